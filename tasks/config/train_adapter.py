@@ -1,0 +1,42 @@
+"""The configuration of the training flow: one section a concern."""
+
+from pydantic import ConfigDict, Field
+
+from tasks.config.base_model import BaseModelSettings
+from tasks.config.data import DataSettings
+from tasks.config.inference import InferenceSettings
+from tasks.config.lora import LoraSettings
+from tasks.config.output import OutputSettings
+from tasks.config.section import Section
+from tasks.config.tracking import TrackingSettings
+from tasks.config.training import TrainingSettings
+
+
+class TrainAdapterConfig(Section):
+    """All that a user may set for one adapter."""
+
+    model_config = ConfigDict(title="Train an adapter")
+
+    base_model: BaseModelSettings
+    """The base model and how it is loaded."""
+
+    data: DataSettings
+    """The examples."""
+
+    lora: LoraSettings = LoraSettings()
+    """The adapter's shape."""
+
+    training: TrainingSettings = TrainingSettings()
+    """The optimisation."""
+
+    inference: InferenceSettings = InferenceSettings()
+    """The sample answers after training."""
+
+    output: OutputSettings = OutputSettings()
+    """Where the adapter goes."""
+
+    tracking: TrackingSettings = TrackingSettings()
+    """Where the run is recorded."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the split, the adapter's initial weights, the order of rows and dropout."""

@@ -1,0 +1,76 @@
+"""Step 4's settings: the optimisation and its schedule."""
+
+from enum import StrEnum
+
+from pydantic import ConfigDict, Field
+
+from tasks.config.section import Section
+
+
+class Scheduler(StrEnum):
+    """How the learning rate falls after the warm-up."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+class Batching(StrEnum):
+    """How rows are laid out in a batch."""
+
+    AUTO = "auto"
+    PADDED = "padded"
+    SHARED_PREFIX = "shared-prefix"
+
+
+class TrainingSettings(Section):
+    """How the adapter is trained."""
+
+    model_config = ConfigDict(title="Training")
+
+    num_train_epochs: float = Field(default=1.0, gt=0)
+    """Passes over the training rows."""
+
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after this many optimiser steps, whatever the number of passes."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Rows a forward pass, on each device."""
+
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Forward passes an optimiser step."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate of AdamW; adapters want about ten times that of full fine-tuning."""
+
+    lr_scheduler: Scheduler = Scheduler.COSINE
+    """How the learning rate falls after the warm-up."""
+
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises from zero."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
+
+    batching: Batching = Batching.AUTO
+    """`padded` rows of similar length; `shared-prefix` computes what all rows of a batch begin
+    with once (attention masks it so that each row sees only the prefix and itself); `auto` is
+    `shared-prefix` where at least a fifth of the tokens are shared and the model allows it."""
+
+    eval_steps: int | None = Field(default=None, ge=1)
+    """Evaluate and save a checkpoint every so many steps; once a pass unless set."""
+
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop when the evaluation loss has not fallen for so many evaluations."""
+
+    keep_best: bool = True
+    """End with the checkpoint of the lowest evaluation loss, not with the last one."""
+
+    save_total_limit: int = Field(default=2, ge=1)
+    """How many checkpoints stay on disk."""
+
+    logging_steps: int = Field(default=1, ge=1)
+    """Record loss, learning rate and gradient norm every so many steps."""

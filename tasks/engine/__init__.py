@@ -1,0 +1,1 @@
+"""All that touches torch, transformers, peft and datasets; imports neither Prefect nor MLflow."""

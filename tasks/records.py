@@ -1,0 +1,201 @@
+"""What passes between the steps: which state was reached, and what it takes to reach it again.
+
+Records are frozen and go to JSON and back. They hold no model and no tensor (contract 1); a
+record whose files are gone or changed counts as absent (contract 3).
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.config import BaseModelSettings, DataSettings
+
+
+class Record(BaseModel):
+    """A frozen noun for a state that was reached."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class FileRecord(Record):
+    """A file and its content's sha256."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Record the file as it is now."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(path=path, sha256=digest, size_bytes=path.stat().st_size)
+
+    def is_intact(self) -> bool:
+        """Tell whether the file still has the content that was recorded."""
+        return self.path.is_file() and FileRecord.of(self.path) == self
+
+
+class RunRecord(Record):
+    """The MLflow run that belongs to a flow run, and the folder that the flow run writes to."""
+
+    tracking_uri: str
+    experiment: str
+    run_id: str
+    run_name: str
+    flow_run_id: str
+    folder: Path
+
+
+class SplitRecord(Record):
+    """One split after tokenisation."""
+
+    source: str
+    sha256: str
+    """Of all rows in order, as canonical JSON."""
+    num_rows: int
+    num_tokens: int
+    num_trained_tokens: int
+    longest_tokens: int
+    num_shortened_answers: int
+    num_dropped_rows: int
+
+
+class DataRecord(Record):
+    """Configuration and data as they were checked before step 1."""
+
+    settings: DataSettings
+    seed: int
+    row_format: str
+    template: str
+    train: SplitRecord
+    eval: SplitRecord | None
+
+
+class BaseModelRecord(Record):
+    """Step 1: a base model, located for good and loaded as the settings say."""
+
+    settings: BaseModelSettings
+    location: str
+    """A local folder, or a Hub id together with `revision`."""
+    revision: str | None
+    """The resolved commit of a Hub id."""
+    reference: str
+    """How another machine finds this base: a Hub id where there is one, else the local path."""
+    fingerprint: str
+    """`sha256:…` of the weight files, or `commit:…` of a Hub id."""
+    architecture: str
+    dtype: str
+    num_parameters: int
+    num_bytes: int
+
+
+class LoraRecord(Record):
+    """Step 2: the resolved LoRA configuration."""
+
+    base: BaseModelRecord
+    adapter_name: str
+    seed: int
+    peft_config: dict[str, object]
+    """`LoraConfig.to_dict()`, with every target module written out."""
+    matches_per_target: dict[str, int]
+    num_trainable_parameters: int
+    num_total_parameters: int
+    remarks: tuple[str, ...]
+
+
+class InjectedRecord(Record):
+    """Step 3: the base with a fresh adapter in it, proven to change nothing."""
+
+    lora: LoraRecord
+    initial_weights: FileRecord
+    base_checksum: str
+    """xxh3-128 of all base weights after the adapter's initialisation."""
+    num_trainable_parameters: int
+    num_total_parameters: int
+    layers_per_target: dict[str, int]
+    logit_difference: float
+    """Largest absolute difference from the base's logits on a probe."""
+
+
+class LossPoint(Record):
+    """A point of the loss curve."""
+
+    step: int
+    train_loss: float | None = None
+    eval_loss: float | None = None
+
+
+class TrainedRecord(Record):
+    """Step 4: a trained adapter, as a checkpoint."""
+
+    injected: InjectedRecord
+    checkpoint: Path
+    weights: FileRecord
+    num_steps: int
+    best_step: int | None
+    train_loss: float
+    eval_loss: float | None
+    num_trained_tokens: int
+    num_tokens: int
+    seconds_training: float
+    adapter_change: float
+    """Euclidean norm of the difference to the initial weights."""
+    batching: str
+    loss_curve: tuple[LossPoint, ...]
+    remarks: tuple[str, ...] = ()
+
+
+class SavedRecord(Record):
+    """Step 5: the adapter in its own folder, complete with its manifest."""
+
+    base: BaseModelRecord
+    adapter_name: str
+    folder: Path
+    weights: FileRecord
+    config: FileRecord
+    manifest: FileRecord
+    num_adapter_parameters: int
+    adapter_bytes: int
+    header_bytes: int
+    round_trip_logit_difference: float
+    hub_url: str | None
+    remarks: tuple[str, ...] = ()
+
+
+class SampleRecord(Record):
+    """One held-out row, answered by the base and by the adapter."""
+
+    prompt: str
+    expected: str
+    base_answer: str
+    adapter_answer: str
+    base_matches: bool
+    adapter_matches: bool
+
+
+class LoadedRecord(Record):
+    """Step 6: the saved adapter on a fresh base, and what both answered."""
+
+    saved: SavedRecord
+    logit_agreement: float
+    """Largest absolute logit difference to what step 5 saw from the same adapter."""
+    num_samples: int
+    base_exact_match: float | None
+    adapter_exact_match: float | None
+    samples: tuple[SampleRecord, ...]
+
+
+class ReportRecord(Record):
+    """What the flow hands back: where everything is, and the numbers that matter."""
+
+    run: RunRecord
+    data: DataRecord
+    trained: TrainedRecord
+    saved: SavedRecord
+    loaded: LoadedRecord
+    model_uri: str
+    seconds: dict[str, float]
+    peak_memory_bytes: int
