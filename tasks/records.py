@@ -60,6 +60,8 @@ class SplitRecord(Record):
     num_trained_tokens: int
     longest_tokens: int
     num_shortened_answers: int
+    num_untrained_answers: int
+    """Earlier answers of a talk that the chat template rewrites later on."""
     num_dropped_rows: int
 
 
@@ -72,6 +74,7 @@ class DataRecord(Record):
     template: str
     train: SplitRecord
     eval: SplitRecord | None
+    num_eval_rows_in_train: int
 
 
 class BaseModelRecord(Record):
@@ -92,6 +95,14 @@ class BaseModelRecord(Record):
     num_bytes: int
 
 
+class TargetMatches(Record):
+    """How many modules the target names select."""
+
+    per_target: dict[str, int]
+    per_layer: dict[str, int]
+    """By the layer's number; `outside` for modules that are in no numbered layer."""
+
+
 class LoraRecord(Record):
     """Step 2: the resolved LoRA configuration."""
 
@@ -100,7 +111,7 @@ class LoraRecord(Record):
     seed: int
     peft_config: dict[str, object]
     """`LoraConfig.to_dict()`, with every target module written out."""
-    matches_per_target: dict[str, int]
+    matches: TargetMatches
     num_trainable_parameters: int
     num_total_parameters: int
     remarks: tuple[str, ...]
@@ -115,7 +126,7 @@ class InjectedRecord(Record):
     """xxh3-128 of all base weights after the adapter's initialisation."""
     num_trainable_parameters: int
     num_total_parameters: int
-    layers_per_target: dict[str, int]
+    layers: TargetMatches
     logit_difference: float
     """Largest absolute difference from the base's logits on a probe."""
 
@@ -132,7 +143,6 @@ class TrainedRecord(Record):
     """Step 4: a trained adapter, as a checkpoint."""
 
     injected: InjectedRecord
-    checkpoint: Path
     weights: FileRecord
     num_steps: int
     best_step: int | None

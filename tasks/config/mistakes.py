@@ -1,0 +1,120 @@
+"""Mistakes in a configuration, told in one line each: what was given and what is possible."""
+
+import difflib
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pydantic
+from pydantic_core import ErrorDetails
+
+from tasks.config.section import Section
+from tasks.config.train_adapter import TrainAdapterConfig
+
+SECTIONS = tuple(
+    name
+    for name, field in TrainAdapterConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+)
+"""The settings that are mappings of settings themselves."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def nearest(given: str, possible: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Find the name most like the given one, or None if none is `cutoff` (0 to 1) alike."""
+    return next(iter(difflib.get_close_matches(given, list(possible), n=1, cutoff=cutoff)), None)
+
+
+def validation_message(error: pydantic.ValidationError, given: Mapping[str, object]) -> str:
+    """Tell each of pydantic's complaints about `given` as one line, by its dotted path."""
+    mistakes: dict[str, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        mistakes.setdefault(_path(details, given), []).append(details)
+    # Of `str | list[str]` pydantic reports both branches; the deeper one is the one meant.
+    outer = {path for path in mistakes if any(other.startswith(f"{path}.") for other in mistakes)}
+    return "\n".join(_line(path, errors) for path, errors in mistakes.items() if path not in outer)
+
+
+def _path(details: ErrorDetails, given: Mapping[str, object]) -> str:
+    """Join what can be followed in `given`; the rest of a `loc` are names of union branches."""
+    parts: list[str] = []
+    here: Any = given
+    for part in details["loc"]:
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        parts.append(str(part))
+    if details["type"] == "missing":
+        parts.append(str(details["loc"][-1]))
+    return ".".join(parts)
+
+
+def _line(path: str, errors: list[ErrorDetails]) -> str:
+    first = errors[0]
+    match first["type"]:
+        case "extra_forbidden":
+            return _unknown(path)
+        case "missing":
+            return _missing(path)
+        case "value_error":
+            return f"{path}: {first['msg'].removeprefix('Value error, ')}"
+        case "model_type":
+            names = ", ".join(_section(path).model_fields)
+            return f"{path} is {_shown(first['input'])}; it must be a mapping of {names}"
+    possible = " or ".join(re.sub(r"^\w+ should ", "", one["msg"]) for one in errors)
+    is_unquoted = any(one["type"] == "string_type" for one in errors) and isinstance(
+        first["input"], bool | int | float
+    )
+    hint = " (put it in quotes)" if is_unquoted else ""
+    return f"{path} is {_shown(first['input'])}; it must {possible}{hint}"
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else _SHORT.repr(value)
+
+
+def _missing(path: str) -> str:
+    """Name the settings that have no default: `data` missing means that `data.train` is."""
+    section, name = path.rpartition(".")[::2]
+    field = _section(section).model_fields[name]
+    if path not in SECTIONS:
+        return f"{path} is missing; it is: {' '.join((field.description or '').split())}"
+    inner = _section(path).model_fields.items()
+    return "\n".join(_missing(f"{path}.{name}") for name, one in inner if one.is_required())
+
+
+def _unknown(path: str) -> str:
+    section, _, name = path.rpartition(".")
+    names = list(_section(section).model_fields)
+    prefix = f"{section}." if section else ""
+    meant = _setting_meant(name, prefix, names)
+    hint = f"did you mean {meant}? " if meant else ""
+    settings = f"settings of {section}" if section else "settings"
+    return f"{path} is no setting; {hint}{settings}: {', '.join(names)}"
+
+
+def _setting_meant(name: str, prefix: str, names: list[str]) -> str | None:
+    """Look for the same name elsewhere, for a like name here, then for a like name elsewhere."""
+    elsewhere = {
+        leaf: f"{section}.{leaf}" for section in SECTIONS for leaf in _section(section).model_fields
+    }
+    elsewhere |= {top: top for top in TrainAdapterConfig.model_fields}
+    if name in elsewhere:
+        return elsewhere[name]
+    if here := nearest(name, names, cutoff=0.4 if prefix else 0.6):
+        return prefix + here
+    if len(name) <= len("lr"):
+        return None  # Too short to be like anything: half of it is in most names.
+    settings = [one for one in elsewhere if one not in SECTIONS]
+    return elsewhere.get(nearest(name, settings, cutoff=0.5) or "")
+
+
+def _section(path: str) -> type[Section]:
+    section: Any = TrainAdapterConfig
+    for part in filter(None, path.split(".")):
+        section = section.model_fields[part].annotation
+    return section  # type: ignore[no-any-return]

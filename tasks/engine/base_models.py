@@ -1,0 +1,170 @@
+"""Step 1's work: a base model in memory, with the type and packing that the settings ask for."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from tasks.config import BaseModelSettings, Dtype, Quantization, Task
+from tasks.engine.base_sources import BaseSource
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_AUTO_CLASSES = {Task.CAUSAL_LM: "AutoModelForCausalLM"}
+
+
+def _auto_class(task: Task) -> Any:  # noqa: ANN401 - an Auto class has no common type
+    import transformers
+
+    return getattr(transformers, _AUTO_CLASSES[task])
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerBase":
+    """Load the base's tokenizer, with a padding token (the end token where it has none).
+
+    Raises:
+        UserError: the base has no tokenizer, or a slow one that cannot tell where tokens begin.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"the base model {location!r} has no usable tokenizer: {error}") from error
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer of {location!r} has no fast version, which is needed here")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_config(source: BaseSource) -> "PretrainedConfig":
+    """Load the base's configuration only.
+
+    Raises:
+        UserError: transformers does not know the architecture, or its code is not in transformers.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"transformers cannot read the configuration of {source.location!r}: {reason}"
+        ) from error
+    return config
+
+
+def load_skeleton(source: BaseSource) -> "PreTrainedModel":
+    """Build the base without weights (on the meta device), to look at its modules and sizes.
+
+    Raises:
+        UserError: the architecture has no model for the task.
+    """
+    import torch
+
+    config = load_config(source)
+    task = source.settings.task
+    try:
+        with torch.device("meta"):
+            return _auto_class(task).from_config(config)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise UserError(
+            f"{source.location!r} ({config.model_type}) has no model for task {task.value!r}"
+        ) from error
+
+
+def device() -> "torch.device":
+    """Give the device that models live on: the first GPU, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def multiplies_bfloat16_fast() -> bool:
+    """Tell whether this hardware multiplies bfloat16 faster than float32.
+
+    A CPU without AMX or AVX512-BF16 emulates it, several times slower than float32.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    features = torch.cpu.get_capabilities()
+    return any(
+        features.get(name)
+        for name in (
+            "amx_bf16",
+            "amx_tile",
+            "avx512_bf16",
+        )
+    )
+
+
+def weight_dtype(settings: BaseModelSettings) -> "torch.dtype":
+    """Resolve the settings' type of the base's weights (for packed weights: of the computation)."""
+    import torch
+
+    if settings.dtype is not Dtype.AUTO:
+        dtype: torch.dtype = getattr(torch, settings.dtype.value)
+        return dtype
+    return torch.bfloat16 if multiplies_bfloat16_fast() else torch.float32
+
+
+def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
+    """Load the base model onto the device, all of it frozen.
+
+    Raises:
+        UserError: bitsandbytes cannot pack it, or its weights cannot be read.
+    """
+    settings = source.settings
+    dtype = weight_dtype(settings)
+    try:
+        model = _auto_class(settings.task).from_pretrained(
+            source.location,
+            revision=source.revision,
+            dtype=dtype,
+            quantization_config=_quantization_config(settings, dtype),
+            device_map={"": device()},
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"the base model {source.location!r} cannot be loaded: {error}") from error
+    model.requires_grad_(requires_grad=False)
+    return model  # type: ignore[no-any-return]
+
+
+def _quantization_config(settings: BaseModelSettings, dtype: "torch.dtype") -> Any:  # noqa: ANN401
+    from transformers import BitsAndBytesConfig
+
+    if settings.quantization is Quantization.NF4:
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if settings.quantization is Quantization.INT8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return None
+
+
+def describe_base(source: BaseSource, model: "PreTrainedModel") -> BaseModelRecord:
+    """Record the loaded model: which one it is, and its size in parameters and bytes."""
+    return BaseModelRecord(
+        settings=source.settings,
+        location=source.location,
+        revision=source.revision,
+        reference=source.reference,
+        fingerprint=source.fingerprint,
+        architecture=type(model).__name__,
+        dtype=str(weight_dtype(source.settings)).removeprefix("torch."),
+        num_parameters=model.num_parameters(),
+        num_bytes=model.get_memory_footprint(),
+    )

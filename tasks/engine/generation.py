@@ -1,0 +1,104 @@
+"""Answers by real generation: greedy, in batches padded on the left."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at once
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    adds_special_tokens: bool,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Answer prompts greedily.
+
+    Args:
+        model: a causal language model, with whatever adapters are active.
+        tokenizer: its tokenizer.
+        prompts: rendered prompts.
+        max_new_tokens: longest answer in tokens.
+        batch_size: prompts answered at once.
+        adds_special_tokens: whether the prompts still lack the tokenizer's special tokens.
+        on_progress: told how many more prompts are answered.
+
+    Returns:
+        The answers in the prompts' order, without special tokens.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        batch = [prompts[index] for index in indices]
+        texts = _answer_batch(model, tokenizer, batch, max_new_tokens, adds_special_tokens)
+        for index, text in zip(indices, texts, strict=True):
+            answers[index] = text
+        if on_progress:
+            on_progress(len(indices))
+    return answers
+
+
+def _answer_batch(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[str],
+    max_new_tokens: int,
+    adds_special_tokens: bool,  # noqa: FBT001 - private
+) -> list[str]:
+    import torch
+    from transformers import GenerationConfig
+
+    inputs = tokenizer(
+        prompts,
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+        add_special_tokens=adds_special_tokens,
+        return_token_type_ids=False,
+    ).to(model.device)
+    # A configuration of our own: a model's own may ask for sampling.
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=_end_tokens(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.eval()
+    with torch.inference_mode():
+        output: torch.Tensor = model.generate(  # type: ignore[operator]
+            **inputs, generation_config=greedy
+        )
+    new = output[:, inputs["input_ids"].shape[1] :]
+    return tokenizer.batch_decode(new, skip_special_tokens=True)
+
+
+def _end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int] | None:
+    """Give every token that may end an answer: the model's own and the tokenizer's."""
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    own = configured if isinstance(configured, list) else [configured]
+    ends = {token for token in (*own, tokenizer.eos_token_id) if token is not None}
+    return sorted(ends) or None
+
+
+def matches(answer_text: str, expected: str) -> bool:
+    """Tell whether an answer is the expected one: equal values where both are JSON, else text.
+
+    Surrounding white space does not count.
+    """
+    given, wanted = answer_text.strip(), expected.strip()
+    try:
+        # `true` and `1` are equal in Python, but not in JSON.
+        return _canonical(given) == _canonical(wanted)
+    except ValueError:
+        return given == wanted
+
+
+def _canonical(text: str) -> str:
+    return json.dumps(json.loads(text), sort_keys=True)

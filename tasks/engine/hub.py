@@ -1,0 +1,42 @@
+"""Pushing an adapter's folder to the Hugging Face Hub."""
+
+from pathlib import Path
+
+from tasks.errors import AdapterflowError, UserError
+
+
+def check_push(repo_id: str) -> None:
+    """Check, before anything is trained, that a push could work.
+
+    Raises:
+        UserError: there is no token, or the Hub does not accept it.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if get_token() is None:
+        raise UserError(f"output.push_to_hub {repo_id!r} needs a token: set HF_TOKEN")
+    try:
+        HfApi().whoami()
+    except HfHubHTTPError as error:
+        raise UserError(f"the Hub does not accept the token in HF_TOKEN: {error}") from error
+
+
+def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
+    """Push all files of the folder in one commit, and give the commit's address.
+
+    Raises:
+        AdapterflowError: the Hub refused or could not be reached; the local folder is complete.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message="Add LoRA adapter"
+        )
+    except (HfHubHTTPError, OSError) as error:
+        raise AdapterflowError(f"pushing {folder} to {repo_id} failed: {error}") from error
+    return str(commit.commit_url)

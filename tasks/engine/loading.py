@@ -1,0 +1,158 @@
+"""Step 6's work: a saved adapter on a fresh base, strictly."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import UserError, VerificationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_adapter(
+    model: "PreTrainedModel",
+    source: str | Path,
+    name: str = "default",
+    *,
+    revision: str | None = None,
+) -> None:
+    """Load a saved adapter into a base and activate it; all weights stay frozen.
+
+    PEFT only logs what it could not place; here that is an error, since the model would answer as
+    if nothing had been trained. After an error the model is not usable.
+
+    Args:
+        model: the base, which may have other adapters already.
+        source: the adapter's folder or Hub id.
+        name: under which the model knows the adapter.
+        revision: branch, tag or commit of a Hub id.
+
+    Raises:
+        UserError: there is no adapter there, the name is taken, or the adapter is for another base.
+    """
+    if name in getattr(model, "peft_config", {}):
+        raise UserError(f"the model already has an adapter {name!r}; load under another name")
+    _check_folder(source)
+    hub: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        info = model.load_adapter(str(source), adapter_name=name, **hub)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unusable(source, model, str(error).splitlines()[0]) from error
+    problem = _problem(info)
+    if problem:
+        raise _unusable(source, model, problem)
+    switch_adapter(model, name)
+
+
+def load_with_base(source: str | Path, **arguments: Any) -> "PreTrainedModel":  # noqa: ANN401
+    """Load an adapter's folder or Hub id as a model: the base is found through its configuration.
+
+    Args:
+        source: the adapter's folder or Hub id.
+        arguments: for `from_pretrained`, such as `dtype`.
+
+    Raises:
+        UserError: there is no adapter there, or its base is not at hand.
+    """
+    from transformers import AutoModelForCausalLM
+
+    _check_folder(source)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(source), **arguments)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source} cannot be loaded with its base: {error}") from error
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(f"{source} is a whole model, not an adapter")
+    return model
+
+
+def switch_adapter(model: "PreTrainedModel", name: str) -> None:
+    """Make one of the loaded adapters the only active one; nothing becomes trainable.
+
+    Raises:
+        UserError: the model has no adapter of that name.
+    """
+    names = list(getattr(model, "peft_config", {}))
+    if name not in names:
+        raise UserError(f"the model has no adapter {name!r}; it has {', '.join(names) or 'none'}")
+    trains = {key for key, p in model.named_parameters() if p.requires_grad}
+    enable_adapters(model)
+    model.set_adapter(name)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key in trains)
+
+
+def enable_adapters(model: "PreTrainedModel") -> None:
+    """Switch the adapters on again, with what they trained whole."""
+    model.enable_adapters()
+    _set_modules_to_save(model, enabled=True)
+
+
+def disable_adapters(model: "PreTrainedModel") -> None:
+    """Switch all adapters off: the model answers as its base (unless biases trained along)."""
+    model.disable_adapters()
+    _set_modules_to_save(model, enabled=False)
+
+
+@contextmanager
+def adapters_disabled(model: "PreTrainedModel") -> Iterator[None]:
+    """Give the base's answers for a while."""
+    disable_adapters(model)
+    try:
+        yield
+    finally:
+        enable_adapters(model)
+
+
+def _set_modules_to_save(model: "PreTrainedModel", *, enabled: bool) -> None:
+    # transformers 5.23 disables these wrappers along with the adapters and never enables them.
+    from peft.utils import ModulesToSaveWrapper
+
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.enable_adapters(enabled)
+
+
+def _check_folder(source: str | Path) -> None:
+    folder = Path(source)
+    looks_local = folder.is_absolute() or str(source).startswith((".", "~")) or folder.exists()
+    if not looks_local and str(source).count("/") == 1:
+        return
+    if not (folder / "adapter_config.json").is_file():
+        what = "has no adapter_config.json" if folder.is_dir() else "is no folder"
+        raise UserError(f"{source} {what}; give an adapter's folder or Hub id (org/name)")
+
+
+def _problem(info: Any) -> str | None:  # noqa: ANN401 - transformers' loading info
+    found = {
+        kind: sorted(getattr(info, f"{kind}_keys", None) or ())
+        for kind in ("missing", "unexpected", "mismatched")
+    }
+    said = [f"{len(keys)} {kind} keys, such as {keys[0]}" for kind, keys in found.items() if keys]
+    return "; ".join(said) or None
+
+
+def _unusable(source: str | Path, model: "PreTrainedModel", problem: str) -> UserError:
+    base = getattr(model, "name_or_path", "") or type(model).__name__
+    return UserError(
+        f"the adapter {source} does not fit {base}: {problem}; load the base that "
+        "adapter_config.json names (base_model_name_or_path, revision)"
+    )
+
+
+def verify_same(difference: float, largest: float, what: str, tolerance: float = 1e-4) -> None:
+    """Check that two models' logits agree.
+
+    Args:
+        difference: largest absolute difference.
+        largest: largest absolute logit.
+        what: which models, for the message.
+        tolerance: allowed difference as a share of the largest logit.
+
+    Raises:
+        VerificationError: they do not.
+    """
+    if difference > tolerance * largest:
+        raise VerificationError(f"{what}: logits differ by {difference:.3g} of {largest:.3g}")

@@ -1,0 +1,51 @@
+"""Adapters whose initialisation altered the base, as plain LoRA for the unaltered one.
+
+PiSSA (https://arxiv.org/abs/2404.02948, section 3) and OLoRA (https://arxiv.org/abs/2406.01775)
+start from A0, B0 taken out of the weight: W' = W - s·B0·A0. After training the layer computes
+W' + s·B·A = W + s·(B·A - B0·A0), and [B, B0]·[A; -A0] is that difference as one product of rank 2r.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALTERS_BASE = ("pissa", "olora")
+
+
+def to_plain(
+    trained: dict[str, "Tensor"], initial: dict[str, "Tensor"], config: dict[str, Any]
+) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Give weights and configuration that load into the unaltered base.
+
+    Args:
+        trained: the adapter's weights after training.
+        initial: its weights before.
+        config: its `LoraConfig` as JSON values.
+
+    Returns:
+        Both unchanged where the initialisation left the base alone, else of rank 2r.
+    """
+    if config["init_lora_weights"] not in ALTERS_BASE:
+        return trained, config
+    weights = {key: _stacked(key, value, initial[key]) for key, value in trained.items()}
+    # s = alpha/r, or alpha/sqrt(r) with rsLoRA, must stay what it was at twice the rank.
+    growth = math.sqrt(2) if config["use_rslora"] else 2
+    plain = {
+        **config,
+        "r": 2 * config["r"],
+        "lora_alpha": growth * config["lora_alpha"],
+        "init_lora_weights": True,
+    }
+    return weights, plain
+
+
+def _stacked(key: str, trained: "Tensor", initial: "Tensor") -> "Tensor":
+    import torch
+
+    if ".lora_A." in key:
+        return torch.cat([trained, -initial], dim=0).contiguous()
+    if ".lora_B." in key:
+        return torch.cat([trained, initial], dim=1).contiguous()
+    return trained

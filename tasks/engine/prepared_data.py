@@ -1,0 +1,96 @@
+"""The data, checked and tokenised before step 1, so that a bad row costs seconds and no model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from tasks.config import DataSettings, RowFormat
+from tasks.engine.base_models import load_tokenizer
+from tasks.engine.base_sources import BaseSource
+from tasks.engine.examples import Split, read_examples
+from tasks.engine.rendering import Renderer, choose_template
+from tasks.engine.tokenization import TokenizedSplit, tokenize_split
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord, DataRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OnRows = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Both splits as tokens, the way they were rendered, and the record of it."""
+
+    renderer: Renderer
+    train: TokenizedSplit
+    eval: TokenizedSplit | None
+    record: DataRecord
+
+
+def prepare_data(
+    settings: DataSettings, seed: int, base: BaseSource, on_progress: OnRows | None = None
+) -> PreparedData:
+    """Read, check, split and tokenise the data.
+
+    Raises:
+        UserError: anything about the data that cannot work, with the row.
+    """
+    tokenizer = load_tokenizer(base.location, base.revision)
+    return _prepare(settings, seed, tokenizer, on_progress)
+
+
+def prepare_again(record: DataRecord, base: BaseModelRecord) -> PreparedData:
+    """Give the recorded data once more, as a later step or a retry needs it.
+
+    Raises:
+        UserError: the files have changed since they were recorded.
+    """
+    again = _remembered(record.model_dump_json(), base.location, base.revision)
+    for before, after in (
+        (record.train, again.record.train),
+        (record.eval, again.record.eval),
+    ):
+        if before != after:
+            name = (before or record.train).source
+            raise UserError(f"{name} changed since this run began; start a new run")
+    return again
+
+
+@lru_cache(maxsize=1)
+def _remembered(record_json: str, location: str, revision: str | None) -> PreparedData:
+    record = DataRecord.model_validate_json(record_json)
+    tokenizer = load_tokenizer(location, revision)
+    return _prepare(record.settings, record.seed, tokenizer, None)
+
+
+def _prepare(
+    settings: DataSettings,
+    seed: int,
+    tokenizer: "PreTrainedTokenizerBase",
+    on_progress: OnRows | None,
+) -> PreparedData:
+    sets = read_examples(settings, seed)
+    is_text = sets.row_format is RowFormat.TEXT
+    template = choose_template(settings.template, tokenizer, is_text=is_text)
+    # A `completion` continues its `prompt` as it stands; the other formats are separate texts.
+    continues = sets.row_format is RowFormat.PROMPT_COMPLETION
+    renderer = Renderer(tokenizer, template, "" if continues else "\n\n")
+
+    def tokenize(split: Split) -> TokenizedSplit:
+        return tokenize_split(split, renderer, settings, on_progress)
+
+    train = tokenize(sets.train)
+    held_out = tokenize(sets.eval) if sets.eval else None
+    record = DataRecord(
+        settings=settings,
+        seed=seed,
+        row_format=sets.row_format.value,
+        template=template.value,
+        train=train.record,
+        eval=held_out.record if held_out else None,
+        num_eval_rows_in_train=sets.num_eval_rows_in_train,
+    )
+    return PreparedData(renderer, train, held_out, record)

@@ -1,0 +1,208 @@
+"""Rows as they are given: from a file, a folder that `datasets` wrote, or the Hub."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.config.reading import DATA_SUFFIXES, is_hub_dataset, missing_file
+from tasks.errors import UserError
+
+Row = dict[str, object]
+
+
+def read_rows(source: str, split: str, revision: str | None) -> list[Row]:
+    """Read all rows of a source, in order; there is at least one.
+
+    `split` and `revision` tell the parts and versions of a Hub dataset or `datasets` folder; a
+    file is its own split `train`.
+
+    Raises:
+        UserError: The source is missing, empty, malformed (with the line) or of an unknown kind,
+            or has no such split or revision.
+
+    """
+    path = Path(source).expanduser()
+    if is_hub_dataset(source):
+        rows = _from_hub(source, split, revision)
+    elif revision is not None:
+        raise UserError(
+            f"revision {revision!r} was given, but {source} is no Hub dataset; remove data.revision"
+        )
+    elif path.is_dir():
+        rows = _from_folder(path, split)
+    else:
+        rows = _from_file(path, split)
+    if not rows:
+        raise UserError(f"{source} has no rows; at least one is needed")
+    return rows
+
+
+def _from_file(path: Path, split: str) -> list[Row]:
+    if not path.is_file():
+        raise UserError(
+            f"data file {missing_file(path)}; possible are a file ({', '.join(DATA_SUFFIXES)}), "
+            "a folder written by datasets, and a Hub dataset id (org/name)"
+        )
+    _require_only_split(str(path), split, "a file")
+    suffix = path.suffix.lower()
+    if suffix not in DATA_SUFFIXES:
+        raise UserError(
+            f"{path} has the extension {suffix or '(none)'}; possible: {', '.join(DATA_SUFFIXES)}"
+        )
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty; at least one row is needed")
+    if suffix == ".parquet":
+        return _from_parquet(path)
+    text = _text_of(path)
+    if suffix == ".csv":
+        return list(_csv_rows(text, path))
+    return _json_rows(text, path) if suffix == ".json" else list(_jsonl_rows(text, path))
+
+
+def _require_only_split(source: str, split: str, kind: str) -> None:
+    if split != "train":
+        raise UserError(
+            f"split {split!r} was asked of {source}, but {kind} has no splits; name held-out rows "
+            "by data.eval, or hold some out by data.eval_fraction"
+        )
+
+
+def _text_of(path: Path) -> str:
+    try:
+        # newline="" keeps the line breaks within quoted CSV cells as they are.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path} is no UTF-8 text (line {line}: {error.reason}); save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
+    # Not splitlines(): U+2028 and the like may stand unescaped within a JSON string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield _object(_json(line, where), where)
+
+
+def _json_rows(text: str, path: Path) -> list[Row]:
+    content = _json(text, str(path))
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        if len(lists) != 1:
+            raise UserError(
+                f"{path} is an object with {len(lists)} lists ({', '.join(content) or 'no keys'}); "
+                "a JSON file holds a list of objects, or an object with one such list; write one "
+                "object a line into a .jsonl file otherwise"
+            )
+        content = lists[0]
+    if not isinstance(content, list):
+        raise UserError(f"{path} holds a {_kind(content)}; a JSON file holds a list of objects")
+    return [_object(row, f"{path}, row {number}") for number, row in enumerate(content, start=1)]
+
+
+def _json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        position = f"column {error.colno}"
+        if error.lineno > 1:
+            position = f"line {error.lineno}, {position}"
+        raise UserError(f"{where}: no valid JSON: {error.msg} at {position}") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: the JSON is nested too deeply") from error
+
+
+def _object(value: object, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise UserError(
+            f'{where}: a row is an object such as {{"prompt": …, "completion": …}}; this is a '
+            f"{_kind(value)}"
+        )
+    return value
+
+
+def _kind(value: object) -> str:
+    names = {list: "list", str: "text", bool: "truth value", type(None): "null", dict: "object"}
+    return names.get(type(value), "number")
+
+
+def _csv_rows(text: str, path: Path) -> Iterator[Row]:
+    # The default of 128 KiB a cell is less than some documents have.
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = next(reader, [])
+        if len(set(columns)) != len(columns) or not all(columns):
+            raise UserError(
+                f"{path}, line 1: the column names {', '.join(columns)} are not distinct and "
+                "non-empty; the first line of a CSV file names each column once"
+            )
+        for cells in reader:
+            if cells and len(cells) != len(columns):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells, but the first line names "
+                    f"{len(columns)} columns; put cells with commas or line breaks in quotes"
+                )
+            if cells:
+                yield dict(zip(columns, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: no valid CSV: {error}") from error
+
+
+def _from_parquet(path: Path) -> list[Row]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        rows: list[Row] = parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{path} is no readable Parquet file: {error}") from error
+    return rows
+
+
+def _from_folder(path: Path, split: str) -> list[Row]:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        files = [one.name for one in sorted(path.iterdir()) if one.suffix in DATA_SUFFIXES]
+        hint = f"; did you mean one of its files: {', '.join(files)}?" if files else ""
+        raise UserError(
+            f"{path} is no folder that datasets' save_to_disk has written{hint}"
+        ) from error
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise UserError(f"{path} has no split {split!r}; its splits: {', '.join(loaded)}")
+        loaded = loaded[split]
+    else:
+        _require_only_split(str(path), split, "a single dataset")
+    rows: list[Row] = loaded.to_list()
+    return rows
+
+
+def _from_hub(source: str, split: str, revision: str | None) -> list[Row]:
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+    asked = f"Hub dataset {source}" + (f" at revision {revision}" if revision else "")
+    try:
+        rows: list[Row] = datasets.load_dataset(source, split=split, revision=revision).to_list()
+    except DatasetNotFoundError as error:
+        raise UserError(
+            f"{asked} was not found, and no file or folder has this name; check the id and the "
+            "revision, and set HF_TOKEN for a private dataset"
+        ) from error
+    except (OSError, ValueError, DatasetsError) as error:
+        raise UserError(
+            f"{asked}, split {split!r} could not be loaded: {error}; check data.train_split and "
+            "data.eval_split, and the connection to the Hub; without one, give a local file"
+        ) from error
+    return rows

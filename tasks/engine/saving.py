@@ -1,0 +1,189 @@
+"""Step 5's work: an adapter's own folder, complete or absent, and proven by loading it.
+
+The folder holds `adapter_model.safetensors`, `adapter_config.json`, the model card `README.md` and
+`manifest.json`, which is written last: where it stands, the rest is complete.
+"""
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.engine import adapter_state, lora
+from tasks.engine.base_models import load_base
+from tasks.engine.injection import probe_logits
+from tasks.engine.loading import load_adapter, verify_same
+from tasks.engine.plain_lora import to_plain
+from tasks.errors import VerificationError
+from tasks.records import BaseModelRecord, FileRecord, SavedRecord, TrainedRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+CONFIG_FILE = "adapter_config.json"
+CARD_FILE = "README.md"
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """What goes into an adapter's folder."""
+
+    name: str
+    base: BaseModelRecord
+    weights: dict[str, "Tensor"]
+    config: dict[str, Any]
+    card: str
+
+
+def adapter_files(model: "PreTrainedModel", trained: TrainedRecord, card: str) -> AdapterFiles:
+    """Read one adapter out of the model, as plain LoRA, with the configuration filled in."""
+    record = trained.injected.lora
+    weights, config = to_plain(
+        adapter_state.read_adapter(model, record.adapter_name),
+        adapter_state.load_weights(trained.injected.initial_weights.path),
+        record.peft_config,
+    )
+    return AdapterFiles(
+        name=record.adapter_name,
+        base=record.base,
+        weights=weights,
+        config=_filled_in(config, record.base),
+        card=card,
+    )
+
+
+def save_adapter(
+    files: AdapterFiles, folder: Path, live_logits: "Tensor", push: Callable[[Path], str] | None
+) -> SavedRecord:
+    """Write the folder, prove it on a fresh base, and push it where that was asked for.
+
+    Args:
+        files: what to write.
+        folder: the adapter's own folder; an older one there is replaced.
+        live_logits: `probe_logits` of the trained model.
+        push: given the finished folder, pushes it and returns its address.
+
+    Raises:
+        VerificationError: the file's size is not what the parameters add up to, or the adapter
+            gives other logits on a fresh base.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write(files, partial)
+    header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
+    difference = _verify_round_trip(files, partial, live_logits)
+    _write_manifest(files, partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return SavedRecord(
+        base=files.base,
+        adapter_name=files.name,
+        folder=folder,
+        weights=FileRecord.of(folder / adapter_state.WEIGHTS_FILE),
+        config=FileRecord.of(folder / CONFIG_FILE),
+        manifest=FileRecord.of(folder / MANIFEST_FILE),
+        num_adapter_parameters=sum(w.numel() for w in files.weights.values()),
+        adapter_bytes=sum(w.nbytes for w in files.weights.values()),
+        header_bytes=header_bytes,
+        round_trip_logit_difference=difference,
+        hub_url=push(folder) if push else None,
+        remarks=_remarks(files.base),
+    )
+
+
+def save_named_adapters(
+    model: "PreTrainedModel", base: BaseModelRecord, folder: Path
+) -> dict[str, Path]:
+    """Save every adapter of a model to `folder/<name>`, whichever are active.
+
+    transformers refuses to save while several adapters are active; each is read by its name here.
+    """
+    saved = {}
+    for name, config in model.peft_config.items():
+        target = folder / name
+        target.mkdir(parents=True, exist_ok=True)
+        filled = _filled_in(lora.to_json(config), base)
+        files = AdapterFiles(name, base, adapter_state.read_adapter(model, name), filled, "")
+        _write(files, target)
+        _write_manifest(files, target)
+        saved[name] = target
+    return saved
+
+
+def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:
+    return {
+        **config,
+        "base_model_name_or_path": base.reference,
+        "revision": base.revision,
+        "inference_mode": True,
+    }
+
+
+def _write(files: AdapterFiles, folder: Path) -> None:
+    adapter_state.save_weights(files.weights, folder / adapter_state.WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(files.config, indent=2, sort_keys=True) + "\n")
+    if files.card:
+        (folder / CARD_FILE).write_text(files.card, encoding="utf-8")
+
+
+def _write_manifest(files: AdapterFiles, folder: Path) -> None:
+    present = sorted(path for path in folder.iterdir() if path.name != MANIFEST_FILE)
+    manifest = {
+        "adapter_name": files.name,
+        "base_model": {
+            "reference": files.base.reference,
+            "revision": files.base.revision,
+            "fingerprint": files.base.fingerprint,
+        },
+        "files": {path.name: FileRecord.of(path).sha256 for path in present},
+    }
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _verify_size(file: Path, weights: dict[str, "Tensor"]) -> int:
+    """Check that the file is its header and the weights' bytes, and give the header's size."""
+    with file.open("rb") as opened:
+        # A safetensors file begins with the length of its JSON header, 8 bytes little-endian.
+        (length,) = struct.unpack("<Q", opened.read(8))
+    header_bytes = 8 + int(length)
+    expected = header_bytes + sum(weight.nbytes for weight in weights.values())
+    if file.stat().st_size != expected:
+        raise VerificationError(f"{file.name} has {file.stat().st_size} bytes, not {expected}")
+    return header_bytes
+
+
+def _verify_round_trip(files: AdapterFiles, folder: Path, live_logits: "Tensor") -> float:
+    fresh = load_base(files.base)
+    load_adapter(fresh, folder, files.name)
+    difference = (probe_logits(fresh) - live_logits).abs().max().item()
+    largest = live_logits.abs().max().item()
+    verify_same(difference, largest, "saved adapter on a fresh base", _tolerance(files))
+    return float(difference)
+
+
+def _tolerance(files: AdapterFiles) -> float:
+    """Give the allowed difference as a share of the largest logit.
+
+    Equal computation gives equal logits. A plain LoRA made from one that altered the base adds up
+    the same terms in another order, and packed weights are computed with upcast layer norms while
+    they train.
+    """
+    if files.base.dtype == "float32" and files.base.settings.quantization == "none":
+        return 1e-4
+    return 5e-2
+
+
+def _remarks(base: BaseModelRecord) -> tuple[str, ...]:
+    if not Path(base.reference).is_absolute():
+        return ()
+    remark = (
+        f"adapter_config.json names the base by its local path {base.reference}; "
+        "set base_model.hub_id so that the adapter loads on another machine"
+    )
+    return (remark,)

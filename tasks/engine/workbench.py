@@ -1,0 +1,61 @@
+"""The one place where a live model sits between steps: a memo for this process only.
+
+A step takes the model and thereby owns it; it puts the model back under its new record once it
+has succeeded. A failed step's model is thrown away, because nobody knows how far it was changed,
+and the retry rebuilds it from the record: base, initial weights, trained weights (contract 2).
+"""
+
+from typing import TYPE_CHECKING
+
+from tasks.engine import base_models
+from tasks.records import BaseModelRecord, InjectedRecord, TrainedRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ModelRecord = BaseModelRecord | InjectedRecord | TrainedRecord
+
+_bench: dict[str, "PreTrainedModel"] = {}
+
+
+def put(record: ModelRecord, model: "PreTrainedModel") -> None:
+    """Leave the model for the step that comes next; there is room for one."""
+    _bench.clear()
+    _bench[_key(record)] = model
+
+
+def take(record: ModelRecord) -> "PreTrainedModel":
+    """Give the model in the state that the record describes, and forget it.
+
+    Raises:
+        UserError: a file that the record names is gone.
+        VerificationError: the rebuilt state is not the recorded one.
+    """
+    model = _bench.pop(_key(record), None)
+    _bench.clear()
+    return model if model is not None else _rebuild(record)
+
+
+def clear() -> None:
+    """Throw the model away, for its memory."""
+    _bench.clear()
+
+
+def _key(record: ModelRecord) -> str:
+    return f"{type(record).__name__}:{record.model_dump_json()}"
+
+
+def _rebuild(record: ModelRecord) -> "PreTrainedModel":
+    from tasks.engine.injection import reinject
+    from tasks.engine.training import retrain
+
+    match record:
+        case BaseModelRecord():
+            return base_models.load_base(record)
+        case InjectedRecord():
+            model = _rebuild(record.lora.base)
+            reinject(model, record)
+        case TrainedRecord():
+            model = _rebuild(record.injected)
+            retrain(model, record)
+    return model

@@ -1,0 +1,27 @@
+"""The record in MLflow: all that touches mlflow, and the only package that does.
+
+mlflow reads some of its settings when it is imported, and importing it takes seconds. So the
+defaults are set here, and it is imported inside the functions that need it.
+"""
+
+import os
+
+# A variable that is already set wins.
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Models that are pickles run code on loading; ours are none.
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    # mlflow 3.17 prints a link to the run on stdout, which belongs to `--json`.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # With mlflow 3.17's own (7 retries, 120 s) a call to a server that is gone blocks 4 minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+for _name, _value in DEFAULTS.items():
+    os.environ.setdefault(_name, _value)
+
+from tasks.tracking.run import Tracker, open_run, ui_command  # noqa: E402  # after the defaults
+from tasks.tracking.store import ready_client, tracking_uri  # noqa: E402
+
+__all__ = ["Tracker", "open_run", "ready_client", "tracking_uri", "ui_command"]

@@ -1,0 +1,144 @@
+"""The saved adapter as an MLflow model: the adapter's own files, and code that finds the base.
+
+`mlflow.transformers.log_model` (3.17) would store the whole base under wrong names, and load it
+with random layers. This one is a models-from-code pyfunc, `adapter_pyfunc.py`.
+"""
+
+import re
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.records import RunRecord, SavedRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.models import ModelSignature
+
+_CODE = Path(__file__).with_name("adapter_pyfunc.py")
+_SHA256_TAG = "adapter.sha256"
+
+
+def log_adapter(client: "MlflowClient", run: RunRecord, saved: SavedRecord) -> str:
+    """Log the adapter to the run, once for each content; give the model's URI."""
+    model = _find(client, run, saved) or _create(client, run, saved)
+    # A model is READY once all its files are there: one that a kill left PENDING is filled again.
+    if str(model.status) != "READY":
+        with tempfile.TemporaryDirectory() as folder:
+            _save(Path(folder) / "model", model, run, saved)
+            client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+        client.finalize_logged_model(model.model_id, "READY")
+    _link(client, run, model)
+    return f"models:/{model.model_id}"
+
+
+def _find(client: "MlflowClient", run: RunRecord, saved: SavedRecord) -> "LoggedModel | None":
+    experiment_id = client.get_run(run.run_id).info.experiment_id
+    models = client.search_logged_models(
+        [experiment_id],
+        filter_string=(
+            f"source_run_id = '{run.run_id}' AND tags.`{_SHA256_TAG}` = '{saved.weights.sha256}'"
+        ),
+    )
+    return next((model for model in models if model.name == _name(saved)), None)
+
+
+def _name(saved: SavedRecord) -> str:
+    # What mlflow 3.17 allows in the name of a logged model.
+    return re.sub(r"[/:.%\"']", "-", saved.adapter_name)
+
+
+def _create(client: "MlflowClient", run: RunRecord, saved: SavedRecord) -> "LoggedModel":
+    return client.create_logged_model(
+        client.get_run(run.run_id).info.experiment_id,
+        name=_name(saved),
+        source_run_id=run.run_id,
+        model_type="adapter",
+        tags={_SHA256_TAG: saved.weights.sha256},
+        params={
+            "base_model": saved.base.reference,
+            "base_revision": str(saved.base.revision),
+            "base_fingerprint": saved.base.fingerprint,
+            "num_adapter_parameters": str(saved.num_adapter_parameters),
+        },
+    )
+
+
+def _link(client: "MlflowClient", run: RunRecord, model: "LoggedModel") -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    outputs = client.get_run(run.run_id).outputs
+    if model.model_id not in {o.model_id for o in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def _save(path: Path, model: "LoggedModel", run: RunRecord, saved: SavedRecord) -> None:
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    info = Model(
+        artifact_path=model.artifact_location,
+        model_uuid=model.model_id,
+        run_id=run.run_id,
+        model_id=model.model_id,
+    )
+    with warnings.catch_warnings():
+        # mlflow 3.17 asks for an input example even where there is a signature.
+        warnings.filterwarnings("ignore", ".*An input example", UserWarning)
+        mlflow.pyfunc.save_model(
+            str(path),
+            python_model=str(_CODE),
+            artifacts={"adapter": str(saved.folder)},
+            model_config=_model_config(saved),
+            signature=_signature(),
+            pip_requirements=_requirements(saved),
+            mlflow_model=info,
+        )
+
+
+def _model_config(saved: SavedRecord) -> dict[str, object]:
+    """Give what `adapter_pyfunc.py` reads; a user overrides any of it when loading."""
+    return {
+        "base_model": None,
+        "base_revision": None,
+        "recorded_location": saved.base.location,
+        "recorded_reference": saved.base.reference,
+        "recorded_revision": saved.base.revision,
+        "dtype": saved.base.dtype,
+        "quantization": str(saved.base.settings.quantization),
+    }
+
+
+def _signature() -> "ModelSignature":
+    """Give the signature; an example in its place would make mlflow run the model."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    return ModelSignature(
+        inputs=Schema(
+            [
+                ColSpec(DataType.string, "prompt", required=False),
+                # A list of {role, content}, or the same as JSON.
+                ColSpec(AnyType(), "messages", required=False),
+            ]
+        ),
+        outputs=Schema([ColSpec(DataType.string)]),
+        params=ParamSchema(
+            [
+                ParamSpec("max_new_tokens", DataType.long, 128),
+                ParamSpec("temperature", DataType.double, 0.0),
+            ]
+        ),
+    )
+
+
+def _requirements(saved: SavedRecord) -> list[str]:
+    """Give the installed versions of what the model needs, without local parts such as `+cpu`."""
+    names = ["torch", "transformers", "peft", "accelerate"]
+    if saved.base.settings.quantization != "none":
+        names.append("bitsandbytes")
+    return [f"{name}=={version(name).partition('+')[0]}" for name in names]

@@ -1,0 +1,146 @@
+"""Where the record is kept: an MLflow server, or the embedded store made ready for use.
+
+The embedded store is an SQLite database beside a folder of artifacts. All its paths are absolute:
+with relative ones mlflow makes another store for each working directory, without a word.
+"""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks import home
+from tasks.config import TrackingSettings
+from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+_POSSIBLE = (
+    "possible are http(s)://… of an MLflow server, sqlite:////absolute/path.db and other database "
+    "URIs, or no uri for the embedded store"
+)
+
+
+def tracking_uri(settings: TrackingSettings) -> str:
+    """Give the tracking URI: the settings', else `MLFLOW_TRACKING_URI`, else the embedded store's.
+
+    A relative SQLite path is taken from adapterflow's home, whatever the working directory.
+
+    Raises:
+        UserError: The URI is a folder of files, which mlflow 3.17 no longer writes, or a database
+            in memory, which no second process sees.
+    """
+    given = settings.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not given:
+        return f"sqlite:///{home.mlflow_store() / 'mlflow.db'}"
+    if given.startswith("sqlite"):
+        return _absolute(given)
+    if given.startswith("file:") or not re.match(r"[a-z][a-z0-9+-]*:|databricks", given):
+        raise UserError(f"tracking uri {given!r} is a folder of files; {_POSSIBLE}")
+    return given
+
+
+def _absolute(sqlite_uri: str) -> str:
+    path, mark, options = sqlite_uri.partition(":///")[2].partition("?")
+    if path in {"", ":memory:"}:
+        raise UserError(f"tracking uri {sqlite_uri!r} names no file; {_POSSIBLE}")
+    absolute = (home.home() / Path(path).expanduser()).resolve()
+    return f"{sqlite_uri.partition(':')[0]}:///{absolute}{mark}{options}"
+
+
+def database_file(uri: str) -> Path | None:
+    """Give the SQLite file of a URI from `tracking_uri`; None for every other store."""
+    if not uri.startswith("sqlite"):
+        return None
+    return Path(uri.partition(":///")[2].partition("?")[0])
+
+
+@contextmanager
+def store_lock(uri: str) -> Iterator[None]:
+    """Hold the store alone among processes, where it is SQLite; a server looks after itself."""
+    from filelock import FileLock
+
+    file = database_file(uri)
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f"{file.name}.lock")):
+        yield
+
+
+def ready_client(uri: str, experiment: str) -> tuple["MlflowClient", str]:
+    """Give a client of the store, which is made or migrated, and the experiment's id.
+
+    Several processes may do so at once.
+
+    Raises:
+        UserError: The experiment was deleted.
+    """
+    from mlflow import MlflowClient
+
+    with store_lock(uri):
+        _migrate(uri)
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment) or _create(client, uri, experiment)
+    if found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"experiment {experiment!r} was deleted in {uri}; choose another name, or restore it "
+            f"with `mlflow experiments restore --experiment-id {found.experiment_id}`"
+        )
+    return client, found.experiment_id
+
+
+@cache
+def _migrate(uri: str) -> None:
+    """Bring an SQLite store to this mlflow's schema, once a process and under the store's lock.
+
+    Raises nothing for a store that is up to date. mlflow 3.17 migrates a new database in every
+    process that opens it, and two at once break it.
+    """
+    file = database_file(uri)
+    if file is None:
+        return
+    from mlflow.store.db import utils
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    # Sixty lines on a new database.
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    engine = utils.create_sqlalchemy_engine_with_retry(uri)
+    if not utils._is_empty_database(engine):  # noqa: SLF001  # what `mlflow db upgrade` does
+        utils._upgrade_db(engine)  # noqa: SLF001
+    # The first to open a new store decides where mlflow's own experiment keeps its artifacts.
+    SqlAlchemyStore(uri, (file.parent / "artifacts").as_uri())
+
+
+def _create(client: "MlflowClient", uri: str, name: str) -> "Experiment":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_experiment(name, artifact_location=_artifact_location(uri, name))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = client.get_experiment_by_name(name)
+    assert created is not None, name  # noqa: S101  # created above, by us or by another process
+    return created
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
+    """Say where a new experiment keeps its files; None where a server decides."""
+    if uri.startswith(("http:", "https:", "databricks", "uc")):
+        return None
+    file = database_file(uri)
+    root = file.parent if file else home.mlflow_store()
+    folder = re.sub(r"[^A-Za-z0-9_-]+", "-", experiment)
+    if folder != experiment:
+        folder += "-" + hashlib.sha256(experiment.encode()).hexdigest()[:8]
+    return (root / "artifacts" / folder).as_uri()
