@@ -14,6 +14,7 @@ A message is a handful of small pieces. Two kinds of words meet in each piece:
 """
 
 import json
+import re
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
@@ -36,8 +37,8 @@ SYSTEM = (
 
 INTENTS = {
     "refund": ("a refund", "my money back", "a reimbursement"),
-    "delivery_delay": ("has not arrived", "is overdue", "is still in transit"),
-    "defect": ("is broken", "is faulty", "fell apart"),
+    "delivery_delay": ("has not arrived", "has not been delivered", "is late"),
+    "defect": ("is broken", "is faulty", "is damaged"),
     "cancellation": ("cancel", "call off", "withdraw"),
     "question": ("the warranty", "the dimensions", "the colours", "the weight"),
 }
@@ -52,14 +53,18 @@ PRODUCTS = {
 }
 
 URGENCIES = {
-    "low": ("whenever you have time", "at your leisure", "when it suits you"),
+    "low": ("at your leisure", "without any hurry", "with no rush"),
     "normal": ("this week", "within a few days", "in the usual time"),
     "high": ("right away", "immediately", "as soon as possible"),
 }
 
-# Shapes of order numbers: "d" stands for a digit and "A" for a capital. None names no order;
-# drawn evenly, these ten leave three messages in ten without a number.
-ORDER_SHAPES = (*["dddddd"] * 2, *["ddddddd"] * 2, *["AA-ddddd"] * 3, *[None] * 3)
+# Shapes of order numbers, where "d" stands for a digit. None names no order; drawn evenly, these
+# ten leave three messages in ten without a number.
+ORDER_SHAPES = (
+    *("dddddd", "ddddddd", "dddddd", "ddddddd"),
+    *("AB-ddddd", "KX-ddddd", "TM-ddddd"),
+    *(None, None, None),
+)
 
 
 class Wording(NamedTuple):
@@ -90,6 +95,9 @@ TRAIN_STATEMENTS = (
     "Three weeks have passed and {product} {key}.",
     "My wife tells me that {product} {key}.",
     "Just so you know, {product} {key}.",
+    "I am writing because {product} {key}.",
+    "To my surprise {product} {key}.",
+    "What can be done? I see that {product} {key}.",
 )
 
 TRAIN = Wording(
@@ -108,6 +116,8 @@ TRAIN = Wording(
             "Can I have {key} for {product}?",
             "I do not like {product} and want {key}.",
             "I sent back {product}, so I expect {key}.",
+            "How do I get {key} for {product}?",
+            "Since {product} is not for me, I ask for {key}.",
         ),
         "delivery_delay": TRAIN_STATEMENTS,
         "defect": TRAIN_STATEMENTS,
@@ -117,6 +127,8 @@ TRAIN = Wording(
             "Can you {key} the order for {product}?",
             "I changed my mind about {product}, please {key} the order.",
             "We have to {key} the order we placed for {product}.",
+            "How do I {key} my order of {product}?",
+            "As {product} is not needed any more, I {key} the purchase.",
         ),
         "question": (
             "What can you tell me about {key} of {product}?",
@@ -124,6 +136,10 @@ TRAIN = Wording(
             "Please tell me {key} of {product}.",
             "I looked at {product} and wonder about {key}.",
             "Can you send me {key} of {product}?",
+            "Where on your site is {key} of {product}?",
+            "I have not bought {product} yet: what about {key}?",
+            "One thing about {product} is unclear to me, {key}.",
+            "How do I learn {key} of {product}?",
         ),
     },
     mentions=("the {word}", "my {word}", "the new {word}", "the black {word}"),
@@ -148,6 +164,9 @@ TRAIN = Wording(
         "Can you sort it out {key}?",
         "You can write to me {key}.",
         "I hope to hear from you {key}.",
+        "Someone may call me back {key}.",
+        "It should be solved {key}.",
+        "Do take care of it {key}.",
     ),
     closings=(
         "Thank you.",
@@ -183,7 +202,7 @@ EVAL = Wording(
         "question": (
             "Could you explain {key} of {product} to me?",
             "Before I decide on {product}, I am curious about {key}.",
-            "Where do I find {key} of {product}?",
+            "Do you have details on {key} of {product}?",
         ),
     },
     mentions=("our {word}", "this {word}", "the white {word}"),
@@ -197,7 +216,7 @@ EVAL = Wording(
         "I never received an order number.",
     ),
     deadlines=(
-        "I hope this is settled {key}.",
+        "Please see to this matter {key}.",
         "Could someone look into it {key}?",
         "Let me know {key}.",
     ),
@@ -241,9 +260,8 @@ def evenly(rng: Random, choices: Iterable[Choice], count: int) -> list[Choice]:
 
 def fresh_number(rng: Random, shape: str, taken: set[str]) -> str:
     """Return an order number of this shape that no other message has, and take it."""
-    alphabet = {"d": string.digits, "A": string.ascii_uppercase}
     while True:
-        number = "".join(rng.choice(alphabet.get(place, place)) for place in shape)
+        number = re.sub("d", lambda _: rng.choice(string.digits), shape)
         if number not in taken:
             taken.add(number)
             return number

@@ -46,6 +46,9 @@ class AdapterModel(PythonModel):
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
         """Give one answer a row: a list of str."""
+        # mlflow drops columns that the signature does not name, which may leave none.
+        if not {"prompt", "messages"} & set(model_input.columns):
+            raise ValueError("the table needs a column `prompt` or `messages`")
         prompts = [_as_text(self.tokenizer, row) for row in model_input.to_dict(orient="records")]
         answers: list[str] = []
         for start in range(0, len(prompts), BATCH_SIZE):
@@ -138,7 +141,7 @@ def _as_text(tokenizer: Any, row: dict[str, Any]) -> str:  # noqa: ANN401
         messages = json.loads(messages)
     # An empty cell of a table is NaN.
     if not isinstance(prompt, str) and (messages is None or isinstance(messages, float)):
-        raise ValueError(f"a row needs `prompt` or `messages`; this one has {sorted(row)}")
+        raise ValueError(f"a row needs `prompt`, a text, or `messages`; this one is {row!r:.200}")
     if tokenizer.chat_template is None:
         if not isinstance(prompt, str):
             raise ValueError("the base's tokenizer has no chat template: give `prompt`")

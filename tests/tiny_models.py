@@ -1,0 +1,110 @@
+"""Tiny models for tests: a random Llama with its tokenizer, and an adapter for it.
+
+Both are deterministic and need no network. The model answers nonsense, but always the same.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BOS, EOS, PAD, TURN = "<s>", "<|im_end|>", "<pad>", "<|im_start|>"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+CORPUS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "What is the capital of France? The capital of France is Paris.",
+    "A user writes a question, and the assistant answers the question.",
+    "My card was declined and the transfer is still pending; please help me with the order.",
+)
+
+
+def tiny_tokenizer(
+    *, vocab_size: int = 400, chat_template: bool = True
+) -> "PreTrainedTokenizerFast":
+    """Train a byte-level BPE tokenizer, so that every text round-trips; it adds no BOS itself."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS, TURN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(CORPUS, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        additional_special_tokens=[TURN],
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE if chat_template else None
+    return tokenizer
+
+
+def tiny_llama(
+    folder: Path,
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    hidden_size: int = 32,
+    chat_template: bool = True,
+) -> Path:
+    """Save a random float32 Llama and its tokenizer to `folder`, which is returned.
+
+    Its assistant turns end in EOS; equal arguments give equal bytes. For 4-bit weights on the CPU
+    bitsandbytes 0.50 wants a `hidden_size` that is a multiple of 64.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer(chat_template=chat_template)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        # The usual 0.02 makes all logits of so small a model almost equal.
+        initializer_range=0.1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_adapter(base: Path, folder: Path, *, seed: int = 1, r: int = 4) -> Path:
+    """Save a LoRA adapter with random weights, which change every answer, for the base there."""
+    import torch
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    targets = ["q_proj", "v_proj", "up_proj"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.add_adapter(
+            LoraConfig(r=r, lora_alpha=8 * r, target_modules=targets, init_lora_weights=False)
+        )
+    model.save_pretrained(folder)
+    return folder
