@@ -18,6 +18,11 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
+    def is_intact(self) -> bool:
+        """Tell whether every file that the record names still has the recorded content."""
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return all(value.is_intact() for value in values if isinstance(value, Record))
+
 
 class FileRecord(Record):
     """A file and its content's sha256."""
@@ -190,8 +195,8 @@ class LoadedRecord(Record):
     """Step 6: the saved adapter on a fresh base, and what both answered."""
 
     saved: SavedRecord
-    logit_agreement: float
-    """Largest absolute logit difference to what step 5 saw from the same adapter."""
+    logit_effect: float
+    """Largest absolute logit difference between base and adapter on the probe."""
     num_samples: int
     base_exact_match: float | None
     adapter_exact_match: float | None
@@ -207,5 +212,3 @@ class ReportRecord(Record):
     saved: SavedRecord
     loaded: LoadedRecord
     model_uri: str
-    seconds: dict[str, float]
-    peak_memory_bytes: int

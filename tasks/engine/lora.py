@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config import LoraInit, LoraSettings
 from tasks.errors import UserError
-from tasks.records import TargetMatches
+from tasks.records import BaseModelRecord, LoraRecord, TargetMatches
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -49,6 +49,37 @@ def resolve_lora(settings: LoraSettings, skeleton: "PreTrainedModel") -> "LoraCo
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
         init_lora_weights=_INIT.get(settings.init, settings.init.value),
+    )
+
+
+def describe_lora(
+    settings: LoraSettings, skeleton: "PreTrainedModel", base: BaseModelRecord, seed: int
+) -> LoraRecord:
+    """Resolve the configuration, and count what it selects and trains.
+
+    Args:
+        settings: what the user set.
+        skeleton: the base on the meta device; it is changed.
+        base: the loaded base's record.
+        seed: of the adapter's initial weights.
+
+    Raises:
+        UserError: a name matches nothing.
+    """
+    config = resolve_lora(settings, skeleton)
+    matches = match_targets(sorted(config.target_modules or ()), adaptable(skeleton))
+    # Packed weights count fewer elements than the parameters they stand for.
+    num_base = skeleton.num_parameters()
+    num_trainable = count_trainable(config, skeleton)
+    return LoraRecord(
+        base=base,
+        adapter_name=settings.adapter_name,
+        seed=seed,
+        peft_config=to_json(config),
+        matches=matches,
+        num_trainable_parameters=num_trainable,
+        num_total_parameters=num_base + num_trainable,
+        remarks=remarks(config, num_trainable, num_base),
     )
 
 

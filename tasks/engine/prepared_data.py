@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tasks.config import DataSettings, RowFormat
 from tasks.engine.base_models import load_tokenizer
 from tasks.engine.base_sources import BaseSource
-from tasks.engine.examples import Split, read_examples
+from tasks.engine.examples import ExampleSets, Split, read_examples
 from tasks.engine.rendering import Renderer, choose_template
 from tasks.engine.tokenization import TokenizedSplit, tokenize_split
 from tasks.errors import UserError
@@ -31,15 +31,15 @@ class PreparedData:
 
 
 def prepare_data(
-    settings: DataSettings, seed: int, base: BaseSource, on_progress: OnRows | None = None
+    sets: ExampleSets, settings: DataSettings, seed: int, base: BaseSource, on_progress: OnRows
 ) -> PreparedData:
-    """Read, check, split and tokenise the data.
+    """Tokenise examples that were read as the settings and the seed say.
 
     Raises:
         UserError: anything about the data that cannot work, with the row.
     """
     tokenizer = load_tokenizer(base.location, base.revision)
-    return _prepare(settings, seed, tokenizer, on_progress)
+    return _prepare(sets, settings, seed, tokenizer, on_progress)
 
 
 def prepare_again(record: DataRecord, base: BaseModelRecord) -> PreparedData:
@@ -63,16 +63,17 @@ def prepare_again(record: DataRecord, base: BaseModelRecord) -> PreparedData:
 def _remembered(record_json: str, location: str, revision: str | None) -> PreparedData:
     record = DataRecord.model_validate_json(record_json)
     tokenizer = load_tokenizer(location, revision)
-    return _prepare(record.settings, record.seed, tokenizer, None)
+    sets = read_examples(record.settings, record.seed)
+    return _prepare(sets, record.settings, record.seed, tokenizer)
 
 
 def _prepare(
+    sets: ExampleSets,
     settings: DataSettings,
     seed: int,
     tokenizer: "PreTrainedTokenizerBase",
-    on_progress: OnRows | None,
+    on_progress: OnRows | None = None,
 ) -> PreparedData:
-    sets = read_examples(settings, seed)
     is_text = sets.row_format is RowFormat.TEXT
     template = choose_template(settings.template, tokenizer, is_text=is_text)
     # A `completion` continues its `prompt` as it stands; the other formats are separate texts.

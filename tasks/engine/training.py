@@ -192,7 +192,6 @@ def _arguments(
         # float32 adapters on a half-precision base: products in half precision, sums in float32.
         bf16=base.dtype == "bfloat16",
         fp16=base.dtype == "float16" and on_gpu,
-        gradient_checkpointing=False,  # step 3 has switched it on already
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,

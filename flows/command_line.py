@@ -1,0 +1,136 @@
+"""The command line: `adapterflow train`, `resume` and `init`.
+
+Exit status 0: done. 1: the run failed, and the last line is the command that goes on from there.
+2: what was given cannot work, and one message says what to do. Everything heavy is imported once
+the cheap checks have passed.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.schemas.objects import FlowRun
+
+    from tasks.records import ReportRecord
+
+_EXISTING = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="adapterflow")
+def cli() -> None:
+    """Turn a base model and a file of examples into a small, verified, tracked LoRA adapter."""
+
+
+@cli.command()
+@click.argument("config_file", metavar="CONFIG.yaml", type=_EXISTING)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY.PATH=VALUE",
+    help="Change one setting, such as lora.r=32; may be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+    """Train an adapter as CONFIG.yaml says."""
+    from tasks.config.reading import read_config
+    from tasks.engine.examples import read_examples
+
+    config = read_config(config_file, overrides)
+    read_examples(config.data, config.seed)
+    _prepare_process()
+    from flows.runs import create_run
+
+    _run(create_run(config), as_json=as_json)
+
+
+@cli.command()
+@click.argument("flow_run_id", type=click.UUID)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def resume(flow_run_id: "UUID", as_json: bool) -> None:  # noqa: FBT001
+    """Go on with a run that failed or was killed; completed steps are not run again."""
+    _prepare_process()
+    from flows.runs import reopen_run
+
+    _run(reopen_run(flow_run_id), as_json=as_json)
+
+
+@cli.command()
+@click.argument("data_file", metavar="DATA", type=_EXISTING)
+@click.option(
+    "--base-model",
+    default="HuggingFaceTB/SmolLM2-135M-Instruct",
+    show_default=True,
+    help="A Hub id, a local folder or a GGUF file.",
+)
+@click.option("--output", "-o", type=_EXISTING, default=Path("adapterflow.yaml"), show_default=True)
+def init(data_file: Path, base_model: str, output: Path) -> None:
+    """Write a commented starting configuration for the examples in DATA."""
+    from tasks.config.starting_point import starting_configuration
+
+    if output.exists():
+        raise UserError(f"{output} exists; give another name with --output")
+    text = starting_configuration(data_file, base_model)
+    output.write_text(text, encoding="utf-8")
+    click.echo(f"wrote {output}; start with: adapterflow train {output}")
+
+
+def _prepare_process() -> None:
+    from flows.embedded import use_embedded_server
+
+    use_embedded_server()
+    click.echo("starting ...", err=True)
+    from flows.console import quiet_libraries
+
+    quiet_libraries()
+
+
+def _run(flow_run: "FlowRun", *, as_json: bool) -> None:
+    from flows.runs import execute
+
+    try:
+        report = execute(flow_run)
+    except UserError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever ended the run, say how to go on
+        _say_how_to_go_on(flow_run, error)
+        raise SystemExit(1) from None
+    if as_json:
+        click.echo(report.model_dump_json())
+    else:
+        _summarise(report)
+
+
+def _summarise(report: "ReportRecord") -> None:
+    from flows.summary import print_summary
+
+    print_summary(report)
+
+
+def _say_how_to_go_on(flow_run: "FlowRun", error: BaseException) -> None:
+    what = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+    reason = str(error).strip() or type(error).__name__
+    click.echo(f"the run {what}: {reason}", err=True)
+    click.echo(f"to go on: adapterflow resume {flow_run.id}", err=True)
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    try:
+        cli.main(standalone_mode=False)
+    except UserError as mistake:
+        click.echo(f"error: {mistake}", err=True)
+        sys.exit(2)
+    except click.ClickException as mistake:
+        mistake.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)

@@ -1,0 +1,60 @@
+"""Flow runs of the training flow in this process: made, opened again, executed."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_engine import run_flow
+from prefect.logging.configuration import setup_logging
+from prefect.states import AwaitingRetry
+
+from flows.console import show_our_lines
+from flows.train_adapter import train_adapter
+from tasks.config import TrainAdapterConfig
+from tasks.errors import UserError
+from tasks.records import ReportRecord
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+
+def create_run(config: TrainAdapterConfig) -> FlowRun:
+    """Register a run, so that its id is known before anything can fail."""
+    with get_client(sync_client=True) as client:
+        return client.create_flow_run(
+            train_adapter, parameters={"config": config.model_dump(mode="json")}
+        )
+
+
+def reopen_run(flow_run_id: "UUID") -> FlowRun:
+    """Open a run that ended, to go on with it.
+
+    Raises:
+        UserError: there is no such run, or it completed.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            flow_run = client.read_flow_run(flow_run_id)
+        except ObjectNotFound:
+            raise UserError(f"there is no run {flow_run_id} in this home's Prefect") from None
+        if flow_run.state and flow_run.state.is_completed():
+            raise UserError(f"the run {flow_run_id} completed; start a new one")
+        client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
+        return client.read_flow_run(flow_run_id)
+
+
+def execute(flow_run: FlowRun) -> ReportRecord:
+    """Execute the run here, on the main thread, and give its report.
+
+    Raises:
+        UserError: what was given cannot work.
+        Exception: whatever made the run fail.
+    """
+    setup_logging()
+    show_our_lines()
+    logging.captureWarnings(capture=True)
+    report = run_flow(train_adapter, flow_run=flow_run)
+    assert isinstance(report, ReportRecord)  # noqa: S101 - the flow has no other result
+    return report

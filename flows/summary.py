@@ -1,0 +1,63 @@
+"""What a finished run says at its end: answers side by side, where things are, how to look on."""
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.embedded import ui_command as prefect_ui_command
+from tasks.records import ReportRecord, SampleRecord
+from tasks.tracking import ui_command as mlflow_ui_command
+
+_SHOWN_SAMPLES = 4
+
+
+def print_summary(report: ReportRecord) -> None:
+    """Print the summary on stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    if report.loaded.samples:
+        Console(highlight=False).print(_answers(report.loaded.samples))
+    for name, value in _lines(report):
+        console.print(f"[bold]{name:<12}[/bold] ", end="")
+        console.print(value, markup=False)
+
+
+def _answers(samples: tuple[SampleRecord, ...]) -> Table:
+    table = Table(title="Held-out rows, base beside adapter", show_lines=True)
+    for column in ("prompt", "base", "adapter"):
+        table.add_column(column, ratio=1, overflow="fold")
+    for sample in samples[:_SHOWN_SAMPLES]:
+        mark = "[green]✓[/green] " if sample.adapter_matches else "[red]✗[/red] "
+        table.add_row(
+            _escaped(sample.prompt),
+            _escaped(sample.base_answer),
+            mark + _escaped(sample.adapter_answer),
+        )
+    return table
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text.strip())
+
+
+def _lines(report: ReportRecord) -> list[tuple[str, str]]:
+    trained, saved, loaded = report.trained, report.saved, report.loaded
+    lines = []
+    if loaded.adapter_exact_match is not None:
+        scores = (
+            f"base {loaded.base_exact_match:.0%}, adapter {loaded.adapter_exact_match:.0%} "
+            f"of {loaded.num_samples} held-out answers exactly right"
+        )
+        lines.append(("answers", scores))
+    loss = f"{trained.train_loss:.4f}"
+    if trained.eval_loss is not None:
+        loss += f", held out {trained.eval_loss:.4f}"
+    return [
+        *lines,
+        ("loss", f"{loss} after {trained.num_steps} steps in {trained.seconds_training:.0f} s"),
+        ("adapter", f"{saved.folder} ({saved.weights.size_bytes / 1e6:.1f} MB)"),
+        *([("on the Hub", saved.hub_url)] if saved.hub_url else []),
+        ("MLflow run", f"{report.run.run_id} in experiment {report.run.experiment!r}"),
+        ("MLflow UI", mlflow_ui_command(report.run)),
+        ("Prefect UI", prefect_ui_command()),
+    ]

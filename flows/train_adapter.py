@@ -1,0 +1,50 @@
+"""The training flow: validated inputs, six steps, a report.
+
+Each step takes the records of those before it and can be retried on its own.
+"""
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from tasks.config import TrainAdapterConfig
+from tasks.configure_lora import configure_lora
+from tasks.errors import UserError
+from tasks.inject_adapter import inject_adapter
+from tasks.load_adapter import load_adapter
+from tasks.load_base_model import load_base_model
+from tasks.publish_report import publish_report
+from tasks.records import ReportRecord
+from tasks.run_log import shorten_mistakes
+from tasks.save_adapter import save_adapter
+from tasks.tracked_run import tracked_run
+from tasks.train_adapter import train_adapter as train
+from tasks.validate_inputs import validate_inputs
+
+
+@flow(name="train-adapter", persist_result=True, result_serializer="json")
+def train_adapter(config: TrainAdapterConfig) -> ReportRecord | State[ReportRecord]:
+    """Turn a base model and examples into a verified, tracked LoRA adapter.
+
+    Args:
+        config: which base, which examples, and how.
+    """
+    shorten_mistakes()
+    try:
+        return _six_steps(config)
+    except UserError as mistake:
+        # The state carries the one message that the user needs, where the UI shows it.
+        return Failed(message=str(mistake), data=mistake)
+
+
+def _six_steps(config: TrainAdapterConfig) -> ReportRecord:
+    data = validate_inputs(config)
+    with tracked_run(config, data) as run:
+        base = load_base_model(config.base_model, run)
+        lora = configure_lora(config.lora, base, config.seed, run)
+        injected = inject_adapter(lora, run)
+        trained = train(injected, data, config.training, run)
+        saved = save_adapter(trained, data, config.output, run)
+        loaded = load_adapter(saved, data, config.inference, run)
+        report: ReportRecord = publish_report(data, trained, loaded, run)
+    return report

@@ -1,0 +1,42 @@
+"""Step 2 of 6: configure LoRA, every choice written out."""
+
+from tasks.config import LoraSettings
+from tasks.engine import lora
+from tasks.engine.base_models import load_skeleton
+from tasks.engine.base_sources import find_base
+from tasks.progress import logger
+from tasks.records import BaseModelRecord, LoraRecord, RunRecord
+from tasks.step import step
+from tasks.tracking import Tracker
+
+
+@step
+def configure_lora(
+    settings: LoraSettings, base: BaseModelRecord, seed: int, run: RunRecord
+) -> LoraRecord:
+    """Resolve the LoRA configuration for this base, and count what it will train.
+
+    Raises:
+        UserError: a target name matches nothing.
+    """
+    record = lora.describe_lora(settings, load_skeleton(find_base(base.settings)), base, seed)
+    Tracker(run).log_params(_params(record))
+    for remark in record.remarks:
+        logger().warning(remark)
+    logger().info(
+        "rank %s, alpha %g, on %s",
+        record.peft_config["r"],
+        record.peft_config["lora_alpha"],
+        ", ".join(f"{count} {name}" for name, count in record.matches.per_target.items()),
+    )
+    return record
+
+
+def _params(record: LoraRecord) -> dict[str, object]:
+    config = {f"lora/{key}": value for key, value in record.peft_config.items() if value}
+    return {
+        "lora/adapter_name": record.adapter_name,
+        **config,
+        "lora/remarks": "; ".join(record.remarks) or None,
+        "seed": record.seed,
+    }

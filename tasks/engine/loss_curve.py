@@ -1,0 +1,28 @@
+"""The loss curve as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.records import LossPoint
+
+
+def draw_loss_curve(points: Sequence[LossPoint], file: Path) -> Path:
+    """Draw training and held-out loss (nats a token) over the steps, as a PNG."""
+    # Figure without pyplot: no display, and no figure kept in a global list.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for name, style, label in (
+        ("train_loss", "-", "training"),
+        ("eval_loss", "o--", "held out"),
+    ):
+        drawn = [(p.step, getattr(p, name)) for p in points if getattr(p, name) is not None]
+        if drawn:
+            axes.plot(*zip(*drawn, strict=True), style, label=label, markersize=5)
+    axes.set(xlabel="step", ylabel="loss (nats a token)")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(file, dpi=110)
+    return file

@@ -1,0 +1,46 @@
+"""Step 3 of 6: inject the adapter into the base, and prove that it changes nothing yet."""
+
+from tasks.engine import workbench
+from tasks.engine.injection import inject
+from tasks.progress import logger
+from tasks.records import InjectedRecord, LoraRecord, RunRecord
+from tasks.step import step
+from tasks.tracking import Tracker
+
+
+@step
+def inject_adapter(lora: LoraRecord, run: RunRecord) -> InjectedRecord:
+    """Add a fresh adapter to the base.
+
+    Raises:
+        VerificationError: it is not where it should be, or changes the base's outputs.
+    """
+    model = workbench.take(lora.base)
+    file = run.folder / "initial" / f"{lora.adapter_name}.safetensors"
+    record = inject(model, lora, file)
+    workbench.put(record, model)
+    share = record.num_trainable_parameters / record.num_total_parameters
+    tracker = Tracker(run)
+    tracker.log_params(
+        {
+            "adapter/trainable_parameters": record.num_trainable_parameters,
+            "adapter/total_parameters": record.num_total_parameters,
+            "adapter/layers_per_target": record.layers.per_target,
+            "adapter/layers_per_layer": record.layers.per_layer,
+            "adapter/base_checksum": record.base_checksum,
+        }
+    )
+    tracker.log_metrics(
+        {
+            "adapter/trainable_share": share,
+            "adapter/fresh_logit_difference": record.logit_difference,
+        }
+    )
+    logger().info(
+        "%s of %s parameters train (%.2f %%); the fresh adapter changes logits by %g",
+        f"{record.num_trainable_parameters:,}",
+        f"{record.num_total_parameters:,}",
+        100 * share,
+        record.logit_difference,
+    )
+    return record

@@ -1,0 +1,49 @@
+"""Step 1 of 6: load the base model, frozen, as the settings say."""
+
+from tasks.config import BaseModelSettings
+from tasks.engine import workbench
+from tasks.engine.base_models import describe_base, load_base
+from tasks.engine.base_sources import find_base
+from tasks.progress import logger
+from tasks.records import BaseModelRecord, RunRecord
+from tasks.step import step
+from tasks.tracking import Tracker
+
+
+@step
+def load_base_model(settings: BaseModelSettings, run: RunRecord) -> BaseModelRecord:
+    """Load the base model and record which one it is.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded as the settings say.
+    """
+    source = find_base(settings)
+    model = load_base(source)
+    record = describe_base(source, model)
+    workbench.put(record, model)
+    Tracker(run).log_params(_params(record))
+    logger().info(
+        "%s (%s): %.1f M parameters, %s%s, %.0f MB",
+        record.reference,
+        record.architecture,
+        record.num_parameters / 1e6,
+        record.dtype,
+        "" if settings.quantization == "none" else f" in {settings.quantization}",
+        record.num_bytes / 1e6,
+    )
+    return record
+
+
+def _params(record: BaseModelRecord) -> dict[str, object]:
+    return {
+        "base_model/source": record.settings.source,
+        "base_model/reference": record.reference,
+        "base_model/revision": record.revision,
+        "base_model/fingerprint": record.fingerprint,
+        "base_model/architecture": record.architecture,
+        "base_model/dtype": record.dtype,
+        "base_model/quantization": record.settings.quantization.value,
+        "base_model/gradient_checkpointing": record.settings.gradient_checkpointing,
+        "base_model/num_parameters": record.num_parameters,
+        "base_model/num_bytes": record.num_bytes,
+    }

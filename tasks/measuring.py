@@ -1,0 +1,71 @@
+"""How long a step took and how much memory it needed at its peak."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_MAC = "darwin"
+
+
+class Measurement:
+    """Seconds and peak bytes of a step; complete once the step is over."""
+
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    peak_gpu_bytes: int = 0
+
+    def as_metrics(self, step: str) -> dict[str, float]:
+        """Give the metrics by their names in MLflow, where each prefix is a section."""
+        metrics = {
+            f"seconds/{step}": self.seconds,
+            f"peak_memory_mb/{step}": self.peak_memory_bytes / 1e6,
+        }
+        if self.peak_gpu_bytes:
+            metrics[f"peak_gpu_memory_mb/{step}"] = self.peak_gpu_bytes / 1e6
+        return metrics
+
+
+@contextmanager
+def measured() -> Iterator[Measurement]:
+    """Measure what happens inside."""
+    measurement = Measurement()
+    _restart_peaks()
+    started = time.perf_counter()
+    try:
+        yield measurement
+    finally:
+        measurement.seconds = time.perf_counter() - started
+        measurement.peak_memory_bytes = peak_memory_bytes()
+        measurement.peak_gpu_bytes = _peak_gpu_bytes()
+
+
+def peak_memory_bytes() -> int:
+    """Give this process's peak resident memory, on Linux since the last restart of the peak."""
+    if _STATUS.exists():
+        line = next(x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == _MAC else peak * 1024
+
+
+def _restart_peaks() -> None:
+    # Linux: 5 resets the peak resident memory (proc_pid_clear_refs(5)). Where that is not possible
+    # the peak is the process's own so far.
+    with suppress(OSError):
+        _CLEAR.write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_gpu_bytes() -> int:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.max_memory_allocated())

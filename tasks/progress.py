@@ -1,0 +1,83 @@
+"""How a step shows that it goes forward: a bar on a terminal, plain lines elsewhere.
+
+The lines go to Prefect's log of the run, where its UI shows them, too.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+def logger() -> "logging.Logger | logging.LoggerAdapter[Any]":
+    """Give the log of the current run; outside of one, an ordinary log."""
+    from prefect.exceptions import MissingContextError
+    from prefect.logging import get_run_logger
+
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger("adapterflow")
+
+
+class Progress:
+    """Work of a known size, part of which is done."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.done = 0
+
+    def at(self, done: int, total: int, note: str = "") -> None:
+        """Show how much is done, and what else there is to say."""
+        raise NotImplementedError
+
+    def add(self, count: int, total: int) -> None:
+        """Show that so many more are done."""
+        self.done += count
+        self.at(self.done, total)
+
+
+class _Bar(Progress):
+    def __init__(self, what: str, bar: Any) -> None:  # noqa: ANN401 - rich's Progress
+        super().__init__(what)
+        self._bar = bar
+        self._task = bar.add_task(what, total=None, note="")
+
+    def at(self, done: int, total: int, note: str = "") -> None:
+        self._bar.update(self._task, completed=done, total=total, note=note)
+
+
+class _Lines(Progress):
+    _last = 0.0
+
+    def at(self, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if done < total and now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        logger().info("%s %d of %d  %s", self.what, done, total, note)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Progress]:
+    """Show progress while the block runs."""
+    if not sys.stderr.isatty():
+        yield _Lines(what)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _Bar(what, bar)

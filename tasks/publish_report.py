@@ -1,0 +1,99 @@
+"""After step 6: the report in Prefect, the picture and the adapter in MLflow, the summary."""
+
+import base64
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact
+
+from tasks.engine.loss_curve import draw_loss_curve
+from tasks.records import DataRecord, LoadedRecord, ReportRecord, RunRecord, TrainedRecord
+from tasks.step import step
+from tasks.tracking import Tracker
+
+
+@step
+def publish_report(
+    data: DataRecord, trained: TrainedRecord, loaded: LoadedRecord, run: RunRecord
+) -> ReportRecord:
+    """Publish what came out where people look: Prefect's artifacts and MLflow's run."""
+    picture = draw_loss_curve(trained.loss_curve, run.folder / "loss_curve.png")
+    tracker = Tracker(run)
+    tracker.log_file(picture)
+    report = ReportRecord(
+        run=run,
+        data=data,
+        trained=trained,
+        saved=loaded.saved,
+        loaded=loaded,
+        model_uri=tracker.log_adapter(loaded.saved),
+    )
+    markdown = write_report(report)
+    tracker.log_text(markdown, "report.md")
+    create_markdown_artifact(
+        markdown=markdown + _embedded(picture),
+        key="adapter-report",
+        description=f"LoRA adapter for {loaded.saved.base.reference}",
+    )
+    return report
+
+
+def write_report(report: ReportRecord) -> str:
+    """Give the report as Markdown, without the picture."""
+    lines = [
+        f"# LoRA adapter for {report.saved.base.reference}",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in _numbers(report).items()),
+        "",
+    ]
+    if report.loaded.samples:
+        lines += ["## Held-out answers", "", *_samples(report.loaded), ""]
+    return "\n".join(lines)
+
+
+def _numbers(report: ReportRecord) -> dict[str, str]:
+    trained, saved, loaded = report.trained, report.saved, report.loaded
+    injected = trained.injected
+    share = injected.num_trainable_parameters / injected.num_total_parameters
+    numbers = {
+        "base": f"`{saved.base.reference}`, {saved.base.dtype}",
+        "base fingerprint": f"`{saved.base.fingerprint}`",
+        "training rows": f"{report.data.train.num_rows:,}, sha256 `{report.data.train.sha256}`",
+        "trainable parameters": f"{injected.num_trainable_parameters:,} ({share:.2%})",
+        "steps": f"{trained.num_steps:,} in {trained.seconds_training:.0f} s",
+        "training loss": f"{trained.train_loss:.4f}",
+    }
+    if trained.eval_loss is not None:
+        numbers["held-out loss"] = f"{trained.eval_loss:.4f}"
+    if loaded.adapter_exact_match is not None:
+        numbers[f"exact answers of {loaded.num_samples}"] = (
+            f"base {loaded.base_exact_match:.0%}, adapter {loaded.adapter_exact_match:.0%}"
+        )
+    return numbers | {
+        "adapter": f"`{saved.folder}`, {saved.weights.size_bytes / 1e6:.1f} MB",
+        "round trip": f"logits differ by {saved.round_trip_logit_difference:g}",
+        "MLflow model": f"`{report.model_uri}`",
+        "pushed to": saved.hub_url or "-",
+    }
+
+
+def _samples(loaded: LoadedRecord, count: int = 5) -> list[str]:
+    rows = [
+        f"| {' | '.join(_cell(text) for text in texts)} |"
+        for sample in loaded.samples[:count]
+        for texts in [
+            (sample.prompt, sample.expected, sample.base_answer, sample.adapter_answer),
+        ]
+    ]
+    return ["| prompt | expected | base | adapter |", "|---|---|---|---|", *rows]
+
+
+def _cell(text: str, longest: int = 200) -> str:
+    line = " ".join(text.split()).replace("|", "\\|")
+    return line if len(line) <= longest else f"{line[:longest]}…"
+
+
+def _embedded(picture: Path) -> str:
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return f"\n![loss curve](data:image/png;base64,{data})\n"

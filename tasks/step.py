@@ -1,0 +1,73 @@
+"""What makes a function a step: a Prefect task whose record outlives the process.
+
+Its record is kept as JSON, so that a retry, in this process or another, does not run a completed
+step again; unless a file that the record names is gone or changed, then it does (contract 3).
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+
+from tasks.errors import UserError
+from tasks.measuring import measured
+from tasks.records import Record, RunRecord
+from tasks.tracking import Tracker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Step(Task[P, R]):
+    """A Prefect task that gives its kept record only while the record's files are intact."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
+        """Run the step, or give the record that it left in this flow run."""
+        record = super().__call__(*args, **kwargs)
+        if isinstance(record, Record) and not record.is_intact():
+            return self.with_options(refresh_cache=True)(*args, **kwargs)
+        return record
+
+
+def step(function: Callable[P, R]) -> Step[P, R]:
+    """Make a step of a function that takes records and gives one."""
+    return Step(
+        _measured(function),
+        persist_result=True,
+        result_serializer="json",
+        retries=2,
+        retry_delay_seconds=[2, 10],
+        retry_condition_fn=is_worth_a_retry,
+        task_run_name=function.__name__,
+    )
+
+
+async def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
+    """Tell a failure of the run from a user's mistake, which another try cannot mend."""
+    try:
+        await state.aresult()
+    except UserError:
+        return False
+    except Exception:  # noqa: BLE001 - whatever else it was, another try may help
+        return True
+    return False
+
+
+def _measured(function: Callable[P, R]) -> Callable[P, R]:
+    """Log the step's seconds and peak memory to the run among its arguments."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def with_measurement(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs).arguments.values()
+        run = next((value for value in given if isinstance(value, RunRecord)), None)
+        with measured() as measurement:
+            result = function(*args, **kwargs)
+        if run:
+            Tracker(run).log_metrics(measurement.as_metrics(function.__name__))
+        return result
+
+    return with_measurement

@@ -1,0 +1,78 @@
+"""Step 4 of 6: train the adapter, and prove that it moved and the base did not."""
+
+from tasks.config import TrainingSettings
+from tasks.engine import workbench
+from tasks.engine.prepared_data import prepare_again
+from tasks.progress import logger, progress
+from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
+from tasks.step import step
+from tasks.tracking import Tracker
+
+_METRIC_NAMES = {
+    "loss": "train/loss",
+    "grad_norm": "train/grad_norm",
+    "learning_rate": "train/learning_rate",
+    "eval_loss": "eval/loss",
+}
+
+
+@step
+def train_adapter(
+    injected: InjectedRecord, data: DataRecord, settings: TrainingSettings, run: RunRecord
+) -> TrainedRecord:
+    """Train the adapter on the data, going on from this run's last checkpoint if it has one.
+
+    Raises:
+        VerificationError: the adapter did not change, the base did, or the loss is no number.
+    """
+    from tasks.engine.training import TrainingProgress, train
+
+    prepared = prepare_again(data, injected.lora.base)
+    model = workbench.take(injected)
+    tracker = Tracker(run)
+    tracker.log_params({f"training/{k}": v for k, v in settings.model_dump(mode="json").items()})
+    with progress("training step") as shown:
+        notes: dict[str, str] = {}
+
+        def on_progress(now: TrainingProgress) -> None:
+            known = {n: v for n, v in now.metrics.items() if n in _METRIC_NAMES}
+            if known:
+                tracker.log_metrics({_METRIC_NAMES[n]: v for n, v in known.items()}, now.step)
+            notes.update((n, f"{n} {v:.4f}") for n, v in known.items() if n.endswith("loss"))
+            shown.at(now.step, now.num_steps, "  ".join(notes.values()))
+
+        record = train(
+            model,
+            injected,
+            prepared,
+            settings=settings,
+            folder=run.folder / "checkpoints",
+            on_progress=on_progress,
+        )
+    workbench.put(record, model)
+    _report(record, tracker)
+    return record
+
+
+def _report(record: TrainedRecord, tracker: Tracker) -> None:
+    tokens_per_second = record.num_tokens / record.seconds_training
+    tracker.log_params({"training/batching_used": record.batching})
+    tracker.log_metrics(
+        {
+            "train/tokens_per_second": tokens_per_second,
+            "train/trained_tokens": record.num_trained_tokens,
+            "adapter/change": record.adapter_change,
+        },
+        record.num_steps,
+    )
+    for remark in record.remarks:
+        logger().warning(remark)
+    logger().info(
+        "%d steps in %.0f s (%.0f tokens/s, %s batches): loss %.4f%s",
+        record.num_steps,
+        record.seconds_training,
+        tokens_per_second,
+        record.batching,
+        record.train_loss,
+        "" if record.eval_loss is None else f", held-out loss {record.eval_loss:.4f}",
+    )

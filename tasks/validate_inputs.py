@@ -1,0 +1,83 @@
+"""Before step 1: check configuration and data, while a mistake still costs seconds."""
+
+import os
+from pathlib import Path
+
+from tasks import home
+from tasks.config import TrainAdapterConfig
+from tasks.engine.base_models import load_skeleton
+from tasks.engine.base_sources import find_base
+from tasks.engine.examples import read_examples
+from tasks.engine.hub import check_push
+from tasks.engine.lora import resolve_lora
+from tasks.engine.prepared_data import prepare_data
+from tasks.errors import UserError
+from tasks.progress import logger, progress
+from tasks.records import DataRecord, SplitRecord
+from tasks.step import step
+
+
+@step
+def validate_inputs(config: TrainAdapterConfig) -> DataRecord:
+    """Check all that can be checked without the model's weights, the cheapest first.
+
+    Raises:
+        UserError: anything that was given cannot work.
+    """
+    # Rows before the base: a GGUF base is converted when it is first looked for.
+    sets = read_examples(config.data, config.seed)
+    check_output(config)
+    base = find_base(config.base_model)
+    resolve_lora(config.lora, load_skeleton(base))
+    with progress("tokenised row") as shown:
+        record = prepare_data(sets, config.data, config.seed, base, shown.at).record
+    _report(record)
+    return record
+
+
+def check_output(config: TrainAdapterConfig) -> Path:
+    """Give the folder that run folders go into, and check that it can be written to.
+
+    Raises:
+        UserError: it cannot, or a push to the Hub could not work.
+    """
+    folder = Path(config.output.folder or home.outputs()).expanduser().resolve()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"output.folder {folder} can't be written: {existing} is not writable")
+    if config.output.push_to_hub:
+        check_push(config.output.push_to_hub)
+    return folder
+
+
+def _report(record: DataRecord) -> None:
+    _say("training", record.train)
+    if record.eval:
+        _say("held-out", record.eval)
+    if record.num_eval_rows_in_train:
+        logger().warning(
+            "%d held-out rows are training rows, too, and prove nothing",
+            record.num_eval_rows_in_train,
+        )
+
+
+def _say(what: str, split: SplitRecord) -> None:
+    logger().info(
+        "%d %s rows, %d tokens (longest %d), %d of them trained on, sha256 %s",
+        split.num_rows,
+        what,
+        split.num_tokens,
+        split.longest_tokens,
+        split.num_trained_tokens,
+        split.sha256[:12],
+    )
+    if split.num_shortened_answers:
+        logger().warning("%d %s answers are cut short", split.num_shortened_answers, what)
+    if split.num_dropped_rows:
+        logger().warning("%d %s rows lost their answer", split.num_dropped_rows, what)
+    if split.num_untrained_answers:
+        logger().warning(
+            "%d earlier answers in %s rows are not trained on: the chat template rewrites them",
+            split.num_untrained_answers,
+            what,
+        )
