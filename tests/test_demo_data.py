@@ -47,8 +47,8 @@ def test_generator_reproduces_the_files(tmp_path: Path) -> None:
 
 
 def test_splits_have_their_sizes() -> None:
-    """There are 400 messages to train on and 120 to evaluate on."""
-    assert [len(pairs(split)) for split in SPLITS] == [400, 120]
+    """There are 320 messages to train on and 120 to evaluate on."""
+    assert [len(pairs(split)) for split in SPLITS] == [320, 120]
 
 
 @pytest.mark.parametrize("split", SPLITS)

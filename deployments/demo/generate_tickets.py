@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeVar
 Choice = TypeVar("Choice")
 
 SEED = 2024
-TRAIN_ROWS = 400
+TRAIN_ROWS = 320
 EVAL_ROWS = 120
 
 SYSTEM = (

@@ -1,7 +1,8 @@
 """Answers by real generation: greedy, in batches padded on the left."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -71,12 +72,27 @@ def _answer_batch(
         pad_token_id=tokenizer.pad_token_id,
     )
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), _contiguous_head(model):
         output: torch.Tensor = model.generate(  # type: ignore[operator]
             **inputs, generation_config=greedy
         )
     new = output[:, inputs["input_ids"].shape[1] :]
     return tokenizer.batch_decode(new, skip_special_tokens=True)
+
+
+@contextmanager
+def _contiguous_head(model: "PreTrainedModel") -> Iterator[None]:
+    """Spare the output layer's weight one copy a row.
+
+    transformers hands it the last position of each prompt, a slice with gaps, for which torch 2.13
+    expands the weight to [rows, hidden, vocabulary]: gigabytes, and a second a batch.
+    """
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int] | None:
