@@ -5,6 +5,7 @@ Exit status 0: done. 1: the run failed, and the last line is the command that go
 the cheap checks have passed.
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,15 +88,18 @@ def _prepare_process() -> None:
     from flows.embedded import use_embedded_server
 
     use_embedded_server()
-    click.echo("starting ...", err=True)
-    from flows.console import quiet_libraries
+    click.echo("starting (half a minute the first time) ...", err=True)
+    from flows.console import quiet_libraries, show_our_lines
 
     quiet_libraries()
+    show_our_lines()
 
 
 def _run(flow_run: "FlowRun", *, as_json: bool) -> None:
     from flows.runs import execute
 
+    # Prefect ends the run on SIGTERM, and then sends the process the signal once more.
+    signal.signal(signal.SIGTERM, _stop)
     try:
         report = execute(flow_run)
     except UserError:
@@ -115,10 +119,14 @@ def _summarise(report: "ReportRecord") -> None:
     print_summary(report)
 
 
+def _stop(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's signature
+    raise SystemExit(128 + number)
+
+
 def _say_how_to_go_on(flow_run: "FlowRun", error: BaseException) -> None:
-    what = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+    stopped = not isinstance(error, Exception)
     reason = str(error).strip() or type(error).__name__
-    click.echo(f"the run {what}: {reason}", err=True)
+    click.echo("the run was stopped" if stopped else f"the run failed: {reason}", err=True)
     click.echo(f"to go on: adapterflow resume {flow_run.id}", err=True)
 
 

@@ -24,6 +24,10 @@ def quiet_libraries() -> None:
 
 def show_our_lines() -> None:
     """Show the steps' lines, without what Prefect says of its own bookkeeping."""
+    from prefect.logging.configuration import setup_logging
+
+    setup_logging()
+    logging.captureWarnings(capture=True)
     formatter = _StepFormatter("%(asctime)s  %(step)-16s  %(mark)s%(message)s", "%H:%M:%S")
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_worth_showing)
@@ -31,8 +35,10 @@ def show_our_lines() -> None:
 
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:
-    ours = "/prefect/" not in record.pathname
-    return ours or record.levelno >= logging.ERROR
+    if "/prefect/" not in record.pathname:
+        return True
+    # How a task or the run ended is said by the summary or the error at the end.
+    return record.levelno >= logging.WARNING and "Finished in state" not in str(record.msg)
 
 
 class _StepFormatter(logging.Formatter):

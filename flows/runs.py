@@ -1,16 +1,13 @@
 """Flow runs of the training flow in this process: made, opened again, executed."""
 
-import logging
 from typing import TYPE_CHECKING
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
-from prefect.logging.configuration import setup_logging
 from prefect.states import AwaitingRetry
 
-from flows.console import show_our_lines
 from flows.train_adapter import train_adapter
 from tasks.config import TrainAdapterConfig
 from tasks.errors import UserError
@@ -52,9 +49,6 @@ def execute(flow_run: FlowRun) -> ReportRecord:
         UserError: what was given cannot work.
         Exception: whatever made the run fail.
     """
-    setup_logging()
-    show_our_lines()
-    logging.captureWarnings(capture=True)
     report = run_flow(train_adapter, flow_run=flow_run)
     assert isinstance(report, ReportRecord)  # noqa: S101 - the flow has no other result
     return report

@@ -3,7 +3,6 @@
 from tasks.config import LoraSettings
 from tasks.engine import lora
 from tasks.engine.base_models import load_skeleton
-from tasks.engine.base_sources import find_base
 from tasks.progress import logger
 from tasks.records import BaseModelRecord, LoraRecord, RunRecord
 from tasks.step import step
@@ -19,7 +18,7 @@ def configure_lora(
     Raises:
         UserError: a target name matches nothing.
     """
-    record = lora.describe_lora(settings, load_skeleton(find_base(base.settings)), base, seed)
+    record = lora.describe_lora(settings, load_skeleton(base), base, seed)
     Tracker(run).log_params(_params(record))
     for remark in record.remarks:
         logger().warning(remark)

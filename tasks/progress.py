@@ -52,11 +52,14 @@ class _Bar(Progress):
 
 
 class _Lines(Progress):
-    _last = 0.0
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self._last = time.monotonic()
 
     def at(self, done: int, total: int, note: str = "") -> None:
+        # No line for the end: the step itself says what came out.
         now = time.monotonic()
-        if done < total and now - self._last < _SECONDS_BETWEEN_LINES:
+        if now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
         logger().info("%s %d of %d  %s", self.what, done, total, note)

@@ -12,12 +12,15 @@ from tasks.records import DataRecord, RunRecord
 from tasks.tracking import Tracker, open_run
 from tasks.validate_inputs import check_output
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a run's checkpoints, inside the run's own."""
+
 
 @contextmanager
 def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRecord]:
     """Open this flow run's MLflow run, and end it FINISHED, FAILED or KILLED.
 
-    A user's mistake leaves no run and no folder: nothing was made that is worth a record.
+    A user's mistake leaves no run and no folder, unless something was trained already.
     """
     run = _open(config)
     tracker = Tracker(run)
@@ -25,8 +28,11 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
         _log_inputs(config, data, tracker)
         yield run
     except UserError:
-        tracker.discard()
-        shutil.rmtree(run.folder, ignore_errors=True)
+        if (run.folder / CHECKPOINTS).exists():
+            tracker.end("FAILED")
+        else:
+            tracker.discard()
+            shutil.rmtree(run.folder, ignore_errors=True)
         raise
     except Exception:
         tracker.end("FAILED")

@@ -4,6 +4,7 @@
 what trains whole under `modules_to_save`.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
+_ADAPTER_PART = re.compile(r"\.(?:lora_\w+|modules_to_save)\.([^.]+)")
 
-def is_adapter_parameter(name: str) -> bool:
-    """Tell by its dotted name whether a parameter belongs to an adapter."""
-    return ".lora_" in name or ".modules_to_save." in name
+
+def is_adapter_parameter(name: str, adapter_name: str | None = None) -> bool:
+    """Tell by its dotted name whether a parameter belongs to an adapter, or to this one."""
+    part = _ADAPTER_PART.search(name)
+    return part is not None and adapter_name in (None, part.group(1))
 
 
 def read_adapter(model: "PreTrainedModel", adapter_name: str) -> dict[str, "torch.Tensor"]:

@@ -41,7 +41,7 @@ def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerB
     return tokenizer
 
 
-def load_config(source: BaseSource) -> "PretrainedConfig":
+def load_config(source: BaseSource | BaseModelRecord) -> "PretrainedConfig":
     """Load the base's configuration only.
 
     Raises:
@@ -61,7 +61,7 @@ def load_config(source: BaseSource) -> "PretrainedConfig":
     return config
 
 
-def load_skeleton(source: BaseSource) -> "PreTrainedModel":
+def load_skeleton(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
     """Build the base without weights (on the meta device), to look at its modules and sizes.
 
     Raises:

@@ -42,6 +42,11 @@ def find_base(settings: BaseModelSettings) -> BaseSource:
     if path.suffix == ".gguf":
         return _from_gguf(settings, path)
     if path.is_dir():
+        if settings.revision:
+            raise UserError(
+                f"revision {settings.revision!r} was given, but {settings.source!r} is a folder "
+                "here, not a Hub id; remove revision"
+            )
         return _from_folder(settings, path.resolve())
     if settings.source.count("/") == 1 and not settings.source.startswith((".", "~", "/")):
         return _from_hub(settings)
@@ -84,14 +89,29 @@ def _from_folder(settings: BaseModelSettings, folder: Path) -> BaseSource:
         if (folder / "adapter_config.json").is_file():
             has = "an adapter, not a base model"
         raise UserError(f"base_model.source {folder} has no config.json; it holds {has}")
+    _check_plain(folder, str(folder))
+    reference = settings.hub_id or str(folder)
+    return BaseSource(settings, str(folder), None, reference, content_fingerprint(folder))
+
+
+def _check_plain(folder: Path, source: str) -> None:
+    # transformers would load the adapter along with the base, without a word.
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"base_model.source {source} holds an adapter beside the base model; "
+            "give the base model without adapter_config.json"
+        )
+
+
+def content_fingerprint(folder: Path) -> str:
+    """Give the sha256 over the folder's weight files, in the order of their names.
+
+    Raises:
+        UserError: the folder has none.
+    """
     weights = sorted((*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")))
     if not weights:
         raise UserError(f"base_model.source {folder} has no weights (*.safetensors)")
-    reference = settings.hub_id or str(folder)
-    return BaseSource(settings, str(folder), None, reference, _content_fingerprint(weights))
-
-
-def _content_fingerprint(weights: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in weights:
         with path.open("rb") as file:
@@ -103,6 +123,7 @@ def _from_hub(settings: BaseModelSettings) -> BaseSource:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -110,9 +131,12 @@ def _from_hub(settings: BaseModelSettings) -> BaseSource:
 
     name, revision = settings.source, settings.revision
     try:
-        # The snapshot folder is named by the commit; one small file is enough to learn it, and
+        # The snapshot folder is named by the commit; its small files are enough to learn it, and
         # the Hub's own cache answers when there is no network.
-        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=["config.json"]))
+        small = ["config.json", "adapter_config.json"]
+        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=small))
+    except HFValidationError:
+        raise _no_such_path(Path(name)) from None
     except GatedRepoError:
         raise UserError(
             f"the base model {name!r} is gated: accept its terms on the Hub and set HF_TOKEN"
@@ -131,5 +155,6 @@ def _from_hub(settings: BaseModelSettings) -> BaseSource:
         ) from None
     if not (snapshot / "config.json").is_file():
         raise UserError(f"{name!r} on the Hub has no config.json: it is no Transformers model")
+    _check_plain(snapshot, name)
     commit = snapshot.name
     return BaseSource(settings, name, commit, name, f"commit:{commit}")

@@ -157,7 +157,7 @@ def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:
         name
         for name in names
         if not (
-            (adapter_state.is_adapter_parameter(name) and f".{record.adapter_name}" in name)
+            adapter_state.is_adapter_parameter(name, record.adapter_name)
             or (bias and name.endswith(".bias"))
         )
     ]

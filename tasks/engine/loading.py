@@ -1,10 +1,12 @@
 """Step 6's work: a saved adapter on a fresh base, strictly."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.engine.adapter_state import is_adapter_parameter
 from tasks.errors import UserError, VerificationError
 
 if TYPE_CHECKING:
@@ -35,12 +37,13 @@ def load_adapter(
     if name in getattr(model, "peft_config", {}):
         raise UserError(f"the model already has an adapter {name!r}; load under another name")
     _check_folder(source)
-    hub: dict[str, Any] = {"revision": revision} if revision else {}
+    hub = {"revision": revision} if revision else {}
     try:
-        info = model.load_adapter(str(source), adapter_name=name, **hub)
+        with _without_report():
+            info = model.load_adapter(str(source), adapter_name=name, adapter_kwargs=hub)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unusable(source, model, str(error).splitlines()[0]) from error
-    problem = _problem(info)
+    problem = _problem(info, name)
     if problem:
         raise _unusable(source, model, problem)
     switch_adapter(model, name)
@@ -125,11 +128,25 @@ def _check_folder(source: str | Path) -> None:
         raise UserError(f"{source} {what}; give an adapter's folder or Hub id (org/name)")
 
 
-def _problem(info: Any) -> str | None:  # noqa: ANN401 - transformers' loading info
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers 5.23 from reporting all other adapters' weights as newly initialised."""
+    log = logging.getLogger("transformers.integrations.peft")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _problem(info: Any, name: str) -> str | None:  # noqa: ANN401 - transformers' loading info
     found = {
         kind: sorted(getattr(info, f"{kind}_keys", None) or ())
         for kind in ("missing", "unexpected", "mismatched")
     }
+    # transformers 5.23 counts as missing whatever has the adapter's name or `lora` in its key.
+    found["missing"] = [key for key in found["missing"] if is_adapter_parameter(key, name)]
     said = [f"{len(keys)} {kind} keys, such as {keys[0]}" for kind, keys in found.items() if keys]
     return "; ".join(said) or None
 

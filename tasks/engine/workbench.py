@@ -5,9 +5,12 @@ has succeeded. A failed step's model is thrown away, because nobody knows how fa
 and the retry rebuilds it from the record: base, initial weights, trained weights (contract 2).
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.engine import base_models
+from tasks.engine.base_sources import content_fingerprint
+from tasks.errors import UserError
 from tasks.records import BaseModelRecord, InjectedRecord, TrainedRecord
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ def take(record: ModelRecord) -> "PreTrainedModel":
     """Give the model in the state that the record describes, and forget it.
 
     Raises:
-        UserError: a file that the record names is gone.
+        UserError: a file that the record names, or the base's weights, are gone or changed.
         VerificationError: the rebuilt state is not the recorded one.
     """
     model = _bench.pop(_key(record), None)
@@ -49,6 +52,7 @@ def _rebuild(record: ModelRecord) -> "PreTrainedModel":
     from tasks.engine.injection import reinject
     from tasks.engine.training import retrain
 
+    _check_files(record)
     match record:
         case BaseModelRecord():
             return base_models.load_base(record)
@@ -59,3 +63,19 @@ def _rebuild(record: ModelRecord) -> "PreTrainedModel":
             model = _rebuild(record.injected)
             retrain(model, record)
     return model
+
+
+def _check_files(record: ModelRecord) -> None:
+    match record:
+        case BaseModelRecord():
+            # A Hub id's commit is part of how it is loaded; a folder may hold anything by now.
+            folder = Path(record.location)
+            local = record.revision is None
+            if not local or (folder.is_dir() and content_fingerprint(folder) == record.fingerprint):
+                return
+            what = f"the base model {folder}"
+        case InjectedRecord(initial_weights=file) | TrainedRecord(weights=file):
+            if file.is_intact():
+                return
+            what = str(file.path)
+    raise UserError(f"{what} is gone or changed since this run recorded it; start a new run")
