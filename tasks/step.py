@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 
-from tasks.errors import UserError
+from tasks.errors import UserError, VerificationError
 from tasks.measuring import measured
 from tasks.records import Record, RunRecord
 from tasks.tracking import Tracker
@@ -46,10 +46,10 @@ def step(function: Callable[P, R]) -> Step[P, R]:
 
 
 async def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
-    """Tell a failure of the run from a user's mistake, which another try cannot mend."""
+    """Tell whether another try may help: not with a mistake, nor where a proof failed."""
     try:
         await state.aresult()
-    except UserError:
+    except (UserError, VerificationError):
         return False
     except Exception:  # noqa: BLE001 - whatever else it was, another try may help
         return True

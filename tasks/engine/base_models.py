@@ -121,21 +121,31 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
     """Load the base model onto the device, all of it frozen.
 
     Raises:
-        UserError: bitsandbytes cannot pack it, or its weights cannot be read.
+        UserError: bitsandbytes cannot pack it, or its weights cannot be read or are incomplete.
     """
+    from safetensors import SafetensorError
+
     settings = source.settings
     dtype = weight_dtype(settings)
     try:
-        model = _auto_class(settings.task).from_pretrained(
+        model, info = _auto_class(settings.task).from_pretrained(
             source.location,
             revision=source.revision,
             dtype=dtype,
             quantization_config=_quantization_config(settings, dtype),
             device_map={"": device()},
             trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the base model {source.location!r} cannot be loaded: {error}") from error
+    if info["missing_keys"]:
+        # transformers only logs it, and goes on with random numbers in their place.
+        missing = sorted(info["missing_keys"])
+        raise UserError(
+            f"the base model {source.location!r} lacks {len(missing)} weights of "
+            f"{type(model).__name__}, such as {missing[0]}"
+        )
     model.requires_grad_(requires_grad=False)
     return model  # type: ignore[no-any-return]
 

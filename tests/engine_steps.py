@@ -1,0 +1,150 @@
+"""The engine's steps on tiny models, as the pipeline calls them, for tests."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.config import BaseModelSettings, DataSettings, LoraSettings, TrainingSettings
+from tasks.engine import lora
+from tasks.engine.base_models import describe_base, load_base, load_skeleton
+from tasks.engine.base_sources import find_base
+from tasks.engine.examples import read_examples
+from tasks.engine.injection import inject
+from tasks.engine.prepared_data import PreparedData, prepare_data
+from tasks.records import BaseModelRecord, InjectedRecord, LoraRecord, TrainedRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
+
+WORDS = ("card", "order", "transfer", "France", "fox", "dog", "help", "Paris", "question", "me")
+ROWS = [{"prompt": f"The {one} is", "completion": f" {one} {one}"} for one in WORDS]
+
+
+def loaded(
+    folder: Path, settings: BaseModelSettings | None = None
+) -> tuple["PreTrainedModel", BaseModelRecord]:
+    """Step 1: load the base in a folder, in float32 unless the settings say otherwise."""
+    settings = settings or BaseModelSettings.model_validate(
+        {"source": str(folder), "dtype": "float32"}
+    )
+    source = find_base(settings)
+    model = load_base(source)
+    return model, describe_base(source, model)
+
+
+def configured(
+    base: BaseModelRecord, settings: LoraSettings | None = None, *, seed: int = 0
+) -> LoraRecord:
+    """Step 2: resolve the LoRA configuration."""
+    return lora.describe_lora(settings or LoraSettings(r=4), load_skeleton(base), base, seed)
+
+
+def injected(
+    base: Path,
+    folder: Path,
+    settings: LoraSettings | None = None,
+    base_settings: BaseModelSettings | None = None,
+) -> tuple["PreTrainedModel", InjectedRecord]:
+    """Steps 1 to 3: a base with a fresh adapter, whose initial weights go into the folder."""
+    model, record = loaded(base, base_settings)
+    configuration = configured(record, settings)
+    file = folder / "initial" / f"{configuration.adapter_name}.safetensors"
+    return model, inject(model, configuration, file)
+
+
+def prepared(base: BaseModelRecord, folder: Path, num_eval_rows: int = 2) -> PreparedData:
+    """Prepare ten short rows, of which the last ones are held out."""
+    files = {"train": ROWS[: len(ROWS) - num_eval_rows], "eval": ROWS[len(ROWS) - num_eval_rows :]}
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = DataSettings.model_validate(
+        {name: str(folder / f"{name}.jsonl") for name, rows in files.items() if rows}
+        | {"template": "plain", "eval_fraction": 0}
+    )
+    sets = read_examples(settings, 0)
+    return prepare_data(sets, settings, 0, find_base(base.settings), lambda *_: None)
+
+
+def training(**changes: object) -> TrainingSettings:
+    """Give settings for a short run at a high learning rate."""
+    return TrainingSettings.model_validate(
+        {"batch_size": 2, "max_steps": 4, "learning_rate": 0.02, "eval_steps": 2} | changes
+    )
+
+
+def train_here(
+    model: "PreTrainedModel",
+    record: InjectedRecord,
+    folder: Path,
+    settings: TrainingSettings | None = None,
+) -> TrainedRecord:
+    """Step 4: train the model that was injected."""
+    from tasks.engine.training import train
+
+    return train(
+        model,
+        record,
+        prepared(record.lora.base, folder),
+        settings=settings or training(),
+        folder=folder / "checkpoints",
+        on_progress=lambda _: None,
+    )
+
+
+def trained(
+    base: Path,
+    folder: Path,
+    settings: LoraSettings | None = None,
+    base_settings: BaseModelSettings | None = None,
+) -> tuple["PreTrainedModel", TrainedRecord]:
+    """Steps 1 to 4: a base with a trained adapter."""
+    model, record = injected(base, folder, settings, base_settings)
+    return model, train_here(model, record, folder)
+
+
+def logits(model: "PreTrainedModel") -> "Tensor":
+    """Give the model's logits for a fixed input, with whatever adapter is active."""
+    import torch
+
+    with torch.no_grad():
+        output = model.eval()(input_ids=torch.arange(24).reshape(2, 12)).logits
+    return output.float()  # type: ignore[no-any-return]
+
+
+def random_base(config: "PretrainedConfig", folder: Path) -> Path:
+    """Save a random float32 model of another architecture, without a tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def gpt2_base(folder: Path) -> Path:
+    """Save a tiny GPT-2, whose linear layers are `Conv1D`, with biases."""
+    from transformers import GPT2Config
+
+    return random_base(
+        GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=2, n_positions=64), folder
+    )
+
+
+def qwen2_base(folder: Path) -> Path:
+    """Save a tiny Qwen2: biases on q, k and v, and an output layer tied to the embeddings."""
+    from transformers import Qwen2Config
+
+    return random_base(
+        Qwen2Config(
+            vocab_size=400,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        ),
+        folder,
+    )
