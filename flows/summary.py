@@ -1,5 +1,10 @@
 """What a finished run says at its end: answers side by side, where things are, how to look on."""
 
+import re
+import shutil
+import sys
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
@@ -58,6 +63,16 @@ def _lines(report: ReportRecord) -> list[tuple[str, str]]:
         ("adapter", f"{saved.folder} ({saved.weights.size_bytes / 1e6:.1f} MB)"),
         *([("on the Hub", saved.hub_url)] if saved.hub_url else []),
         ("MLflow run", f"{report.run.run_id} in experiment {report.run.experiment!r}"),
-        ("MLflow UI", mlflow_ui_command(report.run)),
-        ("Prefect UI", prefect_ui_command()),
+        ("MLflow UI", _runnable(mlflow_ui_command(report.run))),
+        ("Prefect UI", _runnable(prefect_ui_command())),
     ]
+
+
+def _runnable(command: str) -> str:
+    """Write programs of this environment with their path where the shell would not find them."""
+    for program in ("mlflow", "prefect"):
+        ours = Path(sys.executable).with_name(program)
+        if shutil.which(program) != str(ours):
+            near = ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours
+            command = re.sub(rf"(^|\s){program} ", rf"\1{near} ", command)
+    return command

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tiny_models import tiny_tokenizer
+
 from tasks.config import BaseModelSettings, DataSettings, LoraSettings, TrainingSettings
 from tasks.engine import lora
 from tasks.engine.base_models import describe_base, load_base, load_skeleton
@@ -16,6 +18,8 @@ from tasks.records import BaseModelRecord, InjectedRecord, LoraRecord, TrainedRe
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from tasks.engine.training import OnTraining
 
 WORDS = ("card", "order", "transfer", "France", "fox", "dog", "help", "Paris", "question", "me")
 ROWS = [{"prompt": f"The {one} is", "completion": f" {one} {one}"} for one in WORDS]
@@ -55,6 +59,7 @@ def injected(
 
 def prepared(base: BaseModelRecord, folder: Path, num_eval_rows: int = 2) -> PreparedData:
     """Prepare ten short rows, of which the last ones are held out."""
+    folder.mkdir(exist_ok=True)
     files = {"train": ROWS[: len(ROWS) - num_eval_rows], "eval": ROWS[len(ROWS) - num_eval_rows :]}
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -78,8 +83,9 @@ def train_here(
     record: InjectedRecord,
     folder: Path,
     settings: TrainingSettings | None = None,
+    on_progress: "OnTraining | None" = None,
 ) -> TrainedRecord:
-    """Step 4: train the model that was injected."""
+    """Step 4: train the model that was injected, on from a checkpoint in the folder, if any."""
     from tasks.engine.training import train
 
     return train(
@@ -88,7 +94,7 @@ def train_here(
         prepared(record.lora.base, folder),
         settings=settings or training(),
         folder=folder / "checkpoints",
-        on_progress=lambda _: None,
+        on_progress=on_progress or (lambda _: None),
     )
 
 
@@ -113,13 +119,14 @@ def logits(model: "PreTrainedModel") -> "Tensor":
 
 
 def random_base(config: "PretrainedConfig", folder: Path) -> Path:
-    """Save a random float32 model of another architecture, without a tokenizer."""
+    """Save a random float32 model of another architecture with the tiny tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     return folder
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from engine_steps import configured, gpt2_base, loaded, qwen2_base
 
-from tasks.config import BaseModelSettings, LoraSettings
+from tasks.config import BaseModelSettings, LoraSettings, TrainAdapterConfig
 from tasks.engine import lora
 from tasks.engine.base_models import load_skeleton
 from tasks.engine.base_sources import find_base
@@ -140,9 +140,23 @@ def test_modules_to_save_must_exist(tiny_base: Path) -> None:
 
 
 def test_a_module_is_adapted_or_trained_whole(tiny_base: Path) -> None:
-    """A name in both lists is refused."""
-    message = refusal(tiny_base, target_modules=["q_proj"], modules_to_save=["q_proj"])
-    assert "['q_proj'] are both" in message
+    """A name in both lists is refused, and so is one whose module holds an adapted layer."""
+    for name in ("q_proj", "self_attn", "model"):
+        message = refusal(tiny_base, target_modules=["q_proj"], modules_to_save=[name])
+        assert f"['{name}'] cover layers that target_modules adapts" in message
+
+
+def test_an_odd_rank_cannot_be_orthogonal(tiny_base: Path) -> None:
+    """PEFT's orthogonal matrices want an even rank; an odd one is refused by its number."""
+    assert "lora.r is 5" in refusal(tiny_base, r=5, init="orthogonal")
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_packed_base_cannot_be_rewritten(init: str) -> None:
+    """PiSSA and OLoRA alter the base's weights, so that a quantised base is refused."""
+    given = {"base_model": {"source": "org/base", "quantization": "4bit"}, "data": {"train": "x"}}
+    with pytest.raises(ValueError, match=f"lora.init {init} rewrites the base's weights"):
+        TrainAdapterConfig.model_validate(given | {"lora": {"init": init}})
 
 
 def test_an_unusual_rank_is_remarked(tiny_base: Path) -> None:

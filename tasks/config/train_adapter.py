@@ -1,11 +1,13 @@
 """The configuration of the training flow: one section a concern."""
 
-from pydantic import ConfigDict, Field
+from typing import Self
 
-from tasks.config.base_model import BaseModelSettings
+from pydantic import ConfigDict, Field, model_validator
+
+from tasks.config.base_model import BaseModelSettings, Quantization
 from tasks.config.data import DataSettings
 from tasks.config.inference import InferenceSettings
-from tasks.config.lora import LoraSettings
+from tasks.config.lora import LoraInit, LoraSettings
 from tasks.config.output import OutputSettings
 from tasks.config.section import Section
 from tasks.config.tracking import TrackingSettings
@@ -40,3 +42,13 @@ class TrainAdapterConfig(Section):
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the split, the adapter's initial weights, the order of rows and dropout."""
+
+    @model_validator(mode="after")
+    def _packed_weights_cannot_be_altered(self) -> Self:
+        packing, init = self.base_model.quantization, self.lora.init
+        if packing is not Quantization.NONE and init in (LoraInit.PISSA, LoraInit.OLORA):
+            raise ValueError(
+                f"lora.init {init.value} rewrites the base's weights, which base_model.quantization"
+                f" {packing.value} has packed; use init default, or quantization none"
+            )
+        return self

@@ -1,5 +1,6 @@
 """Step 1's work: a base model in memory, with the type and packing that the settings ask for."""
 
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,17 @@ def weight_dtype(settings: BaseModelSettings) -> "torch.dtype":
         dtype: torch.dtype = getattr(torch, settings.dtype.value)
         return dtype
     return torch.bfloat16 if multiplies_bfloat16_fast() else torch.float32
+
+
+def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
+    """Compute as training does: what is float32 on a half-precision base multiplies in its type.
+
+    Without it the float32 copy of a module that trains whole meets half-precision inputs.
+    """
+    import torch
+
+    half = model.dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(model.device.type, dtype=model.dtype if half else None, enabled=half)
 
 
 def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":

@@ -7,12 +7,14 @@ kernel) without any error. So sharing a prefix is tried on two rows first, besid
 from typing import TYPE_CHECKING
 
 from tasks.config import Batching, TrainingSettings
+from tasks.engine.base_models import mixed_precision
 from tasks.engine.batching import Batch, Batches, PaddedBatches, SharedPrefixBatches, as_items
 from tasks.engine.prepared_data import PreparedData
-from tasks.engine.tokenization import TokenizedRow, shared_prefix_length
+from tasks.engine.tokenization import IGNORED, TokenizedRow, shared_prefix_length
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 _WORTHWHILE_SHARE = 0.2
@@ -41,34 +43,46 @@ def choose_batches(
     if not asked and length < _WORTHWHILE_SHARE * mean_length:
         return padded, ()
     shared = SharedPrefixBatches(length)
-    difference = _relative_difference(model, padded, shared, data.train.rows)
+    why_not = _why_not_shared(model, padded, shared, rows)
+    if why_not is None:
+        return shared, ()
+    if asked:
+        raise UserError(f"training.batching is shared-prefix, but {why_not}; use padded")
+    return padded, (f"{why_not}, so rows are padded instead",)
+
+
+def _why_not_shared(
+    model: "PreTrainedModel", padded: Batches, shared: Batches, rows: list[TokenizedRow]
+) -> str | None:
+    probe = as_items(sorted(rows, key=lambda row: len(row.input_ids))[:: max(1, len(rows) - 1)])
+    name = type(model).__name__
+    expected = _logits(model, padded(probe))
+    try:
+        given = _logits(model, shared(probe))
+    except (RuntimeError, TypeError, ValueError) as error:  # Bloom, Mamba: no mask of this shape
+        reason = str(error).strip().split("\n")[0]
+        return f"{name} cannot work with a shared prefix ({reason})"
+    # Logits and not the loss, in which differences cancel out; relative to their spread.
+    spread = (expected - expected.mean(dim=-1, keepdim=True)).norm()
+    difference = float((given - expected).norm() / spread)
     full_precision = next(p for p in model.parameters() if not p.requires_grad).dtype.itemsize == 4  # noqa: PLR2004
     if difference <= (_TOLERANCE_FLOAT32 if full_precision else _TOLERANCE_LOW_PRECISION):
-        return shared, ()
-    why = f"a shared prefix changes the loss of {type(model).__name__} by {difference:.1%}"
-    if asked:
-        raise UserError(f"training.batching is shared-prefix, but {why}; use padded")
-    return padded, (f"{why}, so rows are padded instead",)
+        return None
+    return f"a shared prefix changes the logits of {name} by {difference:.1%}"
 
 
-def _relative_difference(
-    model: "PreTrainedModel", padded: Batches, shared: Batches, rows: list[TokenizedRow]
-) -> float:
+def _logits(model: "PreTrainedModel", batch: Batch) -> "Tensor":
+    """Give the logits where a row has a label, row by row: float32 [labels, vocabulary]."""
     import torch
 
-    from tasks.engine.trainer import summed_loss
+    from tasks.engine.trainer import labelled_logits
 
-    probe = as_items(sorted(rows, key=lambda row: len(row.input_ids))[:: max(1, len(rows) - 1)])
     was_training = model.training
     model.eval()
-
-    def loss(batch: Batch) -> float:
-        on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        with torch.no_grad():
-            return float(summed_loss(model, on_device).item())
-
+    on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
     try:
-        expected = loss(padded(probe))
-        return abs(loss(shared(probe)) - expected) / expected
+        with torch.no_grad():
+            logits = labelled_logits(model, on_device)
     finally:
         model.train(was_training)
+    return logits[on_device["labels"] != IGNORED].float()

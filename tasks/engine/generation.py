@@ -64,10 +64,14 @@ def _answer_batch(
         add_special_tokens=adds_special_tokens,
         return_token_type_ids=False,
     ).to(model.device)
-    # A configuration of our own: a model's own may ask for sampling.
+    # A configuration of our own: a model's own may ask for sampling, and generate() takes from it
+    # whatever is unset here. A penalty would count padding, too.
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         eos_token_id=_end_tokens(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
@@ -112,7 +116,7 @@ def matches(answer_text: str, expected: str) -> bool:
     try:
         # `true` and `1` are equal in Python, but not in JSON.
         return _canonical(given) == _canonical(wanted)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for `[[[[…`, which small models like to write
         return given == wanted
 
 

@@ -32,10 +32,12 @@ def resolve_lora(settings: LoraSettings, skeleton: "PreTrainedModel") -> "LoraCo
 
     Raises:
         UserError: a name in `target_modules` or `modules_to_save` matches nothing, or something
-            that LoRA cannot adapt.
+            that LoRA cannot adapt, or the initialisation does not go with the rank.
     """
     from peft import LoraConfig, TaskType
 
+    if settings.init is LoraInit.ORTHOGONAL and settings.r % 2:
+        raise UserError(f"lora.init orthogonal needs an even rank; lora.r is {settings.r}")
     targets = _resolve_targets(settings.target_modules, skeleton)
     _check_modules_to_save(settings.modules_to_save, targets, skeleton)
     return LoraConfig(
@@ -187,12 +189,19 @@ def _check_modules_to_save(names: list[str], targets: list[str], model: "PreTrai
     if unmatched:
         possible = sorted({m.rpartition(".")[2] for m in modules} - {str(i) for i in range(999)})
         raise _no_match("modules_to_save", unmatched, possible, model)
-    both = sorted(set(names) & set(targets))
+    adapted = [m for m in adaptable(model) if any(_matches(m, target) for target in targets)]
+    both = sorted({n for n in names for m in adapted if any(_matches(p, n) for p in _path(m))})
     if both:
         raise UserError(
-            f"{both} are both in target_modules and modules_to_save; a module is adapted or "
-            "trained whole, so name it once"
+            f"lora.modules_to_save {both} cover layers that target_modules adapts; a module is "
+            "adapted or trained whole, so take it out of one of them"
         )
+
+
+def _path(module: str) -> list[str]:
+    """Give the dotted names of a module and of all that it lies in."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _no_match(

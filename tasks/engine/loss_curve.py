@@ -21,8 +21,10 @@ def draw_loss_curve(points: Sequence[LossPoint], file: Path) -> Path:
         if drawn:
             axes.plot(*zip(*drawn, strict=True), style, label=label, markersize=5)
     axes.set(xlabel="step", ylabel="loss (nats a token)")
-    axes.set_yscale("log")
+    if any((p.train_loss or 0) > 0 or (p.eval_loss or 0) > 0 for p in points):
+        axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    if points:
+        axes.legend()
     figure.savefig(file, dpi=110)
     return file

@@ -44,8 +44,8 @@ def to_plain(
 def _stacked(key: str, trained: "Tensor", initial: "Tensor") -> "Tensor":
     import torch
 
-    if ".lora_A." in key:
+    if ".lora_A." in key or ".lora_embedding_A" in key:
         return torch.cat([trained, -initial], dim=0).contiguous()
-    if ".lora_B." in key:
+    if ".lora_B." in key or ".lora_embedding_B" in key:
         return torch.cat([trained, initial], dim=1).contiguous()
     return trained

@@ -40,14 +40,14 @@ class Renderer:
         if example.text is not None:
             raise UserError(f"row {example.row} is plain text: it has no prompt to answer")
         if self.template is Template.CHAT:
-            return self._chat(example.prompt_messages, opened=True)
+            return self._chat(example, len(example.messages) - 1, opened=True)
         return self._plain_prompt(example.prompt_messages)
 
     def full(self, example: Example) -> Rendered:
         """Give the text to train on, ended by the tokenizer's end token.
 
         Raises:
-            UserError: the template leaves no trace of the last answer.
+            UserError: the template refuses the turns, or leaves no trace of the last answer.
         """
         if example.text is not None:
             return self._whole(example.text)
@@ -77,9 +77,9 @@ class Renderer:
         return Rendered(text.removesuffix(self.separator), tuple(spans))
 
     def _full_chat(self, example: Example) -> Rendered:
-        text = self._chat(example.messages, opened=False)
+        text = self._chat(example, len(example.messages), opened=False)
         places = [
-            self._place(example.messages, turn, text)
+            self._place(example, turn, text)
             for turn, message in enumerate(example.messages)
             if message.role == "assistant"
         ]
@@ -91,20 +91,29 @@ class Renderer:
         found = tuple(place for place in places if place is not None)
         return Rendered(text, found, len(places) - len(found))
 
-    def _place(self, messages: tuple[Message, ...], turn: int, text: str) -> tuple[int, int] | None:
-        before = self._chat(messages[:turn], opened=True)
-        through = self._chat(messages[: turn + 1], opened=False)
+    def _place(self, example: Example, turn: int, text: str) -> tuple[int, int] | None:
+        before = self._chat(example, turn, opened=True)
+        through = self._chat(example, turn + 1, opened=False)
         if not (text.startswith(through) and through.startswith(before)):
             return None
         end = through.rfind(self._end(), len(before)) if self._end() else -1
         # What a template writes after the end token (a line break) is never generated.
         return len(before), len(through) if end < 0 else end + len(self._end())
 
-    def _chat(self, messages: tuple[Message, ...], *, opened: bool) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        rendered = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=opened
-        )
+    def _chat(self, example: Example, num_turns: int, *, opened: bool) -> str:
+        from jinja2 import TemplateError
+
+        turns = [{"role": one.role, "content": one.content} for one in example.messages[:num_turns]]
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=opened
+            )
+        except TemplateError as error:  # many templates refuse a system message, or two users
+            roles = ", ".join(turn["role"] for turn in turns) or "none"
+            raise UserError(
+                f"row {example.row}: the chat template refuses the turns ({roles}): {error}; "
+                "change the row, or set data.template to plain"
+            ) from error
         return str(rendered)
 
 

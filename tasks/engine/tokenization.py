@@ -103,7 +103,9 @@ def _tokenize(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> Tokeni
     ids: list[int] = list(encoded["input_ids"])
     spans = ((0, len(rendered.text)),) if loss_on is LossOn.ALL else rendered.answers
     labels = [
-        token if start < end and any(a <= start and end <= b for a, b in spans) else IGNORED
+        # A token may begin in the prompt (`is ` + `Paris`: its space is part of the word), and one
+        # of white space may have an empty span at its end, as GPT-NeoX's tokenizer trims them.
+        token if any(a < end and start < b for a, b in spans) else IGNORED
         for token, (start, end) in zip(ids, encoded["offset_mapping"], strict=True)
     ]
     return TokenizedRow(ids, labels)

@@ -1,0 +1,271 @@
+"""Step 4: the adapter moves, the base does not, and an interruption changes nothing."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from engine_steps import (
+    gpt2_base,
+    injected,
+    loaded,
+    prepared,
+    qwen2_base,
+    train_here,
+    trained,
+    training,
+)
+
+from tasks.config import BaseModelSettings, LoraSettings
+from tasks.engine import adapter_state
+from tasks.engine.injection import reinject
+from tasks.engine.training import TrainingProgress, last_complete_checkpoint
+from tasks.errors import VerificationError
+from tasks.records import InjectedRecord, LossPoint, TrainedRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DROPOUT = LoraSettings(r=4, lora_dropout=0.3)
+
+
+class Killed(Exception):  # noqa: N818 - not an error of ours
+    """What a training run dies of."""
+
+
+def rebuilt(record: InjectedRecord) -> "PreTrainedModel":
+    """Give the injected model as a new process builds it."""
+    model = loaded(Path(record.lora.base.location), record.lora.base.settings)[0]
+    reinject(model, record)
+    return model
+
+
+def kill_at(step: int) -> Callable[[TrainingProgress], None]:
+    """Give a listener that ends the training once a step is done."""
+
+    def on_progress(now: TrainingProgress) -> None:
+        if now.step == step and not now.metrics:
+            raise Killed
+
+    return on_progress
+
+
+def curve(record: TrainedRecord) -> list[tuple[int, float]]:
+    """Give the training losses by step."""
+    return [(p.step, p.train_loss) for p in record.loss_curve if p.train_loss is not None]
+
+
+def test_the_adapter_moves_and_the_base_does_not(tiny_base: Path, tmp_path: Path) -> None:
+    """All base weights are bit-identical after training, and the adapter's are others."""
+    model, record = injected(tiny_base, tmp_path)
+    before = {name: w.clone() for name, w in adapter_state.base_weights(model)}
+    result = train_here(model, record, tmp_path)
+
+    after = dict(adapter_state.base_weights(model))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert result.adapter_change > 0
+    assert curve(result)[-1][1] < curve(result)[0][1]
+
+
+def test_the_record_says_what_was_saved(tiny_base: Path, tmp_path: Path) -> None:
+    """The recorded file holds the live adapter, and the change is the norm of the difference."""
+    model, result = trained(tiny_base, tmp_path)
+    initial = adapter_state.load_weights(result.injected.initial_weights.path)
+    final = adapter_state.load_weights(result.weights.path)
+
+    assert adapter_state.change(final, adapter_state.read_adapter(model, "default")) == 0
+    squares = sum(((final[key] - initial[key]) ** 2).sum().item() for key in final)
+    assert result.adapter_change == pytest.approx(squares**0.5)
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_resumed_run_is_the_uninterrupted_one(tiny_base: Path, tmp_path: Path, step: int) -> None:
+    """Killed after its checkpoint at step 2 and resumed, a run ends with the same bits."""
+    model, record = injected(tiny_base, tmp_path, DROPOUT)
+    whole = train_here(model, record, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train_here(rebuilt(record), record, tmp_path / "cut", on_progress=kill_at(step + 1))
+    assert (tmp_path / "cut/checkpoints/checkpoint-2").is_dir()
+
+    resumed = train_here(rebuilt(record), record, tmp_path / "cut")
+    assert resumed.weights.sha256 == whole.weights.sha256
+    assert resumed.loss_curve == whole.loss_curve
+
+
+def test_a_finished_run_is_not_trained_again(tiny_base: Path, tmp_path: Path) -> None:
+    """A retry after the last checkpoint takes no step and gives the same result."""
+    model, record = injected(tiny_base, tmp_path, DROPOUT)
+    first = train_here(model, record, tmp_path)
+    steps: list[TrainingProgress] = []
+    again = train_here(rebuilt(record), record, tmp_path, on_progress=steps.append)
+
+    assert [now for now in steps if not now.metrics] == []
+    assert again.weights.sha256 == first.weights.sha256
+    assert (again.loss_curve, again.best_step) == (first.loss_curve, first.best_step)
+
+
+def test_a_half_written_checkpoint_is_passed_over(tiny_base: Path, tmp_path: Path) -> None:
+    """A checkpoint without its state file, which comes last, is not resumed from."""
+    model, record = injected(tiny_base, tmp_path, DROPOUT)
+    whole = train_here(model, record, tmp_path / "whole")
+    folder = tmp_path / "cut" / "checkpoints"
+    with pytest.raises(Killed):
+        train_here(rebuilt(record), record, tmp_path / "cut", on_progress=kill_at(3))
+    half = shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-4")
+    (half / "trainer_state.json").unlink()
+
+    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-2")
+    resumed = train_here(rebuilt(record), record, tmp_path / "cut")
+    assert resumed.weights.sha256 == whole.weights.sha256
+
+
+WORSENING = training(max_steps=6, eval_steps=1, learning_rate=3.0, lr_scheduler="constant")
+
+
+def test_the_best_checkpoint_is_kept(tiny_base: Path, tmp_path: Path) -> None:
+    """With `keep_best` the run ends with the weights of the lowest held-out loss."""
+    model, record = injected(tiny_base, tmp_path)
+    result = train_here(model, record, tmp_path, WORSENING)
+    losses = {p.step: p.eval_loss for p in result.loss_curve if p.eval_loss is not None}
+
+    assert result.best_step == min(losses, key=lambda step: losses[step] or 0) < 6
+    assert result.eval_loss == min(loss for loss in losses.values() if loss is not None)
+    best = tmp_path / f"checkpoints/checkpoint-{result.best_step}" / adapter_state.WEIGHTS_FILE
+    assert best.read_bytes() == result.weights.path.read_bytes()
+    live = adapter_state.read_adapter(model, "default")
+    assert adapter_state.change(adapter_state.load_weights(best), live) == 0
+
+
+def test_the_last_weights_are_kept_on_request(tiny_base: Path, tmp_path: Path) -> None:
+    """Without `keep_best` the run ends with the last weights and their held-out loss."""
+    model, record = injected(tiny_base, tmp_path)
+    last = WORSENING.model_copy(update={"keep_best": False})
+    result = train_here(model, record, tmp_path, last)
+
+    assert result.best_step is None
+    assert result.eval_loss == result.loss_curve[-1].eval_loss
+    final = tmp_path / "checkpoints/checkpoint-6" / adapter_state.WEIGHTS_FILE
+    assert final.read_bytes() == result.weights.path.read_bytes()
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_early_stopping_stops(tiny_base: Path, tmp_path: Path, keep_best: object) -> None:
+    """A held-out loss that does not fall any more ends the run before its last step."""
+    model, record = injected(tiny_base, tmp_path)
+    changes = {"early_stopping_patience": 1, "max_steps": 40, "keep_best": keep_best}
+    result = train_here(model, record, tmp_path, WORSENING.model_copy(update=changes))
+
+    assert result.num_steps < 40
+    *_, before, last = [p.eval_loss for p in result.loss_curve if p.eval_loss is not None]
+    assert last > before
+
+
+def test_training_needs_no_held_out_rows(tiny_base: Path, tmp_path: Path) -> None:
+    """Without held-out rows there is no held-out loss, and the last weights are the result."""
+    from tasks.engine.training import train
+
+    model, record = injected(tiny_base, tmp_path)
+    result = train(
+        model,
+        record,
+        prepared(record.lora.base, tmp_path, num_eval_rows=0),
+        settings=training(early_stopping_patience=1),
+        folder=tmp_path / "checkpoints",
+        on_progress=lambda _: None,
+    )
+    assert (result.eval_loss, result.best_step, result.num_steps) == (None, None, 4)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tiny_base: Path, tmp_path: Path) -> None:
+    """A diverged run fails at once and names the learning rate."""
+    model, record = injected(tiny_base, tmp_path)
+    diverging = training(learning_rate=1e30, lr_scheduler="constant")
+    with pytest.raises(VerificationError, match=r"loss is (nan|inf).*lower training.learning_rate"):
+        train_here(model, record, tmp_path, diverging)
+
+
+def test_an_adapter_that_did_not_move_is_found_out(tiny_base: Path, tmp_path: Path) -> None:
+    """A learning rate too small for float32 changes nothing, which is an error."""
+    model, record = injected(tiny_base, tmp_path)
+    with pytest.raises(VerificationError, match="left every adapter weight as it was"):
+        train_here(model, record, tmp_path, training(learning_rate=1e-60))
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.norm.weight"])
+def test_a_base_that_moved_is_found_out(tiny_base: Path, tmp_path: Path, name: str) -> None:
+    """A base weight that changes by the least bit during training is an error."""
+    model, record = injected(tiny_base, tmp_path)
+
+    def disturb(_: TrainingProgress) -> None:
+        first = model.get_parameter(name).data.view(-1)
+        first[0] = torch.nextafter(first[0], torch.tensor(9.0))
+
+    with pytest.raises(VerificationError, match="changed weights of the base"):
+        train_here(model, record, tmp_path, on_progress=disturb)
+
+
+def test_accumulation_is_a_larger_batch(tiny_base: Path, tmp_path: Path) -> None:
+    """Two batches of two rows make the same step as one batch of four, rows of any length."""
+    logged = []
+    for batch_size, accumulation in ((4, 1), (2, 2)):
+        model, record = injected(tiny_base, tmp_path)
+        shape = {"batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+        metrics: list[dict[str, float]] = []
+        train_here(
+            model,
+            record,
+            tmp_path / str(batch_size),
+            training(max_steps=3, learning_rate=1e-3, **shape),
+            lambda now, seen=metrics: seen.append(now.metrics),  # type: ignore[misc]
+        )
+        logged.append([(m["loss"], m["grad_norm"]) for m in metrics if "grad_norm" in m])
+
+    assert len(logged[0]) == 3
+    for whole, parts in zip(*logged, strict=True):
+        assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_held_out_loss_is_the_mean_over_tokens(tiny_base: Path, tmp_path: Path) -> None:
+    """Each held-out token counts the same, however the rows are batched."""
+    model, record = injected(tiny_base, tmp_path)
+    result = train_here(model, record, tmp_path, training(keep_best=False))
+    held_out = prepared(record.lora.base, tmp_path).eval
+    assert held_out is not None
+    loss, tokens = 0.0, 0
+    for row in held_out.rows:
+        ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
+        with torch.no_grad():
+            mean = model.eval()(input_ids=ids, labels=labels).loss.item()
+        loss, tokens = loss + mean * row.num_trained_tokens, tokens + row.num_trained_tokens
+
+    assert len({row.num_trained_tokens for row in held_out.rows}) > 1
+    assert result.eval_loss == pytest.approx(loss / tokens, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_half_precision_base_trains_whole_modules(
+    tiny_base: Path, tmp_path: Path, dtype: str
+) -> None:
+    """A float32 copy of the output layer trains on a base in half precision."""
+    half = BaseModelSettings.model_validate({"source": str(tiny_base), "dtype": dtype})
+    lora = LoraSettings(r=4, modules_to_save=["lm_head"])
+    _, result = trained(tiny_base, tmp_path, lora, half)
+
+    weights = adapter_state.load_weights(result.weights.path)
+    assert "lm_head.weight" in weights
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("save", [gpt2_base, qwen2_base])
+@pytest.mark.parametrize("bias", ["none", "all"])
+def test_other_architectures_train(tmp_path: Path, save: Callable[[Path], Path], bias: str) -> None:
+    """GPT-2 and Qwen2 train, with or without their biases."""
+    lora = LoraSettings.model_validate({"r": 4, "bias": bias})
+    _, result = trained(save(tmp_path / "base"), tmp_path, lora)
+
+    weights = adapter_state.load_weights(result.weights.path)
+    assert any(key.endswith(".bias") for key in weights) == (bias == "all")
+    assert isinstance(result.loss_curve[0], LossPoint)
