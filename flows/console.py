@@ -28,6 +28,7 @@ def show_our_lines() -> None:
 
     setup_logging()
     logging.captureWarnings(capture=True)
+    logging.getLogger("tasks").setLevel(logging.INFO)
     formatter = _StepFormatter("%(asctime)s  %(step)-16s  %(mark)s%(message)s", "%H:%M:%S")
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_worth_showing)

@@ -1,8 +1,10 @@
 """The MLflow run of a flow run: opened or found again, and always ended with what is true."""
 
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 
 from prefect.runtime import flow_run
 
@@ -11,6 +13,8 @@ from tasks.errors import UserError
 from tasks.records import DataRecord, RunRecord
 from tasks.tracking import Tracker, open_run
 from tasks.validate_inputs import check_output
+
+_RECORDED_VERSIONS = ("adapterflow", "torch", "transformers", "peft", "bitsandbytes")
 
 CHECKPOINTS = "checkpoints"
 """The folder of a run's checkpoints, inside the run's own."""
@@ -62,6 +66,8 @@ def _log_inputs(config: TrainAdapterConfig, data: DataRecord, tracker: Tracker) 
             **(_counts("eval", data.eval.model_dump()) if data.eval else {}),
         }
     )
+    versions = {f"versions/{name}": version(name) for name in _RECORDED_VERSIONS}
+    tracker.log_params({**versions, "versions/python": platform.python_version()})
     tracker.log_text(config.model_dump_json(indent=2), "configuration.json")
 
 

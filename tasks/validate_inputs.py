@@ -31,6 +31,11 @@ def validate_inputs(config: TrainAdapterConfig) -> DataRecord:
     resolve_lora(config.lora, load_skeleton(base))
     with progress("tokenised row") as shown:
         record = prepare_data(sets, config.data, config.seed, base, shown.at).record
+    if config.training.early_stopping_patience and not record.eval:
+        raise UserError(
+            "training.early_stopping_patience needs held-out rows; give data.eval or an "
+            "eval_fraction above 0"
+        )
     _report(record)
     return record
 

@@ -1,19 +1,27 @@
 """The engine's steps on tiny models, as the pipeline calls them, for tests."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiny_models import tiny_tokenizer
 
-from tasks.config import BaseModelSettings, DataSettings, LoraSettings, TrainingSettings
+from tasks.config import (
+    BaseModelSettings,
+    DataSettings,
+    LoraSettings,
+    OutputSettings,
+    TrainingSettings,
+)
 from tasks.engine import lora
 from tasks.engine.base_models import describe_base, load_base, load_skeleton
 from tasks.engine.base_sources import find_base
 from tasks.engine.examples import read_examples
-from tasks.engine.injection import inject
+from tasks.engine.injection import inject, probe_logits
 from tasks.engine.prepared_data import PreparedData, prepare_data
-from tasks.records import BaseModelRecord, InjectedRecord, LoraRecord, TrainedRecord
+from tasks.engine.saving import adapter_files, save_adapter
+from tasks.records import BaseModelRecord, InjectedRecord, LoraRecord, SavedRecord, TrainedRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     from tasks.engine.training import OnTraining
 
 WORDS = ("card", "order", "transfer", "France", "fox", "dog", "help", "Paris", "question", "me")
-ROWS = [{"prompt": f"The {one} is", "completion": f" {one} {one}"} for one in WORDS]
+ROWS = [{"prompt": f"The {one} is", "completion": f" {one}" * len(one)} for one in WORDS]
 
 
 def loaded(
@@ -107,6 +115,21 @@ def trained(
     """Steps 1 to 4: a base with a trained adapter."""
     model, record = injected(base, folder, settings, base_settings)
     return model, train_here(model, record, folder)
+
+
+def save_here(
+    model: "PreTrainedModel",
+    record: TrainedRecord,
+    folder: Path,
+    push: Callable[[Path], str] | None = None,
+) -> SavedRecord:
+    """Step 5: save the model's adapter to `folder/adapters/<name>`."""
+    from tasks.engine.model_card import write_card
+
+    data = prepared(record.injected.lora.base, folder).record
+    card = write_card(record, data, OutputSettings(license="apache-2.0"))
+    files = adapter_files(model, record, card)
+    return save_adapter(files, folder / "adapters" / files.name, probe_logits(model), push)
 
 
 def logits(model: "PreTrainedModel") -> "Tensor":

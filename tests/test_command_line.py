@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -168,17 +169,23 @@ def test_a_run_survives_what_kills_it(
     settings = ("training.num_train_epochs=60", "training.eval_steps=10")
     command = [ADAPTERFLOW, "train", config_file, *(f"--set={s}" for s in settings), "--json"]
     whole = _report(command, environment)
+    words = [str(part) for part in command]
     killed = subprocess.Popen(  # Ctrl-C must reach it, which a shell's background job ignores
-        command,
+        words,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        start_new_session=True,
     )
-    _wait_for_checkpoint(tmp_path / "home", besides=whole.run.folder)
-    killed.send_signal(number)
-    _, err = killed.communicate(timeout=120)
+    try:
+        _wait_for_checkpoint(tmp_path / "home", besides=whole.run.folder)
+        killed.send_signal(number)
+        _, err = killed.communicate(timeout=120)
+    finally:
+        with suppress(ProcessLookupError):  # SIGKILL leaves its embedded server behind
+            os.killpg(killed.pid, signal.SIGTERM)
     assert killed.returncode == (-9 if number is signal.SIGKILL else 1)
     if number is not signal.SIGKILL:
         assert err.splitlines()[-1].startswith("to go on: adapterflow resume ")

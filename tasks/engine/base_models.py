@@ -1,6 +1,6 @@
 """Step 1's work: a base model in memory, with the type and packing that the settings ask for."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -125,8 +125,9 @@ def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
     """
     import torch
 
-    half = model.dtype in (torch.bfloat16, torch.float16)
-    return torch.autocast(model.device.type, dtype=model.dtype if half else None, enabled=half)
+    if model.dtype not in (torch.bfloat16, torch.float16):
+        return nullcontext()
+    return torch.autocast(model.device.type, dtype=model.dtype)
 
 
 def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from tasks.engine import adapter_state
+from tasks.engine.base_models import mixed_precision
 from tasks.engine.batching import Batch
 from tasks.engine.tokenization import IGNORED
 
@@ -53,7 +54,8 @@ def labelled_logits(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
 
 def summed_loss(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
     """Give the cross entropy summed over the batch's labels, in nats."""
-    logits = labelled_logits(model, batch)
+    with mixed_precision(model):  # Trainer itself has none for float16 on the CPU
+        logits = labelled_logits(model, batch)
     return cross_entropy(
         logits.flatten(0, 1).float(),
         batch["labels"].flatten(),

