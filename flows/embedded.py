@@ -19,8 +19,9 @@ def use_embedded_server() -> None:
         # A new database takes prefect 3.8 longer than its own limit of 20 s.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-        # The only call that it would make to the outside.
+        # Server and client would each report their use to the outside.
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)

@@ -53,6 +53,11 @@ class RunRecord(Record):
     flow_run_id: str
     folder: Path
 
+    @property
+    def checkpoints(self) -> Path:
+        """Give the folder of the training's checkpoints, which exists once it has one."""
+        return self.folder / "checkpoints"
+
 
 class SplitRecord(Record):
     """One split after tokenisation."""

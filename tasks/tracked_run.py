@@ -16,9 +16,6 @@ from tasks.validate_inputs import check_output
 
 _RECORDED_VERSIONS = ("adapterflow", "torch", "transformers", "peft", "bitsandbytes")
 
-CHECKPOINTS = "checkpoints"
-"""The folder of a run's checkpoints, inside the run's own."""
-
 
 @contextmanager
 def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRecord]:
@@ -32,7 +29,7 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
         _log_inputs(config, data, tracker)
         yield run
     except UserError:
-        if (run.folder / CHECKPOINTS).exists():
+        if run.checkpoints.exists():
             tracker.end("FAILED")
         else:
             tracker.discard()

@@ -6,7 +6,6 @@ from tasks.engine.prepared_data import prepare_again
 from tasks.progress import logger, progress
 from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
 from tasks.step import step
-from tasks.tracked_run import CHECKPOINTS
 from tasks.tracking import Tracker
 
 _METRIC_NAMES = {
@@ -47,7 +46,7 @@ def train_adapter(
             injected,
             prepared,
             settings=settings,
-            folder=run.folder / CHECKPOINTS,
+            folder=run.checkpoints,
             on_progress=on_progress,
         )
     workbench.put(record, model)

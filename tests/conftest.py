@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The only call that a test's Prefect server would make to the outside.
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["DO_NOT_TRACK"] = "1"
 
 import pytest
 from tiny_models import tiny_llama, tiny_tokenizer
