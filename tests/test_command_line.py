@@ -182,10 +182,11 @@ def test_a_run_survives_what_kills_it(
     try:
         _wait_for_checkpoint(tmp_path / "home", besides=whole.run.folder)
         killed.send_signal(number)
-        _, err = killed.communicate(timeout=120)
+        killed.wait(timeout=120)
     finally:
         with suppress(ProcessLookupError):  # SIGKILL leaves its embedded server behind
             os.killpg(killed.pid, signal.SIGTERM)
+    _, err = killed.communicate()
     assert killed.returncode == (-9 if number is signal.SIGKILL else 1)
     if number is not signal.SIGKILL:
         assert err.splitlines()[-1].startswith("to go on: adapterflow resume ")
