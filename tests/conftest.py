@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 # huggingface_hub and datasets read it when they are imported, and test modules import them. A test
 # that wants a Hub points the clients at the stand-in.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tiny models are done sooner by one thread than two threads agree on who does what.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The only call that a test's Prefect server would make to the outside.
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"

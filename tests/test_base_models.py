@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_a_packed_base_trains_on_the_cpu(
 def test_four_bits_are_nf4_twice_quantised(wide_base: Path) -> None:
     """`4bit` is what QLoRA uses: NF4, quantised scales, products in the base's type."""
     model, _ = loaded(wide_base, settings(wide_base, dtype="bfloat16", quantization="4bit"))
-    layer = model.get_submodule("model.layers.0.mlp.up_proj")
+    layer: Any = model.get_submodule("model.layers.0.mlp.up_proj")
     state = layer.weight.quant_state
 
     assert (state.quant_type, state.nested) == ("nf4", True)

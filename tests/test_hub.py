@@ -59,7 +59,9 @@ def test_a_failing_push_leaves_the_folder(
     model, record = trained(tiny_base, tmp_path)
     cut_off(monkeypatch)
     push = partial(push_adapter, repo_id="org/adapter", private=False)
-    with pytest.raises(AdapterflowError, match="pushing .*/adapters/default to org/adapter failed"):
+    with pytest.raises(
+        AdapterflowError, match=r"pushing .*/adapters/default to org/adapter failed"
+    ):
         save_here(model, record, tmp_path, push)
 
     folder = tmp_path / "adapters" / "default"

@@ -1,6 +1,7 @@
 """Step 3: the adapter is where it should be, only it trains, and it changes nothing yet."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from tasks.config import BaseModelSettings, LoraSettings
 from tasks.engine import adapter_state
 from tasks.engine.injection import inject, probe_logits, trainable
 from tasks.errors import VerificationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 VARIANTS = [
     {},
@@ -190,7 +194,7 @@ def test_a_base_that_would_train_is_found_out(
     model, base = loaded(tiny_base)
     add = type(model).set_adapter
 
-    def set_adapter_and_thaw(self: torch.nn.Module, name: str) -> None:
+    def set_adapter_and_thaw(self: "PreTrainedModel", name: str) -> None:
         add(self, name)
         self.get_parameter("lm_head.weight").requires_grad_()
 

@@ -11,6 +11,7 @@ from engine_steps import gpt2_base, loaded, logits
 from hub_stand_in import HubStandIn, point_clients_at
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_adapter, tiny_llama
+from transformers import AutoModelForCausalLM
 
 from tasks.engine.injection import trainable
 from tasks.engine.loading import (
@@ -86,10 +87,12 @@ def test_what_the_hub_does_not_have_is_refused(hub: HubStandIn, tiny_base: Path)
 
 
 def test_a_folder_finds_its_base(tiny_base: Path, adapters: list[Path]) -> None:
-    """`from_pretrained` of the adapter's folder loads base and adapter in one go."""
+    """Base and adapter load in one go, as transformers' `from_pretrained` of the folder does."""
     model = load_with_base(adapters[0], dtype=torch.float32)
+    theirs = AutoModelForCausalLM.from_pretrained(adapters[0], dtype=torch.float32)
 
     assert torch.equal(logits(model), alone(tiny_base, adapters[0]))
+    assert torch.equal(logits(model), logits(theirs))
     assert trainable(model) == []
 
 

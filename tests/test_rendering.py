@@ -65,9 +65,7 @@ def test_prompt_is_what_precedes_the_last_answer(
     rendered = renderer.full(example(*turns))
 
     start, end = rendered.answers[-1]
-    # A talk in plain text is prompted without the end tokens of earlier answers.
-    if template is Template.CHAT or len(turns) == 2:
-        assert rendered.text[:start] == renderer.prompt(example(*turns))
+    assert rendered.text[:start] == renderer.prompt(example(*turns))
     assert rendered.text[start:end] == f"{turns[-1][1]}<|im_end|>"
 
 

@@ -27,13 +27,19 @@ def is_adapter_parameter(name: str, adapter_name: str | None = None) -> bool:
 
 
 def read_adapter(model: "PreTrainedModel", adapter_name: str) -> dict[str, "torch.Tensor"]:
-    """Give a copy of one adapter's weights on the CPU, under PEFT's file keys."""
+    """Give a copy of one adapter's weights on the CPU, by module and matrix."""
     from peft import get_peft_model_state_dict
 
     # Saving the embeddings along is PEFT's guess where they might have been resized; here they
     # are in `modules_to_save` when they train, and only then.
     state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
-    return {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    return {_loadable(key): value.detach().cpu().clone() for key, value in state.items()}
+
+
+def _loadable(key: str) -> str:
+    # PEFT 0.21 leaves out the end of DoRA's keys and reads them both ways; transformers 5.23 reads
+    # them with their end only, and goes on with the base's magnitudes where it is missing.
+    return f"{key}.weight" if key.endswith(".lora_magnitude_vector") else key
 
 
 def write_adapter(

@@ -10,7 +10,9 @@ def check_push(repo_id: str) -> None:
 
     Raises:
         UserError: there is no token, or the Hub does not accept it.
+        AdapterflowError: the Hub can't be reached.
     """
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -20,6 +22,8 @@ def check_push(repo_id: str) -> None:
         HfApi().whoami()
     except HfHubHTTPError as error:
         raise UserError(f"the Hub does not accept the token in HF_TOKEN: {error}") from error
+    except HTTPError as error:
+        raise AdapterflowError(f"the Hub can't be reached to push to {repo_id}: {error}") from error
 
 
 def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
@@ -28,8 +32,8 @@ def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
     Raises:
         AdapterflowError: the Hub refused or could not be reached; the local folder is complete.
     """
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
     try:
@@ -37,6 +41,6 @@ def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=folder, commit_message="Add LoRA adapter"
         )
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise AdapterflowError(f"pushing {folder} to {repo_id} failed: {error}") from error
     return str(commit.commit_url)

@@ -1,13 +1,14 @@
 """Step 3's work: a fresh adapter in the base, and the proof that it is where it should be."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import Quantization
 from tasks.engine import adapter_state, lora
 from tasks.engine.base_models import mixed_precision
+from tasks.engine.loading import adapters_disabled
 from tasks.engine.plain_lora import ALTERS_BASE
 from tasks.errors import VerificationError
 from tasks.records import FileRecord, InjectedRecord, LoraRecord, TargetMatches
@@ -86,15 +87,15 @@ def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.T
     ids = torch.arange(32).mul(7919).remainder(vocabulary).reshape(2, 16).to(model.device)
     was_training = model.training
     silenced = not adapters and getattr(model, "_hf_peft_config_loaded", False)
-    if silenced:
-        model.disable_adapters()
     try:
-        with torch.no_grad(), mixed_precision(model):
+        with (
+            adapters_disabled(model) if silenced else nullcontext(),
+            mixed_precision(model),
+            torch.no_grad(),
+        ):
             logits = model.eval()(input_ids=ids, use_cache=False).logits
     finally:
         model.train(was_training)
-        if silenced:
-            model.enable_adapters()
     return logits.float().cpu()  # type: ignore[no-any-return]
 
 

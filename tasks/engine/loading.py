@@ -34,6 +34,8 @@ def load_adapter(
     Raises:
         UserError: there is no adapter there, the name is taken, or the adapter is for another base.
     """
+    from safetensors import SafetensorError
+
     if name in getattr(model, "peft_config", {}):
         raise UserError(f"the model already has an adapter {name!r}; load under another name")
     _check_folder(source)
@@ -41,7 +43,7 @@ def load_adapter(
     try:
         with _without_report():
             info = model.load_adapter(str(source), adapter_name=name, adapter_kwargs=hub)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unusable(source, model, str(error).splitlines()[0]) from error
     problem = _problem(info, name)
     if problem:
@@ -49,25 +51,38 @@ def load_adapter(
     switch_adapter(model, name)
 
 
-def load_with_base(source: str | Path, **arguments: Any) -> "PreTrainedModel":  # noqa: ANN401
+def load_with_base(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    **arguments: Any,  # noqa: ANN401 - whatever from_pretrained takes
+) -> "PreTrainedModel":
     """Load an adapter's folder or Hub id as a model: the base is found through its configuration.
+
+    transformers 5.23 does as much when `from_pretrained` is given an adapter, but it takes the
+    base at `main`, whatever revision the adapter was trained on.
 
     Args:
         source: the adapter's folder or Hub id.
-        arguments: for `from_pretrained`, such as `dtype`.
+        revision: branch, tag or commit of a Hub id.
+        arguments: for the base's `from_pretrained`, such as `dtype`.
 
     Raises:
         UserError: there is no adapter there, or its base is not at hand.
     """
+    from peft import PeftConfig
     from transformers import AutoModelForCausalLM
 
     _check_folder(source)
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), **arguments)
+        config = PeftConfig.from_pretrained(str(source), revision=revision)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            config.base_model_name_or_path, revision=config.revision, **arguments
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"{source} cannot be loaded with its base: {error}") from error
-    if not getattr(model, "_hf_peft_config_loaded", False):
-        raise UserError(f"{source} is a whole model, not an adapter")
+    model.requires_grad_(requires_grad=False)
+    load_adapter(model, source, revision=revision)
     return model
 
 
@@ -80,17 +95,17 @@ def switch_adapter(model: "PreTrainedModel", name: str) -> None:
     names = list(getattr(model, "peft_config", {}))
     if name not in names:
         raise UserError(f"the model has no adapter {name!r}; it has {', '.join(names) or 'none'}")
-    trains = {key for key, p in model.named_parameters() if p.requires_grad}
-    enable_adapters(model)
-    model.set_adapter(name)
-    for key, parameter in model.named_parameters():
-        parameter.requires_grad_(key in trains)
+    with _same_trainable(model):
+        model.enable_adapters()
+        _set_modules_to_save(model, enabled=True)
+        model.set_adapter(name)
 
 
 def enable_adapters(model: "PreTrainedModel") -> None:
-    """Switch the adapters on again, with what they trained whole."""
-    model.enable_adapters()
-    _set_modules_to_save(model, enabled=True)
+    """Switch the adapters on again, with what they trained whole; nothing becomes trainable."""
+    with _same_trainable(model):
+        model.enable_adapters()
+        _set_modules_to_save(model, enabled=True)
 
 
 def disable_adapters(model: "PreTrainedModel") -> None:
@@ -107,6 +122,15 @@ def adapters_disabled(model: "PreTrainedModel") -> Iterator[None]:
         yield
     finally:
         enable_adapters(model)
+
+
+@contextmanager
+def _same_trainable(model: "PreTrainedModel") -> Iterator[None]:
+    """Undo that PEFT makes the adapters trainable that it activates."""
+    trains = {key for key, p in model.named_parameters() if p.requires_grad}
+    yield
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key in trains)
 
 
 def _set_modules_to_save(model: "PreTrainedModel", *, enabled: bool) -> None:

@@ -63,7 +63,8 @@ class Renderer:
         return str(self.tokenizer.eos_token or "")
 
     def _plain_prompt(self, messages: tuple[Message, ...]) -> str:
-        return "".join(message.content + self.separator for message in messages)
+        turns = [m.content + (self._end() if m.role == "assistant" else "") for m in messages]
+        return "".join(turn + self.separator for turn in turns)
 
     def _full_plain(self, example: Example) -> Rendered:
         text, spans = "", []

@@ -28,6 +28,10 @@ CONFIG_FILE = "adapter_config.json"
 CARD_FILE = "README.md"
 MANIFEST_FILE = "manifest.json"
 
+# In files PEFT names a weight by its place in a PeftModel around the base. Without that, PEFT warns
+# and answers as the base does; transformers reads both.
+_PEFT_PREFIX = "base_model.model."
+
 
 @dataclass(frozen=True)
 class AdapterFiles:
@@ -126,7 +130,8 @@ def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:
 
 
 def _write(files: AdapterFiles, folder: Path) -> None:
-    adapter_state.save_weights(files.weights, folder / adapter_state.WEIGHTS_FILE)
+    weights = {_PEFT_PREFIX + key: weight for key, weight in files.weights.items()}
+    adapter_state.save_weights(weights, folder / adapter_state.WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(files.config, indent=2, sort_keys=True) + "\n")
     if files.card:
         (folder / CARD_FILE).write_text(files.card, encoding="utf-8")
