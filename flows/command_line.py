@@ -55,13 +55,15 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command()
 @click.argument("flow_run_id", type=click.UUID)
+@click.option("--redo-from", metavar="STEP", help="Run this step and those after it anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def resume(flow_run_id: "UUID", as_json: bool) -> None:  # noqa: FBT001
+def resume(flow_run_id: "UUID", redo_from: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Go on with a run that failed or was killed; completed steps are not run again."""
     _prepare_process()
-    from flows.runs import reopen_run
+    from flows.runs import reopen_run, step_named
 
-    _run(reopen_run(flow_run_id), as_json=as_json)
+    step = step_named(redo_from) if redo_from else None
+    _run(reopen_run(flow_run_id, step), as_json=as_json)
 
 
 @cli.command()

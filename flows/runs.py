@@ -8,7 +8,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
 
-from flows.train_adapter import train_adapter
+from flows.train_adapter import StepName, train_adapter
 from tasks.config import TrainAdapterConfig
 from tasks.errors import UserError
 from tasks.records import ReportRecord
@@ -25,21 +25,40 @@ def create_run(config: TrainAdapterConfig) -> FlowRun:
         )
 
 
-def reopen_run(flow_run_id: "UUID") -> FlowRun:
+def reopen_run(flow_run_id: "UUID", redo_from: StepName | None = None) -> FlowRun:
     """Open a run that ended, to go on with it.
 
+    Args:
+        flow_run_id: the run.
+        redo_from: the first step to run anew, if any.
+
     Raises:
-        UserError: there is no such run, or it completed.
+        UserError: there is no such run, or it completed and nothing is to be redone.
     """
     with get_client(sync_client=True) as client:
         try:
             flow_run = client.read_flow_run(flow_run_id)
         except ObjectNotFound:
             raise UserError(f"there is no run {flow_run_id} in this home's Prefect") from None
-        if flow_run.state and flow_run.state.is_completed():
-            raise UserError(f"the run {flow_run_id} completed; start a new one")
+        if flow_run.state and flow_run.state.is_completed() and redo_from is None:
+            raise UserError(
+                f"the run {flow_run_id} completed; start a new one, or give --redo-from"
+            )
+        parameters = {**flow_run.parameters, "redo_from": redo_from}
+        client.update_flow_run(flow_run_id, parameters=parameters)
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
         return client.read_flow_run(flow_run_id)
+
+
+def step_named(name: str) -> StepName:
+    """Find one of the six steps.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in list(StepName):
+        raise UserError(f"--redo-from {name!r} is no step; the steps: {', '.join(StepName)}")
+    return StepName(name)
 
 
 def execute(flow_run: FlowRun) -> ReportRecord:

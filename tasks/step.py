@@ -5,7 +5,9 @@ step again; unless a file that the record names is gone or changed, then it does
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,11 +23,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+_redone: ContextVar[frozenset[str]] = ContextVar("_redone", default=frozenset())
+
+
+@contextmanager
+def redoing(steps: Iterable[str]) -> Iterator[None]:
+    """Run the named steps anew, whatever is kept of them."""
+    token = _redone.set(frozenset(steps))
+    try:
+        yield
+    finally:
+        _redone.reset(token)
+
+
 class Step(Task[P, R]):
     """A Prefect task that gives its kept record only while the record's files are intact."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
         """Run the step, or give the record that it left in this flow run."""
+        if self.name in _redone.get():
+            return self.with_options(refresh_cache=True)(*args, **kwargs)
         record = super().__call__(*args, **kwargs)
         if isinstance(record, Record) and not record.is_intact():
             return self.with_options(refresh_cache=True)(*args, **kwargs)

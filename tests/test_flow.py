@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 
 from flows import runs
-from flows.train_adapter import train_adapter
+from flows.train_adapter import StepName, train_adapter
 from tasks import home
 from tasks.config import TrainAdapterConfig
 from tasks.engine import training
@@ -181,6 +181,22 @@ def test_a_record_whose_file_is_gone_is_made_anew(
     initial = next((home.outputs() / f"{run.name}-{str(run.id)[:8]}").rglob("default.safetensors"))
     initial.write_bytes(b"spoiled")
     assert runs.execute(runs.reopen_run(run.id)).trained.injected.is_intact()
+
+
+def test_redoing_runs_that_step_and_those_after_it(
+    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A completed run redone from the training trains from its first row, to equal weights."""
+    run = runs.create_run(config)
+    once = runs.execute(run)
+    calls = failing_once(VerificationError("redone"), monkeypatch)
+    monkeypatch.setattr("tasks.inject_adapter.inject", None)
+    with pytest.raises(VerificationError, match="redone"):
+        runs.execute(runs.reopen_run(run.id, StepName.TRAIN_ADAPTER))
+    again = runs.execute(runs.reopen_run(run.id))
+    assert len(calls) == 2
+    assert again.saved.weights.sha256 == once.saved.weights.sha256
+    assert again.run.run_id == once.run.run_id
 
 
 def test_a_mistake_leaves_one_message_and_nothing_else(config: TrainAdapterConfig) -> None:

@@ -222,6 +222,7 @@ def test_whole_modules_are_switched_along(tiny_base: Path, tmp_path: Path) -> No
     for name, folder in zip("ab", folders, strict=True):
         load_adapter(model, folder, name)
     for name, folder in zip("abab", folders * 2, strict=True):
+        disable_adapters(model)
         switch_adapter(model, name)
         assert torch.equal(logits(model), alone(tiny_base, folder))
         with adapters_disabled(model):

@@ -231,7 +231,7 @@ def test_accumulation_is_a_larger_batch(tiny_base: Path, tmp_path: Path) -> None
 def test_held_out_loss_is_the_mean_over_tokens(tiny_base: Path, tmp_path: Path) -> None:
     """Each held-out token counts the same, however the rows are batched."""
     model, record = injected(tiny_base, tmp_path)
-    result = train_here(model, record, tmp_path, training(keep_best=False))
+    result = train_here(model, record, tmp_path, training(keep_best=False, batch_size=1))
     held_out = prepared(record.lora.base, tmp_path).eval
     assert held_out is not None
     loss, tokens = 0.0, 0

@@ -1,5 +1,6 @@
 """Step 4's work: the training run, from its record alone, and the proof that it was one."""
 
+import json
 import math
 import shutil
 import time
@@ -73,7 +74,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     trainer, batching, remarks = _build_trainer(model, injected, data, settings, folder)
     trainer.add_callback(_Watcher(on_progress))
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
+    output = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
     seconds = time.perf_counter() - started
     change = _verify(model, injected, trainer.state)
     weights = adapter_state.read_adapter(model, injected.lora.adapter_name)
@@ -86,7 +87,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         weights=FileRecord.of(file),
         num_steps=trainer.state.global_step,
         best_step=best,
-        train_loss=_mean_of_last(curve),
+        train_loss=_mean_of_last(curve) or output.training_loss,
         eval_loss=_eval_loss(curve, best),
         num_trained_tokens=round(data.record.train.num_trained_tokens * passes),
         num_tokens=round(data.record.train.num_tokens * passes),
@@ -110,10 +111,18 @@ def last_complete_checkpoint(folder: Path) -> str | None:
     A checkpoint that a crash cut short is removed, so that it isn't taken for a whole one.
     """
     while folder.is_dir() and (newest := get_last_checkpoint(str(folder))):
-        if (Path(newest) / "trainer_state.json").is_file():
+        if _is_complete(Path(newest)):
             return str(newest)
         shutil.rmtree(newest)
     return None
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def loss_curve(state: TrainerState) -> tuple[LossPoint, ...]:
@@ -254,9 +263,9 @@ def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerSt
     return change
 
 
-def _mean_of_last(curve: tuple[LossPoint, ...], count: int = 10) -> float:
+def _mean_of_last(curve: tuple[LossPoint, ...], count: int = 10) -> float | None:
     losses = [point.train_loss for point in curve if point.train_loss is not None][-count:]
-    return sum(losses) / len(losses)
+    return sum(losses) / len(losses) if losses else None
 
 
 def _eval_loss(curve: tuple[LossPoint, ...], best: int | None) -> float | None:
