@@ -173,6 +173,8 @@ class SavedRecord(Record):
 
     base: BaseModelRecord
     adapter_name: str
+    template: str
+    """`chat` or `plain`: how prompts were rendered in training, and so must be."""
     folder: Path
     weights: FileRecord
     config: FileRecord

@@ -28,7 +28,8 @@ def save_adapter(
     """
     model = workbench.take(trained)
     live_logits = probe_logits(model)
-    files = adapter_files(model, trained, write_card(trained, data, settings))
+    card = write_card(trained, data, settings)
+    files = adapter_files(model, trained, data.template, card)
     del model  # the fresh base of the proof takes its place in memory
     folder = run.folder / "adapters" / files.name
     record = save_and_prove(files, folder, live_logits, _push(settings))

@@ -128,7 +128,7 @@ def save_here(
 
     data = prepared(record.injected.lora.base, folder).record
     card = write_card(record, data, OutputSettings(license="apache-2.0"))
-    files = adapter_files(model, record, card)
+    files = adapter_files(model, record, "chat", card)
     return save_adapter(files, folder / "adapters" / files.name, probe_logits(model), push)
 
 

@@ -38,6 +38,7 @@ def saved(base: Path, tmp_path_factory: pytest.TempPathFactory) -> SavedRecord:
     (folder / "manifest.json").write_text("{}")
     weights = FileRecord.of(folder / "adapter_model.safetensors")
     return SavedRecord(
+        template="chat",
         base=BaseModelRecord(
             settings=BaseModelSettings(source=str(base)),
             location=str(base),

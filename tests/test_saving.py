@@ -216,7 +216,7 @@ def test_an_adapter_that_comes_back_different_is_refused(tiny_base: Path, tmp_pa
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data *= 1.5
-    files = saving.adapter_files(model, record, "card")
+    files = saving.adapter_files(model, record, "chat", "card")
     with pytest.raises(VerificationError, match="saved adapter on a fresh base: logits differ"):
         saving.save_adapter(files, tmp_path / "out", trained_logits(tiny_base), None)
     assert not (tmp_path / "out").exists()

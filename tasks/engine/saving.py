@@ -41,10 +41,13 @@ class AdapterFiles:
     base: BaseModelRecord
     weights: dict[str, "Tensor"]
     config: dict[str, Any]
-    card: str
+    template: str = ""
+    card: str = ""
 
 
-def adapter_files(model: "PreTrainedModel", trained: TrainedRecord, card: str) -> AdapterFiles:
+def adapter_files(
+    model: "PreTrainedModel", trained: TrainedRecord, template: str, card: str
+) -> AdapterFiles:
     """Read one adapter out of the model, as plain LoRA, with the configuration filled in."""
     record = trained.injected.lora
     weights, config = to_plain(
@@ -57,6 +60,7 @@ def adapter_files(model: "PreTrainedModel", trained: TrainedRecord, card: str) -
         base=record.base,
         weights=weights,
         config=_filled_in(config, record.base),
+        template=template,
         card=card,
     )
 
@@ -88,6 +92,7 @@ def save_adapter(
     return SavedRecord(
         base=files.base,
         adapter_name=files.name,
+        template=files.template,
         folder=folder,
         weights=FileRecord.of(folder / adapter_state.WEIGHTS_FILE),
         config=FileRecord.of(folder / CONFIG_FILE),
@@ -113,7 +118,7 @@ def save_named_adapters(
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         filled = _filled_in(lora.to_json(config), base)
-        files = AdapterFiles(name, base, adapter_state.read_adapter(model, name), filled, "")
+        files = AdapterFiles(name, base, adapter_state.read_adapter(model, name), filled)
         _write(files, target)
         _write_manifest(files, target)
         saved[name] = target

@@ -109,6 +109,7 @@ def _model_config(saved: SavedRecord) -> dict[str, object]:
         "recorded_revision": saved.base.revision,
         "dtype": saved.base.dtype,
         "quantization": str(saved.base.settings.quantization),
+        "template": saved.template,
     }
 
 

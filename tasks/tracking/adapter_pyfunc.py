@@ -33,6 +33,8 @@ class AdapterModel(PythonModel):
         folder = context.artifacts["adapter"]
         base, revision = find_base(config)
         self.tokenizer = _load_tokenizer(folder, base, revision)
+        # Prompts are written as they were in training.
+        self.chat = config["template"] == "chat" and self.tokenizer.chat_template is not None
         self.model = _load_base(base, revision, config)
         info = self.model.load_adapter(folder)
         # transformers 5.23 only logs what does not fit, and goes on with random weights.
@@ -49,7 +51,10 @@ class AdapterModel(PythonModel):
         # mlflow drops columns that the signature does not name, which may leave none.
         if not {"prompt", "messages"} & set(model_input.columns):
             raise ValueError("the table needs a column `prompt` or `messages`")
-        prompts = [_as_text(self.tokenizer, row) for row in model_input.to_dict(orient="records")]
+        prompts = [
+            _as_text(self.tokenizer, row, self.chat)
+            for row in model_input.to_dict(orient="records")
+        ]
         answers: list[str] = []
         for start in range(0, len(prompts), BATCH_SIZE):
             answers += self._answer(prompts[start : start + BATCH_SIZE], **(params or {}))
@@ -60,11 +65,10 @@ class AdapterModel(PythonModel):
     ) -> list[str]:
         import torch
 
-        chat = self.tokenizer.chat_template is not None
         batch = self.tokenizer(
             prompts,
             # The chat template wrote them already.
-            add_special_tokens=not chat,
+            add_special_tokens=not self.chat,
             padding=True,
             return_tensors="pt",
             return_token_type_ids=False,
@@ -134,7 +138,7 @@ def _load_tokenizer(folder: str, base: str, revision: str | None) -> Any:  # noq
     return tokenizer
 
 
-def _as_text(tokenizer: Any, row: dict[str, Any]) -> str:  # noqa: ANN401
+def _as_text(tokenizer: Any, row: dict[str, Any], chat: bool) -> str:  # noqa: ANN401, FBT001
     """Write a row's prompt or messages as the text that the answer continues."""
     messages, prompt = row.get("messages"), row.get("prompt")
     if isinstance(messages, str):
@@ -142,13 +146,13 @@ def _as_text(tokenizer: Any, row: dict[str, Any]) -> str:  # noqa: ANN401
     # An empty cell of a table is NaN.
     if not isinstance(prompt, str) and (messages is None or isinstance(messages, float)):
         raise ValueError(f"a row needs `prompt`, a text, or `messages`; this one is {row!r:.200}")
-    if tokenizer.chat_template is None:
+    if not chat:
         if not isinstance(prompt, str):
-            raise ValueError("the base's tokenizer has no chat template: give `prompt`")
+            raise ValueError("the adapter was trained without a chat template: give `prompt`")
         return prompt
-    chat: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages
+    turns: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages
     text: str = tokenizer.apply_chat_template(
-        list(chat), tokenize=False, add_generation_prompt=True
+        list(turns), tokenize=False, add_generation_prompt=True
     )
     return text
 
