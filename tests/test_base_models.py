@@ -79,6 +79,25 @@ def test_a_packed_base_trains_on_the_cpu(
     assert trained.adapter_change > 0
 
 
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_an_evaluation_changes_no_gradient_of_a_packed_base(
+    wide_base: Path, tmp_path: Path, quantization: str
+) -> None:
+    """Gradients after an evaluation are those before it, whatever the CPU's fast paths do."""
+    packed = settings(wide_base, dtype="bfloat16", quantization=quantization)
+    model, _ = injected(wide_base, tmp_path, base_settings=packed)
+    ids = torch.arange(24).reshape(1, 24)
+
+    def gradients() -> list[torch.Tensor]:
+        model.train().zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        return [p.grad.clone() for _, p in trainable(model) if p.grad is not None]
+
+    before = gradients()
+    logits(model.eval())
+    assert all(torch.equal(a, b) for a, b in zip(before, gradients(), strict=True))
+
+
 def test_four_bits_are_nf4_twice_quantised(wide_base: Path) -> None:
     """`4bit` is what QLoRA uses: NF4, quantised scales, products in the base's type."""
     model, _ = loaded(wide_base, settings(wide_base, dtype="bfloat16", quantization="4bit"))

@@ -160,7 +160,22 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
             f"{type(model).__name__}, such as {missing[0]}"
         )
     model.requires_grad_(requires_grad=False)
+    if settings.quantization is Quantization.NF4:
+        _keep_layout(model)
     return model  # type: ignore[no-any-return]
+
+
+def _keep_layout(model: "PreTrainedModel") -> None:
+    """Keep 4-bit weights in one layout.
+
+    On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks them in an evaluation's forward pass and
+    reads them wrongly in the next backward pass: every gradient after it would be wrong.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _quantization_config(settings: BaseModelSettings, dtype: "torch.dtype") -> Any:  # noqa: ANN401
