@@ -5,6 +5,7 @@ Exit status 0: done. 1: the run failed, and the last line is the command that go
 the cheap checks have passed.
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -90,6 +91,8 @@ def _prepare_process() -> None:
     from flows.embedded import use_embedded_server
 
     use_embedded_server()
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; ours are lines there
     click.echo("starting (half a minute the first time) ...", err=True)
     from flows.console import quiet_libraries, show_our_lines
 

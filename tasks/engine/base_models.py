@@ -139,7 +139,7 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
     from safetensors import SafetensorError
 
     settings = source.settings
-    dtype = weight_dtype(settings)
+    dtype = _recorded_dtype(source)
     try:
         model, info = _auto_class(settings.task).from_pretrained(
             source.location,
@@ -163,6 +163,16 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
     if settings.quantization is Quantization.NF4:
         _keep_layout(model)
     return model  # type: ignore[no-any-return]
+
+
+def _recorded_dtype(source: BaseSource | BaseModelRecord) -> "torch.dtype":
+    """Give the type that was chosen once and for all: `auto` may differ on another machine."""
+    import torch
+
+    if isinstance(source, BaseSource):
+        return weight_dtype(source.settings)
+    dtype: torch.dtype = getattr(torch, source.dtype)
+    return dtype
 
 
 def _keep_layout(model: "PreTrainedModel") -> None:
