@@ -19,12 +19,12 @@ def ship_and_tell(folders: Iterable[Path]) -> bool:
     from tasks.tracking import ship_all
 
     outcomes = list(ship_all((home.outputs(), *folders)))
-    for run, outcome in outcomes:
-        click.echo(f"{run.run_name}: {outcome.num_shipped} shipped, {outcome.num_waiting} waiting")
+    for folder, outcome in outcomes:
+        click.echo(f"{folder.name}: {outcome.num_shipped} shipped, {outcome.num_waiting} waiting")
         if outcome.problem:
-            click.echo(f"  {run.tracking_uri}: {outcome.problem}", err=True)
+            click.echo(f"  {outcome.uri}: {outcome.problem}", err=True)
         for refused in outcome.refused:
-            click.echo(f"  refused, and kept in {run.folder}/tracking: {refused}", err=True)
+            click.echo(f"  refused, and kept in {folder}/tracking: {refused}", err=True)
     if not outcomes:
         click.echo("nothing is waiting")
     return not any(outcome.num_waiting or outcome.refused for _, outcome in outcomes)

@@ -75,10 +75,8 @@ def _mlflow_run(run: RunRecord) -> str:
 
 
 def _waiting(run: RunRecord) -> list[tuple[str, str]]:
-    waiting = Tracker(run).num_waiting()
-    if not waiting:
-        return []
-    return [("waiting", f"{waiting} operations of the MLflow run; ship with: {ship_command(run)}")]
+    waiting = Tracker(run).what_waits()
+    return [("waiting", f"{waiting}; ship with: {ship_command(run)}")] if waiting else []
 
 
 def _runnable(command: str) -> str:

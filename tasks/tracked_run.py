@@ -54,24 +54,21 @@ def _open(config: TrainAdapterConfig) -> RunRecord:
 
 
 def _ship_earlier_runs(run: RunRecord) -> None:
-    for earlier, outcome in ship_all(
-        (home.outputs(), run.folder.parent), _SECONDS_FOR_EARLIER_RUNS
-    ):
+    for folder, outcome in ship_all((home.outputs(), run.folder.parent), _SECONDS_FOR_EARLIER_RUNS):
         if outcome.num_shipped:
             logger().info(
                 "brought %d waiting operations of the run %s to MLflow; %d still wait",
                 outcome.num_shipped,
-                earlier.run_name,
+                folder.name,
                 outcome.num_waiting,
             )
 
 
 def _end(tracker: Tracker, status: Status) -> None:
     tracker.end(status)
-    if waiting := tracker.num_waiting():
+    if waiting := tracker.what_waits():
         logger().warning(
-            "%d operations of the record in MLflow wait in %s; once the server answers, the next "
-            "run ships them, or: %s",
+            "%s wait in %s; once the server answers, the next run ships them, or: %s",
             waiting,
             tracker.run.folder,
             ship_command(tracker.run),

@@ -55,7 +55,7 @@ class Journal:
 
     def is_open(self) -> bool:
         """Tell whether there is a journal; a discarded run has none."""
-        return self._run_file.exists()
+        return os.access(self._run_file, os.R_OK)
 
     def run(self) -> RunRecord:
         """Give the journal's run, in the folder where it is now."""
@@ -83,9 +83,13 @@ class Journal:
                     start += len(line)
                     yield _entry(line, start)
 
+    def waiting(self) -> Iterator[Entry]:
+        """Give the entries that were not shipped yet."""
+        yield from self.entries(self.position.shipped_bytes)
+
     def num_waiting(self) -> int:
         """Count the operations that were not shipped yet."""
-        return sum(1 for _ in self.entries(self.position.shipped_bytes))
+        return sum(1 for _ in self.waiting())
 
     @property
     def position(self) -> Position:

@@ -62,8 +62,12 @@ def forget() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Say in one line what went wrong."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Say in one line what went wrong: of a lost connection only the cause at its root."""
+    root = error
+    while (deeper := root.__cause__ or root.__context__) is not None:
+        root = deeper
+    told = root if isinstance(root, OSError) else error
+    text = " ".join(str(told).split()) or type(told).__name__
     return text if len(text) <= _MAX_REASON_CHARACTERS else f"{text[:_MAX_REASON_CHARACTERS]}…"
 
 

@@ -7,6 +7,7 @@ can be reached. So a server that is down delays nothing, fails nothing and loses
 import hashlib
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from tasks.tracking.datasets import describe
 from tasks.tracking.journal import Journal, now_ms
 from tasks.tracking.shipping import FLOW_RUN_TAG, Outcome, Shipper
 from tasks.tracking.store import POSSIBLE, database_file, ready_client, tracking_uri
+from tasks.tracking.writer import OPERATIONS
 
 # Limit of mlflow 3.17 (mlflow.utils.validation); a longer value is cut silently.
 _MAX_PARAM_CHARACTERS = 6000
@@ -227,6 +229,14 @@ class Tracker:
     def num_waiting(self) -> int:
         """Count the operations that MLflow has not heard of yet."""
         return self._journal.num_waiting()
+
+    def what_waits(self) -> str:
+        """Say what MLflow has not heard of yet; nothing if that is so."""
+        kinds = Counter(OPERATIONS.get(e.name, "unknown") for e in self._journal.waiting())
+        if not kinds:
+            return ""
+        parts = ", ".join(f"{kind} ({number})" for kind, number in kinds.most_common())
+        return f"{kinds.total()} operations of the MLflow run: {parts}"
 
     def _log(self, name: str, /, *, durable: bool = False, **arguments: object) -> None:
         if self._journal.is_open():

@@ -30,6 +30,8 @@ _MAX_ENTRIES_A_BATCH = 500
 class Outcome:
     """What became of a shipment."""
 
+    uri: str | None = None
+    """Of the store; None where the journal does not say."""
     num_shipped: int = 0
     refused: list[str] = field(default_factory=list)
     """Why the server will never take an operation, one line each."""
@@ -41,10 +43,8 @@ class Outcome:
     """Of the last adapter in the shipment."""
 
 
-def ship_all(
-    folders: Iterable[Path], seconds: float = math.inf
-) -> Iterator[tuple[RunRecord, Outcome]]:
-    """Ship what waits in run folders, and in the run folders right under these.
+def ship_all(folders: Iterable[Path], seconds: float = math.inf) -> Iterator[tuple[Path, Outcome]]:
+    """Ship what waits in run folders, and in the run folders right under these; say what became.
 
     Nothing is begun after so many seconds.
     """
@@ -53,9 +53,9 @@ def ship_all(
         if time.monotonic() > deadline:
             return
         if journal.num_waiting():
-            run, outcome = journal.run(), Shipper(journal).ship(deadline - time.monotonic())
+            outcome = Shipper(journal).ship(deadline - time.monotonic())
             outcome.num_waiting = journal.num_waiting()
-            yield run, outcome
+            yield journal.folder.parent, outcome
 
 
 def _journals(folders: Iterable[Path]) -> list[Journal]:
@@ -87,11 +87,11 @@ class Shipper:
 
         outcome = Outcome()
         try:
-            uri = self._journal.run().tracking_uri
-            outcome.problem = None if insist else outages.why_to_wait(uri)
+            outcome.uri = self._journal.run().tracking_uri
+            outcome.problem = None if insist else outages.why_to_wait(outcome.uri)
             if not outcome.problem:
                 with self._journal.alone(wait_seconds):
-                    self._ship(uri, time.monotonic() + seconds, outcome)
+                    self._ship(outcome.uri, time.monotonic() + seconds, outcome)
         except Timeout:
             outcome.problem = "another process is shipping it"
         except Exception as error:  # noqa: BLE001 - whatever it was, the journal has it all
@@ -112,12 +112,12 @@ class Shipper:
                 return
 
     def _unshipped(self, uri: str) -> Iterator[Entry]:
-        if next(self._journal.entries(self._journal.position.shipped_bytes), None) is None:
+        if next(self._journal.waiting(), None) is None:
             return
         if self._writer is None:
             with outages.watch(uri):
                 self._writer = self._connect()
-        yield from self._journal.entries(self._journal.position.shipped_bytes)
+        yield from self._journal.waiting()
 
     def _connect(self) -> RunWriter:
         run = self._journal.run()

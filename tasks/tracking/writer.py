@@ -27,18 +27,19 @@ _MAX_METRICS_A_BATCH = 1000
 _UPLOAD_SECONDS = "60"
 _TIME_LIMIT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
+# What each operation brings.
 OPERATIONS = {
-    "reopen",
-    "set_tags",
-    "log_params",
-    "log_metrics",
-    "log_dataset",
-    "log_table",
-    "log_text",
-    "log_file",
-    "log_adapter",
-    "end",
-    "discard",
+    "reopen": "status",
+    "set_tags": "tags",
+    "log_params": "parameters",
+    "log_metrics": "metrics",
+    "log_dataset": "datasets",
+    "log_table": "artifacts",
+    "log_text": "artifacts",
+    "log_file": "artifacts",
+    "log_adapter": "model",
+    "end": "status",
+    "discard": "deletion",
 }
 
 T = TypeVar("T")
