@@ -261,9 +261,7 @@ def test_a_server_that_hangs_costs_seconds(server: MlflowServer, tmp_path: Path)
     assert tracker.num_waiting() == 201
 
 
-def test_a_server_that_comes_back_is_used_again(
-    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_comes_back_is_used_again(server: MlflowServer, tmp_path: Path) -> None:
     """A run in which the server was down for a while has shipped everything at its end."""
     tracker = opened(server, tmp_path / "run")
     server.stop()
