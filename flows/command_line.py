@@ -1,4 +1,4 @@
-"""The command line: `adapterflow train`, `resume` and `init`.
+"""The command line: `adapterflow train`, `resume`, `ship` and `init`.
 
 Exit status 0: done. 1: the run failed, and the last line is the command that goes on from there.
 2: what was given cannot work, and one message says what to do. Everything heavy is imported once
@@ -65,6 +65,22 @@ def resume(flow_run_id: "UUID", redo_from: str | None, as_json: bool) -> None:  
 
     step = step_named(redo_from) if redo_from else None
     _run(reopen_run(flow_run_id, step), as_json=as_json)
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, type=_EXISTING)
+def ship(folders: tuple[Path, ...]) -> None:
+    """Bring to MLflow what runs could not while its server was down.
+
+    FOLDERS are output folders, or folders of runs, other than this home's.
+    """
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        raise UserError(f"no such folder: {', '.join(missing)}")
+    from flows.shipping import ship_and_tell
+
+    if not ship_and_tell(folders):
+        raise SystemExit(1)
 
 
 @cli.command()

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.embedded import ui_command as prefect_ui_command
-from tasks.records import ReportRecord, SampleRecord
+from tasks.records import ReportRecord, RunRecord, SampleRecord
+from tasks.tracking import Tracker, mlflow_run_id, ship_command
 from tasks.tracking import ui_command as mlflow_ui_command
 
 _SHOWN_SAMPLES = 4
@@ -62,10 +63,20 @@ def _lines(report: ReportRecord) -> list[tuple[str, str]]:
         ("loss", f"{loss} after {trained.num_steps} steps in {trained.seconds_training:.0f} s"),
         ("adapter", f"{saved.folder} ({saved.weights.size_bytes / 1e6:.1f} MB)"),
         *([("on the Hub", saved.hub_url)] if saved.hub_url else []),
-        ("MLflow run", f"{report.run.run_id} in experiment {report.run.experiment!r}"),
+        ("MLflow run", _mlflow_run(report.run)),
+        *_waiting(report.run),
         ("MLflow UI", _runnable(mlflow_ui_command(report.run))),
         ("Prefect UI", _runnable(prefect_ui_command())),
     ]
+
+
+def _mlflow_run(run: RunRecord) -> str:
+    return f"{mlflow_run_id(run) or run.run_name} in experiment {run.experiment!r}"
+
+
+def _waiting(run: RunRecord) -> list[tuple[str, str]]:
+    waiting = Tracker(run).what_waits()
+    return [("waiting", f"{waiting}; ship with: {ship_command(run)}")] if waiting else []
 
 
 def _runnable(command: str) -> str:

@@ -10,6 +10,8 @@ from tasks.records import DataRecord, LoadedRecord, ReportRecord, RunRecord, Tra
 from tasks.step import step
 from tasks.tracking import Tracker
 
+_WAITS = "waits to be shipped: MLflow could not be reached"
+
 
 @step
 def publish_report(
@@ -73,7 +75,7 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
     return numbers | {
         "adapter": f"`{saved.folder}`, {saved.weights.size_bytes / 1e6:.1f} MB",
         "round trip": f"logits differ by {saved.round_trip_logit_difference:g}",
-        "MLflow model": f"`{report.model_uri}`",
+        "MLflow model": f"`{report.model_uri}`" if report.model_uri else _WAITS,
         "pushed to": saved.hub_url or "-",
     }
 

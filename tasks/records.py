@@ -44,11 +44,14 @@ class FileRecord(Record):
 
 
 class RunRecord(Record):
-    """The MLflow run that belongs to a flow run, and the folder that the flow run writes to."""
+    """The MLflow run that belongs to a flow run, and the folder that the flow run writes to.
+
+    MLflow finds the run by the flow run's id; the run's own id is not known while the server is
+    down.
+    """
 
     tracking_uri: str
     experiment: str
-    run_id: str
     run_name: str
     flow_run_id: str
     folder: Path
@@ -218,4 +221,5 @@ class ReportRecord(Record):
     trained: TrainedRecord
     saved: SavedRecord
     loaded: LoadedRecord
-    model_uri: str
+    model_uri: str | None
+    """Of the adapter in MLflow; None while it waits to be shipped."""

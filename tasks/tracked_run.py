@@ -8,12 +8,15 @@ from importlib.metadata import version
 
 from prefect.runtime import flow_run
 
+from tasks import home
 from tasks.config import TrainAdapterConfig
 from tasks.errors import UserError
+from tasks.progress import logger
 from tasks.records import DataRecord, RunRecord
-from tasks.tracking import Tracker, open_run
+from tasks.tracking import Status, Tracker, open_run, ship_all, ship_command
 from tasks.validate_inputs import check_output
 
+_SECONDS_FOR_EARLIER_RUNS = 5.0
 _RECORDED_VERSIONS = ("adapterflow", "torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -26,29 +29,56 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
     run = _open(config)
     tracker = Tracker(run)
     try:
+        _ship_earlier_runs(run)
         _log_inputs(config, data, tracker)
         yield run
     except UserError:
         if run.checkpoints.exists():
-            tracker.end("FAILED")
+            _end(tracker, "FAILED")
         else:
-            tracker.discard()
-            shutil.rmtree(run.folder, ignore_errors=True)
+            _discard(tracker)
         raise
     except Exception:
-        tracker.end("FAILED")
+        _end(tracker, "FAILED")
         raise
     except BaseException:  # cancelled by Prefect (TerminationSignal) or by hand (Ctrl-C)
-        tracker.end("KILLED")
+        _end(tracker, "KILLED")
         raise
-    tracker.end("FINISHED")
+    _end(tracker, "FINISHED")
 
 
 def _open(config: TrainAdapterConfig) -> RunRecord:
     name, identity = str(flow_run.get_name()), str(flow_run.get_id())
     folder = check_output(config) / f"{name}-{identity[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
     return open_run(config.tracking, run_name=name, flow_run_id=identity, folder=folder, tags={})
+
+
+def _ship_earlier_runs(run: RunRecord) -> None:
+    for folder, outcome in ship_all((home.outputs(), run.folder.parent), _SECONDS_FOR_EARLIER_RUNS):
+        if outcome.num_shipped:
+            logger().info(
+                "brought %d waiting operations of the run %s to MLflow; %d still wait",
+                outcome.num_shipped,
+                folder.name,
+                outcome.num_waiting,
+            )
+
+
+def _end(tracker: Tracker, status: Status) -> None:
+    tracker.end(status)
+    if waiting := tracker.what_waits():
+        logger().warning(
+            "%s wait in %s; once the server answers, the next run ships them, or: %s",
+            waiting,
+            tracker.run.folder,
+            ship_command(tracker.run),
+        )
+
+
+def _discard(tracker: Tracker) -> None:
+    tracker.discard()
+    if not tracker.num_waiting():
+        shutil.rmtree(tracker.run.folder, ignore_errors=True)
 
 
 def _log_inputs(config: TrainAdapterConfig, data: DataRecord, tracker: Tracker) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow_runs import client_of, logged
 from tiny_models import tiny_adapter, tiny_llama
 
 from tasks.config import BaseModelSettings, TrackingSettings
@@ -74,12 +75,16 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
 @pytest.fixture(scope="module")
 def uri(tracker: Tracker, saved: SavedRecord) -> str:
     """Log the adapter."""
-    return tracker.log_adapter(saved)
+    uri = tracker.log_adapter(saved)
+    assert uri
+    return uri
 
 
 def model_folder(tracker: Tracker, uri: str) -> Path:
     """Give the folder of a logged model's files."""
-    location = tracker.client.get_logged_model(uri.removeprefix("models:/")).artifact_location
+    location = (
+        client_of(tracker.run).get_logged_model(uri.removeprefix("models:/")).artifact_location
+    )
     return Path(location.removeprefix("file://"))
 
 
@@ -137,7 +142,7 @@ def test_same_adapter_is_logged_once(tracker: Tracker, saved: SavedRecord, uri: 
     """Logging the same adapter again gives the same model, which the run shows once."""
     assert tracker.log_adapter(saved) == uri
 
-    outputs = tracker.client.get_run(tracker.run.run_id).outputs
+    outputs = logged(tracker.run).outputs
     assert outputs is not None
     assert [f"models:/{output.model_id}" for output in outputs.model_outputs] == [uri]
 
@@ -145,7 +150,7 @@ def test_same_adapter_is_logged_once(tracker: Tracker, saved: SavedRecord, uri: 
 def test_half_logged_adapter_is_completed(tracker: Tracker, saved: SavedRecord, uri: str) -> None:
     """A model that a kill left without all its files is filled, under the same URI."""
     (model_folder(tracker, uri) / "MLmodel").unlink()
-    tracker.client.finalize_logged_model(uri.removeprefix("models:/"), "FAILED")
+    client_of(tracker.run).finalize_logged_model(uri.removeprefix("models:/"), "FAILED")
 
     assert tracker.log_adapter(saved) == uri
     assert (model_folder(tracker, uri) / "MLmodel").is_file()
@@ -235,6 +240,7 @@ def test_missing_base_says_how_to_name_it(
         update={"location": str(tmp_path / "gone"), "reference": str(tmp_path / "gone")}
     )
     uri = tracker.log_adapter(saved.model_copy(update={"base": gone, "adapter_name": "gone"}))
+    assert uri
 
     with pytest.raises(ValueError, match="base_model"):
         Loaded(tracker, uri)

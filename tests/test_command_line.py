@@ -112,6 +112,18 @@ def test_init_writes_a_configuration_that_can_be_read(
     assert run_in_process(capsys, monkeypatch, *arguments)[0] == 2
 
 
+def test_ship_says_that_nothing_waits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing to ship the status is 0; a folder that is not there is a mistake."""
+    monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path))
+    status, out, _ = run_in_process(capsys, monkeypatch, "ship", tmp_path)
+    assert (status, out) == (0, "nothing is waiting\n")
+    status, out, err = run_in_process(capsys, monkeypatch, "ship", tmp_path / "gone")
+    assert (status, out) == (2, "")
+    assert "no such folder" in err
+
+
 def test_json_is_alone_on_stdout(
     prefect_server: None,
     config_file: Path,

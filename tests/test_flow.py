@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
+from mlflow_runs import id_of, logged
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 
@@ -87,7 +88,7 @@ def test_the_report_goes_to_json_and_back(report: ReportRecord) -> None:
 
 def test_mlflow_has_the_whole_record(report: ReportRecord, config: TrainAdapterConfig) -> None:
     """One finished run holds parameters, curves, seconds and memory of each step, and the data."""
-    run = mlflow_client(config).get_run(report.run.run_id)
+    run = logged(report.run)
     assert run.info.status == "FINISHED"
     assert run.data.params["lora/lora_alpha"] == "16"
     assert run.data.tags["dataset.train.sha256"] == report.data.train.sha256
@@ -104,10 +105,10 @@ def test_mlflow_has_the_picture_and_the_table(
 ) -> None:
     """The run's artifacts show the loss curve and the answers, base beside adapter."""
     client = mlflow_client(config)
-    files = {file.path for file in client.list_artifacts(report.run.run_id)}
+    files = {file.path for file in client.list_artifacts(id_of(report.run))}
     assert {"loss_curve.png", "samples.json", "report.md", "configuration.json"} <= files
     table = json.loads(
-        Path(client.download_artifacts(report.run.run_id, "samples.json")).read_text()
+        Path(client.download_artifacts(id_of(report.run), "samples.json")).read_text()
     )
     assert {"prompt", "base_answer", "adapter_answer"} <= set(table["columns"])
     assert len(table["data"]) == report.loaded.num_samples == 3
@@ -196,7 +197,7 @@ def test_redoing_runs_that_step_and_those_after_it(
     again = runs.execute(runs.reopen_run(run.id))
     assert len(calls) == 2
     assert again.saved.weights.sha256 == once.saved.weights.sha256
-    assert again.run.run_id == once.run.run_id
+    assert mlflow_status(config, run.id) == ["FINISHED"]
 
 
 def test_a_mistake_leaves_one_message_and_nothing_else(config: TrainAdapterConfig) -> None:

@@ -6,22 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow_runs import client_of, id_of, logged
 
 from tasks import home
 from tasks.config import TrackingSettings
 from tasks.errors import UserError
 from tasks.records import FileRecord, SplitRecord
-from tasks.tracking import Tracker, open_run, ready_client, tracking_uri, ui_command
-from tasks.tracking.run import FLOW_RUN_TAG, Status
+from tasks.tracking import Status, Tracker, open_run, ready_client, tracking_uri, ui_command
+from tasks.tracking.shipping import FLOW_RUN_TAG
 
 OPEN_A_RUN = """
 import sys
-from pathlib import Path
+from tasks import home
 from tasks.config import TrackingSettings
 from tasks.tracking import open_run
-run = open_run(
-    TrackingSettings(), run_name="r", flow_run_id=sys.argv[1], folder=Path("/outputs"), tags={}
-)
+name = sys.argv[1]
+folder = home.outputs() / name
+run = open_run(TrackingSettings(), run_name="r", flow_run_id=name, folder=folder, tags={})
 print(run.tracking_uri)
 """
 
@@ -104,7 +105,7 @@ def test_three_processes_at_once_make_one_store(
 def test_artifacts_lie_beside_the_database(opened: Tracker, settings: TrackingSettings) -> None:
     """The experiment's artifact location is absolute, in the store's own folder."""
     database = Path(str(settings.uri).removeprefix("sqlite:///"))
-    run = opened.client.get_run(opened.run.run_id)
+    run = logged(opened.run)
 
     assert run.info.artifact_uri.startswith((database.parent / "artifacts").as_uri())
 
@@ -130,7 +131,7 @@ def test_run_is_resumed_by_its_flow_run(opened: Tracker, settings: TrackingSetti
     )
 
     assert again == opened.run
-    run = opened.client.get_run(again.run_id)
+    run = logged(again)
     assert run.info.status == "RUNNING"
     assert run.data.tags["team"] == "support"
 
@@ -141,7 +142,7 @@ def test_run_ends_with_its_true_status(opened: Tracker, status: Status) -> None:
     opened.end(status)
     opened.end(status)
 
-    assert opened.client.get_run(opened.run.run_id).info.status == status
+    assert logged(opened.run).info.status == status
 
 
 def test_the_last_status_wins(opened: Tracker) -> None:
@@ -149,7 +150,7 @@ def test_the_last_status_wins(opened: Tracker) -> None:
     opened.end("FINISHED")
     opened.end("FAILED")
 
-    assert opened.client.get_run(opened.run.run_id).info.status == "FAILED"
+    assert logged(opened.run).info.status == "FAILED"
 
 
 def test_changed_param_becomes_a_tag(opened: Tracker) -> None:
@@ -157,7 +158,7 @@ def test_changed_param_becomes_a_tag(opened: Tracker) -> None:
     opened.log_params({"lora/r": 8, "targets": ["q_proj"]})
     opened.log_params({"lora/r": 16, "targets": ["q_proj"]})
 
-    data = opened.client.get_run(opened.run.run_id).data
+    data = logged(opened.run).data
     assert data.params == {"lora/r": "8", "targets": '["q_proj"]'}
     assert data.tags["changed.lora/r"] == "16"
     assert "changed.targets" not in data.tags
@@ -168,21 +169,21 @@ def test_many_and_long_params_are_kept(opened: Tracker) -> None:
     params = {f"p{number}": number for number in range(250)}
     opened.log_params({**params, "long": "x" * 9000 + "a", "other": "x" * 9000 + "b"})
 
-    logged = opened.client.get_run(opened.run.run_id).data.params
-    assert len(logged) == 252
-    assert len(logged["long"]) == 6000
-    assert logged["long"] != logged["other"]
+    kept = logged(opened.run).data.params
+    assert len(kept) == 252
+    assert len(kept["long"]) == 6000
+    assert kept["long"] != kept["other"]
 
 
 def test_replayed_metrics_add_no_point(opened: Tracker) -> None:
-    """A curve that is logged twice has each of its points once."""
+    """A curve that is logged twice, at different times, has each of its points once."""
     for _ in range(2):
         opened.log_metric_series("train/loss", [(step, 1 / (step + 1)) for step in range(1200)])
         opened.log_metrics({"eval/loss": 0.5, "eval/tokens": 9}, step=3, timestamp_ms=7)
 
-    history = opened.client.get_metric_history(opened.run.run_id, "train/loss")
+    history = client_of(opened.run).get_metric_history(id_of(opened.run), "train/loss")
     assert sorted(point.step for point in history) == list(range(1200))
-    (point,) = opened.client.get_metric_history(opened.run.run_id, "eval/loss")
+    (point,) = client_of(opened.run).get_metric_history(id_of(opened.run), "eval/loss")
     assert (point.value, point.step, point.timestamp) == (0.5, 3, 7)
 
 
@@ -196,16 +197,16 @@ def test_dataset_has_its_full_sha256(opened: Tracker, tmp_path: Path) -> None:
     for _ in range(2):
         opened.log_dataset(split(str(file), sha256), "train")
 
-    run = opened.client.get_run(opened.run.run_id)
+    run = logged(opened.run)
     assert run.inputs is not None
-    (logged,) = run.inputs.dataset_inputs
-    assert sha256.startswith(logged.dataset.digest)
-    assert {tag.key: tag.value for tag in logged.tags} == {
+    (dataset,) = run.inputs.dataset_inputs
+    assert sha256.startswith(dataset.dataset.digest)
+    assert {tag.key: tag.value for tag in dataset.tags} == {
         "mlflow.data.context": "train",
         "sha256": sha256,
     }
     assert run.data.tags["dataset.train.sha256"] == sha256
-    assert get_source(logged).load() == str(file)
+    assert get_source(dataset).load() == str(file)
 
 
 def split(source: str, sha256: str) -> SplitRecord:
@@ -228,12 +229,12 @@ def test_table_is_replaced_by_a_retry(opened: Tracker) -> None:
     for answer in ("first", "second"):
         opened.log_table([{"prompt": "p", "answer": answer}], "samples.json")
 
-    path = opened.client.download_artifacts(opened.run.run_id, "samples.json")
+    path = client_of(opened.run).download_artifacts(id_of(opened.run), "samples.json")
     assert json.loads(Path(path).read_text()) == {
         "columns": ["prompt", "answer"],
         "data": [["p", "second"]],
     }
-    tags = opened.client.get_run(opened.run.run_id).data.tags
+    tags = logged(opened.run).data.tags
     assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": "samples.json", "type": "table"}]
 
 
@@ -242,13 +243,13 @@ def test_discard_leaves_nothing(opened: Tracker) -> None:
     from mlflow.entities import ViewType
 
     opened.log_text("a mistake", "notes/error.txt")
-    run = opened.client.get_run(opened.run.run_id)
+    run = logged(opened.run)
     opened.discard()
     opened.discard()
     opened.end("FAILED")
 
-    left = opened.client.search_runs([run.info.experiment_id], run_view_type=ViewType.ALL)
-    assert opened.run.run_id not in {run.info.run_id for run in left}
+    left = client_of(opened.run).search_runs([run.info.experiment_id], run_view_type=ViewType.ALL)
+    assert run.info.run_id not in {other.info.run_id for other in left}
     assert not Path(run.info.artifact_uri.removeprefix("file://")).parent.exists()
 
 

@@ -15,13 +15,33 @@ DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # With mlflow 3.17's own (7 retries, 120 s) a call to a server that is gone blocks 4 minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # Nothing is lost by giving up early: it waits in the journal.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
 }
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 
-from tasks.tracking.run import Tracker, open_run, ui_command  # noqa: E402  # after the defaults
+from tasks.tracking.run import (  # noqa: E402  # after the defaults
+    Status,
+    Tracker,
+    mlflow_run_id,
+    open_run,
+    ship_command,
+    ui_command,
+)
+from tasks.tracking.shipping import Outcome, ship_all  # noqa: E402
 from tasks.tracking.store import ready_client, tracking_uri  # noqa: E402
 
-__all__ = ["Tracker", "open_run", "ready_client", "tracking_uri", "ui_command"]
+__all__ = [
+    "Outcome",
+    "Status",
+    "Tracker",
+    "mlflow_run_id",
+    "open_run",
+    "ready_client",
+    "ship_all",
+    "ship_command",
+    "tracking_uri",
+    "ui_command",
+]

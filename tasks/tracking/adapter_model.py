@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.records import RunRecord, SavedRecord
+from tasks.records import SavedRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,25 +22,27 @@ _CODE = Path(__file__).with_name("adapter_pyfunc.py")
 _SHA256_TAG = "adapter.sha256"
 
 
-def log_adapter(client: "MlflowClient", run: RunRecord, saved: SavedRecord) -> str:
+def log_adapter(
+    client: "MlflowClient", run_id: str, saved: SavedRecord, requirements: list[str]
+) -> str:
     """Log the adapter to the run, once for each content; give the model's URI."""
-    model = _find(client, run, saved) or _create(client, run, saved)
+    model = _find(client, run_id, saved) or _create(client, run_id, saved)
     # A model is READY once all its files are there: one that a kill left PENDING is filled again.
     if str(model.status) != "READY":
         with tempfile.TemporaryDirectory() as folder:
-            _save(Path(folder) / "model", model, run, saved)
+            _save(Path(folder) / "model", model, run_id, saved, requirements)
             client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
         client.finalize_logged_model(model.model_id, "READY")
-    _link(client, run, model)
+    _link(client, run_id, model)
     return f"models:/{model.model_id}"
 
 
-def _find(client: "MlflowClient", run: RunRecord, saved: SavedRecord) -> "LoggedModel | None":
-    experiment_id = client.get_run(run.run_id).info.experiment_id
+def _find(client: "MlflowClient", run_id: str, saved: SavedRecord) -> "LoggedModel | None":
+    experiment_id = client.get_run(run_id).info.experiment_id
     models = client.search_logged_models(
         [experiment_id],
         filter_string=(
-            f"source_run_id = '{run.run_id}' AND tags.`{_SHA256_TAG}` = '{saved.weights.sha256}'"
+            f"source_run_id = '{run_id}' AND tags.`{_SHA256_TAG}` = '{saved.weights.sha256}'"
         ),
     )
     return next((model for model in models if model.name == _name(saved)), None)
@@ -51,11 +53,11 @@ def _name(saved: SavedRecord) -> str:
     return re.sub(r"[/:.%\"']", "-", saved.adapter_name)
 
 
-def _create(client: "MlflowClient", run: RunRecord, saved: SavedRecord) -> "LoggedModel":
+def _create(client: "MlflowClient", run_id: str, saved: SavedRecord) -> "LoggedModel":
     return client.create_logged_model(
-        client.get_run(run.run_id).info.experiment_id,
+        client.get_run(run_id).info.experiment_id,
         name=_name(saved),
-        source_run_id=run.run_id,
+        source_run_id=run_id,
         model_type="adapter",
         tags={_SHA256_TAG: saved.weights.sha256},
         params={
@@ -67,22 +69,24 @@ def _create(client: "MlflowClient", run: RunRecord, saved: SavedRecord) -> "Logg
     )
 
 
-def _link(client: "MlflowClient", run: RunRecord, model: "LoggedModel") -> None:
+def _link(client: "MlflowClient", run_id: str, model: "LoggedModel") -> None:
     from mlflow.entities import LoggedModelOutput
 
-    outputs = client.get_run(run.run_id).outputs
+    outputs = client.get_run(run_id).outputs
     if model.model_id not in {o.model_id for o in (outputs.model_outputs if outputs else [])}:
-        client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
 
 
-def _save(path: Path, model: "LoggedModel", run: RunRecord, saved: SavedRecord) -> None:
+def _save(
+    path: Path, model: "LoggedModel", run_id: str, saved: SavedRecord, requirements: list[str]
+) -> None:
     import mlflow.pyfunc
     from mlflow.models import Model
 
     info = Model(
         artifact_path=model.artifact_location,
         model_uuid=model.model_id,
-        run_id=run.run_id,
+        run_id=run_id,
         model_id=model.model_id,
     )
     with warnings.catch_warnings():
@@ -94,7 +98,7 @@ def _save(path: Path, model: "LoggedModel", run: RunRecord, saved: SavedRecord) 
             artifacts={"adapter": str(saved.folder)},
             model_config=_model_config(saved),
             signature=_signature(),
-            pip_requirements=_requirements(saved),
+            pip_requirements=requirements,
             mlflow_model=info,
         )
 
@@ -137,7 +141,7 @@ def _signature() -> "ModelSignature":
     )
 
 
-def _requirements(saved: SavedRecord) -> list[str]:
+def requirements(saved: SavedRecord) -> list[str]:
     """Give the installed versions of what the model needs, without local parts such as `+cpu`."""
     names = ["torch", "transformers", "peft", "accelerate"]
     if saved.base.settings.quantization != "none":

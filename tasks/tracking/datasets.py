@@ -14,24 +14,28 @@ if TYPE_CHECKING:
 _MAX_DIGEST_CHARACTERS = 36
 
 
-def dataset_of(split: SplitRecord, context: str) -> "DatasetInput":
-    """Describe a split as a dataset input.
+def describe(split: SplitRecord, context: str) -> dict[str, str]:
+    """Describe a split as MLflow's fields of a dataset, as far as this machine knows it.
 
     mlflow's own dataset classes compute a digest of the head of the data only; this one is the
-    split's sha256, cut to MLflow's length, with the whole of it as the input's tag.
+    split's sha256, cut to MLflow's length.
     """
+    kind, source = _source(split.source)
+    return {
+        "name": f"{Path(split.source).name or split.source} ({context})",
+        "digest": split.sha256[:_MAX_DIGEST_CHARACTERS],
+        "source_type": kind,
+        "source": json.dumps(source),
+        "profile": json.dumps(split.model_dump(exclude={"source"})),
+    }
+
+
+def dataset_input(described: dict[str, str], context: str, sha256: str) -> "DatasetInput":
+    """Give what `describe` gave as MLflow's input of a run, with the whole sha256 as a tag."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    kind, source = _source(split.source)
-    dataset = Dataset(
-        name=f"{Path(split.source).name or split.source} ({context})",
-        digest=split.sha256[:_MAX_DIGEST_CHARACTERS],
-        source_type=kind,
-        source=json.dumps(source),
-        profile=json.dumps(split.model_dump(exclude={"source"})),
-    )
-    tags = [InputTag("mlflow.data.context", context), InputTag("sha256", split.sha256)]
-    return DatasetInput(dataset, tags)
+    tags = [InputTag("mlflow.data.context", context), InputTag("sha256", sha256)]
+    return DatasetInput(Dataset(**described), tags)
 
 
 def _source(source: str) -> tuple[str, dict[str, object]]:

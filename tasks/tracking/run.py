@@ -1,37 +1,39 @@
 """One MLflow run per flow run: opened or found again, written to, ended with its true status.
 
-Everything goes through the run's id. mlflow's own active run belongs to one thread, is FINISHED
-after an uncaught exception, and stays RUNNING after a kill.
+All that is said goes to a journal in the run's folder, and from there to MLflow as soon as that
+can be reached. So a server that is down delays nothing, fails nothing and loses nothing.
 """
 
 import hashlib
 import json
 import shlex
-import shutil
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal
 
+from tasks import home
 from tasks.config import TrackingSettings
-from tasks.records import RunRecord, SavedRecord, SplitRecord
-from tasks.tracking.adapter_model import log_adapter
-from tasks.tracking.datasets import dataset_of
-from tasks.tracking.store import database_file, ready_client, store_lock, tracking_uri
+from tasks.errors import UserError
+from tasks.progress import logger
+from tasks.records import FileRecord, RunRecord, SavedRecord, SplitRecord
+from tasks.tracking import outages
+from tasks.tracking.adapter_model import requirements
+from tasks.tracking.datasets import describe
+from tasks.tracking.journal import Journal, now_ms
+from tasks.tracking.shipping import FLOW_RUN_TAG, Outcome, Shipper
+from tasks.tracking.store import POSSIBLE, database_file, ready_client, tracking_uri
+from tasks.tracking.writer import OPERATIONS
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric
-
-FLOW_RUN_TAG = "prefect.flow_run_id"
-
-# Limits of mlflow 3.17 (mlflow.utils.validation); a longer value is an error or is cut silently.
+# Limit of mlflow 3.17 (mlflow.utils.validation); a longer value is cut silently.
 _MAX_PARAM_CHARACTERS = 6000
-_MAX_PARAMS_A_BATCH = 100
-_MAX_METRICS_A_BATCH = 1000
+
+# While a training goes on, a backlog is shipped in parts.
+_SECONDS_IN_PASSING = 2.0
+_SECONDS_AT_THE_END = 60.0
+_SECONDS_FOR_ANOTHER_PROCESS = 5.0
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-T = TypeVar("T")
 
 
 def open_run(
@@ -44,44 +46,62 @@ def open_run(
 ) -> RunRecord:
     """Open the flow run's MLflow run: the one there is, RUNNING again, else a new one.
 
-    The settings' run name wins over `run_name`, and their tags over `tags`.
+    The settings' run name wins over `run_name`, and their tags over `tags`. With the server down
+    the journal in `folder` is opened alone.
 
     Raises:
         UserError: The tracking URI or the experiment cannot be used.
     """
-    uri = tracking_uri(settings)
-    client, experiment_id = ready_client(uri, settings.experiment)
-    all_tags = {**tags, **settings.tags, FLOW_RUN_TAG: flow_run_id}
-    name = settings.run_name or run_name
-    with store_lock(uri):
-        run_id = _find(client, experiment_id, flow_run_id)
-        if run_id is None:
-            run_id = _create(client, experiment_id, name, all_tags)
-    record = RunRecord(
-        tracking_uri=uri,
+    run = RunRecord(
+        tracking_uri=tracking_uri(settings),
         experiment=settings.experiment,
-        run_id=run_id,
-        run_name=name,
+        run_name=settings.run_name or run_name,
         flow_run_id=flow_run_id,
         folder=folder,
     )
-    client.update_run(run_id, status="RUNNING", name=name)
-    Tracker(record).set_tags(all_tags)
-    return record
+    problem = _check(run)
+    all_tags = {**tags, **settings.tags, FLOW_RUN_TAG: flow_run_id}
+    journal = Journal(folder)
+    if not journal.is_open():
+        all_tags = _with_origin(all_tags)
+    journal.open(run)
+    if problem:
+        _warn(run, problem)
+    Tracker(run).reopen(all_tags)
+    return run
 
 
-def _find(client: "MlflowClient", experiment_id: str, flow_run_id: str) -> str | None:
-    same_flow_run = f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'"
-    runs = client.search_runs([experiment_id], filter_string=same_flow_run, max_results=1)
-    return runs[0].info.run_id if runs else None
+def _check(run: RunRecord) -> str | None:
+    """Give why the server can't be reached; None if it can."""
+    uri = run.tracking_uri
+    try:
+        with outages.watch(uri):
+            ready_client(uri, run.experiment)
+    except UserError:
+        raise
+    except Exception as error:
+        if outages.is_mistake(error):
+            raise UserError(f"MLflow at {uri}: {outages.reason(error)}; {POSSIBLE}") from error
+        if database_file(uri):  # a file is never down
+            raise
+        return outages.reason(error)
+    return None
 
 
-def _create(client: "MlflowClient", experiment_id: str, name: str, tags: dict[str, str]) -> str:
+def _with_origin(tags: dict[str, str]) -> dict[str, str]:
+    """Add user, program and git commit, as `mlflow.start_run` would record them."""
     from mlflow.tracking.context.registry import resolve_tags
 
-    # User, program and git commit, as `mlflow.start_run` would record them.
-    run = client.create_run(experiment_id, tags=resolve_tags(tags), run_name=name)
-    return str(run.info.run_id)
+    return {key: str(value) for key, value in resolve_tags(tags).items()}
+
+
+def _warn(run: RunRecord, problem: str) -> None:
+    logger().warning(
+        "MLflow at %s can't be written to; the record waits in %s: %s",
+        run.tracking_uri,
+        Journal(run.folder).folder,
+        problem,
+    )
 
 
 def ui_command(run: RunRecord) -> str:
@@ -91,21 +111,33 @@ def ui_command(run: RunRecord) -> str:
     return f"mlflow ui --backend-store-uri {shlex.quote(run.tracking_uri)}"
 
 
+def ship_command(run: RunRecord) -> str:
+    """Give the command that ships what waits in the run's folder."""
+    if run.folder.parent == home.outputs():
+        return "adapterflow ship"
+    return f"adapterflow ship {shlex.quote(str(run.folder))}"
+
+
+def mlflow_run_id(run: RunRecord) -> str | None:
+    """Give the MLflow run's id; None while no server has heard of the run."""
+    return Journal(run.folder).position.run_id
+
+
 class Tracker:
     """Writes to one MLflow run. Saying the same thing twice, as a retry does, changes nothing."""
 
     def __init__(self, run: RunRecord) -> None:
-        from mlflow import MlflowClient
-
         self.run = run
-        self.client = MlflowClient(tracking_uri=run.tracking_uri)
+        self._journal = Journal(run.folder)
+        self._shipper = Shipper(self._journal)
+
+    def reopen(self, tags: Mapping[str, str]) -> None:
+        """Let the run be RUNNING, under its name and with these tags."""
+        self._log("reopen", durable=True, name=self.run.run_name, tags=dict(tags))
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags; the last value wins."""
-        from mlflow.entities import RunTag
-
-        for chunk in _chunks([RunTag(k, str(v)) for k, v in tags.items()], _MAX_PARAMS_A_BATCH):
-            self.client.log_batch(self.run.run_id, tags=chunk)
+        self._log("set_tags", tags={key: str(value) for key, value in tags.items()})
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters as text.
@@ -114,40 +146,20 @@ class Tracker:
         and the new one becomes the tag `changed.<name>`. A value over 6,000 characters is cut and
         ends in the sha256 of the whole.
         """
-        from mlflow.entities import Param
-
-        known = self.client.get_run(self.run.run_id).data.params
-        given = {key: _as_text(value) for key, value in params.items()}
-        new = [Param(key, text) for key, text in given.items() if key not in known]
-        for chunk in _chunks(new, _MAX_PARAMS_A_BATCH):
-            self.client.log_batch(self.run.run_id, params=chunk)
-        self.set_tags(
-            {f"changed.{key}": text for key, text in given.items() if known.get(key, text) != text}
-        )
+        self._log("log_params", params={key: _as_text(value) for key, value in params.items()})
 
     def log_metrics(
         self, metrics: Mapping[str, float], step: int = 0, timestamp_ms: int | None = None
     ) -> None:
-        """Log metrics of one step in one call; a point that is there already is not doubled."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
-        points = [Metric(key, float(value), now, step) for key, value in metrics.items()]
-        self._log_points(points)
+        """Log metrics of one step; a step that a curve has already keeps its first value."""
+        now = now_ms() if timestamp_ms is None else timestamp_ms
+        points = [(key, float(value), now, step) for key, value in metrics.items()]
+        self._log("log_metrics", points=points)
 
     def log_metric_series(self, name: str, points: Iterable[tuple[int, float]]) -> None:
-        """Log a whole curve of (step, value).
-
-        The points' times follow from the run's start, so that a replay adds no point.
-        """
-        from mlflow.entities import Metric
-
-        start = self.client.get_run(self.run.run_id).info.start_time
-        self._log_points([Metric(name, float(value), start + step, step) for step, value in points])
-
-    def _log_points(self, points: Sequence["Metric"]) -> None:
-        for chunk in _chunks(points, _MAX_METRICS_A_BATCH):
-            self.client.log_batch(self.run.run_id, metrics=chunk)
+        """Log a whole curve of (step, value)."""
+        now = now_ms()
+        self._log("log_metrics", points=[(name, float(v), now, step) for step, v in points])
 
     def log_dataset(self, split: SplitRecord, context: str) -> None:
         """Log a split as a dataset of the run; `context` is such as `train` or `eval`.
@@ -155,8 +167,8 @@ class Tracker:
         MLflow's digest is the first 36 characters of the split's sha256, which is also the tag
         `dataset.<context>.sha256`.
         """
-        self.client.log_inputs(self.run.run_id, datasets=[dataset_of(split, context)])
-        self.set_tags({f"dataset.{context}.sha256": split.sha256})
+        described = describe(split, context)
+        self._log("log_dataset", dataset=described, context=context, sha256=split.sha256)
 
     def log_table(self, rows: Sequence[Mapping[str, object]], file: str) -> None:
         """Log rows with equal keys as a table, which the UI shows; `file` ends in `.json`.
@@ -165,72 +177,82 @@ class Tracker:
         """
         columns = list(rows[0]) if rows else []
         table = {"columns": columns, "data": [[row[c] for c in columns] for row in rows]}
-        self.client.log_text(self.run.run_id, json.dumps(table, ensure_ascii=False), file)
-        # The tag by which the UI finds tables.
-        self.set_tags({"mlflow.loggedArtifacts": json.dumps(self._tables_with(file))})
-
-    def _tables_with(self, file: str) -> list[dict[str, str]]:
-        tag = self.client.get_run(self.run.run_id).data.tags.get("mlflow.loggedArtifacts", "[]")
-        others = [table for table in json.loads(tag) if table["path"] != file]
-        return [*others, {"path": file, "type": "table"}]
+        self._log("log_table", text=json.dumps(table, ensure_ascii=False), file=file)
 
     def log_text(self, text: str, file: str) -> None:
         """Write a text artifact."""
-        self.client.log_text(self.run.run_id, text, file)
+        self._log("log_text", text=text, file=file)
 
     def log_file(self, path: Path, artifact_folder: str | None = None) -> None:
         """Copy a file, such as a figure, to the run's artifacts."""
-        self.client.log_artifact(self.run.run_id, str(path), artifact_folder)
+        if self._journal.is_open():
+            kept = self._journal.keep(path, FileRecord.of(path).sha256[:16])
+            self._log("log_file", kept=kept, artifact_folder=artifact_folder)
 
-    def log_adapter(self, saved: SavedRecord) -> str:
+    def log_adapter(self, saved: SavedRecord) -> str | None:
         """Log the adapter as a model without base weights; give its `models:/…` URI.
 
-        The same adapter in the same run is the same model, however often it is logged.
+        The same adapter in the same run is the same model, however often it is logged. It has no
+        URI while it waits to be shipped.
         """
-        return log_adapter(self.client, self.run, saved)
+        if not self._journal.is_open():
+            return None
+        self._journal.append(
+            "log_adapter",
+            durable=True,
+            saved=saved.model_dump(mode="json"),
+            kept=self._journal.keep(saved.folder, saved.weights.sha256[:16]),
+            requirements=requirements(saved),
+        )
+        return self._ship(_SECONDS_AT_THE_END).model_uri
 
     def end(self, status: Status) -> None:
         """End the run; the last status wins, and a discarded run stays gone."""
-        if self._exists():
-            self.client.set_terminated(self.run.run_id, status)
+        if self._journal.is_open():
+            self._journal.append("end", durable=True, status=status, time_ms=now_ms())
+            self._ship(_SECONDS_AT_THE_END, insist=True)
 
     def discard(self) -> None:
-        """Delete the run with its artifacts; from an SQLite store for good.
+        """Delete the run with its artifacts and its journal; from an SQLite store for good.
 
-        Elsewhere it goes to MLflow's trash, which `mlflow gc` empties.
+        Elsewhere it goes to MLflow's trash, which `mlflow gc` empties. A server that is down
+        hears of it later, if it knows the run at all.
         """
-        if not self._exists():
+        if not self._journal.is_open():
             return
-        run = self.client.get_run(self.run.run_id)
-        for output in run.outputs.model_outputs if run.outputs else []:
-            self.client.delete_logged_model(output.model_id)
-        self.client.delete_run(self.run.run_id)
-        if database_file(self.run.tracking_uri):
-            self._delete_for_good(run.info.artifact_uri)
+        if self._journal.position.run_id is None:
+            self._journal.drop()
+            return
+        self._journal.append("discard", durable=True)
+        self._ship(_SECONDS_AT_THE_END, insist=True)
 
-    def _delete_for_good(self, artifact_uri: str) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-        from mlflow.utils.file_utils import local_file_uri_to_path
-        from mlflow.utils.uri import is_local_uri
+    def num_waiting(self) -> int:
+        """Count the operations that MLflow has not heard of yet."""
+        return self._journal.num_waiting()
 
-        get_artifact_repository(artifact_uri).delete_artifacts()
-        if is_local_uri(artifact_uri):
-            shutil.rmtree(Path(local_file_uri_to_path(artifact_uri)).parent, ignore_errors=True)
-        # What `mlflow gc` calls.
-        store = self.client._tracking_client.store  # noqa: SLF001
-        assert isinstance(store, SqlAlchemyStore)  # noqa: S101
-        store._hard_delete_run(self.run.run_id)  # noqa: SLF001
+    def what_waits(self) -> str:
+        """Say what MLflow has not heard of yet; nothing if that is so."""
+        kinds = Counter(OPERATIONS.get(e.name, "unknown") for e in self._journal.waiting())
+        if not kinds:
+            return ""
+        parts = ", ".join(f"{kind} ({number})" for kind, number in kinds.most_common())
+        return f"{kinds.total()} operations of the MLflow run: {parts}"
 
-    def _exists(self) -> bool:
-        from mlflow.exceptions import MlflowException
+    def _log(self, name: str, /, *, durable: bool = False, **arguments: object) -> None:
+        if self._journal.is_open():
+            self._journal.append(name, durable=durable, **arguments)
+            self._ship(_SECONDS_IN_PASSING)
 
-        try:
-            return self.client.get_run(self.run.run_id).info.lifecycle_stage == "active"
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
+    def _ship(self, seconds: float, *, insist: bool = False) -> Outcome:
+        uri = self.run.tracking_uri
+        was_out = outages.is_out(uri)
+        wait = _SECONDS_FOR_ANOTHER_PROCESS if insist else 0
+        outcome = self._shipper.ship(seconds, insist=insist, wait_seconds=wait)
+        if outcome.problem and outages.is_out(uri) and not was_out:
+            _warn(self.run, outcome.problem)
+        for refused in outcome.refused:
+            logger().warning("MLflow refuses %s", refused)
+        return outcome
 
 
 def _as_text(value: object) -> str:
@@ -242,8 +264,3 @@ def _as_text(value: object) -> str:
         return text
     end = f"… sha256:{hashlib.sha256(text.encode()).hexdigest()}"
     return text[: _MAX_PARAM_CHARACTERS - len(end)] + end
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-_POSSIBLE = (
+POSSIBLE = (
     "possible are http(s)://… of an MLflow server, sqlite:////absolute/path.db and other database "
     "URIs, or no uri for the embedded store"
 )
@@ -43,14 +43,14 @@ def tracking_uri(settings: TrackingSettings) -> str:
     if given.startswith("sqlite"):
         return _absolute(given)
     if given.startswith("file:") or not re.match(r"[a-z][a-z0-9+-]*:|databricks", given):
-        raise UserError(f"tracking uri {given!r} is a folder of files; {_POSSIBLE}")
+        raise UserError(f"tracking uri {given!r} is a folder of files; {POSSIBLE}")
     return given
 
 
 def _absolute(sqlite_uri: str) -> str:
     path, mark, options = sqlite_uri.partition(":///")[2].partition("?")
     if path in {"", ":memory:"}:
-        raise UserError(f"tracking uri {sqlite_uri!r} names no file; {_POSSIBLE}")
+        raise UserError(f"tracking uri {sqlite_uri!r} names no file; {POSSIBLE}")
     absolute = (home.home() / Path(path).expanduser()).resolve()
     return f"{sqlite_uri.partition(':')[0]}:///{absolute}{mark}{options}"
 

@@ -1,0 +1,32 @@
+"""How a run leaves MLflow: from an SQLite store for good, elsewhere into MLflow's trash."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def delete_run(client: "MlflowClient", run_id: str) -> None:
+    """Delete the run with its models and artifacts; `mlflow gc` empties a server's trash."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    run = client.get_run(run_id)
+    for output in run.outputs.model_outputs if run.outputs else []:
+        client.delete_logged_model(output.model_id)
+    client.delete_run(run_id)
+    store = client._tracking_client.store  # noqa: SLF001
+    if isinstance(store, SqlAlchemyStore) and store.db_type == "sqlite":
+        _delete_files(run.info.artifact_uri)
+        store._hard_delete_run(run_id)  # noqa: SLF001  # what `mlflow gc` calls
+
+
+def _delete_files(artifact_uri: str) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    get_artifact_repository(artifact_uri).delete_artifacts()
+    if is_local_uri(artifact_uri):
+        shutil.rmtree(Path(local_file_uri_to_path(artifact_uri)).parent, ignore_errors=True)

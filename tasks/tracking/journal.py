@@ -1,0 +1,188 @@
+"""What is to be recorded: on disk first, in the run's folder, and shipped to MLflow from there.
+
+The folder `tracking` holds `run.json`, which run it is; `journal.jsonl`, one operation a line, only
+ever appended to; `files`, what operations upload; `position.json`, how far everything was shipped;
+and `refused.jsonl`, what the server would never take.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from tasks.records import Record, RunRecord
+
+UNREADABLE = "unreadable"
+
+
+class Entry(NamedTuple):
+    """An operation of the journal."""
+
+    name: str
+    arguments: dict[str, Any]
+    time_ms: int
+    """When it was written, in milliseconds since 1970."""
+    end: int
+    """Where the entry ends in the journal, in bytes."""
+
+
+class Position(Record):
+    """How far the journal was shipped, and to which MLflow run."""
+
+    run_id: str | None = None
+    shipped_bytes: int = 0
+
+
+class Journal:
+    """The operations of one run, in order. One process appends; any process may ship."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.folder = run_folder / "tracking"
+        self._file = self.folder / "journal.jsonl"
+        self._run_file = self.folder / "run.json"
+        self._position_file = self.folder / "position.json"
+
+    def open(self, run: RunRecord) -> None:
+        """Make the journal if there is none, and remember which run it belongs to."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(self._run_file, run.model_dump_json())
+
+    def is_open(self) -> bool:
+        """Tell whether there is a journal; a discarded run has none."""
+        return os.access(self._run_file, os.R_OK)
+
+    def run(self) -> RunRecord:
+        """Give the journal's run, in the folder where it is now."""
+        run = RunRecord.model_validate_json(self._run_file.read_bytes())
+        return run.model_copy(update={"folder": self.folder.parent})
+
+    def append(self, name: str, /, *, durable: bool = False, **arguments: object) -> None:
+        """Append an operation; it survives this process, and if durable a loss of power, too."""
+        fields = {"at": now_ms(), "do": name, "with": arguments}
+        line = json.dumps(fields, ensure_ascii=False) + "\n"
+        with self._file.open("a+b", buffering=0) as file:
+            _cut_half_line(file.fileno())
+            file.write(line.encode())
+            if durable:
+                os.fsync(file.fileno())
+
+    def entries(self, start: int = 0) -> Iterator[Entry]:
+        """Give the entries from `start` on, without a last line that is half written."""
+        if not self._file.exists():
+            return
+        with self._file.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                if line.endswith(b"\n"):
+                    start += len(line)
+                    yield _entry(line, start)
+
+    def waiting(self) -> Iterator[Entry]:
+        """Give the entries that were not shipped yet."""
+        yield from self.entries(self.position.shipped_bytes)
+
+    def num_waiting(self) -> int:
+        """Count the operations that were not shipped yet."""
+        return sum(1 for _ in self.waiting())
+
+    @property
+    def position(self) -> Position:
+        """How far the journal was shipped; the start where that is not known any more."""
+        try:
+            position = Position.model_validate_json(self._position_file.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return Position()
+        # Only a loss of power leaves a journal shorter than what was shipped of it.
+        size = self._file.stat().st_size if self._file.exists() else 0
+        return position if position.shipped_bytes <= size else Position()
+
+    @position.setter
+    def position(self, position: Position) -> None:
+        _write(self._position_file, position.model_dump_json())
+
+    def keep(self, source: Path, key: str) -> str:
+        """Keep a file, or a folder's files, for the upload; give the place within `folder`.
+
+        A file is copied. A folder's files, which may be large, are linked: whoever changes them
+        writes new ones.
+        """
+        place = Path("files") / key / source.name
+        if source.is_file():
+            _put(source, self.folder / place, link=False)
+        for file in source.rglob("*"):
+            if file.is_file():
+                _put(file, self.folder / place / file.relative_to(source), link=True)
+        return place.as_posix()
+
+    def set_aside(self, entry: Entry, reason: str) -> None:
+        """Note an operation that the server will never take."""
+        line = {"do": entry.name, "with": entry.arguments, "reason": reason}
+        with (self.folder / "refused.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    @contextmanager
+    def alone(self, wait_seconds: float = 0) -> Iterator[None]:
+        """Ship alone among processes.
+
+        Raises:
+            filelock.Timeout: another process is shipping for longer than that.
+        """
+        from filelock import FileLock
+
+        with FileLock(self.folder / "lock", timeout=wait_seconds):
+            yield
+
+    def drop(self) -> None:
+        """Remove the journal, and the run's folder if nothing else is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.parent.rmdir()
+
+
+def now_ms() -> int:
+    """Give the time as MLflow counts it."""
+    return int(time.time() * 1000)
+
+
+def _entry(line: bytes, end: int) -> Entry:
+    try:
+        fields = json.loads(line)
+        return Entry(fields["do"], fields["with"], fields["at"], end)
+    except (ValueError, KeyError, TypeError):
+        return Entry(UNREADABLE, {"line": line.decode(errors="replace")}, now_ms(), end)
+
+
+def _cut_half_line(descriptor: int) -> None:
+    """Cut off what follows the last newline: a crash left it, and it would spoil the next line."""
+    end = os.fstat(descriptor).st_size
+    if not end or os.pread(descriptor, 1, end - 1) == b"\n":
+        return
+    content = os.pread(descriptor, end, 0)
+    os.ftruncate(descriptor, content.rfind(b"\n") + 1)
+
+
+def _write(file: Path, text: str) -> None:
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(file)
+
+
+def _put(source: Path, target: Path, *, link: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f"{target.name}.new")
+    new.unlink(missing_ok=True)
+    try:
+        if not link:
+            raise OSError  # noqa: TRY301 - as where links are not possible
+        os.link(source, new)
+    except OSError:
+        shutil.copy2(source, new)
+    new.replace(target)
+    # Renaming a link over another link of the same file does nothing (rename(2)).
+    new.unlink(missing_ok=True)
