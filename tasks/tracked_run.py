@@ -5,11 +5,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 from prefect.runtime import flow_run
 
 from tasks import home
 from tasks.config import TrainAdapterConfig
+from tasks.dead_runs import alive, end_dead_runs
 from tasks.errors import UserError
 from tasks.progress import logger
 from tasks.records import DataRecord, RunRecord
@@ -26,12 +28,21 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
 
     A user's mistake leaves no run and no folder, unless something was trained already.
     """
-    run = _open(config)
-    tracker = Tracker(run)
+    name, identity = str(flow_run.get_name()), str(flow_run.get_id())
+    folder = check_output(config) / f"{name}-{identity[:8]}"
+    with alive(folder):
+        run = open_run(config.tracking, run_name=name, flow_run_id=identity, folder=folder, tags={})
+        tracker = Tracker(run)
+        with _truly_ended(run, tracker):
+            _look_after_earlier_runs({home.outputs(), folder.parent})
+            _log_inputs(config, data, tracker)
+            yield run
+
+
+@contextmanager
+def _truly_ended(run: RunRecord, tracker: Tracker) -> Iterator[None]:
     try:
-        _ship_earlier_runs(run)
-        _log_inputs(config, data, tracker)
-        yield run
+        yield
     except UserError:
         if run.checkpoints.exists():
             _end(tracker, "FAILED")
@@ -47,14 +58,9 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
     _end(tracker, "FINISHED")
 
 
-def _open(config: TrainAdapterConfig) -> RunRecord:
-    name, identity = str(flow_run.get_name()), str(flow_run.get_id())
-    folder = check_output(config) / f"{name}-{identity[:8]}"
-    return open_run(config.tracking, run_name=name, flow_run_id=identity, folder=folder, tags={})
-
-
-def _ship_earlier_runs(run: RunRecord) -> None:
-    for folder, outcome in ship_all((home.outputs(), run.folder.parent), _SECONDS_FOR_EARLIER_RUNS):
+def _look_after_earlier_runs(folders: set[Path]) -> None:
+    end_dead_runs(folders)
+    for folder, outcome in ship_all(folders, _SECONDS_FOR_EARLIER_RUNS):
         if outcome.num_shipped:
             logger().info(
                 "brought %d waiting operations of the run %s to MLflow; %d still wait",

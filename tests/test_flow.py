@@ -18,10 +18,11 @@ from flows import runs
 from flows.train_adapter import StepName, train_adapter
 from tasks import home
 from tasks.config import TrainAdapterConfig
+from tasks.dead_runs import alive
 from tasks.engine import training
 from tasks.errors import UserError, VerificationError
 from tasks.records import ReportRecord
-from tasks.tracking import tracking_uri
+from tasks.tracking import open_run, tracking_uri
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -156,6 +157,24 @@ def test_an_interrupted_run_is_killed_and_goes_on(
     resumed = runs.execute(runs.reopen_run(run.id))
     assert mlflow_status(config, run.id) == ["FINISHED"]
     assert resumed.trained.weights.sha256 == report.trained.weights.sha256
+
+
+def test_the_next_run_ends_what_died_without_a_word(config: TrainAdapterConfig) -> None:
+    """A run that was killed outright is FAILED in MLflow and crashed in Prefect, not RUNNING."""
+    dead, living = runs.create_run(config), runs.create_run(config)
+    folders = {run.id: home.outputs() / f"{run.name}-{str(run.id)[:8]}" for run in (dead, living)}
+    for run in (dead, living):
+        name, identity = str(run.name), str(run.id)
+        folder = folders[run.id]
+        open_run(config.tracking, run_name=name, flow_run_id=identity, folder=folder, tags={})
+    with alive(folders[living.id]):
+        runs.execute(runs.create_run(config))
+    assert mlflow_status(config, dead.id) == ["FAILED"]
+    assert mlflow_status(config, living.id) == ["RUNNING"]
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(dead.id).state
+    assert state
+    assert state.is_crashed()
 
 
 def test_completed_steps_do_not_run_again(

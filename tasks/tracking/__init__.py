@@ -29,6 +29,7 @@ from tasks.tracking.run import (  # noqa: E402  # after the defaults
     open_run,
     ship_command,
     ui_command,
+    unended_runs,
 )
 from tasks.tracking.shipping import Outcome, ship_all  # noqa: E402
 from tasks.tracking.store import ready_client, tracking_uri  # noqa: E402
@@ -44,4 +45,5 @@ __all__ = [
     "ship_command",
     "tracking_uri",
     "ui_command",
+    "unended_runs",
 ]

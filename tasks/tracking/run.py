@@ -21,7 +21,7 @@ from tasks.tracking import outages
 from tasks.tracking.adapter_model import requirements
 from tasks.tracking.datasets import describe
 from tasks.tracking.journal import Journal, now_ms
-from tasks.tracking.shipping import FLOW_RUN_TAG, Outcome, Shipper
+from tasks.tracking.shipping import FLOW_RUN_TAG, Outcome, Shipper, journals
 from tasks.tracking.store import POSSIBLE, database_file, ready_client, tracking_uri
 from tasks.tracking.writer import OPERATIONS
 
@@ -121,6 +121,16 @@ def ship_command(run: RunRecord) -> str:
 def mlflow_run_id(run: RunRecord) -> str | None:
     """Give the MLflow run's id; None while no server has heard of the run."""
     return Journal(run.folder).position.run_id
+
+
+def unended_runs(folders: Iterable[Path]) -> list[RunRecord]:
+    """Give the runs in run folders, and right under these, that were opened and not ended."""
+    return [journal.run() for journal in journals(folders) if _last_status(journal) == "reopen"]
+
+
+def _last_status(journal: Journal) -> str | None:
+    names = [entry.name for entry in journal.entries() if entry.name in {"reopen", "end"}]
+    return names[-1] if names else None
 
 
 class Tracker:

@@ -49,7 +49,7 @@ def ship_all(folders: Iterable[Path], seconds: float = math.inf) -> Iterator[tup
     Nothing is begun after so many seconds.
     """
     deadline = time.monotonic() + seconds
-    for journal in _journals(folders):
+    for journal in journals(folders):
         if time.monotonic() > deadline:
             return
         if journal.num_waiting():
@@ -58,7 +58,8 @@ def ship_all(folders: Iterable[Path], seconds: float = math.inf) -> Iterator[tup
             yield journal.folder.parent, outcome
 
 
-def _journals(folders: Iterable[Path]) -> list[Journal]:
+def journals(folders: Iterable[Path]) -> list[Journal]:
+    """Give the journals of run folders, and of the run folders right under these."""
     resolved = {folder.expanduser().resolve() for folder in folders}
     candidates = {path for folder in resolved for path in (folder, *folder.glob("*/"))}
     journals = (Journal(path) for path in sorted(candidates))
