@@ -61,7 +61,7 @@ def _lines(report: ReportRecord) -> list[tuple[str, str]]:
     return [
         *lines,
         ("loss", f"{loss} after {trained.num_steps} steps in {trained.seconds_training:.0f} s"),
-        ("adapter", f"{saved.folder} ({saved.weights.size_bytes / 1e6:.1f} MB)"),
+        ("adapter", f"{_near(saved.folder)} ({saved.weights.size_bytes / 1e6:.1f} MB)"),
         *([("on the Hub", saved.hub_url)] if saved.hub_url else []),
         ("MLflow run", _mlflow_run(report.run)),
         *_waiting(report.run),
@@ -79,11 +79,14 @@ def _waiting(run: RunRecord) -> list[tuple[str, str]]:
     return [("waiting", f"{waiting}; ship with: {ship_command(run)}")] if waiting else []
 
 
+def _near(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def _runnable(command: str) -> str:
     """Write programs of this environment with their path where the shell would not find them."""
     for program in ("mlflow", "prefect"):
         ours = Path(sys.executable).with_name(program)
         if shutil.which(program) != str(ours):
-            near = ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours
-            command = re.sub(rf"(^|\s){program} ", rf"\1{near} ", command)
+            command = re.sub(rf"(^|\s){program} ", rf"\1{_near(ours)} ", command)
     return command
