@@ -58,7 +58,7 @@ class BaseModelSettings(Section):
     """`4bit` is NF4 with double quantisation (QLoRA, section 3); `8bit` is LLM.int8()."""
 
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, more time."""
 
     @model_validator(mode="after")
     def _revision_needs_a_hub_id(self) -> Self:
