@@ -6,6 +6,7 @@ the cheap checks have passed.
 """
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -98,6 +99,8 @@ def init(data_file: Path, base_model: str, output: Path) -> None:
 
     if output.exists():
         raise UserError(f"{output} exists; give another name with --output")
+    if not output.parent.is_dir():
+        raise UserError(f"there is no folder {output.parent} to write {output.name} to")
     text = starting_configuration(data_file, base_model)
     output.write_text(text, encoding="utf-8")
     click.echo(f"wrote {output}; start with: adapterflow train {output}")
@@ -148,7 +151,8 @@ def _say_how_to_go_on(flow_run: "FlowRun", error: BaseException) -> None:
     stopped = not isinstance(error, Exception)
     reason = str(error).strip() or type(error).__name__
     click.echo("the run was stopped" if stopped else f"the run failed: {reason}", err=True)
-    click.echo(f"to go on: adapterflow resume {flow_run.id}", err=True)
+    program = "adapterflow" if shutil.which("adapterflow") else sys.argv[0]
+    click.echo(f"to go on: {program} resume {flow_run.id}", err=True)
 
 
 def main() -> None:

@@ -10,8 +10,10 @@ from prefect.states import AwaitingRetry
 
 from flows.train_adapter import StepName, train_adapter
 from tasks.config import TrainAdapterConfig
+from tasks.dead_runs import is_alive
 from tasks.errors import UserError
 from tasks.records import ReportRecord
+from tasks.tracked_run import run_folder
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -44,6 +46,9 @@ def reopen_run(flow_run_id: "UUID", redo_from: StepName | None = None) -> FlowRu
             raise UserError(
                 f"the run {flow_run_id} completed; start a new one, or give --redo-from"
             )
+        config = TrainAdapterConfig.model_validate(flow_run.parameters["config"])
+        if is_alive(run_folder(config, str(flow_run.name), str(flow_run_id))):
+            raise UserError(f"the run {flow_run.name} is going on in another process")
         parameters = {**flow_run.parameters, "redo_from": redo_from}
         client.update_flow_run(flow_run_id, parameters=parameters)
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)

@@ -32,7 +32,9 @@ def configure_lora(
 
 
 def _params(record: LoraRecord) -> dict[str, object]:
-    config = {f"lora/{key}": value for key, value in record.peft_config.items() if value}
+    config = {
+        f"lora/{key}": value for key, value in record.peft_config.items() if value is not None
+    }
     return {
         "lora/adapter_name": record.adapter_name,
         **config,

@@ -42,6 +42,17 @@ def alive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_alive(folder: Path) -> bool:
+    """Tell whether a process is executing the run in this folder."""
+    if not _lock_file(folder).exists():
+        return False
+    try:
+        with FileLock(_lock_file(folder), timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def end_dead_runs(folders: Iterable[Path]) -> None:
     """End the runs of dead processes: KILLED where Prefect says cancelled, else FAILED.
 

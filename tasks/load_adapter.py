@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from tasks.config import InferenceSettings, Template
 from tasks.engine import workbench
-from tasks.engine.base_models import load_base
 from tasks.engine.generation import answer, matches
 from tasks.engine.injection import probe_logits
 from tasks.engine.loading import adapters_disabled
@@ -29,8 +28,7 @@ def load_adapter(
     Raises:
         VerificationError: the loaded adapter has no effect on the base.
     """
-    workbench.clear()
-    model = load_base(saved.base)
+    model = workbench.take(saved.base)
     before = probe_logits(model)
     load_into(model, saved.folder, saved.adapter_name)
     effect = (probe_logits(model) - before).abs().max().item()

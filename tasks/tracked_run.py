@@ -26,28 +26,35 @@ _RECORDED_VERSIONS = ("adapterflow", "torch", "transformers", "peft", "bitsandby
 def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRecord]:
     """Open this flow run's MLflow run, and end it FINISHED, FAILED or KILLED.
 
-    A user's mistake leaves no run and no folder, unless something was trained already.
+    A mistake in a new run leaves no run and no folder, unless something was trained already.
     """
     name, identity = str(flow_run.get_name()), str(flow_run.get_id())
-    folder = check_output(config) / f"{name}-{identity[:8]}"
+    folder = run_folder(config, name, identity)
+    is_new = not folder.exists()
     with alive(folder):
         run = open_run(config.tracking, run_name=name, flow_run_id=identity, folder=folder, tags={})
         tracker = Tracker(run)
-        with _truly_ended(run, tracker):
+        with _truly_ended(run, tracker, is_new=is_new):
             _look_after_earlier_runs({home.outputs(), folder.parent})
             _log_inputs(config, data, tracker)
             yield run
 
 
+def run_folder(config: TrainAdapterConfig, name: str, flow_run_id: str) -> Path:
+    """Give the folder that a flow run writes to."""
+    return check_output(config) / f"{name}-{flow_run_id[:8]}"
+
+
 @contextmanager
-def _truly_ended(run: RunRecord, tracker: Tracker) -> Iterator[None]:
+def _truly_ended(run: RunRecord, tracker: Tracker, *, is_new: bool) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if run.checkpoints.exists():
-            _end(tracker, "FAILED")
-        else:
+        # An earlier try may have left an adapter or checkpoints, even where none are now.
+        if is_new and not run.checkpoints.exists():
             _discard(tracker)
+        else:
+            _end(tracker, "FAILED")
         raise
     except Exception:
         _end(tracker, "FAILED")

@@ -27,15 +27,15 @@ def validate_inputs(config: TrainAdapterConfig) -> DataRecord:
     # Rows before the base: a GGUF base is converted when it is first looked for.
     sets = read_examples(config.data, config.seed)
     check_output(config)
-    base = find_base(config.base_model)
-    resolve_lora(config.lora, load_skeleton(base))
-    with progress("tokenised row") as shown:
-        record = prepare_data(sets, config.data, config.seed, base, shown.at).record
-    if config.training.early_stopping_patience and not record.eval:
+    if config.training.early_stopping_patience and not sets.eval:
         raise UserError(
             "training.early_stopping_patience needs held-out rows; give data.eval or an "
             "eval_fraction above 0"
         )
+    base = find_base(config.base_model)
+    resolve_lora(config.lora, load_skeleton(base))
+    with progress("tokenised row") as shown:
+        record = prepare_data(sets, config.data, config.seed, base, shown.at).record
     _report(record)
     return record
 
@@ -46,7 +46,9 @@ def check_output(config: TrainAdapterConfig) -> Path:
     Raises:
         UserError: it cannot, or a push to the Hub could not work.
     """
-    folder = Path(config.output.folder or home.outputs()).expanduser().resolve()
+    wanted = config.output.folder
+    # Against the home and not the working directory, which a retry may not share.
+    folder = home.outputs() if wanted is None else home.home() / Path(wanted).expanduser()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"output.folder {folder} can't be written: {existing} is not writable")

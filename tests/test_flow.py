@@ -19,7 +19,7 @@ from flows.train_adapter import StepName, train_adapter
 from tasks import home
 from tasks.config import TrainAdapterConfig
 from tasks.dead_runs import alive
-from tasks.engine import training
+from tasks.engine import prepared_data, training
 from tasks.errors import UserError, VerificationError
 from tasks.records import ReportRecord
 from tasks.tracking import open_run, tracking_uri
@@ -217,6 +217,27 @@ def test_redoing_runs_that_step_and_those_after_it(
     assert len(calls) == 2
     assert again.saved.weights.sha256 == once.saved.weights.sha256
     assert mlflow_status(config, run.id) == ["FINISHED"]
+
+
+def test_a_mistake_in_a_redo_keeps_the_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    """Redoing a finished run on data that has changed fails, and the finished adapter stays."""
+    own = tiny_config(tiny_base, sums(tmp_path / "sums.jsonl"))
+    run = runs.create_run(own)
+    report = runs.execute(run)
+    sums(tmp_path / "sums.jsonl", count=20)
+    prepared_data._remembered.cache_clear()
+    with pytest.raises(UserError, match="changed"):
+        runs.execute(runs.reopen_run(run.id, StepName.TRAIN_ADAPTER))
+    assert report.saved.is_intact()
+    assert mlflow_status(own, run.id) == ["FAILED"]
+
+
+def test_a_run_that_goes_on_is_not_reopened(config: TrainAdapterConfig) -> None:
+    """A run that another process is executing is left alone."""
+    run = runs.create_run(config)
+    folder = home.outputs() / f"{run.name}-{str(run.id)[:8]}"
+    with alive(folder), pytest.raises(UserError, match="going on in another process"):
+        runs.reopen_run(run.id)
 
 
 def test_a_mistake_leaves_one_message_and_nothing_else(config: TrainAdapterConfig) -> None:

@@ -11,7 +11,8 @@ class OutputSettings(Section):
     model_config = ConfigDict(title="Output")
 
     folder: str | None = Field(default=None, min_length=1)
-    """Folder for all run folders; `outputs/` of the home unless set. Each run has its own below."""
+    """Folder for all run folders, relative to the home; its `outputs/` unless set. Each run has
+    its own below."""
 
     push_to_hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
     """A Hub id (`org/name`) to push the adapter to; needs a token in `HF_TOKEN`."""

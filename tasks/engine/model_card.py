@@ -34,7 +34,7 @@ def _body(trained: TrainedRecord, data: DataRecord) -> str:
     targets = ", ".join(lora.matches.per_target)
     return f"""# LoRA adapter for {base.reference}
 
-Trained with adapterflow: only these weights were trained, the base stayed bit-identical.
+Trained with adapterflow: only the weights in this folder were trained.
 
 ## Use
 
