@@ -7,7 +7,8 @@ The folder holds `adapter_model.safetensors`, `adapter_config.json`, the model c
 import json
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,15 +81,11 @@ def save_adapter(
         VerificationError: the file's size is not what the parameters add up to, or the adapter
             gives other logits on a fresh base.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write(files, partial)
-    header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
-    difference = _verify_round_trip(files, partial, live_logits)
-    _write_manifest(files, partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with _whole(folder) as partial:
+        _write(files, partial)
+        header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
+        difference = _verify_round_trip(files, partial, live_logits)
+        _write_manifest(files, partial)
     return SavedRecord(
         base=files.base,
         adapter_name=files.name,
@@ -115,14 +112,24 @@ def save_named_adapters(
     """
     saved = {}
     for name, config in model.peft_config.items():
-        target = folder / name
-        target.mkdir(parents=True, exist_ok=True)
         filled = _filled_in(lora.to_json(config), base)
         files = AdapterFiles(name, base, adapter_state.read_adapter(model, name), filled)
-        _write(files, target)
-        _write_manifest(files, target)
-        saved[name] = target
+        with _whole(folder / name) as partial:
+            _write(files, partial)
+            _write_manifest(files, partial)
+        saved[name] = folder / name
     return saved
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Give a sibling to write to; it becomes the folder once all went well."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:
