@@ -5,6 +5,7 @@ record whose files are gone or changed counts as absent (contract 3).
 """
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -20,8 +21,13 @@ class Record(BaseModel):
 
     def is_intact(self) -> bool:
         """Tell whether every file that the record names still has the recorded content."""
+        return not self.spoiled_files()
+
+    def spoiled_files(self) -> list[Path]:
+        """Give the files that the record names and that are gone or changed."""
         values = (getattr(self, name) for name in type(self).model_fields)
-        return all(value.is_intact() for value in values if isinstance(value, Record))
+        parts = (part for v in values for part in (v if isinstance(v, tuple) else (v,)))
+        return [path for part in parts if isinstance(part, Record) for path in part.spoiled_files()]
 
 
 class FileRecord(Record):
@@ -34,13 +40,21 @@ class FileRecord(Record):
     @classmethod
     def of(cls, path: Path) -> Self:
         """Record the file as it is now."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(path=path, sha256=digest, size_bytes=path.stat().st_size)
+        status = path.stat()
+        digest = _sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+        return cls(path=path, sha256=digest, size_bytes=status.st_size)
 
-    def is_intact(self) -> bool:
-        """Tell whether the file still has the content that was recorded."""
-        return self.path.is_file() and FileRecord.of(self.path) == self
+    def spoiled_files(self) -> list[Path]:
+        """Give the file, if it no longer has the content that was recorded."""
+        is_same = self.path.is_file() and FileRecord.of(self.path) == self
+        return [] if is_same else [self.path]
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, size_bytes: int, changed_ns: int, inode: int) -> str:  # noqa: ARG001
+    """Hash a file once for as long as it looks unchanged: a base may have many gigabytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class RunRecord(Record):
@@ -102,6 +116,8 @@ class BaseModelRecord(Record):
     """How another machine finds this base: a Hub id where there is one, else the local path."""
     fingerprint: str
     """`sha256:…` of the weight files, or `commit:…` of a Hub id."""
+    files: tuple[FileRecord, ...]
+    """The weight files of a local base; the Hub's client looks after the others itself."""
     architecture: str
     dtype: str
     num_parameters: int
@@ -142,6 +158,19 @@ class InjectedRecord(Record):
     layers: TargetMatches
     logit_difference: float
     """Largest absolute difference from the base's logits on a probe."""
+
+
+class TrainingPlan(Record):
+    """What step 4 chose by itself before its first step, for all its tries."""
+
+    made_for: str
+    """sha256 of all that the training is a function of: adapter, base, data, settings."""
+    batching: str
+    prefix_length: int
+    """Tokens that all rows begin with, where `batching` shares them."""
+    num_threads: int
+    """Of torch on the CPU: with another number, sums are rounded differently."""
+    remarks: tuple[str, ...] = ()
 
 
 class LossPoint(Record):

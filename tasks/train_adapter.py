@@ -25,7 +25,8 @@ def train_adapter(
     Raises:
         VerificationError: the adapter did not change, the base did, or the loss is no number.
     """
-    from tasks.engine.training import TrainingProgress, train
+    from tasks.engine.callbacks import TrainingProgress
+    from tasks.engine.training import train
 
     prepared = prepare_again(data, injected.lora.base)
     model = workbench.take(injected)

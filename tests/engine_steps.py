@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from tasks.engine.training import OnTraining
+    from tasks.engine.callbacks import OnTraining
 
 WORDS = ("card", "order", "transfer", "France", "fox", "dog", "help", "Paris", "question", "me")
 ROWS = [{"prompt": f"The {one} is", "completion": f" {one}" * len(one)} for one in WORDS]

@@ -46,6 +46,7 @@ def saved(base: Path, tmp_path_factory: pytest.TempPathFactory) -> SavedRecord:
             revision=None,
             reference=str(base),
             fingerprint="sha256:0",
+            files=(),
             architecture="LlamaForCausalLM",
             dtype="float32",
             num_parameters=0,

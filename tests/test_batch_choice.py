@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from tasks.config import Batching, TrainingSettings
-from tasks.engine.batch_choice import choose_batches
+from tasks.engine.batch_choice import choose_batching
 from tasks.engine.prepared_data import PreparedData
 from tasks.engine.tokenization import TokenizedRow
 from tasks.errors import UserError
@@ -67,8 +67,8 @@ def choose(
     model: "PreTrainedModel", data: PreparedData, batching: Batching = Batching.AUTO
 ) -> tuple[str, tuple[str, ...]]:
     """Choose batches; the way's name and the remarks."""
-    batches, remarks = choose_batches(TrainingSettings(batching=batching), data, model)
-    return batches.name, remarks
+    choice = choose_batching(TrainingSettings(batching=batching), data, model)
+    return choice.batching, choice.remarks
 
 
 def test_auto_shares_a_prefix_that_is_worth_it(model: "PreTrainedModel") -> None:

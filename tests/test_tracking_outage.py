@@ -17,7 +17,7 @@ from mlflow_server import MlflowServer
 
 from flows import command_line, runs
 from tasks.config import TrackingSettings, TrainAdapterConfig
-from tasks.engine import training
+from tasks.engine import callbacks, training
 from tasks.engine.loss_curve import draw_loss_curve
 from tasks.errors import UserError
 from tasks.records import ReportRecord, RunRecord
@@ -134,8 +134,8 @@ def stopped_in_training(server: MlflowServer, patch: pytest.MonkeyPatch) -> None
     """Stop the server after the fifth step."""
     train: Callable[..., Any] = training.train
 
-    def train_and_stop(*args: Any, on_progress: training.OnTraining, **kwargs: Any) -> Any:  # noqa: ANN401
-        def watched(now: training.TrainingProgress) -> None:
+    def train_and_stop(*args: Any, on_progress: callbacks.OnTraining, **kwargs: Any) -> Any:  # noqa: ANN401
+        def watched(now: callbacks.TrainingProgress) -> None:
             on_progress(now)
             if now.step == 5:
                 server.stop()
@@ -201,8 +201,8 @@ def test_a_training_that_is_interrupted_in_an_outage_goes_on(
     """Steps that are trained again after a crash are in MLflow once, whatever was down when."""
     train: Callable[..., Any] = training.train
 
-    def train_and_die(*args: Any, on_progress: training.OnTraining, **kwargs: Any) -> Any:  # noqa: ANN401
-        def watched(now: training.TrainingProgress) -> None:
+    def train_and_die(*args: Any, on_progress: callbacks.OnTraining, **kwargs: Any) -> Any:  # noqa: ANN401
+        def watched(now: callbacks.TrainingProgress) -> None:
             on_progress(now)
             if now.step == 3:
                 server.stop()

@@ -20,8 +20,9 @@ from engine_steps import (
 
 from tasks.config import BaseModelSettings, LoraSettings
 from tasks.engine import adapter_state
+from tasks.engine.callbacks import TrainingProgress
+from tasks.engine.checkpoints import Checkpoints
 from tasks.engine.injection import reinject
-from tasks.engine.training import TrainingProgress, last_complete_checkpoint
 from tasks.errors import VerificationError
 from tasks.records import InjectedRecord, LossPoint, TrainedRecord
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DROPOUT = LoraSettings(r=4, lora_dropout=0.3)
+WORSENING = training(max_steps=6, eval_steps=1, learning_rate=1.0, lr_scheduler="constant")
 
 
 class Killed(Exception):  # noqa: N818 - not an error of ours
@@ -81,48 +83,110 @@ def test_the_record_says_what_was_saved(tiny_base: Path, tmp_path: Path) -> None
     assert result.adapter_change == pytest.approx(squares**0.5)
 
 
-@pytest.mark.parametrize("step", [2, 3])
-def test_a_resumed_run_is_the_uninterrupted_one(tiny_base: Path, tmp_path: Path, step: int) -> None:
-    """Killed after its checkpoint at step 2 and resumed, a run ends with the same bits."""
-    model, record = injected(tiny_base, tmp_path, DROPOUT)
-    whole = train_here(model, record, tmp_path / "whole")
-    with pytest.raises(Killed):
-        train_here(rebuilt(record), record, tmp_path / "cut", on_progress=kill_at(step + 1))
-    assert (tmp_path / "cut/checkpoints/checkpoint-2").is_dir()
+WAYS: dict[str, dict[str, object]] = {
+    "padded": {"batching": "padded"},
+    "shared prefix": {"batching": "shared-prefix"},
+    "accumulated, logged seldom": {"gradient_accumulation_steps": 2, "logging_steps": 3},
+    "evaluated every third step": {"eval_steps": 3, "save_total_limit": 1},
+    "the last weights, stopped within a pass": {"keep_best": False, "max_steps": 7},
+    "stopped early": {
+        "learning_rate": 1.0,
+        "lr_scheduler": "constant",
+        "eval_steps": 1,
+        "early_stopping_patience": 1,
+    },
+}
 
-    resumed = train_here(rebuilt(record), record, tmp_path / "cut")
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(
+    tiny_base: Path, tmp_path: Path, way: dict[str, object]
+) -> None:
+    """Killed at every step in turn, a run ends with the same bits and the same curve."""
+    settings = training(
+        **{"max_steps": 9, "eval_steps": None, "batch_size": 2, "checkpoint_minutes": 0} | way
+    )
+    model, record = injected(tiny_base, tmp_path, DROPOUT)
+    whole = train_here(model, record, tmp_path / "whole", settings)
+    for step in range(1, whole.num_steps + 1):
+        with pytest.raises(Killed):
+            train_here(rebuilt(record), record, tmp_path / "cut", settings, kill_at(step))
+    resumed = train_here(rebuilt(record), record, tmp_path / "cut", settings)
     assert resumed.weights.sha256 == whole.weights.sha256
     assert resumed.loss_curve == whole.loss_curve
+    assert resumed.best_step == whole.best_step
 
 
-def test_a_finished_run_is_not_trained_again(tiny_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_finished_run_is_not_trained_again(
+    tiny_base: Path, tmp_path: Path, way: dict[str, object]
+) -> None:
     """A retry after the last checkpoint takes no step and gives the same result."""
+    settings = training(**{"max_steps": 9, "eval_steps": None} | way)
     model, record = injected(tiny_base, tmp_path, DROPOUT)
-    first = train_here(model, record, tmp_path)
+    first = train_here(model, record, tmp_path, settings)
+    assert (first.num_steps < (settings.max_steps or 0)) == ("early_stopping_patience" in way)
     steps: list[TrainingProgress] = []
-    again = train_here(rebuilt(record), record, tmp_path, on_progress=steps.append)
+    again = train_here(rebuilt(record), record, tmp_path, settings, steps.append)
 
     assert [now for now in steps if not now.metrics] == []
     assert again.weights.sha256 == first.weights.sha256
     assert (again.loss_curve, again.best_step) == (first.loss_curve, first.best_step)
 
 
-def test_a_half_written_checkpoint_is_passed_over(tiny_base: Path, tmp_path: Path) -> None:
-    """A checkpoint without its state file, which comes last, is not resumed from."""
+@pytest.mark.parametrize("spoil", ["complete.json", "optimizer.pt", "trainer_state.json"])
+def test_a_half_written_checkpoint_is_passed_over(
+    tiny_base: Path, tmp_path: Path, spoil: str
+) -> None:
+    """A checkpoint whose manifest or another file is not whole counts as absent."""
     model, record = injected(tiny_base, tmp_path, DROPOUT)
     whole = train_here(model, record, tmp_path / "whole")
     folder = tmp_path / "cut" / "checkpoints"
     with pytest.raises(Killed):
         train_here(rebuilt(record), record, tmp_path / "cut", on_progress=kill_at(3))
     half = shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-4")
-    (half / "trainer_state.json").unlink()
+    content = (half / spoil).read_bytes()
+    (half / spoil).write_bytes(content[: len(content) // 2])
 
-    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-2")
+    assert Checkpoints(folder).newest() == folder / "checkpoint-2"
+    assert not half.exists()
     resumed = train_here(rebuilt(record), record, tmp_path / "cut")
     assert resumed.weights.sha256 == whole.weights.sha256
 
 
-WORSENING = training(max_steps=6, eval_steps=1, learning_rate=3.0, lr_scheduler="constant")
+def test_the_choices_of_the_first_try_hold(tiny_base: Path, tmp_path: Path) -> None:
+    """What a training chose by itself is used again, not chosen again."""
+    model, record = injected(tiny_base, tmp_path, DROPOUT)
+    first = train_here(model, record, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.engine.training.choose_batching", None)
+        again = train_here(rebuilt(record), record, tmp_path)
+    assert again.batching == first.batching
+
+
+def test_checkpoints_of_another_training_are_not_gone_on_with(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """With another setting in the same folder, the training starts from its first step."""
+    model, record = injected(tiny_base, tmp_path, DROPOUT)
+    train_here(model, record, tmp_path)
+    other = training(learning_rate=0.01)
+    steps: list[TrainingProgress] = []
+    train_here(rebuilt(record), record, tmp_path, other, steps.append)
+    assert steps[0].step == 1
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_old_checkpoints_are_removed_but_the_best_and_the_last(
+    tiny_base: Path, tmp_path: Path, keep: int
+) -> None:
+    """No more checkpoints stay than asked for, or than the best and the last one are."""
+    model, record = injected(tiny_base, tmp_path)
+    settings = WORSENING.model_copy(update={"save_total_limit": keep})
+    result = train_here(model, record, tmp_path, settings)
+    left = {path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")}
+    assert {f"checkpoint-{result.best_step}", "checkpoint-6"} <= left
+    assert len(left) == max(2, keep)
 
 
 def test_the_best_checkpoint_is_kept(tiny_base: Path, tmp_path: Path) -> None:

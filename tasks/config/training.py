@@ -61,13 +61,16 @@ class TrainingSettings(Section):
     `shared-prefix` where at least a fifth of the tokens are shared and the model allows it."""
 
     eval_steps: int | None = Field(default=None, ge=1)
-    """Evaluate and save a checkpoint every so many steps; once a pass unless set."""
+    """Evaluate, and save a checkpoint, every so many steps; once a pass unless set."""
 
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop when the evaluation loss has not fallen for so many evaluations."""
 
     keep_best: bool = True
     """End with the checkpoint of the lowest evaluation loss, not with the last one."""
+
+    checkpoint_minutes: float = Field(default=5.0, ge=0)
+    """Save a checkpoint, too, once the last one is so old: what an interruption costs at most."""
 
     save_total_limit: int = Field(default=2, ge=1)
     """How many checkpoints stay on disk."""

@@ -211,6 +211,7 @@ def describe_base(source: BaseSource, model: "PreTrainedModel") -> BaseModelReco
         revision=source.revision,
         reference=source.reference,
         fingerprint=source.fingerprint,
+        files=source.files,
         architecture=type(model).__name__,
         dtype=str(weight_dtype(source.settings)).removeprefix("torch."),
         num_parameters=model.num_parameters(),

@@ -13,6 +13,7 @@ from pathlib import Path
 from tasks.config import BaseModelSettings
 from tasks.engine.gguf_conversion import converted_folder
 from tasks.errors import UserError
+from tasks.records import FileRecord
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class BaseSource:
     reference: str
     """The base's name for other machines; a local path only where no Hub id is known."""
     fingerprint: str
+    files: tuple[FileRecord, ...] = ()
+    """The weight files of a local base."""
 
 
 def find_base(settings: BaseModelSettings) -> BaseSource:
@@ -90,8 +93,15 @@ def _from_folder(settings: BaseModelSettings, folder: Path) -> BaseSource:
             has = "an adapter, not a base model"
         raise UserError(f"base_model.source {folder} has no config.json; it holds {has}")
     _check_plain(folder, str(folder))
-    reference = settings.hub_id or str(folder)
-    return BaseSource(settings, str(folder), None, reference, content_fingerprint(folder))
+    files = _weight_files(folder)
+    return BaseSource(
+        settings,
+        location=str(folder),
+        revision=None,
+        reference=settings.hub_id or str(folder),
+        fingerprint=_fingerprint(files),
+        files=files,
+    )
 
 
 def _check_plain(folder: Path, source: str) -> None:
@@ -103,19 +113,18 @@ def _check_plain(folder: Path, source: str) -> None:
         )
 
 
-def content_fingerprint(folder: Path) -> str:
-    """Give the sha256 over the folder's weight files, in the order of their names.
-
-    Raises:
-        UserError: the folder has none.
-    """
+def _weight_files(folder: Path) -> tuple[FileRecord, ...]:
     weights = sorted((*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")))
     if not weights:
         raise UserError(f"base_model.source {folder} has no weights (*.safetensors)")
+    return tuple(FileRecord.of(path) for path in weights)
+
+
+def _fingerprint(files: tuple[FileRecord, ...]) -> str:
+    """Give the sha256 over the weight files' own, in the order of their names."""
     digest = hashlib.sha256()
-    for path in weights:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for file in files:
+        digest.update(bytes.fromhex(file.sha256))
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -4,6 +4,7 @@ A model may ignore a mask that says which row sees what (a sliding window, anoth
 kernel) without any error. So sharing a prefix is tried on two rows first, beside padding.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.config import Batching, TrainingSettings
@@ -23,33 +24,50 @@ _TOLERANCE_LOW_PRECISION = 1e-1
 """bfloat16's rounding alone is 3.5 % after the 30 layers of SmolLM2-135M."""
 
 
-def choose_batches(
+@dataclass(frozen=True)
+class BatchingChoice:
+    """A way of batching that was found right for a model and its rows."""
+
+    batching: Batching
+    prefix_length: int = 0
+    remarks: tuple[str, ...] = ()
+    """Why the first choice had to be dropped."""
+
+
+def make_batches(batching: str, prefix_length: int, pad_token_id: int) -> Batches:
+    """Give the way of batching that was chosen."""
+    if batching == Batching.SHARED_PREFIX:
+        return SharedPrefixBatches(prefix_length)
+    return PaddedBatches(pad_token_id)
+
+
+def choose_batching(
     settings: TrainingSettings, data: PreparedData, model: "PreTrainedModel"
-) -> tuple[Batches, tuple[str, ...]]:
-    """Choose how rows become batches, with a remark where the first choice had to be dropped.
+) -> BatchingChoice:
+    """Choose how rows become batches.
 
     Raises:
         UserError: `shared-prefix` was asked for, and the rows share nothing or the model's
             attention doesn't follow the mask.
     """
-    padded = PaddedBatches(data.renderer.tokenizer.pad_token_id or 0)
+    padded = BatchingChoice(Batching.PADDED)
     rows = [*data.train.rows, *(data.eval.rows if data.eval else [])]
     length = shared_prefix_length(rows)
     if settings.batching is Batching.PADDED:
-        return padded, ()
+        return padded
     asked = settings.batching is Batching.SHARED_PREFIX
     if asked and not length:
         raise UserError("training.batching is shared-prefix, but the rows begin differently")
     mean_length = sum(len(row.input_ids) for row in rows) / len(rows)
     if not asked and length < _WORTHWHILE_SHARE * mean_length:
-        return padded, ()
-    shared = SharedPrefixBatches(length)
-    why_not = _why_not_shared(model, padded, shared, rows)
+        return padded
+    pad_token_id = data.renderer.tokenizer.pad_token_id or 0
+    why_not = _why_not_shared(model, PaddedBatches(pad_token_id), SharedPrefixBatches(length), rows)
     if why_not is None:
-        return shared, ()
+        return BatchingChoice(Batching.SHARED_PREFIX, length)
     if asked:
         raise UserError(f"training.batching is shared-prefix, but {why_not}; use padded")
-    return padded, (f"{why_not}, so rows are padded instead",)
+    return BatchingChoice(Batching.PADDED, remarks=(f"{why_not}, so rows are padded instead",))
 
 
 def _why_not_shared(

@@ -5,6 +5,7 @@ resumes and when it goes back to the best one. Here a checkpoint holds the adapt
 """
 
 import inspect
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from transformers import Trainer
 from tasks.engine import adapter_state
 from tasks.engine.base_models import mixed_precision
 from tasks.engine.batching import Batch
+from tasks.engine.checkpoints import Checkpoints, Kept, kept_in
+from tasks.engine.row_order import RowOrder
 from tasks.engine.tokenization import IGNORED
 
 if TYPE_CHECKING:
@@ -70,11 +73,64 @@ class AdapterTrainer(Trainer):
     loss_is_scaled_for_ga = True
     model: "PreTrainedModel"
 
-    def __init__(self, *, adapter_name: str, **arguments: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *,
+        adapter_name: str,
+        order: RowOrder,
+        checkpoints: Checkpoints,
+        num_checkpoints: int,
+        **arguments: Any,  # noqa: ANN401 - Trainer's own
+    ) -> None:
         super().__init__(**arguments)
         self.adapter_name = adapter_name
+        self._order = order
+        self._checkpoints = checkpoints
+        self._num_checkpoints = num_checkpoints
+        self._resumed_from = Kept()
+        self._started = time.perf_counter()
         # Asks Trainer to count the labels of a whole step, over accumulation and devices.
         self.model_accepts_loss_kwargs = True
+
+    def train_on(self) -> int:
+        """Train from the newest whole checkpoint, if there is one; give the step it was at."""
+        newest = self._checkpoints.newest()
+        self._resumed_from = kept_in(newest) if newest else Kept()
+        self._started = time.perf_counter()
+        self.train(resume_from_checkpoint=str(newest) if newest else None)
+        return self._initial_global_step
+
+    def seconds_training(self) -> float:
+        """Give the seconds spent so far, those up to the checkpoint included."""
+        return self._resumed_from.seconds_training + time.perf_counter() - self._started
+
+    def _run_epoch(self, **arguments: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        if self.state.global_step == self._initial_global_step:
+            # Trainer begins anew to add up the loss that it logs next.
+            self._tr_loss += self._resumed_from.unlogged_loss
+            self._globalstep_last_logged = self._resumed_from.last_logged_step
+        if self._had_ended():  # Trainer would take another step before it looks
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**arguments)  # type: ignore[no-untyped-call]
+
+    def _had_ended(self) -> bool:
+        states: Any = self.state.stateful_callbacks
+        stopped: bool = states["TrainerControl"]["args"]["should_training_stop"]
+        return stopped or self.state.global_step >= self.state.max_steps
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:  # noqa: ANN401, ARG002
+        return self._order
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ANN401
+        super()._save_checkpoint(model, trial)
+        kept = Kept(
+            seconds_training=self.seconds_training(),
+            unlogged_loss=self._tr_loss.item(),
+            last_logged_step=self._globalstep_last_logged,
+        )
+        self._checkpoints.complete(self.state.global_step, kept)
+        self._checkpoints.prune(self._num_checkpoints, self.state.best_global_step)
 
     def compute_loss(
         self,

@@ -1,49 +1,33 @@
 """Step 4's work: the training run, from its record alone, and the proof that it was one."""
 
-import json
 import math
-import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
-    TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_callback import TrainerControl, TrainerState
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_callback import TrainerState
 
-from tasks.config import TrainingSettings
+from tasks.config import Batching, TrainingSettings
 from tasks.engine import adapter_state
-from tasks.engine.batch_choice import choose_batches
+from tasks.engine.batch_choice import choose_batching, make_batches
 from tasks.engine.batching import as_items
+from tasks.engine.callbacks import OnTraining, Pace, Watch
+from tasks.engine.checkpoints import Checkpoints
 from tasks.engine.prepared_data import PreparedData
+from tasks.engine.row_order import RowOrder
 from tasks.engine.trainer import AdapterTrainer, Rows
 from tasks.errors import VerificationError
-from tasks.records import FileRecord, InjectedRecord, LossPoint, TrainedRecord
+from tasks.records import FileRecord, InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """Where the training stands, for whoever shows or records it."""
-
-    step: int
-    num_steps: int
-    metrics: dict[str, float]
-    """What Trainer logged at this step; empty where it logged nothing."""
-
-
-OnTraining = Callable[[TrainingProgress], None]
 
 
 def train(  # noqa: PLR0913 - a training run has that many parts
@@ -71,11 +55,13 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     """
     if not data.record.train.num_trained_tokens:
         raise VerificationError("no token of the training rows is trained on")
-    trainer, batching, remarks = _build_trainer(model, injected, data, settings, folder)
-    trainer.add_callback(_Watcher(on_progress))
-    started = time.perf_counter()
-    output = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
-    seconds = time.perf_counter() - started
+    checkpoints = Checkpoints(folder)
+    plan = _planned(checkpoints, model, injected, data, settings)
+    torch.set_num_threads(plan.num_threads)
+    trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
+    trainer.add_callback(Watch(on_progress))
+    trainer.train_on()
+    seconds = trainer.seconds_training()
     change = _verify(model, injected, trainer.state)
     weights = adapter_state.read_adapter(model, injected.lora.adapter_name)
     file = adapter_state.save_weights(weights, folder / "trained" / adapter_state.WEIGHTS_FILE)
@@ -87,15 +73,15 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         weights=FileRecord.of(file),
         num_steps=trainer.state.global_step,
         best_step=best,
-        train_loss=_mean_of_last(curve) or output.training_loss,
+        train_loss=_mean_of_last(curve),
         eval_loss=_eval_loss(curve, best),
         num_trained_tokens=round(data.record.train.num_trained_tokens * passes),
         num_tokens=round(data.record.train.num_tokens * passes),
         seconds_training=seconds,
         adapter_change=change,
-        batching=batching,
+        batching=plan.batching,
         loss_curve=curve,
-        remarks=remarks,
+        remarks=plan.remarks,
     )
 
 
@@ -103,26 +89,6 @@ def retrain(model: "PreTrainedModel", record: TrainedRecord) -> None:
     """Bring a freshly injected model to the trained state that a record describes."""
     weights = adapter_state.load_weights(record.weights.path)
     adapter_state.write_adapter(model, record.injected.lora.adapter_name, weights)
-
-
-def last_complete_checkpoint(folder: Path) -> str | None:
-    """Give the newest checkpoint that was written to its end, as Trainer's state file shows.
-
-    A checkpoint that a crash cut short is removed, so that it isn't taken for a whole one.
-    """
-    while folder.is_dir() and (newest := get_last_checkpoint(str(folder))):
-        if _is_complete(Path(newest)):
-            return str(newest)
-        shutil.rmtree(newest)
-    return None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def loss_curve(state: TrainerState) -> tuple[LossPoint, ...]:
@@ -138,36 +104,71 @@ def loss_curve(state: TrainerState) -> tuple[LossPoint, ...]:
     )
 
 
-def _build_trainer(
+def _planned(
+    checkpoints: Checkpoints,
     model: "PreTrainedModel",
     injected: InjectedRecord,
     data: PreparedData,
     settings: TrainingSettings,
-    folder: Path,
-) -> tuple[AdapterTrainer, str, tuple[str, ...]]:
-    batches, remarks = choose_batches(settings, data, model)
+) -> TrainingPlan:
+    """Give what an earlier try chose; else choose, and keep it for later tries."""
+    inputs = (injected, data.record, settings)
+    made_for = sha256("".join(part.model_dump_json() for part in inputs).encode()).hexdigest()
+    plan = checkpoints.plan(made_for)
+    if plan is None:
+        choice = choose_batching(settings, data, model)
+        plan = TrainingPlan(
+            made_for=made_for,
+            batching=choice.batching,
+            prefix_length=choice.prefix_length,
+            num_threads=torch.get_num_threads(),
+            remarks=choice.remarks,
+        )
+        checkpoints.keep_plan(plan)
+    return plan
+
+
+def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
+    model: "PreTrainedModel",
+    injected: InjectedRecord,
+    data: PreparedData,
+    settings: TrainingSettings,
+    plan: TrainingPlan,
+    checkpoints: Checkpoints,
+) -> AdapterTrainer:
+    rows = data.train.rows
     held_out = Rows(as_items(data.eval.rows)) if data.eval else None
+    groups = plan.batching == Batching.PADDED
     trainer = AdapterTrainer(
         adapter_name=injected.lora.adapter_name,
+        order=RowOrder(
+            [len(row.input_ids) for row in rows],
+            injected.lora.seed,
+            settings.batch_size * settings.gradient_accumulation_steps if groups else None,
+        ),
+        checkpoints=checkpoints,
+        num_checkpoints=settings.save_total_limit,
         model=model,
-        args=_arguments(settings, injected, folder, batches.name, held_out is not None),
-        train_dataset=Rows(as_items(data.train.rows)),
+        args=_arguments(settings, injected, checkpoints.folder, held_out is not None),
+        train_dataset=Rows(as_items(rows)),
         eval_dataset=held_out,
-        data_collator=batches,
+        data_collator=make_batches(
+            plan.batching, plan.prefix_length, data.renderer.tokenizer.pad_token_id or 0
+        ),
     )
     # Ours reports where the user looks: a bar on a terminal, lines elsewhere, MLflow.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if settings.early_stopping_patience and held_out:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
-    return trainer, batches.name, remarks
+    trainer.add_callback(Pace(60 * settings.checkpoint_minutes))
+    return trainer
 
 
 def _arguments(
     settings: TrainingSettings,
     injected: InjectedRecord,
     folder: Path,
-    batching: str,
     evaluates: bool,  # noqa: FBT001 - private, and called once
 ) -> TrainingArguments:
     base = injected.lora.base
@@ -189,13 +190,13 @@ def _arguments(
         save_strategy=every,
         eval_steps=settings.eval_steps,
         save_steps=settings.eval_steps or 500,
-        save_total_limit=settings.save_total_limit,
+        # Patience and an early end are part of the state, too.
+        restore_callback_states_from_checkpoint=True,
         load_best_model_at_end=settings.keep_best and evaluates,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
-        train_sampling_strategy="group_by_length" if batching == "padded" else "random",
         seed=injected.lora.seed,
         data_seed=injected.lora.seed,
         # float32 adapters on a half-precision base: products in half precision, sums in float32.
@@ -207,45 +208,6 @@ def _arguments(
         report_to=[],
         disable_tqdm=True,
     )
-
-
-class _Watcher(TrainerCallback):
-    """Hands progress on, and stops at the first loss that is no number."""
-
-    def __init__(self, on_progress: OnTraining) -> None:
-        self._on_progress = on_progress
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002 - Trainer's signature
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ANN401, ARG002
-    ) -> None:
-        """Report the step."""
-        self._on_progress(TrainingProgress(state.global_step, state.max_steps, {}))
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,  # noqa: ANN401, ARG002
-    ) -> None:
-        """Report the metrics.
-
-        Raises:
-            VerificationError: a loss is infinite or not a number.
-        """
-        metrics = {name: value for name, value in (logs or {}).items() if name != "epoch"}
-        for name, value in metrics.items():
-            if "loss" in name and not math.isfinite(value):
-                raise VerificationError(
-                    f"{name} is {value} at step {state.global_step}; lower "
-                    f"training.learning_rate ({args.learning_rate:g}) or use another dtype"
-                )
-        self._on_progress(TrainingProgress(state.global_step, state.max_steps, metrics))
 
 
 def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerState) -> float:
@@ -263,9 +225,9 @@ def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerSt
     return change
 
 
-def _mean_of_last(curve: tuple[LossPoint, ...], count: int = 10) -> float | None:
+def _mean_of_last(curve: tuple[LossPoint, ...], count: int = 10) -> float:
     losses = [point.train_loss for point in curve if point.train_loss is not None][-count:]
-    return sum(losses) / len(losses) if losses else None
+    return sum(losses) / len(losses)
 
 
 def _eval_loss(curve: tuple[LossPoint, ...], best: int | None) -> float | None:

@@ -5,11 +5,9 @@ has succeeded. A failed step's model is thrown away, because nobody knows how fa
 and the retry rebuilds it from the record: base, initial weights, trained weights (contract 2).
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.engine import base_models
-from tasks.engine.base_sources import content_fingerprint
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, InjectedRecord, TrainedRecord
 
@@ -31,7 +29,7 @@ def take(record: ModelRecord) -> "PreTrainedModel":
     """Give the model in the state that the record describes, and forget it.
 
     Raises:
-        UserError: a file that the record names, or the base's weights, are gone or changed.
+        UserError: a file that the record names is gone or changed.
         VerificationError: the rebuilt state is not the recorded one.
     """
     model = _bench.pop(_key(record), None)
@@ -52,7 +50,9 @@ def _rebuild(record: ModelRecord) -> "PreTrainedModel":
     from tasks.engine.injection import reinject
     from tasks.engine.training import retrain
 
-    _check_files(record)
+    spoiled = record.spoiled_files()
+    if spoiled:
+        raise UserError(f"{spoiled[0]} is gone or changed since this run recorded it")
     match record:
         case BaseModelRecord():
             return base_models.load_base(record)
@@ -63,19 +63,3 @@ def _rebuild(record: ModelRecord) -> "PreTrainedModel":
             model = _rebuild(record.injected)
             retrain(model, record)
     return model
-
-
-def _check_files(record: ModelRecord) -> None:
-    match record:
-        case BaseModelRecord():
-            # A Hub id's commit is part of how it is loaded; a folder may hold anything by now.
-            folder = Path(record.location)
-            local = record.revision is None
-            if not local or (folder.is_dir() and content_fingerprint(folder) == record.fingerprint):
-                return
-            what = f"the base model {folder}"
-        case InjectedRecord(initial_weights=file) | TrainedRecord(weights=file):
-            if file.is_intact():
-                return
-            what = str(file.path)
-    raise UserError(f"{what} is gone or changed since this run recorded it; start a new run")

@@ -1,0 +1,107 @@
+"""What happens between the steps of a training: reports, records, checkpoints."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerControl, TrainerState
+
+from tasks.errors import VerificationError
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Where the training stands, for whoever shows or records it."""
+
+    step: int
+    num_steps: int
+    metrics: dict[str, float]
+    """What Trainer logged at this step; empty where it logged nothing."""
+
+
+OnTraining = Callable[[TrainingProgress], None]
+
+
+class Watch(TrainerCallback):
+    """Hands progress on, and stops at the first loss that is no number."""
+
+    def __init__(self, on_progress: OnTraining) -> None:
+        self._on_progress = on_progress
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - Trainer's signature
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        """Report the step."""
+        self._on_progress(TrainingProgress(state.global_step, state.max_steps, {}))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        """Report the metrics.
+
+        Raises:
+            VerificationError: a loss is infinite or not a number.
+        """
+        metrics = {name: value for name, value in (logs or {}).items() if name != "epoch"}
+        for name, value in metrics.items():
+            if "loss" in name and not math.isfinite(value):
+                raise VerificationError(
+                    f"{name} is {value} at step {state.global_step}; lower "
+                    f"training.learning_rate ({args.learning_rate:g}) or use another dtype"
+                )
+        self._on_progress(TrainingProgress(state.global_step, state.max_steps, metrics))
+
+
+class Pace(TrainerCallback):
+    """Saves a checkpoint when the last one is old, and logs the loss before each evaluation."""
+
+    def __init__(self, seconds_between_checkpoints: float) -> None:
+        self._seconds = seconds_between_checkpoints
+        self._last_saved = time.monotonic()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - Trainer's signature
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        """Ask for a checkpoint, if it is time."""
+        # At the end of a pass Trainer evaluates after this, and then saves: a checkpoint from
+        # before would be gone on with in the next pass, without the evaluation.
+        ends_pass = control.should_training_stop or float(state.epoch or 0).is_integer()
+        if not ends_pass and time.monotonic() - self._last_saved >= self._seconds:
+            control.should_save = True
+        control.should_log |= control.should_evaluate or control.should_training_stop
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - Trainer's signature
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        """Ask for the loss to be logged; Trainer skips it where it was just logged."""
+        control.should_log = True
+
+    def on_save(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - Trainer's signature
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        """Note the time."""
+        self._last_saved = time.monotonic()

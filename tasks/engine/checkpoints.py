@@ -1,0 +1,129 @@
+"""The checkpoints of one training: whole ones only, and none of another training.
+
+`plan.json` says what the training is and what it chose by itself, once for all its tries. Each
+`checkpoint-N` holds what HF Trainer writes, and `complete.json` with the sha256 of each of these
+files, written last: a checkpoint without it, or with a file that is not as it says, was being
+written (or removed) when the process died, and counts as absent.
+"""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tasks.records import FileRecord, Record, TrainingPlan
+
+log = logging.getLogger(__name__)
+
+PREFIX = "checkpoint-"
+_MANIFEST = "complete.json"
+_PLAN = "plan.json"
+
+
+class Kept(Record):
+    """What of a training's state Trainer 5.23 does not keep in its checkpoints."""
+
+    seconds_training: float = 0.0
+    """Spent on the steps so far, over all tries that led to them."""
+    unlogged_loss: float = 0.0
+    """Sum of the losses of the steps since the last one that was logged."""
+    last_logged_step: int = 0
+
+
+class _Manifest(Record):
+    kept: Kept
+    files: tuple[FileRecord, ...]
+
+
+class Checkpoints:
+    """A folder of checkpoints."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def plan(self, made_for: str) -> TrainingPlan | None:
+        """Give the plan of the training that `made_for` names; what another one left is removed."""
+        try:
+            plan = TrainingPlan.model_validate_json((self.folder / _PLAN).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            plan = None
+        if plan and plan.made_for == made_for:
+            return plan
+        if self._all():
+            log.warning("the checkpoints in %s are of another training: removed", self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return None
+
+    def keep_plan(self, plan: TrainingPlan) -> None:
+        """Keep the plan for later tries."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(self.folder / _PLAN, plan.model_dump_json(indent=2))
+
+    def newest(self) -> Path | None:
+        """Give the newest whole checkpoint; what is not whole is removed."""
+        for checkpoint in reversed(self._all()):
+            if _is_whole(checkpoint):
+                return checkpoint
+            shutil.rmtree(checkpoint)
+        return None
+
+    def complete(self, step: int, kept: Kept) -> None:
+        """Say that the checkpoint of a step is written; it then survives a loss of power, too."""
+        checkpoint = self.folder / f"{PREFIX}{step}"
+        files = sorted(path for path in checkpoint.iterdir() if path.name != _MANIFEST)
+        for file in files:
+            _sync(file)
+        manifest = _Manifest(kept=kept, files=tuple(FileRecord.of(file) for file in files))
+        _write(checkpoint / _MANIFEST, manifest.model_dump_json(indent=2))
+
+    def prune(self, keep: int, best_step: int | None) -> None:
+        """Remove all but the newest ones, so that `keep` are left with the best one among them."""
+        newest_first = self._all()[::-1]
+        needed = [p for p in newest_first if p == newest_first[0] or _step(p) == best_step]
+        others = [p for p in newest_first if p not in needed]
+        for checkpoint in others[max(0, keep - len(needed)) :]:
+            # First, so that one that is removed by half is not whole.
+            (checkpoint / _MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(checkpoint)
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{PREFIX}*"), key=_step)
+
+
+def kept_in(checkpoint: Path) -> Kept:
+    """Give what a whole checkpoint keeps besides Trainer's files."""
+    return _Manifest.model_validate_json((checkpoint / _MANIFEST).read_bytes()).kept
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        manifest = _Manifest.model_validate_json((checkpoint / _MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        return False
+    # By name, as the run's folder may have been moved.
+    return all(
+        file.model_copy(update={"path": checkpoint / file.path.name}).is_intact()
+        for file in manifest.files
+    )
+
+
+def _write(file: Path, text: str) -> None:
+    new = file.with_name(f".{file.name}.partial")
+    new.write_text(text, encoding="utf-8")
+    _sync(new)
+    new.replace(file)
+    _sync(file.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
