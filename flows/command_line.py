@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tasks.errors import UserError
+from tasks.errors import AdapterflowError, UserError
+from tasks.step_name import StepName
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from prefect.client.schemas.objects import FlowRun
 
     from tasks.records import ReportRecord
@@ -56,16 +55,27 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("flow_run_id", type=click.UUID)
-@click.option("--redo-from", metavar="STEP", help="Run this step and those after it anew.")
+@click.argument("run", required=False)
+@click.option(
+    "--redo-from",
+    type=click.Choice([*map(str, StepName)]),
+    help="Run this step and those after it anew.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def resume(flow_run_id: "UUID", redo_from: str | None, as_json: bool) -> None:  # noqa: FBT001
-    """Go on with a run that failed or was killed; completed steps are not run again."""
-    _prepare_process()
-    from flows.runs import reopen_run, step_named
+def resume(run: str | None, redo_from: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Go on with a run that failed, was stopped or was killed; completed steps are not run again.
 
-    step = step_named(redo_from) if redo_from else None
-    _run(reopen_run(flow_run_id, step), as_json=as_json)
+    RUN is the run's id or name; without it, the run of this home that was interrupted last.
+    """
+    from flows.run_search import find_run
+
+    found = find_run(run)
+    _prepare_process()
+    from flows.runs import reopen_run
+
+    flow_run = reopen_run(found, StepName(redo_from) if redo_from else None)
+    click.echo(f"going on with {flow_run.name}", err=True)
+    _run(flow_run, as_json=as_json)
 
 
 @cli.command()
@@ -109,14 +119,17 @@ def init(data_file: Path, base_model: str, output: Path) -> None:
 def _prepare_process() -> None:
     from flows.embedded import use_embedded_server
 
-    use_embedded_server()
+    click.echo("starting (half a minute the first time) ...", err=True)
+    server = use_embedded_server()
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; ours are lines there
-    click.echo("starting (half a minute the first time) ...", err=True)
+    import flows.runs  # noqa: F401 - takes seconds, in which the server starts
     from flows.console import quiet_libraries, show_our_lines
 
     quiet_libraries()
     show_our_lines()
+    if server:
+        server.wait()
 
 
 def _run(flow_run: "FlowRun", *, as_json: bool) -> None:
@@ -162,6 +175,9 @@ def main() -> None:
     except UserError as mistake:
         click.echo(f"error: {mistake}", err=True)
         sys.exit(2)
+    except AdapterflowError as failure:
+        click.echo(f"error: {failure}", err=True)
+        sys.exit(1)
     except click.ClickException as mistake:
         mistake.show()
         sys.exit(2)

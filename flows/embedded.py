@@ -1,30 +1,108 @@
 """Prefect without a server to start: its embedded one, with its database under the home folder.
 
-Prefect reads its settings when it is imported, so this comes first. A variable that is already set
-wins, above all `PREFECT_API_URL`: then the flow runs against that server.
+A setting that is there already wins, above all `PREFECT_API_URL`, as a variable or in Prefect's
+profile: then the flow runs against that server.
 """
 
 import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from functools import cache
+
+from filelock import FileLock
 
 from tasks import home
+from tasks.errors import AdapterflowError
+
+_STARTUP_SECONDS = 180.0
+# What Prefect 3.8 sets for its own ephemeral server: no pages, and no services that no run needs.
+_SERVER_SETTINGS = {
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+}
 
 
-def use_embedded_server() -> None:
-    """Point Prefect at the embedded server's database and at a shared place for results."""
+class EmbeddedServer:
+    """A server for this process and nobody else."""
+
+    def __init__(self) -> None:
+        # Taken before the server is there: no other process can take the port, and whoever calls
+        # early waits instead of being refused.
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(128)
+        self.api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
+        # One at a time makes or migrates the database.
+        self._lock = FileLock(home.prefect_store() / "server.lock")
+        self._lock.acquire()
+        descriptor = self._listener.fileno()
+        with (home.prefect_store() / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "flows.embedded_server", str(descriptor)],
+                stdin=subprocess.PIPE,  # never written to; closed when this process ends
+                stdout=log,
+                stderr=log,
+                env=os.environ | _SERVER_SETTINGS,
+                pass_fds=[descriptor],
+                start_new_session=True,
+            )
+        self._listener.close()
+
+    def wait(self) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            AdapterflowError: it ended, or did not answer in time.
+        """
+        deadline = time.monotonic() + _STARTUP_SECONDS
+        try:
+            while not self._answers():
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    self._process.kill()
+                    raise AdapterflowError(
+                        "the embedded Prefect server did not start; "
+                        f"see {home.prefect_store() / 'server.log'}"
+                    )
+                time.sleep(0.05)
+        finally:
+            self._lock.release()
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.api_url}/health", timeout=5):  # noqa: S310
+                return True
+        except OSError:
+            return False
+
+
+@cache
+def use_embedded_server() -> EmbeddedServer | None:
+    """Begin to start the embedded server, unless the settings name another one."""
     store = home.prefect_store()
     store.mkdir(parents=True, exist_ok=True)
     settings = {
         "PREFECT_API_DATABASE_CONNECTION_URL": database_url(),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(store / "results"),
-        # A new database takes prefect 3.8 longer than its own limit of 20 s.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         # Server and client would each report their use to the outside.
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url:
+        return None
+    server = EmbeddedServer()
+    os.environ["PREFECT_API_URL"] = server.api_url
+    refresh_global_settings_context()
+    return server
 
 
 def database_url() -> str:
@@ -34,7 +112,9 @@ def database_url() -> str:
 
 def ui_command() -> str:
     """Give the command, or the address, that opens Prefect's UI with this run in it."""
-    server = os.environ.get("PREFECT_API_URL")
-    if server:
-        return server.removesuffix("/api")
-    return f"PREFECT_API_DATABASE_CONNECTION_URL={database_url()} prefect server start"
+    if use_embedded_server():
+        database = shlex.quote(database_url())
+        return f"PREFECT_API_DATABASE_CONNECTION_URL={database} prefect server start"
+    from prefect.settings import get_current_settings
+
+    return str(get_current_settings().api.url).removesuffix("/api")

@@ -1,6 +1,6 @@
 """Flow runs of the training flow in this process: made, opened again, executed."""
 
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
@@ -8,15 +8,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
 
-from flows.train_adapter import StepName, train_adapter
+from flows.train_adapter import train_adapter
 from tasks.config import TrainAdapterConfig
-from tasks.dead_runs import is_alive
 from tasks.errors import UserError
 from tasks.records import ReportRecord
+from tasks.redo import ask
+from tasks.run_lock import is_alive
+from tasks.step_name import StepName
 from tasks.tracked_run import run_folder
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 
 def create_run(config: TrainAdapterConfig) -> FlowRun:
@@ -27,7 +26,7 @@ def create_run(config: TrainAdapterConfig) -> FlowRun:
         )
 
 
-def reopen_run(flow_run_id: "UUID", redo_from: StepName | None = None) -> FlowRun:
+def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
     """Open a run that ended, to go on with it.
 
     Args:
@@ -47,23 +46,13 @@ def reopen_run(flow_run_id: "UUID", redo_from: StepName | None = None) -> FlowRu
                 f"the run {flow_run_id} completed; start a new one, or give --redo-from"
             )
         config = TrainAdapterConfig.model_validate(flow_run.parameters["config"])
-        if is_alive(run_folder(config, str(flow_run.name), str(flow_run_id))):
+        folder = run_folder(config, str(flow_run.name), str(flow_run_id))
+        if is_alive(folder):
             raise UserError(f"the run {flow_run.name} is going on in another process")
-        parameters = {**flow_run.parameters, "redo_from": redo_from}
-        client.update_flow_run(flow_run_id, parameters=parameters)
+        if redo_from:
+            ask(folder, redo_from)
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
         return client.read_flow_run(flow_run_id)
-
-
-def step_named(name: str) -> StepName:
-    """Find one of the six steps.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    if name not in list(StepName):
-        raise UserError(f"--redo-from {name!r} is no step; the steps: {', '.join(StepName)}")
-    return StepName(name)
 
 
 def execute(flow_run: FlowRun) -> ReportRecord:

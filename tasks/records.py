@@ -73,7 +73,12 @@ class RunRecord(Record):
     @property
     def checkpoints(self) -> Path:
         """Give the folder of the training's checkpoints, which exists once it has one."""
-        return self.folder / "checkpoints"
+        return checkpoints_in(self.folder)
+
+
+def checkpoints_in(run_folder: Path) -> Path:
+    """Give the place of the checkpoints in a run's folder."""
+    return run_folder / "checkpoints"
 
 
 class SplitRecord(Record):

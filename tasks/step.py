@@ -5,35 +5,23 @@ step again; unless a file that the record names is gone or changed, then it does
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
+from prefect.cache_policies import DEFAULT
 from prefect.client.schemas.objects import State, TaskRun
 
 from tasks.errors import UserError, VerificationError
 from tasks.measuring import measured
+from tasks.progress import logger
 from tasks.records import Record, RunRecord
+from tasks.redo import Generation
 from tasks.tracking import Tracker
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-_redone: ContextVar[frozenset[str]] = ContextVar("_redone", default=frozenset())
-
-
-@contextmanager
-def redoing(steps: Iterable[str]) -> Iterator[None]:
-    """Run the named steps anew, whatever is kept of them."""
-    token = _redone.set(frozenset(steps))
-    try:
-        yield
-    finally:
-        _redone.reset(token)
 
 
 class Step(Task[P, R]):
@@ -41,12 +29,12 @@ class Step(Task[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
         """Run the step, or give the record that it left in this flow run."""
-        if self.name in _redone.get():
-            return self.with_options(refresh_cache=True)(*args, **kwargs)
         record = super().__call__(*args, **kwargs)
-        if isinstance(record, Record) and not record.is_intact():
-            return self.with_options(refresh_cache=True)(*args, **kwargs)
-        return record
+        spoiled = record.spoiled_files() if isinstance(record, Record) else []
+        if not spoiled:
+            return record
+        logger().warning("%s is gone or changed: %s runs again", spoiled[0], self.name)
+        return self.with_options(refresh_cache=True)(*args, **kwargs)
 
 
 def step(function: Callable[P, R]) -> Step[P, R]:
@@ -55,8 +43,9 @@ def step(function: Callable[P, R]) -> Step[P, R]:
         _measured(function),
         persist_result=True,
         result_serializer="json",
-        retries=2,
-        retry_delay_seconds=[2, 10],
+        cache_policy=DEFAULT + Generation(),
+        retries=3,
+        retry_delay_seconds=[2, 10, 30],
         retry_condition_fn=is_worth_a_retry,
         task_run_name=function.__name__,
     )

@@ -11,10 +11,12 @@ from prefect.runtime import flow_run
 
 from tasks import home
 from tasks.config import TrainAdapterConfig
-from tasks.dead_runs import alive, end_dead_runs
+from tasks.dead_runs import end_dead_runs
 from tasks.errors import UserError
 from tasks.progress import logger
 from tasks.records import DataRecord, RunRecord
+from tasks.retention import tidy
+from tasks.run_lock import alive
 from tasks.tracking import Status, Tracker, open_run, ship_all, ship_command
 from tasks.validate_inputs import check_output
 
@@ -38,6 +40,7 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
             _look_after_earlier_runs({home.outputs(), folder.parent})
             _log_inputs(config, data, tracker)
             yield run
+    tidy(config.output, folder.parent)
 
 
 def run_folder(config: TrainAdapterConfig, name: str, flow_run_id: str) -> Path:

@@ -15,13 +15,14 @@ from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 
 from flows import runs
-from flows.train_adapter import StepName, train_adapter
+from flows.train_adapter import train_adapter
 from tasks import home
 from tasks.config import TrainAdapterConfig
-from tasks.dead_runs import alive
 from tasks.engine import prepared_data, training
 from tasks.errors import UserError, VerificationError
 from tasks.records import ReportRecord
+from tasks.run_lock import alive
+from tasks.step_name import StepName
 from tasks.tracking import open_run, tracking_uri
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -14,6 +14,14 @@ class OutputSettings(Section):
     """Folder for all run folders, relative to the home; its `outputs/` unless set. Each run has
     its own below."""
 
+    keep_runs: int | None = Field(default=None, ge=1)
+    """How many finished runs keep their folder; all unless set. One whose adapter is a version in
+    MLflow's registry always does."""
+
+    keep_checkpoints_days: float = Field(default=30.0, gt=0)
+    """How many days an interrupted run keeps the checkpoints that it goes on from; a finished one
+    needs none."""
+
     push_to_hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
     """A Hub id (`org/name`) to push the adapter to; needs a token in `HF_TOKEN`."""
 

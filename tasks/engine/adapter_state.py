@@ -6,9 +6,11 @@ what trains whole under `modules_to_save`.
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.engine.whole_folders import writing
 from tasks.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -63,13 +65,22 @@ def write_adapter(
 
 
 def save_weights(weights: dict[str, "torch.Tensor"], file: Path) -> Path:
-    """Write weights to a safetensors file, complete or not at all."""
+    """Write weights to a safetensors file, complete or not at all.
+
+    Raises:
+        AdapterflowError: the disk is full, or the place is not writable.
+    """
     from safetensors.torch import save_file
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.partial")
-    save_file(weights, temporary, metadata={"format": "pt"})
-    temporary.replace(file)
+    try:
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(weights, temporary, metadata={"format": "pt"})
+            temporary.replace(file)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return file
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config import BaseModelSettings, Dtype, Quantization, Task
 from tasks.engine.base_sources import BaseSource
+from tasks.engine.failures import failure
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord
 
@@ -34,7 +35,8 @@ def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerB
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"the base model {location!r} has no usable tokenizer: {error}") from error
+        message = f"the base model {location!r} has no usable tokenizer: {error}"
+        raise failure(error, message) from error
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of {location!r} has no fast version, which is needed here")
     if tokenizer.pad_token is None:
@@ -56,9 +58,8 @@ def load_config(source: BaseSource | BaseModelRecord) -> "PretrainedConfig":
         )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"transformers cannot read the configuration of {source.location!r}: {reason}"
-        ) from error
+        message = f"transformers cannot read the configuration of {source.location!r}: {reason}"
+        raise failure(error, message) from error
     return config
 
 
@@ -135,6 +136,7 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
 
     Raises:
         UserError: bitsandbytes cannot pack it, or its weights cannot be read or are incomplete.
+        AdapterflowError: the Hub can't be reached, or the memory does not suffice at present.
     """
     from safetensors import SafetensorError
 
@@ -151,7 +153,8 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"the base model {source.location!r} cannot be loaded: {error}") from error
+        message = f"the base model {source.location!r} cannot be loaded: {error}"
+        raise failure(error, message) from error
     if info["missing_keys"]:
         # transformers only logs it, and goes on with random numbers in their place.
         missing = sorted(info["missing_keys"])

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tasks.config import BaseModelSettings
+from tasks.engine.failures import failure
 from tasks.engine.gguf_conversion import converted_folder
 from tasks.errors import UserError
 from tasks.records import FileRecord
@@ -38,6 +39,7 @@ def find_base(settings: BaseModelSettings) -> BaseSource:
 
     Raises:
         UserError: there is no such model, revision, folder, file or package.
+        AdapterflowError: the Hub can't be reached.
     """
     path = Path(settings.source).expanduser()
     if settings.source.startswith("package:"):
@@ -132,6 +134,7 @@ def _from_hub(settings: BaseModelSettings) -> BaseSource:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -157,11 +160,12 @@ def _from_hub(settings: BaseModelSettings) -> BaseSource:
         ) from None
     except RevisionNotFoundError:
         raise UserError(f"the base model {name!r} has no revision {revision!r}") from None
-    except LocalEntryNotFoundError:
-        raise UserError(
+    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+        raise failure(
+            error,
             f"the base model {name!r} is not in the local cache and the Hub can't be reached; "
-            "check the network, or give a local folder"
-        ) from None
+            "check the network, or give a local folder",
+        ) from error
     if not (snapshot / "config.json").is_file():
         raise UserError(f"{name!r} on the Hub has no config.json: it is no Transformers model")
     _check_plain(snapshot, name)

@@ -9,10 +9,13 @@ written (or removed) when the process died, and counts as absent.
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from tasks.engine.whole_folders import writing
 from tasks.records import FileRecord, Record, TrainingPlan
 
 log = logging.getLogger(__name__)
@@ -69,9 +72,23 @@ class Checkpoints:
             shutil.rmtree(checkpoint)
         return None
 
-    def complete(self, step: int, kept: Kept) -> None:
-        """Say that the checkpoint of a step is written; it then survives a loss of power, too."""
+    @contextmanager
+    def writing(self, step: int, kept: Kept) -> Iterator[None]:
+        """Say that a step's checkpoint is whole once it is written; it survives a loss of power.
+
+        Raises:
+            AdapterflowError: the disk is full, or the place is not writable.
+        """
         checkpoint = self.folder / f"{PREFIX}{step}"
+        try:
+            with writing(checkpoint):
+                yield
+                self._complete(checkpoint, kept)
+        except BaseException:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
+
+    def _complete(self, checkpoint: Path, kept: Kept) -> None:
         files = sorted(path for path in checkpoint.iterdir() if path.name != _MANIFEST)
         for file in files:
             _sync(file)

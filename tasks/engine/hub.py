@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tasks.engine.failures import failure
 from tasks.errors import AdapterflowError, UserError
 
 
@@ -21,7 +22,7 @@ def check_push(repo_id: str) -> None:
     try:
         HfApi().whoami()
     except HfHubHTTPError as error:
-        raise UserError(f"the Hub does not accept the token in HF_TOKEN: {error}") from error
+        raise failure(error, f"the Hub does not accept the token in HF_TOKEN: {error}") from error
     except HTTPError as error:
         raise AdapterflowError(f"the Hub can't be reached to push to {repo_id}: {error}") from error
 

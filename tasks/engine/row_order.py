@@ -52,8 +52,10 @@ class RowOrder(Sampler[int]):
             part = order[start : start + together]
             part = part[np.argsort(-self._lengths[part], kind="stable")]
             batches += [part[at : at + batch_size] for at in range(0, len(part), batch_size)]
+        if len(batches) < 2:  # noqa: PLR2004 - nothing to shuffle
+            return order
         # The longest first, so that memory that does not suffice shows at the first step, and the
         # only batch that may be smaller last, where it moves no other batch's bounds.
-        first, *middle, last = batches if len(batches) > 1 else [*batches, order[:0]]
+        first, *middle, last = batches
         shuffled = [middle[at] for at in random.permutation(len(middle))]
         return np.concatenate([first, *shuffled, last])

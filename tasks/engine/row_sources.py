@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.config.reading import DATA_SUFFIXES, is_hub_dataset, missing_file
+from tasks.engine.failures import failure
 from tasks.errors import UserError
 
 Row = dict[str, object]
@@ -201,8 +202,9 @@ def _from_hub(source: str, split: str, revision: str | None) -> list[Row]:
             "revision, and set HF_TOKEN for a private dataset"
         ) from error
     except (OSError, ValueError, DatasetsError) as error:
-        raise UserError(
+        raise failure(
+            error,
             f"{asked}, split {split!r} could not be loaded: {error}; check data.train_split and "
-            "data.eval_split, and the connection to the Hub; without one, give a local file"
+            "data.eval_split, and the connection to the Hub; without one, give a local file",
         ) from error
     return rows

@@ -5,10 +5,8 @@ The folder holds `adapter_model.safetensors`, `adapter_config.json`, the model c
 """
 
 import json
-import shutil
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from tasks.engine.base_models import load_base
 from tasks.engine.injection import probe_logits
 from tasks.engine.loading import load_adapter, verify_same
 from tasks.engine.plain_lora import to_plain
+from tasks.engine.whole_folders import whole_folder
 from tasks.errors import VerificationError
 from tasks.records import BaseModelRecord, FileRecord, SavedRecord, TrainedRecord
 
@@ -80,8 +79,9 @@ def save_adapter(
     Raises:
         VerificationError: the file's size is not what the parameters add up to, or the adapter
             gives other logits on a fresh base.
+        AdapterflowError: the disk is full or the place is not writable.
     """
-    with _whole(folder) as partial:
+    with whole_folder(folder) as partial:
         _write(files, partial)
         header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
         difference = _verify_round_trip(files, partial, live_logits)
@@ -114,22 +114,11 @@ def save_named_adapters(
     for name, config in model.peft_config.items():
         filled = _filled_in(lora.to_json(config), base)
         files = AdapterFiles(name, base, adapter_state.read_adapter(model, name), filled)
-        with _whole(folder / name) as partial:
+        with whole_folder(folder / name) as partial:
             _write(files, partial)
             _write_manifest(files, partial)
         saved[name] = folder / name
     return saved
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Give a sibling to write to; it becomes the folder once all went well."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
 
 
 def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:

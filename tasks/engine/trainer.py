@@ -123,13 +123,13 @@ class AdapterTrainer(Trainer):
         return self._order
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ANN401
-        super()._save_checkpoint(model, trial)
         kept = Kept(
             seconds_training=self.seconds_training(),
             unlogged_loss=self._tr_loss.item(),
             last_logged_step=self._globalstep_last_logged,
         )
-        self._checkpoints.complete(self.state.global_step, kept)
+        with self._checkpoints.writing(self.state.global_step, kept):
+            super()._save_checkpoint(model, trial)
         self._checkpoints.prune(self._num_checkpoints, self.state.best_global_step)
 
     def compute_loss(

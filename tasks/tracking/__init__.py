@@ -22,28 +22,34 @@ DEFAULTS = {
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 
-from tasks.tracking.run import (  # noqa: E402  # after the defaults
+from tasks.tracking.past_runs import (  # noqa: E402  # after the defaults
+    RecordedRun,
+    is_registered,
+    mlflow_run_id,
+    recorded_runs,
+)
+from tasks.tracking.run import (  # noqa: E402
     Status,
     Tracker,
-    mlflow_run_id,
     open_run,
     ship_command,
     ui_command,
-    unended_runs,
 )
 from tasks.tracking.shipping import Outcome, ship_all  # noqa: E402
 from tasks.tracking.store import ready_client, tracking_uri  # noqa: E402
 
 __all__ = [
     "Outcome",
+    "RecordedRun",
     "Status",
     "Tracker",
+    "is_registered",
     "mlflow_run_id",
     "open_run",
     "ready_client",
+    "recorded_runs",
     "ship_all",
     "ship_command",
     "tracking_uri",
     "ui_command",
-    "unended_runs",
 ]

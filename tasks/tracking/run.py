@@ -21,9 +21,9 @@ from tasks.tracking import outages
 from tasks.tracking.adapter_model import requirements
 from tasks.tracking.datasets import describe
 from tasks.tracking.journal import Journal, now_ms
-from tasks.tracking.shipping import FLOW_RUN_TAG, Outcome, Shipper, journals
+from tasks.tracking.shipping import FLOW_RUN_TAG, Outcome, Shipper
 from tasks.tracking.store import POSSIBLE, database_file, ready_client, tracking_uri
-from tasks.tracking.writer import OPERATIONS
+from tasks.tracking.writer import OPERATIONS, REDONE_AT_TAG
 
 # Limit of mlflow 3.17 (mlflow.utils.validation); a longer value is cut silently.
 _MAX_PARAM_CHARACTERS = 6000
@@ -32,6 +32,8 @@ _MAX_PARAM_CHARACTERS = 6000
 _SECONDS_IN_PASSING = 2.0
 _SECONDS_AT_THE_END = 60.0
 _SECONDS_FOR_ANOTHER_PROCESS = 5.0
+
+REDONE_FROM_TAG = "adapterflow.redone_from"
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -118,21 +120,6 @@ def ship_command(run: RunRecord) -> str:
     return f"adapterflow ship {shlex.quote(str(run.folder))}"
 
 
-def mlflow_run_id(run: RunRecord) -> str | None:
-    """Give the MLflow run's id; None while no server has heard of the run."""
-    return Journal(run.folder).position.run_id
-
-
-def unended_runs(folders: Iterable[Path]) -> list[RunRecord]:
-    """Give the runs in run folders, and right under these, that were opened and not ended."""
-    return [journal.run() for journal in journals(folders) if _last_status(journal) == "reopen"]
-
-
-def _last_status(journal: Journal) -> str | None:
-    names = [entry.name for entry in journal.entries() if entry.name in {"reopen", "end"}]
-    return names[-1] if names else None
-
-
 class Tracker:
     """Writes to one MLflow run. Saying the same thing twice, as a retry does, changes nothing."""
 
@@ -149,6 +136,10 @@ class Tracker:
         """Set tags; the last value wins."""
         self._log("set_tags", tags={key: str(value) for key, value in tags.items()})
 
+    def begin_anew(self, first_step: str, time_ms: int) -> None:
+        """Let the steps of a curve from before `time_ms` not count as said: they are done again."""
+        self.set_tags({REDONE_FROM_TAG: first_step, REDONE_AT_TAG: time_ms})
+
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters as text.
 
@@ -161,7 +152,7 @@ class Tracker:
     def log_metrics(
         self, metrics: Mapping[str, float], step: int = 0, timestamp_ms: int | None = None
     ) -> None:
-        """Log metrics of one step; a step that a curve has already keeps its first value."""
+        """Log metrics of one step; a step that a curve has keeps its value, unless it is redone."""
         now = now_ms() if timestamp_ms is None else timestamp_ms
         points = [(key, float(value), now, step) for key, value in metrics.items()]
         self._log("log_metrics", points=points)

@@ -25,6 +25,7 @@ _MAX_PARAMS_A_BATCH = 100
 _MAX_METRICS_A_BATCH = 1000
 # A server may take long to pass a file on to its store.
 _UPLOAD_SECONDS = "60"
+REDONE_AT_TAG = "adapterflow.redone_at"
 _TIME_LIMIT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 # What each operation brings.
@@ -55,6 +56,7 @@ class RunWriter:
         self._run_id = run_id
         self._folder = folder
         self._steps: dict[str, set[int]] = {}
+        self._redone_at: int | None = None
 
     def apply(self, name: str, arguments: Mapping[str, Any]) -> str | None:
         """Do an operation; an adapter's gives the model's URI.
@@ -79,6 +81,9 @@ class RunWriter:
 
         for chunk in _chunks([RunTag(k, v) for k, v in tags.items()], _MAX_PARAMS_A_BATCH):
             self._client.log_batch(self._run_id, tags=chunk)
+        if REDONE_AT_TAG in tags:
+            self._redone_at = int(tags[REDONE_AT_TAG])
+            self._steps.clear()
 
     def log_params(self, params: dict[str, str]) -> None:
         """Log parameters that are not there; one that is there with another value becomes a tag."""
@@ -95,7 +100,7 @@ class RunWriter:
         """Log the points of steps that a curve does not have yet.
 
         MLflow merges only points that agree in time and value, too; a resumed training says the
-        same steps again at another time.
+        same steps again at another time. What is from before a redo stays beside what is redone.
         """
         from mlflow.entities import Metric
 
@@ -111,8 +116,15 @@ class RunWriter:
     def _known_steps(self, key: str) -> set[int]:
         if key not in self._steps:
             history = self._client.get_metric_history(self._run_id, key)
-            self._steps[key] = {point.step for point in history}
+            start = self._start_of_redo()
+            self._steps[key] = {point.step for point in history if point.timestamp >= start}
         return self._steps[key]
+
+    def _start_of_redo(self) -> int:
+        if self._redone_at is None:
+            tags = self._client.get_run(self._run_id).data.tags
+            self._redone_at = int(tags.get(REDONE_AT_TAG, 0))
+        return self._redone_at
 
     def log_dataset(self, dataset: dict[str, str], context: str, sha256: str) -> None:
         """Log a dataset of the run."""

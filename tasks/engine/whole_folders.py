@@ -1,0 +1,61 @@
+"""Folders that are complete or not there, whatever happens while they are written."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.errors import AdapterflowError
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a sibling to write to; it takes the folder's place once all went well.
+
+    After an error nothing is left of it, and an older folder in that place is as it was.
+
+    Raises:
+        AdapterflowError: the disk is full, or the place is not writable.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
+    try:
+        with writing(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Say of an error in writing what was written where, and how much room there is.
+
+    Raises:
+        AdapterflowError: writing failed.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(place, error) from error
+    except RuntimeError as error:
+        if "inline_container" not in str(error):  # how torch 2.13 tells of a write that failed
+            raise
+        raise _unwritable(place, error) from error
+
+
+def _unwritable(place: Path, error: Exception) -> AdapterflowError:
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 1e6
+    return AdapterflowError(
+        f"{place} can't be written: {error} ({free:,.0f} MB are free there); make room or give the "
+        "right to write, then go on with the run"
+    )

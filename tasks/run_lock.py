@@ -1,0 +1,45 @@
+"""The lock that a run holds for as long as its process lives; the kernel gives it back with it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tasks.errors import UserError
+
+
+@contextmanager
+def alive(folder: Path) -> Iterator[None]:
+    """Hold the lock of the run in this folder.
+
+    Raises:
+        UserError: another process is executing the run.
+    """
+    file = _lock_file(folder)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"the run {folder.name} is going on in another process") from None
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
+def is_alive(folder: Path) -> bool:
+    """Tell whether a process is executing the run in this folder."""
+    if not _lock_file(folder).exists():
+        return False
+    try:
+        with FileLock(_lock_file(folder), timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
