@@ -17,6 +17,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # While its server is away Prefect prints each event that it could not send, whole.
+    logging.getLogger("prefect._internal.concurrency").setLevel(logging.CRITICAL)
     transformers.utils.logging.disable_progress_bar()
     if sys.stderr.isatty():
         enable_progress_bars()  # downloads take minutes; the line above switched them off, too

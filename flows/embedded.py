@@ -88,6 +88,8 @@ def use_embedded_server() -> EmbeddedServer | None:
     settings = {
         "PREFECT_API_DATABASE_CONNECTION_URL": database_url(),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(store / "results"),
+        # A server that is away for some minutes is waited for; with Prefect's own 5, for one.
+        "PREFECT_CLIENT_MAX_RETRIES": "8",
         # Server and client would each report their use to the outside.
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",

@@ -12,5 +12,9 @@ class UserError(AdapterflowError, ValueError):
     """
 
 
+class PassingError(AdapterflowError):
+    """What failed may go well in a while, such as a lost connection: it is tried again."""
+
+
 class VerificationError(AdapterflowError, RuntimeError):
     """A step's own proof failed, such as an adapter that did not change in training."""

@@ -9,16 +9,20 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+import httpx
 from prefect import Task
 from prefect.cache_policies import DEFAULT
 from prefect.client.schemas.objects import State, TaskRun
 
-from tasks.errors import UserError, VerificationError
+from tasks.errors import AdapterflowError, PassingError
 from tasks.measuring import measured
 from tasks.progress import logger
 from tasks.records import Record, RunRecord
 from tasks.redo import Generation
 from tasks.tracking import Tracker
+
+_RETRY_SECONDS = [2.0, 10.0, 30.0, 60.0]
+_TRIES_OF_THE_UNEXPECTED = 3
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,21 +48,27 @@ def step(function: Callable[P, R]) -> Step[P, R]:
         persist_result=True,
         result_serializer="json",
         cache_policy=DEFAULT + Generation(),
-        retries=3,
-        retry_delay_seconds=[2, 10, 30],
+        retries=len(_RETRY_SECONDS),
+        retry_delay_seconds=_RETRY_SECONDS,
         retry_condition_fn=is_worth_a_retry,
         task_run_name=function.__name__,
     )
 
 
 async def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
-    """Tell whether another try may help: not with a mistake, nor where a proof failed."""
+    """Tell whether another try may help.
+
+    A lost connection is waited for. An error that nobody expected gets a second and a third try. A
+    mistake, a proof that failed, a full disk and the like would only end the same way.
+    """
     try:
         await state.aresult()
-    except (UserError, VerificationError):
-        return False
-    except Exception:  # noqa: BLE001 - whatever else it was, another try may help
+    except (PassingError, httpx.TransportError):
         return True
+    except AdapterflowError:
+        return False
+    except Exception:  # noqa: BLE001 - whatever else it was
+        return task_run.run_count < _TRIES_OF_THE_UNEXPECTED
     return False
 
 

@@ -6,7 +6,7 @@ from httpx2 import ConnectError, ReadTimeout, Request, Response
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from tasks.engine.failures import failure
-from tasks.errors import AdapterflowError, UserError
+from tasks.errors import AdapterflowError, PassingError, UserError
 
 REQUEST = Request("GET", "http://127.0.0.1:9/")
 
@@ -30,13 +30,18 @@ def caused(by: Exception) -> OSError:
         ReadTimeout("slow"),
         answered(503),
         answered(429),
-        torch.OutOfMemoryError("of the GPU"),
     ],
     ids=repr,
 )
-def test_what_may_pass_is_no_mistake(cause: Exception) -> None:
-    """A lost connection, a server in trouble and a full memory are worth another try."""
-    assert type(failure(caused(cause), "message")) is AdapterflowError
+def test_what_may_pass_is_tried_again(cause: Exception) -> None:
+    """A lost connection and a server in trouble are worth another try."""
+    assert type(failure(caused(cause), "message")) is PassingError
+
+
+def test_a_full_memory_is_neither() -> None:
+    """Another try soon would fail alike, and nothing that the user wrote is wrong in itself."""
+    error = failure(caused(torch.OutOfMemoryError("of the GPU")), "message")
+    assert type(error) is AdapterflowError
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
 
     Raises:
         UserError: bitsandbytes cannot pack it, or its weights cannot be read or are incomplete.
-        AdapterflowError: the Hub can't be reached, or the memory does not suffice at present.
+        PassingError: the Hub can't be reached.
+        AdapterflowError: the memory does not suffice.
     """
     from safetensors import SafetensorError
 

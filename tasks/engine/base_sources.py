@@ -39,7 +39,7 @@ def find_base(settings: BaseModelSettings) -> BaseSource:
 
     Raises:
         UserError: there is no such model, revision, folder, file or package.
-        AdapterflowError: the Hub can't be reached.
+        PassingError: the Hub can't be reached.
     """
     path = Path(settings.source).expanduser()
     if settings.source.startswith("package:"):

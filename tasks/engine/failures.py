@@ -2,39 +2,38 @@
 
 from collections.abc import Iterator
 
-from tasks.errors import AdapterflowError, UserError
+from tasks.errors import AdapterflowError, PassingError, UserError
 
 # The server is overloaded or being restarted, or took too long.
 _PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
 
 
 def failure(error: BaseException, message: str) -> AdapterflowError:
-    """Give the error to raise: a UserError, unless the cause may pass by itself.
+    """Give the error to raise for a library's: by its cause, a mistake, a failure or a passing one.
 
-    A lost connection, a server in trouble and memory that others hold may pass. That the Hub's
-    client was told to stay offline does not.
+    A lost connection and a server in trouble may pass. That the memory does not suffice is no
+    mistake and does not pass soon. All else is the user's turn, also that the Hub's client was told
+    to stay offline.
     """
-    return AdapterflowError(message) if may_pass(error) else UserError(message)
-
-
-def may_pass(error: BaseException) -> bool:
-    """Tell whether another try may help, by the error and all that it came from."""
+    import torch
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     causes = list(_causes(error))
-    if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
-        return False
-    return any(_may_pass(cause) for cause in causes)
+    if any(isinstance(cause, torch.OutOfMemoryError | MemoryError) for cause in causes):
+        return AdapterflowError(message)
+    offline = any(isinstance(cause, OfflineModeIsEnabled) for cause in causes)
+    if not offline and any(_may_pass(cause) for cause in causes):
+        return PassingError(message)
+    return UserError(message)
 
 
 def _may_pass(cause: BaseException) -> bool:
-    import torch
     from httpx2 import TransportError
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code in _PASSING_STATUSES
-    return isinstance(cause, TransportError | torch.OutOfMemoryError | MemoryError)
+    return isinstance(cause, TransportError)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

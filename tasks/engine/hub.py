@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tasks.engine.failures import failure
-from tasks.errors import AdapterflowError, UserError
+from tasks.errors import AdapterflowError, PassingError, UserError
 
 
 def check_push(repo_id: str) -> None:
@@ -11,7 +11,7 @@ def check_push(repo_id: str) -> None:
 
     Raises:
         UserError: there is no token, or the Hub does not accept it.
-        AdapterflowError: the Hub can't be reached.
+        PassingError: the Hub can't be reached.
     """
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, get_token
@@ -24,7 +24,7 @@ def check_push(repo_id: str) -> None:
     except HfHubHTTPError as error:
         raise failure(error, f"the Hub does not accept the token in HF_TOKEN: {error}") from error
     except HTTPError as error:
-        raise AdapterflowError(f"the Hub can't be reached to push to {repo_id}: {error}") from error
+        raise PassingError(f"the Hub can't be reached to push to {repo_id}: {error}") from error
 
 
 def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
@@ -43,5 +43,7 @@ def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
             repo_id=repo_id, folder_path=folder, commit_message="Add LoRA adapter"
         )
     except (HTTPError, OSError, ValueError) as error:
-        raise AdapterflowError(f"pushing {folder} to {repo_id} failed: {error}") from error
+        passing = isinstance(failure(error, ""), PassingError)
+        kind = PassingError if passing else AdapterflowError
+        raise kind(f"pushing {folder} to {repo_id} failed: {error}") from error
     return str(commit.commit_url)
