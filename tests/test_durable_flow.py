@@ -3,17 +3,23 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flow_runs import sums, tiny_config
 from hub_stand_in import HubStandIn, point_clients_at
+from mlflow_runs import logged
 from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
 
 from flows import runs
+from flows.train_adapter import train_adapter
 from tasks.config import BaseModelSettings, TrainAdapterConfig
+from tasks.engine import saving
 from tasks.engine.base_sources import BaseSource, find_base
 from tasks.errors import AdapterflowError, VerificationError
 from tasks.kept_results import WholeFiles
+from tasks.records import ReportRecord, SavedRecord
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -148,3 +154,25 @@ def test_the_flow_keeps_results_whole(
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(run.id).state
     assert len(written) >= 8
+
+
+def test_a_flow_that_retries_goes_on(
+    tiny_base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With flow-level retries the second try takes the records of the first, in one MLflow run."""
+    config = tiny_config(tiny_base, data)
+    tries: list[int] = []
+    real = saving.save_adapter
+
+    def save_once_in_vain(*args: Any) -> SavedRecord:  # noqa: ANN401
+        tries.append(1)
+        if len(tries) == 1:
+            monkeypatch.setattr("tasks.engine.training.train", None)
+            raise VerificationError("unproven")
+        return real(*args)
+
+    monkeypatch.setattr("tasks.save_adapter.save_and_prove", save_once_in_vain)
+    report = run_flow(train_adapter.with_options(retries=1), parameters={"config": config})
+    assert isinstance(report, ReportRecord)
+    assert len(tries) == 2
+    assert logged(report.run).info.status == "FINISHED"
