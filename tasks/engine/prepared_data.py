@@ -10,6 +10,7 @@ from tasks.engine.base_models import load_tokenizer
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.examples import ExampleSets, Split, read_examples
 from tasks.engine.rendering import Renderer, choose_template
+from tasks.engine.token_cache import tokenized
 from tasks.engine.tokenization import TokenizedSplit, tokenize_split
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, DataRecord
@@ -81,7 +82,12 @@ def _prepare(
     renderer = Renderer(tokenizer, template, "" if continues else "\n\n")
 
     def tokenize(split: Split) -> TokenizedSplit:
-        return tokenize_split(split, renderer, settings, on_progress)
+        return tokenized(
+            split,
+            renderer,
+            settings,
+            lambda: tokenize_split(split, renderer, settings, on_progress),
+        )
 
     train = tokenize(sets.train)
     held_out = tokenize(sets.eval) if sets.eval else None
