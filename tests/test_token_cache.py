@@ -42,7 +42,9 @@ def settings(**changes: object) -> DataSettings:
 
 
 def tokens(
-    split: Split = SPLIT, template: Template = Template.CHAT, **changes: Any
+    split: Split = SPLIT,
+    template: Template = Template.CHAT,
+    **changes: Any,  # noqa: ANN401 - settings
 ) -> tuple[TokenizedSplit, bool]:
     """Give the tokens, and whether they were made now."""
     renderer, data, made = Renderer(tiny_tokenizer(), template), settings(**changes), []

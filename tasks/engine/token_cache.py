@@ -47,7 +47,7 @@ def _key(split: Split, renderer: Renderer, settings: DataSettings) -> str:
         "template": renderer.template,
         "separator": renderer.separator,
         "settings": [settings.loss_on, settings.max_length, settings.on_lost_answer],
-        "tokenizer": tokenizer.backend_tokenizer.to_str(),  # type: ignore[attr-defined]
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
         "special": [str(tokenizer.eos_token), str(tokenizer.bos_token), tokenizer.chat_template],
         # Another version of the code may tokenise otherwise.
         "code": [inspect.getsource(rendering), inspect.getsource(tokenization)],
