@@ -1,4 +1,4 @@
-"""The command line: `adapterflow train`, `resume`, `ship` and `init`.
+"""The command line: `adapterflow train`, `check`, `resume`, `ship` and `init`.
 
 Exit status 0: done. 1: the run failed, and the last line is the command that goes on from there.
 2: what was given cannot work, and one message says what to do. Everything heavy is imported once
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from tasks.records import ReportRecord
 
 _EXISTING = click.Path(path_type=Path)
+_SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY.PATH=VALUE",
+    help="Change one setting, such as lora.r=32; may be repeated.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,13 +40,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("config_file", metavar="CONFIG.yaml", type=_EXISTING)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY.PATH=VALUE",
-    help="Change one setting, such as lora.r=32; may be repeated.",
-)
+@_SET
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
     """Train an adapter as CONFIG.yaml says."""
@@ -52,6 +53,33 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from flows.runs import create_run
 
     _run(create_run(config), as_json=as_json)
+
+
+@cli.command()
+@click.argument("config_file", metavar="CONFIG.yaml", type=_EXISTING)
+@_SET
+@click.option("--probe/--no-probe", default=True, help="Train some steps, for memory and time.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def check(
+    config_file: Path,
+    overrides: tuple[str, ...],
+    probe: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Say what training as CONFIG.yaml says would take; nothing is recorded."""
+    from tasks.config.reading import read_config
+
+    config = read_config(config_file, overrides)
+    _quiet()
+    from tasks.preflight import forecast
+
+    found = forecast(config, with_probe=probe)
+    if as_json:
+        click.echo(found.model_dump_json())
+        return
+    from flows.check import print_forecast
+
+    print_forecast(found)
 
 
 @cli.command()
@@ -121,15 +149,20 @@ def _prepare_process() -> None:
 
     click.echo("starting (half a minute the first time) ...", err=True)
     server = use_embedded_server()
+    _quiet()
+    import flows.runs  # noqa: F401 - takes seconds, in which the server starts
+
+    if server:
+        server.wait()
+
+
+def _quiet() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; ours are lines there
-    import flows.runs  # noqa: F401 - takes seconds, in which the server starts
     from flows.console import quiet_libraries, show_our_lines
 
     quiet_libraries()
     show_our_lines()
-    if server:
-        server.wait()
 
 
 def _run(flow_run: "FlowRun", *, as_json: bool) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from tasks import home
 from tasks.config import TrainAdapterConfig
 from tasks.engine.base_models import load_skeleton
-from tasks.engine.base_sources import find_base
+from tasks.engine.base_sources import BaseSource, find_base
 from tasks.engine.examples import read_examples
 from tasks.engine.hub import check_push
 from tasks.engine.lora import resolve_lora
-from tasks.engine.prepared_data import prepare_data
+from tasks.engine.prepared_data import PreparedData, prepare_data
 from tasks.errors import UserError
 from tasks.progress import logger, progress
 from tasks.records import DataRecord, SplitRecord
@@ -20,6 +20,17 @@ from tasks.step import step
 @step
 def validate_inputs(config: TrainAdapterConfig) -> DataRecord:
     """Check all that can be checked without the model's weights, the cheapest first.
+
+    Raises:
+        UserError: anything that was given cannot work.
+    """
+    _, prepared = check_inputs(config)
+    _report(prepared.record)
+    return prepared.record
+
+
+def check_inputs(config: TrainAdapterConfig) -> tuple[BaseSource, PreparedData]:
+    """Check all that can be checked without the model's weights; give what was found on the way.
 
     Raises:
         UserError: anything that was given cannot work.
@@ -35,9 +46,7 @@ def validate_inputs(config: TrainAdapterConfig) -> DataRecord:
     base = find_base(config.base_model)
     resolve_lora(config.lora, load_skeleton(base))
     with progress("tokenised row") as shown:
-        record = prepare_data(sets, config.data, config.seed, base, shown.at).record
-    _report(record)
-    return record
+        return base, prepare_data(sets, config.data, config.seed, base, shown.at)
 
 
 def check_output(config: TrainAdapterConfig) -> Path:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from tasks.config import Batching
+
 # As many batches are sorted by length among themselves: enough for batches of one length, and far
 # from the whole data, which would always show the same rows together.
 _BATCHES_SORTED_TOGETHER = 50
@@ -59,3 +61,8 @@ class RowOrder(Sampler[int]):
         first, *middle, last = batches
         shuffled = [middle[at] for at in random.permutation(len(middle))]
         return np.concatenate([first, *shuffled, last])
+
+
+def row_order(lengths: Sequence[int], batching: str, rows_per_step: int, seed: int) -> RowOrder:
+    """Give the order that suits a way of batching: by length only where there is padding."""
+    return RowOrder(lengths, seed, rows_per_step if batching == Batching.PADDED else None)

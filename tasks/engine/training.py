@@ -14,14 +14,14 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerState
 
-from tasks.config import Batching, TrainingSettings
+from tasks.config import TrainingSettings
 from tasks.engine import adapter_state
 from tasks.engine.batch_choice import choose_batching, make_batches
 from tasks.engine.batching import as_items
 from tasks.engine.callbacks import OnTraining, Pace, Watch
 from tasks.engine.checkpoints import Checkpoints
 from tasks.engine.prepared_data import PreparedData
-from tasks.engine.row_order import RowOrder
+from tasks.engine.row_order import row_order
 from tasks.engine.trainer import AdapterTrainer, Rows
 from tasks.errors import VerificationError
 from tasks.records import FileRecord, InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
@@ -138,13 +138,13 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
 ) -> AdapterTrainer:
     rows = data.train.rows
     held_out = Rows(as_items(data.eval.rows)) if data.eval else None
-    groups = plan.batching == Batching.PADDED
     trainer = AdapterTrainer(
         adapter_name=injected.lora.adapter_name,
-        order=RowOrder(
+        order=row_order(
             [len(row.input_ids) for row in rows],
+            plan.batching,
+            settings.batch_size * settings.gradient_accumulation_steps,
             injected.lora.seed,
-            settings.batch_size * settings.gradient_accumulation_steps if groups else None,
         ),
         checkpoints=checkpoints,
         num_checkpoints=settings.save_total_limit,
