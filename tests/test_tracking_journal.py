@@ -184,3 +184,14 @@ def test_a_deleted_experiment_leaves_no_folder(store: str, folder: Path) -> None
     with pytest.raises(UserError, match="restore"):
         open_run(settings, run_name="r", flow_run_id="f", folder=folder, tags={})
     assert not folder.exists()
+
+
+def test_operations_are_found_by_name(tmp_path: Path) -> None:
+    """Only the entries of the named operations come, whatever the others mention."""
+    journal = Journal(tmp_path)
+    journal.folder.mkdir()
+    journal.append("reopen", name="r", tags={})
+    journal.append("log_text", text='{"do": "end"}', file="a.txt")
+    journal.append("end", status="FAILED", time_ms=0)
+    found = list(journal.named("reopen", "end"))
+    assert found == [one for one in journal.entries() if one.name != "log_text"]

@@ -53,9 +53,9 @@ def _recorded(journal: Journal) -> RecordedRun | None:
     except (OSError, ValidationError):  # of another version, or just being removed
         return None
     status, opened_ms = "RUNNING", 0
-    for entry in journal.entries():
+    for entry in journal.named("reopen", "end"):
         if entry.name == "reopen":
             status, opened_ms = "RUNNING", entry.time_ms
-        elif entry.name == "end":
+        else:
             status = str(entry.arguments["status"])
     return RecordedRun(run, status, opened_ms)
