@@ -12,6 +12,7 @@ from tasks.config import TrackingSettings
 from tasks.errors import UserError
 from tasks.records import RunRecord
 from tasks.tracking import Tracker, mlflow_run_id, open_run, ready_client, ship_all
+from tasks.tracking.journal import Journal
 
 
 @pytest.fixture(scope="module")
