@@ -13,8 +13,6 @@ import time
 import urllib.request
 from functools import cache
 
-from filelock import FileLock
-
 from tasks import home
 from tasks.errors import AdapterflowError
 
@@ -37,13 +35,11 @@ class EmbeddedServer:
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(128)
         self.api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
-        # One at a time makes or migrates the database.
-        self._lock = FileLock(home.prefect_store() / "server.lock")
-        self._lock.acquire()
         descriptor = self._listener.fileno()
+        lock = home.prefect_store() / "server.lock"
         with (home.prefect_store() / "server.log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "flows.embedded_server", str(descriptor)],
+                [sys.executable, "-m", "flows.embedded_server", str(descriptor), str(lock)],
                 stdin=subprocess.PIPE,  # never written to; closed when this process ends
                 stdout=log,
                 stderr=log,
@@ -60,17 +56,14 @@ class EmbeddedServer:
             AdapterflowError: it ended, or did not answer in time.
         """
         deadline = time.monotonic() + _STARTUP_SECONDS
-        try:
-            while not self._answers():
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self._process.kill()
-                    raise AdapterflowError(
-                        "the embedded Prefect server did not start; "
-                        f"see {home.prefect_store() / 'server.log'}"
-                    )
-                time.sleep(0.05)
-        finally:
-            self._lock.release()
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                raise AdapterflowError(
+                    "the embedded Prefect server did not start; "
+                    f"see {home.prefect_store() / 'server.log'}"
+                )
+            time.sleep(0.05)
 
     def _answers(self) -> bool:
         try:

@@ -7,8 +7,12 @@ that the run holds open, and ends once the kernel closes it.
 
 import os
 import signal
+import socket
 import sys
 import threading
+
+import uvicorn
+from filelock import FileLock
 
 
 def _end_with_the_run() -> None:
@@ -16,19 +20,34 @@ def _end_with_the_run() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+class _Server(uvicorn.Server):
+    """Makes or migrates the database alone among the servers of a home."""
+
+    def __init__(self, config: uvicorn.Config, lock: FileLock) -> None:
+        super().__init__(config)
+        self._lock = lock
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and let the next one start."""
+        await super().startup(sockets=sockets)
+        self._lock.release()
+
+
 def main() -> None:
     """Serve on the listening socket whose descriptor is the first argument."""
-    import uvicorn
-
     threading.Thread(target=_end_with_the_run, daemon=True).start()
-    uvicorn.run(
+    descriptor, lock_file = sys.argv[1:]
+    lock = FileLock(lock_file)
+    lock.acquire()
+    config = uvicorn.Config(
         "prefect.server.api.server:create_app",
         factory=True,
-        fd=int(sys.argv[1]),
+        fd=int(descriptor),
         log_level="error",
         lifespan="on",
         timeout_graceful_shutdown=3,
     )
+    _Server(config, lock).run()
 
 
 if __name__ == "__main__":

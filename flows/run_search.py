@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
+from flows.run_list import unended
 from tasks import home
 from tasks.errors import UserError
 from tasks.records import RunRecord
@@ -21,14 +22,27 @@ def find_run(given: str | None) -> UUID:
     """
     with suppress(ValueError):
         return UUID(given or "")
-    runs = [seen.run for seen in recorded_runs([home.outputs()]) if given or _is_interrupted(seen)]
-    fitting = [run for run in runs if given is None or _is_named(run, given)]
-    if fitting:
-        return UUID(fitting[-1].flow_run_id)
     if given is None:
-        raise UserError(f"no run in {home.outputs()} was interrupted; name one by its id or name")
+        return _last_interrupted()
+    started = unended()
+    runs = [seen.run for seen in recorded_runs([home.outputs(), *started.values()])]
+    fitting = [UUID(run.flow_run_id) for run in runs if _is_named(run, given)]
+    fitting += [UUID(key) for key, folder in started.items() if given == folder.name]
+    if fitting:
+        return fitting[-1]
     names = ", ".join(run.folder.name for run in runs[-_SHOWN_NAMES:]) or "none"
-    raise UserError(f"no run in {home.outputs()} is named {given!r}; the last ones: {names}")
+    raise UserError(f"no run of {home.home()} is named {given!r}; the last ones: {names}")
+
+
+def _last_interrupted() -> UUID:
+    for flow_run_id, folder in reversed(unended().items()):
+        if not is_alive(folder):
+            return UUID(flow_run_id)
+    # Those that a worker started here.
+    recorded = [seen for seen in recorded_runs([home.outputs()]) if _is_interrupted(seen)]
+    if recorded:
+        return UUID(recorded[-1].run.flow_run_id)
+    raise UserError(f"no run of {home.home()} was interrupted; name one by its id or name")
 
 
 def _is_interrupted(seen: RecordedRun) -> bool:

@@ -8,6 +8,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
 
+from flows.run_list import note_end, note_start
 from flows.train_adapter import train_adapter
 from tasks.config import TrainAdapterConfig
 from tasks.errors import UserError
@@ -21,9 +22,11 @@ from tasks.tracked_run import run_folder
 def create_run(config: TrainAdapterConfig) -> FlowRun:
     """Register a run, so that its id is known before anything can fail."""
     with get_client(sync_client=True) as client:
-        return client.create_flow_run(
+        made = client.create_flow_run(
             train_adapter, parameters={"config": config.model_dump(mode="json")}
         )
+    note_start(str(made.id), run_folder(config, str(made.name), str(made.id)))
+    return made
 
 
 def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
@@ -52,6 +55,7 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
         if redo_from:
             ask(folder, redo_from)
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
+        note_start(str(flow_run_id), folder)
         return client.read_flow_run(flow_run_id)
 
 
@@ -62,6 +66,11 @@ def execute(flow_run: FlowRun) -> ReportRecord:
         UserError: what was given cannot work.
         Exception: whatever made the run fail.
     """
-    report = run_flow(train_adapter, flow_run=flow_run)
+    try:
+        report = run_flow(train_adapter, flow_run=flow_run)
+    except UserError:
+        note_end(str(flow_run.id))
+        raise
     assert isinstance(report, ReportRecord)  # noqa: S101 - the flow has no other result
+    note_end(str(flow_run.id))
     return report

@@ -20,7 +20,7 @@ from tasks.redo import redoing
 from tasks.run_log import shorten_mistakes
 from tasks.save_adapter import save_adapter
 from tasks.step_name import StepName
-from tasks.tracked_run import tracked_run
+from tasks.tracked_run import being_alive, tracked_run
 from tasks.train_adapter import train_adapter as train
 from tasks.validate_inputs import validate_inputs
 
@@ -40,7 +40,8 @@ def train_adapter(
     shorten_mistakes()
     keep_results_whole()
     try:
-        return _six_steps(config, redo_from)
+        with being_alive(config):
+            return _six_steps(config, redo_from)
     except UserError as mistake:
         # The state carries the one message that the user needs, where the UI shows it.
         return Failed(message=str(mistake), data=mistake)

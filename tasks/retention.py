@@ -8,33 +8,43 @@ folder holds its adapter and stays, unless the settings say how many runs are to
 import shutil
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from tasks.config import OutputSettings
 from tasks.errors import UserError
 from tasks.progress import logger
-from tasks.records import checkpoints_in
+from tasks.records import RunRecord, checkpoints_in
 from tasks.run_lock import alive
 from tasks.tracking import RecordedRun, Tracker, is_registered, recorded_runs
 
 _SECONDS_A_DAY = 86_400
 
 
-def tidy(settings: OutputSettings, folder: Path) -> None:
-    """Remove from the run folders in `folder` what the settings do not keep.
+def tidy(settings: OutputSettings, own: RunRecord) -> None:
+    """Remove from the run folders beside the own one what the settings do not keep.
 
     A run that is going on, that MLflow has not heard the end of, or whose adapter is a registered
     version is left alone; so is one of which that cannot be found out.
     """
-    finished = []
-    for seen in recorded_runs([folder]):
-        if seen.status == "FINISHED":
+    try:
+        _tidy(settings, own)
+    except Exception as error:  # noqa: BLE001 - the own run is done, and done well
+        logger().warning("old runs in %s can't be tidied: %s", own.folder.parent, error)
+
+
+def _tidy(settings: OutputSettings, own: RunRecord) -> None:
+    runs = recorded_runs([own.folder.parent])
+    for seen in runs:
+        if seen.status == "FINISHED" or _age_days(seen) > settings.keep_checkpoints_days:
             _remove_checkpoints(seen)
-            finished.append(seen)
-        elif _age_days(seen) > settings.keep_checkpoints_days:
-            _remove_checkpoints(seen)
-    if settings.keep_runs is not None:
-        for seen in finished[: -settings.keep_runs]:
+    if settings.keep_runs is None:
+        return
+    finished = [
+        seen
+        for seen in sorted(runs, key=lambda seen: seen.ended_ms)
+        if seen.status == "FINISHED" and seen.run.experiment == own.experiment
+    ]
+    for seen in finished[: -settings.keep_runs]:
+        if seen.run.flow_run_id != own.flow_run_id:
             _remove_run(seen)
 
 
@@ -53,9 +63,9 @@ def _remove_checkpoints(seen: RecordedRun) -> None:
 
 
 def _remove_run(seen: RecordedRun) -> None:
+    if Tracker(seen.run).num_waiting() or is_registered(seen.run):
+        return
     with suppress(UserError), alive(seen.run.folder):
-        if Tracker(seen.run).num_waiting() or is_registered(seen.run):
-            return
         # First the journal, which makes the folder a run: by half, it would be one without adapter.
         shutil.rmtree(seen.run.folder / "tracking", ignore_errors=True)
         shutil.rmtree(seen.run.folder, ignore_errors=True)

@@ -10,8 +10,8 @@ from tasks.errors import UserError
 
 
 @contextmanager
-def alive(folder: Path) -> Iterator[None]:
-    """Hold the lock of the run in this folder.
+def alive(folder: Path, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold the lock of the run in this folder, if need be after so many seconds.
 
     Raises:
         UserError: another process is executing the run.
@@ -20,7 +20,7 @@ def alive(folder: Path) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_seconds)
     except Timeout:
         raise UserError(f"the run {folder.name} is going on in another process") from None
     try:

@@ -14,6 +14,7 @@ from prefect import Task
 from prefect.cache_policies import DEFAULT
 from prefect.client.schemas.objects import State, TaskRun
 
+from tasks.engine.failures import is_of_the_disk
 from tasks.errors import AdapterflowError, PassingError
 from tasks.measuring import measured
 from tasks.progress import logger
@@ -67,8 +68,8 @@ async def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State
         return True
     except AdapterflowError:
         return False
-    except Exception:  # noqa: BLE001 - whatever else it was
-        return task_run.run_count < _TRIES_OF_THE_UNEXPECTED
+    except Exception as error:  # noqa: BLE001 - whatever else it was
+        return not is_of_the_disk(error) and task_run.run_count < _TRIES_OF_THE_UNEXPECTED
     return False
 
 

@@ -18,10 +18,24 @@ from tasks.records import DataRecord, RunRecord
 from tasks.retention import tidy
 from tasks.run_lock import alive
 from tasks.tracking import Status, Tracker, open_run, ship_all, ship_command
-from tasks.validate_inputs import check_output
+from tasks.validate_inputs import check_output_folder, output_folder
 
 _SECONDS_FOR_EARLIER_RUNS = 5.0
+_SECONDS_FOR_THE_LOCK = 10.0
 _RECORDED_VERSIONS = ("adapterflow", "torch", "transformers", "peft", "bitsandbytes")
+
+
+@contextmanager
+def being_alive(config: TrainAdapterConfig) -> Iterator[None]:
+    """Hold this flow run's lock, so that nobody takes it for dead or executes it, too.
+
+    Raises:
+        UserError: the output folder can't be written, or another process is executing the run.
+    """
+    check_output_folder(config)
+    # A run that looks whether this one is alive holds the lock for a moment.
+    with alive(_own_folder(config), _SECONDS_FOR_THE_LOCK):
+        yield
 
 
 @contextmanager
@@ -30,22 +44,30 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
 
     A mistake in a new run leaves no run and no folder, unless something was trained already.
     """
-    name, identity = str(flow_run.get_name()), str(flow_run.get_id())
-    folder = run_folder(config, name, identity)
+    folder = _own_folder(config)
     is_new = not folder.exists()
-    with alive(folder):
-        run = open_run(config.tracking, run_name=name, flow_run_id=identity, folder=folder, tags={})
-        tracker = Tracker(run)
-        with _truly_ended(run, tracker, is_new=is_new):
-            _look_after_earlier_runs({home.outputs(), folder.parent})
-            _log_inputs(config, data, tracker)
-            yield run
-    tidy(config.output, folder.parent)
+    run = open_run(
+        config.tracking,
+        run_name=str(flow_run.get_name()),
+        flow_run_id=str(flow_run.get_id()),
+        folder=folder,
+        tags={},
+    )
+    tracker = Tracker(run)
+    with _truly_ended(run, tracker, is_new=is_new):
+        _look_after_earlier_runs(run)
+        _log_inputs(config, data, tracker)
+        yield run
+    tidy(config.output, run)
+
+
+def _own_folder(config: TrainAdapterConfig) -> Path:
+    return run_folder(config, str(flow_run.get_name()), str(flow_run.get_id()))
 
 
 def run_folder(config: TrainAdapterConfig, name: str, flow_run_id: str) -> Path:
     """Give the folder that a flow run writes to."""
-    return check_output(config) / f"{name}-{flow_run_id[:8]}"
+    return output_folder(config) / f"{name}-{flow_run_id[:8]}"
 
 
 @contextmanager
@@ -68,8 +90,9 @@ def _truly_ended(run: RunRecord, tracker: Tracker, *, is_new: bool) -> Iterator[
     _end(tracker, "FINISHED")
 
 
-def _look_after_earlier_runs(folders: set[Path]) -> None:
-    end_dead_runs(folders)
+def _look_after_earlier_runs(own: RunRecord) -> None:
+    folders = {home.outputs(), own.folder.parent}
+    end_dead_runs(own, folders)
     for folder, outcome in ship_all(folders, _SECONDS_FOR_EARLIER_RUNS):
         if outcome.num_shipped:
             logger().info(
@@ -81,7 +104,11 @@ def _look_after_earlier_runs(folders: set[Path]) -> None:
 
 
 def _end(tracker: Tracker, status: Status) -> None:
-    tracker.end(status)
+    try:
+        tracker.end(status)
+    except OSError as error:  # a full disk; the next run ends this one
+        logger().warning("that the run is %s can't be written down: %s", status, error)
+        return
     if waiting := tracker.what_waits():
         logger().warning(
             "%s wait in %s; once the server answers, the next run ships them, or: %s",

@@ -37,7 +37,9 @@ def check_inputs(config: TrainAdapterConfig) -> tuple[BaseSource, PreparedData]:
     """
     # Rows before the base: a GGUF base is converted when it is first looked for.
     sets = read_examples(config.data, config.seed)
-    check_output(config)
+    check_output_folder(config)
+    if config.output.push_to_hub:
+        check_push(config.output.push_to_hub)
     if config.training.early_stopping_patience and not sets.eval:
         raise UserError(
             "training.early_stopping_patience needs held-out rows; give data.eval or an "
@@ -49,21 +51,23 @@ def check_inputs(config: TrainAdapterConfig) -> tuple[BaseSource, PreparedData]:
         return base, prepare_data(sets, config.data, config.seed, base, shown.at)
 
 
-def check_output(config: TrainAdapterConfig) -> Path:
-    """Give the folder that run folders go into, and check that it can be written to.
-
-    Raises:
-        UserError: it cannot, or a push to the Hub could not work.
-    """
+def output_folder(config: TrainAdapterConfig) -> Path:
+    """Give the folder that run folders go into."""
     wanted = config.output.folder
     # Against the home and not the working directory, which a retry may not share.
-    folder = home.outputs() if wanted is None else home.home() / Path(wanted).expanduser()
+    return home.outputs() if wanted is None else home.home() / Path(wanted).expanduser()
+
+
+def check_output_folder(config: TrainAdapterConfig) -> None:
+    """Check that run folders can be made.
+
+    Raises:
+        UserError: they cannot.
+    """
+    folder = output_folder(config)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"output.folder {folder} can't be written: {existing} is not writable")
-    if config.output.push_to_hub:
-        check_push(config.output.push_to_hub)
-    return folder
 
 
 def _report(record: DataRecord) -> None:

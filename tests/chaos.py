@@ -94,7 +94,8 @@ class Chaos:
         assert whole.result, whole.error
         per_step = -(-kills // len(self.tallies))
         while targets := [n for n, tally in self.tallies.items() if tally.kills < per_step]:
-            self._run_once(whole, targets)
+            if not self._run_once(whole, targets):
+                break
         return {
             "steps": {name: asdict(tally) for name, tally in self.tallies.items()},
             "runs": self.runs,
@@ -103,7 +104,8 @@ class Chaos:
             "failures": self.failures,
         }
 
-    def _run_once(self, whole: Attempt, targets: list[str]) -> None:
+    def _run_once(self, whole: Attempt, targets: list[str]) -> bool:
+        """Kill a run in each target; tell whether any kill fell into a step."""
         self.runs += 1
         killed: list[str] = []
         completed: set[str] = set()
@@ -123,6 +125,7 @@ class Chaos:
             # A kill may come late, between two steps; then it is in none of them.
             killed += [name for name in self.tallies if name == this.unfinished]
         self._judge(f"{flow_run_id}, killed in {', '.join(killed)}", killed, this, whole)
+        return bool(killed)
 
     def _judge(self, name: str, killed: list[str], last: Attempt, whole: Attempt) -> None:
         assert whole.result

@@ -196,7 +196,7 @@ def test_a_run_survives_what_kills_it(
         killed.send_signal(number)
         killed.wait(timeout=120)
     finally:
-        with suppress(ProcessLookupError):  # SIGKILL leaves its embedded server behind
+        with suppress(ProcessLookupError):  # if it did not end
             os.killpg(killed.pid, signal.SIGTERM)
     _, err = killed.communicate()
     assert killed.returncode == (-9 if number is signal.SIGKILL else 1)

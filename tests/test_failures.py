@@ -30,6 +30,7 @@ def caused(by: Exception) -> OSError:
         ReadTimeout("slow"),
         answered(503),
         answered(429),
+        ConnectionResetError("by peer"),
     ],
     ids=repr,
 )
@@ -38,10 +39,12 @@ def test_what_may_pass_is_tried_again(cause: Exception) -> None:
     assert type(failure(caused(cause), "message")) is PassingError
 
 
-def test_a_full_memory_is_neither() -> None:
+@pytest.mark.parametrize(
+    "cause", [torch.OutOfMemoryError("of the GPU"), OSError(28, "No space left on device")]
+)
+def test_a_full_memory_or_disk_is_neither(cause: Exception) -> None:
     """Another try soon would fail alike, and nothing that the user wrote is wrong in itself."""
-    error = failure(caused(torch.OutOfMemoryError("of the GPU")), "message")
-    assert type(error) is AdapterflowError
+    assert type(failure(caused(cause), "message")) is AdapterflowError
 
 
 @pytest.mark.parametrize(

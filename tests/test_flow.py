@@ -12,7 +12,9 @@ from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
 from mlflow_runs import id_of, logged
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow
+from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Running
 
 from flows import runs
 from flows.train_adapter import train_adapter
@@ -168,6 +170,8 @@ def test_the_next_run_ends_what_died_without_a_word(config: TrainAdapterConfig) 
         name, identity = str(run.name), str(run.id)
         folder = folders[run.id]
         open_run(config.tracking, run_name=name, flow_run_id=identity, folder=folder, tags={})
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(dead.id, Running(), force=True)
     with alive(folders[living.id]):
         runs.execute(runs.create_run(config))
     assert mlflow_status(config, dead.id) == ["FAILED"]
@@ -176,6 +180,43 @@ def test_the_next_run_ends_what_died_without_a_word(config: TrainAdapterConfig) 
         state = client.read_flow_run(dead.id).state
     assert state
     assert state.is_crashed()
+
+
+def test_a_retry_that_waits_is_left_to_start(config: TrainAdapterConfig) -> None:
+    """A dead run that somebody has retried, and no worker has taken up yet, stays scheduled."""
+    dead = runs.create_run(config)
+    folder = home.outputs() / f"{dead.name}-{str(dead.id)[:8]}"
+    open_run(
+        config.tracking,
+        run_name=str(dead.name),
+        flow_run_id=str(dead.id),
+        folder=folder,
+        tags={},
+    )
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(dead.id, AwaitingRetry(), force=True)
+        runs.execute(runs.create_run(config))
+        state = client.read_flow_run(dead.id).state
+    assert state
+    assert state.is_scheduled()
+
+
+@pytest.mark.parametrize(
+    ("ended", "status"), [(Crashed(), "FAILED"), (Cancelled(), "KILLED"), (Completed(), "FINISHED")]
+)
+def test_what_a_lost_machine_left_is_ended(
+    config: TrainAdapterConfig, ended: State[None], status: str
+) -> None:
+    """A RUNNING MLflow run without a folder here ends as Prefect says that its flow run did."""
+    lost = runs.create_run(config)
+    client = mlflow_client(config)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    assert experiment
+    client.create_run(experiment.experiment_id, tags={"prefect.flow_run_id": str(lost.id)})
+    with get_client(sync_client=True) as prefect:
+        prefect.set_flow_run_state(lost.id, ended, force=True)
+    runs.execute(runs.create_run(config))
+    assert mlflow_status(config, lost.id) == [status]
 
 
 def test_completed_steps_do_not_run_again(

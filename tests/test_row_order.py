@@ -44,6 +44,14 @@ def test_a_batch_has_rows_of_similar_length() -> None:
     assert padding(order(1, 0, 8)) < 0.1 * padding(order(1, 0))
 
 
+def test_the_longest_row_comes_in_the_first_batch() -> None:
+    """If the memory does not suffice, the first step tells, not one in mid-pass."""
+    lengths = [10] * 3000
+    lengths[2500] = 500
+    for seed in range(5):
+        assert 2500 in list(RowOrder(lengths, seed, 8))[:8]
+
+
 def test_few_rows_are_no_special_case() -> None:
     """Fewer rows than a batch, or than two, are one batch."""
     for count in range(4):

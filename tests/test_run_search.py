@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from flows import run_list
 from flows.run_search import find_run
 from tasks import home
 from tasks.config import TrackingSettings
@@ -54,9 +55,22 @@ def test_a_run_is_found_by_id_name_or_folder() -> None:
         assert find_run(given) == identity
 
 
+def test_a_run_without_a_folder_is_found(tmp_path: Path) -> None:
+    """Killed before it had one, or with one elsewhere, a run is the last one all the same."""
+    left_by("older", "FAILED")
+    identity = uuid4()
+    folder = tmp_path / "elsewhere" / "killed-early"
+    run_list.note_start(str(identity), folder)
+    assert find_run(None) == find_run("killed-early") == identity
+    with alive(folder), pytest.raises(UserError):
+        find_run("other")
+    run_list.note_end(str(identity))
+    assert find_run(None) != identity
+
+
 def test_an_unknown_name_shows_what_there_is() -> None:
     """The message names the runs of this home; with none interrupted it says so."""
-    with pytest.raises(UserError, match=r"no run in .* was interrupted"):
+    with pytest.raises(UserError, match=r"no run of .* was interrupted"):
         find_run(None)
     left_by("brave-otter", "FINISHED")
     with pytest.raises(UserError, match=r"named 'brave-other'; the last ones: brave-otter"):

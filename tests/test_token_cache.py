@@ -87,11 +87,12 @@ def test_something_else_is_made_anew(other: "Callable[[], tuple[TokenizedSplit, 
     assert other()[1]
 
 
-def test_a_spoiled_file_counts_as_absent() -> None:
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_spoiled_file_counts_as_absent(size: int) -> None:
     """What a full disk or a kill left is made again."""
     tokens()
     (file,) = (home.cache() / "tokens").iterdir()
-    file.write_bytes(file.read_bytes()[:100])
+    file.write_bytes(file.read_bytes()[:size])
     assert tokens()[1]
     assert not tokens()[1]
 

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,28 @@ def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "adapter") as partial:
         (partial / "file").write_text(f"half {1 / 0}")
     assert [path.name for path in tmp_path.rglob("*")] == ["adapter"]
+
+
+def test_an_interrupted_exchange_keeps_the_old_folder(tmp_path: Path) -> None:
+    """Stopped between its two renamings, here or in a process that was killed, it is undone."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "file").write_text("old")
+    with pytest.MonkeyPatch.context() as patch:
+        real = Path.rename
+        patch.setattr(Path, "rename", lambda self, to: _stop_at_partial(real, self, to))
+        with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "adapter"):
+            pass
+    assert (tmp_path / "adapter" / "file").read_text() == "old"
+    (tmp_path / "adapter").rename(tmp_path / ".adapter.old")
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "adapter") as partial:
+        (partial / "file").write_text(f"half {1 / 0}")
+    assert (tmp_path / "adapter" / "file").read_text() == "old"
+
+
+def _stop_at_partial(rename: Callable[[Path, Path], Path], path: Path, to: Path) -> Path:
+    if path.name.endswith(".partial"):
+        raise KeyboardInterrupt
+    return rename(path, to)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ class OutputSettings(Section):
     its own below."""
 
     keep_runs: int | None = Field(default=None, ge=1)
-    """How many finished runs keep their folder; all unless set. One whose adapter is a version in
-    MLflow's registry always does."""
+    """How many finished runs of the experiment keep their folder here; all unless set. One whose
+    adapter is a version in MLflow's registry always does."""
 
     keep_checkpoints_days: float = Field(default=30.0, gt=0)
     """How many days an interrupted run keeps the checkpoints that it goes on from; a finished one

@@ -1,9 +1,11 @@
 """Whose turn it is after a library's error: the user's, or another try's."""
 
+import errno
 from collections.abc import Iterator
 
 from tasks.errors import AdapterflowError, PassingError, UserError
 
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 # The server is overloaded or being restarted, or took too long.
 _PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
 
@@ -11,7 +13,7 @@ _PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
 def failure(error: BaseException, message: str) -> AdapterflowError:
     """Give the error to raise for a library's: by its cause, a mistake, a failure or a passing one.
 
-    A lost connection and a server in trouble may pass. That the memory does not suffice is no
+    A lost connection and a server in trouble may pass. That memory or disk do not suffice is no
     mistake and does not pass soon. All else is the user's turn, also that the Hub's client was told
     to stay offline.
     """
@@ -19,7 +21,9 @@ def failure(error: BaseException, message: str) -> AdapterflowError:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     causes = list(_causes(error))
-    if any(isinstance(cause, torch.OutOfMemoryError | MemoryError) for cause in causes):
+    if any(
+        isinstance(c, torch.OutOfMemoryError | MemoryError) or is_of_the_disk(c) for c in causes
+    ):
         return AdapterflowError(message)
     offline = any(isinstance(cause, OfflineModeIsEnabled) for cause in causes)
     if not offline and any(_may_pass(cause) for cause in causes):
@@ -33,7 +37,12 @@ def _may_pass(cause: BaseException) -> bool:
 
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code in _PASSING_STATUSES
-    return isinstance(cause, TransportError)
+    return isinstance(cause, TransportError | ConnectionError | TimeoutError)
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Tell whether the disk is full, or not to be written."""
+    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -56,10 +56,12 @@ class RowOrder(Sampler[int]):
             batches += [part[at : at + batch_size] for at in range(0, len(part), batch_size)]
         if len(batches) < 2:  # noqa: PLR2004 - nothing to shuffle
             return order
-        # The longest first, so that memory that does not suffice shows at the first step, and the
-        # only batch that may be smaller last, where it moves no other batch's bounds.
-        first, *middle, last = batches
-        shuffled = [middle[at] for at in random.permutation(len(middle))]
+        # The longest row first, so that memory that does not suffice shows at the first step, and
+        # the only batch that may be smaller last, where it moves no other batch's bounds.
+        *whole, last = batches
+        longest = max(range(len(whole)), key=lambda at: self._lengths[whole[at][0]])
+        first = whole.pop(longest)
+        shuffled = [whole[at] for at in random.permutation(len(whole))]
         return np.concatenate([first, *shuffled, last])
 
 

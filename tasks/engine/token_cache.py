@@ -6,8 +6,10 @@ A scheduled retraining, a retry in a new process and the steps of one run all ne
 import hashlib
 import inspect
 import json
+import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -20,6 +22,8 @@ from tasks.engine.examples import Split
 from tasks.engine.rendering import Renderer
 from tasks.engine.tokenization import IGNORED, TokenizedRow, TokenizedSplit
 from tasks.records import SplitRecord
+
+log = logging.getLogger(__name__)
 
 _KEPT_FILES = 40
 
@@ -36,7 +40,10 @@ def tokenized(
     found = _read(file, split)
     if found is None:
         found = make()
-        _write(file, split, found)
+        try:
+            _write(file, split, found)
+        except OSError as error:  # a full disk: they are made again next time
+            log.warning("the tokens can't be kept: %s", error)
     return found
 
 
@@ -62,7 +69,7 @@ def _read(file: Path, split: Split) -> TokenizedSplit | None:
             examples = [split.examples[at] for at in kept["examples"].tolist()]
             record = SplitRecord.model_validate_json(str(kept["record"]))
             record = record.model_copy(update={"source": split.source})
-    except (OSError, ValueError, KeyError, IndexError, BadZipFile):  # absent, or of a full disk
+    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile):  # absent or spoiled
         return None
     labels = np.where(trained, ids, IGNORED)
     rows = [
@@ -71,7 +78,8 @@ def _read(file: Path, split: Split) -> TokenizedSplit | None:
             np.split(ids, ends[:-1]), np.split(labels, ends[:-1]), strict=True
         )
     ]
-    file.touch()  # the ones not used for longest are removed
+    with suppress(OSError):
+        os.utime(file)  # the ones not used for longest are removed
     return TokenizedSplit(rows, examples, record)
 
 

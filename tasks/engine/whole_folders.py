@@ -19,6 +19,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     partial = folder.with_name(f".{folder.name}.partial")
     old = folder.with_name(f".{folder.name}.old")
+    _put_back(old, folder)
     try:
         with writing(folder):
             shutil.rmtree(partial, ignore_errors=True)
@@ -28,9 +29,18 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             if folder.exists():
                 folder.rename(old)
             partial.rename(folder)
+    except BaseException:
+        _put_back(old, folder)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    """Undo the first half of an exchange that was interrupted, now or in an earlier process."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
 
 
 @contextmanager

@@ -24,12 +24,14 @@ for _name, _value in DEFAULTS.items():
 
 from tasks.tracking.past_runs import (  # noqa: E402  # after the defaults
     RecordedRun,
+    Status,
+    end_elsewhere,
     is_registered,
     mlflow_run_id,
     recorded_runs,
+    running_elsewhere,
 )
 from tasks.tracking.run import (  # noqa: E402
-    Status,
     Tracker,
     open_run,
     ship_command,
@@ -43,11 +45,13 @@ __all__ = [
     "RecordedRun",
     "Status",
     "Tracker",
+    "end_elsewhere",
     "is_registered",
     "mlflow_run_id",
     "open_run",
     "ready_client",
     "recorded_runs",
+    "running_elsewhere",
     "ship_all",
     "ship_command",
     "tracking_uri",

@@ -5,6 +5,7 @@ ever appended to; `files`, what operations upload; `position.json`, how far ever
 and `refused.jsonl`, what the server would never take.
 """
 
+import io
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from pydantic import ValidationError
 
@@ -76,9 +77,7 @@ class Journal:
 
     def entries(self, start: int = 0) -> Iterator[Entry]:
         """Give the entries from `start` on, without a last line that is half written."""
-        if not self._file.exists():
-            return
-        with self._file.open("rb") as file:
+        with self._opened() as file:
             file.seek(start)
             for line in file:
                 if line.endswith(b"\n"):
@@ -88,16 +87,20 @@ class Journal:
     def named(self, *names: str) -> Iterator[Entry]:
         """Give the entries of these operations, without reading what the others say."""
         marks = [f'"do": "{name}"'.encode() for name in names]
-        if not self._file.exists():
-            return
         start = 0
-        with self._file.open("rb") as file:
+        with self._opened() as file:
             for line in file:
                 start += len(line)
                 if line.endswith(b"\n") and any(mark in line[:_HEAD_BYTES] for mark in marks):
                     entry = _entry(line, start)
                     if entry.name in names:
                         yield entry
+
+    def _opened(self) -> BinaryIO:
+        try:
+            return self._file.open("rb")
+        except FileNotFoundError:  # nothing was written yet, or the run is just being removed
+            return io.BytesIO()
 
     def waiting(self) -> Iterator[Entry]:
         """Give the entries that were not shipped yet."""

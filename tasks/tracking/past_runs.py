@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
 from tasks.records import RunRecord
 from tasks.tracking import outages
 from tasks.tracking.journal import Journal
-from tasks.tracking.shipping import journals
+from tasks.tracking.shipping import FLOW_RUN_TAG, journals
 from tasks.tracking.store import ready_client
 
 
@@ -31,6 +31,9 @@ def is_registered(run: RunRecord) -> bool:
         return True
 
 
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
 class RecordedRun(NamedTuple):
     """A run as its journal tells of it."""
 
@@ -39,6 +42,8 @@ class RecordedRun(NamedTuple):
     """RUNNING where it was never ended, dead or alive."""
     opened_ms: int
     """When it was opened last, in milliseconds since 1970."""
+    ended_ms: int
+    """When it was ended last; 0 if it never was."""
 
 
 def recorded_runs(folders: Iterable[Path]) -> list[RecordedRun]:
@@ -52,10 +57,35 @@ def _recorded(journal: Journal) -> RecordedRun | None:
         run = journal.run()
     except (OSError, ValidationError):  # of another version, or just being removed
         return None
-    status, opened_ms = "RUNNING", 0
+    status, opened_ms, ended_ms = "RUNNING", 0, 0
     for entry in journal.named("reopen", "end"):
         if entry.name == "reopen":
             status, opened_ms = "RUNNING", entry.time_ms
         else:
-            status = str(entry.arguments["status"])
-    return RecordedRun(run, status, opened_ms)
+            status, ended_ms = str(entry.arguments["status"]), entry.time_ms
+    return RecordedRun(run, status, opened_ms, ended_ms)
+
+
+def running_elsewhere(run: RunRecord) -> dict[str, str]:
+    """Give the flow run of each MLflow run in the run's experiment that is RUNNING, but its own.
+
+    Nothing where MLflow can't be reached.
+    """
+    try:
+        with outages.watch(run.tracking_uri):
+            client, experiment_id = ready_client(run.tracking_uri, run.experiment)
+            found = client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    except Exception:  # noqa: BLE001 - a later run does it
+        return {}
+    flow_runs = {one.info.run_id: one.data.tags.get(FLOW_RUN_TAG) for one in found}
+    return {key: tag for key, tag in flow_runs.items() if tag and tag != run.flow_run_id}
+
+
+def end_elsewhere(run: RunRecord, run_id: str, status: Status) -> None:
+    """End another MLflow run of the run's store, of which this machine has no journal."""
+    try:
+        with outages.watch(run.tracking_uri):
+            client, _ = ready_client(run.tracking_uri, run.experiment)
+            client.set_terminated(run_id, status)
+    except Exception:  # noqa: BLE001 - a later run does it
+        return

@@ -10,7 +10,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from tasks import home
 from tasks.config import TrackingSettings
@@ -21,6 +20,7 @@ from tasks.tracking import outages
 from tasks.tracking.adapter_model import requirements
 from tasks.tracking.datasets import describe
 from tasks.tracking.journal import Journal, now_ms
+from tasks.tracking.past_runs import Status
 from tasks.tracking.shipping import FLOW_RUN_TAG, Outcome, Shipper
 from tasks.tracking.store import POSSIBLE, database_file, ready_client, tracking_uri
 from tasks.tracking.writer import OPERATIONS, REDONE_AT_TAG
@@ -34,8 +34,6 @@ _SECONDS_AT_THE_END = 60.0
 _SECONDS_FOR_ANOTHER_PROCESS = 5.0
 
 REDONE_FROM_TAG = "adapterflow.redone_from"
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 def open_run(
@@ -209,9 +207,13 @@ class Tracker:
 
     def end(self, status: Status) -> None:
         """End the run; the last status wins, and a discarded run stays gone."""
+        self.note_end(status)
+        self._ship(_SECONDS_AT_THE_END, insist=True)
+
+    def note_end(self, status: Status) -> None:
+        """Write the end down, for the next shipment."""
         if self._journal.is_open():
             self._journal.append("end", durable=True, status=status, time_ms=now_ms())
-            self._ship(_SECONDS_AT_THE_END, insist=True)
 
     def discard(self) -> None:
         """Delete the run with its artifacts and its journal; from an SQLite store for good.
