@@ -4,11 +4,14 @@ import json
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     from tasks.config import TrainAdapterConfig
@@ -100,6 +103,8 @@ def _work(config: "TrainAdapterConfig", flow_run_id: str, writing: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+    # The bars' lock is shared between forks: one that was killed while it held it would stop all.
+    tqdm.set_lock(threading.RLock())
     try:
         _let_steps_tell(say)
         from uuid import UUID
