@@ -76,9 +76,10 @@ def test_auto_shares_a_prefix_that_is_worth_it(model: "PreTrainedModel") -> None
     little = draw_rows((30, 3), (40, 3), prefix_length=5)
 
     assert choose(model, data_of(ROWS)) == ("shared-prefix", ())
-    assert choose(model, data_of(little)) == ("padded", ())
-    assert choose(model, data_of(ROWS, [row(range(20, 40), [7])])) == ("padded", ())
+    assert choose(model, data_of(little)) == ("packed", ())
+    assert choose(model, data_of(ROWS, [row(range(20, 40), [7])])) == ("packed", ())
     assert choose(model, data_of(ROWS), Batching.PADDED) == ("padded", ())
+    assert choose(model, data_of(ROWS), Batching.PACKED) == ("packed", ())
     assert choose(model, data_of(little), Batching.SHARED_PREFIX) == ("shared-prefix", ())
     assert model.training
 
@@ -98,9 +99,6 @@ def _sliding(window: int) -> MistralForCausalLM:
 DEAF_MODELS: dict[str, Callable[[], "PreTrainedModel"]] = {
     "window that two tokens fall out of": lambda: _sliding(17),
     "short window": lambda: _sliding(4),
-    "mask that is added and not applied": lambda: LlamaForCausalLM(
-        LlamaConfig(**SIZES | {"attn_implementation": "eager"})
-    ),
     "distances by place in the sequence": lambda: MptForCausalLM(
         MptConfig(vocab_size=382, d_model=32, n_layers=2, n_heads=4, max_seq_len=64)
     ),
@@ -147,6 +145,16 @@ def test_models_that_follow_the_mask_share_the_prefix(window: int | None) -> Non
     model.requires_grad_(requires_grad=False)
 
     assert choose(model, data_of(ROWS)) == ("shared-prefix", ())
+
+
+def test_another_attention_is_given_back() -> None:
+    """A model with another attention packs rows, too, and has its own back afterwards."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES | {"attn_implementation": "eager"}))
+    model.requires_grad_(requires_grad=False)
+
+    assert choose(model, data_of(ROWS)) == ("shared-prefix", ())
+    assert model.config._attn_implementation == "eager"
 
 
 def test_half_precision_does_not_look_like_a_deaf_model(model: "PreTrainedModel") -> None:

@@ -1,5 +1,6 @@
 """However rows become batches, the model sees each row as if it were alone."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -8,15 +9,28 @@ import torch
 from drawn_rows import adapted_llama, draw_rows, row
 from torch.nn.functional import cross_entropy
 
-from tasks.engine.batching import Batch, Batches, PaddedBatches, SharedPrefixBatches, as_items
+from tasks.engine.batching import Batches, PackedBatches, PaddedBatches, as_items
+from tasks.engine.loss import labelled_logits, summed_loss
+from tasks.engine.row_attention import attending_by_row
 from tasks.engine.tokenization import IGNORED, TokenizedRow, shared_prefix_length
-from tasks.engine.trainer import labelled_logits, summed_loss
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from transformers import PreTrainedModel
 
 PAD = 0
+MANY = 10_000
 ROWS = draw_rows((2, 3), (7, 1), (1, 6), (4, 4))
+WAYS: list[Batches] = [
+    PaddedBatches(PAD, MANY),
+    PaddedBatches(PAD, 40),
+    PackedBatches(0, MANY),
+    PackedBatches(12, MANY),
+    PackedBatches(12, 25),
+]
+each_way = pytest.mark.parametrize("batches", WAYS, ids=lambda way: f"{way.name}-{way.max_tokens}")
 
 
 @pytest.fixture
@@ -31,50 +45,47 @@ def alone(model: "PreTrainedModel", one: TokenizedRow) -> torch.Tensor:
     return cast("torch.Tensor", logits[torch.tensor(one.labels[1:]) != IGNORED])
 
 
-def by_row(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
-    """Give the labelled positions' logits of a batch, row after row."""
-    return labelled_logits(model, batch)[batch["labels"] != IGNORED]
+def logits_and_labels(
+    model: "PreTrainedModel", batches: Batches, rows: list[TokenizedRow]
+) -> tuple[torch.Tensor, list[int]]:
+    """Give the labelled positions' logits of a batch, and their labels."""
+    logits, labels = [], []
+    with torch.no_grad(), packing(model, batches):
+        for part in batches(as_items(rows))["parts"]:
+            present = part["labels"] != IGNORED
+            logits.append(labelled_logits(model, part)[present])
+            labels += part["labels"][present].tolist()
+    return torch.cat(logits), labels
 
 
-@pytest.mark.parametrize("batches", [PaddedBatches(PAD), SharedPrefixBatches(12)])
+def loss_of(model: "PreTrainedModel", batches: Batches, rows: list[TokenizedRow]) -> float:
+    """Give the summed loss of a batch."""
+    with torch.no_grad(), packing(model, batches):
+        return sum(summed_loss(model, part).item() for part in batches(as_items(rows))["parts"])
+
+
+def packing(model: "PreTrainedModel", batches: Batches) -> "AbstractContextManager[None]":
+    """Let the model keep packed rows apart."""
+    return attending_by_row(model) if isinstance(batches, PackedBatches) else nullcontext()
+
+
+@each_way
 def test_batch_gives_each_row_its_own_logits_and_loss(
     model: "PreTrainedModel", batches: Batches
 ) -> None:
-    """Neither padding nor a neighbour changes a row's logits or its share of the loss."""
-    batch = batches(as_items(ROWS))
-
+    """Neither padding nor a neighbour nor a cut changes a row's logits or its share of the loss."""
+    longest_first = sorted(ROWS, key=lambda one: len(one.input_ids), reverse=True)
     with torch.no_grad():
-        expected = torch.cat([alone(model, one) for one in ROWS])
-        given, loss = by_row(model, batch), summed_loss(model, batch)
+        expected = torch.cat([alone(model, one) for one in longest_first])
+    given, labels = logits_and_labels(model, batches, ROWS)
 
-    labels = [label for one in ROWS for label in one.labels[1:] if label != IGNORED]
+    assert labels == [x for one in longest_first for x in one.labels[1:] if x != IGNORED]
     assert torch.allclose(given, expected, atol=1e-5)
-    assert batch["labels"][batch["labels"] != IGNORED].tolist() == labels
     whole = cross_entropy(expected, torch.tensor(labels), reduction="sum")
-    assert loss.item() == pytest.approx(whole.item(), rel=1e-5)
+    assert loss_of(model, batches, ROWS) == pytest.approx(whole.item(), rel=1e-5)
 
 
-def test_both_ways_train_the_adapter_alike(model: "PreTrainedModel") -> None:
-    """A shared prefix gives the same loss and, for every adapter weight, the same gradient."""
-    losses, gradients = [], []
-    for batches in (PaddedBatches(PAD), SharedPrefixBatches(12)):
-        model.zero_grad()
-        loss = summed_loss(model, batches(as_items(ROWS)))
-        loss.backward()
-        losses.append(loss.item())
-        trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-        gradients.append({name: grad.clone() for name, grad in trained.items() if grad is not None})
-
-    padded, shared = gradients
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert padded.keys() == shared.keys()
-    assert len(padded) == 8
-    for name, gradient in padded.items():
-        assert gradient.abs().max() > 0
-        assert torch.allclose(shared[name], gradient, rtol=1e-4, atol=1e-5), name
-
-
-@pytest.mark.parametrize("batches", [PaddedBatches(PAD), SharedPrefixBatches(12)])
+@each_way
 def test_loss_is_that_of_trainers_own_way(model: "PreTrainedModel", batches: Batches) -> None:
     """Computing only the labelled positions gives transformers' loss over all positions."""
     with torch.no_grad():
@@ -82,25 +93,32 @@ def test_loss_is_that_of_trainers_own_way(model: "PreTrainedModel", batches: Bat
             model(input_ids=torch.tensor([r.input_ids]), labels=torch.tensor([r.labels])).loss
             for r in ROWS
         ]
-        ours = summed_loss(model, batches(as_items(ROWS)))
-
     sums = [float(mean) * one.num_trained_tokens for mean, one in zip(means, ROWS, strict=True)]
-    assert ours.item() == pytest.approx(sum(sums), rel=1e-5)
+    assert loss_of(model, batches, ROWS) == pytest.approx(sum(sums), rel=1e-5)
 
 
-@pytest.mark.parametrize("batches", [PaddedBatches(PAD), SharedPrefixBatches(12)])
+@each_way
 def test_masked_tokens_do_not_move_the_loss(model: "PreTrainedModel", batches: Batches) -> None:
     """A token without a label after the answer counts for nothing; one with a label counts."""
     longer = [TokenizedRow([*r.input_ids, 9], [*r.labels, IGNORED]) for r in ROWS]
     labelled = [TokenizedRow([*r.input_ids, 9], [*r.labels, 9]) for r in ROWS]
-
-    with torch.no_grad():
-        loss, same, more = (
-            summed_loss(model, batches(as_items(rows))).item() for rows in (ROWS, longer, labelled)
-        )
+    loss, same, more = (loss_of(model, batches, rows) for rows in (ROWS, longer, labelled))
 
     assert same == pytest.approx(loss, rel=1e-5)
     assert more > loss + 1
+
+
+@pytest.mark.parametrize("make", [lambda n: PaddedBatches(PAD, n), lambda n: PackedBatches(12, n)])
+@pytest.mark.parametrize("max_tokens", [1, 30, 45, 60, MANY])
+def test_no_part_is_larger_than_allowed(make: "Callable[[int], Batches]", max_tokens: int) -> None:
+    """Only a row that is larger by itself makes a larger part; no row and no label is lost."""
+    batch = make(max_tokens)(as_items(ROWS))
+    for part in batch["parts"]:
+        is_one_row = part["labels"].ne(IGNORED).sum() <= max(r.num_trained_tokens for r in ROWS)
+        assert part["input_ids"].numel() <= max_tokens or is_one_row
+    trained = sum(row.num_trained_tokens for row in ROWS)
+    assert int(batch["labels"].ne(IGNORED).sum()) == trained
+    assert torch.equal(batch["labels"], batch["shift_labels"])
 
 
 class _WholeLogits(torch.nn.Module):
@@ -121,51 +139,42 @@ class _WholeLogits(torch.nn.Module):
 
 def test_model_without_logits_to_keep_gives_the_same_logits(model: "PreTrainedModel") -> None:
     """The labelled positions are picked afterwards where the model can't be told of them."""
-    batch = PaddedBatches(PAD)(as_items(ROWS))
+    [part] = PaddedBatches(PAD, MANY)(as_items(ROWS))["parts"]
     whole = cast("PreTrainedModel", _WholeLogits(model))
 
     with torch.no_grad():
-        kept, picked = labelled_logits(model, batch), labelled_logits(whole, batch)
+        kept, picked = labelled_logits(model, part), labelled_logits(whole, part)
 
-    assert kept.shape[1] == picked.shape[1] == batch["labels"].shape[1] < 18
-    present = batch["labels"] != IGNORED
+    assert kept.shape[1] == picked.shape[1] == part["labels"].shape[1] < 18
+    present = part["labels"] != IGNORED
     assert torch.allclose(kept[present], picked[present], atol=1e-5)
 
 
 def test_padding_is_on_the_left_and_unseen() -> None:
-    """Two rows as a batch, written out."""
-    batch = PaddedBatches(PAD)(as_items([row([5, 6], [7]), row([5], [8, 9, 4])]))
+    """Two rows as a batch, written out; the last label's own token is not computed."""
+    [part] = PaddedBatches(PAD, MANY)(as_items([row([5, 6], [7]), row([5], [8, 9, 4])]))["parts"]
 
-    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
-        "input_ids": [[0, 5, 6, 7], [5, 8, 9, 4]],
-        "attention_mask": [[0, 1, 1, 1], [1, 1, 1, 1]],
-        "position_ids": [[0, 0, 1, 2], [0, 1, 2, 3]],
+    assert {name: tensor.tolist() for name, tensor in part.items()} == {
+        "input_ids": [[5, 8, 9], [0, 5, 6]],
+        "attention_mask": [[1, 1, 1], [0, 1, 1]],
+        "position_ids": [[0, 1, 2], [0, 0, 1]],
         "logits_to_keep": [0, 1, 2],
-        "labels": [[-100, -100, 7], [8, 9, 4]],
-        "shift_labels": [[-100, -100, 7], [8, 9, 4]],
+        "labels": [[8, 9, 4], [-100, -100, 7]],
     }
 
 
-def test_row_sees_the_prefix_and_itself_only() -> None:
+def test_rows_are_packed_after_their_prefix() -> None:
     """Two rows after their prefix of two tokens, written out."""
-    batch = SharedPrefixBatches(2)(as_items([row([5, 6, 1], [7]), row([5, 6, 2], [8, 9])]))
+    rows = as_items([row([5, 6, 1], [7]), row([5, 6, 2], [8, 9])])
+    [part] = PackedBatches(2, MANY)(rows)["parts"]
 
-    picture = [
-        "".join("■" if seen else "." for seen in line) for line in batch["attention_mask"][0, 0]
-    ]
-    assert picture == [
-        "■......",
-        "■■.....",
-        "■■■....",
-        "■■■■...",
-        "■■..■..",
-        "■■..■■.",
-        "■■..■■■",
-    ]
-    assert batch["input_ids"].tolist() == [[5, 6, 1, 7, 2, 8, 9]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 2, 3, 4]]
-    assert batch["logits_to_keep"].tolist() == [2, 4, 5]
-    assert batch["labels"].tolist() == [[7, 8, 9]]
+    assert {name: tensor.tolist() for name, tensor in part.items()} == {
+        "input_ids": [[5, 6, 2, 8, 1]],
+        "attention_mask": [[[[2, 4, 5]]]],
+        "position_ids": [[0, 1, 2, 3, 2]],
+        "logits_to_keep": [2, 3, 4],
+        "labels": [[8, 9, 7]],
+    }
 
 
 @pytest.mark.parametrize(
@@ -210,8 +219,9 @@ def test_shared_prefix_ends_before_every_answer(rows: list[TokenizedRow], length
 )
 def test_longest_prefix_loses_no_label(model: "PreTrainedModel", rows: list[TokenizedRow]) -> None:
     """Even where rows share all they can, each keeps its own loss."""
-    shared = SharedPrefixBatches(shared_prefix_length(rows))(as_items(rows))
+    batches = PackedBatches(shared_prefix_length(rows), MANY)
+    longest_first = sorted(rows, key=lambda one: len(one.input_ids), reverse=True)
 
     with torch.no_grad():
-        expected = torch.cat([alone(model, one) for one in rows])
-        assert torch.allclose(by_row(model, shared), expected, atol=1e-5)
+        expected = torch.cat([alone(model, one) for one in longest_first])
+    assert torch.allclose(logits_and_labels(model, batches, rows)[0], expected, atol=1e-5)

@@ -63,7 +63,7 @@ def test_the_adapter_moves_and_the_base_does_not(tiny_base: Path, tmp_path: Path
     """All base weights are bit-identical after training, and the adapter's are others."""
     model, record = injected(tiny_base, tmp_path)
     before = {name: w.clone() for name, w in adapter_state.base_weights(model)}
-    result = train_here(model, record, tmp_path)
+    result = train_here(model, record, tmp_path, training(max_steps=12))
 
     after = dict(adapter_state.base_weights(model))
     assert before.keys() == after.keys()
@@ -85,6 +85,7 @@ def test_the_record_says_what_was_saved(tiny_base: Path, tmp_path: Path) -> None
 
 WAYS: dict[str, dict[str, object]] = {
     "padded": {"batching": "padded"},
+    "packed": {"batching": "packed", "batch_tokens": 8},
     "shared prefix": {"batching": "shared-prefix"},
     "accumulated, logged seldom": {"gradient_accumulation_steps": 2, "logging_steps": 3},
     "evaluated every third step": {"eval_steps": 3, "save_total_limit": 1},

@@ -16,7 +16,7 @@ from transformers.trainer_callback import TrainerState
 
 from tasks.config import TrainingSettings
 from tasks.engine import adapter_state
-from tasks.engine.batch_choice import choose_batching, make_batches
+from tasks.engine.batch_choice import choose_batching, computing, make_batches
 from tasks.engine.batching import as_items
 from tasks.engine.callbacks import OnTraining, Pace, Watch
 from tasks.engine.checkpoints import Checkpoints
@@ -60,7 +60,8 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     torch.set_num_threads(plan.num_threads)
     trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
     trainer.add_callback(Watch(on_progress))
-    trainer.train_on()
+    with computing(model, plan, injected.lora.adapter_name):
+        trainer.train_on()
     seconds = trainer.seconds_training()
     change = _verify(model, injected, trainer.state)
     weights = adapter_state.read_adapter(model, injected.lora.adapter_name)
@@ -121,6 +122,8 @@ def _planned(
             made_for=made_for,
             batching=choice.batching,
             prefix_length=choice.prefix_length,
+            batch_tokens=choice.batch_tokens,
+            loss_in_chunks=choice.loss_in_chunks,
             num_threads=torch.get_num_threads(),
             remarks=choice.remarks,
         )
@@ -148,13 +151,12 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         ),
         checkpoints=checkpoints,
         num_checkpoints=settings.save_total_limit,
+        loss_in_chunks=plan.loss_in_chunks,
         model=model,
         args=_arguments(settings, injected, checkpoints.folder, held_out is not None),
         train_dataset=Rows(as_items(rows)),
         eval_dataset=held_out,
-        data_collator=make_batches(
-            plan.batching, plan.prefix_length, data.renderer.tokenizer.pad_token_id or 0
-        ),
+        data_collator=make_batches(plan, data.renderer.tokenizer.pad_token_id or 0),
     )
     # Ours reports where the user looks: a bar on a terminal, lines elsewhere, MLflow.
     trainer.remove_callback(PrinterCallback)
