@@ -75,13 +75,13 @@ WAYS = {
 }
 
 
-@pytest.fixture(scope="module", params=BASES.values(), ids=BASES)
+@pytest.fixture(scope="module", params=list(BASES))
 def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> "PreTrainedModel":
     """Give a base with an adapter that changes its answers."""
     folder = tmp_path_factory.mktemp("base")
-    return adapted(request.param(folder / "base"), folder)
+    return adapted(BASES[request.param](folder / "base"), folder)
 
 
 def adapted(
@@ -95,7 +95,8 @@ def adapted(
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
-    return model.eval()  # without the dropout that GPT-2 has of its own
+    model.eval()  # without the dropout that GPT-2 has of its own
+    return model
 
 
 def plainly(model: "PreTrainedModel", *, left: bool) -> Computed:

@@ -77,7 +77,7 @@ class _AdaptedLinear(torch.autograd.Function):
     """W·x + bias + s·B·A·x in the type of W; the adapter's matrices keep theirs."""
 
     @staticmethod
-    def forward(  # type: ignore[override] # noqa: PLR0913 - autograd's signature
+    def forward(  # noqa: PLR0913 - autograd's signature
         ctx: Any,  # noqa: ANN401
         x: torch.Tensor,
         dropped: torch.Tensor | None,
@@ -100,7 +100,7 @@ class _AdaptedLinear(torch.autograd.Function):
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # noqa: ANN401
         """Give the gradients of x, of what A sees of it, of the bias, A and B.
 
         Autograd turns each into the type of what it is the gradient of.

@@ -127,10 +127,10 @@ class PackedBatches:
         ids = list(rows[0]["input_ids"][:start])
         positions, following, ends = list(range(start)), [IGNORED] * start, [start]
         for row in rows:
-            inputs, targets = _inputs_and_following(row)
+            inputs, follow = _inputs_and_following(row)
             ids += inputs[start:]
             positions += range(start, len(inputs))
-            following += targets[start:]
+            following += follow[start:]
             ends.append(len(ids))
         targets = torch.tensor(following)
         kept = (targets != IGNORED).nonzero().flatten()

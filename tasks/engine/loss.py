@@ -94,7 +94,7 @@ class _ChunkedLoss(torch.autograd.Function):
     """Σ cross_entropy(W·h + bias, label) for frozen W; the gradient of h is made along the way."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,  # noqa: ANN401
         hidden: torch.Tensor,
         weight: torch.Tensor,
@@ -119,7 +119,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # noqa: ANN401
         """Give the gradient of the hidden states."""
         (of_hidden,) = ctx.saved_tensors
         return of_hidden * gradient, None, None, None

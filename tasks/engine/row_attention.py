@@ -291,7 +291,7 @@ class _TiledAttention(torch.autograd.Function):
     """Attention tile by tile; the gradient is exact."""
 
     @staticmethod
-    def forward(  # type: ignore[override] # noqa: PLR0913 - autograd's signature
+    def forward(  # noqa: PLR0913 - autograd's signature
         ctx: Any,  # noqa: ANN401
         query: torch.Tensor,
         key: torch.Tensor,
@@ -311,7 +311,7 @@ class _TiledAttention(torch.autograd.Function):
         return by_token.view(1, query.shape[2], query.shape[1], -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # noqa: ANN401
         query, key, value = ctx.saved_tensors
         layout: _Layout = ctx.layout
         heads = _Heads(query, key, value, ctx.scaling)
