@@ -1,0 +1,68 @@
+"""Ours, as a user starts it: `adapterflow train CONFIG.yaml --json`, all six steps."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from benchmarks.messages import Job, Outcome
+from benchmarks.tools.ours import sections
+
+
+def run(job: Job) -> Outcome:
+    """Run the command; its first step's end is read from MLflow afterwards.
+
+    Raises:
+        RuntimeError: the command failed; what it said is in the job's log.
+    """
+    config = job.folder / "config.yaml"
+    config.write_text(yaml.safe_dump(configuration(job)))
+    command = [str(Path(sys.executable).with_name("adapterflow")), "train", str(config), "--json"]
+    started = time.time()
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603 - ours
+    if done.returncode:
+        raise RuntimeError(f"adapterflow train ended with status {done.returncode}")
+    return _outcome(json.loads(done.stdout), started)
+
+
+def configuration(job: Job) -> dict[str, object]:
+    """Give the job as a configuration; `samples` in its options asks for answers in step 6."""
+    samples = job.options.get("samples", 0)
+    held_out = {"eval": str(job.held_out)} if samples else {}
+    settings = sections(job)
+    return {
+        **settings,
+        "data": {**settings["data"], **held_out},
+        "inference": {"sample_rows": samples, "max_new_tokens": 16},
+        "output": {"folder": str(job.folder)},
+        "seed": job.seed,
+    }
+
+
+def _outcome(report: dict[str, dict[str, object]], started: float) -> Outcome:
+    from mlflow import MlflowClient
+
+    run, trained, saved = (report[name] for name in ("run", "trained", "saved"))
+    client = MlflowClient(str(run["tracking_uri"]))
+    found = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        filter_string=f"tags.`prefect.flow_run_id` = '{run['flow_run_id']}'",
+    )
+    points = sorted(
+        client.get_metric_history(found[0].info.run_id, "train/loss"), key=lambda point: point.step
+    )
+    folder = Path(str(saved["folder"]))
+    return Outcome(
+        started=started,
+        training_began=points[0].timestamp / 1000,
+        step_ends=[point.timestamp / 1000 for point in points],
+        losses=[point.value for point in points],
+        adapter=folder,
+        # Written last, so its time is that of the finished adapter.
+        adapter_done=(folder / "manifest.json").stat().st_mtime,
+        seconds_training=float(str(trained["seconds_training"])),
+        remarks=[f"{trained['batching']} batches"],
+    )
