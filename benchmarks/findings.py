@@ -18,7 +18,8 @@ class Findings(Message):
     title: str
     job: Job
     """What every tool was told, but for its folder and its options."""
-    num_tokens: int
+    tokens: list[int]
+    """Of each training row, padding excluded."""
     num_trained_tokens: int
     runs: list[Run]
     throughputs: list[Throughput]
@@ -101,10 +102,11 @@ class Computed:
 def figures(findings: Findings, tool: str) -> Figures:
     """Summarise a tool's repeats."""
     runs = findings.timed(tool)
+    tokens = sum(findings.tokens)
     verdicts = [findings.verdicts[str(run.outcome.adapter)] for run in runs]
     return Figures(
         rows_per_second=Spread.of(run.num_rows / run.seconds_training for run in runs),
-        tokens_per_second=Spread.of(run.num_tokens / run.seconds_training for run in runs),
+        tokens_per_second=Spread.of(tokens / run.seconds_training for run in runs),
         peak_memory_mb=Spread.of(run.usage.peak_memory_mb for run in runs),
         cpu_seconds=Spread.of(run.usage.cpu_seconds for run in runs),
         seconds_to_first_step=Spread.of(run.seconds_to_first_step for run in runs),
@@ -132,7 +134,7 @@ def _computed(findings: Findings, tool: str, runs: list[Run]) -> Computed | None
     flops = work.flops / run.num_rows
     return Computed(
         flops_per_row=flops,
-        positions_per_token=work.num_tokens / run.num_tokens,
+        positions_per_token=work.num_tokens / sum(findings.tokens[: run.num_rows]),
         flops_per_second=Spread.of(flops * one.num_rows / one.seconds_training for one in runs),
         bfloat16_throughput=median(one.bfloat16 for one in measured),
         float32_throughput=median(one.float32 for one in measured),

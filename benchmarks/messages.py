@@ -70,6 +70,8 @@ class Outcome(Message):
 
     started: float | None = None
     """When the tool's own command began, where that is another process than the tool's."""
+    ended: float | None = None
+    """When that command ended."""
     training_began: float = 0.0
     """When the tool was told to train."""
     step_ends: list[float] = Field(default_factory=list)
@@ -81,6 +83,8 @@ class Outcome(Message):
     seconds_training: float | None = None
     """As the tool measured it, where its begin cannot be seen from outside."""
     work: Work | None = None
+    num_tokens: int | None = None
+    """Of all training rows, where the tool says it."""
     remarks: list[str] = Field(default_factory=list)
 
 
@@ -104,8 +108,6 @@ class Run(Message):
     repeat: int
     """0: counted, or to warm up, and not timed."""
     num_rows: int
-    num_tokens: int
-    """Of the rows as the chat template renders them, padding excluded."""
     usage: Usage
     outcome: Outcome
 
@@ -125,6 +127,11 @@ class Run(Message):
     def seconds_to_adapter(self) -> float:
         """Give the seconds from the command to the finished adapter."""
         return self.outcome.adapter_done - self._began
+
+    @property
+    def seconds_whole(self) -> float:
+        """Give the seconds from the command's begin to its end."""
+        return (self.outcome.ended or self.usage.ended) - self._began
 
     @property
     def _began(self) -> float:
@@ -153,7 +160,7 @@ class Prepared(Message):
     train: Path
     held_out: Path
     tokens: list[int]
-    """Of each training row, as the chat template renders it."""
+    """Of each training row, as the chat template renders it up to the answer's end."""
     trained_tokens: list[int]
 
 
@@ -198,3 +205,36 @@ class Verdict(Message):
 
     train_loss: float
     held_out_loss: float
+
+
+class LoadingRequest(Message):
+    """An adapter to load under so many names into one base."""
+
+    base: Path
+    dtype: str
+    adapter: Path
+    num_adapters: int
+
+
+class Loading(Message):
+    """What that took."""
+
+    seconds: float
+    """The base's own loading excluded."""
+    peak_memory_mb: float
+    """Of the whole process."""
+
+
+class Point(Message):
+    """One measurement of growth: `series` says of what `x` is the number."""
+
+    series: str
+    x: float
+    seconds: float
+    peak_memory_mb: float
+
+
+class Growth(Message):
+    """All points of one go."""
+
+    points: list[Point]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.messages import Job, Message, Outcome, Usage
+from benchmarks.messages import Job, Message, Outcome, Run, Usage
 from benchmarks.tools import Tool
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -93,8 +93,8 @@ def ask(
     return [answer.model_validate_json(line) for line in lines]
 
 
-def run_tool(tool: Tool, job: Job, variables: Mapping[str, str]) -> tuple[Usage, Outcome]:
-    """Let a tool do a job, in a process of its own.
+def run_tool(name: str, tool: Tool, job: Job, repeat: int, variables: Mapping[str, str]) -> Run:
+    """Let a tool do a job, in a process of its own; `name` is what the run goes by.
 
     Raises:
         ProcessFailed: it failed.
@@ -104,7 +104,8 @@ def run_tool(tool: Tool, job: Job, variables: Mapping[str, str]) -> tuple[Usage,
     told.write_text(job.model_dump_json(indent=2))
     command = [str(tool.python), "-m", "benchmarks.one_run", tool.module, str(told), str(heard)]
     usage = run_fresh(command, job.folder / "output.log", variables)
-    return usage, Outcome.model_validate_json(heard.read_text())
+    outcome = Outcome.model_validate_json(heard.read_text())
+    return Run(tool=name, repeat=repeat, num_rows=job.num_rows, usage=usage, outcome=outcome)
 
 
 def _last_lines(log: Path) -> str:

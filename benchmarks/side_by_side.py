@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,19 +10,18 @@ from benchmarks.findings import BASE, Findings, positions_a_forward
 from benchmarks.messages import (
     Candidate,
     Job,
-    JudgingRequest,
     Prepared,
-    RowsRequest,
     Run,
     Throughput,
     ThroughputRequest,
     Verdict,
 )
 from benchmarks.processes import ProcessFailed, ask, run_tool
+from benchmarks.setting import Setting
 from benchmarks.tools import TOOLS
 from benchmarks.workloads import WORKLOADS
 
-_COUNTED_STEPS = 8
+_COUNTED_STEPS = 4
 """FLOPs are counted in a run of its own over so many steps: it is slow, and all steps are alike."""
 
 
@@ -30,26 +29,21 @@ _COUNTED_STEPS = 8
 class Plan:
     """What one go compares, and how often."""
 
-    base: str
-    dtype: str
     repeats: int
-    num_steps: int | None
-    """Instead of the workload's own."""
     judged_rows: int
     """Training rows, and as many others, that the judge looks at."""
     tools: tuple[str, ...]
     adds_tools: bool
     """Whether a workload may add those that matter to it."""
-    folder: Path
-    variables: Mapping[str, str]
 
 
 @dataclass
 class _Side:
     """The state of one workload's comparison."""
 
-    plan: Plan
     name: str
+    setting: Setting
+    judged_rows: int
     prepared: Prepared
     job: Job
     tools: list[str]
@@ -57,14 +51,17 @@ class _Side:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def compare_on(name: str, data: Path | None, plan: Plan) -> Findings:
+def compare_on(name: str, setting: Setting, plan: Plan) -> Findings:
     """Run all of a plan's tools on a workload.
 
     Raises:
         ProcessFailed: the base or the rows cannot be prepared, or an adapter cannot be judged.
     """
     workload = WORKLOADS[name]
-    side = _prepared(name, data, plan)
+    prepared, job = setting.prepare(name, plan.judged_rows)
+    added = workload.tools if plan.adds_tools else ()
+    tools = [tool for tool in TOOLS if tool in (*plan.tools, *added)]
+    side = _Side(name, setting, plan.judged_rows, prepared, job, tools)
     for tool in list(side.tools):
         _run(side, tool, 0)
     throughputs: list[Throughput] = []
@@ -78,7 +75,7 @@ def compare_on(name: str, data: Path | None, plan: Plan) -> Findings:
         workload=name,
         title=workload.title,
         job=side.job,
-        num_tokens=sum(side.prepared.tokens),
+        tokens=side.prepared.tokens,
         num_trained_tokens=sum(side.prepared.trained_tokens),
         runs=kept,
         throughputs=throughputs,
@@ -87,59 +84,17 @@ def compare_on(name: str, data: Path | None, plan: Plan) -> Findings:
     )
 
 
-def _prepared(name: str, data: Path | None, plan: Plan) -> _Side:
-    workload = WORKLOADS[name]
-    folder = plan.folder / name
-    num_steps = plan.num_steps or workload.num_steps
-    request = RowsRequest(
-        workload=name,
-        data=data,
-        base=plan.base,
-        dtype=plan.dtype,
-        num_rows=num_steps * workload.batch_size,
-        num_held_out=plan.judged_rows,
-        folder=folder,
-    )
-    (prepared,) = ask("prepare", request, Prepared, folder / "rows.json", plan.variables)
-    job = Job(
-        base=prepared.base,
-        dtype=prepared.dtype,
-        train=prepared.train,
-        held_out=prepared.held_out,
-        num_steps=num_steps,
-        batch_size=workload.batch_size,
-        max_length=workload.max_length,
-        learning_rate=workload.learning_rate,
-        folder=folder,
-    )
-    added = workload.tools if plan.adds_tools else ()
-    tools = [tool for tool in TOOLS if tool in (*plan.tools, *added)]
-    return _Side(plan, name, prepared, job, tools)
-
-
 def _run(side: _Side, name: str, repeat: int) -> None:
     tool = TOOLS[name]
     changes = {"folder": side.job.folder / f"{name}-{repeat}", "options": tool.options}
     job = side.job.model_copy(update={**changes, **({} if repeat else _counted(side))})
     print(f"{side.name}  {'counting' if not repeat else f'repeat {repeat}'}  {name}", flush=True)  # noqa: T201
     try:
-        usage, outcome = run_tool(tool, job, side.plan.variables)
+        side.runs.append(run_tool(name, tool, job, repeat, side.setting.variables))
     except ProcessFailed as error:
         print(f"  failed: {error}", file=sys.stderr)  # noqa: T201
         side.failed[name] = str(error)
         side.tools.remove(name)
-        return
-    num_tokens = sum(side.prepared.tokens[: job.num_rows])
-    side.runs.append(
-        Run(
-            tool=name,
-            repeat=repeat,
-            num_rows=job.num_rows,
-            num_tokens=num_tokens,
-            usage=usage,
-            outcome=outcome,
-        )
-    )
 
 
 def _counted(side: _Side) -> dict[str, object]:
@@ -163,23 +118,15 @@ def _throughputs(side: _Side, repeat: int) -> list[Throughput]:
         base=side.prepared.base, num_tokens=sorted({positions_a_forward(work) for work in works})
     )
     file = side.job.folder / f"throughput-{repeat}.json"
-    return ask("throughput", request, Throughput, file, side.plan.variables)
+    return ask("throughput", request, Throughput, file, side.setting.variables)
 
 
 def _judged(side: _Side, runs: list[Run]) -> dict[str, Verdict]:
     """Judge each adapter once: repeats with the same seed often give the same one, bit for bit."""
     adapters = [run.outcome.adapter for run in runs if run.repeat]
     distinct = {_sha256(adapter): adapter for adapter in adapters}
-    request = JudgingRequest(
-        base=side.prepared.base,
-        train=side.prepared.train,
-        held_out=side.prepared.held_out,
-        num_rows=side.plan.judged_rows,
-        max_length=side.job.max_length,
-        candidates=[Candidate(), *(Candidate(adapter=one) for one in distinct.values())],
-    )
-    file = side.job.folder / "judging.json"
-    base, *others = ask("judging", request, Verdict, file, side.plan.variables)
+    candidates = [Candidate(adapter=one) for one in distinct.values()]
+    base, *others = side.setting.judge(side.job, side.judged_rows, candidates)
     by_content = dict(zip(distinct, others, strict=True))
     return {BASE: base, **{str(adapter): by_content[_sha256(adapter)] for adapter in adapters}}
 

@@ -1,6 +1,6 @@
 """The comparison as Markdown: what was run on what, a table a workload, how to read it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks.findings import BASE, Comparison, Figures, Findings, Spread, figures
 from benchmarks.tools import DOCUMENTED, TOOLS
@@ -53,25 +53,27 @@ def _circumstances(comparison: Comparison) -> Iterator[str]:
 def _workload(findings: Findings) -> Iterator[str]:
     job = findings.job
     yield f"## {findings.title}\n"
+    tokens, trained = sum(findings.tokens), findings.num_trained_tokens
     yield (
-        f"{job.num_rows} rows, {findings.num_tokens} tokens ({findings.num_trained_tokens} trained "
-        f"on), {job.num_steps} steps of {job.batch_size}, at most {job.max_length} tokens a row; "
-        f"rank {job.r}, alpha {job.lora_alpha}, all linear layers, AdamW at "
-        f"{job.learning_rate:g} (cosine), base in {job.dtype}.\n"
+        f"{job.num_rows} rows, {tokens} tokens ({trained} trained on), {job.num_steps} steps of "
+        f"{job.batch_size}, at most {job.max_length} tokens a row; rank {job.r}, alpha "
+        f"{job.lora_alpha}, all linear layers, AdamW at {job.learning_rate:g} (cosine), base in "
+        f"{job.dtype}.\n"
     )
     found = {tool: figures(findings, tool) for tool in TOOLS if tool in findings.tools()}
-    yield from _table(_HEADER, (_row(t, f, found.get(DOCUMENTED)) for t, f in found.items()))
+    yield from table(_HEADER, (_row(t, f, found.get(DOCUMENTED)) for t, f in found.items()))
     base = findings.verdicts[BASE]
     yield (
         f"The base without an adapter: {base.train_loss:.4f} and {base.held_out_loss:.4f}. "
         f"{_load(findings)}\n"
     )
-    yield from _table(_WORK_HEADER, (_work_row(t, f) for t, f in found.items() if f.computed))
+    yield from table(_WORK_HEADER, (_work_row(t, f) for t, f in found.items() if f.computed))
     for tool, why in findings.failed.items():
         yield f"{TOOLS[tool].title} failed: {why}\n"
 
 
-def _table(header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Give the lines of a table, all columns but the first on the right."""
     yield f"| {' | '.join(header)} |"
     yield "|---" + "|---:" * (len(header) - 1) + "|"
     for row in rows:

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import flop_counter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from benchmarks.messages import Outcome, Work
+from benchmarks.messages import Job, Outcome, Work
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,11 +17,24 @@ if TYPE_CHECKING:
 _aten = torch.ops.aten
 
 
-class StepTimes(TrainerCallback):
-    """Notes when each step of a Trainer ended, and its loss."""
+class Watch(TrainerCallback):
+    """Notes in an outcome when a Trainer began and when each step ended, its loss, its work."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, job: Job, outcome: Outcome) -> None:
+        self._counts = job.counts
         self._outcome = outcome
+        self._counting = ExitStack()
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - Trainer's signature
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Note the time, and begin to count."""
+        self._counting.enter_context(counted(kwargs["model"], self._outcome, wanted=self._counts))
+        self._outcome.training_began = time.time()
 
     def on_step_end(
         self,
@@ -44,6 +57,16 @@ class StepTimes(TrainerCallback):
         """Note the loss."""
         if logs and "loss" in logs:
             self._outcome.losses.append(float(logs["loss"]))
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - Trainer's signature
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        """Have done with counting."""
+        self._counting.close()
 
 
 @contextmanager

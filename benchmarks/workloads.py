@@ -41,7 +41,7 @@ def _banking77(folder: Path | None, split: str) -> list[Row]:
     with file.open(encoding="utf-8", newline="") as opened:
         rows = list(csv.DictReader(opened))
     random.Random(0).shuffle(rows)  # noqa: S311 - the files are sorted by category
-    return [_chat(_SORTING, row["text"], row["category"]) for row in rows]
+    return [chat(_SORTING, row["text"], row["category"]) for row in rows]
 
 
 def _demo(_: Path | None, split: str) -> list[Row]:
@@ -51,10 +51,11 @@ def _demo(_: Path | None, split: str) -> list[Row]:
 
 def _long(_: Path | None, split: str) -> list[Row]:
     seed, count = (0, 1024) if split == "train" else (1, 128)
-    return [_chat("", prompt, answer) for prompt, answer in long_rows(count, seed)]
+    return [chat("", prompt, answer) for prompt, answer in long_rows(count, seed)]
 
 
-def _chat(system: str, user: str, assistant: str) -> Row:
+def chat(system: str, user: str, assistant: str) -> Row:
+    """Give a row: a question and its answer, after a system message where that is not empty."""
     opening = [{"role": "system", "content": system}] if system else []
     turns = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     return {"messages": opening + turns}

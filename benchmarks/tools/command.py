@@ -19,30 +19,18 @@ def run(job: Job) -> Outcome:
         RuntimeError: the command failed; what it said is in the job's log.
     """
     config = job.folder / "config.yaml"
-    config.write_text(yaml.safe_dump(configuration(job)))
+    settings = {**sections(job), "output": {"folder": str(job.folder)}, "seed": job.seed}
+    config.write_text(yaml.safe_dump(settings))
     command = [str(Path(sys.executable).with_name("adapterflow")), "train", str(config), "--json"]
     started = time.time()
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603 - ours
     if done.returncode:
         raise RuntimeError(f"adapterflow train ended with status {done.returncode}")
-    return _outcome(json.loads(done.stdout), started)
+    ended = time.time()
+    return _outcome(json.loads(done.stdout)).model_copy(update={"started": started, "ended": ended})
 
 
-def configuration(job: Job) -> dict[str, object]:
-    """Give the job as a configuration; `samples` in its options asks for answers in step 6."""
-    samples = job.options.get("samples", 0)
-    held_out = {"eval": str(job.held_out)} if samples else {}
-    settings = sections(job)
-    return {
-        **settings,
-        "data": {**settings["data"], **held_out},
-        "inference": {"sample_rows": samples, "max_new_tokens": 16},
-        "output": {"folder": str(job.folder)},
-        "seed": job.seed,
-    }
-
-
-def _outcome(report: dict[str, dict[str, object]], started: float) -> Outcome:
+def _outcome(report: dict[str, dict[str, object]]) -> Outcome:
     from mlflow import MlflowClient
 
     run, trained, saved = (report[name] for name in ("run", "trained", "saved"))
@@ -56,7 +44,6 @@ def _outcome(report: dict[str, dict[str, object]], started: float) -> Outcome:
     )
     folder = Path(str(saved["folder"]))
     return Outcome(
-        started=started,
         training_began=points[0].timestamp / 1000,
         step_ends=[point.timestamp / 1000 for point in points],
         losses=[point.value for point in points],

@@ -17,7 +17,7 @@ from transformers import (
 
 from benchmarks.messages import Job, Outcome
 from benchmarks.rows import tokens_and_labels
-from benchmarks.watching import StepTimes, counted
+from benchmarks.watching import Watch
 
 
 def run(job: Job) -> Outcome:
@@ -37,17 +37,15 @@ def run(job: Job) -> Outcome:
     model = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype)
     if not full:
         model = get_peft_model(model, lora_config(job))
-    outcome = Outcome(training_began=0)
+    outcome = Outcome()
     trainer = Trainer(
         model=model,
         args=TrainingArguments(**arguments(job), **options),
         train_dataset=rows,
         data_collator=DataCollatorForSeq2Seq(tokenizer),
-        callbacks=[StepTimes(outcome)],
+        callbacks=[Watch(job, outcome)],
     )
-    with counted(model, outcome, wanted=job.counts):
-        outcome.training_began = time.time()
-        trainer.train()
+    trainer.train()
     model.save_pretrained(job.adapter)
     outcome.adapter, outcome.adapter_done = job.adapter, time.time()
     return outcome

@@ -9,7 +9,7 @@ from trl import SFTConfig, SFTTrainer
 from benchmarks.messages import Job, Outcome
 from benchmarks.rows import prompt_and_completion
 from benchmarks.tools.plain_trainer import arguments, lora_config
-from benchmarks.watching import StepTimes, counted
+from benchmarks.watching import Watch
 
 
 def run(job: Job) -> Outcome:
@@ -28,17 +28,15 @@ def run(job: Job) -> Outcome:
         "model_init_kwargs": {"dtype": job.dtype},
         **job.options,
     }
-    outcome = Outcome(training_began=0)
+    outcome = Outcome()
     trainer = SFTTrainer(
         model=str(job.base),
         args=SFTConfig(**settings),
         train_dataset=rows,
         peft_config=lora_config(job),
-        callbacks=[StepTimes(outcome)],
+        callbacks=[Watch(job, outcome)],
     )
-    with counted(trainer.model, outcome, wanted=job.counts):
-        outcome.training_began = time.time()
-        trainer.train()
+    trainer.train()
     trainer.save_model(str(job.adapter))
     outcome.adapter, outcome.adapter_done = job.adapter, time.time()
     return outcome
