@@ -3,7 +3,6 @@
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -44,7 +43,7 @@ def main(
         adds_tools=not tools and not quick,
     )
     if quick:
-        setting = replace(setting, num_steps=setting.num_steps or _QUICK_STEPS)
+        setting = setting.with_steps(_QUICK_STEPS)
     comparison = Comparison(
         command=shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),
         machine=machine.describe(),

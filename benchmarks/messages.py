@@ -43,6 +43,8 @@ class Job(Message):
     """What only this tool understands."""
     counts: bool = False
     """Whether to count the work instead of being timed."""
+    profiles: bool = False
+    """Whether to time each operator, which takes time itself."""
 
     @property
     def adapter(self) -> Path:
@@ -83,6 +85,8 @@ class Outcome(Message):
     seconds_training: float | None = None
     """As the tool measured it, where its begin cannot be seen from outside."""
     work: Work | None = None
+    operators: dict[str, float] = Field(default_factory=dict)
+    """Seconds in each of torch's operators themselves, where they were timed."""
     num_tokens: int | None = None
     """Of all training rows, where the tool says it."""
     remarks: list[str] = Field(default_factory=list)

@@ -3,7 +3,7 @@
 import datetime as dt
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ class Setting:
     """Folders of those workloads whose data does not come with the checkout."""
     variables: Mapping[str, str]
     """The environment of all processes."""
+
+    def with_steps(self, num_steps: int) -> "Setting":
+        """Give the same with so many steps, where none were asked for."""
+        return replace(self, num_steps=self.num_steps or num_steps)
 
     def why_not(self, workload: str) -> str:
         """Say what a workload lacks; empty where it can run."""

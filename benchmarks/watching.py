@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,9 +21,9 @@ class Watch(TrainerCallback):
     """Notes in an outcome when a Trainer began and when each step ended, its loss, its work."""
 
     def __init__(self, job: Job, outcome: Outcome) -> None:
-        self._counts = job.counts
+        self._job = job
         self._outcome = outcome
-        self._counting = ExitStack()
+        self._observing = ExitStack()
 
     def on_train_begin(
         self,
@@ -32,8 +32,8 @@ class Watch(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Note the time, and begin to count."""
-        self._counting.enter_context(counted(kwargs["model"], self._outcome, wanted=self._counts))
+        """Note the time, and begin to observe."""
+        self._observing.enter_context(observed(kwargs["model"], self._job, self._outcome))
         self._outcome.training_began = time.time()
 
     def on_step_end(
@@ -65,21 +65,37 @@ class Watch(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> None:
-        """Have done with counting."""
-        self._counting.close()
+        """Have done with observing."""
+        self._observing.close()
 
 
 @contextmanager
-def counted(model: "nn.Module", outcome: Outcome, *, wanted: bool) -> Iterator[None]:
-    """Count the FLOPs and the positions of what happens inside, where that is wanted.
+def observed(model: "nn.Module", job: Job, outcome: Outcome) -> Iterator[None]:
+    """Count or time what happens inside, where the job asks for that."""
+    with (
+        counted(model, outcome) if job.counts else nullcontext(),
+        profiled(outcome) if job.profiles else nullcontext(),
+    ):
+        yield
+
+
+@contextmanager
+def profiled(outcome: Outcome) -> Iterator[None]:
+    """Time each operator that runs inside."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        yield
+    averages = profiler.key_averages()
+    outcome.operators = {one.key: one.self_cpu_time_total / 1e6 for one in averages}
+
+
+@contextmanager
+def counted(model: "nn.Module", outcome: Outcome) -> Iterator[None]:
+    """Count the FLOPs and the positions of what happens inside.
 
     What runs slows down a little, so such a run is not timed. torch's counter sees each matrix
     product that goes through its dispatcher; see `_MISSING` for those that it lacks, and the
     README for those that it cannot see.
     """
-    if not wanted:
-        yield
-        return
     work = Work()
 
     def count_positions(_: object, inputs: tuple[torch.Tensor, ...], __: object) -> None:

@@ -90,7 +90,7 @@ def test_the_count_is_that_of_the_products() -> None:
 
     outcome = Outcome()
     model = Attending()
-    with counted(model, outcome, wanted=True):
+    with counted(model, outcome):
         model(torch.arange(8)[None]).sum().backward()
     assert outcome.work is not None
     assert outcome.work.num_tokens == 8

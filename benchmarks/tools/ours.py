@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from benchmarks.messages import Job, Outcome
-from benchmarks.watching import counted
+from benchmarks.watching import observed
 from tasks.config import (
     BaseModelSettings,
     DataSettings,
@@ -48,7 +48,7 @@ def run(job: Job) -> Outcome:
         elif not progress.metrics:
             outcome.step_ends.append(time.time())
 
-    with counted(model, outcome, wanted=job.counts):
+    with observed(model, job, outcome):
         trained = train(
             model,
             injected,
