@@ -91,7 +91,7 @@ def _ranks(it: _Growing, ranks: tuple[int, ...]) -> Iterator[Point]:
 
 
 def _adapters(it: _Growing, counts: tuple[int, ...]) -> Iterator[Point]:
-    adapter = _train(it, "adapter", _BATCH, num_asides=0).outcome.adapter
+    adapter = _train(it, "adapter", 2 * _BATCH, num_asides=0).outcome.adapter
     for count in counts:
         request = LoadingRequest(
             base=it.job.base, dtype=it.job.dtype, adapter=adapter, num_adapters=count

@@ -111,6 +111,9 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d-%H%M%S")
         folder = (output or RESULTS / f"{command.__module__.rpartition('.')[2]}-{now}").resolve()
+        if folder.exists() and any(folder.iterdir()):
+            # Ours would go on from the checkpoints there instead of training.
+            raise click.UsageError(f"--output {folder} is not empty; give another folder")
         folder.mkdir(parents=True, exist_ok=True)
         setting = Setting(
             base=base,
