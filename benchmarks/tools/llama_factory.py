@@ -14,7 +14,7 @@ def run(job: Job) -> Outcome:
     """Train an adapter, which its Trainer saves.
 
     The rows are rendered before, since its own templates train on the line break after an answer,
-    too; with the template `empty` it adds the end token and nothing else.
+    too; the template `empty` leaves them as they are.
     """
     _write_rows(job)
     outcome = Outcome()
@@ -27,14 +27,12 @@ def _write_rows(job: Job) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(job.base)
-    end = str(tokenizer.eos_token)
     rendered = (
         prompt_and_completion(json.loads(line), tokenizer)
         for line in job.train.read_text(encoding="utf-8").splitlines()
     )
     rows = [
-        {"instruction": row["prompt"], "output": row["completion"].removesuffix(end)}
-        for row in rendered
+        {"instruction": row["prompt"], "input": "", "output": row["completion"]} for row in rendered
     ]
     (job.folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     information = {"rows": {"file_name": "rows.json"}}
