@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo lint test test-all chaos
+.PHONY: help install demo lint test test-all chaos bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +12,8 @@ help:
 	@echo "make demo      train, verify and try an adapter for SmolLM2-135M-Instruct (needs no account, no server)"
 	@echo "make test      lint, types and the fast tests"
 	@echo "make test-all  the slow tests: the real model, new processes, servers"
-	@echo "make chaos     240 kills at seeded moments, and a table of what became of them (a quarter of an hour)"
+	@echo "make chaos     210 kills at seeded moments, and a table of what became of them (half an hour)"
+	@echo "make bench     compare with Trainer and TRL on this machine (hours; ARGS=--quick: minutes)"
 	@echo "make install   only make .venv"
 
 # Written last, so its existence means that every install step before it succeeded.
@@ -43,4 +44,11 @@ test-all: lint
 	$(BIN)/python -m pytest -m slow
 
 chaos: install
-	$(BIN)/python tests/chaos.py --kills 240 --seed 1
+	$(BIN)/python tests/chaos.py --kills 210 --seed 1
+
+.venv/installed-bench: .venv/installed
+	$(PIP) install --constraint constraints.txt --editable '.[dev,bench]'
+	touch $@
+
+bench: .venv/installed-bench
+	$(BIN)/python -m benchmarks.compare $(ARGS)

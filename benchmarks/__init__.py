@@ -1,0 +1,1 @@
+"""Adapterflow beside the tools that people use: the same work, side by side, in one go."""

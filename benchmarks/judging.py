@@ -1,0 +1,87 @@
+"""One judge for all adapters: `python -m benchmarks.judging REQUEST.json`.
+
+Each is loaded by PEFT on a fresh float32 base, and a plain forward pass gives the mean loss of the
+answers' tokens, over training rows and over rows that nobody trained on. So "at equal loss" is not
+taken from what the tools say of themselves.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from datasets import load_dataset
+from peft import PeftModel
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from benchmarks.answering import answer, read_request
+from benchmarks.messages import Candidate, JudgingRequest, Verdict
+from benchmarks.rows import IGNORED, tokens_and_labels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ROWS_AT_ONCE = 8
+
+
+def verdicts(request: JudgingRequest) -> Iterator[Verdict]:
+    """Judge each candidate."""
+    return (judge(request, candidate) for candidate in request.candidates)
+
+
+def judge(request: JudgingRequest, candidate: Candidate) -> Verdict:
+    """Load a candidate and measure its losses."""
+    tokenizer = AutoTokenizer.from_pretrained(request.base)
+
+    def loss(file: Path, split: str) -> float:
+        rows = load_dataset("json", data_files=str(file), split=split)
+        items = [tokens_and_labels(row, tokenizer, request.max_length) for row in rows]
+        return mean_loss(model, items)
+
+    model = _load(request, candidate)
+    return Verdict(
+        train_loss=loss(request.train, f"train[:{request.num_rows}]"),
+        held_out_loss=loss(request.held_out, "train"),
+    )
+
+
+def mean_loss(model: "PreTrainedModel", items: list[dict[str, list[int]]]) -> float:
+    """Give the mean over all labels of all rows, padded on the right."""
+    total, count = 0.0, 0
+    items = sorted(items, key=lambda item: len(item["input_ids"]))
+    for start in range(0, len(items), _ROWS_AT_ONCE):
+        rows = items[start : start + _ROWS_AT_ONCE]
+        length = max(len(row["input_ids"]) for row in rows)
+        ids = torch.tensor([_padded(row["input_ids"], length, 0) for row in rows])
+        mask = torch.tensor([_padded([1] * len(row["input_ids"]), length, 0) for row in rows])
+        labels = torch.tensor([_padded(row["labels"], length, IGNORED) for row in rows])[:, 1:]
+        with torch.inference_mode():
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        total += cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        ).item()
+        count += int((labels != IGNORED).sum())
+    return total / count
+
+
+def _load(request: JudgingRequest, candidate: Candidate) -> "PreTrainedModel":
+    packing = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        candidate.model or request.base,
+        dtype=torch.float32,
+        quantization_config=packing if candidate.quantized else None,
+    )
+    if candidate.adapter:
+        model = PeftModel.from_pretrained(model, str(candidate.adapter))
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _padded(values: list[int], length: int, filler: int) -> list[int]:
+    return values + [filler] * (length - len(values))
+
+
+if __name__ == "__main__":
+    answer(verdicts(read_request(JudgingRequest)))

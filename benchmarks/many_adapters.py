@@ -1,0 +1,30 @@
+"""Loads one adapter under many names: `python -m benchmarks.many_adapters REQUEST.json`."""
+
+import time
+
+import peft  # noqa: F401 - its import takes seconds, which are no part of a load
+
+from benchmarks.answering import answer, read_request
+from benchmarks.messages import Loading, LoadingRequest
+from tasks.config import BaseModelSettings
+from tasks.engine.base_models import load_base
+from tasks.engine.base_sources import find_base
+from tasks.engine.loading import load_adapter
+from tasks.measuring import peak_memory_bytes
+
+
+def load_many(request: LoadingRequest) -> Loading:
+    """Load the base, then the adapters, and measure the latter."""
+    settings = BaseModelSettings.model_validate(
+        {"source": str(request.base), "dtype": request.dtype}
+    )
+    model = load_base(find_base(settings))
+    began = time.perf_counter()
+    for number in range(request.num_adapters):
+        load_adapter(model, request.adapter, f"adapter-{number}")
+    seconds = time.perf_counter() - began
+    return Loading(seconds=seconds, peak_memory_mb=peak_memory_bytes() / 1e6)
+
+
+if __name__ == "__main__":
+    answer([load_many(read_request(LoadingRequest))])

@@ -1,0 +1,19 @@
+"""The process that a tool runs in: `python -m benchmarks.one_run TOOL JOB.json OUTCOME.json`."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.messages import Job
+
+
+def main() -> None:
+    """Do the job and write what came of it."""
+    module, told, heard = sys.argv[1:]
+    job = Job.model_validate_json(Path(told).read_text())
+    outcome = import_module(f"benchmarks.tools.{module}").run(job)
+    Path(heard).write_text(outcome.model_dump_json(indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Makes the base and the rows that all tools share: `python -m benchmarks.prepare REQUEST.json`.
+
+A process of its own, so that the one that starts the tools stays small.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.answering import answer, read_request
+from benchmarks.messages import Prepared, RowsRequest
+from benchmarks.rows import IGNORED, tokens_and_labels
+from benchmarks.workloads import WORKLOADS
+from tasks.config import BaseModelSettings
+from tasks.engine.base_models import load_tokenizer, weight_dtype
+from tasks.engine.base_sources import find_base
+
+if TYPE_CHECKING:
+    from benchmarks.workloads import Row
+
+
+def prepare(request: RowsRequest) -> Prepared:
+    """Find the base (a GGUF file is converted once) and write the rows.
+
+    Raises:
+        ValueError: the workload has fewer rows than are asked for.
+    """
+    settings = BaseModelSettings.model_validate({"source": request.base, "dtype": request.dtype})
+    source = find_base(settings)
+    tokenizer = load_tokenizer(source.location, source.revision)
+    workload = WORKLOADS[request.workload]
+    rows = workload.rows(request.data, "train")[: request.num_rows]
+    if len(rows) < request.num_rows:
+        raise ValueError(
+            f"{request.workload} has {len(rows)} rows; {request.num_rows} are needed: take fewer "
+            "steps"
+        )
+    held_out = workload.rows(request.data, "held-out")[: request.num_held_out]
+    tokens = [tokens_and_labels(row, tokenizer, workload.max_length) for row in rows]
+    return Prepared(
+        base=Path(source.location),
+        dtype=str(weight_dtype(settings)).removeprefix("torch."),
+        train=write_rows(rows, request.folder / "train.jsonl"),
+        held_out=write_rows(held_out, request.folder / "held_out.jsonl"),
+        tokens=[len(row["input_ids"]) for row in tokens],
+        trained_tokens=[sum(x != IGNORED for x in row["labels"]) for row in tokens],
+    )
+
+
+def write_rows(rows: "list[Row]", file: Path) -> Path:
+    """Write rows as JSONL."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+if __name__ == "__main__":
+    answer([prepare(read_request(RowsRequest))])

@@ -1,0 +1,113 @@
+"""Fresh processes, one after the other, with what each took.
+
+The parent stays small: Linux counts what a forked process has before it becomes another program
+as part of its peak memory, so a parent that had loaded torch would spoil every figure.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from benchmarks.messages import Job, Message, Outcome, Run, Usage
+from benchmarks.tools import Tool
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+_ERROR_LINES = 3
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class ProcessFailed(RuntimeError):  # noqa: N818 - what happened, not a mistake of the caller
+    """A process ended with another status than 0; the message has the end of its output."""
+
+
+def environment(threads: int, caches: Path) -> dict[str, str]:
+    """Give the environment that all tools run in: as many threads, caches of their own, no net."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "HF_HOME": str(caches / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+        "ADAPTERFLOW_HOME": str(caches / "adapterflow"),
+        "PYTHONPATH": str(CHECKOUT),
+        "TQDM_DISABLE": "1",
+    }
+
+
+def run_fresh(command: Sequence[str], log: Path, variables: Mapping[str, str]) -> Usage:
+    """Run a command to its end, with its output in a file, and measure it.
+
+    Raises:
+        ProcessFailed: it failed.
+    """
+    load_before = os.getloadavg()[0]
+    with log.open("wb") as output:
+        began = time.time()
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command, env=variables, cwd=CHECKOUT, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ProcessFailed(f"status {process.returncode}: {_last_lines(log)}")
+    return Usage(
+        began=began,
+        ended=time.time(),
+        peak_memory_mb=used.ru_maxrss * 1024 / 1e6,
+        cpu_seconds=used.ru_utime + used.ru_stime,
+        load_before=load_before,
+        load_after=os.getloadavg()[0],
+    )
+
+
+def ask(
+    module: str, request: Message, answer: type[Answer], file: Path, variables: Mapping[str, str]
+) -> list[Answer]:
+    """Let one of this folder's modules answer a request, in a process of its own.
+
+    Args:
+        module: reads the request's file and writes one JSON object a line beside it.
+        request: what to ask.
+        answer: the lines' type.
+        file: for the request.
+        variables: the process's environment.
+
+    Raises:
+        ProcessFailed: it failed.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(request.model_dump_json(indent=2))
+    command = [sys.executable, "-m", f"benchmarks.{module}", str(file)]
+    run_fresh(command, file.with_suffix(".log"), variables)
+    lines = file.with_suffix(".answers.jsonl").read_text().splitlines()
+    return [answer.model_validate_json(line) for line in lines]
+
+
+def run_tool(name: str, tool: Tool, job: Job, repeat: int, variables: Mapping[str, str]) -> Run:
+    """Let a tool do a job, in a process of its own; `name` is what the run goes by.
+
+    Raises:
+        ProcessFailed: it failed.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    told, heard = job.folder / "job.json", job.folder / "outcome.json"
+    told.write_text(job.model_dump_json(indent=2))
+    command = [str(tool.python), "-m", "benchmarks.one_run", tool.module, str(told), str(heard)]
+    usage = run_fresh(command, job.folder / "output.log", variables)
+    outcome = Outcome.model_validate_json(heard.read_text())
+    return Run(tool=name, repeat=repeat, num_rows=job.num_rows, usage=usage, outcome=outcome)
+
+
+def _last_lines(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return " | ".join(lines[-_ERROR_LINES:]) + f" (all of it: {log})"

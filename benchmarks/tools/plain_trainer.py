@@ -1,0 +1,78 @@
+"""Transformers' Trainer with PEFT: the script that a sensible user would write."""
+
+import time
+from typing import Any
+
+import torch
+from datasets import load_dataset
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from benchmarks.messages import Job, Outcome
+from benchmarks.rows import tokens_and_labels
+from benchmarks.watching import Watch
+
+
+def run(job: Job) -> Outcome:
+    """Train an adapter, or the whole model where the options say `full`, and save it."""
+    set_seed(job.seed)
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    rows = load_dataset("json", data_files=str(job.train), split="train")
+    rows = rows.map(
+        tokens_and_labels,
+        fn_kwargs={"tokenizer": tokenizer, "max_length": job.max_length},
+        remove_columns=rows.column_names,
+    )
+    options = dict(job.options)
+    full = options.pop("full", False)
+    # Whole models are trained in float32: bfloat16 weights would lose most of each small step.
+    dtype = torch.float32 if full else getattr(torch, job.dtype)
+    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype)
+    if not full:
+        model = get_peft_model(model, lora_config(job))
+    outcome = Outcome()
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(**arguments(job), **options),
+        train_dataset=rows,
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        callbacks=[Watch(job, outcome)],
+    )
+    trainer.train()
+    model.save_pretrained(job.adapter)
+    outcome.adapter, outcome.adapter_done = job.adapter, time.time()
+    return outcome
+
+
+def lora_config(job: Job) -> LoraConfig:
+    """Give the adapter's shape."""
+    return LoraConfig(
+        r=job.r, lora_alpha=job.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def arguments(job: Job) -> dict[str, Any]:
+    """Give what Trainer is told; all that is not here stays at its default."""
+    return {
+        "output_dir": str(job.folder / "checkpoints"),
+        "per_device_train_batch_size": job.batch_size,
+        "max_steps": job.num_steps,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": job.warmup_ratio,
+        "bf16": job.dtype == "bfloat16",
+        # Without it transformers 5.23 refuses bf16 on a machine without a GPU.
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": job.seed,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }

@@ -1,0 +1,42 @@
+"""TRL's SFTTrainer, as its documentation shows it or with options."""
+
+import time
+
+from datasets import load_dataset
+from transformers import AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from benchmarks.messages import Job, Outcome
+from benchmarks.rows import prompt_and_completion
+from benchmarks.tools.plain_trainer import arguments, lora_config
+from benchmarks.watching import Watch
+
+
+def run(job: Job) -> Outcome:
+    """Train an adapter and save it.
+
+    The rows are in TRL's prompt-completion form, for which its loss is on the completion only.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    rows = load_dataset("json", data_files=str(job.train), split="train")
+    rows = rows.map(
+        prompt_and_completion, fn_kwargs={"tokenizer": tokenizer}, remove_columns=rows.column_names
+    )
+    settings = {
+        **arguments(job),
+        "max_length": job.max_length,
+        "model_init_kwargs": {"dtype": job.dtype},
+        **job.options,
+    }
+    outcome = Outcome()
+    trainer = SFTTrainer(
+        model=str(job.base),
+        args=SFTConfig(**settings),
+        train_dataset=rows,
+        peft_config=lora_config(job),
+        callbacks=[Watch(job, outcome)],
+    )
+    trainer.train()
+    trainer.save_model(str(job.adapter))
+    outcome.adapter, outcome.adapter_done = job.adapter, time.time()
+    return outcome

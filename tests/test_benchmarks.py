@@ -1,0 +1,125 @@
+"""The comparison with other tools: the same tokens for all, whole results, equal losses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from benchmarks.findings import BASE, Comparison, Findings, figures
+from benchmarks.messages import Outcome
+from benchmarks.rows import IGNORED, tokens_and_labels
+from benchmarks.tools import COMPARED, TOOLS
+from benchmarks.watching import counted
+from benchmarks.workloads import WORKLOADS
+from tasks.config import BaseModelSettings, DataSettings
+from tasks.engine.base_sources import find_base
+from tasks.engine.examples import read_examples
+from tasks.engine.prepared_data import prepare_data
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def demo(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Findings]:
+    """Compare all tools that are installed on a tiny model, as `make bench` would."""
+    folder = tmp_path_factory.mktemp("bench") / "results"
+    tools = [f"--tool={name}" for name in COMPARED if not TOOLS[name].why_not()]
+    options = [f"--base={tiny_base}", "--dtype=float32", "--threads=1", f"--output={folder}"]
+    command = [sys.executable, "-m", "benchmarks.compare", "--quick", "--steps=8"]
+    done = subprocess.run(
+        [*command, *options, *tools], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    comparison = Comparison.model_validate_json((folder / "results.json").read_text())
+    assert (folder / "results.png").stat().st_size > 0
+    return comparison, comparison.findings[0]
+
+
+@pytest.mark.parametrize("workload", ["demo", "long"])
+def test_all_tools_train_on_the_tokens_that_ours_trains_on(
+    workload: str, tiny_base: Path, tokenizer: "PreTrainedTokenizerFast", tmp_path: Path
+) -> None:
+    """What is rendered for the others has the product's tokens and labels, to the last label."""
+    rows = WORKLOADS[workload].rows(None, "train")[:20]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = DataSettings(train=str(file), eval_fraction=0, max_length=2048)
+    source = find_base(BaseModelSettings(source=str(tiny_base)))
+    ours = prepare_data(read_examples(settings, 0), settings, 0, source, lambda *_: None)
+    for row, expected in zip(rows, ours.train.rows, strict=True):
+        given = tokens_and_labels(row, tokenizer, 2048)
+        end = len(given["labels"])
+        assert (given["input_ids"], given["labels"]) == (
+            expected.input_ids[:end],
+            expected.labels[:end],
+        )
+        assert set(expected.labels[end:]) <= {IGNORED}
+
+
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_the_workloads_rows_are_always_the_same(split: str) -> None:
+    """Rows that are made up by code come out equal each time, and the splits share none."""
+    long = WORKLOADS["long"]
+    other = {"train": "held-out", "held-out": "train"}[split]
+    assert long.rows(None, split) == long.rows(None, split)
+    assert not any(row in long.rows(None, other) for row in long.rows(None, split)[:50])
+
+
+def test_the_count_is_that_of_the_products() -> None:
+    """Forward and backward through two layers and an attention count as their definition says."""
+
+    class Attending(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embeddings = torch.nn.Embedding(8, 16)
+            self.layer = torch.nn.Linear(16, 16, bias=False)
+
+        def get_input_embeddings(self) -> torch.nn.Module:
+            return self.embeddings
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.layer(self.embeddings(ids))[:, None]
+            return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+    outcome = Outcome()
+    model = Attending()
+    with counted(model, outcome):
+        model(torch.arange(8)[None]).sum().backward()
+    assert outcome.work is not None
+    assert outcome.work.num_tokens == 8
+    # One product of 8 x 16 x 16 and two for its gradients; 2 of 8 x 8 x 16 and 5 in the backward.
+    assert outcome.work.flops == 2 * (3 * 8 * 16 * 16 + 7 * 8 * 8 * 16)
+
+
+@pytest.mark.slow
+def test_every_tool_gives_every_figure(demo: tuple[Comparison, Findings]) -> None:
+    """A quick comparison ends with speed, memory, times, losses and the work of each tool."""
+    comparison, findings = demo
+    assert not findings.failed
+    assert {"ours", "command", "trainer"} <= set(findings.tools())
+    for tool in findings.tools():
+        found = figures(findings, tool)
+        assert min(found.rows_per_second.least, found.peak_memory_mb.least) > 0
+        assert 0 < found.seconds_to_first_step.least < found.seconds_to_adapter.least
+        assert (found.computed is None) == (tool == "command")
+        assert found.computed is None or 0 < found.computed.share < 1
+    assert comparison.machine.versions["torch"] == torch.__version__
+
+
+@pytest.mark.slow
+def test_equal_work_ends_at_equal_loss(demo: tuple[Comparison, Findings]) -> None:
+    """Rows in another order and another start apart, all tools learn as much from the same rows."""
+    _, findings = demo
+    before = findings.verdicts[BASE].held_out_loss
+    losses = {tool: figures(findings, tool).held_out_loss.median for tool in findings.tools()}
+    learnt = before - losses["trainer"]
+    assert learnt > 0.2
+    for loss in losses.values():
+        assert loss == pytest.approx(losses["trainer"], abs=0.1 * learnt)
