@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.engine import adapter_state, lora
-from tasks.engine.base_models import load_base
+from tasks.engine import adapter_state
+from tasks.engine.adapter_folders import CONFIG_FILE, MANIFEST_FILE, PEFT_PREFIX
+from tasks.engine.base_models import load_base, load_tokenizer
+from tasks.engine.compatibility import tokenizer_identity
 from tasks.engine.injection import probe_logits
 from tasks.engine.loading import load_adapter, verify_same
 from tasks.engine.plain_lora import to_plain
@@ -25,13 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-CONFIG_FILE = "adapter_config.json"
 CARD_FILE = "README.md"
-MANIFEST_FILE = "manifest.json"
-
-# In files PEFT names a weight by its place in a PeftModel around the base. Without that, PEFT warns
-# and answers as the base does; transformers reads both.
-_PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -103,24 +99,6 @@ def save_adapter(
     )
 
 
-def save_named_adapters(
-    model: "PreTrainedModel", base: BaseModelRecord, folder: Path
-) -> dict[str, Path]:
-    """Save every adapter of a model to `folder/<name>`, whichever are active.
-
-    transformers refuses to save while several adapters are active; each is read by its name here.
-    """
-    saved = {}
-    for name, config in model.peft_config.items():
-        filled = _filled_in(lora.to_json(config), base)
-        files = AdapterFiles(name, base, adapter_state.read_adapter(model, name), filled)
-        with _whole(folder / name) as partial:
-            _write(files, partial)
-            _write_manifest(files, partial)
-        saved[name] = folder / name
-    return saved
-
-
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
     """Give a sibling to write to; it becomes the folder once all went well."""
@@ -142,7 +120,7 @@ def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:
 
 
 def _write(files: AdapterFiles, folder: Path) -> None:
-    weights = {_PEFT_PREFIX + key: weight for key, weight in files.weights.items()}
+    weights = {PEFT_PREFIX + key: weight for key, weight in files.weights.items()}
     adapter_state.save_weights(weights, folder / adapter_state.WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(files.config, indent=2, sort_keys=True) + "\n")
     if files.card:
@@ -151,16 +129,28 @@ def _write(files: AdapterFiles, folder: Path) -> None:
 
 def _write_manifest(files: AdapterFiles, folder: Path) -> None:
     present = sorted(path for path in folder.iterdir() if path.name != MANIFEST_FILE)
+    base = files.base
     manifest = {
         "adapter_name": files.name,
         "base_model": {
-            "reference": files.base.reference,
-            "revision": files.base.revision,
-            "fingerprint": files.base.fingerprint,
+            "reference": base.reference,
+            "revision": base.revision,
+            "fingerprint": base.fingerprint,
+            "source": _portable_source(base),
+            "dtype": base.dtype,
+            "quantization": base.settings.quantization,
         },
+        "template": files.template,
+        "tokenizer": tokenizer_identity(load_tokenizer(base.location, base.revision)),
         "files": {path.name: FileRecord.of(path).sha256 for path in present},
     }
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _portable_source(base: BaseModelRecord) -> str | None:
+    """Give what to set as `base_model.source` elsewhere; a path of this machine is none."""
+    is_package = base.settings.source.startswith("package:")
+    return base.settings.source if is_package or not Path(base.location).is_absolute() else None
 
 
 def _verify_size(file: Path, weights: dict[str, "Tensor"]) -> int:

@@ -22,7 +22,11 @@ DEFAULTS = {
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 
-from tasks.tracking.run import (  # noqa: E402  # after the defaults
+from tasks.tracking.adapter_sources import (  # noqa: E402  # after the defaults
+    fetched_adapter,
+    is_mlflow_uri,
+)
+from tasks.tracking.run import (  # noqa: E402
     Status,
     Tracker,
     mlflow_run_id,
@@ -38,6 +42,8 @@ __all__ = [
     "Outcome",
     "Status",
     "Tracker",
+    "fetched_adapter",
+    "is_mlflow_uri",
     "mlflow_run_id",
     "open_run",
     "ready_client",
