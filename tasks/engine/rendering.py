@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.config import Template
-from tasks.engine.examples import Example, Message
+from tasks.engine.row_formats import Example, Message
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
