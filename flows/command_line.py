@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.adapter_commands import predict
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ _EXISTING = click.Path(path_type=Path)
 @click.version_option(package_name="adapterflow")
 def cli() -> None:
     """Turn a base model and a file of examples into a small, verified, tracked LoRA adapter."""
+
+
+cli.add_command(predict)
 
 
 @cli.command()
@@ -49,7 +53,7 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     config = read_config(config_file, overrides)
     read_examples(config.data, config.seed)
-    _prepare_process()
+    prepare_process()
     from flows.runs import create_run
 
     _run(create_run(config), as_json=as_json)
@@ -61,7 +65,7 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def resume(flow_run_id: "UUID", redo_from: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Go on with a run that failed or was killed; completed steps are not run again."""
-    _prepare_process()
+    prepare_process()
     from flows.runs import reopen_run, step_named
 
     step = step_named(redo_from) if redo_from else None
@@ -106,7 +110,8 @@ def init(data_file: Path, base_model: str, output: Path) -> None:
     click.echo(f"wrote {output}; start with: adapterflow train {output}")
 
 
-def _prepare_process() -> None:
+def prepare_process() -> None:
+    """Make this process ready for a flow run, before Prefect is imported."""
     from flows.embedded import use_embedded_server
 
     use_embedded_server()

@@ -242,6 +242,22 @@ class LoadedRecord(Record):
     samples: tuple[SampleRecord, ...]
 
 
+class PredictionRecord(Record):
+    """A file of rows, answered."""
+
+    output: FileRecord
+    num_rows: int
+    num_answered: int
+    num_bad_rows: int
+    num_rows_per_adapter: dict[str, int]
+    first_errors: tuple[str, ...]
+    seconds: float
+    """Of this process, without loading the model."""
+    rows_per_second: float
+    """Of the rows that this process answered; 0 where an earlier one had answered all."""
+    remarks: tuple[str, ...] = ()
+
+
 class ReportRecord(Record):
     """What the flow hands back: where everything is, and the numbers that matter."""
 

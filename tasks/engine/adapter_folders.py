@@ -87,12 +87,15 @@ class AdapterFolder:
         return (self.path / "tokenizer_config.json").is_file()
 
 
-def find_adapter(source: str | Path, revision: str | None = None) -> AdapterFolder:
+def find_adapter(
+    source: str | Path, revision: str | None = None, *, named: str | None = None
+) -> AdapterFolder:
     """Find an adapter, and bring it here from the Hub if it is there.
 
     Args:
         source: a folder, or a Hub id.
         revision: branch, tag or commit of a Hub id.
+        named: what messages call it; the source unless given.
 
     Raises:
         UserError: there is no adapter there, or its files are not what its manifest says.
@@ -104,7 +107,7 @@ def find_adapter(source: str | Path, revision: str | None = None) -> AdapterFold
     elif revision:
         raise UserError(f"revision {revision!r} was given, but {source} is no Hub id; remove it")
     _check_files(source, folder)
-    found = AdapterFolder(str(source), folder.resolve())
+    found = AdapterFolder(named or str(source), folder.resolve())
     _check_manifest(found)
     return found
 

@@ -19,6 +19,7 @@ from tasks.engine.base_models import load_base, load_tokenizer
 from tasks.engine.base_sources import BaseSource, find_base
 from tasks.engine.compatibility import check_base, check_tokenizer
 from tasks.engine.loading import load_folder, unload_adapter
+from tasks.engine.rendering import choose_template
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, FileRecord
 
@@ -37,7 +38,7 @@ class LoadedAdapter:
     sha256: str
     """Of its weights' file."""
     template: Template
-    """How prompts were written in training; `auto` where that was not recorded."""
+    """How its prompts are written: `chat` or `plain`."""
     tokenizer: "PreTrainedTokenizerBase"
     remarks: tuple[str, ...]
     """What could not be checked."""
@@ -84,6 +85,7 @@ class AdapterSet:
         name: str = "default",
         *,
         revision: str | None = None,
+        template: Template = Template.AUTO,
         any_base: bool = False,
     ) -> LoadedAdapter:
         """Load an adapter beside those that are there, and switch to it.
@@ -92,6 +94,7 @@ class AdapterSet:
             source: its folder or Hub id; what MLflow keeps, `tasks.tracking` brings to a folder.
             name: letters, digits, `_` and `-`.
             revision: branch, tag or commit of a Hub id.
+            template: how its prompts are written; `auto` is as in training.
             any_base: whether an adapter that names another base is loaded if its shapes fit.
 
         Raises:
@@ -101,7 +104,7 @@ class AdapterSet:
         if not _NAME.fullmatch(name):
             raise UserError(f"adapter name {name!r}: only letters, digits, _ and - are possible")
         folder = source if isinstance(source, AdapterFolder) else find_adapter(source, revision)
-        loaded = self._checked(folder, name, any_base=any_base)
+        loaded = self._checked(folder, name, template, any_base=any_base)
         try:
             load_folder(self.model, folder, name)
         except BaseException:
@@ -152,7 +155,9 @@ class AdapterSet:
         finally:
             self._activate(before)
 
-    def _checked(self, folder: AdapterFolder, name: str, *, any_base: bool) -> LoadedAdapter:
+    def _checked(
+        self, folder: AdapterFolder, name: str, template: Template, *, any_base: bool
+    ) -> LoadedAdapter:
         _check_shareable(folder)
         try:
             remarks = check_base(folder, self.base)
@@ -160,12 +165,15 @@ class AdapterSet:
             if not any_base:
                 raise
             remarks = (str(mistake),)
+        tokenizer = check_tokenizer(folder, self.tokenizer)
+        if template is Template.AUTO:
+            template = Template(folder.manifest.get("template", template))
         return LoadedAdapter(
             name=name,
             source=folder.source,
             sha256=FileRecord.of(folder.weights_file).sha256,
-            template=Template(folder.manifest.get("template", Template.AUTO)),
-            tokenizer=check_tokenizer(folder, self.tokenizer),
+            template=choose_template(template, tokenizer, is_text=False),
+            tokenizer=tokenizer,
             remarks=remarks,
         )
 

@@ -1,0 +1,143 @@
+"""What a trained adapter is put to, from the command line, as a user meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny_adapter
+
+from flows import command_line
+from tasks.records import PredictionRecord
+
+ADAPTERFLOW = Path(sys.executable).with_name("adapterflow")
+
+
+def run_in_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> tuple[int, str, str]:
+    """Run the command line here, and give its exit status, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["adapterflow", *map(str, arguments)])
+    status, environment = 0, dict(os.environ)
+    try:
+        command_line.main()
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:  # what it sets for its own process is not for the tests after this one
+        os.environ.clear()
+        os.environ.update(environment)
+    return status, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save an adapter."""
+    return tiny_adapter(tiny_base, tmp_path_factory.mktemp("adapters") / "one")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Write six questions."""
+    file = tmp_path / "rows.jsonl"
+    prompts = ({"prompt": f"What is {number} plus {number}?"} for number in range(6))
+    file.write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    return file
+
+
+MISTAKES: dict[str, tuple[Sequence[str], str]] = {
+    "no output": (["{adapter}", "{rows}"], "give INPUT and OUTPUT"),
+    "other kind": (["{adapter}", "{rows}", "out.csv"], "both must be of one of the kinds"),
+    "no input": (["{adapter}", "gone.jsonl", "out.jsonl"], "gone.jsonl does not exist"),
+    "no folder": (["{adapter}", "{rows}", "gone/out.jsonl"], "there is no folder"),
+    "no setting": (["{adapter}", "{rows}", "out.jsonl", "--set=batchsize=1"], "batch_size?"),
+    "no configuration": (["gone.yaml"], "gone.yaml does not exist"),
+    "no number": (["{adapter}", "{rows}", "out.jsonl", "--set=chunk_rows=0"], "chunk_rows is 0"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_ends_before_anything_starts(  # noqa: PLR0913 - fixtures
+    case: tuple[Sequence[str], str],
+    adapter: Path,
+    rows: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What can't work is one line on stderr and exit status 2, and no file is made."""
+    arguments, message = case
+    monkeypatch.chdir(tmp_path)
+    given = [one.format(adapter=adapter, rows=rows) for one in arguments]
+    status, out, err = run_in_process(capsys, monkeypatch, "predict", *given)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_predict_answers_a_file(  # noqa: PLR0913 - fixtures
+    prefect_server: None,
+    tiny_base: Path,
+    adapter: Path,
+    rows: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Adapters from a configuration file answer its rows; `--json` tells of it, and no more."""
+    settings = {
+        "adapters": [{"source": str(adapter), "name": "one"}],
+        "base_model": {"source": str(tiny_base)},
+        "input": "rows.jsonl",
+        "output": "answers.jsonl",
+    }
+    file = rows.with_name("predict.yaml")
+    file.write_text(json.dumps(settings))  # JSON is YAML
+    status, out, err = run_in_process(
+        capsys, monkeypatch, "predict", file, "--set", "max_new_tokens=4", "--json"
+    )
+    assert status == 0, err
+    record = PredictionRecord.model_validate_json(out)
+    assert record.output.path == rows.with_name("answers.jsonl")
+    assert record.is_intact()
+    assert record.num_answered == 6
+
+
+@pytest.mark.slow
+def test_a_killed_prediction_goes_on(
+    tiny_base: Path, adapter: Path, rows: Path, tmp_path: Path
+) -> None:
+    """After SIGKILL the same command goes on behind the whole chunks, to the same answers."""
+    environment = {**os.environ, "ADAPTERFLOW_HOME": str(tmp_path / "home")}
+
+    def command(name: str) -> list[str]:
+        settings = ("chunk_rows=1", "max_new_tokens=900")
+        files = [str(adapter), str(rows), str(tmp_path / name), f"--base-model={tiny_base}"]
+        return [str(ADAPTERFLOW), "predict", *files, *(f"--set={one}" for one in settings)]
+
+    subprocess.run(command("whole.jsonl"), env=environment, check=True)
+    killed = subprocess.Popen(command("killed.jsonl"), env=environment, start_new_session=True)
+    partial = tmp_path / ".killed.jsonl.partial"
+    for _ in range(1200):
+        if len(list(partial.glob("chunk-*.jsonl"))) == 2:
+            break
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    with suppress(ProcessLookupError):  # it leaves its embedded server behind
+        os.killpg(killed.pid, signal.SIGTERM)
+    assert not (tmp_path / "killed.jsonl").exists()
+    first = (partial / "chunk-000000000.jsonl").stat()
+
+    done = subprocess.run(
+        command("killed.jsonl"), env=environment, check=True, capture_output=True, text=True
+    )
+    assert "by an earlier try" in done.stderr
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not partial.exists()
+    assert first.st_size
