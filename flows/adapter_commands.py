@@ -1,6 +1,8 @@
-"""The command line's part for what trained adapters are put to: `adapterflow predict`."""
+"""The command line's part for what trained adapters are put to: `predict` and `export`."""
 
 import json
+import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tasks.errors import UserError
+from tasks.errors import UserError, VerificationError
 from tasks.records import PredictionRecord
 
 if TYPE_CHECKING:
@@ -66,6 +68,72 @@ def predict(  # noqa: PLR0913 - what a user may give
         click.echo(record.model_dump_json())
         return
     click.echo(f"{record.num_answered} of {record.num_rows} rows answered: {record.output.path}")
+
+
+@click.command()
+@click.argument("adapter")
+@click.argument("folder", type=_PATH)
+@click.option("--merged", is_flag=True, help="Merge it into its base: a model that needs no PEFT.")
+@click.option("--base-model", help="The base, if not the one that the adapter was made for.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Type of the merged weights; auto is the base's own.",
+)
+@click.option("--rows", type=_PATH, help="Rows with answers on which both must score alike.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def export(  # noqa: PLR0913 - what a user may give
+    adapter: str,
+    folder: Path,
+    merged: bool,  # noqa: FBT001
+    base_model: str | None,
+    dtype: str,
+    rows: Path | None,
+    max_new_tokens: int,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Write ADAPTER to FOLDER, alone or merged into its base.
+
+    ADAPTER is a folder, a Hub id, models:/name@alias or runs:/…. A merged model is read back and
+    compared with base and adapter before FOLDER appears.
+    """
+    from tasks.engine.whole_folders import check_new
+
+    check_new(folder)
+    _show_steps()
+    from flows.exporting import export_adapter, merge_adapter, merged_lines
+
+    if not merged:
+        export_adapter(adapter, folder)
+        click.echo(f"the adapter is in {folder}")
+        return
+    with _failing_cleanly():
+        record = merge_adapter(adapter, folder, base_model, dtype, rows, max_new_tokens)
+    click.echo(record.model_dump_json() if as_json else merged_lines(record))
+
+
+def _show_steps() -> None:
+    """Show the engine's lines on stderr, of the libraries what is a warning."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from flows.console import quiet_libraries
+
+    quiet_libraries()
+    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("tasks").setLevel(logging.INFO)
+
+
+@contextmanager
+def _failing_cleanly() -> Iterator[None]:
+    """End with one line and status 1 when a proof failed."""
+    try:
+        yield
+    except VerificationError as error:
+        click.echo(f"refused: {error}", err=True)
+        raise SystemExit(1) from None
 
 
 @contextmanager

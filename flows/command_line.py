@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.adapter_commands import predict
+from flows.adapter_commands import export, predict
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def cli() -> None:
 
 
 cli.add_command(predict)
+cli.add_command(export)
 
 
 @cli.command()

@@ -56,21 +56,25 @@ def load_adapters(
     return adapters
 
 
-def base_of(adapter: AdapterFolder) -> BaseModelSettings:
+def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSettings:
     """Give the base that an adapter was made for, loaded as in its training where that is known.
 
+    Args:
+        adapter: the adapter.
+        elsewhere: another source of the base than the adapter tells.
+
     Raises:
-        UserError: the adapter does not say.
+        UserError: neither says where the base is.
     """
     recorded = dict(adapter.manifest.get("base_model", {}))
     reference = recorded.get("reference") or adapter.config.base_model_name_or_path
     revision = recorded.get("revision") or adapter.config.revision
-    source = recorded.get("source") or reference
+    source = elsewhere or recorded.get("source") or reference
     if not source:
         raise UserError(f"{adapter.source} does not name its base; set base_model.source")
     settings = {
         "source": source,
-        "hub_id": reference if source != reference else None,
+        "hub_id": reference if source == recorded.get("source") != reference else None,
         "revision": revision if source == reference else None,
         **{key: recorded[key] for key in ("dtype", "quantization") if key in recorded},
     }

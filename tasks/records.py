@@ -258,6 +258,37 @@ class PredictionRecord(Record):
     remarks: tuple[str, ...] = ()
 
 
+class PackedGap(Record):
+    """How far a merged model is from its adapter on the packed base of the training."""
+
+    quantization: str
+    logit_difference: float
+    same_next_token: float
+    """Share of the probe's places where the likeliest next token is the same."""
+    score: float | None
+
+
+class MergedRecord(Record):
+    """An adapter merged into its base, proven by reading the result back."""
+
+    folder: Path
+    base_model: str
+    base_fingerprint: str
+    adapter_sha256: str
+    dtype: str
+    num_parameters: int
+    largest_logit: float
+    logit_difference: float
+    """Largest absolute difference from base with adapter, all in float32."""
+    tolerance: float
+    is_untied: bool
+    """Whether the output layer got weights of its own, where the base shares its embeddings'."""
+    score: float | None
+    """Share of the given rows answered right, by the merged model as by base with adapter."""
+    packed: PackedGap | None
+    remarks: tuple[str, ...] = ()
+
+
 class ReportRecord(Record):
     """What the flow hands back: where everything is, and the numbers that matter."""
 

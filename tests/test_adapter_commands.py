@@ -14,7 +14,7 @@ import pytest
 from tiny_models import tiny_adapter
 
 from flows import command_line
-from tasks.records import PredictionRecord
+from tasks.records import MergedRecord, PredictionRecord
 
 ADAPTERFLOW = Path(sys.executable).with_name("adapterflow")
 
@@ -106,6 +106,29 @@ def test_predict_answers_a_file(  # noqa: PLR0913 - fixtures
     assert record.output.path == rows.with_name("answers.jsonl")
     assert record.is_intact()
     assert record.num_answered == 6
+
+
+def test_export_writes_an_adapter_alone_or_merged(
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`export` copies the adapter; with `--merged` and rows it tells what the merge came to."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "What is 1 plus 1?", "completion": "2"}) + "\n")
+    alone, merged = tmp_path / "alone", tmp_path / "merged"
+    status, _, err = run_in_process(capsys, monkeypatch, "export", adapter, alone)
+    assert status == 0, err
+    assert {path.name for path in alone.iterdir()} >= {"adapter_config.json"}
+
+    options = ("--merged", "--dtype=float32", f"--rows={rows}", "--max-new-tokens=4", "--json")
+    status, out, err = run_in_process(capsys, monkeypatch, "export", alone, merged, *options)
+    assert status == 0, err
+    record = MergedRecord.model_validate_json(out)
+    assert (record.folder, record.score) == (merged, 0.0)
+    assert (merged / "model.safetensors").is_file()
+    assert run_in_process(capsys, monkeypatch, "export", adapter, merged, "--merged")[0] == 2
 
 
 @pytest.mark.slow

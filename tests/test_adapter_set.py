@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from engine_steps import gpt2_base, logits, save_here, trained
-from peft import LoraConfig
+from plain_adapters import lora_folder
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_adapter, tiny_llama, tiny_tokenizer
 from transformers import AutoModelForCausalLM
@@ -25,21 +25,6 @@ def on(base: Path) -> AdapterSet:
     return AdapterSet.on(
         BaseModelSettings.model_validate({"source": str(base), "dtype": "float32"})
     )
-
-
-def lora_folder(base: Path, folder: Path, **config: Any) -> Path:  # noqa: ANN401
-    """Save an adapter with random weights, as plain PEFT does."""
-    from peft import get_peft_model
-
-    given = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | config
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**given))
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data += 0.1 * torch.randn_like(parameter)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

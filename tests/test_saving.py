@@ -125,7 +125,7 @@ def test_an_interrupted_save_leaves_the_old_adapter(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "_write_manifest", die)
+        patch.setattr(saving, "write_manifest", die)
         with pytest.raises(KeyboardInterrupt):
             save_here(model, record, tmp_path)
     assert saved.is_intact()

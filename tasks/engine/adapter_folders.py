@@ -1,6 +1,7 @@
 """A saved adapter as it lies in a folder: found here or on the Hub, and read without a model."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.engine import hub
 from tasks.engine.adapter_state import WEIGHTS_FILE, load_weights, loadable
+from tasks.engine.whole_folders import MANIFEST_FILE, check_new, whole_folder
 from tasks.errors import UserError
 from tasks.records import FileRecord
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG_FILE = "adapter_config.json"
-MANIFEST_FILE = "manifest.json"
 
 # In files PEFT names a weight by its place in a PeftModel around the base. Without that, PEFT warns
 # and answers as the base does; transformers reads both.
@@ -110,6 +111,19 @@ def find_adapter(
     found = AdapterFolder(named or str(source), folder.resolve())
     _check_manifest(found)
     return found
+
+
+def copy_adapter(adapter: AdapterFolder, folder: Path) -> None:
+    """Write the adapter's files to a folder of its own, all of them or none.
+
+    Raises:
+        UserError: the folder is there already.
+    """
+    check_new(folder)
+    with whole_folder(folder) as partial:
+        for file in adapter.path.iterdir():
+            if file.is_file():
+                shutil.copyfile(file, partial / file.name)
 
 
 def _is_hub_id(source: str, folder: Path) -> bool:

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine.adapter_folders import AdapterFolder
-from tasks.engine.adapter_state import loadable
+from tasks.engine.adapter_state import is_adapter_parameter, loadable
 from tasks.engine.base_sources import BaseSource
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord
@@ -40,7 +40,7 @@ def fitting_weights(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[st
     _check_kind(adapter)
     expected = _expected_shapes(adapter, model)
     extra = adapter.shapes.keys() - expected.keys()
-    copies = {key for key in extra if _base_name(key) in _names(model)}
+    copies = {key for key in extra if _base_name(key) in _own_weights(model)}
     problems = _problems(dict(adapter.shapes), expected, copies)
     if problems:
         raise _unfit(adapter, model, problems)
@@ -156,8 +156,10 @@ def _skeleton(model: "PreTrainedModel") -> Any:  # noqa: ANN401 - PEFT takes any
         return type(model)(copy.deepcopy(model.config))
 
 
-def _names(model: "PreTrainedModel") -> set[str]:
-    return {_base_name(name) for name, _ in model.named_parameters()}
+def _own_weights(model: "PreTrainedModel") -> dict[str, "Tensor"]:
+    """Give the base's weights by their names, also those of an output layer that shares them."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {_base_name(name): weight for name, weight in named if not is_adapter_parameter(name)}
 
 
 def _base_name(key: str) -> str:
@@ -185,7 +187,7 @@ def _check_copies(
     """Check base weights that PEFT saved along, embeddings mostly, against the base's own."""
     import torch
 
-    own = {_base_name(n): p for n, p in model.named_parameters() if ".modules_to_save." not in n}
+    own = _own_weights(model)
     for key, copied in copies.items():
         base = own[_base_name(key)].detach().cpu()
         if base.shape != copied.shape or not torch.equal(base, copied.to(base.dtype)):

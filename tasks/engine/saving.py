@@ -5,21 +5,20 @@ The folder holds `adapter_model.safetensors`, `adapter_config.json`, the model c
 """
 
 import json
-import shutil
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine import adapter_state
-from tasks.engine.adapter_folders import CONFIG_FILE, MANIFEST_FILE, PEFT_PREFIX
+from tasks.engine.adapter_folders import CONFIG_FILE, PEFT_PREFIX
 from tasks.engine.base_models import load_base, load_tokenizer
 from tasks.engine.compatibility import tokenizer_identity
 from tasks.engine.injection import probe_logits
 from tasks.engine.loading import load_adapter, verify_same
 from tasks.engine.plain_lora import to_plain
+from tasks.engine.whole_folders import MANIFEST_FILE, whole_folder, write_manifest
 from tasks.errors import VerificationError
 from tasks.records import BaseModelRecord, FileRecord, SavedRecord, TrainedRecord
 
@@ -77,11 +76,11 @@ def save_adapter(
         VerificationError: the file's size is not what the parameters add up to, or the adapter
             gives other logits on a fresh base.
     """
-    with _whole(folder) as partial:
+    with whole_folder(folder) as partial:
         _write(files, partial)
         header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
         difference = _verify_round_trip(files, partial, live_logits)
-        _write_manifest(files, partial)
+        write_manifest(partial, _facts(files))
     return SavedRecord(
         base=files.base,
         adapter_name=files.name,
@@ -97,17 +96,6 @@ def save_adapter(
         hub_url=push(folder) if push else None,
         remarks=_remarks(files.base),
     )
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Give a sibling to write to; it becomes the folder once all went well."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
 
 
 def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:
@@ -127,10 +115,9 @@ def _write(files: AdapterFiles, folder: Path) -> None:
         (folder / CARD_FILE).write_text(files.card, encoding="utf-8")
 
 
-def _write_manifest(files: AdapterFiles, folder: Path) -> None:
-    present = sorted(path for path in folder.iterdir() if path.name != MANIFEST_FILE)
+def _facts(files: AdapterFiles) -> dict[str, object]:
     base = files.base
-    manifest = {
+    return {
         "adapter_name": files.name,
         "base_model": {
             "reference": base.reference,
@@ -142,9 +129,7 @@ def _write_manifest(files: AdapterFiles, folder: Path) -> None:
         },
         "template": files.template,
         "tokenizer": tokenizer_identity(load_tokenizer(base.location, base.revision)),
-        "files": {path.name: FileRecord.of(path).sha256 for path in present},
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _portable_source(base: BaseModelRecord) -> str | None:
