@@ -1,4 +1,4 @@
-"""The command line's part for what trained adapters are put to: `predict` and `export`."""
+"""The command line's part for what trained adapters are put to: `predict`, `export`, `combine`."""
 
 import json
 import logging
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tasks.config import PredictBatchConfig
 
 _PATH = click.Path(path_type=Path)
+_SHARE = click.FloatRange(0, 1, min_open=True)
 
 
 @click.command()
@@ -113,6 +114,57 @@ def export(  # noqa: PLR0913 - what a user may give
     with _failing_cleanly():
         record = merge_adapter(adapter, folder, base_model, dtype, rows, max_new_tokens)
     click.echo(record.model_dump_json() if as_json else merged_lines(record))
+
+
+@click.command()
+@click.argument("folder", type=_PATH)
+@click.argument("adapters", metavar="ADAPTER[=WEIGHT]...", nargs=-1, required=True)
+@click.option("--method", default="cat", show_default=True, help="PEFT's combination type.")
+@click.option(
+    "--density", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True
+)
+@click.option("--rank", type=click.IntRange(1), help="Of the result, with the svd methods.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of DARE's choice.")
+@click.option("--base-model", help="The base, if not the one that the first was made for.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def combine(  # noqa: PLR0913 - what a user may give
+    folder: Path,
+    adapters: tuple[str, ...],
+    method: str,
+    density: float,
+    rank: int | None,
+    seed: int,
+    base_model: str | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Write one adapter made of several to FOLDER.
+
+    Each ADAPTER counts with its WEIGHT, 1 unless given. cat is the exact weighted sum, at the sum
+    of the ranks; svd its best approximation of a rank; linear, ties, dare_linear and dare_ties are
+    PEFT's others, also with _svd behind them. DENSITY is the share that TIES and DARE keep.
+    """
+    from tasks.engine.whole_folders import check_new
+
+    check_new(folder)
+    weighted = [_weighted(one) for one in adapters]
+    _show_steps()
+    from flows.exporting import combine_adapters, combined_lines
+    from tasks.engine.combining import Combination
+
+    how = Combination(method, density, rank, seed)
+    with _failing_cleanly():
+        record = combine_adapters(weighted, folder, base_model, how)
+    click.echo(record.model_dump_json() if as_json else combined_lines(record))
+
+
+def _weighted(given: str) -> tuple[str, float]:
+    source, sign, weight = given.rpartition("=")
+    if not sign:
+        return given, 1.0
+    try:
+        return source, float(weight)
+    except ValueError:
+        raise UserError(f"{given!r}: the weight behind = must be a number, as in a=0.5") from None
 
 
 def _show_steps() -> None:

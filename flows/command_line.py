@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.adapter_commands import export, predict
+from flows.adapter_commands import combine, export, predict
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def cli() -> None:
     """Turn a base model and a file of examples into a small, verified, tracked LoRA adapter."""
 
 
-cli.add_command(predict)
-cli.add_command(export)
+for command in (predict, export, combine):
+    cli.add_command(command)
 
 
 @cli.command()

@@ -1,5 +1,6 @@
-"""Adapters written out, alone or merged, from wherever they are kept."""
+"""Adapters written out, from wherever they are kept: alone, merged, or several as one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.adapters_on_base import base_of, found_adapters
@@ -7,9 +8,11 @@ from tasks.config import AdapterSettings, Dtype
 from tasks.engine.adapter_folders import copy_adapter
 from tasks.engine.base_models import load_tokenizer
 from tasks.engine.base_sources import find_base
+from tasks.engine.combining import METHODS, Combination, combine
 from tasks.engine.merging import export_merged
 from tasks.engine.scoring import exact_match_on
-from tasks.records import MergedRecord
+from tasks.errors import UserError
+from tasks.records import CombinedRecord, MergedRecord
 
 _BATCH_SIZE = 16
 
@@ -47,6 +50,45 @@ def merge_adapter(  # noqa: PLR0913 - what a user may give
                 batch_size=_BATCH_SIZE,
             )
         return export_merged(adapter, base, folder, Dtype(dtype), score)
+
+
+def combine_adapters(
+    weighted: Sequence[tuple[str, float]],
+    folder: Path,
+    base_model: str | None,
+    how: Combination,
+) -> CombinedRecord:
+    """Write one adapter made of several; see `combine`.
+
+    Args:
+        weighted: where the adapters are, and what each counts.
+        folder: the new adapter's own.
+        base_model: where their base is, if not where the first says.
+        how: the method.
+
+    Raises:
+        UserError: there are not two, or the method is none.
+    """
+    if how.method not in METHODS:
+        raise UserError(f"--method {how.method!r} is none; possible: {', '.join(METHODS)}")
+    if len(weighted) <= 1:
+        raise UserError("give two adapters or more to combine")
+    wanted = [AdapterSettings(source=source) for source, _ in weighted]
+    with found_adapters(wanted) as adapters:
+        base = base_of(adapters[0], base_model)
+        return combine(adapters, [weight for _, weight in weighted], base, folder, how)
+
+
+def combined_lines(record: CombinedRecord) -> str:
+    """Say what a combination came to."""
+    size = f"rank {record.r}, {record.num_adapter_parameters:,} parameters"
+    again = f"loaded again, by {record.round_trip_logit_difference:.3g} other than when made"
+    lines = [
+        *record.remarks,
+        f"{record.folder}: {len(record.weights)} adapters by {record.method}, {size}",
+        f"it changes the base's logits by up to {record.logit_effect:.3g}; {again}",
+    ]
+    return "\n".join(lines)
 
 
 def merged_lines(record: MergedRecord) -> str:

@@ -289,6 +289,22 @@ class MergedRecord(Record):
     remarks: tuple[str, ...] = ()
 
 
+class CombinedRecord(Record):
+    """One adapter made of several, proven by loading it."""
+
+    folder: Path
+    base_model: str
+    method: str
+    weights: dict[str, float]
+    """By the sha256 of each adapter's own weights."""
+    r: int
+    num_adapter_parameters: int
+    round_trip_logit_difference: float
+    logit_effect: float
+    """Largest absolute logit difference from the base."""
+    remarks: tuple[str, ...] = ()
+
+
 class ReportRecord(Record):
     """What the flow hands back: where everything is, and the numbers that matter."""
 

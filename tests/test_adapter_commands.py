@@ -14,7 +14,7 @@ import pytest
 from tiny_models import tiny_adapter
 
 from flows import command_line
-from tasks.records import MergedRecord, PredictionRecord
+from tasks.records import CombinedRecord, MergedRecord, PredictionRecord
 
 ADAPTERFLOW = Path(sys.executable).with_name("adapterflow")
 
@@ -164,3 +164,21 @@ def test_a_killed_prediction_goes_on(
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not partial.exists()
     assert first.st_size
+
+
+def test_combine_makes_one_adapter_of_two(
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights stand behind `=`; a method that is none is a mistake that lists those that are."""
+    command = ("combine", tmp_path / "both", f"{adapter}=1", f"{adapter}=0.5")
+    status, out, err = run_in_process(capsys, monkeypatch, *command, "--method=magic")
+    assert (status, out) == (2, "")
+    assert "possible: cat, svd" in err
+    status, out, err = run_in_process(capsys, monkeypatch, *command, "--json")
+    assert status == 0, err
+    record = CombinedRecord.model_validate_json(out)
+    assert list(record.weights.values()) == [1.5]
+    assert (record.folder / "adapter_model.safetensors").is_file()

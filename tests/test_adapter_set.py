@@ -101,6 +101,7 @@ def test_unloading_frees_the_name_and_the_weights(
         assert not [key for key, _ in adapters.model.named_parameters() if f".{name}" in key]
         assert torch.equal(logits(adapters.model), wide)
     adapters.unload("wide")
+    assert str(adapters.model) == str(AutoModelForCausalLM.from_pretrained(tiny_base))
     assert torch.equal(
         logits(adapters.model), logits(AutoModelForCausalLM.from_pretrained(tiny_base))
     )

@@ -71,11 +71,28 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
 
 
 def unload_adapter(model: "PreTrainedModel", name: str) -> None:
-    """Take an adapter's weights out of the model; the base's layers stay as they are."""
+    """Take an adapter out of the model, with the wrappers that only it had around layers.
+
+    PEFT 0.21 leaves them there, empty, where they keep other adapters from their layers.
+    """
     if name in getattr(model, "peft_config", {}):
         model._hf_peft_config_loaded = True  # noqa: SLF001 - not yet so where loading failed
         with same_trainable(model):
             model.delete_adapter(name)
+    _unwrap(model)
+
+
+def _unwrap(model: "PreTrainedModel") -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+            continue
+        if module._get_available_adapters():  # noqa: SLF001 - there is no public word for it
+            continue
+        is_tuner = isinstance(module, BaseTunerLayer)
+        model.set_submodule(name, module.get_base_layer() if is_tuner else module.original_module)
 
 
 @contextmanager

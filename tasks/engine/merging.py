@@ -60,7 +60,7 @@ def export_merged(
     """
     check_new(folder)
     log.info("the adapter on its base in float32 ...")
-    source = find_base(base.model_copy(update=_FULL))
+    source = find_base(base.model_copy(update=FULL_PRECISION))
     remarks = check_base(adapter, source)
     saved_as = _saved_dtype(source, dtype)
     expected, expected_score = _with_adapter(adapter, source, score)
@@ -68,7 +68,9 @@ def export_merged(
     with whole_folder(folder) as partial:
         is_untied = _write_merged(adapter, source, partial, saved_as)
         log.info("reading it back ...")
-        read_back = base.model_copy(update={**_FULL, "source": str(partial), "revision": None})
+        read_back = base.model_copy(
+            update={**FULL_PRECISION, "source": str(partial), "revision": None}
+        )
         merged = load_base(find_base(read_back))
         logits, merged_score = probe_logits(merged), score(merged) if score else None
         num_parameters = merged.num_parameters()
@@ -101,7 +103,7 @@ def export_merged(
     return record
 
 
-_FULL: dict[str, object] = {"quantization": Quantization.NONE, "dtype": Dtype.FLOAT32}
+FULL_PRECISION: dict[str, object] = {"quantization": Quantization.NONE, "dtype": Dtype.FLOAT32}
 
 
 def _saved_dtype(source: BaseSource, wanted: Dtype) -> Dtype:

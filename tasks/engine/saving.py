@@ -77,7 +77,7 @@ def save_adapter(
             gives other logits on a fresh base.
     """
     with whole_folder(folder) as partial:
-        _write(files, partial)
+        write_files(partial, files.weights, files.config, files.card)
         header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
         difference = _verify_round_trip(files, partial, live_logits)
         write_manifest(partial, _facts(files))
@@ -107,12 +107,15 @@ def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:
     }
 
 
-def _write(files: AdapterFiles, folder: Path) -> None:
-    weights = {PEFT_PREFIX + key: weight for key, weight in files.weights.items()}
-    adapter_state.save_weights(weights, folder / adapter_state.WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(files.config, indent=2, sort_keys=True) + "\n")
-    if files.card:
-        (folder / CARD_FILE).write_text(files.card, encoding="utf-8")
+def write_files(
+    folder: Path, weights: dict[str, "Tensor"], config: dict[str, Any], card: str = ""
+) -> None:
+    """Write an adapter's weights, by their place in the base, its configuration and its card."""
+    placed = {PEFT_PREFIX + key: weight for key, weight in weights.items()}
+    adapter_state.save_weights(placed, folder / adapter_state.WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if card:
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def _facts(files: AdapterFiles) -> dict[str, object]:
