@@ -1,8 +1,9 @@
-"""The command line's part for what trained adapters are put to: `predict`, `export`, `combine`."""
+"""The command line's part for what trained adapters are put to: `predict` to `bundle`."""
 
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tasks.config import PredictBatchConfig
 
 _PATH = click.Path(path_type=Path)
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHARE = click.FloatRange(0, 1, min_open=True)
 
 
@@ -155,6 +157,35 @@ def combine(  # noqa: PLR0913 - what a user may give
     with _failing_cleanly():
         record = combine_adapters(weighted, folder, base_model, how)
     click.echo(record.model_dump_json() if as_json else combined_lines(record))
+
+
+@click.command()
+@click.argument("folder", type=_PATH)
+@click.argument("adapters", metavar="NAME=ADAPTER...", nargs=-1, required=True)
+@click.option("--base-model", help="The base, if not the one that the first was made for.")
+def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> None:
+    """Write several adapters of one base to FOLDER, as one MLflow model to serve.
+
+    A request names its adapter by the param `adapter`; the first answers those that name none.
+    """
+    from tasks.config import AdapterSettings
+    from tasks.engine.whole_folders import check_new
+
+    check_new(folder)
+    wanted = []
+    for one in adapters:
+        name, sign, source = one.partition("=")
+        if not (sign and source and _NAME.fullmatch(name)):
+            raise UserError(
+                f"{one!r} is no NAME=ADAPTER, as in tickets=outputs/run/adapters/default"
+            )
+        wanted.append(AdapterSettings(name=name, source=source))
+    _show_steps()
+    from flows.serving import bundle_adapters, serve_command
+
+    for remark in bundle_adapters(wanted, folder, base_model):
+        click.echo(remark, err=True)
+    click.echo(f"serve it with: {serve_command(folder)}")
 
 
 def _weighted(given: str) -> tuple[str, float]:

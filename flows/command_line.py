@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.adapter_commands import combine, export, predict
+from flows.adapter_commands import bundle, combine, export, predict
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def cli() -> None:
     """Turn a base model and a file of examples into a small, verified, tracked LoRA adapter."""
 
 
-for command in (predict, export, combine):
+for command in (predict, export, combine, bundle):
     cli.add_command(command)
 
 

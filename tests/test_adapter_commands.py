@@ -182,3 +182,18 @@ def test_combine_makes_one_adapter_of_two(
     record = CombinedRecord.model_validate_json(out)
     assert list(record.weights.values()) == [1.5]
     assert (record.folder / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("given", ["{adapter}", "a.b={adapter}", "one="])
+def test_a_bundle_s_adapters_have_names(
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+) -> None:
+    """What is no NAME=ADAPTER is a mistake before anything is loaded."""
+    command = ("bundle", tmp_path / "bundle", given.format(adapter=adapter))
+    status, out, err = run_in_process(capsys, monkeypatch, *command)
+    assert (status, out) == (2, "")
+    assert "is no NAME=ADAPTER" in err

@@ -22,6 +22,7 @@ DEFAULTS = {
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 
+from tasks.tracking.adapter_bundle import write_bundle  # noqa: E402
 from tasks.tracking.adapter_sources import (  # noqa: E402  # after the defaults
     fetched_adapter,
     is_mlflow_uri,
@@ -52,4 +53,5 @@ __all__ = [
     "tracking_uri",
     "ui_command",
     "unended_runs",
+    "write_bundle",
 ]
