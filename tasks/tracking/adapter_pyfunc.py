@@ -34,7 +34,8 @@ class Way:
 class Job:
     """One prompt on its way to an answer."""
 
-    prompt: str
+    prompt: list[int]
+    """Its tokens."""
     way: Way
     answer: str | None = None
     error: Exception | None = None
@@ -71,10 +72,15 @@ class AdapterModel(PythonModel):
             # Modules can't have every name that MLflow allows.
             self.inner[name] = f"adapter_{number}"
             _load_adapter(self.model, folder, self.inner[name], base)
+        # transformers hands the output layer a slice with gaps, for which torch 2.13 copies its
+        # weight once a row: a second a batch.
+        head = self.model.get_output_embeddings()
+        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         self.model.eval()
         self._active = ""
         self._waiting: deque[Job] = deque()
         self._queue, self._computing = threading.Lock(), threading.Lock()
+        self._tokenizing = threading.Lock()
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
         """Give one answer a row: a list of str.
@@ -104,16 +110,19 @@ class AdapterModel(PythonModel):
             adapter or self.config["default_adapter"], int(max_new_tokens), float(temperature)
         )
 
-    def _prompt(self, row: dict[str, Any], way: Way) -> str:
+    def _prompt(self, row: dict[str, Any], way: Way) -> list[int]:
         tokenizer, is_chat = self.tokenizers[way.adapter], self.chats[way.adapter]
         text = _as_text(tokenizer, row, is_chat)
-        length = len(tokenizer(text, add_special_tokens=not is_chat)["input_ids"])
+        # A tokenizer keeps how it pads between calls: two threads at once would disturb each other.
+        with self._tokenizing:
+            # The chat template wrote the special tokens already.
+            tokens: list[int] = tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         most = (positions or self.config["max_prompt_tokens"]) - way.max_new_tokens
         most = min(most, self.config["max_prompt_tokens"])
-        if length > most:
-            raise _refused(f"the prompt has {length} tokens; possible are {most}")
-        return text
+        if len(tokens) > most:
+            raise _refused(f"the prompt has {len(tokens)} tokens; possible are {most}")
+        return tokens
 
     def _answer_all(self, jobs: list[Job]) -> None:
         """Wait until these are answered; whichever request comes first computes for all."""
@@ -149,7 +158,7 @@ class AdapterModel(PythonModel):
             for job in batch:
                 job.is_done.set()
 
-    def _answer(self, prompts: list[str], way: Way) -> list[str]:
+    def _answer(self, prompts: list[list[int]], way: Way) -> list[str]:
         import torch
         from peft.functional import set_adapter
 
@@ -157,14 +166,7 @@ class AdapterModel(PythonModel):
             set_adapter(self.model, self.inner[way.adapter], inference_mode=True)
             self._active = way.adapter
         tokenizer = self.tokenizers[way.adapter]
-        batch = tokenizer(
-            prompts,
-            # The chat template wrote them already.
-            add_special_tokens=not self.chats[way.adapter],
-            padding=True,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        ).to(self.model.device)
+        batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.model.device)
         with torch.inference_mode():
             tokens = self.model.generate(
                 **batch, max_new_tokens=way.max_new_tokens, **_sampling(way.temperature)
