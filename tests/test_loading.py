@@ -11,6 +11,8 @@ from hub_stand_in import HubStandIn, point_clients_at
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_adapter, tiny_llama
 
+from tasks.adapters_on_base import found_adapters
+from tasks.config import AdapterSettings
 from tasks.engine.activation import (
     adapters_disabled,
     disable_adapters,
@@ -18,7 +20,7 @@ from tasks.engine.activation import (
     switch_adapter,
 )
 from tasks.engine.injection import trainable
-from tasks.engine.loading import load_adapter, verify_same
+from tasks.engine.loading import load_adapter, load_folder, verify_same
 from tasks.errors import UserError, VerificationError
 
 
@@ -73,6 +75,19 @@ def test_a_hub_id_loads_at_its_revision(
 
     assert torch.equal(logits(model), alone(tiny_base, adapters[1]))
     switch_adapter(model, "old")
+    assert torch.equal(logits(model), alone(tiny_base, adapters[0]))
+
+
+def test_a_revision_stands_behind_a_hub_id(
+    hub: HubStandIn, tiny_base: Path, adapters: list[Path]
+) -> None:
+    """`org/name@commit` is that commit of the adapter, in every command."""
+    first = hub.add_repo("org/adapter", contents(adapters[0]))
+    hub.add_repo("org/adapter", contents(adapters[1]))
+    wanted = [AdapterSettings(source=f"org/adapter@{first}")]
+    with found_adapters(wanted) as (found,):
+        model, _ = loaded(tiny_base)
+        load_folder(model, found, "default")
     assert torch.equal(logits(model), alone(tiny_base, adapters[0]))
 
 
