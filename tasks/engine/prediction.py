@@ -121,9 +121,7 @@ def answer_questions(
 def _render(adapters: AdapterSet, question: Question, max_new_tokens: int) -> _Prompt | Answered:
     adapter, example = adapters.adapters[question.adapter], question.example
     is_chat = adapter.template is Template.CHAT and example.text is None
-    # A `completion` continues its `prompt` as it stands; the other formats are separate texts.
-    continues = question.row_format is RowFormat.PROMPT_COMPLETION
-    renderer = Renderer(adapter.tokenizer, adapter.template, "" if continues else "\n\n")
+    renderer = Renderer.of(adapter.tokenizer, adapter.template, question.row_format)
     try:
         text = renderer.prompt(example) if example.text is None else example.text
     except UserError as error:

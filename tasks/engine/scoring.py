@@ -34,8 +34,7 @@ def exact_match_on(
     tokenizer = check_tokenizer(adapter, tokenizer)
     wanted = Template(adapter.manifest.get("template", Template.AUTO))
     template = choose_template(wanted, tokenizer, is_text=False)
-    continues = row_format is RowFormat.PROMPT_COMPLETION
-    renderer = Renderer(tokenizer, template, "" if continues else "\n\n")
+    renderer = Renderer.of(tokenizer, template, row_format)
     prompts = [renderer.prompt(example) for example in examples]
 
     def score(model: "PreTrainedModel") -> float:
