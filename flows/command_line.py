@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.adapter_commands import bundle, combine, export, predict
 from tasks.errors import AdapterflowError, UserError
 from tasks.step_name import StepName
 
@@ -38,6 +39,10 @@ def cli() -> None:
     """Turn a base model and a file of examples into a small, verified, tracked LoRA adapter."""
 
 
+for command in (predict, export, combine, bundle):
+    cli.add_command(command)
+
+
 @cli.command()
 @click.argument("config_file", metavar="CONFIG.yaml", type=_EXISTING)
 @_SET
@@ -49,7 +54,7 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     config = read_config(config_file, overrides)
     read_examples(config.data, config.seed)
-    _prepare_process()
+    prepare_process()
     from flows.runs import create_run
 
     _run(create_run(config), as_json=as_json)
@@ -98,7 +103,7 @@ def resume(run: str | None, redo_from: str | None, as_json: bool) -> None:  # no
     from flows.run_search import find_run
 
     found = find_run(run)
-    _prepare_process()
+    prepare_process()
     from flows.runs import reopen_run
 
     flow_run = reopen_run(found, StepName(redo_from) if redo_from else None)
@@ -144,7 +149,8 @@ def init(data_file: Path, base_model: str, output: Path) -> None:
     click.echo(f"wrote {output}; start with: adapterflow train {output}")
 
 
-def _prepare_process() -> None:
+def prepare_process() -> None:
+    """Make this process ready for a flow run, before Prefect is imported."""
     from flows.embedded import use_embedded_server
 
     click.echo("starting (half a minute the first time) ...", err=True)

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 from tasks.config import InferenceSettings, Template
 from tasks.engine import workbench
+from tasks.engine.activation import adapters_disabled
 from tasks.engine.generation import answer, matches
 from tasks.engine.injection import probe_logits
-from tasks.engine.loading import adapters_disabled
 from tasks.engine.loading import load_adapter as load_into
 from tasks.engine.prepared_data import PreparedData, prepare_again
 from tasks.errors import VerificationError

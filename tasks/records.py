@@ -251,6 +251,69 @@ class LoadedRecord(Record):
     samples: tuple[SampleRecord, ...]
 
 
+class PredictionRecord(Record):
+    """A file of rows, answered."""
+
+    output: FileRecord
+    num_rows: int
+    num_answered: int
+    num_bad_rows: int
+    num_rows_per_adapter: dict[str, int]
+    first_errors: tuple[str, ...]
+    seconds: float
+    """Of this process, without loading the model."""
+    rows_per_second: float
+    """Of the rows that this process answered; 0 where an earlier one had answered all."""
+    remarks: tuple[str, ...] = ()
+
+
+class PackedGap(Record):
+    """How far a merged model is from its adapter on the packed base of the training."""
+
+    quantization: str
+    logit_difference: float
+    same_next_token: float
+    """Share of the probe's places where the likeliest next token is the same."""
+    score: float | None
+
+
+class MergedRecord(Record):
+    """An adapter merged into its base, proven by reading the result back."""
+
+    folder: Path
+    base_model: str
+    base_fingerprint: str
+    adapter_sha256: str
+    dtype: str
+    num_parameters: int
+    largest_logit: float
+    logit_difference: float
+    """Largest absolute difference from base with adapter, all in float32."""
+    tolerance: float
+    is_untied: bool
+    """Whether the output layer got weights of its own, where the base shares its embeddings'."""
+    score: float | None
+    """Share of the given rows answered right, by the merged model as by base with adapter."""
+    packed: PackedGap | None
+    remarks: tuple[str, ...] = ()
+
+
+class CombinedRecord(Record):
+    """One adapter made of several, proven by loading it."""
+
+    folder: Path
+    base_model: str
+    method: str
+    weights: dict[str, float]
+    """By the sha256 of each adapter's own weights."""
+    r: int
+    num_adapter_parameters: int
+    round_trip_logit_difference: float
+    logit_effect: float
+    """Largest absolute logit difference from the base."""
+    remarks: tuple[str, ...] = ()
+
+
 class ReportRecord(Record):
     """What the flow hands back: where everything is, and the numbers that matter."""
 

@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow_runs import client_of, logged
 from tiny_models import tiny_adapter, tiny_llama
 
-from tasks.config import BaseModelSettings, TrackingSettings
+from flows.serving import bundle_adapters
+from tasks.config import AdapterSettings, BaseModelSettings, TrackingSettings
 from tasks.records import BaseModelRecord, FileRecord, SavedRecord
 from tasks.tracking import Tracker, open_run
 
@@ -197,7 +200,7 @@ def test_row_without_question_is_refused(
     tracker: Tracker, uri: str, row: dict[str, object]
 ) -> None:
     """A table or row without prompt and messages raises, and is not left out in silence."""
-    with pytest.raises(ValueError, match="needs"):
+    with pytest.raises(MlflowException, match="needs"):
         Loaded(tracker, uri).answers([row])
 
 
@@ -245,3 +248,33 @@ def test_missing_base_says_how_to_name_it(
 
     with pytest.raises(ValueError, match="base_model"):
         Loaded(tracker, uri)
+
+
+def test_each_thread_gets_its_own_adapter_s_answers(base: Path, tmp_path: Path) -> None:
+    """Of several adapters in one model each answers its own requests, however they come."""
+    import mlflow.pyfunc
+    import pandas as pd
+
+    names = ("first", "second")
+    folders = {name: tiny_adapter(base, tmp_path / name, seed=n) for n, name in enumerate(names)}
+    for folder in folders.values():
+        recorded = {"reference": str(base), "dtype": "float32"}
+        (folder / "manifest.json").write_text(json.dumps({"base_model": recorded}))
+    wanted = [AdapterSettings(name=name, source=str(path)) for name, path in folders.items()]
+    bundle_adapters(wanted, tmp_path / "bundle", None)
+    model = mlflow.pyfunc.load_model(str(tmp_path / "bundle"))
+
+    def ask(name: str) -> list[str]:
+        params = {"max_new_tokens": 8, "adapter": name}
+        return list(model.predict(pd.DataFrame({"prompt": PROMPTS}), params=params))
+
+    chats = [as_chat(prompt) for prompt in PROMPTS]
+    expected = {name: greedy_answers(base, path, chats) for name, path in folders.items()}
+    assert expected["first"] != expected["second"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, names * 4))
+    assert answers == [expected[name] for name in names * 4]
+    assert (
+        list(model.predict(pd.DataFrame({"prompt": PROMPTS}), params={"max_new_tokens": 8}))
+        == (expected["first"])
+    )

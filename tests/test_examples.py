@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tasks.config import DataSettings, RowFormat
-from tasks.engine.examples import Example, Message, content_sha256, read_examples
+from tasks.engine.examples import content_sha256, read_examples
+from tasks.engine.row_formats import Example, Message
 from tasks.engine.row_sources import Row
 from tasks.errors import UserError
 

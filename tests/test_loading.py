@@ -1,6 +1,5 @@
 """Step 6: a saved adapter loads strictly, switches on and off exactly, and trains nothing."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +10,17 @@ from engine_steps import gpt2_base, loaded, logits
 from hub_stand_in import HubStandIn, point_clients_at
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_adapter, tiny_llama
-from transformers import AutoModelForCausalLM
 
-from tasks.engine.injection import trainable
-from tasks.engine.loading import (
+from tasks.adapters_on_base import found_adapters
+from tasks.config import AdapterSettings
+from tasks.engine.activation import (
     adapters_disabled,
     disable_adapters,
     enable_adapters,
-    load_adapter,
-    load_with_base,
     switch_adapter,
-    verify_same,
 )
+from tasks.engine.injection import trainable
+from tasks.engine.loading import load_adapter, load_folder, verify_same
 from tasks.errors import UserError, VerificationError
 
 
@@ -80,41 +78,27 @@ def test_a_hub_id_loads_at_its_revision(
     assert torch.equal(logits(model), alone(tiny_base, adapters[0]))
 
 
+def test_a_revision_stands_behind_a_hub_id(
+    hub: HubStandIn, tiny_base: Path, adapters: list[Path]
+) -> None:
+    """`org/name@commit` is that commit of the adapter, in every command."""
+    first = hub.add_repo("org/adapter", contents(adapters[0]))
+    hub.add_repo("org/adapter", contents(adapters[1]))
+    wanted = [AdapterSettings(source=f"org/adapter@{first}")]
+    with found_adapters(wanted) as (found,):
+        model, _ = loaded(tiny_base)
+        load_folder(model, found, "default")
+    assert torch.equal(logits(model), alone(tiny_base, adapters[0]))
+
+
 def test_what_the_hub_does_not_have_is_refused(hub: HubStandIn, tiny_base: Path) -> None:
     """An unknown adapter on the Hub is one error that names it."""
     with pytest.raises(UserError, match="org/nothing"):
         load_adapter(loaded(tiny_base)[0], "org/nothing")
 
 
-def test_a_folder_finds_its_base(tiny_base: Path, adapters: list[Path]) -> None:
-    """Base and adapter load in one go, as transformers' `from_pretrained` of the folder does."""
-    model = load_with_base(adapters[0], dtype=torch.float32)
-    theirs = AutoModelForCausalLM.from_pretrained(adapters[0], dtype=torch.float32)
-
-    assert torch.equal(logits(model), alone(tiny_base, adapters[0]))
-    assert torch.equal(logits(model), logits(theirs))
-    assert trainable(model) == []
-
-
-def test_a_folder_finds_its_base_at_the_recorded_revision(
-    hub: HubStandIn, tiny_base: Path, adapters: list[Path], tmp_path: Path
-) -> None:
-    """A base on the Hub is loaded at the commit in `adapter_config.json`, not at `main`."""
-    commit = hub.add_repo("org/base", contents(tiny_base))
-    hub.add_repo("org/base", contents(tiny_llama(tmp_path / "newer", seed=5)))
-    folder = Path(shutil.copytree(adapters[0], tmp_path / "adapter"))
-    config = json.loads((folder / "adapter_config.json").read_text())
-    config |= {"base_model_name_or_path": "org/base", "revision": commit}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-
-    model = load_with_base(folder, dtype=torch.float32)
-    assert torch.equal(logits(model), alone(tiny_base, adapters[0]))
-
-
 def test_a_whole_model_is_no_adapter(tiny_base: Path) -> None:
     """A base's folder is refused where an adapter is wanted."""
-    with pytest.raises(UserError, match=r"has no adapter_config\.json"):
-        load_with_base(tiny_base)
     with pytest.raises(UserError, match=r"has no adapter_config\.json"):
         load_adapter(loaded(tiny_base)[0], tiny_base)
 
@@ -146,7 +130,9 @@ def test_an_incomplete_adapter_is_refused(
     gone = next(key for key in weights if "layers.1" in key and "q_proj.lora_B" in key)
     del weights[gone]
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"1 missing keys.*layers\.1\.self_attn\.q_proj\.lora_B"):
+    with pytest.raises(
+        UserError, match=r"1 weights are missing.*layers\.1\.self_attn\.q_proj\.lora_B"
+    ):
         load_adapter(loaded(tiny_base)[0], folder)
 
 

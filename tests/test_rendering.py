@@ -6,8 +6,8 @@ import pytest
 from tiny_models import tiny_tokenizer
 
 from tasks.config import Template
-from tasks.engine.examples import Example, Message
 from tasks.engine.rendering import Rendered, Renderer, choose_template
+from tasks.engine.row_formats import Example, Message
 from tasks.errors import UserError
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -21,13 +20,11 @@ from engine_steps import (
 
 from tasks.config import BaseModelSettings, LoraSettings
 from tasks.engine import saving
-from tasks.engine.injection import inject
+from tasks.engine.activation import switch_adapter
+from tasks.engine.injection import inject, probe_logits
 from tasks.engine.loading import load_adapter
 from tasks.errors import VerificationError
-from tasks.records import BaseModelRecord, SavedRecord
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from tasks.records import SavedRecord
 
 FILES = {"adapter_model.safetensors", "adapter_config.json", "README.md", "manifest.json"}
 
@@ -90,8 +87,10 @@ def test_the_configuration_finds_its_base(tiny_base: Path, tmp_path: Path) -> No
 def test_a_revision_is_written_down(tiny_base: Path, tmp_path: Path) -> None:
     """The commit of a base from the Hub is in `adapter_config.json` and in the manifest."""
     model, record = trained(tiny_base, tmp_path)
-    pinned = record.injected.lora.base.model_copy(update={"revision": "c0ffee"})
-    saved = saving.save_named_adapters(model, pinned, tmp_path / "adapters")["default"]
+    lora = record.injected.lora
+    lora = lora.model_copy(update={"base": lora.base.model_copy(update={"revision": "c0ffee"})})
+    injected = record.injected.model_copy(update={"lora": lora})
+    saved = save_here(model, record.model_copy(update={"injected": injected}), tmp_path).folder
 
     assert json.loads((saved / "adapter_config.json").read_text())["revision"] == "c0ffee"
     manifest = json.loads((saved / "manifest.json").read_text())
@@ -126,7 +125,7 @@ def test_an_interrupted_save_leaves_the_old_adapter(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "_write_manifest", die)
+        patch.setattr(saving, "write_manifest", die)
         with pytest.raises(KeyboardInterrupt):
             save_here(model, record, tmp_path)
     assert saved.is_intact()
@@ -229,34 +228,25 @@ def trained_logits(base: Path) -> torch.Tensor:
     return probe_logits(loaded(base)[0])
 
 
-@pytest.fixture
-def two_adapters(tiny_base: Path, tmp_path: Path) -> tuple["PreTrainedModel", BaseModelRecord]:
-    """Train two adapters, one after the other, on one model."""
-    model, record = injected(tiny_base, tmp_path, settings({"adapter_name": "first"}))
-    train_here(model, record, tmp_path / "1")
-    base = record.lora.base
-    other = configured(base, settings({"adapter_name": "second", "r": 8, "lora_alpha": 4}))
-    train_here(model, inject(model, other, tmp_path / "second.safetensors"), tmp_path / "2")
-    return model, base
-
-
 @pytest.mark.parametrize("active", [["first"], ["second"], ["first", "second"]], ids=str)
 def test_several_adapters_have_a_folder_each(
-    two_adapters: tuple["PreTrainedModel", BaseModelRecord], tmp_path: Path, active: list[str]
+    tiny_base: Path, tmp_path: Path, active: list[str]
 ) -> None:
-    """Whichever are active, each adapter is saved by its name with its own configuration."""
-    model, base = two_adapters
-    model.set_adapter(active)
-    saved = saving.save_named_adapters(model, base, tmp_path / "adapters")
+    """Whichever are active, each of a model's adapters is read by its name."""
+    model, first = injected(tiny_base, tmp_path, settings({"adapter_name": "first"}))
+    base = first.lora.base
+    other = configured(base, settings({"adapter_name": "second", "r": 8, "lora_alpha": 4}))
+    records = [train_here(model, first, tmp_path / "1")]
+    second = inject(model, other, tmp_path / "second.safetensors")
+    records.append(train_here(model, second, tmp_path / "2"))
 
-    ranks = {}
-    for name, folder in saved.items():
-        ranks[name] = json.loads((folder / "adapter_config.json").read_text())["r"]
-        model.set_adapter(name)
-        fresh, _ = loaded(Path(base.location))
-        load_adapter(fresh, folder, name)
-        assert torch.equal(logits(fresh), logits(model))
-    assert ranks == {"first": 4, "second": 8}
+    model.set_adapter(active)
+    files = [saving.adapter_files(model, record, "chat", "") for record in records]
+    for one, r in zip(files, (4, 8), strict=True):
+        switch_adapter(model, one.name)
+        saved = saving.save_adapter(one, tmp_path / one.name, probe_logits(model), None)
+        assert torch.equal(on_a_fresh_base(saved), logits(model))
+        assert json.loads(saved.config.path.read_text())["r"] == r
 
 
 def test_the_card_has_the_facts(tiny_base: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from tiny_models import tiny_tokenizer
 from tasks import home
 from tasks.config import DataSettings, Template
 from tasks.engine import token_cache
-from tasks.engine.examples import Example, Message, Split
+from tasks.engine.examples import Split
 from tasks.engine.rendering import Renderer
+from tasks.engine.row_formats import Example, Message
 from tasks.engine.tokenization import TokenizedSplit, tokenize_split
 from tasks.errors import UserError
 

@@ -12,9 +12,10 @@ from tokenizers import processors
 from tasks.config import BaseModelSettings, DataSettings, LossOn, OnLostAnswer, Template
 from tasks.engine.base_models import describe_base, load_base
 from tasks.engine.base_sources import find_base
-from tasks.engine.examples import Example, Message, Split, read_examples
+from tasks.engine.examples import Split, read_examples
 from tasks.engine.prepared_data import prepare_again, prepare_data
 from tasks.engine.rendering import Renderer
+from tasks.engine.row_formats import Example, Message
 from tasks.engine.tokenization import IGNORED, TokenizedRow, TokenizedSplit, tokenize_split
 from tasks.errors import UserError
 from tasks.records import DataRecord

@@ -14,13 +14,14 @@ from tasks.config import (
     Template,
     TrainingSettings,
 )
+from tasks.engine.activation import adapters_disabled
 from tasks.engine.base_models import describe_base, load_base, load_skeleton
 from tasks.engine.base_sources import find_base
 from tasks.engine.callbacks import TrainingProgress
 from tasks.engine.examples import read_examples
 from tasks.engine.generation import answer
 from tasks.engine.injection import inject, probe_logits
-from tasks.engine.loading import adapters_disabled, load_adapter
+from tasks.engine.loading import load_adapter
 from tasks.engine.lora import describe_lora
 from tasks.engine.prepared_data import PreparedData, prepare_data
 from tasks.engine.saving import adapter_files, save_adapter

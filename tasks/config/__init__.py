@@ -1,15 +1,18 @@
 """What a user may set: one module a section, all of them frozen pydantic models."""
 
+from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings, Dtype, Quantization, Task
 from tasks.config.data import DataSettings, LossOn, OnLostAnswer, RowFormat, Template
 from tasks.config.inference import InferenceSettings
 from tasks.config.lora import Bias, LoraInit, LoraSettings
 from tasks.config.output import OutputSettings
+from tasks.config.predict_batch import PredictBatchConfig
 from tasks.config.tracking import TrackingSettings
 from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.config.training import Batching, Scheduler, TrainingSettings
 
 __all__ = [
+    "AdapterSettings",
     "BaseModelSettings",
     "Batching",
     "Bias",
@@ -21,6 +24,7 @@ __all__ = [
     "LossOn",
     "OnLostAnswer",
     "OutputSettings",
+    "PredictBatchConfig",
     "Quantization",
     "RowFormat",
     "Scheduler",

@@ -3,6 +3,7 @@
 import difflib
 import re
 import reprlib
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,17 +11,24 @@ import pydantic
 from pydantic_core import ErrorDetails
 
 from tasks.config.section import Section
-from tasks.config.train_adapter import TrainAdapterConfig
 
-SECTIONS = tuple(
-    name
-    for name, field in TrainAdapterConfig.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-)
-"""The settings that are mappings of settings themselves."""
+Config = type[Section]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
+
+
+def sections(config: Config) -> tuple[str, ...]:
+    """Name the settings that are mappings of settings themselves."""
+    return tuple(name for name in config.model_fields if _inner(config, name))
+
+
+def _inner(config: Config, name: str) -> Config | None:
+    """Give what a setting is a mapping of, or a list of mappings of, or either or null."""
+    possible = [config.model_fields[name].annotation]
+    for one in possible:
+        possible += typing.get_args(one)
+    return next((x for x in possible if isinstance(x, type) and issubclass(x, Section)), None)
 
 
 def nearest(given: str, possible: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -28,14 +36,18 @@ def nearest(given: str, possible: Iterable[str], cutoff: float = 0.6) -> str | N
     return next(iter(difflib.get_close_matches(given, list(possible), n=1, cutoff=cutoff)), None)
 
 
-def validation_message(error: pydantic.ValidationError, given: Mapping[str, object]) -> str:
+def validation_message(
+    config: Config, error: pydantic.ValidationError, given: Mapping[str, object]
+) -> str:
     """Tell each of pydantic's complaints about `given` as one line, by its dotted path."""
     mistakes: dict[str, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         mistakes.setdefault(_path(details, given), []).append(details)
     # Of `str | list[str]` pydantic reports both branches; the deeper one is the one meant.
     outer = {path for path in mistakes if any(other.startswith(f"{path}.") for other in mistakes)}
-    return "\n".join(_line(path, errors) for path, errors in mistakes.items() if path not in outer)
+    return "\n".join(
+        _line(config, path, errors) for path, errors in mistakes.items() if path not in outer
+    )
 
 
 def _path(details: ErrorDetails, given: Mapping[str, object]) -> str:
@@ -53,17 +65,17 @@ def _path(details: ErrorDetails, given: Mapping[str, object]) -> str:
     return ".".join(parts)
 
 
-def _line(path: str, errors: list[ErrorDetails]) -> str:
+def _line(config: Config, path: str, errors: list[ErrorDetails]) -> str:
     first = errors[0]
     match first["type"]:
         case "extra_forbidden":
-            return _unknown(path)
+            return _unknown(config, path)
         case "missing":
-            return _missing(path)
+            return _missing(config, path)
         case "value_error":
             return f"{path}: {first['msg'].removeprefix('Value error, ')}"
         case "model_type":
-            names = ", ".join(_section(path).model_fields)
+            names = ", ".join(_section(config, path).model_fields)
             return f"{path} is {_shown(first['input'])}; it must be a mapping of {names}"
     possible = " or ".join(re.sub(r"^\w+ should ", "", one["msg"]) for one in errors)
     is_unquoted = any(one["type"] == "string_type" for one in errors) and isinstance(
@@ -77,44 +89,47 @@ def _shown(value: object) -> str:
     return "null" if value is None else _SHORT.repr(value)
 
 
-def _missing(path: str) -> str:
+def _missing(config: Config, path: str) -> str:
     """Name the settings that have no default: `data` missing means that `data.train` is."""
     section, name = path.rpartition(".")[::2]
-    field = _section(section).model_fields[name]
-    if path not in SECTIONS:
+    field = _section(config, section).model_fields[name]
+    if path not in sections(config):
         return f"{path} is missing; it is: {' '.join((field.description or '').split())}"
-    inner = _section(path).model_fields.items()
-    return "\n".join(_missing(f"{path}.{name}") for name, one in inner if one.is_required())
+    inner = _section(config, path).model_fields.items()
+    return "\n".join(_missing(config, f"{path}.{name}") for name, one in inner if one.is_required())
 
 
-def _unknown(path: str) -> str:
+def _unknown(config: Config, path: str) -> str:
     section, _, name = path.rpartition(".")
-    names = list(_section(section).model_fields)
+    names = list(_section(config, section).model_fields)
     prefix = f"{section}." if section else ""
-    meant = _setting_meant(name, prefix, names)
+    meant = _setting_meant(config, name, prefix, names)
     hint = f"did you mean {meant}? " if meant else ""
     settings = f"settings of {section}" if section else "settings"
     return f"{path} is no setting; {hint}{settings}: {', '.join(names)}"
 
 
-def _setting_meant(name: str, prefix: str, names: list[str]) -> str | None:
+def _setting_meant(config: Config, name: str, prefix: str, names: list[str]) -> str | None:
     """Look for the same name elsewhere, for a like name here, then for a like name elsewhere."""
     elsewhere = {
-        leaf: f"{section}.{leaf}" for section in SECTIONS for leaf in _section(section).model_fields
+        leaf: f"{section}.{leaf}"
+        for section in sections(config)
+        for leaf in _section(config, section).model_fields
     }
-    elsewhere |= {top: top for top in TrainAdapterConfig.model_fields}
+    elsewhere |= {top: top for top in config.model_fields}
     if name in elsewhere:
         return elsewhere[name]
     if here := nearest(name, names, cutoff=0.4 if prefix else 0.6):
         return prefix + here
     if len(name) <= len("lr"):
         return None  # Too short to be like anything: half of it is in most names.
-    settings = [one for one in elsewhere if one not in SECTIONS]
+    settings = [one for one in elsewhere if one not in sections(config)]
     return elsewhere.get(nearest(name, settings, cutoff=0.5) or "")
 
 
-def _section(path: str) -> type[Section]:
-    section: Any = TrainAdapterConfig
+def _section(config: Config, path: str) -> Config:
+    """Follow a dotted path of settings; the places in lists count for nothing."""
     for part in filter(None, path.split(".")):
-        section = section.model_fields[part].annotation
-    return section  # type: ignore[no-any-return]
+        if not part.isdigit():
+            config = _inner(config, part) or config
+    return config

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
 
-from tasks.config.mistakes import SECTIONS, nearest, validation_message
+from tasks.config.mistakes import nearest, sections, validation_message
+from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.errors import UserError
 
@@ -17,10 +18,26 @@ DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 
 _HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 _OVERRIDE = re.compile(r"^([\w-]+(?:\.[\w-]+)*)=(.*)$", re.DOTALL)
-_LOCATIONS = (("base_model", "source"), ("data", "train"), ("data", "eval"))
+_ADDRESS = re.compile(r"^(package|models|runs):")
+_LOCATIONS = (
+    ("base_model", "source"),
+    ("adapters", "source"),
+    ("data", "train"),
+    ("data", "eval"),
+    ("input",),
+    ("output",),
+)
+_MODELS = {"base_model", "adapters"}
+
+AnyConfig = TypeVar("AnyConfig", bound=Section)
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainAdapterConfig:
+    """Read the training flow's configuration; see `read_settings`."""
+    return read_settings(TrainAdapterConfig, path, overrides)
+
+
+def read_settings(config: type[AnyConfig], path: Path, overrides: Sequence[str] = ()) -> AnyConfig:
     """Read a configuration; later overrides win over earlier ones and over the file.
 
     Relative paths stand for files beside the configuration file, those of overrides for files
@@ -33,15 +50,30 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainAdapterConfig
     """
     given = _read_mapping(path)
     _locate_all(given, path.absolute().parent)
+    return _checked(config, given, overrides, str(path))
+
+
+def settings_here(
+    config: type[AnyConfig], given: dict[str, Any], overrides: Sequence[str], name: str
+) -> AnyConfig:
+    """Check settings from the command line as `read_settings` does; `name` is for messages."""
+    _locate_all(given, Path.cwd())
+    return _checked(config, given, overrides, name)
+
+
+def _checked(
+    config: type[AnyConfig], given: dict[str, Any], overrides: Sequence[str], name: str
+) -> AnyConfig:
     for override in overrides:
         _apply(given, override)
     # A section whose lines are all commented out is null in YAML; its defaults are meant.
-    given = {key: value for key, value in given.items() if value is not None or key not in SECTIONS}
+    parts = sections(config)
+    given = {key: value for key, value in given.items() if value is not None or key not in parts}
     try:
-        return TrainAdapterConfig.model_validate(given)
+        return config.model_validate(given)
     except pydantic.ValidationError as error:
-        name = " ".join([str(path), *(f"--set {override}" for override in overrides)])
-        lines = validation_message(error, given).splitlines()
+        name = " ".join([name, *(f"--set {override}" for override in overrides)])
+        lines = validation_message(config, error, given).splitlines()
         heading = f"{name}: " if len(lines) == 1 else f"{name} has {len(lines)} mistakes:\n- "
         raise UserError(heading + "\n- ".join(lines)) from error
 
@@ -153,14 +185,18 @@ def _merge(given: dict[str, Any], change: dict[str, Any], deep: int) -> None:
 
 def _locate_all(given: dict[str, Any], folder: Path) -> None:
     """Make the relative paths in `given` absolute, symbolic links left as they are."""
-    for section, name in _LOCATIONS:
-        settings = given.get(section)
-        if isinstance(settings, dict) and isinstance(source := settings.get(name), str) and source:
-            settings[name] = _locate(source, folder, is_data=section == "data")
+    for *parents, name in _LOCATIONS:
+        holders: list[Any] = [given]
+        for parent in parents:
+            found = [holder.get(parent) for holder in holders if isinstance(holder, dict)]
+            holders = [one for x in found for one in (x if isinstance(x, list) else [x])]
+        for holder in holders:
+            if isinstance(holder, dict) and isinstance(source := holder.get(name), str) and source:
+                holder[name] = _locate(source, folder, is_data=not _MODELS & set(parents))
 
 
 def _locate(source: str, folder: Path, *, is_data: bool) -> str:
-    if source.startswith("package:"):
+    if _ADDRESS.match(source):
         return source
     try:
         path = folder / Path(source).expanduser()

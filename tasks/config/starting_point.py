@@ -11,7 +11,7 @@ from tasks.config.data import RowFormat
 from tasks.config.mistakes import validation_message
 from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
-from tasks.engine.examples import detect_row_format
+from tasks.engine.row_formats import detect_row_format
 from tasks.engine.row_sources import read_rows
 from tasks.errors import UserError
 
@@ -43,7 +43,7 @@ def starting_configuration(data: Path, base_model: str) -> str:
     try:
         config = TrainAdapterConfig.model_validate(given)
     except pydantic.ValidationError as error:
-        raise UserError(validation_message(error, given)) from error
+        raise UserError(validation_message(TrainAdapterConfig, error, given)) from error
     return _opening(data, len(rows), row_format) + "".join(
         _entry(config, name) for name in TrainAdapterConfig.model_fields
     )

@@ -35,12 +35,15 @@ def read_adapter(model: "PreTrainedModel", adapter_name: str) -> dict[str, "torc
     # Saving the embeddings along is PEFT's guess where they might have been resized; here they
     # are in `modules_to_save` when they train, and only then.
     state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
-    return {_loadable(key): value.detach().cpu().clone() for key, value in state.items()}
+    return {loadable(key): value.detach().cpu().clone() for key, value in state.items()}
 
 
-def _loadable(key: str) -> str:
-    # PEFT 0.21 leaves out the end of DoRA's keys and reads them both ways; transformers 5.23 reads
-    # them with their end only, and goes on with the base's magnitudes where it is missing.
+def loadable(key: str) -> str:
+    """Write a weight's key as both libraries read it.
+
+    PEFT 0.21 leaves out the end of DoRA's keys and reads them both ways; transformers 5.23 reads
+    them with their end only, and goes on with the base's magnitudes where it is missing.
+    """
     return f"{key}.weight" if key.endswith(".lora_magnitude_vector") else key
 
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tasks.config import BaseModelSettings
-from tasks.engine.failures import failure
+from tasks.engine import hub
 from tasks.engine.gguf_conversion import converted_folder
 from tasks.errors import UserError
 from tasks.records import FileRecord
@@ -131,41 +131,15 @@ def _fingerprint(files: tuple[FileRecord, ...]) -> str:
 
 
 def _from_hub(settings: BaseModelSettings) -> BaseSource:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import HFValidationError
 
     name, revision = settings.source, settings.revision
     try:
-        # The snapshot folder is named by the commit; its small files are enough to learn it, and
-        # the Hub's own cache answers when there is no network.
+        # The snapshot folder is named by the commit; its small files are enough to learn it.
         small = ["config.json", "adapter_config.json"]
-        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=small))
+        snapshot = hub.download(name, revision, small, "base model")
     except HFValidationError:
         raise _no_such_path(Path(name)) from None
-    except GatedRepoError:
-        raise UserError(
-            f"the base model {name!r} is gated: accept its terms on the Hub and set HF_TOKEN"
-        ) from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"no base model {name!r} on the Hub, and no such folder here; "
-            "check the name, or set HF_TOKEN for a private one"
-        ) from None
-    except RevisionNotFoundError:
-        raise UserError(f"the base model {name!r} has no revision {revision!r}") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
-        raise failure(
-            error,
-            f"the base model {name!r} is not in the local cache and the Hub can't be reached; "
-            "check the network, or give a local folder",
-        ) from error
     if not (snapshot / "config.json").is_file():
         raise UserError(f"{name!r} on the Hub has no config.json: it is no Transformers model")
     _check_plain(snapshot, name)

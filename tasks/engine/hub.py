@@ -1,9 +1,54 @@
-"""Pushing an adapter's folder to the Hugging Face Hub."""
+"""The Hugging Face Hub: a repository's files brought here, an adapter's folder pushed there."""
 
 from pathlib import Path
 
 from tasks.engine.failures import failure
 from tasks.errors import AdapterflowError, PassingError, UserError
+
+
+def download(name: str, revision: str | None, files: list[str], what: str) -> Path:
+    """Bring some of a repository's files here; give the folder, which is named by the commit.
+
+    The Hub's own cache answers when there is no network.
+
+    Args:
+        name: the repository's id.
+        revision: branch, tag or commit.
+        files: names or patterns of the wanted files; those that are not there are left out.
+        what: the repository is taken for, in messages.
+
+    Raises:
+        UserError: there is no such repository or revision, or it can't be had from here.
+        PassingError: the Hub can't be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    except GatedRepoError:
+        raise UserError(
+            f"the {what} {name!r} is gated: accept its terms on the Hub and set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"no {what} {name!r} on the Hub, and no such folder here; "
+            "check the name, or set HF_TOKEN for a private one"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"the {what} {name!r} has no revision {revision!r}") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+        raise failure(
+            error,
+            f"the {what} {name!r} is not in the local cache and the Hub can't be reached; "
+            "check the network, or give a local folder",
+        ) from error
 
 
 def check_push(repo_id: str) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tasks.config import Quantization
 from tasks.engine import adapter_state, lora
+from tasks.engine.activation import adapters_disabled
 from tasks.engine.base_models import mixed_precision
-from tasks.engine.loading import adapters_disabled
 from tasks.engine.plain_lora import ALTERS_BASE
 from tasks.errors import VerificationError
 from tasks.records import FileRecord, InjectedRecord, LoraRecord, TargetMatches

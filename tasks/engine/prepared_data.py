@@ -77,9 +77,7 @@ def _prepare(
 ) -> PreparedData:
     is_text = sets.row_format is RowFormat.TEXT
     template = choose_template(settings.template, tokenizer, is_text=is_text)
-    # A `completion` continues its `prompt` as it stands; the other formats are separate texts.
-    continues = sets.row_format is RowFormat.PROMPT_COMPLETION
-    renderer = Renderer(tokenizer, template, "" if continues else "\n\n")
+    renderer = Renderer.of(tokenizer, template, sets.row_format)
 
     def tokenize(split: Split) -> TokenizedSplit:
         return tokenized(

@@ -6,10 +6,10 @@ that do not mark the assistant's part.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from tasks.config import Template
-from tasks.engine.examples import Example, Message
+from tasks.config import RowFormat, Template
+from tasks.engine.row_formats import Example, Message
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +34,15 @@ class Renderer:
     template: Template
     separator: str = "\n\n"
     """Between the turns of a plain example."""
+
+    @classmethod
+    def of(
+        cls, tokenizer: "PreTrainedTokenizerBase", template: Template, row_format: RowFormat
+    ) -> Self:
+        """Give the renderer for rows of a format."""
+        # A `completion` continues its `prompt` as it stands; the other formats are separate texts.
+        continues = row_format is RowFormat.PROMPT_COMPLETION
+        return cls(tokenizer, template, "" if continues else "\n\n")
 
     def prompt(self, example: Example) -> str:
         """Give the text that a model answers: all before the last answer, and its opening."""

@@ -12,6 +12,8 @@ from tasks.engine.failures import failure
 from tasks.errors import UserError
 
 Row = dict[str, object]
+# A line that cannot be read stands among the rows as the error that says why.
+_Line = Row | UserError
 
 
 def read_rows(source: str, split: str, revision: str | None) -> list[Row]:
@@ -35,19 +37,24 @@ def read_rows(source: str, split: str, revision: str | None) -> list[Row]:
     elif path.is_dir():
         rows = _from_folder(path, split)
     else:
-        rows = _from_file(path, split)
+        _require_only_split(source, split, path)
+        rows = _readable(read_lines(path))
     if not rows:
         raise UserError(f"{source} has no rows; at least one is needed")
     return rows
 
 
-def _from_file(path: Path, split: str) -> list[Row]:
+def read_lines(path: Path) -> list[_Line]:
+    """Read a file's rows, and in their places the errors of those that can't be read.
+
+    Raises:
+        UserError: The file as a whole is missing, empty, malformed or of an unknown kind.
+    """
     if not path.is_file():
         raise UserError(
             f"data file {missing_file(path)}; possible are a file ({', '.join(DATA_SUFFIXES)}), "
             "a folder written by datasets, and a Hub dataset id (org/name)"
         )
-    _require_only_split(str(path), split, "a file")
     suffix = path.suffix.lower()
     if suffix not in DATA_SUFFIXES:
         raise UserError(
@@ -56,15 +63,23 @@ def _from_file(path: Path, split: str) -> list[Row]:
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; at least one row is needed")
     if suffix == ".parquet":
-        return _from_parquet(path)
+        return list(_from_parquet(path))
     text = _text_of(path)
     if suffix == ".csv":
         return list(_csv_rows(text, path))
-    return _json_rows(text, path) if suffix == ".json" else list(_jsonl_rows(text, path))
+    return list(_json_rows(text, path) if suffix == ".json" else _jsonl_rows(text, path))
 
 
-def _require_only_split(source: str, split: str, kind: str) -> None:
+def _readable(lines: list[_Line]) -> list[Row]:
+    for line in lines:
+        if isinstance(line, UserError):
+            raise line
+    return [line for line in lines if not isinstance(line, UserError)]
+
+
+def _require_only_split(source: str, split: str, path: Path) -> None:
     if split != "train":
+        kind = "a single dataset" if path.is_dir() else "a file"
         raise UserError(
             f"split {split!r} was asked of {source}, but {kind} has no splits; name held-out rows "
             "by data.eval, or hold some out by data.eval_fraction"
@@ -85,12 +100,15 @@ def _text_of(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
+def _jsonl_rows(text: str, path: Path) -> Iterator[_Line]:
     # Not splitlines(): U+2028 and the like may stand unescaped within a JSON string.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield _object(_json(line, where), where)
+            try:
+                yield _object(_json(line, where), where)
+            except UserError as error:
+                yield error
 
 
 def _json_rows(text: str, path: Path) -> list[Row]:
@@ -135,7 +153,7 @@ def _kind(value: object) -> str:
     return names.get(type(value), "number")
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[Row]:
+def _csv_rows(text: str, path: Path) -> Iterator[_Line]:
     # The default of 128 KiB a cell is less than some documents have.
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -148,11 +166,11 @@ def _csv_rows(text: str, path: Path) -> Iterator[Row]:
             )
         for cells in reader:
             if cells and len(cells) != len(columns):
-                raise UserError(
+                yield UserError(
                     f"{path}, line {reader.line_num}: {len(cells)} cells, but the first line names "
                     f"{len(columns)} columns; put cells with commas or line breaks in quotes"
                 )
-            if cells:
+            elif cells:
                 yield dict(zip(columns, cells, strict=True))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: no valid CSV: {error}") from error
@@ -184,7 +202,7 @@ def _from_folder(path: Path, split: str) -> list[Row]:
             raise UserError(f"{path} has no split {split!r}; its splits: {', '.join(loaded)}")
         loaded = loaded[split]
     else:
-        _require_only_split(str(path), split, "a single dataset")
+        _require_only_split(str(path), split, path)
     rows: list[Row] = loaded.to_list()
     return rows
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.engine import adapter_state, lora
-from tasks.engine.base_models import load_base
+from tasks.engine import adapter_state
+from tasks.engine.adapter_folders import CONFIG_FILE, PEFT_PREFIX
+from tasks.engine.base_models import load_base, load_tokenizer
+from tasks.engine.compatibility import tokenizer_identity
 from tasks.engine.injection import probe_logits
 from tasks.engine.loading import load_adapter, verify_same
 from tasks.engine.plain_lora import to_plain
-from tasks.engine.whole_folders import whole_folder
+from tasks.engine.whole_folders import MANIFEST_FILE, whole_folder, write_manifest
 from tasks.errors import VerificationError
 from tasks.records import BaseModelRecord, FileRecord, SavedRecord, TrainedRecord
 
@@ -24,13 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-CONFIG_FILE = "adapter_config.json"
 CARD_FILE = "README.md"
-MANIFEST_FILE = "manifest.json"
-
-# In files PEFT names a weight by its place in a PeftModel around the base. Without that, PEFT warns
-# and answers as the base does; transformers reads both.
-_PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -82,10 +78,10 @@ def save_adapter(
         AdapterflowError: the disk is full or the place is not writable.
     """
     with whole_folder(folder) as partial:
-        _write(files, partial)
+        write_files(partial, files.weights, files.config, files.card)
         header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
         difference = _verify_round_trip(files, partial, live_logits)
-        _write_manifest(files, partial)
+        write_manifest(partial, _facts(files))
     return SavedRecord(
         base=files.base,
         adapter_name=files.name,
@@ -103,24 +99,6 @@ def save_adapter(
     )
 
 
-def save_named_adapters(
-    model: "PreTrainedModel", base: BaseModelRecord, folder: Path
-) -> dict[str, Path]:
-    """Save every adapter of a model to `folder/<name>`, whichever are active.
-
-    transformers refuses to save while several adapters are active; each is read by its name here.
-    """
-    saved = {}
-    for name, config in model.peft_config.items():
-        filled = _filled_in(lora.to_json(config), base)
-        files = AdapterFiles(name, base, adapter_state.read_adapter(model, name), filled)
-        with whole_folder(folder / name) as partial:
-            _write(files, partial)
-            _write_manifest(files, partial)
-        saved[name] = folder / name
-    return saved
-
-
 def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:
     return {
         **config,
@@ -130,26 +108,38 @@ def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:
     }
 
 
-def _write(files: AdapterFiles, folder: Path) -> None:
-    weights = {_PEFT_PREFIX + key: weight for key, weight in files.weights.items()}
-    adapter_state.save_weights(weights, folder / adapter_state.WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(files.config, indent=2, sort_keys=True) + "\n")
-    if files.card:
-        (folder / CARD_FILE).write_text(files.card, encoding="utf-8")
+def write_files(
+    folder: Path, weights: dict[str, "Tensor"], config: dict[str, Any], card: str = ""
+) -> None:
+    """Write an adapter's weights, by their place in the base, its configuration and its card."""
+    placed = {PEFT_PREFIX + key: weight for key, weight in weights.items()}
+    adapter_state.save_weights(placed, folder / adapter_state.WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if card:
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
-def _write_manifest(files: AdapterFiles, folder: Path) -> None:
-    present = sorted(path for path in folder.iterdir() if path.name != MANIFEST_FILE)
-    manifest = {
+def _facts(files: AdapterFiles) -> dict[str, object]:
+    base = files.base
+    return {
         "adapter_name": files.name,
         "base_model": {
-            "reference": files.base.reference,
-            "revision": files.base.revision,
-            "fingerprint": files.base.fingerprint,
+            "reference": base.reference,
+            "revision": base.revision,
+            "fingerprint": base.fingerprint,
+            "source": _portable_source(base),
+            "dtype": base.dtype,
+            "quantization": base.settings.quantization,
         },
-        "files": {path.name: FileRecord.of(path).sha256 for path in present},
+        "template": files.template,
+        "tokenizer": tokenizer_identity(load_tokenizer(base.location, base.revision)),
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _portable_source(base: BaseModelRecord) -> str | None:
+    """Give what to set as `base_model.source` elsewhere; a path of this machine is none."""
+    is_package = base.settings.source.startswith("package:")
+    return base.settings.source if is_package or not Path(base.location).is_absolute() else None
 
 
 def _verify_size(file: Path, weights: dict[str, "Tensor"]) -> int:

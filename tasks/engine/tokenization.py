@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from tasks.config import DataSettings, LossOn, OnLostAnswer, Template
-from tasks.engine.examples import Example, Split
+from tasks.engine.examples import Split
 from tasks.engine.rendering import Rendered, Renderer
+from tasks.engine.row_formats import Example
 from tasks.errors import UserError
 from tasks.records import SplitRecord
 

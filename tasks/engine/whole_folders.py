@@ -1,11 +1,18 @@
-"""Folders that are complete or not there, whatever happens while they are written."""
+"""Folders that are complete or not there, whatever happens while they are written.
 
+Their manifest is written last, and names each file's sha256.
+"""
+
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.errors import AdapterflowError
+from tasks.errors import AdapterflowError, UserError
+from tasks.records import FileRecord
+
+MANIFEST_FILE = "manifest.json"
 
 
 @contextmanager
@@ -69,3 +76,22 @@ def _unwritable(place: Path, error: Exception) -> AdapterflowError:
         f"{place} can't be written: {error} ({free:,.0f} MB are free there); make room or give the "
         "right to write, then go on with the run"
     )
+
+
+def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
+    """Write what there is to know of a folder, with the sha256 of each of its files."""
+    present = sorted(path for path in folder.iterdir() if path.name != MANIFEST_FILE)
+    manifest = {**facts, "files": {path.name: FileRecord.of(path).sha256 for path in present}}
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def check_new(folder: Path) -> None:
+    """Check that a folder can be written without losing anything.
+
+    Raises:
+        UserError: there is something already, or no folder to put it in.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists; give another name, or remove it")
+    if not folder.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {folder.absolute().parent} to write {folder.name} to")

@@ -22,7 +22,9 @@ DEFAULTS = {
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 
-from tasks.tracking.past_runs import (  # noqa: E402  # after the defaults
+from tasks.tracking.adapter_bundle import write_bundle  # noqa: E402  # after the defaults
+from tasks.tracking.adapter_sources import fetched_adapter, is_mlflow_uri  # noqa: E402
+from tasks.tracking.past_runs import (  # noqa: E402
     RecordedRun,
     Status,
     end_elsewhere,
@@ -46,6 +48,8 @@ __all__ = [
     "Status",
     "Tracker",
     "end_elsewhere",
+    "fetched_adapter",
+    "is_mlflow_uri",
     "is_registered",
     "mlflow_run_id",
     "open_run",
@@ -56,4 +60,5 @@ __all__ = [
     "ship_command",
     "tracking_uri",
     "ui_command",
+    "write_bundle",
 ]

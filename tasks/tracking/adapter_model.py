@@ -7,19 +7,24 @@ with random layers. This one is a models-from-code pyfunc, `adapter_pyfunc.py`.
 import re
 import tempfile
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.records import SavedRecord
+from tasks.engine.base_sources import BaseSource
+from tasks.records import BaseModelRecord, SavedRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
 
-_CODE = Path(__file__).with_name("adapter_pyfunc.py")
+CODE = Path(__file__).with_name("adapter_pyfunc.py")
 _SHA256_TAG = "adapter.sha256"
+
+# What one request may ask for.
+_LIMITS = {"max_rows": 256, "max_prompt_tokens": 32768, "max_new_tokens": 2048}
 
 
 def log_adapter(
@@ -89,36 +94,51 @@ def _save(
         run_id=run_id,
         model_id=model.model_id,
     )
+    templates = {saved.adapter_name: saved.template}
     with warnings.catch_warnings():
         # mlflow 3.17 asks for an input example even where there is a signature.
         warnings.filterwarnings("ignore", ".*An input example", UserWarning)
         mlflow.pyfunc.save_model(
             str(path),
-            python_model=str(_CODE),
-            artifacts={"adapter": str(saved.folder)},
-            model_config=_model_config(saved),
-            signature=_signature(),
+            python_model=str(CODE),
+            artifacts={saved.adapter_name: str(saved.folder)},
+            model_config=model_config(saved.base, saved.base.dtype, templates),
+            signature=signature(saved.adapter_name),
             pip_requirements=requirements,
             mlflow_model=info,
         )
 
 
-def _model_config(saved: SavedRecord) -> dict[str, object]:
-    """Give what `adapter_pyfunc.py` reads; a user overrides any of it when loading."""
+def model_config(
+    base: BaseSource | BaseModelRecord, dtype: str, templates: Mapping[str, str]
+) -> dict[str, object]:
+    """Give what `adapter_pyfunc.py` reads; a user overrides any of it when loading.
+
+    Args:
+        base: of all the adapters.
+        dtype: in which it is loaded.
+        templates: the adapters' names, the first of them the default, and how each is prompted.
+    """
     return {
         "base_model": None,
         "base_revision": None,
-        "recorded_location": saved.base.location,
-        "recorded_reference": saved.base.reference,
-        "recorded_revision": saved.base.revision,
-        "dtype": saved.base.dtype,
-        "quantization": str(saved.base.settings.quantization),
-        "template": saved.template,
+        "recorded_location": base.location,
+        "recorded_reference": base.reference,
+        "recorded_revision": base.revision,
+        "dtype": dtype,
+        "quantization": str(base.settings.quantization),
+        "adapters": dict(templates),
+        "default_adapter": next(iter(templates)),
+        **_LIMITS,
     }
 
 
-def _signature() -> "ModelSignature":
-    """Give the signature; an example in its place would make mlflow run the model."""
+def signature(adapter: str) -> "ModelSignature":
+    """Give the signature; an example in its place would make mlflow run the model.
+
+    Args:
+        adapter: which answers unless a request names another.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType
@@ -134,6 +154,7 @@ def _signature() -> "ModelSignature":
         outputs=Schema([ColSpec(DataType.string)]),
         params=ParamSchema(
             [
+                ParamSpec("adapter", DataType.string, adapter),
                 ParamSpec("max_new_tokens", DataType.long, 128),
                 ParamSpec("temperature", DataType.double, 0.0),
             ]
@@ -143,7 +164,12 @@ def _signature() -> "ModelSignature":
 
 def requirements(saved: SavedRecord) -> list[str]:
     """Give the installed versions of what the model needs, without local parts such as `+cpu`."""
+    return requirements_on(saved.base)
+
+
+def requirements_on(base: BaseSource | BaseModelRecord) -> list[str]:
+    """Give the same for any adapters of a base."""
     names = ["torch", "transformers", "peft", "accelerate"]
-    if saved.base.settings.quantization != "none":
+    if base.settings.quantization != "none":
         names.append("bitsandbytes")
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]

@@ -1,4 +1,4 @@
-"""The model that MLflow loads: a base found where it is kept, with the logged adapter on it.
+"""The model that MLflow loads and serves: a base found where it is kept, with adapters on it.
 
 This file is stored with each logged adapter and runs wherever that is loaded, so it imports
 nothing of this project. `mlflow.pyfunc.load_model(uri, model_config={"base_model": "…"})` names
@@ -7,79 +7,178 @@ another place of the base.
 
 import json
 import re
+import threading
+from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlflow.models
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 BATCH_SIZE = 16
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a prompt is answered; prompts of one way are answered in one batch."""
+
+    adapter: str
+    max_new_tokens: int
+    temperature: float
+
+
+@dataclass(eq=False)
+class Job:
+    """One prompt on its way to an answer."""
+
+    prompt: list[int]
+    """Its tokens."""
+    way: Way
+    answer: str | None = None
+    error: Exception | None = None
+    is_done: threading.Event = field(default_factory=threading.Event)
+
+
 class AdapterModel(PythonModel):
-    """Answers the rows of a table: its column `prompt` (text), or `messages` (a chat)."""
+    """Answers the rows of a table: its column `prompt` (text), or `messages` (a chat).
+
+    The param `adapter` names which of the stored adapters answers; all of them are in memory, on
+    one base. Requests may come at once: what waits for the same adapter is answered together.
+    """
 
     # Without it mlflow 3.17 asks for type hints on `predict` whenever this is loaded; with them it
     # would drop the signature's params.
     _skip_type_hint_validation = True
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load base, adapter and tokenizer.
+        """Load base, adapters and tokenizers.
 
         Raises:
-            ValueError: The base is not found, or the adapter's weights do not fit it exactly.
+            ValueError: The base is not found, or an adapter's weights do not fit it exactly.
         """
-        config = dict(context.model_config)
-        folder = context.artifacts["adapter"]
-        base, revision = find_base(config)
-        self.tokenizer = _load_tokenizer(folder, base, revision)
-        # Prompts are written as they were in training.
-        self.chat = config["template"] == "chat" and self.tokenizer.chat_template is not None
-        self.model = _load_base(base, revision, config)
-        info = self.model.load_adapter(folder)
-        # transformers 5.23 only logs what does not fit, and goes on with random weights.
-        wrong = [*info.missing_keys, *info.unexpected_keys, *info.mismatched_keys]
-        if wrong:
-            raise ValueError(
-                f"the adapter was made for another base than {base!r}: {len(wrong)} weights are "
-                f"missing, unexpected or of another shape, such as {min(map(str, wrong))}"
-            )
+        self.config = dict(context.model_config)
+        base, revision = find_base(self.config)
+        self.model = _load_base(base, revision, self.config)
+        self.tokenizers, self.chats, self.inner = {}, {}, {}
+        for number, (name, template) in enumerate(self.config["adapters"].items()):
+            folder = context.artifacts[name]
+            tokenizer = _load_tokenizer(folder, base, revision)
+            # Prompts are written as they were in training.
+            self.chats[name] = template == "chat" and tokenizer.chat_template is not None
+            self.tokenizers[name] = tokenizer
+            # Modules can't have every name that MLflow allows.
+            self.inner[name] = f"adapter_{number}"
+            _load_adapter(self.model, folder, self.inner[name], base)
+        # transformers hands the output layer a slice with gaps, for which torch 2.13 copies its
+        # weight once a row: a second a batch.
+        head = self.model.get_output_embeddings()
+        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         self.model.eval()
+        self._active = ""
+        self._waiting: deque[Job] = deque()
+        self._queue, self._computing = threading.Lock(), threading.Lock()
+        self._tokenizing = threading.Lock()
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
-        """Give one answer a row: a list of str."""
+        """Give one answer a row: a list of str.
+
+        Raises:
+            MlflowException: A row asks nothing, there is no such adapter, or a limit is passed.
+        """
+        way = self._way(**(params or {}))
         # mlflow drops columns that the signature does not name, which may leave none.
         if not {"prompt", "messages"} & set(model_input.columns):
-            raise ValueError("the table needs a column `prompt` or `messages`")
-        prompts = [
-            _as_text(self.tokenizer, row, self.chat)
-            for row in model_input.to_dict(orient="records")
-        ]
-        answers: list[str] = []
-        for start in range(0, len(prompts), BATCH_SIZE):
-            answers += self._answer(prompts[start : start + BATCH_SIZE], **(params or {}))
-        return answers
+            raise _refused("the table needs a column `prompt` or `messages`")
+        rows = model_input.to_dict(orient="records")
+        if len(rows) > self.config["max_rows"]:
+            raise _refused(f"{len(rows)} rows at once; at most {self.config['max_rows']}")
+        jobs = [Job(self._prompt(row, way), way) for row in rows]
+        self._answer_all(jobs)
+        return [job.answer for job in jobs]
 
-    def _answer(
-        self, prompts: list[str], max_new_tokens: int = 128, temperature: float = 0.0
-    ) -> list[str]:
+    def _way(self, adapter: str = "", max_new_tokens: int = 128, temperature: float = 0.0) -> Way:
+        names = list(self.tokenizers)
+        if adapter and adapter not in names:
+            raise _refused(f"there is no adapter {adapter!r}; possible: {', '.join(names)}")
+        most = self.config["max_new_tokens"]
+        if not 0 < int(max_new_tokens) <= most:
+            raise _refused(f"max_new_tokens is {max_new_tokens}; possible are 1 to {most}")
+        return Way(
+            adapter or self.config["default_adapter"], int(max_new_tokens), float(temperature)
+        )
+
+    def _prompt(self, row: dict[str, Any], way: Way) -> list[int]:
+        tokenizer, is_chat = self.tokenizers[way.adapter], self.chats[way.adapter]
+        text = _as_text(tokenizer, row, is_chat)
+        # A tokenizer keeps how it pads between calls: two threads at once would disturb each other.
+        with self._tokenizing:
+            # The chat template wrote the special tokens already.
+            tokens: list[int] = tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        most = (positions or self.config["max_prompt_tokens"]) - way.max_new_tokens
+        most = min(most, self.config["max_prompt_tokens"])
+        if len(tokens) > most:
+            raise _refused(f"the prompt has {len(tokens)} tokens; possible are {most}")
+        return tokens
+
+    def _answer_all(self, jobs: list[Job]) -> None:
+        """Wait until these are answered; whichever request comes first computes for all."""
+        with self._queue:
+            self._waiting.extend(jobs)
+        for job in jobs:
+            while not job.is_done.is_set():
+                with self._computing:
+                    # Another request may have answered it in the meantime.
+                    if not job.is_done.is_set():
+                        self._answer_batch(self._take())
+            if job.error:
+                raise job.error
+
+    def _take(self) -> list[Job]:
+        """Take the one that has waited longest, and others of its way."""
+        with self._queue:
+            way = self._waiting[0].way
+            batch = [job for job in self._waiting if job.way == way][:BATCH_SIZE]
+            for job in batch:
+                self._waiting.remove(job)
+        return batch
+
+    def _answer_batch(self, batch: list[Job]) -> None:
+        try:
+            answers = self._answer([job.prompt for job in batch], batch[0].way)
+            for job, answer in zip(batch, answers, strict=True):
+                job.answer = answer
+        except Exception as error:  # noqa: BLE001 - each of the requests raises it
+            for job in batch:
+                job.error = error
+        finally:
+            for job in batch:
+                job.is_done.set()
+
+    def _answer(self, prompts: list[list[int]], way: Way) -> list[str]:
         import torch
+        from peft.functional import set_adapter
 
-        batch = self.tokenizer(
-            prompts,
-            # The chat template wrote them already.
-            add_special_tokens=not self.chat,
-            padding=True,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        ).to(self.model.device)
+        if self._active != way.adapter:
+            set_adapter(self.model, self.inner[way.adapter], inference_mode=True)
+            self._active = way.adapter
+        tokenizer = self.tokenizers[way.adapter]
+        batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.model.device)
         with torch.inference_mode():
             tokens = self.model.generate(
-                **batch, max_new_tokens=int(max_new_tokens), **_sampling(temperature)
+                **batch, max_new_tokens=way.max_new_tokens, **_sampling(way.temperature)
             )
         new_tokens = tokens[:, batch["input_ids"].shape[1] :]
-        answers = self.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+        answers = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
         return [answer.strip() for answer in answers]
+
+
+def _refused(message: str) -> MlflowException:
+    """Give the error that a server answers with status 400 and this message."""
+    return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
 
 
 def find_base(config: dict[str, Any]) -> tuple[str, str | None]:
@@ -126,6 +225,20 @@ def _quantization(name: str, dtype: Any) -> Any:  # noqa: ANN401
     return BitsAndBytesConfig(load_in_8bit=True) if name == "8bit" else None
 
 
+def _load_adapter(model: Any, folder: str, name: str, base: str) -> None:  # noqa: ANN401
+    info = model.load_adapter(folder, adapter_name=name)
+    # transformers 5.23 only logs what does not fit, and goes on with random weights. To it other
+    # adapters' weights are missing, too.
+    own = re.compile(rf"\.(lora_\w+|modules_to_save)\.{re.escape(name)}(\.|$)")
+    missing = [key for key in map(str, info.missing_keys) if own.search(key)]
+    wrong = [*missing, *info.unexpected_keys, *info.mismatched_keys]
+    if wrong:
+        raise ValueError(
+            f"the adapter in {folder} was made for another base than {base!r}: {len(wrong)} "
+            f"weights are missing, unexpected or of another shape, such as {min(map(str, wrong))}"
+        )
+
+
 def _load_tokenizer(folder: str, base: str, revision: str | None) -> Any:  # noqa: ANN401
     from transformers import AutoTokenizer
 
@@ -145,10 +258,10 @@ def _as_text(tokenizer: Any, row: dict[str, Any], chat: bool) -> str:  # noqa: A
         messages = json.loads(messages)
     # An empty cell of a table is NaN.
     if not isinstance(prompt, str) and (messages is None or isinstance(messages, float)):
-        raise ValueError(f"a row needs `prompt`, a text, or `messages`; this one is {row!r:.200}")
+        raise _refused(f"a row needs `prompt`, a text, or `messages`; this one is {row!r:.200}")
     if not chat:
         if not isinstance(prompt, str):
-            raise ValueError("the adapter was trained without a chat template: give `prompt`")
+            raise _refused("the adapter was trained without a chat template: give `prompt`")
         return prompt
     turns: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages
     text: str = tokenizer.apply_chat_template(

@@ -1,0 +1,113 @@
+"""Adapters written out, from wherever they are kept: alone, merged, or several as one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.adapters_on_base import base_of, found_adapters
+from tasks.config import AdapterSettings, Dtype
+from tasks.engine.adapter_folders import copy_adapter
+from tasks.engine.base_models import load_tokenizer
+from tasks.engine.base_sources import find_base
+from tasks.engine.combining import METHODS, Combination, combine
+from tasks.engine.merging import export_merged
+from tasks.engine.scoring import exact_match_on
+from tasks.errors import UserError
+from tasks.records import CombinedRecord, MergedRecord
+
+_BATCH_SIZE = 16
+
+
+def export_adapter(source: str, folder: Path) -> None:
+    """Write an adapter's own files to a folder.
+
+    Raises:
+        UserError: there is no such adapter, or the folder is there already.
+    """
+    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+        copy_adapter(adapter, folder)
+
+
+def merge_adapter(  # noqa: PLR0913 - what a user may give
+    source: str,
+    folder: Path,
+    base_model: str | None,
+    dtype: str,
+    rows: Path | None,
+    max_new_tokens: int,
+) -> MergedRecord:
+    """Write an adapter merged into its base to a folder; see `export_merged`."""
+    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+        base = base_of(adapter, base_model)
+        score = None
+        if rows:
+            found = find_base(base)
+            tokenizer = load_tokenizer(found.location, found.revision)
+            score = exact_match_on(
+                rows,
+                adapter,
+                tokenizer,
+                max_new_tokens=max_new_tokens,
+                batch_size=_BATCH_SIZE,
+            )
+        return export_merged(adapter, base, folder, Dtype(dtype), score)
+
+
+def combine_adapters(
+    weighted: Sequence[tuple[str, float]],
+    folder: Path,
+    base_model: str | None,
+    how: Combination,
+) -> CombinedRecord:
+    """Write one adapter made of several; see `combine`.
+
+    Args:
+        weighted: where the adapters are, and what each counts.
+        folder: the new adapter's own.
+        base_model: where their base is, if not where the first says.
+        how: the method.
+
+    Raises:
+        UserError: there are not two, or the method is none.
+    """
+    if how.method not in METHODS:
+        raise UserError(f"--method {how.method!r} is none; possible: {', '.join(METHODS)}")
+    if len(weighted) <= 1:
+        raise UserError("give two adapters or more to combine")
+    wanted = [AdapterSettings(source=source) for source, _ in weighted]
+    with found_adapters(wanted) as adapters:
+        base = base_of(adapters[0], base_model)
+        return combine(adapters, [weight for _, weight in weighted], base, folder, how)
+
+
+def combined_lines(record: CombinedRecord) -> str:
+    """Say what a combination came to."""
+    size = f"rank {record.r}, {record.num_adapter_parameters:,} parameters"
+    again = f"loaded again, by {record.round_trip_logit_difference:.3g} other than when made"
+    lines = [
+        *record.remarks,
+        f"{record.folder}: {len(record.weights)} adapters by {record.method}, {size}",
+        f"it changes the base's logits by up to {record.logit_effect:.3g}; {again}",
+    ]
+    return "\n".join(lines)
+
+
+def merged_lines(record: MergedRecord) -> str:
+    """Say what a merge came to."""
+    untied = ", the output layer with weights of its own" if record.is_untied else ""
+    share = record.logit_difference / record.largest_logit
+    within = f"{record.logit_difference:.3g} ({share:.4%} of the largest)"
+    lines = [
+        *record.remarks,
+        f"{record.folder}: {record.num_parameters:,} parameters in {record.dtype}{untied}",
+        f"logits as of base with adapter, within {within}; allowed: {record.tolerance:.3g}",
+    ]
+    if record.score is not None:
+        lines.append(f"answers right: {record.score:.1%}, as base with adapter")
+    if packed := record.packed:
+        scored = "" if packed.score is None else f", answers right: {packed.score:.1%}"
+        lines.append(
+            f"against the adapter on its base in {packed.quantization}: logits within "
+            f"{packed.logit_difference:.3g}, the same next token at {packed.same_next_token:.0%}"
+            f"{scored}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,27 @@
+"""The batch inference flow: a file of rows in, the same rows with their answers out."""
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from tasks.config import PredictBatchConfig
+from tasks.errors import UserError
+from tasks.predict_batch import predict_batch as predict
+from tasks.records import PredictionRecord
+from tasks.run_log import shorten_mistakes
+
+
+@flow(name="predict-batch", persist_result=True, result_serializer="json")
+def predict_batch(config: PredictBatchConfig) -> PredictionRecord | State[PredictionRecord]:
+    """Answer a file of rows with one or several adapters on one base.
+
+    Args:
+        config: which adapters, which rows, and where to.
+    """
+    shorten_mistakes()
+    try:
+        record: PredictionRecord = predict(config)
+    except UserError as mistake:
+        # The state carries the one message that the user needs, where the UI shows it.
+        return Failed(message=str(mistake), data=mistake)
+    return record

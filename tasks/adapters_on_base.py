@@ -1,0 +1,81 @@
+"""A base with its adapters in memory, wherever these are kept: a folder, the Hub, or MLflow."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from tasks.config import AdapterSettings, BaseModelSettings, TrackingSettings
+from tasks.engine.adapter_folders import AdapterFolder, find_adapter
+from tasks.engine.adapter_set import AdapterSet
+from tasks.errors import UserError
+from tasks.progress import logger
+from tasks.tracking import fetched_adapter, is_mlflow_uri
+
+
+@contextmanager
+def found_adapters(
+    wanted: Sequence[AdapterSettings], tracking_uri: str | None = None
+) -> Iterator[list[AdapterFolder]]:
+    """Bring the adapters' folders here, for as long as the block runs.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    with ExitStack() as stack:
+        folders = []
+        for one in wanted:
+            if is_mlflow_uri(one.source):
+                tracking = TrackingSettings(uri=tracking_uri)
+                path = stack.enter_context(fetched_adapter(one.source, tracking))
+                folders.append(find_adapter(path, named=one.source))
+            else:
+                folders.append(find_adapter(one.source, one.revision))
+        yield folders
+
+
+def load_adapters(
+    base: BaseModelSettings | None,
+    wanted: Sequence[AdapterSettings],
+    folders: Sequence[AdapterFolder],
+) -> AdapterSet:
+    """Load a base and these adapters on it, none of them active.
+
+    Args:
+        base: the base; the one that the first adapter was made for, unless given.
+        wanted: the adapters.
+        folders: where they lie.
+
+    Raises:
+        UserError: the base is not at hand, or an adapter does not go with it.
+    """
+    adapters = AdapterSet.on(base or base_of(folders[0]))
+    for one, folder in zip(wanted, folders, strict=True):
+        loaded = adapters.load(folder, one.name, template=one.template, any_base=one.any_base)
+        for remark in loaded.remarks:
+            logger().warning(remark)
+    adapters.disable()
+    return adapters
+
+
+def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSettings:
+    """Give the base that an adapter was made for, loaded as in its training where that is known.
+
+    Args:
+        adapter: the adapter.
+        elsewhere: another source of the base than the adapter tells.
+
+    Raises:
+        UserError: neither says where the base is.
+    """
+    recorded = dict(adapter.manifest.get("base_model", {}))
+    reference = recorded.get("reference") or adapter.config.base_model_name_or_path
+    revision = recorded.get("revision") or adapter.config.revision
+    source = elsewhere or recorded.get("source") or reference
+    if not source:
+        raise UserError(f"{adapter.source} does not name its base; set base_model.source")
+    settings = {
+        "source": source,
+        "hub_id": reference if source == recorded.get("source") != reference else None,
+        "revision": revision if source == reference else None,
+        **{key: recorded[key] for key in ("dtype", "quantization") if key in recorded},
+    }
+    return BaseModelSettings.model_validate(settings)

@@ -1,0 +1,53 @@
+"""Which saved adapter, and under what name."""
+
+import re
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from tasks.config.data import Template
+from tasks.config.section import Section
+
+_PINNED = re.compile(r"([\w-][\w.-]*/[\w.-]+)@([\w./-]+)")
+
+
+class AdapterSettings(Section):
+    """A saved adapter to load."""
+
+    model_config = ConfigDict(title="Adapter")
+
+    source: str = Field(min_length=1)
+    """A folder, a Hub id (`org/name`, or `org/name@revision`), or an address in MLflow:
+    `models:/name@alias`, `models:/name/version`, `models:/m-…`, `runs:/run id/name`."""
+
+    name: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]+$")
+    """The name by which rows and requests ask for it."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+
+    template: Template = Template.AUTO
+    """How prompts are written; `auto` is as in training where the adapter says so, else `chat`
+    where the tokenizer has a chat template."""
+
+    any_base: bool = False
+    """Load the adapter also where it was made for another base, if only the shapes fit."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _revision_behind_the_id(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given
+        source = given.get("source") if isinstance(given, dict) else None
+        match = _PINNED.fullmatch(source) if isinstance(source, str) else None
+        if not match or given.get("revision") or Path(match[0]).exists():
+            return given
+        return {**given, "source": match[1], "revision": match[2]}
+
+    @model_validator(mode="after")
+    def _revision_needs_a_hub_id(self) -> Self:
+        if self.revision and (":" in self.source or self.source.startswith(("/", ".", "~"))):
+            raise ValueError(
+                f"revision {self.revision!r} was given, but {self.source!r} is not a Hub id; "
+                "remove revision"
+            )
+        return self

@@ -1,0 +1,58 @@
+"""Rows with their answers, as a file of the kind that the rows came from."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.engine.prediction import Answered
+from tasks.engine.question_files import QuestionFile
+from tasks.errors import UserError
+
+
+def write_answers(
+    asked: QuestionFile, answers: Sequence[Answered], columns: tuple[str, str], target: Path
+) -> None:
+    """Write the rows in their order, with a column of answers and one of errors.
+
+    Args:
+        asked: the rows, whose other columns stay as they are.
+        answers: one a row.
+        columns: names of the new columns: answer, error.
+        target: the file to write, of the input's kind.
+    """
+    kinds = {".csv": _write_csv, ".parquet": _write_parquet}
+    write = kinds.get(asked.source.suffix.lower(), _write_json)
+    new = [{columns[0]: one.answer, columns[1]: one.error} for one in answers]
+    write(asked, new, target)
+
+
+_New = list[dict[str, str | None]]
+
+
+def _write_json(asked: QuestionFile, new: _New, target: Path) -> None:
+    with target.open("w", encoding="utf-8") as file:
+        for row, added in zip(asked.rows, new, strict=True):
+            kept = {} if isinstance(row, UserError) else row
+            file.write(json.dumps({**kept, **added}, ensure_ascii=False) + "\n")
+
+
+def _write_csv(asked: QuestionFile, new: _New, target: Path) -> None:
+    with asked.source.open(encoding="utf-8-sig", newline="") as file:
+        old = next(csv.reader(file))
+    with target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*old, *new[0]], lineterminator="\n")
+        writer.writeheader()
+        for row, added in zip(asked.rows, new, strict=True):
+            kept = {} if isinstance(row, UserError) else row
+            writer.writerow({**kept, **added})
+
+
+def _write_parquet(asked: QuestionFile, new: _New, target: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = parquet.read_table(asked.source)
+    for column in new[0]:
+        table = table.append_column(column, pa.array([row[column] for row in new], pa.string()))
+    parquet.write_table(table, target)

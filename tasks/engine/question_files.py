@@ -1,0 +1,63 @@
+"""A file of rows to answer and the file for the answers, checked before a model is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks import home
+from tasks.config import PredictBatchConfig
+from tasks.engine.prediction import Answered, Question, read_row
+from tasks.engine.row_sources import Row, read_lines
+from tasks.errors import UserError
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """What is asked, and where the answers go."""
+
+    source: Path
+    output: Path
+    rows: Sequence[Row | UserError]
+    """As they stand in the file; a line that can't be read is the error that says why."""
+    questions: Sequence[Question | Answered]
+    """One a row; what can't be asked is answered with its error."""
+
+
+def open_questions(config: PredictBatchConfig) -> QuestionFile:
+    """Read the questions, and check that their answers have a place.
+
+    Relative paths are below the home, not the working directory, which a worker may not share.
+
+    Raises:
+        UserError: the input can't be read or no row of it can be answered, or the output is there
+            already, has no folder, or would lose a column of the input.
+    """
+    source, output = (
+        home.home() / Path(file).expanduser() for file in (config.input, config.output)
+    )
+    if output.exists() and not config.overwrite:
+        raise UserError(f"{output} exists; give another name, or set overwrite")
+    if not output.parent.is_dir():
+        raise UserError(f"there is no folder {output.parent} to write {output.name} to")
+    rows = read_lines(source)
+    if not rows:
+        raise UserError(f"{source} has no rows; at least one is needed")
+    _check_columns(rows, (config.answer_column, config.error_column))
+    names = [adapter.name for adapter in config.adapters]
+    questions = [
+        read_row(number, row, names, config.adapter_column) for number, row in enumerate(rows, 1)
+    ]
+    bad = [one.error for one in questions if isinstance(one, Answered)]
+    if len(bad) == len(rows):
+        raise UserError(f"{source}: none of its {len(rows)} rows can be answered: {bad[0]}")
+    return QuestionFile(source, output, rows, questions)
+
+
+def _check_columns(rows: Sequence[Row | UserError], new: Sequence[str]) -> None:
+    for row in rows:
+        taken = [] if isinstance(row, UserError) else [column for column in new if column in row]
+        if taken:
+            raise UserError(
+                f"the rows have a column {taken[0]!r} already; name the new columns otherwise by "
+                "answer_column and error_column"
+            )

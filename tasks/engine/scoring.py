@@ -1,0 +1,66 @@
+"""The share of rows that a model answers exactly right."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.config import RowFormat, Template
+from tasks.engine.adapter_folders import AdapterFolder
+from tasks.engine.compatibility import check_tokenizer
+from tasks.engine.generation import answer, matches
+from tasks.engine.rendering import Renderer, choose_template
+from tasks.engine.row_formats import BadRowError, Example, detect_row_format, read_example
+from tasks.engine.row_sources import read_rows
+from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def exact_match_on(
+    rows: Path,
+    adapter: AdapterFolder,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+) -> Callable[["PreTrainedModel"], float]:
+    """Give a function that scores a model on the rows of a file, prompted as for the adapter.
+
+    Raises:
+        UserError: the rows can't be read, have no answers, or are plain text.
+    """
+    row_format, examples = _examples(rows)
+    tokenizer = check_tokenizer(adapter, tokenizer)
+    wanted = Template(adapter.manifest.get("template", Template.AUTO))
+    template = choose_template(wanted, tokenizer, is_text=False)
+    renderer = Renderer.of(tokenizer, template, row_format)
+    prompts = [renderer.prompt(example) for example in examples]
+
+    def score(model: "PreTrainedModel") -> float:
+        answers = answer(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            adds_special_tokens=template is Template.PLAIN,
+        )
+        right = (matches(a, one.answer) for a, one in zip(answers, examples, strict=True))
+        return sum(right) / len(examples)
+
+    return score
+
+
+def _examples(file: Path) -> tuple[RowFormat, list[Example]]:
+    rows = read_rows(str(file), "train", None)
+    row_format = detect_row_format(rows[0], str(file))
+    if row_format is RowFormat.TEXT:
+        raise UserError(f"{file} has plain text, which has no answers to score")
+    examples = []
+    for number, row in enumerate(rows, 1):
+        try:
+            examples.append(read_example(number, row, row_format))
+        except BadRowError as error:
+            raise UserError(f"{file}, row {number}: {error}") from error
+    return row_format, examples

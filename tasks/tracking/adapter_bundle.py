@@ -1,0 +1,49 @@
+"""Several adapters as one MLflow model, which answers requests with the one that they name."""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.engine.adapter_set import LoadedAdapter
+from tasks.engine.base_sources import BaseSource
+from tasks.records import BaseModelRecord
+from tasks.tracking.adapter_model import CODE, model_config, requirements_on, signature
+
+
+def write_bundle(
+    folder: Path,
+    base: BaseSource | BaseModelRecord,
+    dtype: str,
+    adapters: Mapping[str, LoadedAdapter],
+    folders: Mapping[str, Path],
+) -> None:
+    """Write the model to a new folder, without base weights, whole or not at all.
+
+    Args:
+        folder: for `mlflow models serve -m` and `mlflow.pyfunc.load_model`.
+        base: on which all of them were loaded.
+        dtype: of its weights.
+        adapters: by their names, the first of them the default.
+        folders: where their files lie.
+    """
+    import mlflow.pyfunc
+
+    templates = {name: str(one.template) for name, one in adapters.items()}
+    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".bundle-") as made:
+        # mlflow names what it copies by the folder's own name, which many have in common.
+        for name, path in folders.items():
+            shutil.copytree(path, Path(made) / name)
+        with warnings.catch_warnings():
+            # mlflow 3.17 asks for an input example even where there is a signature.
+            warnings.filterwarnings("ignore", ".*An input example", UserWarning)
+            mlflow.pyfunc.save_model(
+                str(Path(made) / "model"),
+                python_model=str(CODE),
+                artifacts={name: str(Path(made) / name) for name in folders},
+                model_config=model_config(base, dtype, templates),
+                signature=signature(next(iter(adapters))),
+                pip_requirements=requirements_on(base),
+            )
+        (Path(made) / "model").rename(folder)

@@ -1,0 +1,73 @@
+"""Adapters that MLflow keeps, brought to a folder: from the registry, a logged model, or a run."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.config import TrackingSettings
+from tasks.errors import UserError
+from tasks.tracking.store import tracking_uri
+
+_URI = re.compile(r"(models|runs):/+")
+
+
+def is_mlflow_uri(source: str) -> bool:
+    """Tell an address in MLflow from a folder or a Hub id."""
+    return bool(_URI.match(source))
+
+
+@contextmanager
+def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
+    """Give the adapter's folder, for as long as the block runs.
+
+    Args:
+        uri: `models:/name@alias`, `models:/name/version`, `models:/m-…`, or
+            `runs:/run id/artifact or model`.
+        tracking: where MLflow is.
+
+    Raises:
+        UserError: MLflow has nothing there, or cannot be asked, or what it has is no one adapter.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    store = tracking_uri(tracking)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with _default_store(store):
+                fetched = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
+        except (MlflowException, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{uri} can't be had from MLflow: {reason}") from error
+        yield _only_adapter(uri, fetched)
+
+
+@contextmanager
+def _default_store(uri: str) -> Iterator[None]:
+    """Make this the store that mlflow asks by default.
+
+    Whatever is said with the call, mlflow 3.17 looks `models:/m-…` up in its default store.
+    """
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def _only_adapter(uri: str, fetched: Path) -> Path:
+    found = sorted(config.parent for config in fetched.rglob("adapter_config.json"))
+    if len(found) != 1:
+        has = ", ".join(str(path.relative_to(fetched)) for path in found) or "none"
+        raise UserError(f"{uri} should hold one adapter; it holds {has}")
+    return found[0]

@@ -1,0 +1,74 @@
+"""Adapters in MLflow are found by every kind of address it has for them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flow_runs import sums, tiny_config
+from mlflow import MlflowClient
+from mlflow_runs import id_of
+
+from flows import runs
+from tasks.config import TrackingSettings
+from tasks.errors import UserError
+from tasks.records import FileRecord, ReportRecord
+from tasks.tracking import fetched_adapter, is_mlflow_uri
+
+ADDRESSES: dict[str, Callable[[ReportRecord], str]] = {
+    "logged model": lambda report: str(report.model_uri),
+    "run": lambda report: f"runs:/{id_of(report.run)}/default",
+    "alias": lambda _: "models:/sums@champion",
+    "version": lambda _: "models:/sums/1",
+}
+
+
+@pytest.fixture(scope="module")
+def report(
+    prefect_server: None, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ReportRecord:
+    """Run the flow once, and register what it logged as the champion."""
+    import mlflow
+
+    data = sums(tmp_path_factory.mktemp("data") / "sums.jsonl")
+    report = runs.execute(runs.create_run(tiny_config(tiny_base, data)))
+    with pytest.MonkeyPatch.context() as patch:
+        # Whatever client is asked, mlflow 3.17 looks the model up in its default store.
+        patch.setenv("MLFLOW_TRACKING_URI", report.run.tracking_uri)
+        mlflow.set_registry_uri(report.run.tracking_uri)
+        client = MlflowClient(report.run.tracking_uri)
+        client.create_registered_model("sums")
+        version = client.create_model_version("sums", str(report.model_uri))
+        client.set_registered_model_alias("sums", "champion", version.version)
+        mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+    return report
+
+
+def tracking(report: ReportRecord) -> TrackingSettings:
+    """Say where the run was recorded."""
+    return TrackingSettings(uri=report.run.tracking_uri)
+
+
+@pytest.mark.parametrize("address", ADDRESSES.values(), ids=ADDRESSES.keys())
+def test_every_address_gives_the_saved_adapter(
+    report: ReportRecord, address: Callable[[ReportRecord], str]
+) -> None:
+    """Model, run, version and alias give the very folder that step 5 saved."""
+    assert is_mlflow_uri(address(report))
+    with fetched_adapter(address(report), tracking(report)) as folder:
+        for file in (report.saved.weights, report.saved.config, report.saved.manifest):
+            assert FileRecord.of(folder / file.path.name).sha256 == file.sha256
+
+
+@pytest.mark.parametrize(
+    "uri", ["models:/sums@loser", "models:/none/1", "models:/m-00", "runs:/00/default"]
+)
+def test_what_mlflow_lacks_is_named(report: ReportRecord, uri: str) -> None:
+    """An address of nothing is one error that repeats it."""
+    with pytest.raises(UserError, match=uri), fetched_adapter(uri, tracking(report)):
+        pass
+
+
+@pytest.mark.parametrize("source", ["outputs/run/default", "org/name", "models/mine"])
+def test_folders_and_hub_ids_are_no_addresses(source: str) -> None:
+    """What is not MLflow's is left to the engine."""
+    assert not is_mlflow_uri(source)

@@ -1,0 +1,86 @@
+"""Others' programs read our adapters, and ours reads others'; logits are equal both ways."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_steps import logits, save_here, trained
+from peft import AutoPeftModelForCausalLM, PeftModel
+from plain_adapters import lora_folder
+from transformers import AutoModelForCausalLM
+
+from tasks.config import BaseModelSettings, LoraSettings
+from tasks.engine.adapter_set import AdapterSet
+
+OURS: list[dict[str, object]] = [
+    {},
+    {"target_modules": "all-linear", "use_rslora": True},
+    {"use_dora": True},
+    {"modules_to_save": ["lm_head"]},
+    {"target_modules": ["embed_tokens", "lm_head"]},
+    {"init": "pissa"},
+]
+THEIRS: list[dict[str, Any]] = [
+    {},
+    {"target_modules": "all-linear", "use_rslora": True, "lora_alpha": 3},
+    {"target_modules": r".*\.layers\.1\..*(q|v)_proj"},
+    {"rank_pattern": {"layers.0.self_attn.q_proj": 5}, "alpha_pattern": {"q_proj": 7}},
+    {"layers_to_transform": [1]},
+    {"use_dora": True},
+    {"modules_to_save": ["lm_head"]},
+    {"modules_to_save": ["embed_tokens", "norm"]},
+    {"target_modules": ["embed_tokens", "up_proj"]},
+    {"lora_bias": True},
+]
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_base: Path) -> AdapterSet:
+    """Load the base once for all of others' adapters."""
+    settings = {"source": str(tiny_base), "dtype": "float32"}
+    return AdapterSet.on(BaseModelSettings.model_validate(settings))
+
+
+@pytest.mark.parametrize("settings", OURS, ids=str)
+def test_plain_peft_and_plain_transformers_read_ours(
+    tiny_base: Path, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    """PEFT, its Auto class, and transformers' two ways give the logits of the training's end."""
+    wanted = LoraSettings.model_validate({"r": 4} | settings)
+    model, record = trained(tiny_base, tmp_path, wanted)
+    saved = save_here(model, record, tmp_path)
+    live = logits(model)
+    on_base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    on_base.load_adapter(str(saved.folder))
+    readers = {
+        "peft": PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(tiny_base), saved.folder
+        ),
+        "peft, with the base": AutoPeftModelForCausalLM.from_pretrained(saved.folder),
+        "transformers": on_base,
+        "transformers, with the base": AutoModelForCausalLM.from_pretrained(saved.folder),
+    }
+    # An adapter that altered its base adds up the same terms in another order.
+    atol = 1e-4 * live.abs().max().item() if "init" in settings else 0
+    for reader in readers.values():
+        torch.testing.assert_close(logits(reader), live, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("config", THEIRS, ids=str)
+def test_plain_peft_s_adapters_load_here(
+    tiny_base: Path, tmp_path: Path, adapters: AdapterSet, config: dict[str, Any]
+) -> None:
+    """An adapter that plain PEFT made and saved gives PEFT's logits here, bit for bit."""
+    folder = lora_folder(tiny_base, tmp_path / "theirs", **config)
+    expected = logits(
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), folder)
+    )
+    adapters.load(folder, "theirs")
+    try:
+        assert torch.equal(logits(adapters.model), expected)
+    finally:
+        adapters.unload("theirs")
+    assert torch.equal(
+        logits(adapters.model), logits(AutoModelForCausalLM.from_pretrained(tiny_base))
+    )
