@@ -107,13 +107,13 @@ def test_a_full_disk_is_said_at_once(
     config = tiny_config(tiny_base, data, output={"folder": str(tmp_path / "runs")})
     run, tries = runs.create_run(config), []
 
-    def write(files: object, folder: Path) -> None:
+    def write(folder: Path, *_: object) -> None:
         (folder / "adapter_model.safetensors").write_bytes(b"half")
         tries.append(1)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.engine.saving._write", write)
+        patch.setattr("tasks.engine.saving.write_files", write)
         with pytest.raises(AdapterflowError, match=r"default can't be written.*No space left"):
             runs.execute(run)
     assert len(tries) == 1

@@ -25,7 +25,11 @@ def failure(error: BaseException, message: str) -> AdapterflowError:
         isinstance(c, torch.OutOfMemoryError | MemoryError) or is_of_the_disk(c) for c in causes
     ):
         return AdapterflowError(message)
-    offline = any(isinstance(cause, OfflineModeIsEnabled) for cause in causes)
+    # datasets 5.2 names the cause in its text only.
+    offline = any(
+        isinstance(cause, OfflineModeIsEnabled) or "OfflineModeIsEnabled" in str(cause)
+        for cause in causes
+    )
     if not offline and any(_may_pass(cause) for cause in causes):
         return PassingError(message)
     return UserError(message)
