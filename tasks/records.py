@@ -168,6 +168,10 @@ class TrainingPlan(Record):
     batching: str
     prefix_length: int
     """Tokens that all rows begin with, where `batching` shares them."""
+    batch_tokens: int
+    """Most tokens of one forward pass."""
+    loss_in_chunks: bool
+    """Whether the logits are never there all at once."""
     num_threads: int
     """Of torch on the CPU: with another number, sums are rounded differently."""
     remarks: tuple[str, ...] = ()

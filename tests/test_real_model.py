@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from transformers import PreTrainedModel
 from tasks.config import BaseModelSettings, LoraSettings
 from tasks.engine import adapter_state, base_models, generation, injection, lora
 from tasks.engine.base_sources import BaseSource, find_base
-from tasks.engine.batching import PaddedBatches, SharedPrefixBatches, as_items
+from tasks.engine.batching import PackedBatches, PaddedBatches, as_items
 from tasks.engine.examples import read_examples
+from tasks.engine.loss import summed_loss
 from tasks.engine.prepared_data import PreparedData, prepare_data
+from tasks.engine.row_attention import attending_by_row
 from tasks.engine.tokenization import shared_prefix_length
-from tasks.engine.trainer import summed_loss
 from tasks.measuring import measured
 from tasks.records import ReportRecord
 
@@ -137,10 +139,17 @@ def test_sharing_a_prefix_gives_padding_s_gradients(tickets: PreparedData, tmp_p
     rows = tickets.train.rows
     items = as_items(rows[:3])
     found = []
-    for batches in (PaddedBatches(0), SharedPrefixBatches(shared_prefix_length(rows))):
+    length = shared_prefix_length(rows)
+    ways = (
+        (PaddedBatches(0, 1000), nullcontext()),
+        (PackedBatches(length, 1000), attending_by_row(model)),
+    )
+    for batches, attention in ways:
         model.zero_grad()
-        loss = summed_loss(model, batches(items))
-        loss.backward()
+        [part] = batches(items)["parts"]
+        with attention:
+            loss = summed_loss(model, part)
+            loss.backward()
         gradients = {n: p.grad.clone() for n, p in injection.trainable(model) if p.grad is not None}
         found.append((loss.item(), gradients))
     (padded_loss, padded), (shared_loss, shared) = found
@@ -188,7 +197,7 @@ def test_a_packed_base_learns(
     model = injected(settings, tmp_path)
     before = adapter_state.base_checksum(model)
     optimizer = torch.optim.AdamW([p for _, p in injection.trainable(model)], lr=1e-3)
-    batch = PaddedBatches(0)(as_items(tickets.train.rows[:2]))
+    [batch] = PaddedBatches(0, 1000)(as_items(tickets.train.rows[:2]))["parts"]
     losses = []
     for _ in range(4):
         loss = summed_loss(model, batch)

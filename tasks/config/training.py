@@ -1,6 +1,7 @@
 """Step 4's settings: the optimisation and its schedule."""
 
 from enum import StrEnum
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -20,6 +21,7 @@ class Batching(StrEnum):
 
     AUTO = "auto"
     PADDED = "padded"
+    PACKED = "packed"
     SHARED_PREFIX = "shared-prefix"
 
 
@@ -56,9 +58,13 @@ class TrainingSettings(Section):
     """Gradients are clipped to this norm."""
 
     batching: Batching = Batching.AUTO
-    """`padded` rows of similar length; `shared-prefix` computes what all rows of a batch begin
-    with once (attention masks it so that each row sees only the prefix and itself); `auto` is
-    `shared-prefix` where at least a fifth of the tokens are shared and the model allows it."""
+    """`padded` rows of similar length; `packed` rows one after another in one sequence, without
+    padding, each of which sees itself only; `shared-prefix` packs them and computes what all of
+    them begin with once; `auto` is the last of these that pays and that the model allows."""
+
+    batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Most tokens that are computed at once: the rows of a batch are cut into parts of at most so
+    many, whose gradients add up to the batch's. Memory grows with it, the result stays the same."""
 
     eval_steps: int | None = Field(default=None, ge=1)
     """Evaluate, and save a checkpoint, every so many steps; once a pass unless set."""

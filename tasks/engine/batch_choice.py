@@ -1,18 +1,21 @@
 """Which way of batching a training run uses: the fastest one that is shown to be right.
 
-A model may ignore a mask that says which row sees what (a sliding window, another attention
-kernel) without any error. So sharing a prefix is tried on two rows first, beside padding.
+A model may do something else with what says which row sees what (a sliding window, positions by
+place in the sequence), without any error. So packing is tried on two rows first, beside padding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tasks.config import Batching, TrainingSettings
-from tasks.engine.base_models import mixed_precision
-from tasks.engine.batching import Batch, Batches, PaddedBatches, SharedPrefixBatches, as_items
+from tasks.engine.base_models import device, mixed_precision
+from tasks.engine.batching import Batches, PackedBatches, PaddedBatches, Part, as_items
+from tasks.engine.loss import can_chunk, labelled_logits
 from tasks.engine.prepared_data import PreparedData
+from tasks.engine.row_attention import attending_by_row
 from tasks.engine.tokenization import IGNORED, TokenizedRow, shared_prefix_length
 from tasks.errors import UserError
+from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +25,9 @@ _WORTHWHILE_SHARE = 0.2
 _TOLERANCE_FLOAT32 = 1e-3
 _TOLERANCE_LOW_PRECISION = 1e-1
 """bfloat16's rounding alone is 3.5 % after the 30 layers of SmolLM2-135M."""
+_TOKENS_CPU = 1024
+_TOKENS_GPU = 8192
+_ALL = 2**62
 
 
 @dataclass(frozen=True)
@@ -29,16 +35,18 @@ class BatchingChoice:
     """A way of batching that was found right for a model and its rows."""
 
     batching: Batching
+    batch_tokens: int
     prefix_length: int = 0
+    loss_in_chunks: bool = False
     remarks: tuple[str, ...] = ()
     """Why the first choice had to be dropped."""
 
 
-def make_batches(batching: str, prefix_length: int, pad_token_id: int) -> Batches:
+def make_batches(plan: TrainingPlan, pad_token_id: int) -> Batches:
     """Give the way of batching that was chosen."""
-    if batching == Batching.SHARED_PREFIX:
-        return SharedPrefixBatches(prefix_length)
-    return PaddedBatches(pad_token_id)
+    if plan.batching == Batching.PADDED:
+        return PaddedBatches(pad_token_id, plan.batch_tokens)
+    return PackedBatches(plan.prefix_length, plan.batch_tokens)
 
 
 def choose_batching(
@@ -47,58 +55,67 @@ def choose_batching(
     """Choose how rows become batches.
 
     Raises:
-        UserError: `shared-prefix` was asked for, and the rows share nothing or the model's
-            attention doesn't follow the mask.
+        UserError: `packed` or `shared-prefix` was asked for, and the rows share nothing or the
+            model's attention does not keep rows apart.
     """
-    padded = BatchingChoice(Batching.PADDED)
+    tokens = settings.batch_tokens
+    if tokens == "auto":
+        tokens = _TOKENS_CPU if device().type == "cpu" else _TOKENS_GPU
     rows = [*data.train.rows, *(data.eval.rows if data.eval else [])]
-    length = shared_prefix_length(rows)
-    if settings.batching is Batching.PADDED:
-        return padded
-    asked = settings.batching is Batching.SHARED_PREFIX
-    if asked and not length:
-        raise UserError("training.batching is shared-prefix, but the rows begin differently")
-    mean_length = sum(len(row.input_ids) for row in rows) / len(rows)
-    if not asked and length < _WORTHWHILE_SHARE * mean_length:
-        return padded
-    pad_token_id = data.renderer.tokenizer.pad_token_id or 0
-    why_not = _why_not_shared(model, PaddedBatches(pad_token_id), SharedPrefixBatches(length), rows)
-    if why_not is None:
-        return BatchingChoice(Batching.SHARED_PREFIX, length)
-    if asked:
-        raise UserError(f"training.batching is shared-prefix, but {why_not}; use padded")
-    return BatchingChoice(Batching.PADDED, remarks=(f"{why_not}, so rows are padded instead",))
-
-
-def _why_not_shared(
-    model: "PreTrainedModel", padded: Batches, shared: Batches, rows: list[TokenizedRow]
-) -> str | None:
     probe = as_items(sorted(rows, key=lambda row: len(row.input_ids))[:: max(1, len(rows) - 1)])
+    padded = PaddedBatches(data.renderer.tokenizer.pad_token_id or 0, _ALL)
+    [plain] = padded(probe)["parts"]
+    in_chunks = can_chunk(model, plain)
+    fallback = BatchingChoice(Batching.PADDED, tokens, loss_in_chunks=in_chunks)
+    wanted = settings.batching
+    if wanted is Batching.PADDED:
+        return fallback
+    length = _prefix_length(rows, wanted)
+    [packed] = PackedBatches(length, _ALL)(probe)["parts"]
+    why_not = _why_not_packed(model, plain, packed)
+    if why_not is None:
+        name = Batching.SHARED_PREFIX if length else Batching.PACKED
+        return BatchingChoice(name, tokens, length, in_chunks)
+    if wanted is not Batching.AUTO:
+        raise UserError(f"training.batching is {wanted.value}, but {why_not}; use padded")
+    return replace(fallback, remarks=(f"{why_not}, so rows are padded instead",))
+
+
+def _prefix_length(rows: list[TokenizedRow], wanted: Batching) -> int:
+    length = shared_prefix_length(rows) if wanted is not Batching.PACKED else 0
+    if wanted is Batching.SHARED_PREFIX:
+        if not length:
+            raise UserError("training.batching is shared-prefix, but the rows begin differently")
+        return length
+    mean_length = sum(len(row.input_ids) for row in rows) / len(rows)
+    return length if length >= _WORTHWHILE_SHARE * mean_length else 0
+
+
+def _why_not_packed(model: "PreTrainedModel", padded: Part, packed: Part) -> str | None:
     name = type(model).__name__
-    expected = _logits(model, padded(probe))
+    expected = _logits(model, padded)
     try:
-        given = _logits(model, shared(probe))
-    except (RuntimeError, TypeError, ValueError) as error:  # Bloom, Mamba: no mask of this shape
+        with attending_by_row(model):
+            given = _logits(model, packed)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        return f"{name} cannot work with a shared prefix ({reason})"
+        return f"{name} cannot work with packed rows ({reason})"
     # Logits and not the loss, in which differences cancel out; relative to their spread.
     spread = (expected - expected.mean(dim=-1, keepdim=True)).norm()
     difference = float((given - expected).norm() / spread)
     full_precision = next(p for p in model.parameters() if not p.requires_grad).dtype.itemsize == 4  # noqa: PLR2004
     if difference <= (_TOLERANCE_FLOAT32 if full_precision else _TOLERANCE_LOW_PRECISION):
         return None
-    return f"a shared prefix changes the logits of {name} by {difference:.1%}"
+    return f"packing rows changes the logits of {name} by {difference:.1%}"
 
 
-def _logits(model: "PreTrainedModel", batch: Batch) -> "Tensor":
+def _logits(model: "PreTrainedModel", part: Part) -> "Tensor":
     """Give the logits where a row has a label, row by row: float32 [labels, vocabulary]."""
     import torch
 
-    from tasks.engine.trainer import labelled_logits
-
     was_training = model.training
     model.eval()
-    on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    on_device = {name: tensor.to(model.device) for name, tensor in part.items()}
     try:
         with torch.no_grad(), mixed_precision(model):
             logits = labelled_logits(model, on_device)

@@ -1,11 +1,16 @@
 """Rows into batches: one replaceable part, with two ways that give the same loss.
 
-Both hand over only the positions that have a label (`logits_to_keep`), so that the output layer,
-the largest of a small model, computes no logit that no loss looks at.
+A batch is what the rows of one forward call of Trainer become: parts of at most `max_tokens`
+tokens each, so that memory stays flat however many or long the rows are. Each part has a forward
+and a backward pass of its own; their gradients add up to the batch's.
 
-`SharedPrefixBatches` goes further. Most instruction data begins each row with the same prompt. A
-batch becomes one sequence `[prefix][rest of row 1][rest of row 2]…`; position ids go on from the
-prefix in each row, and the mask lets a row see the prefix and itself only:
+Two things are never computed, because no loss looks at them: logits of positions without a label
+(`logits_to_keep`; the output layer is the largest of a small model), and what follows a row's last
+label (a causal model's loss does not depend on it).
+
+`PackedBatches` needs no padding: a part is one sequence `[prefix][rest of row 1][rest of row 2]…`.
+Most instruction data begins each row with the same prompt, which is then computed once. Position
+ids go on from the prefix in each row, and a row sees the prefix and itself only:
 
             prefix  row 1  row 2
     prefix    ◣       .      .
@@ -13,33 +18,45 @@ prefix in each row, and the mask lets a row see the prefix and itself only:
     row 2     ■       .      ◣
 """
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from tasks.engine.tokenization import IGNORED, TokenizedRow
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Batch = dict[str, "Tensor"]
+Part = dict[str, "Tensor"]
+"""Inputs of one forward pass of a causal language model.
+
+`input_ids` and `position_ids` (int64 [lines, sequence]), `attention_mask` (see each way of
+batching), `logits_to_keep` (int64 [kept], positions with a label) and `labels` (int64 [lines,
+kept], the token that follows each of them, -100 where a line has none there).
+"""
+
+Row = Mapping[str, list[int]]
+
+
+class Batch(TypedDict):
+    """A batch as Trainer passes it around."""
+
+    parts: list[Part]
+    labels: "Tensor"
+    shift_labels: "Tensor"
+    """The labels of all parts, int64 [kept]: by this name Trainer counts them unshifted."""
 
 
 class Batches(Protocol):
-    """Turns rows into a batch for a causal language model.
-
-    The batch has `input_ids` and `position_ids` (int64 [batch, sequence]), `attention_mask`,
-    `logits_to_keep` (int64 [kept], positions with a label) and `labels` (int64 [batch, kept], the
-    token that follows each of them, -100 where a row has none there). `shift_labels` repeats the
-    labels: by that name Trainer counts them without shifting them once more.
-    """
+    """Turns rows into a batch."""
 
     @property
     def name(self) -> str:
         """Say which way this is, for the record."""
         ...
 
-    def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> Batch:
+    def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows."""
         ...
 
@@ -49,75 +66,124 @@ class PaddedBatches:
     """Each row a line, padded on the left so that the answers end in the same columns."""
 
     pad_token_id: int
+    max_tokens: int
     name: str = "padded"
 
-    def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> Batch:
-        """Collate the rows; `attention_mask` is int64 [batch, sequence], 0 on padding."""
+    def __call__(self, rows: Sequence[Row]) -> Batch:
+        """Collate the rows; `attention_mask` is int64 [lines, sequence], 0 on padding."""
+        parts = _cut(rows, self.max_tokens, lambda part: len(part) * _num_inputs(part[0]))
+        return _batch([self._part(part) for part in parts])
+
+    def _part(self, rows: Sequence[Row]) -> Part:
         import torch
 
-        length = max(len(row["input_ids"]) for row in rows)
+        length = max(map(_num_inputs, rows))
 
         def pad(values: list[int], filler: int) -> list[int]:
             return [filler] * (length - len(values)) + values
 
-        ids = torch.tensor([pad(row["input_ids"], self.pad_token_id) for row in rows])
-        mask = torch.tensor([pad([1] * len(row["input_ids"]), 0) for row in rows])
-        following = torch.tensor([pad([*row["labels"][1:], IGNORED], IGNORED) for row in rows])
-        kept = (following != IGNORED).any(dim=0).nonzero().flatten()
-        labels = following[:, kept]
+        inputs, following = zip(*map(_inputs_and_following, rows), strict=True)
+        mask = torch.tensor([pad([1] * len(ids), 0) for ids in inputs])
+        targets = torch.tensor([pad(row, IGNORED) for row in following])
+        kept = (targets != IGNORED).any(dim=0).nonzero().flatten()
         return {
-            "input_ids": ids,
+            "input_ids": torch.tensor([pad(ids, self.pad_token_id) for ids in inputs]),
             "attention_mask": mask,
             "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
             "logits_to_keep": kept,
-            "labels": labels,
-            "shift_labels": labels,
+            "labels": targets[:, kept],
         }
 
 
 @dataclass(frozen=True)
-class SharedPrefixBatches:
-    """All rows in one sequence, after the `prefix_length` tokens that they have in common."""
+class PackedBatches:
+    """Rows one after another, after the `prefix_length` tokens that they have in common."""
 
     prefix_length: int
-    name: str = "shared-prefix"
+    max_tokens: int
 
-    def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> Batch:
-        """Collate the rows; `attention_mask` is bool [1, 1, sequence, sequence], True to attend."""
+    @property
+    def name(self) -> str:
+        """Say whether a prefix is shared."""
+        return "shared-prefix" if self.prefix_length else "packed"
+
+    def __call__(self, rows: Sequence[Row]) -> Batch:
+        """Collate the rows; `attention_mask` is int64 [1, 1, 1, rows + 1].
+
+        It says where the prefix ends and where each row does, which `row_attention` follows. With
+        four dimensions it passes through transformers' own making of masks.
+        """
+
+        def num_tokens(part: Sequence[Row]) -> int:
+            start = self.prefix_length
+            return start + sum(_num_inputs(row) - start for row in part)
+
+        return _batch([self._part(part) for part in _cut(rows, self.max_tokens, num_tokens)])
+
+    def _part(self, rows: Sequence[Row]) -> Part:
         import torch
 
         start = self.prefix_length
         ids = list(rows[0]["input_ids"][:start])
-        positions = list(range(start))
-        owners, following = [0] * start, [IGNORED] * start
-        for number, row in enumerate(rows, 1):
-            rest = row["input_ids"][start:]
-            ids += rest
-            positions += range(start, start + len(rest))
-            owners += [number] * len(rest)
-            following += [*row["labels"][start + 1 :], IGNORED]
+        positions, following, ends = list(range(start)), [IGNORED] * start, [start]
+        for row in rows:
+            inputs, next_labels = _inputs_and_following(row)
+            ids += inputs[start:]
+            positions += range(start, len(inputs))
+            following += next_labels[start:]
+            ends.append(len(ids))
         targets = torch.tensor(following)
         kept = (targets != IGNORED).nonzero().flatten()
-        labels = targets[kept][None]
         return {
             "input_ids": torch.tensor(ids)[None],
-            "attention_mask": _own_and_prefix(torch.tensor(owners))[None, None],
+            "attention_mask": torch.tensor(ends)[None, None, None],
             "position_ids": torch.tensor(positions)[None],
             "logits_to_keep": kept,
-            "labels": labels,
-            "shift_labels": labels,
+            "labels": targets[kept][None],
         }
-
-
-def _own_and_prefix(owners: "Tensor") -> "Tensor":
-    """Give who sees whom, bool [sequence, sequence]; owner 0 is the prefix."""
-    import torch
-
-    causal = torch.ones(len(owners), len(owners)).tril().bool()
-    own = owners[:, None] == owners[None, :]
-    return causal & (own | (owners == 0)[None, :])
 
 
 def as_items(rows: Sequence[TokenizedRow]) -> list[dict[str, list[int]]]:
     """Give rows in the form in which data loaders hand them to `Batches`."""
     return [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
+
+
+def _batch(parts: list[Part]) -> Batch:
+    import torch
+
+    labels = torch.cat([part["labels"].flatten() for part in parts])
+    return {"parts": parts, "labels": labels, "shift_labels": labels}
+
+
+def _num_inputs(row: Row) -> int:
+    """Count the tokens that some label depends on: all before the last label."""
+    labels = row["labels"]
+    return max(i for i, label in enumerate(labels) if label != IGNORED)
+
+
+def _inputs_and_following(row: Row) -> tuple[list[int], list[int]]:
+    """Give the row's tokens that are computed, and the label that follows each of them."""
+    end = _num_inputs(row)
+    return row["input_ids"][:end], row["labels"][1 : end + 1]
+
+
+def _cut(
+    rows: Sequence[Row], max_tokens: int, num_tokens: Callable[[Sequence[Row]], int]
+) -> list[list[Row]]:
+    """Cut rows into as few parts as `max_tokens` allows, all about as large, the longest first.
+
+    A row that is longer by itself makes a part of its own.
+    """
+    longest_first = sorted(rows, key=_num_inputs, reverse=True)
+
+    def parts(limit: int) -> list[list[Row]]:
+        filled: list[list[Row]] = [[longest_first[0]]]
+        for row in longest_first[1:]:
+            if num_tokens([*filled[-1], row]) <= limit:
+                filled[-1].append(row)
+            else:
+                filled.append([row])
+        return filled
+
+    fewest = len(parts(max_tokens))
+    return parts(bisect_left(range(max_tokens), -fewest, key=lambda limit: -len(parts(limit))))

@@ -4,24 +4,27 @@ Trainer 5.23 does not see such a model as PEFT: it would look for whole-model ch
 resumes and when it goes back to the best one. Here a checkpoint holds the adapter only.
 """
 
-import inspect
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from transformers import Trainer
 
+from tasks.config import Batching
 from tasks.engine import adapter_state
-from tasks.engine.base_models import mixed_precision
-from tasks.engine.batching import Batch
+from tasks.engine.adapter_layers import fused_adapter_layers
+from tasks.engine.batching import Batch, Part
 from tasks.engine.checkpoints import Checkpoints, Kept, kept_in
+from tasks.engine.lean_layers import lean_layers
+from tasks.engine.loss import summed_loss
+from tasks.engine.row_attention import attending_by_row
 from tasks.engine.row_order import RowOrder
 from tasks.engine.tokenization import IGNORED
+from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,33 +43,6 @@ class Rows(Dataset[dict[str, list[int]]]):
         return self._items[index]
 
 
-def labelled_logits(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
-    """Give the logits at the batch's labelled positions, [batch, kept, vocabulary].
-
-    The model's output layer is spared all other positions where its forward allows that.
-    """
-    parameters = inspect.signature(model.forward).parameters
-    known = ("input_ids", "attention_mask", "position_ids")
-    inputs: dict[str, Any] = {name: batch[name] for name in known if name in parameters}
-    if "logits_to_keep" in parameters:
-        kept = model(**inputs, logits_to_keep=batch["logits_to_keep"], use_cache=False).logits
-    else:
-        kept = model(**inputs, use_cache=False).logits[:, batch["logits_to_keep"]]
-    return kept  # type: ignore[no-any-return]
-
-
-def summed_loss(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
-    """Give the cross entropy summed over the batch's labels, in nats."""
-    with mixed_precision(model):  # Trainer itself has none for float16 on the CPU
-        logits = labelled_logits(model, batch)
-    return cross_entropy(
-        logits.flatten(0, 1).float(),
-        batch["labels"].flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
-
-
 class AdapterTrainer(Trainer):
     """Trains the active adapter; every loss is the mean over all trained tokens of its step."""
 
@@ -80,6 +56,7 @@ class AdapterTrainer(Trainer):
         order: RowOrder,
         checkpoints: Checkpoints,
         num_checkpoints: int,
+        plan: TrainingPlan,
         **arguments: Any,  # noqa: ANN401 - Trainer's own
     ) -> None:
         super().__init__(**arguments)
@@ -87,6 +64,7 @@ class AdapterTrainer(Trainer):
         self._order = order
         self._checkpoints = checkpoints
         self._num_checkpoints = num_checkpoints
+        self._plan = plan
         self._resumed_from = Kept()
         self._started = time.perf_counter()
         # Asks Trainer to count the labels of a whole step, over accumulation and devices.
@@ -97,7 +75,13 @@ class AdapterTrainer(Trainer):
         newest = self._checkpoints.newest()
         self._resumed_from = kept_in(newest) if newest else Kept()
         self._started = time.perf_counter()
-        self.train(resume_from_checkpoint=str(newest) if newest else None)
+        is_packed = self._plan.batching != Batching.PADDED
+        with (
+            lean_layers(self.model),
+            fused_adapter_layers(self.model, self.adapter_name),
+            attending_by_row(self.model) if is_packed else nullcontext(),
+        ):
+            self.train(resume_from_checkpoint=str(newest) if newest else None)
         return self._initial_global_step
 
     def seconds_training(self) -> float:
@@ -132,15 +116,27 @@ class AdapterTrainer(Trainer):
         self._checkpoints.complete(self.state.global_step, kept)
         self._checkpoints.prune(self._num_checkpoints, self.state.best_global_step)
 
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,  # type: ignore[override]
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Go forward and backward with each part; give the sum of their losses."""
+        loss = torch.zeros((), device=self.args.device)
+        for part in inputs["parts"]:
+            loss += super().training_step(model, part, num_items_in_batch)
+        return loss
+
     def compute_loss(
         self,
         model: torch.nn.Module,
-        inputs: Batch,
+        inputs: Part,
         return_outputs: bool = False,  # noqa: FBT001, FBT002 - Trainer's signature
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401 - Trainer's signature
-        """Give the batch's part of the step's mean loss."""
-        loss = summed_loss(model, inputs)  # type: ignore[arg-type]
+        """Give the part's share of the step's mean loss."""
+        loss = summed_loss(model, inputs, in_chunks=self._plan.loss_in_chunks)  # type: ignore[arg-type]
         if num_items_in_batch is None:
             num_items_in_batch = inputs["labels"].ne(IGNORED).sum()
         loss = loss / num_items_in_batch * self.accelerator.num_processes
@@ -156,12 +152,12 @@ class AdapterTrainer(Trainer):
         loss, tokens = 0.0, 0
         with _eval_mode(self.model), torch.no_grad():
             for batch in self.get_eval_dataloader(eval_dataset):
-                inputs = self._prepare_inputs(batch)
-                with self.compute_loss_context_manager():
-                    part = summed_loss(self.model, inputs)
-                count = inputs["labels"].ne(IGNORED).sum()
-                totals = self.accelerator.reduce(torch.stack([part.double(), count.double()]))
-                loss, tokens = loss + totals[0].item(), tokens + int(totals[1].item())
+                for part in self._prepare_inputs(batch)["parts"]:
+                    with self.compute_loss_context_manager():
+                        sums = summed_loss(self.model, part, in_chunks=self._plan.loss_in_chunks)
+                    count = part["labels"].ne(IGNORED).sum()
+                    totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
+                    loss, tokens = loss + totals[0].item(), tokens + int(totals[1].item())
         metrics = {f"{metric_key_prefix}_loss": loss / tokens}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(

@@ -121,6 +121,8 @@ def _planned(
             made_for=made_for,
             batching=choice.batching,
             prefix_length=choice.prefix_length,
+            batch_tokens=choice.batch_tokens,
+            loss_in_chunks=choice.loss_in_chunks,
             num_threads=torch.get_num_threads(),
             remarks=choice.remarks,
         )
@@ -148,13 +150,12 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         ),
         checkpoints=checkpoints,
         num_checkpoints=settings.save_total_limit,
+        plan=plan,
         model=model,
         args=_arguments(settings, injected, checkpoints.folder, held_out is not None),
         train_dataset=Rows(as_items(rows)),
         eval_dataset=held_out,
-        data_collator=make_batches(
-            plan.batching, plan.prefix_length, data.renderer.tokenizer.pad_token_id or 0
-        ),
+        data_collator=make_batches(plan, data.renderer.tokenizer.pad_token_id or 0),
     )
     # Ours reports where the user looks: a bar on a terminal, lines elsewhere, MLflow.
     trainer.remove_callback(PrinterCallback)

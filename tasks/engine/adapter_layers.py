@@ -1,0 +1,126 @@
+"""The adapter's linear layers, with exact gradients and fewer passes over memory than PEFT's own.
+
+PEFT computes W·x + s·B·(A·x) out of operations of autograd: it copies x into float32 and back,
+keeps both copies for the backward pass, and adds up three full-size results. Here a layer is one
+operation. It keeps x once, adds the low-rank product while it is computed, and has the gradients of
+LoRA (https://arxiv.org/abs/2106.09685, section 4.1) written out:
+
+    ∂x = W'·g + A'·h,  ∂A = h·x',  ∂B = s·g·(A·x)'   with h = s·B'·g
+
+The modules and their weights stay PEFT's; only their `forward` is another one for a while.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.lora import Linear
+from transformers.pytorch_utils import Conv1D
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def fused_adapter_layers(model: "PreTrainedModel", adapter_name: str) -> Iterator[None]:
+    """Compute the layers of the active adapter in one operation each, where they are plain LoRA.
+
+    Packed bases, DoRA, and layers that are no linear ones keep PEFT's way.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, Linear) and _is_plain(module, adapter_name, model.dtype)
+    ]
+    for layer in layers:
+        layer.forward = partial(_forward, layer, adapter_name)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _is_plain(layer: Linear, adapter_name: str, dtype: torch.dtype) -> bool:
+    base = layer.get_base_layer()
+    return (
+        type(layer) is Linear
+        and type(base) in {torch.nn.Linear, Conv1D}
+        and base.weight.dtype == dtype
+        and not base.weight.requires_grad
+        and layer.active_adapters == [adapter_name]
+        and adapter_name in layer.lora_A
+        and adapter_name not in layer.lora_variant
+        and not layer.lora_bias[adapter_name]
+        and not layer.disable_adapters
+        and not layer.merged
+    )
+
+
+def _forward(layer: Linear, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
+    base = layer.get_base_layer()
+    dropped = layer.lora_dropout[adapter_name](x)
+    return _AdaptedLinear.apply(  # type: ignore[no-untyped-call,no-any-return]
+        x,
+        None if dropped is x else dropped,
+        base.weight.t() if isinstance(base, Conv1D) else base.weight,
+        base.bias,
+        layer.lora_A[adapter_name].weight,
+        layer.lora_B[adapter_name].weight,
+        layer.scaling[adapter_name],
+    )
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """W·x + bias + s·B·A·x in the type of W; the adapter's matrices keep theirs."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0913 - autograd's signature
+        ctx: Any,  # noqa: ANN401
+        x: torch.Tensor,
+        dropped: torch.Tensor | None,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        lora_a: torch.Tensor,
+        lora_b: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        """Compute the layer; `dropped`, if given, is what A sees of `x`."""
+        dtype = weight.dtype
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        seen = rows if dropped is None else dropped.reshape(rows.shape).to(dtype)
+        a, b = lora_a.to(dtype), lora_b.to(dtype)
+        inner = seen @ a.t()
+        result = torch.nn.functional.linear(rows, weight, bias).addmm_(inner, b.t(), alpha=scaling)
+        ctx.save_for_backward(seen, weight, a, b, inner)
+        ctx.scaling, ctx.shape = scaling, x.shape
+        ctx.is_dropped = dropped is not None
+        return result.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # noqa: ANN401
+        """Give the gradients of x, of what A sees of it, of the bias, A and B.
+
+        Autograd turns each into the type of what it is the gradient of.
+        """
+        seen, weight, a, b, inner = ctx.saved_tensors
+        wants_x, wants_seen, _, wants_bias, *_ = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        of_inner = (rows @ b).mul_(ctx.scaling)
+        of_x = rows @ weight if wants_x else None
+        of_seen = None
+        if ctx.is_dropped:
+            of_seen = of_inner @ a if wants_seen else None
+        elif of_x is not None:
+            of_x.addmm_(of_inner, a)
+        return (
+            None if of_x is None else of_x.view(ctx.shape),
+            None if of_seen is None else of_seen.view(ctx.shape),
+            None,
+            rows.sum(0) if wants_bias else None,
+            of_inner.t() @ seen,
+            (rows.t() @ inner).mul_(ctx.scaling),
+            None,
+        )
