@@ -1,4 +1,4 @@
-"""A prefix is shared only where it pays and the model is shown to take it."""
+"""Rows are packed, and their prefix shared, only where the model is shown to take it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,8 @@ from tiny_models import tiny_tokenizer
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -99,6 +101,9 @@ def _sliding(window: int) -> MistralForCausalLM:
 DEAF_MODELS: dict[str, Callable[[], "PreTrainedModel"]] = {
     "window that two tokens fall out of": lambda: _sliding(17),
     "short window": lambda: _sliding(4),
+    "scores that are capped": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**SIZES, head_dim=8, attn_logit_softcapping=5.0, final_logit_softcapping=None)
+    ),
     "distances by place in the sequence": lambda: MptForCausalLM(
         MptConfig(vocab_size=382, d_model=32, n_layers=2, n_heads=4, max_seq_len=64)
     ),
@@ -136,25 +141,28 @@ def test_mask_is_tried_on_held_out_rows_too() -> None:
     assert (name, len(remarks)) == ("padded", 1)
 
 
-@pytest.mark.parametrize("window", [None, 64])
-def test_models_that_follow_the_mask_share_the_prefix(window: int | None) -> None:
-    """Absolute positions (GPT-2's) and a window that holds every row do no harm."""
+TAKING_MODELS: dict[str, Callable[[], "PreTrainedModel"]] = {
+    "absolute positions": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=382, n_embd=32, n_layer=2, n_head=4, bos_token_id=1)
+    ),
+    "window that holds every row": lambda: _sliding(64),
+    "attention without a kernel": lambda: LlamaForCausalLM(
+        LlamaConfig(**SIZES | {"attn_implementation": "eager"})
+    ),
+}
+
+
+@pytest.mark.parametrize("make", TAKING_MODELS.values(), ids=TAKING_MODELS)
+def test_models_that_keep_rows_apart_share_the_prefix(
+    make: Callable[[], "PreTrainedModel"],
+) -> None:
+    """Trying it leaves the model's own attention in place."""
     torch.manual_seed(0)
-    gpt2 = GPT2Config(vocab_size=382, n_embd=32, n_layer=2, n_head=4, bos_token_id=1)
-    model: PreTrainedModel = GPT2LMHeadModel(gpt2) if window is None else _sliding(window)
-    model.requires_grad_(requires_grad=False)
+    model = make().requires_grad_(requires_grad=False)
+    before = model.config._attn_implementation
 
     assert choose(model, data_of(ROWS)) == ("shared-prefix", ())
-
-
-def test_another_attention_is_given_back() -> None:
-    """A model with another attention packs rows, too, and has its own back afterwards."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**SIZES | {"attn_implementation": "eager"}))
-    model.requires_grad_(requires_grad=False)
-
-    assert choose(model, data_of(ROWS)) == ("shared-prefix", ())
-    assert model.config._attn_implementation == "eager"
+    assert model.config._attn_implementation == before
 
 
 def test_half_precision_does_not_look_like_a_deaf_model(model: "PreTrainedModel") -> None:

@@ -1,6 +1,6 @@
 """However rows become batches, the model sees each row as if it were alone."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -9,28 +9,27 @@ import torch
 from drawn_rows import adapted_llama, draw_rows, row
 from torch.nn.functional import cross_entropy
 
-from tasks.engine.batching import Batches, PackedBatches, PaddedBatches, as_items
+from tasks.engine.batching import Batch, Batches, PackedBatches, PaddedBatches, as_items
 from tasks.engine.loss import labelled_logits, summed_loss
 from tasks.engine.row_attention import attending_by_row
 from tasks.engine.tokenization import IGNORED, TokenizedRow, shared_prefix_length
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
     from transformers import PreTrainedModel
 
 PAD = 0
-MANY = 10_000
-ROWS = draw_rows((2, 3), (7, 1), (1, 6), (4, 4))
-WAYS: list[Batches] = [
-    PaddedBatches(PAD, MANY),
-    PaddedBatches(PAD, 40),
-    PackedBatches(0, MANY),
-    PackedBatches(12, MANY),
-    PackedBatches(12, 25),
-]
-each_way = pytest.mark.parametrize("batches", WAYS, ids=lambda way: f"{way.name}-{way.max_tokens}")
+ROWS = draw_rows((7, 1), (4, 4), (2, 5), (1, 3))
+"""The longest first, as a batch has them."""
+WHOLE, CUT = 1000, 34
+WAYS = {
+    f"{name}, {size} tokens": make(size)  # type: ignore[no-untyped-call]
+    for size in (WHOLE, CUT)
+    for name, make in {
+        "padded": lambda size: PaddedBatches(PAD, size),
+        "packed": lambda size: PackedBatches(0, size),
+        "shared prefix": lambda size: PackedBatches(12, size),
+    }.items()
+}
 
 
 @pytest.fixture
@@ -45,47 +44,44 @@ def alone(model: "PreTrainedModel", one: TokenizedRow) -> torch.Tensor:
     return cast("torch.Tensor", logits[torch.tensor(one.labels[1:]) != IGNORED])
 
 
-def logits_and_labels(
-    model: "PreTrainedModel", batches: Batches, rows: list[TokenizedRow]
-) -> tuple[torch.Tensor, list[int]]:
-    """Give the labelled positions' logits of a batch, and their labels."""
-    logits, labels = [], []
-    with torch.no_grad(), packing(model, batches):
-        for part in batches(as_items(rows))["parts"]:
-            present = part["labels"] != IGNORED
-            logits.append(labelled_logits(model, part)[present])
-            labels += part["labels"][present].tolist()
-    return torch.cat(logits), labels
-
-
-def loss_of(model: "PreTrainedModel", batches: Batches, rows: list[TokenizedRow]) -> float:
-    """Give the summed loss of a batch."""
-    with torch.no_grad(), packing(model, batches):
-        return sum(summed_loss(model, part).item() for part in batches(as_items(rows))["parts"])
-
-
-def packing(model: "PreTrainedModel", batches: Batches) -> "AbstractContextManager[None]":
-    """Let the model keep packed rows apart."""
+def taking(model: "PreTrainedModel", batches: Batches) -> AbstractContextManager[None]:
+    """Let the model take the batches."""
     return attending_by_row(model) if isinstance(batches, PackedBatches) else nullcontext()
 
 
-@each_way
+def by_row(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
+    """Give the labelled positions' logits of a batch, row after row."""
+    return torch.cat(
+        [labelled_logits(model, part)[part["labels"] != IGNORED] for part in batch["parts"]]
+    )
+
+
+def loss_of(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
+    """Give the summed loss of a batch's parts."""
+    return torch.stack([summed_loss(model, part) for part in batch["parts"]]).sum()
+
+
+@pytest.mark.parametrize("batches", WAYS.values(), ids=WAYS)
 def test_batch_gives_each_row_its_own_logits_and_loss(
     model: "PreTrainedModel", batches: Batches
 ) -> None:
-    """Neither padding nor a neighbour nor a cut changes a row's logits or its share of the loss."""
-    longest_first = sorted(ROWS, key=lambda one: len(one.input_ids), reverse=True)
+    """Neither padding nor a neighbour changes a row's logits or its share of the loss."""
+    batch = batches(as_items(ROWS))
+
     with torch.no_grad():
-        expected = torch.cat([alone(model, one) for one in longest_first])
-    given, labels = logits_and_labels(model, batches, ROWS)
+        expected = torch.cat([alone(model, one) for one in ROWS])
+        with taking(model, batches):
+            given, loss = by_row(model, batch), loss_of(model, batch)
 
-    assert labels == [x for one in longest_first for x in one.labels[1:] if x != IGNORED]
+    labels = [label for one in ROWS for label in one.labels[1:] if label != IGNORED]
     assert torch.allclose(given, expected, atol=1e-5)
+    assert batch["labels"][batch["labels"] != IGNORED].tolist() == labels
+    assert batch["shift_labels"] is batch["labels"]
     whole = cross_entropy(expected, torch.tensor(labels), reduction="sum")
-    assert loss_of(model, batches, ROWS) == pytest.approx(whole.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(whole.item(), rel=1e-5)
 
 
-@each_way
+@pytest.mark.parametrize("batches", WAYS.values(), ids=WAYS)
 def test_loss_is_that_of_trainers_own_way(model: "PreTrainedModel", batches: Batches) -> None:
     """Computing only the labelled positions gives transformers' loss over all positions."""
     with torch.no_grad():
@@ -93,32 +89,45 @@ def test_loss_is_that_of_trainers_own_way(model: "PreTrainedModel", batches: Bat
             model(input_ids=torch.tensor([r.input_ids]), labels=torch.tensor([r.labels])).loss
             for r in ROWS
         ]
+        with taking(model, batches):
+            ours = loss_of(model, batches(as_items(ROWS)))
+
     sums = [float(mean) * one.num_trained_tokens for mean, one in zip(means, ROWS, strict=True)]
-    assert loss_of(model, batches, ROWS) == pytest.approx(sum(sums), rel=1e-5)
+    assert ours.item() == pytest.approx(sum(sums), rel=1e-5)
 
 
-@each_way
+@pytest.mark.parametrize("batches", WAYS.values(), ids=WAYS)
 def test_masked_tokens_do_not_move_the_loss(model: "PreTrainedModel", batches: Batches) -> None:
     """A token without a label after the answer counts for nothing; one with a label counts."""
     longer = [TokenizedRow([*r.input_ids, 9], [*r.labels, IGNORED]) for r in ROWS]
     labelled = [TokenizedRow([*r.input_ids, 9], [*r.labels, 9]) for r in ROWS]
-    loss, same, more = (loss_of(model, batches, rows) for rows in (ROWS, longer, labelled))
+
+    with torch.no_grad(), taking(model, batches):
+        loss, same, more = (
+            loss_of(model, batches(as_items(rows))).item() for rows in (ROWS, longer, labelled)
+        )
 
     assert same == pytest.approx(loss, rel=1e-5)
     assert more > loss + 1
 
 
-@pytest.mark.parametrize("make", [lambda n: PaddedBatches(PAD, n), lambda n: PackedBatches(12, n)])
-@pytest.mark.parametrize("max_tokens", [1, 30, 45, 60, MANY])
-def test_no_part_is_larger_than_allowed(make: "Callable[[int], Batches]", max_tokens: int) -> None:
-    """Only a row that is larger by itself makes a larger part; no row and no label is lost."""
-    batch = make(max_tokens)(as_items(ROWS))
-    for part in batch["parts"]:
-        is_one_row = part["labels"].ne(IGNORED).sum() <= max(r.num_trained_tokens for r in ROWS)
-        assert part["input_ids"].numel() <= max_tokens or is_one_row
-    trained = sum(row.num_trained_tokens for row in ROWS)
-    assert int(batch["labels"].ne(IGNORED).sum()) == trained
-    assert torch.equal(batch["labels"], batch["shift_labels"])
+@pytest.mark.parametrize("batches", WAYS.values(), ids=WAYS)
+def test_no_part_computes_more_than_it_may(batches: Batches) -> None:
+    """Every row comes once, in parts that hold no more tokens than allowed, or one row."""
+    limit = CUT if batches in list(WAYS.values())[3:] else WHOLE
+    batch = batches(as_items(ROWS))
+
+    assert all(part["input_ids"].numel() <= limit for part in batch["parts"])
+    assert (len(batch["parts"]) > 1) == (limit == CUT)
+    labels = [part["labels"][part["labels"] != IGNORED] for part in batch["parts"]]
+    assert torch.cat(labels).tolist() == [x for r in ROWS for x in r.labels if x != IGNORED]
+
+
+def test_a_row_longer_than_a_part_is_a_part() -> None:
+    """Nothing is lost where one row alone has more tokens than a part may."""
+    parts = PackedBatches(0, 5)(as_items(ROWS))["parts"]
+    lengths = [part["input_ids"].numel() for part in parts]
+    assert lengths == [len(one.input_ids) - 1 for one in ROWS]
 
 
 class _WholeLogits(torch.nn.Module):
@@ -139,20 +148,21 @@ class _WholeLogits(torch.nn.Module):
 
 def test_model_without_logits_to_keep_gives_the_same_logits(model: "PreTrainedModel") -> None:
     """The labelled positions are picked afterwards where the model can't be told of them."""
-    [part] = PaddedBatches(PAD, MANY)(as_items(ROWS))["parts"]
+    [batch] = PaddedBatches(PAD, WHOLE)(as_items(ROWS))["parts"]
     whole = cast("PreTrainedModel", _WholeLogits(model))
 
     with torch.no_grad():
-        kept, picked = labelled_logits(model, part), labelled_logits(whole, part)
+        kept, picked = labelled_logits(model, batch), labelled_logits(whole, batch)
 
-    assert kept.shape[1] == picked.shape[1] == part["labels"].shape[1] < 18
-    present = part["labels"] != IGNORED
+    assert kept.shape[1] == picked.shape[1] == batch["labels"].shape[1] < 18
+    present = batch["labels"] != IGNORED
     assert torch.allclose(kept[present], picked[present], atol=1e-5)
 
 
 def test_padding_is_on_the_left_and_unseen() -> None:
-    """Two rows as a batch, written out; the last label's own token is not computed."""
-    [part] = PaddedBatches(PAD, MANY)(as_items([row([5, 6], [7]), row([5], [8, 9, 4])]))["parts"]
+    """Two rows as a batch, written out."""
+    rows = as_items([row([5, 6], [7]), row([5], [8, 9, 4])])
+    [part] = PaddedBatches(PAD, WHOLE)(rows)["parts"]
 
     assert {name: tensor.tolist() for name, tensor in part.items()} == {
         "input_ids": [[5, 8, 9], [0, 5, 6]],
@@ -163,10 +173,10 @@ def test_padding_is_on_the_left_and_unseen() -> None:
     }
 
 
-def test_rows_are_packed_after_their_prefix() -> None:
+def test_rows_follow_one_another_after_their_prefix() -> None:
     """Two rows after their prefix of two tokens, written out."""
     rows = as_items([row([5, 6, 1], [7]), row([5, 6, 2], [8, 9])])
-    [part] = PackedBatches(2, MANY)(rows)["parts"]
+    [part] = PackedBatches(2, WHOLE)(rows)["parts"]
 
     assert {name: tensor.tolist() for name, tensor in part.items()} == {
         "input_ids": [[5, 6, 2, 8, 1]],
@@ -219,9 +229,9 @@ def test_shared_prefix_ends_before_every_answer(rows: list[TokenizedRow], length
 )
 def test_longest_prefix_loses_no_label(model: "PreTrainedModel", rows: list[TokenizedRow]) -> None:
     """Even where rows share all they can, each keeps its own loss."""
-    batches = PackedBatches(shared_prefix_length(rows), MANY)
-    longest_first = sorted(rows, key=lambda one: len(one.input_ids), reverse=True)
+    shared = PackedBatches(shared_prefix_length(rows), WHOLE)(as_items(rows))
 
     with torch.no_grad():
-        expected = torch.cat([alone(model, one) for one in longest_first])
-    assert torch.allclose(logits_and_labels(model, batches, rows)[0], expected, atol=1e-5)
+        expected = torch.cat([alone(model, one) for one in rows])
+        with attending_by_row(model):
+            assert torch.allclose(by_row(model, shared), expected, atol=1e-5)

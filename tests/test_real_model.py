@@ -139,14 +139,15 @@ def test_sharing_a_prefix_gives_padding_s_gradients(tickets: PreparedData, tmp_p
     rows = tickets.train.rows
     items = as_items(rows[:3])
     found = []
-    shared_prefix = PackedBatches(shared_prefix_length(rows), 1024)
-    for batches, packing in (
-        (PaddedBatches(0, 1024), nullcontext()),
-        (shared_prefix, attending_by_row(model)),
-    ):
+    length = shared_prefix_length(rows)
+    ways = (
+        (PaddedBatches(0, 1000), nullcontext()),
+        (PackedBatches(length, 1000), attending_by_row(model)),
+    )
+    for batches, attention in ways:
         model.zero_grad()
-        with packing:
-            [part] = batches(items)["parts"]
+        [part] = batches(items)["parts"]
+        with attention:
             loss = summed_loss(model, part)
             loss.backward()
         gradients = {n: p.grad.clone() for n, p in injection.trainable(model) if p.grad is not None}
@@ -196,7 +197,7 @@ def test_a_packed_base_learns(
     model = injected(settings, tmp_path)
     before = adapter_state.base_checksum(model)
     optimizer = torch.optim.AdamW([p for _, p in injection.trainable(model)], lr=1e-3)
-    [batch] = PaddedBatches(0, 1024)(as_items(tickets.train.rows[:2]))["parts"]
+    [batch] = PaddedBatches(0, 1000)(as_items(tickets.train.rows[:2]))["parts"]
     losses = []
     for _ in range(4):
         loss = summed_loss(model, batch)

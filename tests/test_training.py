@@ -85,7 +85,9 @@ def test_the_record_says_what_was_saved(tiny_base: Path, tmp_path: Path) -> None
 
 WAYS: dict[str, dict[str, object]] = {
     "padded": {"batching": "padded"},
-    "packed": {"batching": "packed", "batch_tokens": 8},
+    "packed": {"batching": "packed"},
+    "packed in parts": {"batching": "packed", "batch_tokens": 12},
+    "padded in parts": {"batching": "padded", "batch_tokens": 12},
     "shared prefix": {"batching": "shared-prefix"},
     "accumulated, logged seldom": {"gradient_accumulation_steps": 2, "logging_steps": 3},
     "evaluated every third step": {"eval_steps": 3, "save_total_limit": 1},

@@ -4,13 +4,10 @@ A model may do something else with what says which row sees what (a sliding wind
 place in the sequence), without any error. So packing is tried on two rows first, beside padding.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tasks.config import Batching, TrainingSettings
-from tasks.engine.adapter_layers import fused_adapter_layers
 from tasks.engine.base_models import device, mixed_precision
 from tasks.engine.batching import Batches, PackedBatches, PaddedBatches, Part, as_items
 from tasks.engine.loss import can_chunk, labelled_logits
@@ -50,17 +47,6 @@ def make_batches(plan: TrainingPlan, pad_token_id: int) -> Batches:
     if plan.batching == Batching.PADDED:
         return PaddedBatches(pad_token_id, plan.batch_tokens)
     return PackedBatches(plan.prefix_length, plan.batch_tokens)
-
-
-@contextmanager
-def computing(model: "PreTrainedModel", plan: TrainingPlan, adapter_name: str) -> Iterator[None]:
-    """Let the model compute as the plan says, forward and backward."""
-    packed = plan.batching != Batching.PADDED
-    with (
-        fused_adapter_layers(model, adapter_name),
-        attending_by_row(model) if packed else nullcontext(),
-    ):
-        yield
 
 
 def choose_batching(

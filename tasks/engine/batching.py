@@ -127,10 +127,10 @@ class PackedBatches:
         ids = list(rows[0]["input_ids"][:start])
         positions, following, ends = list(range(start)), [IGNORED] * start, [start]
         for row in rows:
-            inputs, follow = _inputs_and_following(row)
+            inputs, next_labels = _inputs_and_following(row)
             ids += inputs[start:]
             positions += range(start, len(inputs))
-            following += follow[start:]
+            following += next_labels[start:]
             ends.append(len(ids))
         targets = torch.tensor(following)
         kept = (targets != IGNORED).nonzero().flatten()
@@ -186,8 +186,4 @@ def _cut(
         return filled
 
     fewest = len(parts(max_tokens))
-
-    def suffices(limit: int) -> bool:
-        return len(parts(limit)) <= fewest
-
-    return parts(bisect_left(range(max_tokens), True, key=suffices))  # noqa: FBT003
+    return parts(bisect_left(range(max_tokens), -fewest, key=lambda limit: -len(parts(limit))))

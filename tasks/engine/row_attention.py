@@ -99,7 +99,7 @@ def attend(  # noqa: PLR0913 - transformers' signature
 AttentionInterface.register(_NAME, attend)
 
 
-def _one_by_one(  # noqa: PLR0913
+def _one_by_one(  # noqa: PLR0913 - what attention is a function of
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -324,7 +324,7 @@ class _TiledAttention(torch.autograd.Function):
             output = heads.by_head(picked, tile, value.shape[-1])
             of_weights = torch.bmm(output, values.transpose(1, 2))
             # The softmax's gradient: weights · (of_weights - Σ of_weights · weights).
-            of_scores = torch.ops.aten._softmax_backward_data(  # noqa: SLF001
+            of_scores = torch.ops.aten._softmax_backward_data(  # noqa: SLF001 - it has no other name
                 of_weights, weights, -1, heads.dtype
             )
             of_queries.append(heads.by_place(of_scores @ keys, tile, tile.num_queries))

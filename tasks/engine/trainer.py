@@ -6,7 +6,7 @@ resumes and when it goes back to the best one. Here a checkpoint holds the adapt
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,17 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer
 
+from tasks.config import Batching
 from tasks.engine import adapter_state
+from tasks.engine.adapter_layers import fused_adapter_layers
 from tasks.engine.batching import Batch, Part
 from tasks.engine.checkpoints import Checkpoints, Kept, kept_in
+from tasks.engine.lean_layers import lean_layers
 from tasks.engine.loss import summed_loss
+from tasks.engine.row_attention import attending_by_row
 from tasks.engine.row_order import RowOrder
 from tasks.engine.tokenization import IGNORED
+from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +56,7 @@ class AdapterTrainer(Trainer):
         order: RowOrder,
         checkpoints: Checkpoints,
         num_checkpoints: int,
-        loss_in_chunks: bool,
+        plan: TrainingPlan,
         **arguments: Any,  # noqa: ANN401 - Trainer's own
     ) -> None:
         super().__init__(**arguments)
@@ -59,7 +64,7 @@ class AdapterTrainer(Trainer):
         self._order = order
         self._checkpoints = checkpoints
         self._num_checkpoints = num_checkpoints
-        self._loss_in_chunks = loss_in_chunks
+        self._plan = plan
         self._resumed_from = Kept()
         self._started = time.perf_counter()
         # Asks Trainer to count the labels of a whole step, over accumulation and devices.
@@ -70,7 +75,13 @@ class AdapterTrainer(Trainer):
         newest = self._checkpoints.newest()
         self._resumed_from = kept_in(newest) if newest else Kept()
         self._started = time.perf_counter()
-        self.train(resume_from_checkpoint=str(newest) if newest else None)
+        is_packed = self._plan.batching != Batching.PADDED
+        with (
+            lean_layers(self.model),
+            fused_adapter_layers(self.model, self.adapter_name),
+            attending_by_row(self.model) if is_packed else nullcontext(),
+        ):
+            self.train(resume_from_checkpoint=str(newest) if newest else None)
         return self._initial_global_step
 
     def seconds_training(self) -> float:
@@ -125,7 +136,7 @@ class AdapterTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401 - Trainer's signature
         """Give the part's share of the step's mean loss."""
-        loss = summed_loss(model, inputs, in_chunks=self._loss_in_chunks)  # type: ignore[arg-type]
+        loss = summed_loss(model, inputs, in_chunks=self._plan.loss_in_chunks)  # type: ignore[arg-type]
         if num_items_in_batch is None:
             num_items_in_batch = inputs["labels"].ne(IGNORED).sum()
         loss = loss / num_items_in_batch * self.accelerator.num_processes
@@ -143,7 +154,7 @@ class AdapterTrainer(Trainer):
             for batch in self.get_eval_dataloader(eval_dataset):
                 for part in self._prepare_inputs(batch)["parts"]:
                     with self.compute_loss_context_manager():
-                        sums = summed_loss(self.model, part, in_chunks=self._loss_in_chunks)
+                        sums = summed_loss(self.model, part, in_chunks=self._plan.loss_in_chunks)
                     count = part["labels"].ne(IGNORED).sum()
                     totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
                     loss, tokens = loss + totals[0].item(), tokens + int(totals[1].item())

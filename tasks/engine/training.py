@@ -16,7 +16,7 @@ from transformers.trainer_callback import TrainerState
 
 from tasks.config import TrainingSettings
 from tasks.engine import adapter_state
-from tasks.engine.batch_choice import choose_batching, computing, make_batches
+from tasks.engine.batch_choice import choose_batching, make_batches
 from tasks.engine.batching import as_items
 from tasks.engine.callbacks import OnTraining, Pace, Watch
 from tasks.engine.checkpoints import Checkpoints
@@ -60,8 +60,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     torch.set_num_threads(plan.num_threads)
     trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
     trainer.add_callback(Watch(on_progress))
-    with computing(model, plan, injected.lora.adapter_name):
-        trainer.train_on()
+    trainer.train_on()
     seconds = trainer.seconds_training()
     change = _verify(model, injected, trainer.state)
     weights = adapter_state.read_adapter(model, injected.lora.adapter_name)
@@ -151,7 +150,7 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         ),
         checkpoints=checkpoints,
         num_checkpoints=settings.save_total_limit,
-        loss_in_chunks=plan.loss_in_chunks,
+        plan=plan,
         model=model,
         args=_arguments(settings, injected, checkpoints.folder, held_out is not None),
         train_dataset=Rows(as_items(rows)),
