@@ -6,6 +6,7 @@ another place of the base.
 """
 
 import json
+import logging
 import re
 import threading
 from collections import deque
@@ -226,9 +227,13 @@ def _quantization(name: str, dtype: Any) -> Any:  # noqa: ANN401
 
 
 def _load_adapter(model: Any, folder: str, name: str, base: str) -> None:  # noqa: ANN401
+    # transformers 5.23 reports all other adapters' weights as newly initialised.
+    log = logging.getLogger("transformers.integrations.peft")
+    level = log.level
+    log.setLevel(logging.ERROR)
     info = model.load_adapter(folder, adapter_name=name)
-    # transformers 5.23 only logs what does not fit, and goes on with random weights. To it other
-    # adapters' weights are missing, too.
+    log.setLevel(level)
+    # What does not fit is only logged, too, and goes on with random weights.
     own = re.compile(rf"\.(lora_\w+|modules_to_save)\.{re.escape(name)}(\.|$)")
     missing = [key for key in map(str, info.missing_keys) if own.search(key)]
     wrong = [*missing, *info.unexpected_keys, *info.mismatched_keys]
