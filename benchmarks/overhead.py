@@ -5,7 +5,6 @@ train` with its embedded Prefect server on an existing database, and as `adapter
 a Prefect server that is running.
 """
 
-import os
 import socket
 import subprocess
 import sys
@@ -95,7 +94,7 @@ def _server(folder: Path, variables: Mapping[str, str]) -> Iterator[str]:
     }
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            command, env={**os.environ, **variables, **settings}, stdout=log, stderr=log
+            command, env={**variables, **settings}, stdout=log, stderr=log
         )
         try:
             _wait_for(f"{address}/health", process)
