@@ -59,9 +59,7 @@ def main(setting: Setting, workload: str, repeats: int) -> None:
                 run = run_tool(way, TOOLS[tool], this, repeat, variables[way])
                 runs[way] += [run] if repeat else []
     header = ("", "to the first step s", "whole s", "more than bare s", "training s", "CPU s")
-    text = "\n".join(table(header, (_row(way, runs) for way in runs)))
-    (setting.folder / "overhead.md").write_text(text)
-    click.echo(text)
+    setting.publish("overhead", table(header, (_row(way, runs) for way in runs)))
 
 
 def _row(way: str, runs: Mapping[str, list[Run]]) -> tuple[str, ...]:
