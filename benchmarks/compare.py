@@ -1,7 +1,6 @@
 """`python -m benchmarks.compare`: every workload, every tool, a table and a picture."""
 
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def main(
     if quick:
         setting = setting.with_steps(_QUICK_STEPS)
     comparison = Comparison(
-        command=shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),
+        command=setting.command,
         machine=machine.describe(),
         threads=setting.threads,
         repeats=plan.repeats,

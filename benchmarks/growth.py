@@ -53,9 +53,7 @@ def main(setting: Setting, quick: bool) -> None:  # noqa: FBT001
     run_fresh(command, setting.folder / "picture.log", os.environ)
     header = ("", "value", "seconds", "peak MB")
     rows = [(p.series, f"{p.x:g}", f"{p.seconds:.2f}", f"{p.peak_memory_mb:.0f}") for p in points]
-    text = "\n".join([*table(header, rows), *_slopes(points)])
-    (setting.folder / "growth.md").write_text(text)
-    click.echo(text)
+    setting.publish("growth", [*table(header, rows), *_slopes(points)])
 
 
 def slope(points: list[Point], of: Callable[[Point], float]) -> float:

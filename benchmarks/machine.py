@@ -25,6 +25,15 @@ class Machine(Message):
     versions: dict[str, str]
     commit: str
 
+    def __str__(self) -> str:
+        """Give all of it in a line."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        instructions = ", ".join(self.instructions) or "no instructions of note"
+        return (
+            f"{self.processor} ({instructions}), {self.num_cores} cores, {self.memory_gb:.0f} GB, "
+            f"{self.system}, Python {self.python}, {versions}; commit {self.commit}"
+        )
+
 
 def describe() -> Machine:
     """Describe this machine."""

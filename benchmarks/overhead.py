@@ -5,7 +5,6 @@ train` with its embedded Prefect server on an existing database, and as `adapter
 a Prefect server that is running.
 """
 
-import os
 import socket
 import subprocess
 import sys
@@ -60,9 +59,7 @@ def main(setting: Setting, workload: str, repeats: int) -> None:
                 run = run_tool(way, TOOLS[tool], this, repeat, variables[way])
                 runs[way] += [run] if repeat else []
     header = ("", "to the first step s", "whole s", "more than bare s", "training s", "CPU s")
-    text = "\n".join(table(header, (_row(way, runs) for way in runs)))
-    (setting.folder / "overhead.md").write_text(text)
-    click.echo(text)
+    setting.publish("overhead", table(header, (_row(way, runs) for way in runs)))
 
 
 def _row(way: str, runs: Mapping[str, list[Run]]) -> tuple[str, ...]:
@@ -95,7 +92,7 @@ def _server(folder: Path, variables: Mapping[str, str]) -> Iterator[str]:
     }
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            command, env={**os.environ, **variables, **settings}, stdout=log, stderr=log
+            command, env={**variables, **settings}, stdout=log, stderr=log
         )
         try:
             _wait_for(f"{address}/health", process)

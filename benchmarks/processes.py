@@ -17,6 +17,7 @@ from benchmarks.tools import Tool
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 _ERROR_LINES = 3
+_SERVERS = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -26,9 +27,12 @@ class ProcessFailed(RuntimeError):  # noqa: N818 - what happened, not a mistake 
 
 
 def environment(threads: int, caches: Path) -> dict[str, str]:
-    """Give the environment that all tools run in: as many threads, caches of their own, no net."""
+    """Give the environment that all tools run in: as many threads, caches of their own, no net.
+
+    Servers of the user's are left out: how fast they are is not what is measured.
+    """
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in _SERVERS},
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "HF_HOME": str(caches / "huggingface"),

@@ -45,9 +45,7 @@ def main(setting: Setting, workload: str, tools: tuple[str, ...], top: int) -> N
         changes = {"folder": job.folder / name, "options": tool.options, "profiles": True}
         run = run_tool(name, tool, job.model_copy(update=changes), 1, setting.variables)
         lines += [f"## {tool.title}\n", *_kinds(run), *_largest(run, top)]
-    text = "\n".join(lines)
-    (setting.folder / "profile.md").write_text(text)
-    click.echo(text)
+    setting.publish("profile", lines)
 
 
 def kinds(run: Run) -> dict[str, float]:

@@ -33,8 +33,8 @@ class _Way:
 _CHECKPOINTED = {"gradient_checkpointing": True}
 _WAYS = (
     _Way("adapter, float32 base", {"base_model": {"dtype": "float32"}}),
-    _Way("adapter, half-precision base"),
-    _Way("adapter, half-precision base, checkpointing", {"base_model": _CHECKPOINTED}),
+    _Way("adapter"),
+    _Way("adapter, checkpointing", {"base_model": _CHECKPOINTED}),
     _Way("adapter, 4-bit base", {"base_model": {"quantization": "4bit"}}, quantized=True),
     _Way(
         "adapter, 4-bit base, checkpointing",
@@ -67,9 +67,8 @@ def main(setting: Setting, workload: str, repeats: int) -> None:
     base, *verdicts = setting.judge(job, _JUDGED_ROWS, candidates)
     header = ("", "peak MB", "rows/s", "training loss", "held-out loss")
     rows = [_row(way.title, runs[way.title], v) for way, v in zip(_WAYS, verdicts, strict=True)]
-    text = "\n".join(table(header, [*rows, _row("the base, untrained", [], base)]))
-    (setting.folder / "quantized.md").write_text(text)
-    click.echo(text)
+    lines = table(header, [*rows, _row(f"the base, untrained ({job.dtype})", [], base)])
+    setting.publish("quantized", lines)
 
 
 def _job(job: Job, way: _Way, folder: str) -> Job:

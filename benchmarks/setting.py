@@ -2,13 +2,17 @@
 
 import datetime as dt
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks import machine
 from benchmarks.messages import Candidate, Job, JudgingRequest, Prepared, RowsRequest, Verdict
 from benchmarks.processes import CHECKOUT, ask, environment
 from benchmarks.workloads import WORKLOADS
@@ -22,6 +26,8 @@ class Setting:
 
     base: str
     dtype: str
+    command: str
+    """What was called to measure it."""
     num_steps: int | None
     """Instead of the workload's own."""
     threads: int
@@ -88,6 +94,15 @@ class Setting:
         )
         return ask("judging", request, Verdict, job.folder / "judging.json", self.variables)
 
+    def publish(self, name: str, lines: Iterable[str]) -> None:
+        """Write a report, with what was measured on what, and show it."""
+        load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
+        circumstances = f"{machine.describe()}; {self.threads} threads. Load now: {load}.\n"
+        text = "\n".join([f"`{self.command}`\n", circumstances, *lines])
+        (self.folder / f"{name}.md").write_text(text)
+        click.echo(text)
+        click.echo(f"all of it: {self.folder}", err=True)
+
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of a setting, and the setting as its first argument."""
@@ -109,8 +124,9 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
         output: Path | None,
         **others: Any,  # noqa: ANN401
     ) -> None:
+        program = Path(sys.argv[0]).stem
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d-%H%M%S")
-        folder = (output or RESULTS / f"{command.__module__.rpartition('.')[2]}-{now}").resolve()
+        folder = (output or RESULTS / f"{program}-{now}").resolve()
         if folder.exists() and any(folder.iterdir()):
             # Ours would go on from the checkpoints there instead of training.
             raise click.UsageError(f"--output {folder} is not empty; give another folder")
@@ -118,6 +134,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
         setting = Setting(
             base=base,
             dtype=dtype,
+            command=shlex.join(["python", "-m", f"benchmarks.{program}", *sys.argv[1:]]),
             num_steps=steps,
             threads=threads,
             folder=folder,

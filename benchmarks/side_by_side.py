@@ -90,11 +90,15 @@ def _run(side: _Side, name: str, repeat: int) -> None:
     job = side.job.model_copy(update={**changes, **({} if repeat else _counted(side))})
     print(f"{side.name}  {'counting' if not repeat else f'repeat {repeat}'}  {name}", flush=True)  # noqa: T201
     try:
-        side.runs.append(run_tool(name, tool, job, repeat, side.setting.variables))
+        run = run_tool(name, tool, job, repeat, side.setting.variables)
     except ProcessFailed as error:
         print(f"  failed: {error}", file=sys.stderr)  # noqa: T201
         side.failed[name] = str(error)
         side.tools.remove(name)
+        return
+    side.runs.append(run)
+    with (side.job.folder / "runs.jsonl").open("a") as kept:  # in case the rest does not end
+        kept.write(run.model_dump_json() + "\n")
 
 
 def _counted(side: _Side) -> dict[str, object]:

@@ -30,24 +30,14 @@ _WORK_HEADER = (
 
 def as_markdown(comparison: Comparison) -> str:
     """Give the whole report."""
+    use = f"{comparison.threads} threads for each tool. Median (least to most) of"
     lines = [
-        *_circumstances(comparison),
+        f"`{comparison.command}`\n",
+        f"{comparison.machine}; {use} {comparison.repeats}.\n",
         *(line for one in comparison.findings for line in _workload(one)),
         *(f"Skipped {name}: {why}.\n" for name, why in comparison.skipped.items()),
     ]
     return "\n".join(lines)
-
-
-def _circumstances(comparison: Comparison) -> Iterator[str]:
-    it = comparison.machine
-    instructions = ", ".join(it.instructions) or "none of note"
-    yield f"`{comparison.command}`\n"
-    yield (
-        f"{it.processor} ({instructions}), {it.num_cores} cores, {comparison.threads} threads for "
-        f"each tool, {it.memory_gb:.0f} GB, {it.system}, Python {it.python}, "
-        + ", ".join(f"{name} {version}" for name, version in it.versions.items())
-        + f"; commit {it.commit}. Median (least to most) of {comparison.repeats}.\n"
-    )
 
 
 def _workload(findings: Findings) -> Iterator[str]:

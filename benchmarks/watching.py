@@ -111,7 +111,10 @@ def counted(model: "nn.Module", outcome: Outcome) -> Iterator[None]:
     finally:
         hook.remove()
     work.flops = counter.get_total_flops()
-    outcome.work = work
+    if work.num_forwards:
+        outcome.work = work
+    else:
+        outcome.remarks.append("no forward pass went through the embeddings; nothing is counted")
 
 
 def _products(*shape: int) -> int:

@@ -85,7 +85,7 @@ WORKLOADS = {
         _demo,
         batch_size=16,
         num_steps=12,
-        max_length=256,
+        max_length=512,
         learning_rate=1e-3,
     ),
 }
