@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 from drawn_rows import adapted_llama, draw_rows, row
+from peft import LoraConfig
 from tiny_models import tiny_tokenizer
 from transformers import (
+    AutoModelForCausalLM,
     BloomConfig,
     BloomForCausalLM,
     Gemma2Config,
@@ -170,3 +172,23 @@ def test_half_precision_does_not_look_like_a_deaf_model(model: "PreTrainedModel"
     model.bfloat16()
 
     assert choose(model, data_of(ROWS)) == ("shared-prefix", ())
+
+
+def test_what_stays_as_it_was_is_said(tiny_base: Path) -> None:
+    """DoRA's layers and an output layer that trains are computed as their libraries do it."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    model.add_adapter(LoraConfig(target_modules=["q_proj"], use_dora=True))
+    model.lm_head.weight.requires_grad_(requires_grad=True)
+
+    name, [layers, loss] = choose(model, data_of(ROWS))
+
+    assert name == "shared-prefix"
+    assert layers.startswith("2 adapter layers are no plain LoRA")
+    assert "not those of a frozen output layer" in loss
+
+
+def test_part_size_is_the_users_to_set(model: "PreTrainedModel") -> None:
+    """`batch_tokens` is taken as it is given, and chosen where it is not."""
+    for given, expected in ((77, 77), ("auto", 1024)):
+        settings = TrainingSettings.model_validate({"batch_tokens": given})
+        assert choose_batching(settings, data_of(ROWS), model).batch_tokens == expected

@@ -109,7 +109,7 @@ def ours(
     with ExitStack() as stack:
         if layers:
             stack.enter_context(lean_layers(model))
-            stack.enter_context(fused_adapter_layers(model, "default"))
+            stack.enter_context(fused_adapter_layers(model))
         if isinstance(batches, PackedBatches):
             stack.enter_context(attending_by_row(model))
         for part in batches(as_items(ROWS))["parts"]:
@@ -190,7 +190,7 @@ def test_layers_are_exact_for_every_kind_of_lora(architecture: str, lora: dict[s
 def test_replaced_layers_come_back() -> None:
     """Outside training a model's layers are its own; within, all that can be are replaced."""
     model = made("llama")
-    with lean_layers(model), fused_adapter_layers(model, "default"):
+    with lean_layers(model), fused_adapter_layers(model):
         replaced = [name for name, module in model.named_modules() if "forward" in vars(module)]
     assert len(replaced) == 2 * (2 + 1 + 7) + 1
     assert not [name for name, module in model.named_modules() if "forward" in vars(module)]

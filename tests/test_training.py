@@ -23,7 +23,7 @@ from tasks.engine import adapter_state
 from tasks.engine.callbacks import TrainingProgress
 from tasks.engine.checkpoints import Checkpoints
 from tasks.engine.injection import reinject
-from tasks.errors import VerificationError
+from tasks.errors import UserError, VerificationError
 from tasks.records import InjectedRecord, LossPoint, TrainedRecord
 
 if TYPE_CHECKING:
@@ -336,3 +336,14 @@ def test_other_architectures_train(tmp_path: Path, save: Callable[[Path], Path],
     weights = adapter_state.load_weights(result.weights.path)
     assert any(key.endswith(".bias") for key in weights) == (bias == "all")
     assert isinstance(result.loss_curve[0], LossPoint)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there the optimiser works")
+def test_an_optimiser_that_needs_a_gpu_is_refused_without_one(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """The paged 8-bit optimiser is the user's mistake on a CPU, before anything is written."""
+    model, record = injected(tiny_base, tmp_path)
+    with pytest.raises(UserError, match="needs a GPU; use adamw"):
+        train_here(model, record, tmp_path, training(optimizer="paged_adamw_8bit"))
+    assert not (tmp_path / "checkpoints").exists()

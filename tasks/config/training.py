@@ -25,6 +25,13 @@ class Batching(StrEnum):
     SHARED_PREFIX = "shared-prefix"
 
 
+class Optimizer(StrEnum):
+    """The form of AdamW."""
+
+    ADAMW = "adamw"
+    PAGED_ADAMW_8BIT = "paged_adamw_8bit"
+
+
 class TrainingSettings(Section):
     """How the adapter is trained."""
 
@@ -44,6 +51,10 @@ class TrainingSettings(Section):
 
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate of AdamW; adapters want about ten times that of full fine-tuning."""
+
+    optimizer: Optimizer = Optimizer.ADAMW
+    """`paged_adamw_8bit` (bitsandbytes) keeps its state in 8 bits, and in the computer's memory
+    where the GPU's does not suffice; it needs a GPU, and has not been measured here."""
 
     lr_scheduler: Scheduler = Scheduler.COSINE
     """How the learning rate falls after the warm-up."""

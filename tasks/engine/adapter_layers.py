@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft.tuners.lora import Linear
+from peft.tuners.lora import Linear, LoraLayer
 from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
@@ -24,18 +24,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def fused_adapter_layers(model: "PreTrainedModel", adapter_name: str) -> Iterator[None]:
-    """Compute the layers of the active adapter in one operation each, where they are plain LoRA.
-
-    Packed bases, DoRA, and layers that are no linear ones keep PEFT's way.
-    """
-    layers = [
-        module
-        for module in model.modules()
-        if isinstance(module, Linear) and _is_plain(module, adapter_name, model.dtype)
-    ]
+def fused_adapter_layers(model: "PreTrainedModel") -> Iterator[None]:
+    """Compute the layers of the active adapter in one operation each, where they are plain LoRA."""
+    layers = [layer for layer in _adapted(model) if _is_plain(layer, model.dtype)]
     for layer in layers:
-        layer.forward = partial(_forward, layer, adapter_name)
+        layer.forward = partial(_forward, layer)
     try:
         yield
     finally:
@@ -43,33 +36,44 @@ def fused_adapter_layers(model: "PreTrainedModel", adapter_name: str) -> Iterato
             del layer.forward
 
 
-def _is_plain(layer: Linear, adapter_name: str, dtype: torch.dtype) -> bool:
+def num_unfused(model: "PreTrainedModel") -> int:
+    """Count the adapter's layers that keep PEFT's way: packed weights, DoRA, other kinds."""
+    return sum(not _is_plain(layer, model.dtype) for layer in _adapted(model))
+
+
+def _adapted(model: "PreTrainedModel") -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _is_plain(layer: Any, dtype: torch.dtype) -> bool:  # noqa: ANN401 - PEFT has no types
+    if type(layer) is not Linear or len(layer.active_adapters) != 1:
+        return False
+    [name] = layer.active_adapters
     base = layer.get_base_layer()
     return (
-        type(layer) is Linear
-        and type(base) in {torch.nn.Linear, Conv1D}
+        type(base) in {torch.nn.Linear, Conv1D}
         and base.weight.dtype == dtype
         and not base.weight.requires_grad
-        and layer.active_adapters == [adapter_name]
-        and adapter_name in layer.lora_A
-        and adapter_name not in layer.lora_variant
-        and not layer.lora_bias[adapter_name]
+        and name in layer.lora_A
+        and name not in layer.lora_variant
+        and not layer.lora_bias[name]
         and not layer.disable_adapters
         and not layer.merged
     )
 
 
-def _forward(layer: Linear, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
+def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
     base = layer.get_base_layer()
-    dropped = layer.lora_dropout[adapter_name](x)
+    [name] = layer.active_adapters
+    dropped = layer.lora_dropout[name](x)
     return _AdaptedLinear.apply(  # type: ignore[no-untyped-call,no-any-return]
         x,
         None if dropped is x else dropped,
         base.weight.t() if isinstance(base, Conv1D) else base.weight,
         base.bias,
-        layer.lora_A[adapter_name].weight,
-        layer.lora_B[adapter_name].weight,
-        layer.scaling[adapter_name],
+        layer.lora_A[name].weight,
+        layer.lora_B[name].weight,
+        layer.scaling[name],
     )
 
 

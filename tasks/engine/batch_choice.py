@@ -4,10 +4,13 @@ A model may do something else with what says which row sees what (a sliding wind
 place in the sequence), without any error. So packing is tried on two rows first, beside padding.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tasks.config import Batching, TrainingSettings
+from tasks.engine.adapter_layers import num_unfused
 from tasks.engine.base_models import device, mixed_precision
 from tasks.engine.batching import Batches, PackedBatches, PaddedBatches, Part, as_items
 from tasks.engine.loss import can_chunk, labelled_logits
@@ -26,7 +29,9 @@ _TOLERANCE_FLOAT32 = 1e-3
 _TOLERANCE_LOW_PRECISION = 1e-1
 """bfloat16's rounding alone is 3.5 % after the 30 layers of SmolLM2-135M."""
 _TOKENS_CPU = 1024
+"""Two cores multiply at full speed from 256 rows of a layer's input on; 1024 was not compared."""
 _TOKENS_GPU = 8192
+"""Not measured."""
 _ALL = 2**62
 
 
@@ -39,7 +44,7 @@ class BatchingChoice:
     prefix_length: int = 0
     loss_in_chunks: bool = False
     remarks: tuple[str, ...] = ()
-    """Why the first choice had to be dropped."""
+    """Which technique the model cannot take, and what is done instead."""
 
 
 def make_batches(plan: TrainingPlan, pad_token_id: int) -> Batches:
@@ -65,8 +70,10 @@ def choose_batching(
     probe = as_items(sorted(rows, key=lambda row: len(row.input_ids))[:: max(1, len(rows) - 1)])
     padded = PaddedBatches(data.renderer.tokenizer.pad_token_id or 0, _ALL)
     [plain] = padded(probe)["parts"]
-    in_chunks = can_chunk(model, plain)
-    fallback = BatchingChoice(Batching.PADDED, tokens, loss_in_chunks=in_chunks)
+    with _evaluating(model):
+        in_chunks = can_chunk(model, _on_device(plain, model))
+    remarks = tuple(_unaltered(model, in_chunks=in_chunks))
+    fallback = BatchingChoice(Batching.PADDED, tokens, loss_in_chunks=in_chunks, remarks=remarks)
     wanted = settings.batching
     if wanted is Batching.PADDED:
         return fallback
@@ -75,10 +82,21 @@ def choose_batching(
     why_not = _why_not_packed(model, plain, packed)
     if why_not is None:
         name = Batching.SHARED_PREFIX if length else Batching.PACKED
-        return BatchingChoice(name, tokens, length, in_chunks)
+        return BatchingChoice(name, tokens, length, in_chunks, remarks)
     if wanted is not Batching.AUTO:
         raise UserError(f"training.batching is {wanted.value}, but {why_not}; use padded")
-    return replace(fallback, remarks=(f"{why_not}, so rows are padded instead",))
+    return replace(fallback, remarks=(*remarks, f"{why_not}, so rows are padded instead"))
+
+
+def _unaltered(model: "PreTrainedModel", *, in_chunks: bool) -> Iterator[str]:
+    """Say what of the model is computed as its libraries do it."""
+    if count := num_unfused(model):
+        yield f"{count} adapter layers are no plain LoRA on plain weights, so PEFT computes them"
+    if not in_chunks:
+        yield (
+            f"the logits of {type(model).__name__} are not those of a frozen output layer, so the "
+            "loss is computed from all of them at once"
+        )
 
 
 def _prefix_length(rows: list[TokenizedRow], wanted: Batching) -> int:
@@ -113,12 +131,22 @@ def _logits(model: "PreTrainedModel", part: Part) -> "Tensor":
     """Give the logits where a row has a label, row by row: float32 [labels, vocabulary]."""
     import torch
 
+    on_device = _on_device(part, model)
+    with _evaluating(model), torch.no_grad(), mixed_precision(model):
+        logits = labelled_logits(model, on_device)
+    return logits[on_device["labels"] != IGNORED].float()
+
+
+def _on_device(part: Part, model: "PreTrainedModel") -> Part:
+    return {name: tensor.to(model.device) for name, tensor in part.items()}
+
+
+@contextmanager
+def _evaluating(model: "PreTrainedModel") -> Iterator[None]:
+    """Switch dropout off, without which no two passes compare."""
     was_training = model.training
     model.eval()
-    on_device = {name: tensor.to(model.device) for name, tensor in part.items()}
     try:
-        with torch.no_grad(), mixed_precision(model):
-            logits = labelled_logits(model, on_device)
+        yield
     finally:
         model.train(was_training)
-    return logits[on_device["labels"] != IGNORED].float()

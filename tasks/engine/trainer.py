@@ -78,7 +78,7 @@ class AdapterTrainer(Trainer):
         is_packed = self._plan.batching != Batching.PADDED
         with (
             lean_layers(self.model),
-            fused_adapter_layers(self.model, self.adapter_name),
+            fused_adapter_layers(self.model),
             attending_by_row(self.model) if is_packed else nullcontext(),
         ):
             self.train(resume_from_checkpoint=str(newest) if newest else None)

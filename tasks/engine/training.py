@@ -15,6 +15,7 @@ from transformers import (
 from transformers.trainer_callback import TrainerState
 
 from tasks.config import TrainingSettings
+from tasks.config.training import Optimizer
 from tasks.engine import adapter_state
 from tasks.engine.batch_choice import choose_batching, make_batches
 from tasks.engine.batching import as_items
@@ -23,11 +24,17 @@ from tasks.engine.checkpoints import Checkpoints
 from tasks.engine.prepared_data import PreparedData
 from tasks.engine.row_order import row_order
 from tasks.engine.trainer import AdapterTrainer, Rows
-from tasks.errors import VerificationError
+from tasks.errors import UserError, VerificationError
 from tasks.records import FileRecord, InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_OPTIMIZERS = {
+    Optimizer.ADAMW: "adamw_torch_fused",
+    Optimizer.PAGED_ADAMW_8BIT: "paged_adamw_8bit",
+}
 
 
 def train(  # noqa: PLR0913 - a training run has that many parts
@@ -50,9 +57,12 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         on_progress: told of every step and of everything logged.
 
     Raises:
+        UserError: the optimiser does not run on this machine.
         VerificationError: the adapter did not change, the base did, no token was trained on, or a
             loss was not finite.
     """
+    if settings.optimizer is Optimizer.PAGED_ADAMW_8BIT and not torch.cuda.is_available():
+        raise UserError("training.optimizer paged_adamw_8bit needs a GPU; use adamw")
     if not data.record.train.num_trained_tokens:
         raise VerificationError("no token of the training rows is trained on")
     checkpoints = Checkpoints(folder)
@@ -182,6 +192,7 @@ def _arguments(
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        optim=_OPTIMIZERS[settings.optimizer],
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler.value,
         warmup_steps=settings.warmup_ratio,
