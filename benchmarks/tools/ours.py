@@ -23,6 +23,7 @@ from tasks.engine.generation import answer
 from tasks.engine.injection import inject, probe_logits
 from tasks.engine.loading import load_adapter
 from tasks.engine.lora import describe_lora
+from tasks.engine.memory import give_back
 from tasks.engine.prepared_data import PreparedData, prepare_data
 from tasks.engine.saving import adapter_files, save_adapter
 from tasks.engine.training import train
@@ -61,6 +62,7 @@ def run(job: Job) -> Outcome:
     files = adapter_files(model, trained, data.record.template, card="")
     live_logits = probe_logits(model)
     del model
+    give_back()
     outcome.adapter = save_adapter(files, job.adapter, live_logits, None).folder
     outcome.adapter_done = time.time()
     outcome.remarks = [f"{trained.batching} batches", *trained.remarks]

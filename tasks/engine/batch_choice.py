@@ -13,6 +13,7 @@ from tasks.config import Batching, TrainingSettings
 from tasks.engine.adapter_layers import num_unfused
 from tasks.engine.base_models import device, mixed_precision
 from tasks.engine.batching import Batches, PackedBatches, PaddedBatches, Part, as_items
+from tasks.engine.failures import is_of_the_memory
 from tasks.engine.loss import can_chunk, labelled_logits
 from tasks.engine.prepared_data import PreparedData
 from tasks.engine.row_attention import attending_by_row
@@ -116,6 +117,8 @@ def _why_not_packed(model: "PreTrainedModel", padded: Part, packed: Part) -> str
         with attending_by_row(model):
             given = _logits(model, packed)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        if is_of_the_memory(error):
+            raise
         reason = str(error).strip().split("\n")[0]
         return f"{name} cannot work with packed rows ({reason})"
     # Logits and not the loss, in which differences cancel out; relative to their spread.

@@ -17,13 +17,10 @@ def failure(error: BaseException, message: str) -> AdapterflowError:
     mistake and does not pass soon. All else is the user's turn, also that the Hub's client was told
     to stay offline.
     """
-    import torch
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     causes = list(_causes(error))
-    if any(
-        isinstance(c, torch.OutOfMemoryError | MemoryError) or is_of_the_disk(c) for c in causes
-    ):
+    if any(is_of_the_memory(cause) or is_of_the_disk(cause) for cause in causes):
         return AdapterflowError(message)
     # datasets 5.2 names the cause in its text only.
     offline = any(
@@ -42,6 +39,15 @@ def _may_pass(cause: BaseException) -> bool:
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code in _PASSING_STATUSES
     return isinstance(cause, TransportError | ConnectionError | TimeoutError)
+
+
+def is_of_the_memory(error: BaseException) -> bool:
+    """Tell whether memory did not suffice, on a GPU or here."""
+    import torch
+
+    # torch 2.13 has a type of its own for a GPU's memory only.
+    refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return refused or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def is_of_the_disk(error: BaseException) -> bool:

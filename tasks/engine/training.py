@@ -1,5 +1,6 @@
 """Step 4's work: the training run, from its record alone, and the proof that it was one."""
 
+import logging
 import math
 from hashlib import sha256
 from pathlib import Path
@@ -21,16 +22,21 @@ from tasks.engine.batch_choice import choose_batching, make_batches
 from tasks.engine.batching import as_items
 from tasks.engine.callbacks import OnTraining, Pace, Watch
 from tasks.engine.checkpoints import Checkpoints
+from tasks.engine.failures import is_of_the_memory
+from tasks.engine.memory import give_back
 from tasks.engine.prepared_data import PreparedData
 from tasks.engine.row_order import row_order
 from tasks.engine.trainer import AdapterTrainer, Rows
-from tasks.errors import UserError, VerificationError
+from tasks.errors import AdapterflowError, UserError, VerificationError
 from tasks.records import FileRecord, InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+log = logging.getLogger(__name__)
+
+_SHORT_OF_MEMORY = "memory did not suffice"
 _OPTIMIZERS = {
     Optimizer.ADAMW: "adamw_torch_fused",
     Optimizer.PAGED_ADAMW_8BIT: "paged_adamw_8bit",
@@ -58,6 +64,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
 
     Raises:
         UserError: the optimiser does not run on this machine.
+        AdapterflowError: memory did not suffice, whatever the size of the parts.
         VerificationError: the adapter did not change, the base did, no token was trained on, or a
             loss was not finite.
     """
@@ -65,23 +72,19 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         raise UserError("training.optimizer paged_adamw_8bit needs a GPU; use adamw")
     if not data.record.train.num_trained_tokens:
         raise VerificationError("no token of the training rows is trained on")
-    checkpoints = Checkpoints(folder)
-    plan = _planned(checkpoints, model, injected, data, settings)
-    torch.set_num_threads(plan.num_threads)
-    trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
-    trainer.add_callback(Watch(on_progress))
-    trainer.train_on()
-    seconds = trainer.seconds_training()
-    change = _verify(model, injected, trainer.state)
+    state, plan, seconds = _trained(
+        model, injected, data, settings, Checkpoints(folder), on_progress
+    )
+    change = _verify(model, injected, state)
     weights = adapter_state.read_adapter(model, injected.lora.adapter_name)
     file = adapter_state.save_weights(weights, folder / "trained" / adapter_state.WEIGHTS_FILE)
-    best = trainer.state.best_global_step if settings.keep_best and data.eval else None
-    curve = loss_curve(trainer.state)
-    passes = trainer.state.epoch or 0.0
+    best = state.best_global_step if settings.keep_best and data.eval else None
+    curve = loss_curve(state)
+    passes = state.epoch or 0.0
     return TrainedRecord(
         injected=injected,
         weights=FileRecord.of(file),
-        num_steps=trainer.state.global_step,
+        num_steps=state.global_step,
         best_step=best,
         train_loss=_mean_of_last(curve),
         eval_loss=_eval_loss(curve, best),
@@ -114,6 +117,36 @@ def loss_curve(state: TrainerState) -> tuple[LossPoint, ...]:
     )
 
 
+def _trained(  # noqa: PLR0913 - a training run has that many parts
+    model: "PreTrainedModel",
+    injected: InjectedRecord,
+    data: PreparedData,
+    settings: TrainingSettings,
+    checkpoints: Checkpoints,
+    on_progress: OnTraining,
+) -> tuple[TrainerState, TrainingPlan, float]:
+    """Train in parts that fit into memory; give how it ended, its plan, and the seconds it took."""
+    plan = _planned(checkpoints, model, injected, data, settings)
+    torch.set_num_threads(plan.num_threads)
+    while True:
+        trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
+        trainer.add_callback(Watch(on_progress))
+        try:
+            trainer.train_on()
+        except (RuntimeError, MemoryError) as error:
+            if not is_of_the_memory(error):
+                raise
+            plan = _with_less_memory(plan, data, settings, error)
+        else:
+            ended = trainer.state, plan, trainer.seconds_training()
+            del trainer
+            give_back()
+            return ended
+        del trainer
+        checkpoints.keep_plan(plan)
+        _rewind(model, injected)
+
+
 def _planned(
     checkpoints: Checkpoints,
     model: "PreTrainedModel",
@@ -138,6 +171,39 @@ def _planned(
         )
         checkpoints.keep_plan(plan)
     return plan
+
+
+def _with_less_memory(
+    plan: TrainingPlan, data: PreparedData, settings: TrainingSettings, error: BaseException
+) -> TrainingPlan:
+    """Give the plan with parts of half the size, which give the same sums in more passes.
+
+    Raises:
+        AdapterflowError: the size is the user's, or the longest row is a part by itself already.
+    """
+    longest = max(len(row.input_ids) for row in data.train.rows)
+    given = plan.batch_tokens
+    log.warning("out of memory with %d tokens at once: %s", given, error)
+    if settings.batch_tokens == "auto" and given > longest:
+        smaller = max(longest, given // 2)
+        remark = f"{_SHORT_OF_MEMORY} for {given} tokens at once, so {smaller} are computed"
+        others = [one for one in plan.remarks if not one.startswith(_SHORT_OF_MEMORY)]
+        return plan.model_copy(update={"batch_tokens": smaller, "remarks": (*others, remark)})
+    fewer = "training.batch_tokens: auto, " if given > longest else ""
+    raise AdapterflowError(
+        f"{_SHORT_OF_MEMORY} for training with {given} tokens at once (the longest row has "
+        f"{longest}). What makes it less: {fewer}base_model.gradient_checkpointing: true, "
+        f"base_model.quantization: 4bit, a smaller lora.r, data.max_length below {longest}. "
+        "Change one and train anew; `adapterflow check` says what it comes to."
+    ) from error
+
+
+def _rewind(model: "PreTrainedModel", injected: InjectedRecord) -> None:
+    """Free what a failed step left, and give the adapter its first weights again."""
+    model.zero_grad(set_to_none=True)
+    weights = adapter_state.load_weights(injected.initial_weights.path)
+    adapter_state.write_adapter(model, injected.lora.adapter_name, weights)
+    give_back()
 
 
 def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
