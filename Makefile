@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo lint test test-all chaos bench
+.PHONY: help install demo up down lint test test-all chaos bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,6 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 help:
 	@echo "make demo      train, verify and try an adapter for SmolLM2-135M-Instruct (needs no account, no server)"
+	@echo "make up        Prefect, MLflow and a worker on this machine, with the deployments; make down ends them"
 	@echo "make test      lint, types and the fast tests"
 	@echo "make test-all  the slow tests: the real model, new processes, servers"
 	@echo "make chaos     210 kills at seeded moments, and a table of what became of them (half an hour)"
@@ -31,6 +32,12 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/adapterflow train deployments/demo/tickets.yaml
+
+up: install
+	$(BIN)/adapterflow up
+
+down: install
+	$(BIN)/adapterflow down
 
 lint: install
 	$(BIN)/ruff check

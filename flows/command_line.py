@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.adapter_commands import bundle, combine, export, predict
+from flows.data_events import notify, watch
+from flows.stack import down, up
+from tasks import home
 from tasks.errors import AdapterflowError, UserError
 from tasks.step_name import StepName
 
@@ -39,7 +42,38 @@ def cli() -> None:
     """Turn a base model and a file of examples into a small, verified, tracked LoRA adapter."""
 
 
-for command in (predict, export, combine, bundle):
+@cli.command()
+@click.argument("webhook_url")
+def alert(webhook_url: str) -> None:
+    """Let Prefect call WEBHOOK_URL when a run fails or crashes.
+
+    The address is kept in a Prefect block, encrypted and hidden in its UI. What is sent is one JSON
+    object with `text`, as chat programs take it, and `flow_run`, the run's page.
+    """
+    if not webhook_url.startswith(("http://", "https://")):
+        raise UserError("the webhook is no http(s) address")
+    from flows.servers import server_at_hand
+
+    server_at_hand("alert")
+    from flows.automations import install_alert
+
+    install_alert(webhook_url)
+    click.echo("failed and crashed runs are told to the webhook")
+
+
+@cli.command()
+@click.argument("old_folder", type=_EXISTING)
+def moved(old_folder: Path) -> None:
+    """Set the embedded MLflow store right after the checkout was moved away from OLD_FOLDER.
+
+    Deployments learn of the new place from the next `adapterflow up`.
+    """
+    from tasks.tracking import repair
+
+    click.echo(f"{repair(old_folder.absolute())} places now lead to {home.home()}")
+
+
+for command in (predict, export, combine, bundle, up, down, notify, watch):
     cli.add_command(command)
 
 

@@ -16,6 +16,9 @@ from functools import cache
 from tasks import home
 from tasks.errors import AdapterflowError
 
+HEARTBEAT_SECONDS = 30
+"""How often a run says that it lives; see `flows.automations`."""
+
 _STARTUP_SECONDS = 180.0
 # What Prefect 3.8 sets for its own ephemeral server: no pages, and no services that no run needs.
 _SERVER_SETTINGS = {
@@ -83,6 +86,8 @@ def use_embedded_server() -> EmbeddedServer | None:
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(store / "results"),
         # A server that is away for some minutes is waited for; with Prefect's own 5, for one.
         "PREFECT_CLIENT_MAX_RETRIES": "8",
+        # Prefect's 180 would be too rare for the automation that ends lost runs.
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         # Server and client would each report their use to the outside.
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
@@ -96,6 +101,8 @@ def use_embedded_server() -> EmbeddedServer | None:
         return None
     server = EmbeddedServer()
     os.environ["PREFECT_API_URL"] = server.api_url
+    # It has no pages that a link could lead to.
+    os.environ["PREFECT_UI_ENABLED"] = _SERVER_SETTINGS["PREFECT_UI_ENABLED"]
     refresh_global_settings_context()
     return server
 

@@ -5,6 +5,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from tasks.config import PredictBatchConfig
+from tasks.device_slot import device_slot
 from tasks.errors import UserError
 from tasks.predict_batch import predict_batch as predict
 from tasks.records import PredictionRecord
@@ -20,7 +21,8 @@ def predict_batch(config: PredictBatchConfig) -> PredictionRecord | State[Predic
     """
     shorten_mistakes()
     try:
-        record: PredictionRecord = predict(config)
+        with device_slot():
+            record: PredictionRecord = predict(config)
     except UserError as mistake:
         # The state carries the one message that the user needs, where the UI shows it.
         return Failed(message=str(mistake), data=mistake)

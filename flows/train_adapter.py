@@ -5,10 +5,11 @@ Each step takes the records of those before it and can be retried on its own.
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 
 from tasks.config import TrainAdapterConfig
 from tasks.configure_lora import configure_lora
+from tasks.device_slot import device_slot
 from tasks.errors import UserError
 from tasks.inject_adapter import inject_adapter
 from tasks.kept_results import keep_results_whole
@@ -22,12 +23,15 @@ from tasks.save_adapter import save_adapter
 from tasks.step_name import StepName
 from tasks.tracked_run import being_alive, tracked_run
 from tasks.train_adapter import train_adapter as train
+from tasks.unchanged import trained_before
 from tasks.validate_inputs import validate_inputs
 
 
 @flow(name="train-adapter", persist_result=True, result_serializer="json")
 def train_adapter(
-    config: TrainAdapterConfig, redo_from: StepName | None = None
+    config: TrainAdapterConfig,
+    redo_from: StepName | None = None,
+    skip_unchanged: bool = False,  # noqa: FBT001, FBT002 - Prefect passes parameters by name
 ) -> ReportRecord | State[ReportRecord]:
     """Turn a base model and examples into a verified, tracked LoRA adapter.
 
@@ -36,20 +40,27 @@ def train_adapter(
         redo_from: in a run that is gone on with, run this step and those after it anew, whatever
             is kept of them; the training then starts from its first row. A retry of the run does
             not ask again.
+        skip_unchanged: train nothing where a finished run of the experiment had the same data and
+            configuration.
     """
     shorten_mistakes()
     keep_results_whole()
     try:
         with being_alive(config):
-            return _six_steps(config, redo_from)
+            return _six_steps(config, redo_from, skip_unchanged=skip_unchanged)
     except UserError as mistake:
         # The state carries the one message that the user needs, where the UI shows it.
         return Failed(message=str(mistake), data=mistake)
 
 
-def _six_steps(config: TrainAdapterConfig, redo_from: StepName | None) -> ReportRecord:
+def _six_steps(
+    config: TrainAdapterConfig, redo_from: StepName | None, *, skip_unchanged: bool
+) -> ReportRecord | State[ReportRecord]:
     data = validate_inputs(config)
-    with tracked_run(config, data) as run, redoing(run, redo_from):
+    if skip_unchanged and (earlier := trained_before(config, data)):
+        reason = f"data and configuration are those of the MLflow run {earlier}: nothing to train"
+        return Completed(name="Skipped", message=reason)
+    with device_slot(), tracked_run(config, data) as run, redoing(run, redo_from):
         base = load_base_model(config.base_model, run)
         lora = configure_lora(config.lora, base, config.seed, run)
         injected = inject_adapter(lora, run)

@@ -3,12 +3,12 @@
 import base64
 from pathlib import Path
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from tasks.engine.loss_curve import draw_loss_curve
 from tasks.records import DataRecord, LoadedRecord, ReportRecord, RunRecord, TrainedRecord
 from tasks.step import step
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, run_url
 
 _WAITS = "waits to be shipped: MLflow could not be reached"
 
@@ -31,8 +31,16 @@ def publish_report(
     )
     markdown = write_report(report)
     tracker.log_text(markdown, "report.md")
+    link = run_url(run)
+    if link:
+        create_link_artifact(
+            link=link,
+            link_text=f"MLflow run {run.run_name}",
+            key="mlflow-run",
+            description="The run's curves, answers and files in MLflow",
+        )
     create_markdown_artifact(
-        markdown=markdown + _embedded(picture),
+        markdown=markdown + _embedded(picture) + _linked(link),
         key="adapter-report",
         description=f"LoRA adapter for {loaded.saved.base.reference}",
     )
@@ -94,6 +102,10 @@ def _samples(loaded: LoadedRecord, count: int = 5) -> list[str]:
 def _cell(text: str, longest: int = 200) -> str:
     line = " ".join(text.split()).replace("|", "\\|")
     return line if len(line) <= longest else f"{line[:longest]}…"
+
+
+def _linked(link: str | None) -> str:
+    return f"\n[The MLflow run]({link})\n" if link else ""
 
 
 def _embedded(picture: Path) -> str:

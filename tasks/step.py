@@ -18,6 +18,7 @@ from tasks.engine.failures import is_of_the_disk
 from tasks.errors import AdapterflowError, PassingError
 from tasks.measuring import measured
 from tasks.progress import logger
+from tasks.record_schema import RecordSchema
 from tasks.records import Record, RunRecord
 from tasks.redo import Generation
 from tasks.tracking import Tracker
@@ -48,7 +49,7 @@ def step(function: Callable[P, R]) -> Step[P, R]:
         _measured(function),
         persist_result=True,
         result_serializer="json",
-        cache_policy=DEFAULT + Generation(),
+        cache_policy=DEFAULT + RecordSchema() + Generation(),
         retries=len(_RETRY_SECONDS),
         retry_delay_seconds=_RETRY_SECONDS,
         retry_condition_fn=is_worth_a_retry,

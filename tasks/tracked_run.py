@@ -13,11 +13,13 @@ from tasks import home
 from tasks.config import TrainAdapterConfig
 from tasks.dead_runs import end_dead_runs
 from tasks.errors import UserError
+from tasks.links import link_to_prefect
 from tasks.progress import logger
 from tasks.records import DataRecord, RunRecord
 from tasks.retention import tidy
 from tasks.run_lock import alive
 from tasks.tracking import Status, Tracker, open_run, ship_all, ship_command
+from tasks.unchanged import INPUTS_TAG, fingerprint
 from tasks.validate_inputs import check_output_folder, output_folder
 
 _SECONDS_FOR_EARLIER_RUNS = 5.0
@@ -51,7 +53,7 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
         run_name=str(flow_run.get_name()),
         flow_run_id=str(flow_run.get_id()),
         folder=folder,
-        tags={},
+        tags={INPUTS_TAG: fingerprint(config, data), **link_to_prefect()},
     )
     tracker = Tracker(run)
     with _truly_ended(run, tracker, is_new=is_new):

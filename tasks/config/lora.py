@@ -33,13 +33,13 @@ class LoraSettings(Section):
     adapter_name: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]+$")
     """The adapter's name in the model and of its folder."""
 
-    r: int = Field(default=16, ge=1)
+    r: int = Field(title="Rank (r)", default=16, ge=1)
     """Rank of the update; 8 to 64 suits most tasks."""
 
-    lora_alpha: float | None = Field(default=None, gt=0)
+    lora_alpha: float | None = Field(title="Alpha", default=None, gt=0)
     """The update is scaled by alpha/r (alpha/sqrt(r) with rsLoRA); 2r unless set."""
 
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    lora_dropout: float = Field(title="Dropout", default=0.0, ge=0, lt=1)
     """Share of the adapter's inputs zeroed in training."""
 
     target_modules: str | list[str] = "auto"
@@ -53,10 +53,10 @@ class LoraSettings(Section):
     """Which bias terms train; any but `none` means that disabling the adapter does not give the
     base's outputs back."""
 
-    use_rslora: bool = False
+    use_rslora: bool = Field(title="rsLoRA", default=False)
     """Scale by alpha/sqrt(r) (rsLoRA, https://arxiv.org/abs/2312.03732)."""
 
-    use_dora: bool = False
+    use_dora: bool = Field(title="DoRA", default=False)
     """Train magnitude and direction apart (DoRA, https://arxiv.org/abs/2402.09353)."""
 
     init: LoraInit = LoraInit.DEFAULT

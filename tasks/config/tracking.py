@@ -10,7 +10,7 @@ class TrackingSettings(Section):
 
     model_config = ConfigDict(title="Tracking")
 
-    uri: str | None = Field(default=None, min_length=1)
+    uri: str | None = Field(title="MLflow URI", default=None, min_length=1)
     """An MLflow tracking URI; `MLFLOW_TRACKING_URI`, or the embedded store, unless set."""
 
     experiment: str = Field(default="adapterflow", min_length=1)

@@ -25,7 +25,7 @@ class TrainAdapterConfig(Section):
     data: DataSettings
     """The examples."""
 
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings = Field(title="LoRA", default=LoraSettings())
     """The adapter's shape."""
 
     training: TrainingSettings = TrainingSettings()

@@ -24,13 +24,16 @@ for _name, _value in DEFAULTS.items():
 
 from tasks.tracking.adapter_bundle import write_bundle  # noqa: E402  # after the defaults
 from tasks.tracking.adapter_sources import fetched_adapter, is_mlflow_uri  # noqa: E402
+from tasks.tracking.moving import repair  # noqa: E402
 from tasks.tracking.past_runs import (  # noqa: E402
     RecordedRun,
     Status,
     end_elsewhere,
+    finished_run,
     is_registered,
     mlflow_run_id,
     recorded_runs,
+    run_url,
     running_elsewhere,
 )
 from tasks.tracking.run import (  # noqa: E402
@@ -40,21 +43,25 @@ from tasks.tracking.run import (  # noqa: E402
     ui_command,
 )
 from tasks.tracking.shipping import Outcome, ship_all  # noqa: E402
-from tasks.tracking.store import ready_client, tracking_uri  # noqa: E402
+from tasks.tracking.store import embedded_store, ready_client, tracking_uri  # noqa: E402
 
 __all__ = [
     "Outcome",
     "RecordedRun",
     "Status",
     "Tracker",
+    "embedded_store",
     "end_elsewhere",
     "fetched_adapter",
+    "finished_run",
     "is_mlflow_uri",
     "is_registered",
     "mlflow_run_id",
     "open_run",
     "ready_client",
     "recorded_runs",
+    "repair",
+    "run_url",
     "running_elsewhere",
     "ship_all",
     "ship_command",

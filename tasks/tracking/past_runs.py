@@ -1,16 +1,18 @@
 """What the run folders tell of earlier runs, and what MLflow has of them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from tasks.config import TrackingSettings
 from tasks.records import RunRecord
 from tasks.tracking import outages
 from tasks.tracking.journal import Journal
 from tasks.tracking.shipping import FLOW_RUN_TAG, journals
-from tasks.tracking.store import ready_client
+from tasks.tracking.store import ready_client, tracking_uri
 
 
 def mlflow_run_id(run: RunRecord) -> str | None:
@@ -79,6 +81,36 @@ def running_elsewhere(run: RunRecord) -> dict[str, str]:
         return {}
     flow_runs = {one.info.run_id: one.data.tags.get(FLOW_RUN_TAG) for one in found}
     return {key: tag for key, tag in flow_runs.items() if tag and tag != run.flow_run_id}
+
+
+def finished_run(settings: TrackingSettings, tag: str, value: str) -> str | None:
+    """Give the experiment's last FINISHED run with this tag; None if MLflow can't be reached."""
+    uri = tracking_uri(settings)
+    wanted = f"attributes.status = 'FINISHED' and tags.`{tag}` = '{value}'"
+    try:
+        with outages.watch(uri):
+            client, experiment_id = ready_client(uri, settings.experiment)
+            found = client.search_runs([experiment_id], wanted, max_results=1)
+    except Exception:  # noqa: BLE001 - whatever it was, training again is right
+        return None
+    return found[0].info.run_id if found else None
+
+
+def run_url(run: RunRecord) -> str | None:
+    """Give the address of the run's page on an MLflow server; None where there is none.
+
+    A name and password in the tracking URI are no part of it.
+    """
+    run_id = mlflow_run_id(run)
+    if run_id is None or not run.tracking_uri.startswith(("http:", "https:")):
+        return None
+    try:
+        with outages.watch(run.tracking_uri):
+            _, experiment_id = ready_client(run.tracking_uri, run.experiment)
+    except Exception:  # noqa: BLE001 - a link is not worth a run
+        return None
+    server = re.sub(r"(?<=://)[^/@]*@", "", run.tracking_uri).rstrip("/")
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def end_elsewhere(run: RunRecord, run_id: str, status: Status) -> None:

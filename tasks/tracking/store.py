@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from tasks import home
 from tasks.config import TrackingSettings
@@ -39,12 +40,24 @@ def tracking_uri(settings: TrackingSettings) -> str:
     """
     given = settings.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not given:
-        return f"sqlite:///{home.mlflow_store() / 'mlflow.db'}"
+        return _embedded_uri()
     if given.startswith("sqlite"):
         return _absolute(given)
     if given.startswith("file:") or not re.match(r"[a-z][a-z0-9+-]*:|databricks", given):
         raise UserError(f"tracking uri {given!r} is a folder of files; {POSSIBLE}")
     return given
+
+
+def embedded_store() -> tuple[str, str]:
+    """Give the URI of the embedded store and that of its files' folder, made ready for a server."""
+    uri = _embedded_uri()
+    with store_lock(uri):
+        _migrate(uri)
+    return uri, (home.mlflow_store() / "artifacts").as_uri()
+
+
+def _embedded_uri() -> str:
+    return f"sqlite:///{home.mlflow_store() / 'mlflow.db'}"
 
 
 def _absolute(sqlite_uri: str) -> str:
@@ -82,7 +95,7 @@ def ready_client(uri: str, experiment: str) -> tuple["MlflowClient", str]:
     Several processes may do so at once.
 
     Raises:
-        UserError: The experiment was deleted.
+        UserError: The experiment was deleted, or the embedded store was moved.
     """
     from mlflow import MlflowClient
 
@@ -95,7 +108,28 @@ def ready_client(uri: str, experiment: str) -> tuple["MlflowClient", str]:
             f"experiment {experiment!r} was deleted in {uri}; choose another name, or restore it "
             f"with `mlflow experiments restore --experiment-id {found.experiment_id}`"
         )
+    _check_not_moved(uri, found.artifact_location)
     return client, found.experiment_id
+
+
+def _check_not_moved(uri: str, artifact_location: str) -> None:
+    """Refuse an experiment whose files are kept where the store was before it was moved.
+
+    Raises:
+        UserError: so it is; the message is the command that sets it right.
+    """
+    file = database_file(uri)
+    if file is None or not artifact_location.startswith("file:"):
+        return
+    place = Path(unquote(urlsplit(artifact_location).path))
+    root = file.parent / "artifacts"
+    if place.is_relative_to(root) or any(one.exists() for one in (place, place.parent)):
+        return
+    old = place.parent.parent.parent
+    raise UserError(
+        f"the MLflow store {file} was moved: its files were at {place}, which is gone; "
+        f"set it right with: adapterflow moved {old}"
+    )
 
 
 @cache

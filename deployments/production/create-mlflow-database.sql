@@ -1,0 +1,2 @@
+-- Run once by the PostgreSQL image; Prefect's database is the image's own POSTGRES_DB.
+CREATE DATABASE mlflow;

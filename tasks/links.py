@@ -1,0 +1,22 @@
+"""What leads from MLflow's page of a run back to Prefect's."""
+
+from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
+from prefect.utilities.urls import url_for
+
+# MLflow shows this tag as the run's description, in Markdown.
+_DESCRIPTION_TAG = "mlflow.note.content"
+
+
+def link_to_prefect() -> dict[str, str]:
+    """Give the tags that link the current flow run; none where its server has no pages."""
+    if not get_current_settings().server.ui.enabled:
+        return {}
+    url = url_for("flow-run", obj_id=str(flow_run.get_id()))
+    if not url:
+        return {}
+    name = flow_run.get_name()
+    return {
+        "prefect.flow_run_url": url,
+        _DESCRIPTION_TAG: f"Prefect flow run [{name}]({url})",
+    }

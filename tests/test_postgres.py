@@ -1,0 +1,139 @@
+"""What the compose file sets up, run as processes: PostgreSQL for both, and passwords for both."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import pytest
+from flow_runs import sums, tiny_config
+from mlflow_server import free_port
+from postgres_server import Postgres, running_postgres
+
+from tasks.records import ReportRecord
+
+pytestmark = pytest.mark.slow
+
+USERS = Path(__file__).parents[1] / "deployments/production/mlflow-auth.ini"
+
+
+class Production:
+    """Both servers on PostgreSQL, with a password each."""
+
+    def __init__(self, folder: Path, postgres: Postgres) -> None:
+        self.folder, self.postgres = folder, postgres
+        prefect_port, mlflow_port = free_port(), free_port()
+        self.prefect, self.mlflow = (
+            f"http://127.0.0.1:{port}" for port in (prefect_port, mlflow_port)
+        )
+        self.environment = {
+            **os.environ,
+            "ADAPTERFLOW_HOME": str(folder / "home"),
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": f"{self.prefect}/api",
+            "PREFECT_API_AUTH_STRING": "team:a-secret",
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            "MLFLOW_TRACKING_USERNAME": "team",
+            "MLFLOW_TRACKING_PASSWORD": "another-secret",
+        }
+        users = folder / "users.ini"
+        users.write_text(USERS.read_text().replace("/data/", f"{folder}/"))
+        settings = {
+            "PREFECT_API_DATABASE_CONNECTION_URL": postgres.address("prefect", "asyncpg"),
+            "PREFECT_SERVER_API_AUTH_STRING": "team:a-secret",
+            "MLFLOW_AUTH_CONFIG_PATH": str(users),
+            "MLFLOW_AUTH_ADMIN_USERNAME": "team",
+            "MLFLOW_AUTH_ADMIN_PASSWORD": "another-secret",
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+        mlflow = ["--app-name=basic-auth", f"--artifacts-destination={folder}/artifacts"]
+        mlflow += [f"--backend-store-uri={postgres.address('mlflow')}", "--workers=1"]
+        words = {
+            "prefect": ["server", "start", f"--port={prefect_port}"],
+            "mlflow": ["server", f"--port={mlflow_port}", *mlflow],
+        }
+        self._processes = [self._start(name, given, settings) for name, given in words.items()]
+        for name, health in (("prefect", f"{self.prefect}/api"), ("mlflow", self.mlflow)):
+            self._wait(name, f"{health}/health")
+
+    def _start(
+        self, name: str, words: list[str], settings: dict[str, str]
+    ) -> "subprocess.Popen[bytes]":
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", name, *words, "--host=127.0.0.1"],
+                env={**self.environment, **settings},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _wait(self, name: str, health: str) -> None:
+        for _ in range(1800):
+            try:
+                with urlopen(health, timeout=5):  # noqa: S310
+                    return
+            except (URLError, TimeoutError):
+                time.sleep(0.1)
+        raise TimeoutError((self.folder / f"{name}.log").read_text()[-3000:])
+
+    def stop(self) -> None:
+        """End both servers."""
+        for process in self._processes:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
+    """Start everything once for this module."""
+    with running_postgres() as postgres:
+        for database in ("prefect", "mlflow"):
+            postgres.create(database)
+        running = Production(tmp_path_factory.mktemp("production"), postgres)
+        yield running
+        running.stop()
+
+
+def test_a_run_is_recorded_in_both_databases(
+    production: Production, tiny_base: Path, tmp_path: Path
+) -> None:
+    """A training with the passwords from the environment ends as one row here and one there."""
+    file = tmp_path / "config.yaml"
+    file.write_text(tiny_config(tiny_base, sums(tmp_path / "sums.jsonl")).model_dump_json())
+    done = subprocess.run(
+        [Path(sys.executable).with_name("adapterflow"), "train", str(file), "--json"],
+        env=production.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = ReportRecord.model_validate_json(done.stdout)
+    flow_run = f"SELECT state_type FROM flow_run WHERE id = '{report.run.flow_run_id}'"  # noqa: S608
+    assert production.postgres.query(flow_run, "prefect") == [("COMPLETED",)]
+    tagged = f"SELECT run_uuid FROM tags WHERE value = '{report.run.flow_run_id}'"  # noqa: S608
+    status = f"SELECT status FROM runs WHERE run_uuid IN ({tagged})"  # noqa: S608
+    assert production.postgres.query(status, "mlflow") == [("FINISHED",)]
+    assert report.model_uri
+    said = done.stdout + done.stderr + json.dumps(report.model_dump(mode="json"))
+    assert "another-secret" not in said
+    assert "a-secret" not in said
+
+
+def test_neither_server_answers_without_a_password(production: Production) -> None:
+    """Both refuse whoever gives none; only whether they live is told to everyone."""
+    for url in (
+        f"{production.prefect}/api/admin/version",
+        f"{production.mlflow}/api/2.0/mlflow/experiments/search?max_results=1",
+    ):
+        with pytest.raises(HTTPError) as refused:
+            urlopen(url, timeout=30)  # noqa: S310
+        assert refused.value.code == 401

@@ -1,0 +1,235 @@
+"""What `adapterflow up` gives a team: deployments, runs that link to MLflow, events, alerts."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psutil
+import pytest
+from flow_runs import sums, tiny_config
+from mlflow import MlflowClient
+from running_stack import RunningStack, wait_until
+
+pytestmark = pytest.mark.slow
+
+TRAINING, RETRAINING = "train-adapter/on-demand", "train-adapter/on-schedule"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """Start a stack once for this module."""
+    running = RunningStack(tmp_path_factory.mktemp("stack"))
+    try:
+        printed = running.up()
+        assert running.prefect_url in printed
+        assert running.mlflow_url in printed
+        yield running
+    finally:
+        running.command("down")
+
+
+def parameters(base: Path, data: Path, **sections: dict[str, object]) -> dict[str, Any]:
+    """Give a deployment's parameters for a training of a second."""
+    return {"config": json.loads(tiny_config(base, data, **sections).model_dump_json())}
+
+
+def test_a_run_of_a_deployment_links_to_mlflow_and_back(
+    stack: RunningStack, tiny_base: Path, tmp_path: Path
+) -> None:
+    """The report links to the MLflow run, and the MLflow run to the flow run."""
+    run = stack.start(TRAINING, parameters(tiny_base, sums(tmp_path / "sums.jsonl")))
+    ended = stack.ended(run)
+    assert ended.state
+    assert ended.state.name == "Completed", f"{ended.state.message}{stack.logs()}"
+    artifacts = stack.artifacts(run)
+    client = MlflowClient(stack.mlflow_url)
+    experiment = client.get_experiment_by_name("adapterflow")
+    assert experiment
+    tag = f"tags.`prefect.flow_run_id` = '{run.id}'"
+    recorded = client.search_runs([experiment.experiment_id], tag)[0]
+    page = f"{stack.mlflow_url}/#/experiments/{experiment.experiment_id}/runs/"
+    assert page + recorded.info.run_id in artifacts["mlflow-run"]
+    assert page + recorded.info.run_id in artifacts["adapter-report"]
+    assert (
+        f"{stack.prefect_url}/runs/flow-run/{run.id}" in recorded.data.tags["mlflow.note.content"]
+    )
+
+
+def test_changed_data_starts_a_training_and_unchanged_data_none(
+    stack: RunningStack, tiny_base: Path, tmp_path: Path
+) -> None:
+    """An event for the deployment's file starts it; a second finds nothing new and says so."""
+    data = sums(tmp_path / "sums.jsonl")
+    config = parameters(tiny_base, data)["config"]
+    redeploy(stack, config, tmp_path)
+    assert stack.command("notify", str(data)).returncode == 0
+    first = wait_until(lambda: stack.runs_of(RETRAINING), "the run that the event starts")[0]
+    ended = stack.ended(first)
+    assert ended.state
+    assert ended.state.name == "Completed", f"{ended.state.message}{stack.logs()}"
+    stack.command("notify", str(data))
+    second = wait_until(
+        lambda: [run for run in stack.runs_of(RETRAINING) if run.id != first.id], "a second run"
+    )[0]
+    skipped = stack.ended(second).state
+    assert skipped
+    assert skipped.name == "Skipped"
+    assert "nothing to train" in str(skipped.message)
+
+
+def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:
+    """Deploy the retraining with another file of parameters, as an edited file would be."""
+    import subprocess
+    import sys
+
+    import yaml
+
+    file = folder / "retraining.yaml"
+    file.write_text(json.dumps(config))
+    checkout = Path(__file__).parents[1]
+    deployments = yaml.safe_load((checkout / "deployments/prefect.yaml").read_text())
+    step = "flows.deployment_parameters.read_parameters"
+    only = [one for one in deployments["deployments"] if one["name"] == "on-schedule"]
+    only[0]["build"][0][step]["file"] = str(file)
+    edited = folder / "prefect.yaml"
+    edited.write_text(yaml.safe_dump({**deployments, "deployments": only}))
+    words = ["--no-prompt", "deploy", f"--prefect-file={edited}", "--all"]
+    subprocess.run(
+        [sys.executable, "-m", "prefect", *words],
+        cwd=checkout,
+        env={**stack.environment, "PREFECT_API_URL": f"{stack.prefect_url}/api"},
+        check=True,
+        capture_output=True,
+    )
+
+
+class Receiver:
+    """A webhook's receiver."""
+
+    def __init__(self) -> None:
+        self.received: list[dict[str, Any]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.received.append(json.loads(body))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Listen for as long as the test runs."""
+    listening = Receiver()
+    yield listening
+    listening.close()
+
+
+def test_a_failed_run_is_told_to_the_webhook(
+    stack: RunningStack, receiver: Receiver, tiny_base: Path, tmp_path: Path
+) -> None:
+    """The alert names the flow, and its message what went wrong, whatever characters are in it."""
+    done = stack.command("alert", receiver.url)
+    assert done.returncode == 0, done.stderr
+    nowhere = tmp_path / 'no "such" rows.jsonl'
+    run = stack.start(TRAINING, parameters(tiny_base, nowhere))
+    ended = stack.ended(run)
+    assert ended.state
+    assert ended.state.name == "Failed"
+    told = wait_until(lambda: receiver.received, "the alert")[0]
+    assert run.name in told["text"]
+    assert "rows.jsonl" in told["text"]
+    assert str(run.id) in told["flow_run"]
+
+
+def test_runs_of_two_deployments_take_turns_on_a_device(
+    stack: RunningStack, tiny_base: Path, tmp_path: Path
+) -> None:
+    """While one deployment's run has the device, another's waits, and both complete."""
+    training: dict[str, object] = {"num_train_epochs": 40}
+    given = parameters(tiny_base, sums(tmp_path / "sums.jsonl"), training=training)
+    runs = [stack.start(name, given) for name in (TRAINING, RETRAINING)]
+    for run in runs:
+        ended = stack.ended(run)
+        assert ended.state
+        assert ended.state.name == "Completed", ended.state.message
+    times = sorted(training_times(stack, str(run.id)) for run in runs)
+    assert times[0][1] <= times[1][0]
+
+
+def training_times(stack: RunningStack, flow_run_id: str) -> tuple[float, float]:
+    """Give when the first of the six steps began and the last ended, in seconds."""
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    chosen = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
+    with stack.client() as client:
+        tasks = client.read_task_runs(flow_run_filter=chosen)
+    steps = {task.name: task for task in tasks}
+    first, last = steps["load_base_model"].start_time, steps["load_adapter"].end_time
+    assert first
+    assert last
+    return first.timestamp(), last.timestamp()
+
+
+def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> None:
+    """A second `up` starts nothing anew; `down` leaves none of its processes, and only those."""
+    stack = RunningStack(tmp_path)
+    try:
+        stack.up()
+        before = noted(stack)
+        bystander = psutil.Popen(["sleep", "600"])
+        stack.up()
+        assert noted(stack) == before
+    finally:
+        done = stack.command("down")
+    assert done.stdout.strip() == "ended: worker, mlflow, prefect"
+    assert not [pid for pid in before if psutil.pid_exists(pid) and is_running(pid)]
+    assert bystander.is_running()
+    bystander.kill()
+    bystander.wait()
+    with pytest.raises(URLError):
+        urlopen(f"{stack.prefect_url}/api/health", timeout=5)  # noqa: S310
+    assert stack.command("down").stdout.strip() == "nothing was running"
+
+
+def noted(stack: RunningStack) -> list[int]:
+    """Give the ids of the stack's processes."""
+    file = stack.folder / "home/.prefect/stack.json"
+    return [one["pid"] for one in json.loads(file.read_text()).values()]
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process does more than wait to be forgotten."""
+    return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+
+
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    """A port that another program has is a user's mistake, and nothing is left running."""
+    stack = RunningStack(tmp_path)
+    taken = HTTPServer(("127.0.0.1", stack.mlflow_port), BaseHTTPRequestHandler)
+    try:
+        ports = (f"--prefect-port={stack.prefect_port}", f"--mlflow-port={stack.mlflow_port}")
+        done = stack.command("up", *ports)
+    finally:
+        taken.server_close()
+    assert done.returncode == 2
+    assert "--mlflow-port" in done.stderr
+    assert stack.command("down").stdout.strip() == "nothing was running"
