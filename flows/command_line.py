@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.adapter_commands import bundle, combine, export, predict
+from flows.adapter_commands import bundle, combine, export, predict, push
 from tasks.errors import AdapterflowError, UserError
 from tasks.step_name import StepName
 
@@ -39,7 +39,7 @@ def cli() -> None:
     """Turn a base model and a file of examples into a small, verified, tracked LoRA adapter."""
 
 
-for command in (predict, export, combine, bundle):
+for command in (predict, export, combine, bundle, push):
     cli.add_command(command)
 
 
@@ -53,7 +53,7 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from tasks.engine.examples import read_examples
 
     config = read_config(config_file, overrides)
-    read_examples(config.data, config.seed)
+    read_examples(config.data, config.seed, config.base_model.task, config.base_model.labels)
     prepare_process()
     from flows.runs import create_run
 

@@ -50,7 +50,7 @@ def train_adapter(
 def _six_steps(config: TrainAdapterConfig, redo_from: StepName | None) -> ReportRecord:
     data = validate_inputs(config)
     with tracked_run(config, data) as run, redoing(run, redo_from):
-        base = load_base_model(config.base_model, run)
+        base = load_base_model(config.base_model, data, run)
         lora = configure_lora(config.lora, base, config.seed, run)
         injected = inject_adapter(lora, run)
         trained = train(injected, data, config.training, run)
