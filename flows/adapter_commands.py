@@ -119,6 +119,25 @@ def export(  # noqa: PLR0913 - what a user may give
 
 
 @click.command()
+@click.argument("adapter")
+@click.argument("repository", metavar="ORG/NAME")
+@click.option("--private/--public", default=True, show_default=True, help="Where it is made.")
+def push(adapter: str, repository: str, private: bool) -> None:  # noqa: FBT001
+    """Push ADAPTER with its model card to ORG/NAME on the Hub; needs a token in HF_TOKEN.
+
+    ADAPTER is a folder, a Hub id, models:/name@alias or runs:/…. Only its own files are pushed, in
+    one commit, whose address is printed.
+    """
+    _show_steps()
+    from flows.exporting import push_to_hub
+
+    address, remarks = push_to_hub(adapter, repository, private=private)
+    for remark in remarks:
+        click.echo(remark, err=True)
+    click.echo(address)
+
+
+@click.command()
 @click.argument("folder", type=_PATH)
 @click.argument("adapters", metavar="ADAPTER[=WEIGHT]...", nargs=-1, required=True)
 @click.option("--method", default="cat", show_default=True, help="PEFT's combination type.")

@@ -1,5 +1,7 @@
 """What `adapterflow check` shows: sizes, tokens, steps, and by a probe memory and time."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 from tasks.preflight import Forecast
@@ -25,17 +27,21 @@ def _sizes(found: Forecast) -> list[tuple[str, str]]:
     steps = f"{found.num_steps:,} of {found.rows_per_step} rows"
     splits = (("training", found.data.train), ("held out", found.data.eval))
     return [
-        ("base", f"{found.base}, {found.dtype}{packed}"),
+        ("base", f"{found.base}, {found.dtype}{packed}, for {found.task}"),
         ("adapter", f"{adapter} train ({share:.2%})"),
-        *((name, _rows(split)) for name, split in splits if split),
+        *((name, _rows(split, found.data.labels)) for name, split in splits if split),
         ("steps", f"{steps}; evaluated {found.num_evaluations} times"),
     ]
 
 
-def _rows(split: SplitRecord) -> str:
+def _rows(split: SplitRecord, labels: Sequence[str]) -> str:
     tokens = f"{split.num_tokens:,} tokens (longest {split.longest_tokens})"
     trained = f"{split.num_trained_tokens:,} of them trained on"
+    if labels:
+        trained = f"{len(labels)} labels"
     said = [f"{split.num_rows:,} rows, {tokens}, {trained}"]
+    if split.num_shortened_texts:
+        said.append(f"{split.num_shortened_texts} texts are cut short")
     if split.num_shortened_answers:
         said.append(f"{split.num_shortened_answers} answers are cut short")
     if split.num_dropped_rows:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.adapter_commands import bundle, combine, export, predict
+from flows.adapter_commands import bundle, combine, export, predict, push
 from flows.data_events import notify, watch
 from flows.stack import down, up
 from tasks import home
@@ -73,7 +73,7 @@ def moved(old_folder: Path) -> None:
     click.echo(f"{repair(old_folder.absolute())} places now lead to {home.home()}")
 
 
-for command in (predict, export, combine, bundle, up, down, notify, watch):
+for command in (predict, export, combine, bundle, push, up, down, notify, watch):
     cli.add_command(command)
 
 
@@ -87,7 +87,7 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from tasks.engine.examples import read_examples
 
     config = read_config(config_file, overrides)
-    read_examples(config.data, config.seed)
+    read_examples(config.data, config.seed, config.base_model.task, config.base_model.labels)
     prepare_process()
     from flows.runs import create_run
 

@@ -1,5 +1,6 @@
 """Adapters written out, from wherever they are kept: alone, merged, or several as one."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,14 @@ from tasks.engine.adapter_folders import copy_adapter
 from tasks.engine.base_models import load_tokenizer
 from tasks.engine.base_sources import find_base
 from tasks.engine.combining import METHODS, Combination, combine
+from tasks.engine.hub import check_push, push_adapter
 from tasks.engine.merging import export_merged
 from tasks.engine.scoring import exact_match_on
 from tasks.errors import UserError
 from tasks.records import CombinedRecord, MergedRecord
 
 _BATCH_SIZE = 16
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def export_adapter(source: str, folder: Path) -> None:
@@ -25,6 +28,31 @@ def export_adapter(source: str, folder: Path) -> None:
     """
     with found_adapters([AdapterSettings(source=source)]) as (adapter,):
         copy_adapter(adapter, folder)
+
+
+def push_to_hub(source: str, repo_id: str, *, private: bool) -> tuple[str, Sequence[str]]:
+    """Push an adapter to the Hub; give the commit's address, and what stands in others' way.
+
+    Args:
+        source: where the adapter is.
+        repo_id: the repository on the Hub, which is made if it is not there.
+        private: whether it is private where it is made.
+
+    Raises:
+        UserError: there is no such adapter, the id is none, or there is no valid token.
+        AdapterflowError: the Hub refused, or can't be reached.
+    """
+    if not _HUB_ID.fullmatch(repo_id):
+        raise UserError(f"{repo_id!r} is no Hub id; write it as ORG/NAME")
+    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+        check_push(repo_id)
+        base, remarks = adapter.config.base_model_name_or_path, []
+        if not base or Path(base).is_absolute():
+            where = f"by its local path {base}" if base else "not at all"
+            remarks.append(f"adapter_config.json names the base {where}: others won't find it")
+        if not (adapter.path / "README.md").is_file():
+            remarks.append("there is no README.md: the repository has no model card")
+        return push_adapter(adapter.path, repo_id, private=private), remarks
 
 
 def merge_adapter(  # noqa: PLR0913 - what a user may give
@@ -46,6 +74,7 @@ def merge_adapter(  # noqa: PLR0913 - what a user may give
                 rows,
                 adapter,
                 tokenizer,
+                task=base.task,
                 max_new_tokens=max_new_tokens,
                 batch_size=_BATCH_SIZE,
             )

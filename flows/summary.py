@@ -58,6 +58,8 @@ def _lines(report: ReportRecord) -> list[tuple[str, str]]:
     loss = f"{trained.train_loss:.4f}"
     if trained.eval_loss is not None:
         loss += f", held out {trained.eval_loss:.4f}"
+    if trained.eval_metrics:
+        lines.append(("held out", trained.eval_metrics_text))
     return [
         *lines,
         ("loss", f"{loss} after {trained.num_steps} steps in {trained.seconds_training:.0f} s"),

@@ -61,7 +61,7 @@ def _six_steps(
         reason = f"data and configuration are those of the MLflow run {earlier}: nothing to train"
         return Completed(name="Skipped", message=reason)
     with device_slot(), tracked_run(config, data) as run, redoing(run, redo_from):
-        base = load_base_model(config.base_model, run)
+        base = load_base_model(config.base_model, data, run)
         lora = configure_lora(config.lora, base, config.seed, run)
         injected = inject_adapter(lora, run)
         trained = train(injected, data, config.training, run)

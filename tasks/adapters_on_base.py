@@ -10,6 +10,8 @@ from tasks.errors import UserError
 from tasks.progress import logger
 from tasks.tracking import fetched_adapter, is_mlflow_uri
 
+_CLASSES = ("task", "labels")
+
 
 @contextmanager
 def found_adapters(
@@ -47,7 +49,8 @@ def load_adapters(
     Raises:
         UserError: the base is not at hand, or an adapter does not go with it.
     """
-    adapters = AdapterSet.on(base or base_of(folders[0]))
+    first = folders[0]
+    adapters = AdapterSet.on(_with_classes(base, first) if base else base_of(first))
     for one, folder in zip(wanted, folders, strict=True):
         loaded = adapters.load(folder, one.name, template=one.template, any_base=one.any_base)
         for remark in loaded.remarks:
@@ -76,6 +79,15 @@ def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSe
         "source": source,
         "hub_id": reference if source == recorded.get("source") != reference else None,
         "revision": revision if source == reference else None,
-        **{key: recorded[key] for key in ("dtype", "quantization") if key in recorded},
+        **{key: recorded[key] for key in ("dtype", "quantization", *_CLASSES) if key in recorded},
     }
     return BaseModelSettings.model_validate(settings)
+
+
+def _with_classes(base: BaseModelSettings, adapter: AdapterFolder) -> BaseModelSettings:
+    """Give the base for what the adapter was made for, unless the settings say what for."""
+    if set(_CLASSES) & base.model_fields_set:
+        return base
+    recorded = adapter.manifest.get("base_model", {})
+    told = {key: recorded[key] for key in _CLASSES if key in recorded}
+    return BaseModelSettings.model_validate({**base.model_dump(), **told})

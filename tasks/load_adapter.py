@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from tasks.config import InferenceSettings, Template
 from tasks.engine import workbench
 from tasks.engine.activation import adapters_disabled
-from tasks.engine.generation import answer, matches
+from tasks.engine.generation import matches
 from tasks.engine.injection import probe_logits
 from tasks.engine.loading import load_adapter as load_into
+from tasks.engine.model_task import ModelTask, model_task
 from tasks.engine.prepared_data import PreparedData, prepare_again
 from tasks.errors import VerificationError
 from tasks.progress import logger, progress
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def load_adapter(
     saved: SavedRecord, data: DataRecord, settings: InferenceSettings, run: RunRecord
 ) -> LoadedRecord:
-    """Load the saved adapter and sample answers, base beside adapter, by real generation.
+    """Load the saved adapter and sample answers, base beside adapter, as they are given in use.
 
     Raises:
         VerificationError: the loaded adapter has no effect on the base.
@@ -34,7 +35,8 @@ def load_adapter(
     effect = (probe_logits(model) - before).abs().max().item()
     if not effect:
         raise VerificationError("the loaded adapter changes no logit of the base")
-    samples = _sample(model, prepare_again(data, saved.base), settings)
+    kind = model_task(saved.base.settings.task)
+    samples = _sample(model, kind, prepare_again(data, saved.base), settings)
     record = LoadedRecord(
         saved=saved,
         logit_effect=effect,
@@ -48,17 +50,17 @@ def load_adapter(
 
 
 def _sample(
-    model: "PreTrainedModel", data: PreparedData, settings: InferenceSettings
+    model: "PreTrainedModel", kind: ModelTask, data: PreparedData, settings: InferenceSettings
 ) -> list[SampleRecord]:
     if data.eval is None or data.record.row_format == "text":
         return []
     examples = data.eval.examples[: settings.sample_rows]
-    prompts = [data.renderer.prompt(example) for example in examples]
+    prompts = [kind.prompt(data.renderer, example) for example in examples]
 
     with progress("answer") as shown:
 
         def answers() -> list[str]:
-            return answer(
+            given = kind.answer(
                 model,
                 data.renderer.tokenizer,
                 prompts,
@@ -67,13 +69,14 @@ def _sample(
                 adds_special_tokens=data.renderer.template is Template.PLAIN,
                 on_progress=lambda count: shown.add(count, 2 * len(prompts)),
             )
+            return [one.text for one in given]
 
         adapted = answers()
         with adapters_disabled(model):
             plain = answers()
     return [
         SampleRecord(
-            prompt=example.prompt_messages[-1].content,
+            prompt=example.question,
             expected=example.answer,
             base_answer=base,
             adapter_answer=adapter,

@@ -5,19 +5,21 @@ from tasks.engine import workbench
 from tasks.engine.base_models import describe_base, load_base
 from tasks.engine.base_sources import find_base
 from tasks.progress import logger
-from tasks.records import BaseModelRecord, RunRecord
+from tasks.records import BaseModelRecord, DataRecord, RunRecord
 from tasks.step import step
 from tasks.tracking import Tracker
 
 
 @step
-def load_base_model(settings: BaseModelSettings, run: RunRecord) -> BaseModelRecord:
-    """Load the base model and record which one it is.
+def load_base_model(
+    settings: BaseModelSettings, data: DataRecord, run: RunRecord
+) -> BaseModelRecord:
+    """Load the base model, with an output for each of the data's classes, and record which it is.
 
     Raises:
         UserError: there is no such model, or it cannot be loaded as the settings say.
     """
-    source = find_base(settings)
+    source = find_base(settings.model_copy(update={"labels": data.labels}))
     model = load_base(source)
     record = describe_base(source, model)
     workbench.put(record, model)
@@ -37,6 +39,8 @@ def load_base_model(settings: BaseModelSettings, run: RunRecord) -> BaseModelRec
 def _params(record: BaseModelRecord) -> dict[str, object]:
     return {
         "base_model/source": record.settings.source,
+        "base_model/task": record.settings.task.value,
+        "base_model/labels": ", ".join(record.settings.labels) or None,
         "base_model/reference": record.reference,
         "base_model/revision": record.revision,
         "base_model/fingerprint": record.fingerprint,

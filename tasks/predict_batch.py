@@ -8,8 +8,9 @@ from tasks.answer_chunks import AnswerChunks
 from tasks.config import PredictBatchConfig
 from tasks.engine.adapter_set import AdapterSet
 from tasks.engine.answer_files import write_answers
+from tasks.engine.model_task import model_task
 from tasks.engine.prediction import Answered, Question, answer_questions
-from tasks.engine.question_files import QuestionFile, open_questions
+from tasks.engine.question_files import QuestionFile, check_columns, open_questions
 from tasks.progress import logger, progress
 from tasks.records import FileRecord, PredictionRecord
 from tasks.step import step
@@ -30,15 +31,24 @@ def predict_batch(config: PredictBatchConfig) -> PredictionRecord:
     asked = open_questions(config)
     with found_adapters(config.adapters, config.tracking_uri) as folders:
         adapters = load_adapters(config.base_model, config.adapters, folders)
+    columns = _columns(config, adapters)
+    check_columns(asked.rows, list(columns.values()))
     with AnswerChunks.of(asked.output, _job(asked, config, adapters)) as chunks:
         started = time.perf_counter()
         answers, num_before = _answers(chunks, adapters, asked.questions, config)
         seconds = time.perf_counter() - started
-        columns = (config.answer_column, config.error_column)
         chunks.finish(asked.output, lambda file: write_answers(asked, answers, columns, file))
     record = _record(asked, answers, adapters, seconds, num_before)
     _report(record, num_before)
     return record
+
+
+def _columns(config: PredictBatchConfig, adapters: AdapterSet) -> dict[str, str]:
+    """Name the new columns, by what of an answer goes there."""
+    columns = {"answer": config.answer_column}
+    if not model_task(adapters.base.settings.task).generates:
+        columns["probability"] = config.probability_column
+    return {**columns, "error": config.error_column}
 
 
 def _job(

@@ -48,6 +48,7 @@ class Forecast(Record):
     base: str
     dtype: str
     quantization: str
+    task: str
     num_total_parameters: int
     num_trainable_parameters: int
     data: DataRecord
@@ -79,7 +80,8 @@ def forecast(config: TrainAdapterConfig, *, with_probe: bool) -> Forecast:
     source, data = check_inputs(config)
     skeleton = base_models.load_skeleton(source)
     num_base = skeleton.num_parameters()
-    num_trainable = lora.count_trainable(lora.resolve_lora(config.lora, skeleton), skeleton)
+    config_of_lora = lora.resolve_lora(config.lora, skeleton, config.base_model.task)
+    num_trainable = lora.count_trainable(config_of_lora, skeleton)
     training = config.training
     rows_per_step = training.batch_size * training.gradient_accumulation_steps
     steps_per_pass = math.ceil(len(data.train.rows) / rows_per_step)
@@ -89,6 +91,7 @@ def forecast(config: TrainAdapterConfig, *, with_probe: bool) -> Forecast:
         base=source.reference,
         dtype=str(base_models.weight_dtype(config.base_model)).removeprefix("torch."),
         quantization=config.base_model.quantization.value,
+        task=config.base_model.task.value,
         num_total_parameters=num_base + num_trainable,
         num_trainable_parameters=num_trainable,
         data=data.record,

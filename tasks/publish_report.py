@@ -76,6 +76,8 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
     }
     if trained.eval_loss is not None:
         numbers["held-out loss"] = f"{trained.eval_loss:.4f}"
+    if trained.eval_metrics:
+        numbers["held-out rows"] = trained.eval_metrics_text
     if loaded.adapter_exact_match is not None:
         numbers[f"exact answers of {loaded.num_samples}"] = (
             f"base {loaded.base_exact_match:.0%}, adapter {loaded.adapter_exact_match:.0%}"

@@ -90,8 +90,11 @@ class SplitRecord(Record):
     num_rows: int
     num_tokens: int
     num_trained_tokens: int
+    """What the loss falls on: tokens, or the labels of rows that are classified."""
     longest_tokens: int
     num_shortened_answers: int
+    num_shortened_texts: int = 0
+    """Texts to classify of which the end is cut off."""
     num_untrained_answers: int
     """Earlier answers of a talk that the chat template rewrites later on."""
     num_dropped_rows: int
@@ -107,6 +110,10 @@ class DataRecord(Record):
     train: SplitRecord
     eval: SplitRecord | None
     num_eval_rows_in_train: int
+    labels: tuple[str, ...] = ()
+    """The classes, in the order of the model's outputs, where rows are classified."""
+    untrained_labels: tuple[str, ...] = ()
+    """Those of them that no training row has."""
 
 
 class BaseModelRecord(Record):
@@ -206,7 +213,16 @@ class TrainedRecord(Record):
     """Euclidean norm of the difference to the initial weights."""
     batching: str
     loss_curve: tuple[LossPoint, ...]
+    eval_metrics: dict[str, float] = {}
+    """Of the held-out rows, by the weights that were kept: `accuracy` and `macro_f1`, where rows
+    are classified."""
     remarks: tuple[str, ...] = ()
+
+    @property
+    def eval_metrics_text(self) -> str:
+        """Write the metrics, which are shares, for people to read."""
+        given = self.eval_metrics.items()
+        return ", ".join(f"{name.replace('_', '-')} {value:.1%}" for name, value in given)
 
 
 class SavedRecord(Record):

@@ -13,6 +13,8 @@ _METRIC_NAMES = {
     "grad_norm": "train/grad_norm",
     "learning_rate": "train/learning_rate",
     "eval_loss": "eval/loss",
+    "eval_accuracy": "eval/accuracy",
+    "eval_macro_f1": "eval/macro_f1",
 }
 
 
@@ -77,3 +79,5 @@ def _report(record: TrainedRecord, tracker: Tracker) -> None:
         record.train_loss,
         "" if record.eval_loss is None else f", held-out loss {record.eval_loss:.4f}",
     )
+    if record.eval_metrics:
+        logger().info("held out: %s", record.eval_metrics_text)

@@ -1,6 +1,7 @@
 """Before step 1: check configuration and data, while a mistake still costs seconds."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks import home
@@ -36,7 +37,8 @@ def check_inputs(config: TrainAdapterConfig) -> tuple[BaseSource, PreparedData]:
         UserError: anything that was given cannot work.
     """
     # Rows before the base: a GGUF base is converted when it is first looked for.
-    sets = read_examples(config.data, config.seed)
+    wanted = config.base_model
+    sets = read_examples(config.data, config.seed, wanted.task, wanted.labels)
     check_output_folder(config)
     if config.output.push_to_hub:
         check_push(config.output.push_to_hub)
@@ -45,8 +47,8 @@ def check_inputs(config: TrainAdapterConfig) -> tuple[BaseSource, PreparedData]:
             "training.early_stopping_patience needs held-out rows; give data.eval or an "
             "eval_fraction above 0"
         )
-    base = find_base(config.base_model)
-    resolve_lora(config.lora, load_skeleton(base))
+    base = find_base(wanted.model_copy(update={"labels": sets.labels}))
+    resolve_lora(config.lora, load_skeleton(base), wanted.task)
     with progress("tokenised row") as shown:
         return base, prepare_data(sets, config.data, config.seed, base, shown.at)
 
@@ -71,9 +73,15 @@ def check_output_folder(config: TrainAdapterConfig) -> None:
 
 
 def _report(record: DataRecord) -> None:
-    _say("training", record.train)
+    _say("training", record.train, record.labels)
     if record.eval:
-        _say("held-out", record.eval)
+        _say("held-out", record.eval, record.labels)
+    if record.untrained_labels:
+        logger().warning(
+            "%d labels have no training row: %s",
+            len(record.untrained_labels),
+            ", ".join(record.untrained_labels),
+        )
     if record.num_eval_rows_in_train:
         logger().warning(
             "%d held-out rows are training rows, too, and prove nothing",
@@ -81,16 +89,18 @@ def _report(record: DataRecord) -> None:
         )
 
 
-def _say(what: str, split: SplitRecord) -> None:
+def _say(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
     logger().info(
-        "%d %s rows, %d tokens (longest %d), %d of them trained on, sha256 %s",
+        "%d %s rows, %d tokens (longest %d), %s, sha256 %s",
         split.num_rows,
         what,
         split.num_tokens,
         split.longest_tokens,
-        split.num_trained_tokens,
+        f"{len(labels)} labels" if labels else f"{split.num_trained_tokens} of them trained on",
         split.sha256[:12],
     )
+    if split.num_shortened_texts:
+        logger().warning("%d %s texts are cut short", split.num_shortened_texts, what)
     if split.num_shortened_answers:
         logger().warning("%d %s answers are cut short", split.num_shortened_answers, what)
     if split.num_dropped_rows:

@@ -33,6 +33,14 @@ WORDS = ("card", "order", "transfer", "France", "fox", "dog", "help", "Paris", "
 ROWS = [{"prompt": f"The {one} is", "completion": f" {one}" * len(one)} for one in WORDS]
 
 
+LABELS = ("animal", "money", "place")
+LABELLED = [
+    {"text": f"{start} {word} {'again ' * (n % 4)}", "label": label}
+    for n, start in enumerate(("The", "What is the", "Tell me of the", "Where is the"))
+    for label, word in zip(LABELS, ("fox", "card", "Paris"), strict=True)
+]
+
+
 def loaded(
     folder: Path, settings: BaseModelSettings | None = None
 ) -> tuple["PreTrainedModel", BaseModelRecord]:
@@ -66,16 +74,18 @@ def injected(
 
 
 def prepared(base: BaseModelRecord, folder: Path, num_eval_rows: int = 2) -> PreparedData:
-    """Prepare ten short rows, of which the last ones are held out."""
+    """Prepare some short rows for the base's task, of which the last ones are held out."""
     folder.mkdir(exist_ok=True)
-    files = {"train": ROWS[: len(ROWS) - num_eval_rows], "eval": ROWS[len(ROWS) - num_eval_rows :]}
+    all_rows = LABELLED if base.settings.labels else ROWS
+    split = len(all_rows) - num_eval_rows
+    files = {"train": all_rows[:split], "eval": all_rows[split:]}
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = DataSettings.model_validate(
         {name: str(folder / f"{name}.jsonl") for name, rows in files.items() if rows}
         | {"template": "plain", "eval_fraction": 0}
     )
-    sets = read_examples(settings, 0)
+    sets = read_examples(settings, 0, base.settings.task, base.settings.labels)
     return prepare_data(sets, settings, 0, find_base(base.settings), lambda *_: None)
 
 

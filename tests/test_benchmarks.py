@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from tiny_models import tiny_bert
 
 from benchmarks.findings import BASE, Comparison, Findings, figures
 from benchmarks.messages import Outcome
@@ -124,3 +125,24 @@ def test_equal_work_ends_at_equal_loss(demo: tuple[Comparison, Findings]) -> Non
     assert learnt > 0.2
     for loss in losses.values():
         assert loss == pytest.approx(losses["trainer"], abs=0.1 * learnt)
+
+
+@pytest.mark.slow
+def test_a_classifier_is_trained_all_three_ways(tmp_path: Path) -> None:
+    """The comparison of classifiers runs to its table, on a tiny encoder and a few rows."""
+    lines = "".join(f"{start} the {word},{word}\n" for start in "abcd" for word in ("fox", "card"))
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"text,category\n{lines}")
+    base = tiny_bert(tmp_path / "base")
+    options = [f"--banking77={tmp_path}", f"--base={base}", f"--folder={tmp_path / 'results'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.classification", "--epochs=2", "--threads=1", *options],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if "%" in line]
+    assert rows[:2] == ["untrained head", "adapter and head (adapterflow)"]
+    assert "8 training rows, 2 passes" in done.stdout

@@ -1,16 +1,21 @@
 """Pushing an adapter to the Hub: the same bytes, or a clear error and a complete local folder."""
 
+import logging
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from engine_steps import loaded, logits, save_here, trained
+from command_line_runs import run_in_process
+from engine_steps import loaded, logits, prepared, save_here, trained
 from hub_stand_in import HubStandIn, point_clients_at
 
+from tasks.config import OutputSettings
 from tasks.engine.hub import check_push, push_adapter
 from tasks.engine.loading import load_adapter
+from tasks.engine.model_card import write_card
 from tasks.errors import AdapterflowError, UserError
 
 
@@ -50,6 +55,69 @@ def test_a_pushed_adapter_comes_back(
     fresh, _ = loaded(tiny_base)
     load_adapter(fresh, "org/adapter", revision=commit)
     assert torch.equal(logits(fresh), logits(model))
+
+
+def test_the_command_pushes_the_adapter_and_nothing_else(
+    hub: HubStandIn,
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What else lies beside the adapter stays here; what was pushed loads by id and revision."""
+    model, record = trained(tiny_base, tmp_path)
+    folder = save_here(model, record, tmp_path).folder
+    pushed = contents(folder)
+    (folder / "checkpoint-1").mkdir()
+    for extra in ("optimizer.pt", ".env", "checkpoint-1/tokenizer.json"):
+        (folder / extra).write_text("secret")
+    status, out, err = run_in_process(capsys, monkeypatch, "push", folder, "org/adapter")
+    assert status == 0, err
+    assert "names the base by its local path" in err
+    commit = out.strip().rpartition("/")[2]
+    files = hub.files("org/adapter", commit)
+    files.pop(".gitattributes", None)
+    assert files == pushed
+    fresh, _ = loaded(tiny_base)
+    load_adapter(fresh, "org/adapter", revision=commit)
+    assert torch.equal(logits(fresh), logits(model))
+
+
+@pytest.mark.parametrize("token", ["hf_right", "hf_wrong"])
+def test_the_token_is_in_no_log(  # noqa: PLR0913 - fixtures
+    hub: HubStandIn,
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str,
+) -> None:
+    """Neither a push nor its refusal says the token, even with every library at its loudest."""
+    secret = hub.token if token == "hf_right" else "hf_wrongAndSecret"  # noqa: S105 - the test's
+    monkeypatch.setenv("HF_TOKEN", secret)
+    model, record = trained(tiny_base, tmp_path)
+    folder = save_here(model, record, tmp_path).folder
+    caplog.set_level(logging.DEBUG)
+    status, out, err = run_in_process(capsys, monkeypatch, "push", folder, "org/adapter")
+    assert status == (0 if token == "hf_right" else 2)  # noqa: S105
+    assert caplog.records
+    assert secret not in caplog.text + out + err
+    assert all(secret.encode() not in file for file in contents(folder).values())
+
+
+def test_the_card_tells_the_base_s_licence(tiny_base: Path, tmp_path: Path) -> None:
+    """Unless one is set, the licence is what the base's own card says, its name and link too."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    told = "license: other\nlicense_name: llama3\nlicense_link: https://example.org/licence\n"
+    (base / "README.md").write_text(f"---\n{told}---\n# A base\n")
+    _, record = trained(base, tmp_path)
+    data = prepared(record.injected.lora.base, tmp_path).record
+    assert told in write_card(record, data, OutputSettings())
+    own = write_card(record, data, OutputSettings(license="mit"))
+    assert "license: mit" in own
+    assert "llama3" not in own
 
 
 def test_a_failing_push_leaves_the_folder(

@@ -93,6 +93,29 @@ def tiny_llama(
     return folder
 
 
+def tiny_bert(folder: Path, *, hidden_size: int = 32) -> Path:
+    """Save a random float32 BERT without an output layer, and the tokenizer, as encoders come."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    tokenizer = tiny_tokenizer(chat_template=False)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def tiny_adapter(base: Path, folder: Path, *, seed: int = 1, r: int = 4) -> Path:
     """Save a LoRA adapter with random weights, which change every answer, for the base there."""
     import torch

@@ -12,6 +12,7 @@ class Task(StrEnum):
     """What the model is for; it decides the Auto class."""
 
     CAUSAL_LM = "causal-lm"
+    SEQUENCE_CLASSIFICATION = "sequence-classification"
 
 
 class Dtype(StrEnum):
@@ -37,8 +38,8 @@ class BaseModelSettings(Section):
     model_config = ConfigDict(title="Base model")
 
     source: str = Field(min_length=1)
-    """A Hub id (`org/name`), a local folder, a GGUF file, or `package:NAME` for a GGUF file that
-    an installed Python package carries."""
+    """A Hub id (`org/name`), a local folder, a GGUF file, or `package:NAME` for a GGUF file or a
+    model's folder that an installed Python package carries."""
 
     revision: str | None = None
     """Branch, tag or commit of a Hub id; it is resolved to a commit, and that is recorded."""
@@ -48,7 +49,12 @@ class BaseModelSettings(Section):
     into `adapter_config.json`, so that the adapter loads on another machine."""
 
     task: Task = Task.CAUSAL_LM
-    """What the model is for."""
+    """`causal-lm` continues a text; `sequence-classification` puts a text into one of several
+    classes, with an output layer of its own that trains whole beside the adapter."""
+
+    labels: tuple[str, ...] = ()
+    """The classes of `sequence-classification`, in the order of the model's outputs; those of the
+    training rows, sorted, unless set."""
 
     dtype: Dtype = Dtype.AUTO
     """Type of the weights; `auto` is bfloat16 where the hardware multiplies it fast (a GPU, or a
@@ -68,4 +74,14 @@ class BaseModelSettings(Section):
                 f"revision {self.revision!r} was given, but {self.source!r} is not a Hub id; "
                 "remove revision"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_classes(self) -> Self:
+        if not self.labels:
+            return self
+        if self.task is not Task.SEQUENCE_CLASSIFICATION:
+            raise ValueError(f"labels were given, but task is {self.task.value}; remove one")
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
+            raise ValueError(f"labels are {', '.join(self.labels)}; give two or more, each once")
         return self

@@ -16,6 +16,7 @@ class RowFormat(StrEnum):
     PROMPT_COMPLETION = "prompt-completion"
     INSTRUCTION = "instruction"
     TEXT = "text"
+    LABELLED = "labelled"
 
 
 class Template(StrEnum):
@@ -64,8 +65,8 @@ class DataSettings(Section):
     """Share of the training rows held out by the seed where no held-out rows are given."""
 
     format: RowFormat = RowFormat.AUTO
-    """The columns: `messages`, `prompt`/`completion`, `instruction`/`input`/`output`, `text`;
-    `auto` tells by their names."""
+    """The columns: `messages`, `prompt`/`completion`, `instruction`/`input`/`output`, `text`,
+    or, to classify, `text`/`label`; `auto` tells by their names and the task."""
 
     template: Template = Template.AUTO
     """`chat` applies the tokenizer's chat template, `plain` joins prompt and completion as they

@@ -29,7 +29,8 @@ class OutputSettings(Section):
     """Whether a repository that the push creates is private."""
 
     license: str | None = None
-    """The adapter's licence for its model card, such as `apache-2.0`."""
+    """The adapter's licence for its model card, such as `apache-2.0`; the one that the base's own
+    card names, unless set."""
 
     language: list[str] = Field(default_factory=list)
     """Languages for the model card, such as `en`."""

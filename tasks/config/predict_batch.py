@@ -25,8 +25,8 @@ class PredictBatchConfig(Section):
     """A JSONL, CSV or Parquet file of rows as in training; their answers need not be there."""
 
     output: str = Field(min_length=1)
-    """A file of the same kind, which gets the rows in their order with two columns more: the
-    answer, and what was wrong with a row that has none."""
+    """A file of the same kind, which gets the rows in their order with new columns: the answer,
+    and what was wrong with a row that has none."""
 
     base_model: BaseModelSettings | None = None
     """The base; the one that the first adapter says it was made for, unless set."""
@@ -46,6 +46,9 @@ class PredictBatchConfig(Section):
     answer_column: str = Field(default="answer", min_length=1)
     """The new column of the answers."""
 
+    probability_column: str = Field(default="probability", min_length=1)
+    """A new column beside it where rows are classified: the probability of the class."""
+
     error_column: str = Field(default="error", min_length=1)
     """The new column that says why a row has no answer."""
 
@@ -63,7 +66,12 @@ class PredictBatchConfig(Section):
             raise ValueError(
                 f"the adapters are named {', '.join(names)}; give each a `name` of its own"
             )
-        columns = (self.adapter_column, self.answer_column, self.error_column)
+        columns = (
+            self.adapter_column,
+            self.answer_column,
+            self.probability_column,
+            self.error_column,
+        )
         if len(set(columns)) != len(columns):
             raise ValueError(f"the columns are {', '.join(columns)}; they must differ")
         return self

@@ -7,6 +7,7 @@ from pathlib import Path
 import pydantic
 import yaml
 
+from tasks.config.base_model import Task
 from tasks.config.data import RowFormat
 from tasks.config.mistakes import validation_message
 from tasks.config.section import Section
@@ -17,7 +18,7 @@ from tasks.errors import UserError
 
 _WIDTH = 100
 _LIVE = {
-    "base_model": ("source", "dtype", "quantization"),
+    "base_model": ("source", "task", "dtype", "quantization"),
     "data": ("train", "eval_fraction", "max_length"),
     "lora": ("r", "lora_dropout", "target_modules"),
     "training": ("num_train_epochs", "batch_size", "learning_rate"),
@@ -36,8 +37,11 @@ def starting_configuration(data: Path, base_model: str) -> str:
     """
     rows = read_rows(str(data), "train", None)
     row_format = detect_row_format(rows[0], str(data))
+    task = Task.CAUSAL_LM
+    if row_format is RowFormat.TEXT and "label" in rows[0]:
+        row_format, task = RowFormat.LABELLED, Task.SEQUENCE_CLASSIFICATION
     given = {
-        "base_model": {"source": base_model and _absolute(Path(base_model))},
+        "base_model": {"source": base_model and _absolute(Path(base_model)), "task": task},
         "data": {"train": _absolute(data)},
     }
     try:

@@ -24,8 +24,6 @@ CONFIG_FILE = "adapter_config.json"
 # and answers as the base does; transformers reads both.
 PEFT_PREFIX = "base_model.model."
 
-_TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "chat_template*"]
-
 
 @dataclass(frozen=True)
 class AdapterFolder:
@@ -103,8 +101,7 @@ def find_adapter(
     """
     folder = Path(source).expanduser()
     if _is_hub_id(str(source), folder):
-        wanted = [CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, *_TOKENIZER_FILES]
-        folder = hub.download(str(source), revision, wanted, "adapter")
+        folder = hub.download(str(source), revision, [*hub.ADAPTER_FILES], "adapter")
     elif revision:
         raise UserError(f"revision {revision!r} was given, but {source} is no Hub id; remove it")
     _check_files(source, folder)

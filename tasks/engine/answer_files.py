@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks.engine.prediction import Answered
@@ -11,23 +11,23 @@ from tasks.errors import UserError
 
 
 def write_answers(
-    asked: QuestionFile, answers: Sequence[Answered], columns: tuple[str, str], target: Path
+    asked: QuestionFile, answers: Sequence[Answered], columns: Mapping[str, str], target: Path
 ) -> None:
-    """Write the rows in their order, with a column of answers and one of errors.
+    """Write the rows in their order, with new columns of what the answers are.
 
     Args:
         asked: the rows, whose other columns stay as they are.
         answers: one a row.
-        columns: names of the new columns: answer, error.
+        columns: names of the new columns, by the fields of `Answered` that go there.
         target: the file to write, of the input's kind.
     """
     kinds = {".csv": _write_csv, ".parquet": _write_parquet}
     write = kinds.get(asked.source.suffix.lower(), _write_json)
-    new = [{columns[0]: one.answer, columns[1]: one.error} for one in answers]
+    new = [{name: getattr(one, field) for field, name in columns.items()} for one in answers]
     write(asked, new, target)
 
 
-_New = list[dict[str, str | None]]
+_New = list[dict[str, str | float | None]]
 
 
 def _write_json(asked: QuestionFile, new: _New, target: Path) -> None:
@@ -54,5 +54,7 @@ def _write_parquet(asked: QuestionFile, new: _New, target: Path) -> None:
 
     table = parquet.read_table(asked.source)
     for column in new[0]:
-        table = table.append_column(column, pa.array([row[column] for row in new], pa.string()))
+        values = [row[column] for row in new]
+        kind = pa.float64() if any(isinstance(one, float) for one in values) else pa.string()
+        table = table.append_column(column, pa.array(values, kind))
     parquet.write_table(table, target)

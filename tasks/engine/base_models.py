@@ -1,12 +1,14 @@
 """Step 1's work: a base model in memory, with the type and packing that the settings ask for."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import BaseModelSettings, Dtype, Quantization, Task
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.failures import failure
+from tasks.engine.model_task import model_task
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord
 
@@ -14,13 +16,14 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_AUTO_CLASSES = {Task.CAUSAL_LM: "AutoModelForCausalLM"}
+_HEAD_SEED = 0
+"""Of layers that the task adds to a base: with its labels it is one definite model."""
 
 
 def _auto_class(task: Task) -> Any:  # noqa: ANN401 - an Auto class has no common type
     import transformers
 
-    return getattr(transformers, _AUTO_CLASSES[task])
+    return getattr(transformers, model_task(task).auto_class)
 
 
 @lru_cache(maxsize=4)
@@ -45,10 +48,11 @@ def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerB
 
 
 def load_config(source: BaseSource | BaseModelRecord) -> "PretrainedConfig":
-    """Load the base's configuration only.
+    """Load the base's configuration only, with what the task adds to it.
 
     Raises:
-        UserError: transformers does not know the architecture, or its code is not in transformers.
+        UserError: transformers does not know the architecture, or its code is not in transformers;
+            or the task's classes are not known.
     """
     from transformers import AutoConfig
 
@@ -60,6 +64,7 @@ def load_config(source: BaseSource | BaseModelRecord) -> "PretrainedConfig":
         reason = str(error).strip().splitlines()[0]
         message = f"transformers cannot read the configuration of {source.location!r}: {reason}"
         raise failure(error, message) from error
+    model_task(source.settings.task).complete_config(config, source)
     return config
 
 
@@ -135,7 +140,8 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
     """Load the base model onto the device, all of it frozen.
 
     Raises:
-        UserError: bitsandbytes cannot pack it, or its weights cannot be read or are incomplete.
+        UserError: bitsandbytes cannot pack it, its weights cannot be read or are incomplete, or
+            the task's classes are not known.
         PassingError: the Hub can't be reached.
         AdapterflowError: the memory does not suffice.
     """
@@ -144,21 +150,24 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
     settings = source.settings
     dtype = _recorded_dtype(source)
     try:
-        model, info = _auto_class(settings.task).from_pretrained(
-            source.location,
-            revision=source.revision,
-            dtype=dtype,
-            quantization_config=_quantization_config(settings, dtype),
-            device_map={"": device()},
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with seeded(_HEAD_SEED):
+            model, info = _auto_class(settings.task).from_pretrained(
+                source.location,
+                revision=source.revision,
+                config=load_config(source),
+                dtype=dtype,
+                quantization_config=_quantization_config(source, dtype),
+                device_map={"": device()},
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         message = f"the base model {source.location!r} cannot be loaded: {error}"
         raise failure(error, message) from error
-    if info["missing_keys"]:
+    head = model_task(settings.task).head_modules(model)
+    missing = sorted(key for key in info["missing_keys"] if key.partition(".")[0] not in head)
+    if missing:
         # transformers only logs it, and goes on with random numbers in their place.
-        missing = sorted(info["missing_keys"])
         raise UserError(
             f"the base model {source.location!r} lacks {len(missing)} weights of "
             f"{type(model).__name__}, such as {missing[0]}"
@@ -192,19 +201,33 @@ def _keep_layout(model: "PreTrainedModel") -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _quantization_config(settings: BaseModelSettings, dtype: "torch.dtype") -> Any:  # noqa: ANN401
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw new weights from the seed alone, whatever was drawn before."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _quantization_config(source: BaseSource | BaseModelRecord, dtype: "torch.dtype") -> Any:  # noqa: ANN401
     from transformers import BitsAndBytesConfig
 
+    settings = source.settings
+    if settings.quantization is Quantization.NONE:
+        return None
+    # What trains whole can't be packed. Unless told, transformers leaves out the output layer.
+    skipped = model_task(settings.task).head_modules(load_skeleton(source)) or None
     if settings.quantization is Quantization.NF4:
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=skipped,
         )
-    if settings.quantization is Quantization.INT8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return None
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
 
 
 def describe_base(source: BaseSource, model: "PreTrainedModel") -> BaseModelRecord:

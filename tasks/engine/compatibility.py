@@ -53,8 +53,9 @@ def check_base(adapter: AdapterFolder, base: BaseSource | BaseModelRecord) -> tu
     """Check that the adapter was made for this base; give what could not be told.
 
     Raises:
-        UserError: it was made for another base or another revision of it.
+        UserError: it was made for another base, another revision of it, or other classes.
     """
+    _check_classes(adapter, base)
     made_for = adapter.manifest.get("base_model") or {
         "reference": adapter.config.base_model_name_or_path,
         "revision": adapter.config.revision,
@@ -72,6 +73,17 @@ def check_base(adapter: AdapterFolder, base: BaseSource | BaseModelRecord) -> tu
     made = f"{reference or 'an unnamed base'} ({fingerprint or 'no fingerprint'})"
     here = f"{base.reference} ({base.fingerprint})"
     return (f"{adapter.source} was made for {made}; whether {here} is that base can't be told",)
+
+
+def _check_classes(adapter: AdapterFolder, base: BaseSource | BaseModelRecord) -> None:
+    """Check that the outputs mean the same, where the adapter says what they mean."""
+    labels = adapter.manifest.get("base_model", {}).get("labels")
+    if labels is not None and tuple(labels) != base.settings.labels:
+        made_for = ", ".join(labels) or "no classes"
+        raise UserError(
+            f"the adapter {adapter.source} was made for {made_for}; the base is loaded for "
+            f"{', '.join(base.settings.labels) or 'none'}: load each on a base of its own"
+        )
 
 
 def check_tokenizer(

@@ -6,13 +6,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.config import Task
 from tasks.config.data import DataSettings, RowFormat
 from tasks.config.reading import is_hub_dataset
+from tasks.engine.model_task import model_task
 from tasks.engine.row_formats import BadRowError, Example, detect_row_format, read_example
 from tasks.engine.row_sources import Row, read_rows
 from tasks.errors import UserError
 
 _Numbered = list[tuple[Row, Example]]
+
+_SHOWN_LABELS = 5
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,14 @@ class ExampleSets:
     row_format: RowFormat
     train: Split
     eval: Split | None
+    labels: tuple[str, ...] = ()
+    """The classes, where rows are classified."""
+
+    @property
+    def untrained_labels(self) -> tuple[str, ...]:
+        """The classes that no training example has."""
+        trained = {one.label for one in self.train.examples}
+        return tuple(label for label in self.labels if label not in trained)
 
     @property
     def num_eval_rows_in_train(self) -> int:
@@ -40,26 +52,43 @@ class ExampleSets:
         return sum((one.messages, one.text) in known for one in held_out)
 
 
-def read_examples(settings: DataSettings, seed: int) -> ExampleSets:
+def read_examples(
+    settings: DataSettings,
+    seed: int,
+    task: Task = Task.CAUSAL_LM,
+    labels: tuple[str, ...] = (),
+) -> ExampleSets:
     """Read, check and split the data; equal files, settings and seed give equal examples.
 
     Without `eval` and `eval_split`, `eval_fraction` of the rows (at least one of two or more) are
     held out. Every row is checked, also those that `max_train_rows` leaves out. Of an `eval` that
     has splits, `train` is read.
 
+    Args:
+        settings: where the rows are, and how they are split.
+        seed: of the split.
+        task: what is learnt of them.
+        labels: the classes in their order; those of the training rows, sorted, unless given.
+
     Raises:
-        UserError: A source cannot be read, its columns fit no format, or a row is malformed; the
-            message names the row.
+        UserError: A source cannot be read, its columns fit no format, or a row is malformed or of
+            no known class; the message names the row.
 
     """
     train_revision, eval_revision = _revisions(settings)
     rows = read_rows(settings.train, settings.train_split, train_revision)
-    row_format = detect_row_format(rows[0], settings.train, settings.format)
+    learnable = model_task(task).row_formats
+    row_format = detect_row_format(rows[0], settings.train, settings.format, learnable)
     numbered = _checked(rows, row_format, settings.train)
+    if row_format is RowFormat.LABELLED:
+        labels = labels or _labels(numbered, settings.train)
+        _check_labels(numbered, labels, settings.train)
     held_out: _Numbered = []
     if settings.eval or settings.eval_split:
         source, split = settings.eval or settings.train, settings.eval_split or "train"
         held_out = _checked(read_rows(source, split, eval_revision), row_format, source)
+        if row_format is RowFormat.LABELLED:
+            _check_labels(held_out, labels, source)
     elif settings.eval_fraction > 0 and len(numbered) > 1:
         num_held_out = max(1, round(settings.eval_fraction * len(numbered)))
         held_out, numbered = _drawn(numbered, min(num_held_out, len(numbered) - 1), seed)
@@ -69,7 +98,28 @@ def read_examples(settings: DataSettings, seed: int) -> ExampleSets:
         row_format=row_format,
         train=_split(settings.train, numbered),
         eval=_split(settings.eval or settings.train, held_out) if held_out else None,
+        labels=labels,
     )
+
+
+def _labels(numbered: _Numbered, source: str) -> tuple[str, ...]:
+    """Give the rows' classes, sorted: numbers as such, if all are."""
+    found = {example.answer for _, example in numbered}
+    if len(found) == 1:
+        raise UserError(f"{source}: all rows have the label {found.pop()!r}; two are needed")
+    return tuple(sorted(found, key=int if all(map(str.isdecimal, found)) else None))
+
+
+def _check_labels(numbered: _Numbered, labels: tuple[str, ...], source: str) -> None:
+    known = set(labels)
+    for _, example in numbered:
+        if example.answer not in known:
+            few = ", ".join(labels[:_SHOWN_LABELS]) + (", …" if len(labels) > _SHOWN_LABELS else "")
+            raise UserError(
+                f"{source}, row {example.row}: the label {example.answer!r} is none of the "
+                f"{len(labels)} classes ({few}); they are those of the training rows, or of "
+                "base_model.labels"
+            )
 
 
 def content_sha256(rows: Sequence[Row]) -> str:

@@ -5,6 +5,16 @@ from pathlib import Path
 from tasks.engine.failures import failure
 from tasks.errors import AdapterflowError, PassingError, UserError
 
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "manifest.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template*",
+)
+"""What an adapter consists of, its card apart; a tokenizer where it was saved along."""
+
 
 def download(name: str, revision: str | None, files: list[str], what: str) -> Path:
     """Bring some of a repository's files here; give the folder, which is named by the commit.
@@ -63,7 +73,7 @@ def check_push(repo_id: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     if get_token() is None:
-        raise UserError(f"output.push_to_hub {repo_id!r} needs a token: set HF_TOKEN")
+        raise UserError(f"pushing to {repo_id} needs a token: set HF_TOKEN")
     try:
         HfApi().whoami()
     except HfHubHTTPError as error:
@@ -73,7 +83,9 @@ def check_push(repo_id: str) -> None:
 
 
 def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
-    """Push all files of the folder in one commit, and give the commit's address.
+    """Push the adapter's files in one commit, and give the commit's address.
+
+    What else lies in the folder, such as checkpoints of a training, stays here.
 
     Raises:
         AdapterflowError: the Hub refused or could not be reached; the local folder is complete.
@@ -85,7 +97,10 @@ def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Add LoRA adapter"
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message="Add LoRA adapter",
+            allow_patterns=[*ADAPTER_FILES, "README.md"],
         )
     except (HTTPError, OSError, ValueError) as error:
         passing = isinstance(failure(error, ""), PassingError)

@@ -1,14 +1,14 @@
 """Step 3's work: a fresh adapter in the base, and the proof that it is where it should be."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import inspect
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import Quantization
 from tasks.engine import adapter_state, lora
 from tasks.engine.activation import adapters_disabled
-from tasks.engine.base_models import mixed_precision
+from tasks.engine.base_models import mixed_precision, seeded
 from tasks.engine.plain_lora import ALTERS_BASE
 from tasks.errors import VerificationError
 from tasks.records import FileRecord, InjectedRecord, LoraRecord, TargetMatches
@@ -77,6 +77,8 @@ def trainable(model: "PreTrainedModel") -> list[tuple[str, "torch.nn.Parameter"]
 def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.Tensor":
     """Give the model's logits on a fixed probe: float32 [2, 16, vocabulary], on the CPU.
 
+    Of a model that classifies they are [2, labels].
+
     Args:
         model: the model; it is left in the mode it came in.
         adapters: whether the active adapters take part.
@@ -85,6 +87,8 @@ def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.T
 
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.arange(32).mul(7919).remainder(vocabulary).reshape(2, 16).to(model.device)
+    takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+    uncached = {"use_cache": False} if takes_cache else {}
     was_training = model.training
     silenced = not adapters and getattr(model, "_hf_peft_config_loaded", False)
     try:
@@ -93,7 +97,7 @@ def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.T
             mixed_precision(model),
             torch.no_grad(),
         ):
-            logits = model.eval()(input_ids=ids, use_cache=False).logits
+            logits = model.eval()(input_ids=ids, **uncached).logits
     finally:
         model.train(was_training)
     return logits.float().cpu()  # type: ignore[no-any-return]
@@ -117,23 +121,13 @@ def _prepare_for_training(model: "PreTrainedModel", record: LoraRecord) -> None:
 def _add_adapter(model: "PreTrainedModel", record: LoraRecord) -> None:
     """Inject and activate the adapter; its weights are float32, and only they train."""
     config = lora.from_json(record.peft_config)
-    with _seeded(record.seed):
+    with seeded(record.seed):
         model.add_adapter(config, adapter_name=record.adapter_name)
     model.set_adapter(record.adapter_name)
     for name, parameter in model.named_parameters():
         # In half precision small updates are lost: the adapter's master weights are float32.
         if adapter_state.is_adapter_parameter(name) and parameter.is_floating_point():
             parameter.data = parameter.data.float()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw the adapter's initial weights from the seed alone, whatever was drawn before."""
-    import torch
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def _verify_targets(model: "PreTrainedModel", record: LoraRecord) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import LoraInit, LoraSettings
+from tasks.config import LoraInit, LoraSettings, Task
+from tasks.engine.model_task import model_task
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, LoraRecord, TargetMatches
 
@@ -23,30 +24,36 @@ _USUAL_SHARE = 0.01
 _INIT = {LoraInit.DEFAULT: True}
 
 
-def resolve_lora(settings: LoraSettings, skeleton: "PreTrainedModel") -> "LoraConfig":
+def resolve_lora(
+    settings: LoraSettings, skeleton: "PreTrainedModel", task: Task = Task.CAUSAL_LM
+) -> "LoraConfig":
     """Write out every choice that the settings leave open.
 
     Args:
         settings: what the user set.
         skeleton: the base model, on the meta device or loaded.
+        task: what it is for; what it adds to the base is in `modules_to_save`.
 
     Raises:
         UserError: a name in `target_modules` or `modules_to_save` matches nothing, or something
             that LoRA cannot adapt, or the initialisation does not go with the rank.
     """
-    from peft import LoraConfig, TaskType
+    from peft import LoraConfig
 
     if settings.init is LoraInit.ORTHOGONAL and settings.r % 2:
         raise UserError(f"lora.init orthogonal needs an even rank; lora.r is {settings.r}")
-    targets = _resolve_targets(settings.target_modules, skeleton)
-    _check_modules_to_save(settings.modules_to_save, targets, skeleton)
+    kind = model_task(task)
+    head = kind.head_modules(skeleton)
+    targets = _resolve_targets(settings.target_modules, skeleton, head)
+    whole = list(dict.fromkeys([*settings.modules_to_save, *head]))
+    _check_modules_to_save(whole, targets, skeleton)
     return LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=kind.peft_task_type,
         r=settings.r,
         lora_alpha=2 * settings.r if settings.lora_alpha is None else settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
-        modules_to_save=settings.modules_to_save or None,
+        modules_to_save=whole or None,
         bias=settings.bias.value,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
@@ -68,7 +75,7 @@ def describe_lora(
     Raises:
         UserError: a name matches nothing.
     """
-    config = resolve_lora(settings, skeleton)
+    config = resolve_lora(settings, skeleton, base.settings.task)
     matches = match_targets(sorted(config.target_modules or ()), adaptable(skeleton))
     # Packed weights count fewer elements than the parameters they stand for.
     num_base = skeleton.num_parameters()
@@ -148,38 +155,47 @@ def _matches(module: str, target: str) -> bool:
     return module == target or module.endswith(f".{target}")
 
 
-def _all_linear(model: "PreTrainedModel") -> list[str]:
-    """Name all linear layers but the output layer, as QLoRA does (arXiv:2305.14314, section 4)."""
+def _all_linear(model: "PreTrainedModel", head: list[str]) -> list[str]:
+    """Name all linear layers but the output layer, as QLoRA does (arXiv:2305.14314, section 4).
+
+    Nor those of `head`; a name that one of them has, too, is given with what it lies in.
+    """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
+    output = model.get_output_embeddings()
     linear = {
-        name.rpartition(".")[2]
+        tuple(name.split("."))
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not output
     }
-    return sorted(linear)
+    of_head = {path for path in linear if path[0] in head}
+    taken = {path[-1] for path in of_head}
+    return sorted(
+        {".".join(path[-2:] if path[-1] in taken else path[-1:]) for path in linear - of_head}
+    )
 
 
-def _known_targets(model: "PreTrainedModel") -> list[str]:
+def _known_targets(model: "PreTrainedModel", head: list[str]) -> list[str]:
     """Name the layers that PEFT adapts for this architecture unless told otherwise."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type)
-    return sorted(known) if known else _all_linear(model)
+    return sorted(known) if known else _all_linear(model, head)
 
 
-def _resolve_targets(wanted: str | list[str], model: "PreTrainedModel") -> list[str]:
+def _resolve_targets(
+    wanted: str | list[str], model: "PreTrainedModel", head: list[str]
+) -> list[str]:
     if wanted == "auto":
-        return _known_targets(model)
+        return _known_targets(model, head)
     if wanted == "all-linear":
-        return _all_linear(model)
+        return _all_linear(model, head)
     names = [wanted] if isinstance(wanted, str) else wanted
     modules = adaptable(model)
     unmatched = [t for t in names if not any(_matches(m, t) for m in modules)]
     if unmatched or not names:
-        raise _no_match("target_modules", unmatched or names, _all_linear(model), model)
+        raise _no_match("target_modules", unmatched or names, _all_linear(model, head), model)
     return sorted(set(names))
 
 

@@ -4,6 +4,7 @@ W + B·A·alpha/r is added up in float32 on the base in full precision, also whe
 trained on a packed one: packed weights would round the update away (QLoRA, arXiv:2305.14314).
 """
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from tasks.config import BaseModelSettings, Dtype, Quantization
 from tasks.engine.adapter_folders import AdapterFolder
+from tasks.engine.base_license import license_of
 from tasks.engine.base_models import load_base, load_config, load_tokenizer
 from tasks.engine.base_sources import BaseSource, find_base
 from tasks.engine.compatibility import check_base, check_tokenizer, fitting_weights
 from tasks.engine.injection import probe_logits
 from tasks.engine.loading import load_adapter, verify_same
+from tasks.engine.model_task import model_task
 from tasks.engine.whole_folders import check_new, whole_folder, write_manifest
 from tasks.errors import VerificationError
 from tasks.records import FileRecord, MergedRecord, PackedGap
@@ -98,7 +101,7 @@ def export_merged(
             packed=_packed_gap(adapter, base, logits, score),
             remarks=remarks,
         )
-        (partial / "README.md").write_text(_card(record), encoding="utf-8")
+        (partial / "README.md").write_text(_card(record, source), encoding="utf-8")
         write_manifest(partial, record.model_dump(mode="json", exclude={"folder"}))
     return record
 
@@ -178,7 +181,8 @@ def _packed_gap(
     )
 
 
-def _card(record: MergedRecord) -> str:
+def _card(record: MergedRecord, source: BaseSource) -> str:
+    licence = "".join(f"{k}: {json.dumps(v)}\n" for k, v in license_of(source).items())
     packed = ""
     if record.packed:
         packed = (
@@ -192,8 +196,8 @@ def _card(record: MergedRecord) -> str:
 base_model: {record.base_model}
 base_model_relation: finetune
 library_name: transformers
-pipeline_tag: text-generation
-tags: [adapterflow, merged-lora]
+pipeline_tag: {model_task(source.settings.task).pipeline_tag}
+{licence}tags: [adapterflow, merged-lora]
 ---
 # {record.base_model} with a LoRA adapter merged in
 

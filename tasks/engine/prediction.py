@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.config import RowFormat, Template
 from tasks.engine.adapter_set import AdapterSet
-from tasks.engine.generation import answer
+from tasks.engine.model_task import model_task
 from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import BadRowError, Example, read_question
 from tasks.engine.row_sources import Row
@@ -30,6 +30,8 @@ class Answered:
     """What became of a row: its answer, or what was wrong with it."""
 
     answer: str | None = None
+    probability: float | None = None
+    """Of a class, where rows are classified."""
     error: str | None = None
 
 
@@ -72,7 +74,7 @@ def answer_questions(
     batch_size: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Answered]:
-    """Answer greedily what can be answered; what already was is handed through.
+    """Answer what can be answered, by the likeliest; what already was is handed through.
 
     Args:
         adapters: with all adapters that the questions name.
@@ -84,6 +86,7 @@ def answer_questions(
     Returns:
         One a question, in their order.
     """
+    kind = model_task(adapters.base.settings.task)
     done: dict[int, Answered] = {}
     prompts: dict[int, _Prompt] = {}
     for index, question in enumerate(questions):
@@ -105,7 +108,7 @@ def answer_questions(
             if (prompt.adapter, prompt.adds_special_tokens) == (name, special)
         ]
         with adapters.using(name) as model:
-            texts = answer(
+            given = kind.answer(
                 model,
                 adapters.adapters[name].tokenizer,
                 [prompts[index].text for index in of_group],
@@ -114,7 +117,10 @@ def answer_questions(
                 adds_special_tokens=special,
                 on_progress=on_progress,
             )
-        done |= {i: Answered(answer=text) for i, text in zip(of_group, texts, strict=True)}
+        done |= {
+            index: Answered(answer=one.text, probability=one.probability)
+            for index, one in zip(of_group, given, strict=True)
+        }
     return [done[index] for index in range(len(questions))]
 
 
@@ -122,12 +128,14 @@ def _render(adapters: AdapterSet, question: Question, max_new_tokens: int) -> _P
     adapter, example = adapters.adapters[question.adapter], question.example
     is_chat = adapter.template is Template.CHAT and example.text is None
     renderer = Renderer.of(adapter.tokenizer, adapter.template, question.row_format)
+    kind = model_task(adapters.base.settings.task)
     try:
-        text = renderer.prompt(example) if example.text is None else example.text
+        text = kind.prompt(renderer, example)
     except UserError as error:
         return Answered(error=str(error))
     prompt = _Prompt(question.adapter, text, adds_special_tokens=not is_chat)
-    too_long = _too_long(adapters, adapter.tokenizer, prompt, max_new_tokens)
+    room = max_new_tokens if kind.generates else 0
+    too_long = _too_long(adapters, adapter.tokenizer, prompt, room)
     return Answered(error=f"row {example.row}: {too_long}") if too_long else prompt
 
 
@@ -144,7 +152,5 @@ def _too_long(
     ids = tokenizer(prompt.text, add_special_tokens=prompt.adds_special_tokens)["input_ids"]
     if len(ids) + max_new_tokens <= limit:
         return None
-    return (
-        f"the prompt has {len(ids)} tokens; with {max_new_tokens} for the answer, the model takes "
-        f"{limit - max_new_tokens}"
-    )
+    room = f"with {max_new_tokens} for the answer, " if max_new_tokens else ""
+    return f"the prompt has {len(ids)} tokens; {room}the model takes {limit - max_new_tokens}"

@@ -3,20 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from tasks.config import DataSettings, RowFormat
 from tasks.engine.base_models import load_tokenizer
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.examples import ExampleSets, Split, read_examples
+from tasks.engine.model_task import model_task
 from tasks.engine.rendering import Renderer, choose_template
-from tasks.engine.token_cache import tokenized
-from tasks.engine.tokenization import TokenizedSplit, tokenize_split
+from tasks.engine.tokenization import TokenizedSplit
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, DataRecord
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 OnRows = Callable[[int, int], None]
 
@@ -39,8 +35,7 @@ def prepare_data(
     Raises:
         UserError: anything about the data that cannot work, with the row.
     """
-    tokenizer = load_tokenizer(base.location, base.revision)
-    return _prepare(sets, settings, seed, tokenizer, on_progress)
+    return _prepare(sets, settings, seed, base, on_progress)
 
 
 def prepare_again(record: DataRecord, base: BaseModelRecord) -> PreparedData:
@@ -49,7 +44,7 @@ def prepare_again(record: DataRecord, base: BaseModelRecord) -> PreparedData:
     Raises:
         UserError: the files have changed since they were recorded.
     """
-    again = _remembered(record.model_dump_json(), base.location, base.revision)
+    again = _remembered(record.model_dump_json(), base.model_dump_json())
     for before, after in (
         (record.train, again.record.train),
         (record.eval, again.record.eval),
@@ -61,31 +56,28 @@ def prepare_again(record: DataRecord, base: BaseModelRecord) -> PreparedData:
 
 
 @lru_cache(maxsize=1)
-def _remembered(record_json: str, location: str, revision: str | None) -> PreparedData:
+def _remembered(record_json: str, base_json: str) -> PreparedData:
     record = DataRecord.model_validate_json(record_json)
-    tokenizer = load_tokenizer(location, revision)
-    sets = read_examples(record.settings, record.seed)
-    return _prepare(sets, record.settings, record.seed, tokenizer)
+    base = BaseModelRecord.model_validate_json(base_json)
+    sets = read_examples(record.settings, record.seed, base.settings.task, base.settings.labels)
+    return _prepare(sets, record.settings, record.seed, base)
 
 
 def _prepare(
     sets: ExampleSets,
     settings: DataSettings,
     seed: int,
-    tokenizer: "PreTrainedTokenizerBase",
+    base: BaseSource | BaseModelRecord,
     on_progress: OnRows | None = None,
 ) -> PreparedData:
-    is_text = sets.row_format is RowFormat.TEXT
+    tokenizer = load_tokenizer(base.location, base.revision)
+    task = model_task(base.settings.task)
+    is_text = sets.row_format in (RowFormat.TEXT, RowFormat.LABELLED)
     template = choose_template(settings.template, tokenizer, is_text=is_text)
     renderer = Renderer.of(tokenizer, template, sets.row_format)
 
     def tokenize(split: Split) -> TokenizedSplit:
-        return tokenized(
-            split,
-            renderer,
-            settings,
-            lambda: tokenize_split(split, renderer, settings, on_progress),
-        )
+        return task.tokenize(split, renderer, settings, base, on_progress)
 
     train = tokenize(sets.train)
     held_out = tokenize(sets.eval) if sets.eval else None
@@ -97,5 +89,7 @@ def _prepare(
         train=train.record,
         eval=held_out.record if held_out else None,
         num_eval_rows_in_train=sets.num_eval_rows_in_train,
+        labels=sets.labels,
+        untrained_labels=sets.untrained_labels,
     )
     return PreparedData(renderer, train, held_out, record)

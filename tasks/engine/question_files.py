@@ -42,7 +42,7 @@ def open_questions(config: PredictBatchConfig) -> QuestionFile:
     rows = read_lines(source)
     if not rows:
         raise UserError(f"{source} has no rows; at least one is needed")
-    _check_columns(rows, (config.answer_column, config.error_column))
+    check_columns(rows, (config.answer_column, config.error_column))
     names = [adapter.name for adapter in config.adapters]
     questions = [
         read_row(number, row, names, config.adapter_column) for number, row in enumerate(rows, 1)
@@ -53,11 +53,16 @@ def open_questions(config: PredictBatchConfig) -> QuestionFile:
     return QuestionFile(source, output, rows, questions)
 
 
-def _check_columns(rows: Sequence[Row | UserError], new: Sequence[str]) -> None:
+def check_columns(rows: Sequence[Row | UserError], new: Sequence[str]) -> None:
+    """Check that new columns would replace none of the rows'.
+
+    Raises:
+        UserError: one would.
+    """
     for row in rows:
         taken = [] if isinstance(row, UserError) else [column for column in new if column in row]
         if taken:
             raise UserError(
                 f"the rows have a column {taken[0]!r} already; name the new columns otherwise by "
-                "answer_column and error_column"
+                "answer_column, probability_column and error_column"
             )

@@ -18,7 +18,16 @@ _REQUIRED = {
     RowFormat.PROMPT_COMPLETION: ("prompt", "completion"),
     RowFormat.INSTRUCTION: ("instruction", "output"),
     RowFormat.TEXT: ("text",),
+    RowFormat.LABELLED: ("text", "label"),
 }
+
+GENERATIVE = (
+    RowFormat.MESSAGES,
+    RowFormat.PROMPT_COMPLETION,
+    RowFormat.INSTRUCTION,
+    RowFormat.TEXT,
+)
+"""Formats of rows that are continued or answered."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +40,24 @@ class Message:
 
 @dataclass(frozen=True)
 class Example:
-    """A checked row: either messages, of which the last is the assistant's, or plain text."""
+    """A checked row: messages, of which the last is the assistant's, or plain text with a label."""
 
     row: int
     """Number of the row in its source, from 1."""
     messages: tuple[Message, ...]
     text: str | None = None
+    label: str | None = None
+    """The class of the text, where rows are classified."""
 
     @property
     def answer(self) -> str:
-        """What the assistant says last; empty for plain text."""
-        return self.messages[-1].content if self.messages else ""
+        """What the assistant says last, or the text's label; empty for plain text."""
+        return self.messages[-1].content if self.messages else self.label or ""
+
+    @property
+    def question(self) -> str:
+        """What the answer is to: the last message before it, or the text."""
+        return self.messages[-2].content if self.messages else self.text or ""
 
     @property
     def prompt_messages(self) -> tuple[Message, ...]:
@@ -49,14 +65,30 @@ class Example:
         return self.messages[:-1]
 
 
-def detect_row_format(row: Row, source: str, wanted: RowFormat = RowFormat.AUTO) -> RowFormat:
+def detect_row_format(
+    row: Row,
+    source: str,
+    wanted: RowFormat = RowFormat.AUTO,
+    learnable: Sequence[RowFormat] = GENERATIVE,
+) -> RowFormat:
     """Tell the format by a row's columns, and that they are those of the `wanted` one.
 
+    Args:
+        row: the first of the rows.
+        source: where it is from, for messages.
+        wanted: the format that was asked for, if any was.
+        learnable: the formats that go with the task.
+
     Raises:
-        UserError: No format fits, or more than one.
+        UserError: No format fits, or more than one, or the wanted one is not learnable.
 
     """
-    possible = list(_REQUIRED) if wanted is RowFormat.AUTO else [wanted]
+    if wanted not in (RowFormat.AUTO, *learnable):
+        raise UserError(
+            f"data.format {wanted} does not go with base_model.task; possible are "
+            f"{', '.join(learnable)}"
+        )
+    possible = list(learnable) if wanted is RowFormat.AUTO else [wanted]
     fitting = [one for one in possible if all(column in row for column in _REQUIRED[one])]
     if len(fitting) > 1:
         # Many datasets carry the finished prompt as `text` beside its parts.
@@ -105,10 +137,10 @@ def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
     Raises:
         BadRowError: no format's columns are there, or there is no text in them.
     """
-    row_format = next((one for one in _REQUIRED if row.get(_REQUIRED[one][0]) is not None), None)
+    row_format = next((one for one in GENERATIVE if row.get(_REQUIRED[one][0]) is not None), None)
     if row_format is None:
         columns = ", ".join(map(str, row)) or "none"
-        possible = ", ".join(columns[0] for columns in _REQUIRED.values())
+        possible = ", ".join(_REQUIRED[one][0] for one in GENERATIVE)
         raise BadRowError(f"a row needs one of {possible}; this one's columns: {columns}")
     if row_format is RowFormat.TEXT:
         return row_format, _text_example(number, row)
@@ -193,11 +225,19 @@ def _text_example(number: int, row: Row) -> Example:
     return Example(number, (), _text(_column(row, "text"), "text"))
 
 
+def _labelled_example(number: int, row: Row) -> Example:
+    text, label = _text(_column(row, "text"), "text"), _column(row, "label")
+    if isinstance(label, int) and not isinstance(label, bool):
+        label = str(label)
+    return Example(number, (), text, _text(label, "label"))
+
+
 _READERS: dict[RowFormat, Callable[[int, Row], Example]] = {
     RowFormat.MESSAGES: _messages_example,
     RowFormat.PROMPT_COMPLETION: _prompt_example,
     RowFormat.INSTRUCTION: _instruction_example,
     RowFormat.TEXT: _text_example,
+    RowFormat.LABELLED: _labelled_example,
 }
 
 

@@ -130,6 +130,8 @@ def _facts(files: AdapterFiles) -> dict[str, object]:
             "source": _portable_source(base),
             "dtype": base.dtype,
             "quantization": base.settings.quantization,
+            "task": base.settings.task,
+            "labels": list(base.settings.labels),
         },
         "template": files.template,
         "tokenizer": tokenizer_identity(load_tokenizer(base.location, base.revision)),

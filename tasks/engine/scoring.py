@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.config import RowFormat, Template
+from tasks.config import RowFormat, Task, Template
 from tasks.engine.adapter_folders import AdapterFolder
 from tasks.engine.compatibility import check_tokenizer
-from tasks.engine.generation import answer, matches
+from tasks.engine.generation import matches
+from tasks.engine.model_task import ModelTask, model_task
 from tasks.engine.rendering import Renderer, choose_template
 from tasks.engine.row_formats import BadRowError, Example, detect_row_format, read_example
 from tasks.engine.row_sources import read_rows
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def exact_match_on(
+def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how many at once
     rows: Path,
     adapter: AdapterFolder,
     tokenizer: "PreTrainedTokenizerBase",
     *,
+    task: Task,
     max_new_tokens: int,
     batch_size: int,
 ) -> Callable[["PreTrainedModel"], float]:
@@ -30,15 +32,16 @@ def exact_match_on(
     Raises:
         UserError: the rows can't be read, have no answers, or are plain text.
     """
-    row_format, examples = _examples(rows)
+    kind = model_task(task)
+    row_format, examples = _examples(rows, kind)
     tokenizer = check_tokenizer(adapter, tokenizer)
     wanted = Template(adapter.manifest.get("template", Template.AUTO))
     template = choose_template(wanted, tokenizer, is_text=False)
     renderer = Renderer.of(tokenizer, template, row_format)
-    prompts = [renderer.prompt(example) for example in examples]
+    prompts = [kind.prompt(renderer, example) for example in examples]
 
     def score(model: "PreTrainedModel") -> float:
-        answers = answer(
+        answers = kind.answer(
             model,
             tokenizer,
             prompts,
@@ -46,15 +49,17 @@ def exact_match_on(
             batch_size=batch_size,
             adds_special_tokens=template is Template.PLAIN,
         )
-        right = (matches(a, one.answer) for a, one in zip(answers, examples, strict=True))
+        right = (
+            matches(given.text, one.answer) for given, one in zip(answers, examples, strict=True)
+        )
         return sum(right) / len(examples)
 
     return score
 
 
-def _examples(file: Path) -> tuple[RowFormat, list[Example]]:
+def _examples(file: Path, kind: ModelTask) -> tuple[RowFormat, list[Example]]:
     rows = read_rows(str(file), "train", None)
-    row_format = detect_row_format(rows[0], str(file))
+    row_format = detect_row_format(rows[0], str(file), learnable=kind.row_formats)
     if row_format is RowFormat.TEXT:
         raise UserError(f"{file} has plain text, which has no answers to score")
     examples = []

@@ -20,7 +20,7 @@ from tasks.engine.adapter_layers import fused_adapter_layers
 from tasks.engine.batching import Batch, Part
 from tasks.engine.checkpoints import Checkpoints, Kept, kept_in
 from tasks.engine.lean_layers import lean_layers
-from tasks.engine.loss import summed_loss
+from tasks.engine.model_task import ModelTask
 from tasks.engine.row_attention import attending_by_row
 from tasks.engine.row_order import RowOrder
 from tasks.engine.tokenization import IGNORED
@@ -49,10 +49,11 @@ class AdapterTrainer(Trainer):
     loss_is_scaled_for_ga = True
     model: "PreTrainedModel"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a training run has that many parts
         self,
         *,
         adapter_name: str,
+        task: ModelTask,
         order: RowOrder,
         checkpoints: Checkpoints,
         num_checkpoints: int,
@@ -61,6 +62,7 @@ class AdapterTrainer(Trainer):
     ) -> None:
         super().__init__(**arguments)
         self.adapter_name = adapter_name
+        self._task = task
         self._order = order
         self._checkpoints = checkpoints
         self._num_checkpoints = num_checkpoints
@@ -136,7 +138,7 @@ class AdapterTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401 - Trainer's signature
         """Give the part's share of the step's mean loss."""
-        loss = summed_loss(model, inputs, in_chunks=self._plan.loss_in_chunks)  # type: ignore[arg-type]
+        loss, _ = self._task.loss(model, inputs, self._plan)  # type: ignore[arg-type]
         if num_items_in_batch is None:
             num_items_in_batch = inputs["labels"].ne(IGNORED).sum()
         loss = loss / num_items_in_batch * self.accelerator.num_processes
@@ -148,17 +150,26 @@ class AdapterTrainer(Trainer):
         ignore_keys: list[str] | None = None,  # noqa: ARG002 - Trainer's signature
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Give the mean loss over all labels (Trainer's own is a mean of batches' means)."""
-        loss, tokens = 0.0, 0
+        """Give the mean loss over all labels (Trainer's own is a mean of batches' means).
+
+        And what the task's metrics say of the predictions, if any are made.
+        """
+        loss, num_labels = 0.0, 0
+        expected: list[int] = []
+        predicted: list[int] = []
         with _eval_mode(self.model), torch.no_grad():
             for batch in self.get_eval_dataloader(eval_dataset):
                 for part in self._prepare_inputs(batch)["parts"]:
                     with self.compute_loss_context_manager():
-                        sums = summed_loss(self.model, part, in_chunks=self._plan.loss_in_chunks)
+                        sums, guesses = self._task.loss(self.model, part, self._plan)
+                    if guesses is not None:
+                        expected += part["labels"].tolist()
+                        predicted += guesses.tolist()
                     count = part["labels"].ne(IGNORED).sum()
                     totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
-                    loss, tokens = loss + totals[0].item(), tokens + int(totals[1].item())
-        metrics = {f"{metric_key_prefix}_loss": loss / tokens}
+                    loss, num_labels = loss + totals[0].item(), num_labels + int(totals[1].item())
+        judged = {"loss": loss / num_labels, **self._task.metrics(expected, predicted)}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in judged.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics

@@ -18,12 +18,12 @@ from transformers.trainer_callback import TrainerState
 from tasks.config import TrainingSettings
 from tasks.config.training import Optimizer
 from tasks.engine import adapter_state
-from tasks.engine.batch_choice import choose_batching, make_batches
 from tasks.engine.batching import as_items
 from tasks.engine.callbacks import OnTraining, Pace, Watch
 from tasks.engine.checkpoints import Checkpoints
 from tasks.engine.failures import is_of_the_memory
 from tasks.engine.memory import give_back
+from tasks.engine.model_task import model_task
 from tasks.engine.prepared_data import PreparedData
 from tasks.engine.row_order import row_order
 from tasks.engine.trainer import AdapterTrainer, Rows
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_EVAL_PREFIX = "eval_"
 _SHORT_OF_MEMORY = "memory did not suffice"
 _OPTIMIZERS = {
     Optimizer.ADAMW: "adamw_torch_fused",
@@ -94,6 +95,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         adapter_change=change,
         batching=plan.batching,
         loss_curve=curve,
+        eval_metrics=_eval_metrics(state, best),
         remarks=plan.remarks,
     )
 
@@ -105,7 +107,7 @@ def retrain(model: "PreTrainedModel", record: TrainedRecord) -> None:
 
 
 def loss_curve(state: TrainerState) -> tuple[LossPoint, ...]:
-    """Give all logged losses by step, in nats a token."""
+    """Give all logged losses by step, in nats a token (or a row, where rows are classified)."""
     return tuple(
         LossPoint(
             step=entry["step"],
@@ -159,7 +161,8 @@ def _planned(
     made_for = sha256("".join(part.model_dump_json() for part in inputs).encode()).hexdigest()
     plan = checkpoints.plan(made_for)
     if plan is None:
-        choice = choose_batching(settings, data, model)
+        task = model_task(injected.lora.base.settings.task)
+        choice = task.choose_batching(settings, data, model)
         plan = TrainingPlan(
             made_for=made_for,
             batching=choice.batching,
@@ -216,8 +219,10 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
 ) -> AdapterTrainer:
     rows = data.train.rows
     held_out = Rows(as_items(data.eval.rows)) if data.eval else None
+    task = model_task(injected.lora.base.settings.task)
     trainer = AdapterTrainer(
         adapter_name=injected.lora.adapter_name,
+        task=task,
         order=row_order(
             [len(row.input_ids) for row in rows],
             plan.batching,
@@ -231,7 +236,7 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         args=_arguments(settings, injected, checkpoints.folder, held_out is not None),
         train_dataset=Rows(as_items(rows)),
         eval_dataset=held_out,
-        data_collator=make_batches(plan, data.renderer.tokenizer.pad_token_id or 0),
+        data_collator=task.make_batches(plan, data.renderer.tokenizer.pad_token_id or 0),
     )
     # Ours reports where the user looks: a bar on a terminal, lines elsewhere, MLflow.
     trainer.remove_callback(PrinterCallback)
@@ -313,3 +318,14 @@ def _eval_loss(curve: tuple[LossPoint, ...], best: int | None) -> float | None:
     if not losses:
         return None
     return losses.get(best, losses[max(losses)]) if best else losses[max(losses)]
+
+
+def _eval_metrics(state: TrainerState, best: int | None) -> dict[str, float]:
+    """Give what the evaluation measured beside the loss, at the best step or else the last."""
+    logged = [entry for entry in state.log_history if "eval_loss" in entry]
+    chosen = [entry for entry in logged if entry["step"] == best] or logged
+    return {
+        name.removeprefix(_EVAL_PREFIX): value
+        for name, value in (chosen[-1] if chosen else {}).items()
+        if name.startswith(_EVAL_PREFIX) and name != "eval_loss"
+    }

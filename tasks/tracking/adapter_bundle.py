@@ -43,7 +43,7 @@ def write_bundle(
                 python_model=str(CODE),
                 artifacts={name: str(Path(made) / name) for name in folders},
                 model_config=model_config(base, dtype, templates),
-                signature=signature(next(iter(adapters))),
+                signature=signature(next(iter(adapters)), base),
                 pip_requirements=requirements_on(base),
             )
         (Path(made) / "model").rename(folder)

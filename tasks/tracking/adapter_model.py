@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.engine.base_sources import BaseSource
+from tasks.engine.model_task import model_task
 from tasks.records import BaseModelRecord, SavedRecord
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _save(
             python_model=str(CODE),
             artifacts={saved.adapter_name: str(saved.folder)},
             model_config=model_config(saved.base, saved.base.dtype, templates),
-            signature=signature(saved.adapter_name),
+            signature=signature(saved.adapter_name, saved.base),
             pip_requirements=requirements,
             mlflow_model=info,
         )
@@ -127,22 +128,33 @@ def model_config(
         "recorded_revision": base.revision,
         "dtype": dtype,
         "quantization": str(base.settings.quantization),
+        "auto_class": model_task(base.settings.task).auto_class,
+        "labels": list(base.settings.labels),
         "adapters": dict(templates),
         "default_adapter": next(iter(templates)),
         **_LIMITS,
     }
 
 
-def signature(adapter: str) -> "ModelSignature":
+def signature(adapter: str, base: BaseSource | BaseModelRecord) -> "ModelSignature":
     """Give the signature; an example in its place would make mlflow run the model.
 
     Args:
         adapter: which answers unless a request names another.
+        base: says what kind of answers.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType
 
+    named = ParamSpec("adapter", DataType.string, adapter)
+    if not model_task(base.settings.task).generates:
+        outputs = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")]
+        return ModelSignature(
+            inputs=Schema([ColSpec(DataType.string, "text")]),
+            outputs=Schema(outputs),
+            params=ParamSchema([named]),
+        )
     return ModelSignature(
         inputs=Schema(
             [
@@ -154,7 +166,7 @@ def signature(adapter: str) -> "ModelSignature":
         outputs=Schema([ColSpec(DataType.string)]),
         params=ParamSchema(
             [
-                ParamSpec("adapter", DataType.string, adapter),
+                named,
                 ParamSpec("max_new_tokens", DataType.long, 128),
                 ParamSpec("temperature", DataType.double, 0.0),
             ]

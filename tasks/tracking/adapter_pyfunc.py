@@ -10,6 +10,7 @@ import logging
 import re
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,15 @@ class Job:
     prompt: list[int]
     """Its tokens."""
     way: Way
-    answer: str | None = None
+    answer: str | dict[str, Any] | None = None
     error: Exception | None = None
     is_done: threading.Event = field(default_factory=threading.Event)
 
 
 class AdapterModel(PythonModel):
     """Answers the rows of a table: its column `prompt` (text), or `messages` (a chat).
+
+    Where the adapters classify, the column is `text`, and an answer a label and its probability.
 
     The param `adapter` names which of the stored adapters answers; all of them are in memory, on
     one base. Requests may come at once: what waits for the same adapter is answered together.
@@ -62,21 +65,25 @@ class AdapterModel(PythonModel):
         """
         self.config = dict(context.model_config)
         base, revision = find_base(self.config)
-        self.model = _load_base(base, revision, self.config)
+        folders = {name: Path(context.artifacts[name]) for name in self.config["adapters"]}
+        self.model = _load_base(base, revision, self.config, _whole_modules(folders.values()))
+        self.labels = self.config.get("labels", [])
         self.tokenizers, self.chats, self.inner = {}, {}, {}
         for number, (name, template) in enumerate(self.config["adapters"].items()):
             folder = context.artifacts[name]
             tokenizer = _load_tokenizer(folder, base, revision)
             # Prompts are written as they were in training.
             self.chats[name] = template == "chat" and tokenizer.chat_template is not None
+            # Answers begin where prompts end. Encoders count positions from the first token on.
+            tokenizer.padding_side = "right" if self.labels else "left"
             self.tokenizers[name] = tokenizer
             # Modules can't have every name that MLflow allows.
             self.inner[name] = f"adapter_{number}"
             _load_adapter(self.model, folder, self.inner[name], base)
         # transformers hands the output layer a slice with gaps, for which torch 2.13 copies its
         # weight once a row: a second a batch.
-        head = self.model.get_output_embeddings()
-        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+        if head := self.model.get_output_embeddings():
+            head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         self.model.eval()
         self._active = ""
         self._waiting: deque[Job] = deque()
@@ -84,15 +91,16 @@ class AdapterModel(PythonModel):
         self._tokenizing = threading.Lock()
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
-        """Give one answer a row: a list of str.
+        """Give one answer a row: a list of str, or of label and probability.
 
         Raises:
             MlflowException: A row asks nothing, there is no such adapter, or a limit is passed.
         """
         way = self._way(**(params or {}))
         # mlflow drops columns that the signature does not name, which may leave none.
-        if not {"prompt", "messages"} & set(model_input.columns):
-            raise _refused("the table needs a column `prompt` or `messages`")
+        columns = {"text"} if self.labels else {"prompt", "messages"}
+        if not columns & set(model_input.columns):
+            raise _refused(f"the table needs a column {' or '.join(sorted(columns))}")
         rows = model_input.to_dict(orient="records")
         if len(rows) > self.config["max_rows"]:
             raise _refused(f"{len(rows)} rows at once; at most {self.config['max_rows']}")
@@ -113,13 +121,14 @@ class AdapterModel(PythonModel):
 
     def _prompt(self, row: dict[str, Any], way: Way) -> list[int]:
         tokenizer, is_chat = self.tokenizers[way.adapter], self.chats[way.adapter]
-        text = _as_text(tokenizer, row, is_chat)
+        text = _text_of(row) if self.labels else _as_text(tokenizer, row, is_chat)
         # A tokenizer keeps how it pads between calls: two threads at once would disturb each other.
         with self._tokenizing:
             # The chat template wrote the special tokens already.
             tokens: list[int] = tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        most = (positions or self.config["max_prompt_tokens"]) - way.max_new_tokens
+        room = 0 if self.labels else way.max_new_tokens
+        most = (positions or self.config["max_prompt_tokens"]) - room
         most = min(most, self.config["max_prompt_tokens"])
         if len(tokens) > most:
             raise _refused(f"the prompt has {len(tokens)} tokens; possible are {most}")
@@ -159,7 +168,7 @@ class AdapterModel(PythonModel):
             for job in batch:
                 job.is_done.set()
 
-    def _answer(self, prompts: list[list[int]], way: Way) -> list[str]:
+    def _answer(self, prompts: list[list[int]], way: Way) -> list[Any]:
         import torch
         from peft.functional import set_adapter
 
@@ -168,6 +177,8 @@ class AdapterModel(PythonModel):
             self._active = way.adapter
         tokenizer = self.tokenizers[way.adapter]
         batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.model.device)
+        if self.labels:
+            return self._classify(batch)
         with torch.inference_mode():
             tokens = self.model.generate(
                 **batch, max_new_tokens=way.max_new_tokens, **_sampling(way.temperature)
@@ -175,6 +186,19 @@ class AdapterModel(PythonModel):
         new_tokens = tokens[:, batch["input_ids"].shape[1] :]
         answers = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
         return [answer.strip() for answer in answers]
+
+    def _classify(self, batch: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+        import torch
+
+        with torch.inference_mode():
+            logits = self.model(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).logits
+        best = logits.float().softmax(dim=-1).max(dim=-1)
+        return [
+            {"label": self.labels[number], "probability": share}
+            for number, share in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
 
 
 def _refused(message: str) -> MlflowException:
@@ -200,20 +224,33 @@ def find_base(config: dict[str, Any]) -> tuple[str, str | None]:
     )
 
 
-def _load_base(base: str, revision: str | None, config: dict[str, Any]) -> Any:  # noqa: ANN401
-    import torch
-    from transformers import AutoModelForCausalLM
+def _whole_modules(folders: Iterable[Path]) -> list[str]:
+    """Name the modules that some adapter trained whole."""
+    configs = [json.loads((folder / "adapter_config.json").read_text()) for folder in folders]
+    return sorted({name for one in configs for name in one.get("modules_to_save") or ()})
 
+
+def _load_base(base: str, revision: str | None, config: dict[str, Any], whole: list[str]) -> Any:  # noqa: ANN401
+    import torch
+    import transformers
+
+    labels = config.get("labels")
     dtype = getattr(torch, config["dtype"].removeprefix("torch."))
-    packed = _quantization(config["quantization"], dtype)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        base, revision=revision, dtype=dtype, quantization_config=packed
+    packed = _quantization(config["quantization"], dtype, whole if labels else None)
+    # The output layer for these is the adapters' own.
+    classes = {"id2label": dict(enumerate(labels)), "num_labels": len(labels)} if labels else {}
+    auto_class = getattr(transformers, config.get("auto_class", "AutoModelForCausalLM"))
+    model: Any = auto_class.from_pretrained(
+        base, revision=revision, dtype=dtype, quantization_config=packed, **classes
     )
+    if labels:  # decoders look for the last token that is not this one
+        pad = _load_tokenizer(base, base, revision).pad_token_id
+        model.config.get_text_config().pad_token_id = pad
     # bitsandbytes places its weights itself.
     return model if packed or not torch.cuda.is_available() else model.to("cuda")
 
 
-def _quantization(name: str, dtype: Any) -> Any:  # noqa: ANN401
+def _quantization(name: str, dtype: Any, without: list[str] | None) -> Any:  # noqa: ANN401
     from transformers import BitsAndBytesConfig
 
     if name == "4bit":
@@ -222,8 +259,11 @@ def _quantization(name: str, dtype: Any) -> Any:  # noqa: ANN401
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=without,
         )
-    return BitsAndBytesConfig(load_in_8bit=True) if name == "8bit" else None
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=without)
+    return None
 
 
 def _load_adapter(model: Any, folder: str, name: str, base: str) -> None:  # noqa: ANN401
@@ -249,11 +289,17 @@ def _load_tokenizer(folder: str, base: str, revision: str | None) -> Any:  # noq
 
     if (Path(folder) / "tokenizer_config.json").exists():
         base, revision = folder, None
-    # Answers begin where prompts end, so that padding goes to the left.
-    tokenizer = AutoTokenizer.from_pretrained(base, revision=revision, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(base, revision=revision)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _text_of(row: dict[str, Any]) -> str:
+    text = row.get("text")
+    if not isinstance(text, str):
+        raise _refused(f"a row needs `text`; this one is {row!r:.200}")
+    return text
 
 
 def _as_text(tokenizer: Any, row: dict[str, Any], chat: bool) -> str:  # noqa: ANN401, FBT001
