@@ -30,7 +30,7 @@ def exact_match_on(
     Raises:
         UserError: the rows can't be read, have no answers, or are plain text.
     """
-    row_format, examples = _examples(rows)
+    row_format, examples = read_answered(rows)
     tokenizer = check_tokenizer(adapter, tokenizer)
     wanted = Template(adapter.manifest.get("template", Template.AUTO))
     template = choose_template(wanted, tokenizer, is_text=False)
@@ -52,7 +52,12 @@ def exact_match_on(
     return score
 
 
-def _examples(file: Path) -> tuple[RowFormat, list[Example]]:
+def read_answered(file: Path) -> tuple[RowFormat, list[Example]]:
+    """Read the rows of a file, each with its answer.
+
+    Raises:
+        UserError: the rows can't be read, have no answers, or are plain text.
+    """
     rows = read_rows(str(file), "train", None)
     row_format = detect_row_format(rows[0], str(file))
     if row_format is RowFormat.TEXT:

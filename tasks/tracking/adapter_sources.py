@@ -37,7 +37,7 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
     store = tracking_uri(tracking)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with _default_store(store):
+            with default_store(store):
                 fetched = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
         except (MlflowException, OSError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -46,7 +46,7 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
 
 
 @contextmanager
-def _default_store(uri: str) -> Iterator[None]:
+def default_store(uri: str) -> Iterator[None]:
     """Make this the store that mlflow asks by default.
 
     Whatever is said with the call, mlflow 3.17 looks `models:/m-…` up in its default store.
