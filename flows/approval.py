@@ -68,4 +68,4 @@ def approved(
 def _go_on() -> None:
     """Let the run be running again, as it is."""
     with get_client(sync_client=True) as client:
-        client.set_flow_run_state(flow_run.get_id(), Running(), force=True)
+        client.set_flow_run_state(str(flow_run.get_id()), Running(), force=True)

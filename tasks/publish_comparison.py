@@ -42,8 +42,11 @@ def _table(evaluated: EvaluatedRecord) -> list[dict[str, object]]:
     """Give each row with the answers of all models, for MLflow's table."""
     prompts, scores = read_scores(evaluated.rows.path)
     return [
-        {"prompt": prompt, "expected": scores[CHALLENGER].expected[row]}
-        | {name: one.rows[row].answer for name, one in scores.items()}
+        {
+            "prompt": prompt,
+            "expected": scores[CHALLENGER].expected[row],
+            **{name: one.rows[row].answer for name, one in scores.items()},
+        }
         for row, prompt in enumerate(prompts)
     ]
 

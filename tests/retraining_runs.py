@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.config import RetrainAdapterConfig
@@ -18,11 +19,11 @@ def rows_of(file: Path, numbers: range, *, right: bool = True) -> Path:
 
 
 def retraining(
-    base: Path, folder: Path, name: str, **sections: dict[str, object]
+    base: Path, folder: Path, name: str, **sections: Mapping[str, object]
 ) -> RetrainAdapterConfig:
     """Configure a retraining of seconds whose loss decides; sections change single settings."""
     held_out = rows_of(folder / "held_out.jsonl", range(100, 112))
-    settings: dict[str, dict[str, object]] = {
+    settings: dict[str, Mapping[str, object]] = {
         "base_model": {"source": str(base), "hub_id": "tests/tiny-llama", "dtype": "float32"},
         "data": {
             "train": str(rows_of(folder / "first.jsonl", range(24))),

@@ -230,7 +230,7 @@ def test_a_mistake_ends_before_anything_is_trained(
 def test_leakage_that_is_allowed_is_reported(tiny_base: Path, tmp_path: Path) -> None:
     """With `report` the retraining goes on, and its record has the rows' numbers."""
     leaking, _ = mistakes(tmp_path)["leakage"]
-    allowed = {**leaking, "evaluation": {"on_leakage": "report"}}
+    allowed: dict[str, dict[str, object]] = {**leaking, "evaluation": {"on_leakage": "report"}}
     record = run(retraining(tiny_base, tmp_path, "leaking", **allowed))
     assert record.checked.leaked_rows == (1, 2, 3, 4)
 

@@ -12,7 +12,7 @@ from tasks.config.train_adapter import TrainAdapterConfig
 
 # Where things are and how they are told of changes no adapter and no score; the base and the rows
 # themselves are known by hashes of their own.
-_WITHOUT_EFFECT = {
+_WITHOUT_EFFECT: dict[str, bool | set[str]] = {
     "base_model": {"source", "revision", "hub_id"},
     "data": {"train", "eval"},
     "evaluation": {"rows", "batch_size"},
@@ -40,5 +40,5 @@ class RetrainAdapterConfig(TrainAdapterConfig):
 
     def sha256(self) -> str:
         """Hash the settings that an adapter and its scores are a function of."""
-        settings = self.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+        settings = self.model_dump(mode="json", exclude={**_WITHOUT_EFFECT})
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

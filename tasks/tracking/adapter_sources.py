@@ -53,7 +53,9 @@ def default_store(uri: str) -> Iterator[None]:
     """
     import mlflow
 
-    before = os.environ.get("MLFLOW_TRACKING_URI")
+    # mlflow 3.17 sets these, too, and leaves the second one set.
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ.get(name) for name in names}
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
@@ -61,8 +63,11 @@ def default_store(uri: str) -> Iterator[None]:
     finally:
         mlflow.set_registry_uri(None)  # type: ignore[arg-type]
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _only_adapter(uri: str, fetched: Path) -> Path:

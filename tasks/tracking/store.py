@@ -82,7 +82,7 @@ def store_client(uri: str) -> "MlflowClient":
 
     with store_lock(uri):
         _migrate(uri)
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def ready_client(uri: str, experiment: str) -> tuple["MlflowClient", str]:
