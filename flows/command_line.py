@@ -1,4 +1,4 @@
-"""The command line: `adapterflow train`, `check`, `resume`, `ship` and `init`.
+"""The command line: `adapterflow train`, `check`, `resume`, `ship` and `init`, and all others.
 
 Exit status 0: done. 1: the run failed, and the last line is the command that goes on from there.
 2: what was given cannot work, and one message says what to do. Everything heavy is imported once
@@ -16,6 +16,7 @@ import click
 
 from flows.adapter_commands import bundle, combine, export, predict, push
 from flows.data_events import notify, watch
+from flows.retraining_commands import history, retrain, rollback
 from flows.stack import down, up
 from tasks import home
 from tasks.errors import AdapterflowError, UserError
@@ -24,6 +25,7 @@ from tasks.step_name import StepName
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
+    from tasks.comparison_records import RetrainedRecord
     from tasks.records import ReportRecord
 
 _EXISTING = click.Path(path_type=Path)
@@ -73,7 +75,20 @@ def moved(old_folder: Path) -> None:
     click.echo(f"{repair(old_folder.absolute())} places now lead to {home.home()}")
 
 
-for command in (predict, export, combine, bundle, push, up, down, notify, watch):
+for command in (
+    predict,
+    export,
+    combine,
+    bundle,
+    push,
+    retrain,
+    history,
+    rollback,
+    up,
+    down,
+    notify,
+    watch,
+):
     cli.add_command(command)
 
 
@@ -91,7 +106,7 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     prepare_process()
     from flows.runs import create_run
 
-    _run(create_run(config), as_json=as_json)
+    run_to_its_end(create_run(config), as_json=as_json)
 
 
 @cli.command()
@@ -142,7 +157,7 @@ def resume(run: str | None, redo_from: str | None, as_json: bool) -> None:  # no
 
     flow_run = reopen_run(found, StepName(redo_from) if redo_from else None)
     click.echo(f"going on with {flow_run.name}", err=True)
-    _run(flow_run, as_json=as_json)
+    run_to_its_end(flow_run, as_json=as_json)
 
 
 @cli.command()
@@ -205,13 +220,14 @@ def _quiet() -> None:
     show_our_lines()
 
 
-def _run(flow_run: "FlowRun", *, as_json: bool) -> None:
-    from flows.runs import execute
+def run_to_its_end(flow_run: "FlowRun", *, as_json: bool) -> None:
+    """Execute a run, and print what came out; end with status 1 and how to go on if it failed."""
+    from flows.runs import execute_any
 
     # Prefect ends the run on SIGTERM, and then sends the process the signal once more.
     signal.signal(signal.SIGTERM, _stop)
     try:
-        report = execute(flow_run)
+        report = execute_any(flow_run)
     except UserError:
         raise
     except BaseException as error:  # noqa: BLE001 - whatever ended the run, say how to go on
@@ -223,10 +239,15 @@ def _run(flow_run: "FlowRun", *, as_json: bool) -> None:
         _summarise(report)
 
 
-def _summarise(report: "ReportRecord") -> None:
+def _summarise(report: "ReportRecord | RetrainedRecord") -> None:
+    from flows.comparison_summary import print_comparison
     from flows.summary import print_summary
+    from tasks.records import ReportRecord
 
-    print_summary(report)
+    if isinstance(report, ReportRecord):
+        print_summary(report)
+    else:
+        print_comparison(report)
 
 
 def _stop(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's signature

@@ -7,12 +7,13 @@ the file and refuses it with the same message.
 from pathlib import Path
 from typing import Any
 
-from tasks.config import PredictBatchConfig, TrainAdapterConfig
+from tasks.config import PredictBatchConfig, RetrainAdapterConfig, TrainAdapterConfig
 from tasks.config.reading import read_settings
 from tasks.config.section import Section
 
 CONFIGURATIONS: dict[str, type[Section]] = {
     "train-adapter": TrainAdapterConfig,
+    "retrain-adapter": RetrainAdapterConfig,
     "predict-batch": PredictBatchConfig,
 }
 """What each flow's parameter `config` is, by the flow's name."""

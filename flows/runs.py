@@ -1,16 +1,20 @@
-"""Flow runs of the training flow in this process: made, opened again, executed."""
+"""Flow runs of the training flows in this process: made, opened again, executed."""
 
+from typing import Any
 from uuid import UUID
 
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
 
+from flows.retrain_adapter import retrain_adapter
 from flows.run_list import note_end, note_start
 from flows.train_adapter import train_adapter
-from tasks.config import TrainAdapterConfig
+from tasks.comparison_records import RetrainedRecord
+from tasks.config import RetrainAdapterConfig, TrainAdapterConfig
 from tasks.errors import UserError
 from tasks.records import ReportRecord
 from tasks.redo import ask
@@ -18,13 +22,18 @@ from tasks.run_lock import is_alive
 from tasks.step_name import StepName
 from tasks.tracked_run import run_folder
 
+_FLOWS: dict[str, tuple[Flow[..., Any], type[TrainAdapterConfig]]] = {
+    train_adapter.name: (train_adapter, TrainAdapterConfig),
+    retrain_adapter.name: (retrain_adapter, RetrainAdapterConfig),
+}
 
-def create_run(config: TrainAdapterConfig) -> FlowRun:
-    """Register a run, so that its id is known before anything can fail."""
+
+def create_run(config: TrainAdapterConfig, **parameters: object) -> FlowRun:
+    """Register a run of the configuration's flow, so that its id is known before anything fails."""
+    flow = next(flow for flow, kind in _FLOWS.values() if kind is type(config))
+    given = {"config": config.model_dump(mode="json"), **parameters}
     with get_client(sync_client=True) as client:
-        made = client.create_flow_run(
-            train_adapter, parameters={"config": config.model_dump(mode="json")}
-        )
+        made = client.create_flow_run(flow, parameters=given)
     note_start(str(made.id), run_folder(config, str(made.name), str(made.id)))
     return made
 
@@ -48,7 +57,8 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
             raise UserError(
                 f"the run {flow_run_id} completed; start a new one, or give --redo-from"
             )
-        config = TrainAdapterConfig.model_validate(flow_run.parameters["config"])
+        _, kind = _FLOWS[client.read_flow(flow_run.flow_id).name]
+        config = kind.model_validate(flow_run.parameters["config"])
         folder = run_folder(config, str(flow_run.name), str(flow_run_id))
         if is_alive(folder):
             raise UserError(f"the run {flow_run.name} is going on in another process")
@@ -60,17 +70,26 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
 
 
 def execute(flow_run: FlowRun) -> ReportRecord:
-    """Execute the run here, on the main thread, and give its report.
+    """Execute a training here, on the main thread, and give its report.
 
     Raises:
         UserError: what was given cannot work.
         Exception: whatever made the run fail.
     """
+    report = execute_any(flow_run)
+    assert isinstance(report, ReportRecord)  # noqa: S101 - the flow has no other result
+    return report
+
+
+def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord:
+    """Do the same for a training or a retraining."""
+    with get_client(sync_client=True) as client:
+        flow, _ = _FLOWS[client.read_flow(flow_run.flow_id).name]
     try:
-        report = run_flow(train_adapter, flow_run=flow_run)
+        record = run_flow(flow, flow_run=flow_run)
     except UserError:
         note_end(str(flow_run.id))
         raise
-    assert isinstance(report, ReportRecord)  # noqa: S101 - the flow has no other result
+    assert isinstance(record, ReportRecord | RetrainedRecord)  # noqa: S101 - no other results
     note_end(str(flow_run.id))
-    return report
+    return record

@@ -16,7 +16,7 @@ from tasks.kept_results import keep_results_whole
 from tasks.load_adapter import load_adapter
 from tasks.load_base_model import load_base_model
 from tasks.publish_report import publish_report
-from tasks.records import ReportRecord
+from tasks.records import DataRecord, ReportRecord, RunRecord
 from tasks.redo import redoing
 from tasks.run_log import shorten_mistakes
 from tasks.save_adapter import save_adapter
@@ -47,25 +47,28 @@ def train_adapter(
     keep_results_whole()
     try:
         with being_alive(config):
-            return _six_steps(config, redo_from, skip_unchanged=skip_unchanged)
+            data = validate_inputs(config)
+            if skip_unchanged and (earlier := trained_before(config, data)):
+                return _skipped(earlier)
+            with device_slot(), tracked_run(config, data) as run, redoing(run, redo_from):
+                return six_steps(config, data, run)
     except UserError as mistake:
         # The state carries the one message that the user needs, where the UI shows it.
         return Failed(message=str(mistake), data=mistake)
 
 
-def _six_steps(
-    config: TrainAdapterConfig, redo_from: StepName | None, *, skip_unchanged: bool
-) -> ReportRecord | State[ReportRecord]:
-    data = validate_inputs(config)
-    if skip_unchanged and (earlier := trained_before(config, data)):
-        reason = f"data and configuration are those of the MLflow run {earlier}: nothing to train"
-        return Completed(name="Skipped", message=reason)
-    with device_slot(), tracked_run(config, data) as run, redoing(run, redo_from):
-        base = load_base_model(config.base_model, data, run)
-        lora = configure_lora(config.lora, base, config.seed, run)
-        injected = inject_adapter(lora, run)
-        trained = train(injected, data, config.training, run)
-        saved = save_adapter(trained, data, config.output, run)
-        loaded = load_adapter(saved, data, config.inference, run)
-        report: ReportRecord = publish_report(data, trained, loaded, run)
+def six_steps(config: TrainAdapterConfig, data: DataRecord, run: RunRecord) -> ReportRecord:
+    """Run the six steps on checked data, and report what came out."""
+    base = load_base_model(config.base_model, data, run)
+    lora = configure_lora(config.lora, base, config.seed, run)
+    injected = inject_adapter(lora, run)
+    trained = train(injected, data, config.training, run)
+    saved = save_adapter(trained, data, config.output, run)
+    loaded = load_adapter(saved, data, config.inference, run)
+    report: ReportRecord = publish_report(data, trained, loaded, run)
     return report
+
+
+def _skipped(earlier: str) -> State[ReportRecord]:
+    reason = f"data and configuration are those of the MLflow run {earlier}: nothing to train"
+    return Completed(name="Skipped", message=reason)

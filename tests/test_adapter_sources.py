@@ -1,5 +1,6 @@
 """Adapters in MLflow are found by every kind of address it has for them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tasks.config import TrackingSettings
 from tasks.errors import UserError
 from tasks.records import FileRecord, ReportRecord
 from tasks.tracking import fetched_adapter, is_mlflow_uri
+from tasks.tracking.adapter_sources import default_store
 
 ADDRESSES: dict[str, Callable[[ReportRecord], str]] = {
     "logged model": lambda report: str(report.model_uri),
@@ -72,3 +74,12 @@ def test_what_mlflow_lacks_is_named(report: ReportRecord, uri: str) -> None:
 def test_folders_and_hub_ids_are_no_addresses(source: str) -> None:
     """What is not MLflow's is left to the engine."""
     assert not is_mlflow_uri(source)
+
+
+def test_looking_into_a_store_leaves_no_trace(tmp_path: Path) -> None:
+    """What mlflow asks by default afterwards is what it was before, for runs and registry alike."""
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ.get(name) for name in names}
+    with default_store(f"sqlite:///{tmp_path / 'other.db'}"):
+        pass
+    assert {name: os.environ.get(name) for name in names} == before

@@ -78,15 +78,17 @@ def test_a_second_run_queues(deployment: DeploymentConfig) -> None:
 def test_the_schedule_has_a_time_zone_and_waits_to_be_switched_on() -> None:
     """The demo's data is not trained every week by whoever only tries the stack."""
     schedules = [s for one in deployments() for s in (one.schedules or [])]
-    assert len(schedules) == 1
-    said = schedules[0].model_dump()  # type: ignore[union-attr]
-    assert CronSchedule(cron=said["cron"], timezone=said["timezone"]).timezone == "Europe/Berlin"
-    assert said["active"] is False
+    assert len(schedules) == 2  # training, and retraining
+    for schedule in schedules:
+        said = schedule.model_dump()  # type: ignore[union-attr]
+        cron = CronSchedule(cron=said["cron"], timezone=said["timezone"])
+        assert cron.timezone == "Europe/Berlin"
+        assert said["active"] is False
 
 
 def test_the_data_that_starts_a_retraining_is_the_data_that_it_trains_on() -> None:
     """The trigger's paths are the files of rows, absolute, as events carry them."""
-    read = read_parameters("train-adapter", str(CHECKOUT / "deployments/retraining.yaml"))
+    read = read_parameters("train-adapter", str(CHECKOUT / "deployments/scheduled-training.yaml"))
     paths = [Path(path) for path in read["data_paths"] if not path.endswith("*")]
     assert [path.name for path in paths] == ["train.jsonl", "eval.jsonl"]
     assert all(path.is_absolute() and path.exists() for path in paths)
@@ -121,7 +123,12 @@ def test_the_form_has_the_sections_in_the_order_of_the_work() -> None:
 
 
 @pytest.mark.parametrize(
-    "entrypoint", ["flows.train_adapter.train_adapter", "flows.predict_batch.predict_batch"]
+    "entrypoint",
+    [
+        "flows.train_adapter.train_adapter",
+        "flows.retrain_adapter.retrain_adapter",
+        "flows.predict_batch.predict_batch",
+    ],
 )
 def test_each_field_of_the_form_has_a_title_and_one_line(entrypoint: str) -> None:
     """Somebody who never saw the YAML is told what each field is."""

@@ -82,6 +82,9 @@ def test_changed_data_starts_a_training_and_unchanged_data_none(
     assert "nothing to train" in str(skipped.message)
 
 
+TRAINING = "flows.train_adapter.train_adapter"
+
+
 def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:
     """Deploy the retraining with another file of parameters, as an edited file would be."""
     import subprocess
@@ -94,7 +97,11 @@ def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:
     checkout = Path(__file__).parents[1]
     deployments = yaml.safe_load((checkout / "deployments/prefect.yaml").read_text())
     step = "flows.deployment_parameters.read_parameters"
-    only = [one for one in deployments["deployments"] if one["name"] == "on-schedule"]
+    only = [
+        one
+        for one in deployments["deployments"]
+        if one["name"] == "on-schedule" and one["entrypoint"] == TRAINING
+    ]
     only[0]["build"][0][step]["file"] = str(file)
     edited = folder / "prefect.yaml"
     edited.write_text(yaml.safe_dump({**deployments, "deployments": only}))

@@ -3,29 +3,41 @@
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings, Dtype, Quantization, Task
 from tasks.config.data import DataSettings, LossOn, OnLostAnswer, RowFormat, Template
+from tasks.config.decision import ApprovalSettings, DecisionSettings, OnTimeout
+from tasks.config.evaluation import AnswerKind, EvaluationSettings, OnLeakage
 from tasks.config.inference import InferenceSettings
 from tasks.config.lora import Bias, LoraInit, LoraSettings
 from tasks.config.output import OutputSettings
 from tasks.config.predict_batch import PredictBatchConfig
+from tasks.config.registry import RegistrySettings
+from tasks.config.retrain_adapter import RetrainAdapterConfig
 from tasks.config.tracking import TrackingSettings
 from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.config.training import Batching, Scheduler, TrainingSettings
 
 __all__ = [
     "AdapterSettings",
+    "AnswerKind",
+    "ApprovalSettings",
     "BaseModelSettings",
     "Batching",
     "Bias",
     "DataSettings",
+    "DecisionSettings",
     "Dtype",
+    "EvaluationSettings",
     "InferenceSettings",
     "LoraInit",
     "LoraSettings",
     "LossOn",
+    "OnLeakage",
     "OnLostAnswer",
+    "OnTimeout",
     "OutputSettings",
     "PredictBatchConfig",
     "Quantization",
+    "RegistrySettings",
+    "RetrainAdapterConfig",
     "RowFormat",
     "Scheduler",
     "Task",

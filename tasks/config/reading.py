@@ -24,6 +24,7 @@ _LOCATIONS = (
     ("adapters", "source"),
     ("data", "train"),
     ("data", "eval"),
+    ("evaluation", "rows"),
     ("input",),
     ("output",),
 )

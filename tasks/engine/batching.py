@@ -71,15 +71,13 @@ class PaddedBatches:
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows; `attention_mask` is int64 [lines, sequence], 0 on padding."""
-        parts = cut(
-            rows, self.max_tokens, _num_inputs, lambda part: len(part) * _num_inputs(part[0])
-        )
+        parts = cut(rows, self.max_tokens, num_inputs, lambda part: len(part) * num_inputs(part[0]))
         return as_batch([self._part(part) for part in parts])
 
     def _part(self, rows: Sequence[Row]) -> Part:
         import torch
 
-        length = max(map(_num_inputs, rows))
+        length = max(map(num_inputs, rows))
 
         def pad(values: list[int], filler: int) -> list[int]:
             return [filler] * (length - len(values)) + values
@@ -118,9 +116,9 @@ class PackedBatches:
 
         def num_tokens(part: Sequence[Row]) -> int:
             start = self.prefix_length
-            return start + sum(_num_inputs(row) - start for row in part)
+            return start + sum(num_inputs(row) - start for row in part)
 
-        parts = cut(rows, self.max_tokens, _num_inputs, num_tokens)
+        parts = cut(rows, self.max_tokens, num_inputs, num_tokens)
         return as_batch([self._part(part) for part in parts])
 
     def _part(self, rows: Sequence[Row]) -> Part:
@@ -159,7 +157,7 @@ def as_batch(parts: list[Part]) -> Batch:
     return {"parts": parts, "labels": labels, "shift_labels": labels}
 
 
-def _num_inputs(row: Row) -> int:
+def num_inputs(row: Row) -> int:
     """Count the tokens that some label depends on: all before the last label."""
     labels = row["labels"]
     return max(i for i, label in enumerate(labels) if label != IGNORED)
@@ -167,7 +165,7 @@ def _num_inputs(row: Row) -> int:
 
 def _inputs_and_following(row: Row) -> tuple[list[int], list[int]]:
     """Give the row's tokens that are computed, and the label that follows each of them."""
-    end = _num_inputs(row)
+    end = num_inputs(row)
     return row["input_ids"][:end], row["labels"][1 : end + 1]
 
 

@@ -33,7 +33,7 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
         UserError: the rows can't be read, have no answers, or are plain text.
     """
     kind = model_task(task)
-    row_format, examples = _examples(rows, kind)
+    row_format, examples = read_answered(rows, kind)
     tokenizer = check_tokenizer(adapter, tokenizer)
     wanted = Template(adapter.manifest.get("template", Template.AUTO))
     template = choose_template(wanted, tokenizer, is_text=False)
@@ -57,7 +57,12 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
     return score
 
 
-def _examples(file: Path, kind: ModelTask) -> tuple[RowFormat, list[Example]]:
+def read_answered(file: Path, kind: ModelTask) -> tuple[RowFormat, list[Example]]:
+    """Read the rows of a file, each with its answer.
+
+    Raises:
+        UserError: the rows can't be read, have no answers, or are plain text.
+    """
     rows = read_rows(str(file), "train", None)
     row_format = detect_row_format(rows[0], str(file), learnable=kind.row_formats)
     if row_format is RowFormat.TEXT:

@@ -36,6 +36,12 @@ from tasks.tracking.past_runs import (  # noqa: E402
     run_url,
     running_elsewhere,
 )
+from tasks.tracking.registry import (  # noqa: E402
+    OUTCOME_TAG,
+    REASON_TAG,
+    ROLLED_BACK_TAG,
+    Registry,
+)
 from tasks.tracking.run import (  # noqa: E402
     Tracker,
     open_run,
@@ -46,8 +52,12 @@ from tasks.tracking.shipping import Outcome, ship_all  # noqa: E402
 from tasks.tracking.store import embedded_store, ready_client, tracking_uri  # noqa: E402
 
 __all__ = [
+    "OUTCOME_TAG",
+    "REASON_TAG",
+    "ROLLED_BACK_TAG",
     "Outcome",
     "RecordedRun",
+    "Registry",
     "Status",
     "Tracker",
     "embedded_store",

@@ -37,7 +37,7 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
     store = tracking_uri(tracking)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with _default_store(store):
+            with default_store(store):
                 fetched = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
         except (MlflowException, OSError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -46,14 +46,16 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
 
 
 @contextmanager
-def _default_store(uri: str) -> Iterator[None]:
+def default_store(uri: str) -> Iterator[None]:
     """Make this the store that mlflow asks by default.
 
     Whatever is said with the call, mlflow 3.17 looks `models:/m-…` up in its default store.
     """
     import mlflow
 
-    before = os.environ.get("MLFLOW_TRACKING_URI")
+    # mlflow 3.17 sets these, too, and leaves the second one set.
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ.get(name) for name in names}
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
@@ -61,8 +63,11 @@ def _default_store(uri: str) -> Iterator[None]:
     finally:
         mlflow.set_registry_uri(None)  # type: ignore[arg-type]
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _only_adapter(uri: str, fetched: Path) -> Path:

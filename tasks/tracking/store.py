@@ -89,6 +89,15 @@ def store_lock(uri: str) -> Iterator[None]:
         yield
 
 
+def store_client(uri: str) -> "MlflowClient":
+    """Give a client of the store, which is made or migrated."""
+    from mlflow import MlflowClient
+
+    with store_lock(uri):
+        _migrate(uri)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
 def ready_client(uri: str, experiment: str) -> tuple["MlflowClient", str]:
     """Give a client of the store, which is made or migrated, and the experiment's id.
 

@@ -1,0 +1,71 @@
+"""A person's consent before a promotion, asked for in Prefect's UI."""
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from prefect.states import Running
+from pydantic import Field
+
+from tasks.comparison_records import DecisionRecord, Outcome
+from tasks.config import ApprovalSettings, OnTimeout
+from tasks.progress import logger
+
+_SECONDS_BETWEEN_LOOKS = 5
+
+
+class Approval(RunInput):
+    """What the approver says."""
+
+    approve: bool = Field(default=False, description="Make the challenger the champion.")
+    comment: str = Field(default="", description="Why; it is kept with the version.")
+
+
+def approved(
+    decision: DecisionRecord, comparison: str, settings: ApprovalSettings
+) -> DecisionRecord:
+    """Pause until somebody resumes the run with a yes or a no, or the time is over.
+
+    Gives the decision with what was said. A run that was killed while it waited asks again.
+
+    Args:
+        decision: the promotion that is proposed.
+        comparison: what the approver is shown, as Markdown.
+        settings: how long, and what silence stands for.
+    """
+    seconds = max(1, round(settings.timeout_minutes * 60))
+    shown = (
+        f"Nobody's answer within {settings.timeout_minutes:g} minutes means: "
+        f"{settings.on_timeout}.\n\n{comparison}"
+    )
+    logger().info("waiting %d s for approval: resume the run in Prefect's UI", seconds)
+    try:
+        said = pause_flow_run(
+            wait_for_input=Approval.with_initial_data(description=shown),
+            timeout=seconds,
+            poll_interval=min(_SECONDS_BETWEEN_LOOKS, seconds),
+            # Of this try: a pause of the same key counts as over.
+            key=f"approval-{flow_run.get_run_count()}",
+        )
+    except FlowPauseTimeout:
+        _go_on()
+        is_approved = settings.on_timeout is OnTimeout.PROMOTE
+        comment = f"nobody answered within {settings.timeout_minutes:g} minutes"
+    else:
+        is_approved, comment = said.approve, said.comment.strip() or "no comment"
+    if is_approved:
+        return decision.model_copy(update={"reason": f"{decision.reason}; approved: {comment}"})
+    proposed = decision.reason.removeprefix("promoted: ")
+    return decision.model_copy(
+        update={
+            "outcome": Outcome.REJECT,
+            "reason": f"rejected: approval was not given ({comment}); {proposed}",
+        }
+    )
+
+
+def _go_on() -> None:
+    """Let the run be running again, as it is."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(str(flow_run.get_id()), Running(), force=True)

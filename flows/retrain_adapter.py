@@ -1,0 +1,94 @@
+"""The retraining flow: checked data, the six steps, a comparison, a decision, its consequence."""
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows.approval import approved
+from flows.train_adapter import six_steps
+from tasks.check_retraining import check_retraining
+from tasks.comparison_records import CheckedRecord, DecisionRecord, Outcome, RetrainedRecord
+from tasks.config import RetrainAdapterConfig
+from tasks.decide_promotion import decide_promotion
+from tasks.device_slot import device_slot
+from tasks.errors import UserError
+from tasks.evaluate_adapter import evaluate_adapter
+from tasks.kept_results import keep_results_whole
+from tasks.progress import logger
+from tasks.promote_adapter import promote_adapter
+from tasks.publish_comparison import publish_comparison
+from tasks.records import DataRecord
+from tasks.redo import redoing
+from tasks.register_adapter import register_adapter
+from tasks.run_log import shorten_mistakes
+from tasks.step_name import StepName
+from tasks.tracked_run import being_alive, tracked_run
+from tasks.validate_inputs import validate_inputs
+
+
+@flow(name="retrain-adapter", persist_result=True, result_serializer="json")
+def retrain_adapter(
+    config: RetrainAdapterConfig,
+    force: bool = False,  # noqa: FBT001, FBT002 - a switch of the form
+    redo_from: StepName | None = None,
+) -> RetrainedRecord | State[RetrainedRecord]:
+    """Train an adapter anew, and promote it where it is shown to be better than the champion.
+
+    Args:
+        config: which base, which examples, how, and what the new adapter must show.
+        force: train also where base, data and configuration are those of an earlier version; the
+            result is then not promoted.
+        redo_from: in a run that is gone on with, run this of the six steps and those after it anew.
+    """
+    shorten_mistakes()
+    keep_results_whole()
+    try:
+        with being_alive(config):
+            data = validate_inputs(config)
+            checked = check_retraining(config, data)
+            if checked.unchanged_since is not None and not force:
+                return _skipped(config, checked)
+            return _retrained(config, data, checked, redo_from)
+    except UserError as mistake:
+        # The state carries the one message that the user needs, where the UI shows it.
+        return Failed(message=str(mistake), data=mistake)
+
+
+def _skipped(config: RetrainAdapterConfig, checked: CheckedRecord) -> RetrainedRecord:
+    decision = DecisionRecord(
+        outcome=Outcome.SKIP,
+        reason=f"skipped: base, data and configuration are those of version "
+        f"{checked.unchanged_since} of {config.registry.name}",
+        metric=config.decision.metric,
+        num_rows=checked.num_rows,
+    )
+    logger().info(decision.reason)
+    return RetrainedRecord(checked=checked, decision=decision)
+
+
+def _retrained(
+    config: RetrainAdapterConfig,
+    data: DataRecord,
+    checked: CheckedRecord,
+    redo_from: StepName | None,
+) -> RetrainedRecord:
+    with device_slot(), tracked_run(config, data) as run, redoing(run, redo_from):
+        report = six_steps(config, data, run)
+        saved = report.saved
+        version = register_adapter(saved, data, checked, config.registry, run)
+        evaluated = evaluate_adapter(saved, version, checked, config.evaluation, config.data, run)
+        decision = decide_promotion(evaluated, checked, config.decision, config.seed, run)
+        approval = config.decision.approval
+        if approval and decision.outcome is Outcome.PROMOTE:
+            comparison = publish_comparison(evaluated, decision, checked, run)
+            decision = approved(decision, comparison, approval)
+        decision = promote_adapter(version, evaluated, decision, checked, run)
+        publish_comparison(evaluated, decision, checked, run)
+    return RetrainedRecord(
+        checked=checked,
+        decision=decision,
+        run=run,
+        report=report,
+        evaluated=evaluated,
+        version=version,
+    )

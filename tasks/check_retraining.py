@@ -1,0 +1,125 @@
+"""Before a retraining: what can be known of its end before anything is trained."""
+
+from tasks import lineage
+from tasks.comparison_records import CHAMPION, CheckedRecord, VersionRecord
+from tasks.config import OnLeakage, RetrainAdapterConfig, Template
+from tasks.engine.base_models import load_config, load_tokenizer
+from tasks.engine.base_sources import BaseSource, find_base
+from tasks.engine.examples import read_examples
+from tasks.engine.held_out import HeldOut, open_held_out
+from tasks.engine.leakage import Leaks, find_leaks
+from tasks.engine.rendering import Renderer
+from tasks.errors import UserError
+from tasks.progress import logger
+from tasks.records import DataRecord
+from tasks.step import step
+from tasks.tracking import OUTCOME_TAG, Registry, tracking_uri
+
+_SHOWN_ROWS = 10
+
+
+@step
+def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedRecord:
+    """Check the held-out rows, and see what the registry has.
+
+    Raises:
+        UserError: the rows are others than configured, too few, or trained on; a metric is
+            unknown; or the champion is for another base.
+        PassingError: the registry can't be reached.
+    """
+    held_out = open_held_out(config.evaluation, config.data)
+    _check_metrics(config, held_out)
+    base = find_base(config.base_model)
+    _check_rows(data, held_out, base)
+    leaks = _check_leakage(config, held_out)
+    versions = Registry(tracking_uri(config.tracking), config.registry.name).versions()
+    champion = next((one for one in versions if CHAMPION in one.aliases), None)
+    _check_champion(champion, base)
+    made_of = lineage.identity(data, base.fingerprint, config.sha256())
+    record = CheckedRecord(
+        held_out=held_out.file,
+        num_rows=len(held_out.examples),
+        answers=held_out.kind.value,
+        leaked_rows=leaks.exact,
+        similar_rows=leaks.normalised,
+        base_fingerprint=base.fingerprint,
+        configuration_sha256=config.sha256(),
+        champion=champion,
+        unchanged_since=_same(versions, made_of),
+    )
+    _report(record, config.registry.name)
+    return record
+
+
+def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
+    for name in (config.decision.metric, *config.decision.guards):
+        if name not in held_out.metric_names:
+            raise UserError(
+                f"decision names the metric {name!r}; for answers that are {held_out.kind} there "
+                f"are {', '.join(held_out.metric_names)}"
+            )
+    if len(held_out.examples) < config.decision.min_rows:
+        raise UserError(
+            f"{held_out.source} has {len(held_out.examples)} rows, and decision.min_rows is "
+            f"{config.decision.min_rows}: nothing could be promoted; give more rows, or lower it"
+        )
+
+
+def _check_rows(data: DataRecord, held_out: HeldOut, base: BaseSource) -> None:
+    tokenizer = load_tokenizer(base.location, base.revision)
+    renderer = Renderer.of(tokenizer, Template(data.template), held_out.row_format)
+    held_out.check(renderer, load_config(base))
+
+
+def _check_leakage(config: RetrainAdapterConfig, held_out: HeldOut) -> Leaks:
+    sets = read_examples(config.data, config.seed)
+    # The training picks its checkpoint by its own held-out rows, so these are seen, too.
+    seen = [*sets.train.examples, *(sets.eval.examples if sets.eval else ())]
+    leaks = find_leaks(held_out.examples, seen)
+    rows = sorted({*leaks.exact, *leaks.normalised})
+    if not rows:
+        return leaks
+    shown = ", ".join(map(str, rows[:_SHOWN_ROWS])) + (", …" if len(rows) > _SHOWN_ROWS else "")
+    message = (
+        f"{len(rows)} of the {len(held_out.examples)} rows of {held_out.source} are in the "
+        f"training data, {len(leaks.exact)} of them word for word, the others by their question "
+        f"but for case, marks and white space: rows {shown}"
+    )
+    if config.evaluation.on_leakage is OnLeakage.ERROR:
+        raise UserError(
+            f"{message}; remove them from one of the two, or set evaluation.on_leakage to report"
+        )
+    logger().warning(message)
+    return leaks
+
+
+def _check_champion(champion: VersionRecord | None, base: BaseSource) -> None:
+    made_for = champion.tags.get(lineage.FINGERPRINT, base.fingerprint) if champion else None
+    if champion and made_for != base.fingerprint:
+        raise UserError(
+            f"the champion {champion.uri} is for the base {champion.tags.get('lineage.base')} "
+            f"({made_for}), not for {base.reference} ({base.fingerprint}): the two can't be "
+            "compared on one base; set base_model to the champion's, or another registry.name"
+        )
+
+
+def _same(versions: list[VersionRecord], made_of: dict[str, str]) -> int | None:
+    """Find the last version that was made of the same, and decided on."""
+    same = [
+        one.version
+        for one in versions
+        if OUTCOME_TAG in one.tags and made_of.items() <= one.tags.items()
+    ]
+    return same[-1] if same else None
+
+
+def _report(record: CheckedRecord, name: str) -> None:
+    champion = f"version {record.champion.version}" if record.champion else "none yet"
+    logger().info(
+        "%d rows decide (%s answers, sha256 %s); champion of %s: %s",
+        record.num_rows,
+        record.answers,
+        record.held_out.sha256[:12],
+        name,
+        champion,
+    )

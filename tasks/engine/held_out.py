@@ -1,0 +1,103 @@
+"""The held-out rows of a comparison: one file, fixed by its sha256."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks import home
+from tasks.config import AnswerKind, DataSettings, EvaluationSettings, OnLostAnswer, RowFormat
+from tasks.config.reading import missing_file
+from tasks.engine.examples import Split
+from tasks.engine.model_task import model_task
+from tasks.engine.rendering import Renderer
+from tasks.engine.row_formats import Example
+from tasks.engine.row_metrics import RowMetric, resolve_kind, row_metrics
+from tasks.engine.scoring import read_answered
+from tasks.engine.tokenization import TokenizedRow, tokenize_split
+from tasks.errors import UserError
+from tasks.records import FileRecord
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows that decide, and how they are measured."""
+
+    file: FileRecord
+    row_format: RowFormat
+    examples: Sequence[Example]
+    data: DataSettings
+    evaluation: EvaluationSettings
+    kind: AnswerKind
+    metrics: Mapping[str, RowMetric]
+
+    @property
+    def source(self) -> str:
+        """The file's path."""
+        return str(self.file.path)
+
+    @property
+    def metric_names(self) -> list[str]:
+        """All metrics that can decide."""
+        of_all = ["loss", "perplexity"] + ["macro_f1"] * (self.kind is AnswerKind.LABELS)
+        return [*of_all, *self.metrics]
+
+    @property
+    def expected(self) -> list[str]:
+        """The expected answers."""
+        return [example.answer for example in self.examples]
+
+    def tokenized(self, renderer: Renderer) -> list[TokenizedRow]:
+        """Tokenise the rows, as in training.
+
+        Raises:
+            UserError: the template refuses a row, or nothing of an answer is within
+                `data.max_length`.
+        """
+        settings = self.data.model_copy(update={"on_lost_answer": OnLostAnswer.ERROR})
+        split = Split(self.source, self.evaluation.sha256, tuple(self.examples))
+        return tokenize_split(split, renderer, settings).rows
+
+    def check(self, renderer: Renderer, config: "PretrainedConfig") -> None:
+        """Check that all rows can be answered and scored.
+
+        Raises:
+            UserError: as `tokenized`, or a prompt and its answer are more than the model takes.
+        """
+        self.tokenized(renderer)
+        limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+        for example in self.examples:
+            encoded = renderer.tokenizer(renderer.prompt(example))["input_ids"]
+            if limit and len(encoded) + self.evaluation.max_new_tokens > limit:
+                raise UserError(
+                    f"{self.source}, row {example.row}: the prompt has {len(encoded)} tokens; with "
+                    f"evaluation.max_new_tokens {self.evaluation.max_new_tokens} the model takes "
+                    f"{limit - self.evaluation.max_new_tokens}"
+                )
+
+
+def open_held_out(evaluation: EvaluationSettings, data: DataSettings) -> HeldOut:
+    """Read the rows.
+
+    Raises:
+        UserError: the file is missing or another than the settings say, a row has no answer, or a
+            metric of the user's is not there.
+    """
+    # Against the home and not the working directory, which a worker may not share.
+    path = home.home() / Path(evaluation.rows).expanduser()
+    if not path.is_file():
+        raise UserError(f"evaluation.rows: {missing_file(path)}")
+    file = FileRecord.of(path)
+    if file.sha256 != evaluation.sha256:
+        raise UserError(
+            f"evaluation.rows {path} has the sha256 {file.sha256}, but evaluation.sha256 is "
+            f"{evaluation.sha256}: scores on other rows can't be compared; restore the file, or "
+            "set the new sha256"
+        )
+    row_format, examples = read_answered(path, model_task(Task.CAUSAL_LM))
+    kind = resolve_kind(evaluation.answers, [example.answer for example in examples])
+    metrics = row_metrics(kind, evaluation.metrics)
+    return HeldOut(file, row_format, examples, data, evaluation, kind, metrics)

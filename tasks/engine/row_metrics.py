@@ -1,0 +1,148 @@
+"""How good one answer is beside the expected one: numbers of which more is better, mostly 0 to 1.
+
+Token F1 and ROUGE-L (https://aclanthology.org/W04-1013) are those of the package rouge-score, with
+words and marks of all languages as tokens: its own tokens are a to z and digits only. The F1 of
+single tokens (ROUGE-1's) is SQuAD's token F1, without its removal of English articles.
+"""
+
+import importlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tasks.config import AnswerKind
+from tasks.engine.generation import matches
+from tasks.errors import UserError
+
+RowMetric = Callable[[str, str], float]
+"""Of an answer and the expected one."""
+
+_MAX_LABEL_CHARACTERS = 80
+_ROWS_PER_LABEL = 2
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_MISSING = object()
+
+
+def resolve_kind(wanted: AnswerKind, expected: Sequence[str]) -> AnswerKind:
+    """Resolve `auto` by the expected answers."""
+    if wanted is not AnswerKind.AUTO:
+        return wanted
+    if all(isinstance(_parsed(text), (dict, list)) for text in expected):
+        return AnswerKind.JSON
+    are_short = all(len(t) <= _MAX_LABEL_CHARACTERS and len(t.splitlines()) == 1 for t in expected)
+    if are_short and len(expected) >= _ROWS_PER_LABEL * len({label(text) for text in expected}):
+        return AnswerKind.LABELS
+    return AnswerKind.TEXT
+
+
+def row_metrics(kind: AnswerKind, own: Mapping[str, str]) -> dict[str, RowMetric]:
+    """Give the metrics of a kind of answers by their names, with the user's own.
+
+    Raises:
+        UserError: one of the user's is not there, or has the name of another.
+    """
+    metrics: dict[str, RowMetric] = {"exact_match": _exact_match, **_overlaps()}
+    if kind is AnswerKind.JSON:
+        metrics |= {"json_valid": _json_valid, "field_accuracy": _field_accuracy}
+    if kind is AnswerKind.LABELS:
+        metrics["accuracy"] = _accuracy
+    for name, place in own.items():
+        if name in {*metrics, "loss", "perplexity", "macro_f1"}:
+            raise UserError(f"evaluation.metrics.{name}: that name is taken; choose another")
+        metrics[name] = _checked(name, _imported(name, place))
+    return metrics
+
+
+def label(text: str) -> str:
+    """Give the label that a text is: upper case and white space make no difference."""
+    return " ".join(text.split()).casefold()
+
+
+def _exact_match(answer: str, expected: str) -> float:
+    return float(matches(answer, expected))
+
+
+def _accuracy(answer: str, expected: str) -> float:
+    return float(label(answer) == label(expected))
+
+
+def _overlaps() -> dict[str, RowMetric]:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rouge1", "rougeL"], tokenizer=_Tokens())
+
+    def overlap(kind: str) -> RowMetric:
+        return lambda answer, expected: float(scorer.score(expected, answer)[kind].fmeasure)
+
+    return {"token_f1": overlap("rouge1"), "rouge_l": overlap("rougeL")}
+
+
+class _Tokens:
+    """Words and single marks of any language, in lower case."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _TOKEN.findall(text.casefold())
+
+
+def _json_valid(answer: str, expected: str) -> float:  # noqa: ARG001 - a metric's signature
+    return float(_parsed(answer) is not _MISSING)
+
+
+def _field_accuracy(answer: str, expected: str) -> float:
+    """Give the share of the fields of either object that both have with equal values."""
+    given, wanted = _parsed(answer), _parsed(expected)
+    if not isinstance(wanted, dict):
+        return _exact_match(answer, expected)
+    if not isinstance(given, dict):
+        return 0.0
+    fields = given.keys() | wanted.keys()
+    equal = sum(
+        _canonical(given.get(one, _MISSING)) == _canonical(wanted.get(one, _MISSING))
+        for one in fields
+    )
+    return equal / len(fields) if fields else 1.0
+
+
+def _canonical(value: object) -> str | None:
+    return None if value is _MISSING else json.dumps(value, sort_keys=True)
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _MISSING
+
+
+def _imported(name: str, place: str) -> Callable[..., Any]:
+    module, _, function = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"evaluation.metrics.{name} is {place!r}: {error}; write package.module:function, and "
+            "have the package installed or on PYTHONPATH"
+        ) from error
+    if not callable(found):
+        raise UserError(f"evaluation.metrics.{name}: {place} is no function")
+    return found  # type: ignore[no-any-return]
+
+
+def _checked(name: str, function: Callable[..., Any]) -> RowMetric:
+    def metric(answer: str, expected: str) -> float:
+        try:
+            value = float(function(answer, expected))
+        except Exception as error:
+            raise UserError(
+                f"evaluation.metrics.{name} failed on the answer {answer[:80]!r}: {error!r}"
+            ) from error
+        if not math.isfinite(value):
+            raise UserError(
+                f"evaluation.metrics.{name} gave {value} for the answer {answer[:80]!r}; it must "
+                "give a finite number"
+            )
+        return value
+
+    return metric

@@ -1,0 +1,199 @@
+"""The registered model: its versions, and which of them is champion, challenger and previous.
+
+A promotion is one call, which moves the alias `champion`: whoever loads `models:/name@champion`
+gets the old version or the new one. What is said before and after it can be said again, so that a
+retry ends in the same state.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tasks.comparison_records import CHALLENGER, CHAMPION, VersionRecord
+from tasks.errors import AdapterflowError, PassingError, UserError
+from tasks.tracking import outages
+from tasks.tracking.adapter_sources import default_store
+from tasks.tracking.store import store_client, store_lock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+PREVIOUS = "previous"
+
+OUTCOME_TAG = "decision.outcome"
+REASON_TAG = "decision.reason"
+REPLACED_TAG = "champion.replaced"
+"""The version that was champion before this one."""
+PROMOTED_TAG = "champion.since"
+ROLLED_BACK_TAG = "champion.rolled_back"
+"""When and why this version stopped being champion."""
+
+
+class Registry:
+    """One registered model in a store."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        self.uri = uri
+        self.name = name
+
+    def versions(self) -> list[VersionRecord]:
+        """Give all versions, the oldest first; none where the model is not registered.
+
+        Raises:
+            UserError: MLflow refuses.
+            PassingError: it can't be reached.
+        """
+        with self._client() as client:
+            return self._versions(client)
+
+    def register(self, source: str, run_id: str | None, tags: Mapping[str, str]) -> VersionRecord:
+        """Make a logged model a version, once however often this is called, and the challenger.
+
+        Args:
+            source: the logged model, `models:/m-…`.
+            run_id: the MLflow run that it came from.
+            tags: of the version.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self._client() as client, store_lock(self.uri):
+            try:
+                client.create_registered_model(self.name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            # By its source, as mlflow 3.17 makes another version each time it is asked.
+            found = next((v for v in self._versions(client) if v.source == source), None)
+            number = found.version if found else _create(client, self.name, source, run_id)
+            for key, value in tags.items():
+                client.set_model_version_tag(self.name, str(number), key, value)
+            if not found or OUTCOME_TAG not in found.tags:
+                client.set_registered_model_alias(self.name, CHALLENGER, str(number))
+            return self._version(client, number)
+
+    def tag(self, version: int, tags: Mapping[str, str]) -> None:
+        """Set tags of a version; the last value wins."""
+        with self._client() as client:
+            for key, value in tags.items():
+                client.set_model_version_tag(self.name, str(version), key, value)
+
+    def promote(self, version: int, instead_of: int | None) -> bool:
+        """Make a version the champion if `instead_of` is it (None: nobody); tell whether it is.
+
+        The former champion becomes `previous`.
+        """
+        with self._client() as client, store_lock(self.uri):
+            versions = self._versions(client)
+            champion = _holder(versions, CHAMPION)
+            if champion not in {instead_of, version}:
+                return False
+            if champion != version:
+                if champion is not None:
+                    client.set_registered_model_alias(self.name, PREVIOUS, str(champion))
+                    client.set_model_version_tag(
+                        self.name, str(version), REPLACED_TAG, str(champion)
+                    )
+                client.set_model_version_tag(self.name, str(version), PROMOTED_TAG, _now())
+                client.set_registered_model_alias(self.name, CHAMPION, str(version))
+            if _holder(versions, CHALLENGER) == version:
+                client.delete_registered_model_alias(self.name, CHALLENGER)
+            return True
+
+    def roll_back(self, reason: str, to: int | None = None) -> tuple[int, int]:
+        """Make an earlier version the champion again; give who was it, and who is it now.
+
+        Args:
+            reason: why, kept with the version that is rolled back.
+            to: the version; the one that the champion replaced unless given.
+
+        Raises:
+            UserError: there is no champion, or no version to go back to.
+        """
+        with self._client() as client, store_lock(self.uri):
+            versions = {one.version: one for one in self._versions(client)}
+            champion = _holder(list(versions.values()), CHAMPION)
+            if champion is None:
+                known = ", ".join(map(str, versions)) or "none"
+                raise UserError(f"{self.name} has no champion in {self.uri}; versions: {known}")
+            target = to or int(versions[champion].tags.get(REPLACED_TAG, 0))
+            if target not in versions or target == champion:
+                raise UserError(
+                    f"{self.name} can't go back from version {champion} to {target or 'an earlier'}"
+                    f"; it has {', '.join(map(str, versions))}: name one with --to"
+                )
+            client.set_model_version_tag(
+                self.name, str(champion), ROLLED_BACK_TAG, f"{_now()} to {target}: {reason}"
+            )
+            client.set_registered_model_alias(self.name, CHAMPION, str(target))
+            before = versions[target].tags.get(REPLACED_TAG)
+            if before:
+                client.set_registered_model_alias(self.name, PREVIOUS, before)
+            elif _holder(list(versions.values()), PREVIOUS) is not None:
+                client.delete_registered_model_alias(self.name, PREVIOUS)
+            return champion, target
+
+    def _versions(self, client: "MlflowClient") -> list[VersionRecord]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = client.get_registered_model(self.name).aliases
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return []
+            raise
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = client.search_model_versions(f"name = '{self.name}'", page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                break
+        records = [_record(one, aliases) for one in found]
+        return sorted(records, key=lambda one: one.version)
+
+    def _version(self, client: "MlflowClient", number: int) -> VersionRecord:
+        return next(one for one in self._versions(client) if one.version == number)
+
+    @contextmanager
+    def _client(self) -> Iterator["MlflowClient"]:
+        try:
+            yield store_client(self.uri)
+        except AdapterflowError:
+            raise
+        except Exception as error:
+            reason = f"MLflow's registry at {self.uri}: {outages.reason(error)}"
+            if outages.is_mistake(error):
+                raise UserError(reason) from error
+            raise PassingError(reason) from error
+
+
+def _create(client: "MlflowClient", name: str, source: str, run_id: str | None) -> int:
+    model_id = source.removeprefix("models:/")
+    # With a database, mlflow 3.17 looks the model up in its default store.
+    with default_store(client.tracking_uri):
+        made = client.create_model_version(name, source, run_id=run_id, model_id=model_id)
+    return int(made.version)
+
+
+def _record(found: "ModelVersion", aliases: Mapping[str, str]) -> VersionRecord:
+    mine = sorted(alias for alias, version in aliases.items() if int(version) == int(found.version))
+    return VersionRecord(
+        name=found.name,
+        version=int(found.version),
+        created_ms=int(found.creation_timestamp or 0),
+        run_id=found.run_id or None,
+        source=str(found.source),
+        aliases=tuple(mine),
+        tags={key: str(value) for key, value in found.tags.items()},
+    )
+
+
+def _holder(versions: list[VersionRecord], alias: str) -> int | None:
+    return next((one.version for one in versions if alias in one.aliases), None)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

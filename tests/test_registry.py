@@ -1,0 +1,167 @@
+"""The registered model: versions made once, aliases that move as promised, a way back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks.errors import PassingError, UserError
+from tasks.tracking import Registry, ready_client
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Make a store."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def registry(uri: str, request: pytest.FixtureRequest) -> Registry:
+    """Give a registered model of the test's own, without versions."""
+    return Registry(uri, request.node.name.partition("[")[0])
+
+
+@pytest.fixture
+def log_model(uri: str) -> Callable[[], str]:
+    """Give a function that logs an empty model, and gives its address."""
+
+    def log() -> str:
+        client, experiment = ready_client(uri, "registry")
+        model = client.create_logged_model(experiment, name="adapter")
+        client.finalize_logged_model(model.model_id, "READY")
+        return f"models:/{model.model_id}"
+
+    return log
+
+
+def aliases(registry: Registry) -> dict[str, int]:
+    """Give which version each alias means."""
+    return {alias: one.version for one in registry.versions() for alias in one.aliases}
+
+
+def promoted(registry: Registry, log_model: Callable[[], str], count: int) -> None:
+    """Register and promote so many versions, one after the other."""
+    for number in range(1, count + 1):
+        registry.register(log_model(), None, {})
+        assert registry.promote(number, number - 1 or None)
+
+
+def test_a_name_nobody_registered_has_no_versions(registry: Registry) -> None:
+    """Before the first registration there is nothing, and asking makes nothing."""
+    assert registry.versions() == []
+
+
+def test_registering_again_makes_no_second_version(
+    registry: Registry, log_model: Callable[[], str]
+) -> None:
+    """A retry gets the version that the first try made, and may add tags."""
+    source = log_model()
+    first = registry.register(source, None, {"a": "1"})
+    again = registry.register(source, None, {"a": "1", "b": "2"})
+    assert (first.version, again.version, len(registry.versions())) == (1, 1, 1)
+    assert again.tags == {"a": "1", "b": "2"}
+    assert aliases(registry) == {"challenger": 1}
+
+
+def test_the_first_promotion_makes_a_champion(
+    registry: Registry, log_model: Callable[[], str]
+) -> None:
+    """The challenger becomes champion, and is challenger no longer."""
+    promoted(registry, log_model, 1)
+    assert aliases(registry) == {"champion": 1}
+
+
+def test_the_former_champion_stays_reachable(
+    registry: Registry, log_model: Callable[[], str]
+) -> None:
+    """After the next promotion the old champion is `previous`; promoting again changes nothing."""
+    promoted(registry, log_model, 2)
+    assert aliases(registry) == {"champion": 2, "previous": 1}
+    assert registry.promote(2, 1)
+    assert aliases(registry) == {"champion": 2, "previous": 1}
+
+
+def test_a_champion_that_was_not_compared_is_not_replaced(
+    registry: Registry, log_model: Callable[[], str]
+) -> None:
+    """Where another version became champion meanwhile, the promotion does not happen."""
+    promoted(registry, log_model, 2)
+    registry.register(log_model(), None, {})
+    assert not registry.promote(3, 1)
+    assert aliases(registry) == {"champion": 2, "previous": 1, "challenger": 3}
+
+
+@pytest.mark.parametrize("lost_at", range(1, 5))
+def test_a_promotion_that_breaks_off_is_finished_by_a_retry(
+    registry: Registry,
+    log_model: Callable[[], str],
+    lost_at: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wherever the connection is lost there is one champion, and the retry ends as planned."""
+    registry = Registry(registry.uri, f"{registry.name}-{lost_at}")
+    promoted(registry, log_model, 1)
+    registry.register(log_model(), None, {})
+    with monkeypatch.context() as patch:
+        _lose_connection_at(lost_at, patch)
+        with pytest.raises(PassingError):
+            registry.promote(2, 1)
+    assert aliases(registry)["champion"] in {1, 2}
+    assert registry.promote(2, 1)
+    assert aliases(registry) == {"champion": 2, "previous": 1}
+
+
+def _lose_connection_at(call: int, patch: pytest.MonkeyPatch) -> None:
+    """Let the n-th change of the registry fail."""
+    made: list[str] = []
+    names = ("set_registered_model_alias", "set_model_version_tag", "delete_registered_model_alias")
+    for name in names:
+        real = getattr(MlflowClient, name)
+
+        def change(*args: object, real: Callable[..., None] = real) -> None:
+            made.append("change")
+            if len(made) == call:
+                raise ConnectionError("lost")
+            real(*args)
+
+        patch.setattr(MlflowClient, name, change)
+
+
+def test_a_rollback_goes_back_step_by_step(
+    registry: Registry, log_model: Callable[[], str]
+) -> None:
+    """Each rollback brings the champion before; the reason stays with who was rolled back."""
+    promoted(registry, log_model, 3)
+    assert registry.roll_back("too polite") == (3, 2)
+    assert aliases(registry) == {"champion": 2, "previous": 1}
+    assert "too polite" in registry.versions()[2].tags["champion.rolled_back"]
+    assert registry.roll_back("too rude") == (2, 1)
+    assert aliases(registry) == {"champion": 1}
+    with pytest.raises(UserError, match="can't go back from version 1"):
+        registry.roll_back("worse still")
+
+
+def test_a_rollback_to_a_version_names_those_there_are(
+    registry: Registry, log_model: Callable[[], str]
+) -> None:
+    """Any version can be gone back to by its number; another number is a mistake."""
+    promoted(registry, log_model, 3)
+    with pytest.raises(UserError, match="it has 1, 2, 3"):
+        registry.roll_back("why not", to=7)
+    assert registry.roll_back("why not", to=1) == (3, 1)
+
+
+def test_without_a_champion_there_is_no_rollback(
+    registry: Registry, log_model: Callable[[], str]
+) -> None:
+    """A model without a champion is told so."""
+    registry.register(log_model(), None, {})
+    with pytest.raises(UserError, match="has no champion"):
+        registry.roll_back("reason")
+
+
+def test_a_registry_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    """A server that can't be reached is no mistake: the step may be tried again."""
+    with pytest.raises(PassingError, match="registry at http"):
+        Registry("http://127.0.0.1:9", "name").versions()

@@ -1,0 +1,71 @@
+"""The retraining's configuration: the example parses, and its hash tells what matters apart."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from command_line_runs import run_in_process
+
+from tasks.config import RetrainAdapterConfig
+from tasks.config.reading import read_settings
+from tasks.errors import UserError
+
+EXAMPLE = Path(__file__).parents[1] / "deployments" / "retraining.yaml"
+
+
+def example(*overrides: str) -> RetrainAdapterConfig:
+    """Read the example configuration."""
+    return read_settings(RetrainAdapterConfig, EXAMPLE, overrides)
+
+
+def test_the_example_names_files_that_are_there() -> None:
+    """The example's rows exist beside it, and have the sha256 that it fixes."""
+    config = example()
+    assert Path(config.data.train).is_file()
+    digest = hashlib.sha256(Path(config.evaluation.rows).read_bytes()).hexdigest()
+    assert digest == config.evaluation.sha256
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["lora.r=4", "seed=1", "decision.margin=0.5", "data.max_length=99", "evaluation.answers=text"],
+)
+def test_what_changes_adapter_or_verdict_changes_the_hash(override: str) -> None:
+    """A setting that the adapter or its decision is a function of is part of the hash."""
+    assert example(override).sha256() != example().sha256()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.experiment=x",
+        "output.keep_runs=3",
+        "evaluation.batch_size=1",
+        "decision.approval={}",
+        "data.train=elsewhere.jsonl",
+        "base_model.source=/elsewhere",
+    ],
+)
+def test_where_things_are_does_not_change_the_hash(override: str) -> None:
+    """The same retraining from another folder or to another place has the same hash."""
+    assert example(override).sha256() == example().sha256()
+
+
+def test_rows_without_a_sha256_are_refused(tmp_path: Path) -> None:
+    """A held-out file must be fixed by its sha256; the message names the setting."""
+    text = EXAMPLE.read_text().replace("  sha256:", "  # sha256:")
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"evaluation\.sha256 is missing"):
+        read_settings(RetrainAdapterConfig, file)
+
+
+def test_other_rows_end_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`retrain` on a changed held-out file is one line on stderr, and exit status 2."""
+    wrong = f"--set=evaluation.sha256='{'0' * 64}'"
+    status, out, err = run_in_process(capsys, monkeypatch, "retrain", EXAMPLE, wrong)
+    assert (status, out) == (2, "")
+    assert "scores on other rows can't be compared" in err
+    assert len(err.splitlines()) == 1
