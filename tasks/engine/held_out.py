@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks import home
-from tasks.config import AnswerKind, DataSettings, EvaluationSettings, OnLostAnswer, RowFormat
+from tasks.config import AnswerKind, DataSettings, EvaluationSettings, OnLostAnswer, RowFormat, Task
 from tasks.config.reading import missing_file
 from tasks.engine.examples import Split
 from tasks.engine.model_task import model_task
