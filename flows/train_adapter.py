@@ -57,15 +57,17 @@ def _six_steps(
     config: TrainAdapterConfig, redo_from: StepName | None, *, skip_unchanged: bool
 ) -> ReportRecord | State[ReportRecord]:
     data = validate_inputs(config)
-    if skip_unchanged and (earlier := trained_before(config, data)):
-        reason = f"data and configuration are those of the MLflow run {earlier}: nothing to train"
-        return Completed(name="Skipped", message=reason)
-    with device_slot(), tracked_run(config, data) as run, redoing(run, redo_from):
-        base = load_base_model(config.base_model, run)
-        lora = configure_lora(config.lora, base, config.seed, run)
-        injected = inject_adapter(lora, run)
-        trained = train(injected, data, config.training, run)
-        saved = save_adapter(trained, data, config.output, run)
-        loaded = load_adapter(saved, data, config.inference, run)
-        report: ReportRecord = publish_report(data, trained, loaded, run)
-    return report
+    with device_slot():
+        # Asked once it is this run's turn: the run before it may have trained just this.
+        if skip_unchanged and (earlier := trained_before(config, data)):
+            reason = f"data and configuration are those of the MLflow run {earlier}"
+            return Completed(name="Skipped", message=f"{reason}: nothing to train")
+        with tracked_run(config, data) as run, redoing(run, redo_from):
+            base = load_base_model(config.base_model, run)
+            lora = configure_lora(config.lora, base, config.seed, run)
+            injected = inject_adapter(lora, run)
+            trained = train(injected, data, config.training, run)
+            saved = save_adapter(trained, data, config.output, run)
+            loaded = load_adapter(saved, data, config.inference, run)
+            report: ReportRecord = publish_report(data, trained, loaded, run)
+        return report
