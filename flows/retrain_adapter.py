@@ -43,7 +43,7 @@ def retrain_adapter(
     shorten_mistakes()
     keep_results_whole()
     try:
-        with being_alive(config):
+        with being_alive(config), device_slot():
             data = validate_inputs(config)
             checked = check_retraining(config, data)
             if checked.unchanged_since is not None and not force:
@@ -72,7 +72,7 @@ def _retrained(
     checked: CheckedRecord,
     redo_from: StepName | None,
 ) -> RetrainedRecord:
-    with device_slot(), tracked_run(config, data) as run, redoing(run, redo_from):
+    with tracked_run(config, data) as run, redoing(run, redo_from):
         report = six_steps(config, data, run)
         saved = report.saved
         version = register_adapter(saved, data, checked, config.registry, run)

@@ -48,10 +48,12 @@ def train_adapter(
     try:
         with being_alive(config):
             data = validate_inputs(config)
-            if skip_unchanged and (earlier := trained_before(config, data)):
-                return _skipped(earlier)
-            with device_slot(), tracked_run(config, data) as run, redoing(run, redo_from):
-                return six_steps(config, data, run)
+            with device_slot():
+                # Asked once it is this run's turn: the run before it may have trained just this.
+                if skip_unchanged and (earlier := trained_before(config, data)):
+                    return _skipped(earlier)
+                with tracked_run(config, data) as run, redoing(run, redo_from):
+                    return six_steps(config, data, run)
     except UserError as mistake:
         # The state carries the one message that the user needs, where the UI shows it.
         return Failed(message=str(mistake), data=mistake)

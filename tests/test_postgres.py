@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
@@ -54,7 +55,7 @@ class Production:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
         mlflow = ["--app-name=basic-auth", f"--artifacts-destination={folder}/artifacts"]
-        mlflow += [f"--backend-store-uri={postgres.address('mlflow')}", "--workers=1"]
+        mlflow += [f"--backend-store-uri={postgres.address('mlflow', 'psycopg2')}", "--workers=1"]
         words = {
             "prefect": ["server", "start", f"--port={prefect_port}"],
             "mlflow": ["server", f"--port={mlflow_port}", *mlflow],
@@ -77,17 +78,21 @@ class Production:
 
     def _wait(self, name: str, health: str) -> None:
         for _ in range(1800):
+            if any(process.poll() is not None for process in self._processes):
+                break
             try:
                 with urlopen(health, timeout=5):  # noqa: S310
                     return
             except (URLError, TimeoutError):
                 time.sleep(0.1)
+        self.stop()
         raise TimeoutError((self.folder / f"{name}.log").read_text()[-3000:])
 
     def stop(self) -> None:
         """End both servers."""
         for process in self._processes:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 

@@ -65,7 +65,7 @@ def test_changed_data_starts_a_training_and_unchanged_data_none(
 ) -> None:
     """An event for the deployment's file starts it; a second finds nothing new and says so."""
     data = sums(tmp_path / "sums.jsonl")
-    config = parameters(tiny_base, data)["config"]
+    config = {**parameters(tiny_base, data)["config"], "seed": 7}
     redeploy(stack, config, tmp_path)
     assert stack.command("notify", str(data)).returncode == 0
     first = wait_until(lambda: stack.runs_of(RETRAINING), "the run that the event starts")[0]
@@ -171,9 +171,10 @@ def test_runs_of_two_deployments_take_turns_on_a_device(
     stack: RunningStack, tiny_base: Path, tmp_path: Path
 ) -> None:
     """While one deployment's run has the device, another's waits, and both complete."""
-    training: dict[str, object] = {"num_train_epochs": 40}
+    training: dict[str, object] = {"num_train_epochs": 10}
     given = parameters(tiny_base, sums(tmp_path / "sums.jsonl"), training=training)
-    runs = [stack.start(name, given) for name in (TRAINING, RETRAINING)]
+    other = {"config": {**given["config"], "seed": 1}}
+    runs = [stack.start(TRAINING, given), stack.start(RETRAINING, other)]
     for run in runs:
         ended = stack.ended(run)
         assert ended.state
