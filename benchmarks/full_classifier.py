@@ -84,7 +84,7 @@ def train(told: Told) -> Trained:
             report_to=[],
             disable_tqdm=True,
         ),
-        train_dataset=tokens(train_rows),  # type: ignore[arg-type]
+        train_dataset=tokens(train_rows),
         data_collator=DataCollatorWithPadding(tokenizer),
     )
     started = time.perf_counter()

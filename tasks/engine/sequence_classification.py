@@ -218,7 +218,7 @@ class SequenceClassification:
         import torch
 
         limit = longest_input(tokenizer, model.config)
-        names: dict[int, str] = model.config.id2label or {}
+        names: Any = model.config.id2label
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: dict[int, Answer] = {}
         model.eval()

@@ -149,10 +149,10 @@ def signature(adapter: str, base: BaseSource | BaseModelRecord) -> "ModelSignatu
 
     named = ParamSpec("adapter", DataType.string, adapter)
     if not model_task(base.settings.task).generates:
-        outputs = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")]
+        label = ColSpec(DataType.string, "label")
         return ModelSignature(
             inputs=Schema([ColSpec(DataType.string, "text")]),
-            outputs=Schema(outputs),
+            outputs=Schema([label, ColSpec(DataType.double, "probability")]),
             params=ParamSchema([named]),
         )
     return ModelSignature(
