@@ -1,6 +1,7 @@
 """The registered model: versions made once, aliases that move as promised, a way back."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,19 @@ def test_a_champion_that_was_not_compared_is_not_replaced(
     registry.register(log_model(), None, {})
     assert not registry.promote(3, 1)
     assert aliases(registry) == {"champion": 2, "previous": 1, "challenger": 3}
+
+
+def test_of_two_promotions_at_once_one_happens(
+    registry: Registry, log_model: Callable[[], str]
+) -> None:
+    """Two challengers that both beat the same champion do not replace each other unseen."""
+    promoted(registry, log_model, 1)
+    for _ in range(2):
+        registry.register(log_model(), None, {})
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda version: registry.promote(version, 1), (2, 3)))
+    assert sorted(done) == [False, True]
+    assert aliases(registry)["champion"] == 2 + done.index(True)
 
 
 @pytest.mark.parametrize("lost_at", range(1, 5))
