@@ -162,7 +162,7 @@ def test_the_choices_of_the_first_try_hold(tiny_base: Path, tmp_path: Path) -> N
     model, record = injected(tiny_base, tmp_path, DROPOUT)
     first = train_here(model, record, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.engine.training.choose_batching", None)
+        patch.setattr("tasks.engine.batch_choice.choose_batching", None)
         again = train_here(rebuilt(record), record, tmp_path)
     assert again.batching == first.batching
 
