@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config(tiny_base: Path, folder: Path) -> RetrainAdapterConfig:
     """Configure the first retraining."""
-    return retraining(tiny_base, folder, "sums")
+    return retraining(tiny_base, folder, "retrained-sums")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def bad(
 ) -> tuple[RetrainAdapterConfig, RetrainedRecord]:
     """Retrain on nonsense."""
     nonsense = rows_of(folder / "nonsense.jsonl", range(24), right=False)
-    config = retraining(tiny_base, folder, "sums", data={"train": str(nonsense)})
+    config = retraining(tiny_base, folder, "retrained-sums", data={"train": str(nonsense)})
     return config, run(config)
 
 
@@ -86,7 +86,7 @@ def test_a_version_tells_what_it_was_made_of(
     first: RetrainedRecord, config: RetrainAdapterConfig
 ) -> None:
     """Data, base, configuration, commit, packages, hardware and flow run are its tags."""
-    tags = Registry(tracking_uri(config.tracking), "sums").versions()[0].tags
+    tags = Registry(tracking_uri(config.tracking), "retrained-sums").versions()[0].tags
     assert first.report
     assert tags["lineage.data_sha256"] == first.report.data.train.sha256
     assert tags["lineage.configuration_sha256"] == config.sha256()
@@ -171,7 +171,7 @@ def test_others_hear_of_it(
         seen = {
             (event["event"], event["payload"]["version"])
             for event in events
-            if event["resource"]["prefect.resource.name"] == "sums"
+            if event["resource"]["prefect.resource.name"] == "retrained-sums"
         }
         time.sleep(0.2)
     assert expected <= seen

@@ -184,8 +184,9 @@ def _with_less_memory(
     Raises:
         AdapterflowError: the size is the user's, or the longest row is a part by itself already.
     """
-    longest = max(len(row.input_ids) for row in data.train.rows)
-    given = plan.batch_tokens
+    lengths = sorted(len(row.input_ids) for row in data.train.rows)
+    longest, largest_batch = lengths[-1], sum(lengths[-settings.batch_size :])
+    given = min(plan.batch_tokens, largest_batch)
     log.warning("out of memory with %d tokens at once: %s", given, error)
     if settings.batch_tokens == "auto" and given > longest:
         smaller = max(longest, given // 2)
