@@ -82,9 +82,6 @@ def test_changed_data_starts_a_training_and_unchanged_data_none(
     assert "nothing to train" in str(skipped.message)
 
 
-TRAINING = "flows.train_adapter.train_adapter"
-
-
 def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:
     """Deploy the retraining with another file of parameters, as an edited file would be."""
     import subprocess
@@ -100,7 +97,7 @@ def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:
     only = [
         one
         for one in deployments["deployments"]
-        if one["name"] == "on-schedule" and one["entrypoint"] == TRAINING
+        if one["name"] == "on-schedule" and one["entrypoint"] == "flows.train_adapter.train_adapter"
     ]
     only[0]["build"][0][step]["file"] = str(file)
     edited = folder / "prefect.yaml"
