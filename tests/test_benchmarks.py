@@ -143,6 +143,10 @@ def test_a_classifier_is_trained_all_three_ways(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if "%" in line]
+    rows = [
+        line.split("|")[1].strip()
+        for line in done.stdout.splitlines()
+        if line.startswith("|") and "%" in line
+    ]
     assert rows[:2] == ["untrained head", "adapter and head (adapterflow)"]
     assert "8 training rows, 2 passes" in done.stdout
