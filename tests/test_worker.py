@@ -73,7 +73,11 @@ class Installation:
         """End worker and server."""
         for process in reversed(self._processes):
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:  # Prefect 3.8's worker may wait for ever
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def engine_of(self, flow_run_id: UUID) -> int:
         """Give the process that the worker started for a flow run."""
