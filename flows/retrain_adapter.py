@@ -43,7 +43,7 @@ def retrain_adapter(
     shorten_mistakes()
     keep_results_whole()
     try:
-        with being_alive(config), device_slot():
+        with being_alive(config):
             data = validate_inputs(config)
             checked = check_retraining(config, data)
             if checked.unchanged_since is not None and not force:
@@ -73,10 +73,14 @@ def _retrained(
     redo_from: StepName | None,
 ) -> RetrainedRecord:
     with tracked_run(config, data) as run, redoing(run, redo_from):
-        report = six_steps(config, data, run)
-        saved = report.saved
-        version = register_adapter(saved, data, checked, config.registry, run)
-        evaluated = evaluate_adapter(saved, version, checked, config.evaluation, config.data, run)
+        # Not for longer: a person may think for hours before the promotion.
+        with device_slot():
+            report = six_steps(config, data, run)
+            saved = report.saved
+            version = register_adapter(saved, data, checked, config.registry, run)
+            evaluated = evaluate_adapter(
+                saved, version, checked, config.evaluation, config.data, run
+            )
         decision = decide_promotion(evaluated, checked, config.decision, config.seed, run)
         approval = config.decision.approval
         if approval and decision.outcome is Outcome.PROMOTE:
