@@ -23,7 +23,7 @@ from tasks.engine import adapter_state
 from tasks.engine.callbacks import TrainingProgress
 from tasks.engine.checkpoints import Checkpoints
 from tasks.engine.injection import reinject
-from tasks.errors import AdapterflowError, UserError, VerificationError
+from tasks.errors import UserError, VerificationError
 from tasks.records import InjectedRecord, LossPoint, TrainedRecord
 
 if TYPE_CHECKING:
@@ -347,45 +347,3 @@ def test_an_optimiser_that_needs_a_gpu_is_refused_without_one(
     with pytest.raises(UserError, match="needs a GPU; use adamw"):
         train_here(model, record, tmp_path, training(optimizer="paged_adamw_8bit"))
     assert not (tmp_path / "checkpoints").exists()
-
-
-def memory_for(num_tokens: int, model: "PreTrainedModel") -> None:
-    """Let the allocator refuse, as it does, to train on more tokens in one forward pass."""
-
-    def allocate(_: torch.nn.Module, arguments: tuple[torch.Tensor]) -> None:
-        if torch.is_grad_enabled() and arguments[0].numel() > num_tokens:
-            torch.empty(2**50)
-
-    model.get_input_embeddings().register_forward_pre_hook(allocate)
-
-
-def test_parts_shrink_until_memory_suffices(tiny_base: Path, tmp_path: Path) -> None:
-    """With `auto`, the losses are what they would have been; the record says what happened."""
-    model, record = injected(tiny_base, tmp_path)
-    expected = train_here(model, record, tmp_path / "roomy")
-    model, record = injected(tiny_base, tmp_path)
-    rows = prepared(record.lora.base, tmp_path).train.rows
-    longest = max(len(row.input_ids) for row in rows)
-    memory_for(longest, model)
-
-    result = train_here(model, record, tmp_path)
-
-    losses = [loss for _, loss in curve(result)]
-    assert losses == pytest.approx([loss for _, loss in curve(expected)], rel=1e-4)
-    [remark] = result.remarks
-    assert remark.startswith("memory did not suffice")
-    assert remark.endswith(f"so {longest} are computed")
-
-
-@pytest.mark.parametrize(("tokens", "advice"), [(512, "batch_tokens: auto"), ("auto", "4bit")])
-def test_memory_that_never_suffices_says_what_to_change(
-    tiny_base: Path, tmp_path: Path, tokens: object, advice: str
-) -> None:
-    """A size that the user gave stays, and a row cannot be cut: then the run fails."""
-    model, record = injected(tiny_base, tmp_path)
-    memory_for(1, model)
-
-    with pytest.raises(AdapterflowError, match=advice) as raised:
-        train_here(model, record, tmp_path, training(batch_tokens=tokens))
-    assert not isinstance(raised.value, UserError)
-    assert "gradient_checkpointing: true" in str(raised.value)

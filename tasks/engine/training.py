@@ -1,8 +1,6 @@
 """Step 4's work: the training run, from its record alone, and the proof that it was one."""
 
-import logging
 import math
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,6 @@ from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
-    TrainingArguments,
 )
 from transformers.trainer_callback import TrainerState
 
@@ -27,21 +24,16 @@ from tasks.engine.model_task import model_task
 from tasks.engine.prepared_data import PreparedData
 from tasks.engine.row_order import row_order
 from tasks.engine.trainer import AdapterTrainer, Rows
-from tasks.errors import AdapterflowError, UserError, VerificationError
+from tasks.engine.training_arguments import training_arguments
+from tasks.engine.training_plan import planned, with_less_memory
+from tasks.errors import UserError, VerificationError
 from tasks.records import FileRecord, InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-log = logging.getLogger(__name__)
-
 _EVAL_PREFIX = "eval_"
-_SHORT_OF_MEMORY = "memory did not suffice"
-_OPTIMIZERS = {
-    Optimizer.ADAMW: "adamw_torch_fused",
-    Optimizer.PAGED_ADAMW_8BIT: "paged_adamw_8bit",
-}
 
 
 def train(  # noqa: PLR0913 - a training run has that many parts
@@ -128,7 +120,7 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
     on_progress: OnTraining,
 ) -> tuple[TrainerState, TrainingPlan, float]:
     """Train in parts that fit into memory; give how it ended, its plan, and the seconds it took."""
-    plan = _planned(checkpoints, model, injected, data, settings)
+    plan = planned(checkpoints, model, injected, data, settings)
     torch.set_num_threads(plan.num_threads)
     while True:
         trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
@@ -138,7 +130,7 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
         except (RuntimeError, MemoryError) as error:
             if not is_of_the_memory(error):
                 raise
-            plan = _with_less_memory(plan, data, settings, error)
+            plan = with_less_memory(plan, data, settings, error)
         else:
             ended = trainer.state, plan, trainer.seconds_training()
             del trainer
@@ -147,59 +139,6 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
         del trainer
         checkpoints.keep_plan(plan)
         _rewind(model, injected)
-
-
-def _planned(
-    checkpoints: Checkpoints,
-    model: "PreTrainedModel",
-    injected: InjectedRecord,
-    data: PreparedData,
-    settings: TrainingSettings,
-) -> TrainingPlan:
-    """Give what an earlier try chose; else choose, and keep it for later tries."""
-    inputs = (injected, data.record, settings)
-    made_for = sha256("".join(part.model_dump_json() for part in inputs).encode()).hexdigest()
-    plan = checkpoints.plan(made_for)
-    if plan is None:
-        task = model_task(injected.lora.base.settings.task)
-        choice = task.choose_batching(settings, data, model)
-        plan = TrainingPlan(
-            made_for=made_for,
-            batching=choice.batching,
-            prefix_length=choice.prefix_length,
-            batch_tokens=choice.batch_tokens,
-            loss_in_chunks=choice.loss_in_chunks,
-            num_threads=torch.get_num_threads(),
-            remarks=choice.remarks,
-        )
-        checkpoints.keep_plan(plan)
-    return plan
-
-
-def _with_less_memory(
-    plan: TrainingPlan, data: PreparedData, settings: TrainingSettings, error: BaseException
-) -> TrainingPlan:
-    """Give the plan with parts of half the size, which give the same sums in more passes.
-
-    Raises:
-        AdapterflowError: the size is the user's, or the longest row is a part by itself already.
-    """
-    lengths = sorted(len(row.input_ids) for row in data.train.rows)
-    longest, largest_batch = lengths[-1], sum(lengths[-settings.batch_size :])
-    given = min(plan.batch_tokens, largest_batch)
-    log.warning("out of memory with %d tokens at once: %s", given, error)
-    if settings.batch_tokens == "auto" and given > longest:
-        smaller = max(longest, given // 2)
-        remark = f"{_SHORT_OF_MEMORY} for {given} tokens at once, so {smaller} are computed"
-        others = [one for one in plan.remarks if not one.startswith(_SHORT_OF_MEMORY)]
-        return plan.model_copy(update={"batch_tokens": smaller, "remarks": (*others, remark)})
-    fewer = "training.batch_tokens: auto, " if given > longest else ""
-    raise AdapterflowError(
-        f"{_SHORT_OF_MEMORY} for training with {given} tokens at once (the longest row has "
-        f"{longest}). What makes it less: {fewer}base_model.gradient_checkpointing: true, "
-        f"base_model.quantization: 4bit, a smaller lora.r, data.max_length below {longest}. "
-        "Change one and train anew; `adapterflow check` says what it comes to."
-    ) from error
 
 
 def _rewind(model: "PreTrainedModel", injected: InjectedRecord) -> None:
@@ -234,7 +173,9 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         num_checkpoints=settings.save_total_limit,
         plan=plan,
         model=model,
-        args=_arguments(settings, injected, checkpoints.folder, held_out is not None),
+        args=training_arguments(
+            settings, injected, checkpoints.folder, evaluates=held_out is not None
+        ),
         train_dataset=Rows(as_items(rows)),
         eval_dataset=held_out,
         data_collator=task.make_batches(plan, data.renderer.tokenizer.pad_token_id or 0),
@@ -246,52 +187,6 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     trainer.add_callback(Pace(60 * settings.checkpoint_minutes))
     return trainer
-
-
-def _arguments(
-    settings: TrainingSettings,
-    injected: InjectedRecord,
-    folder: Path,
-    evaluates: bool,  # noqa: FBT001 - private, and called once
-) -> TrainingArguments:
-    base = injected.lora.base
-    every = "epoch" if settings.eval_steps is None else "steps"
-    on_gpu = torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=settings.num_train_epochs,
-        max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        optim=_OPTIMIZERS[settings.optimizer],
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler.value,
-        warmup_steps=settings.warmup_ratio,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        eval_strategy=every if evaluates else "no",
-        save_strategy=every,
-        eval_steps=settings.eval_steps,
-        save_steps=settings.eval_steps or 500,
-        # Patience and an early end are part of the state, too.
-        restore_callback_states_from_checkpoint=True,
-        load_best_model_at_end=settings.keep_best and evaluates,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        logging_steps=settings.logging_steps,
-        logging_nan_inf_filter=False,
-        seed=injected.lora.seed,
-        data_seed=injected.lora.seed,
-        # float32 adapters on a half-precision base: products in half precision, sums in float32.
-        bf16=base.dtype == "bfloat16",
-        fp16=base.dtype == "float16" and on_gpu,
-        use_cpu=not on_gpu,
-        dataloader_pin_memory=on_gpu,
-        remove_unused_columns=False,
-        report_to=[],
-        disable_tqdm=True,
-    )
 
 
 def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerState) -> float:
