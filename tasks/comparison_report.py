@@ -3,8 +3,10 @@
 from tasks.comparison_records import CheckedRecord, DecisionRecord, EvaluatedRecord
 from tasks.engine.model_scores import LESS_IS_BETTER, ModelScores
 from tasks.engine.score_files import read_scores
+from tasks.markdown import cell
 
 _SHOWN_ROWS = 5
+_LONGEST_CELL = 160
 
 
 def comparison_report(
@@ -80,7 +82,7 @@ def _changed_rows(evaluated: EvaluatedRecord, decision: DecisionRecord) -> list[
                 incumbent.rows[row].answer,
                 challenger.rows[row].answer,
             )
-            lines.append(f"| {' | '.join(map(_cell, texts))} |")
+            lines.append(f"| {' | '.join(cell(text, _LONGEST_CELL) for text in texts)} |")
         lines += [""] * bool(rows)
     return lines
 
@@ -98,8 +100,3 @@ def _about(evaluated: EvaluatedRecord, checked: CheckedRecord) -> list[str]:
         ),
         "",
     ]
-
-
-def _cell(text: str, longest: int = 160) -> str:
-    line = " ".join(text.split()).replace("|", "\\|")
-    return line if len(line) <= longest else f"{line[:longest]}…"

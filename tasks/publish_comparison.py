@@ -1,8 +1,5 @@
 """The comparison in Prefect's artifacts and in MLflow's run."""
 
-import base64
-from pathlib import Path
-
 from prefect.artifacts import create_markdown_artifact
 
 from tasks.comparison_records import (
@@ -14,6 +11,7 @@ from tasks.comparison_records import (
 from tasks.comparison_report import comparison_report
 from tasks.engine.comparison_plot import draw_comparison
 from tasks.engine.score_files import read_scores
+from tasks.markdown import embedded
 from tasks.records import RunRecord
 from tasks.step import step
 from tasks.tracking import Tracker
@@ -31,7 +29,7 @@ def publish_comparison(
     tracker.log_text(markdown, "comparison.md")
     tracker.log_table(_table(evaluated), "comparison.json")
     create_markdown_artifact(
-        markdown=f"{markdown}\n{_embedded(picture)}\n",
+        markdown=f"{markdown}\n{embedded('scores', picture)}\n",
         key="adapter-comparison",
         description=decision.reason,
     )
@@ -49,7 +47,3 @@ def _table(evaluated: EvaluatedRecord) -> list[dict[str, object]]:
         }
         for row, prompt in enumerate(prompts)
     ]
-
-
-def _embedded(picture: Path) -> str:
-    return f"![scores](data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()})"

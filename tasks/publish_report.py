@@ -1,15 +1,14 @@
 """After step 6: the report in Prefect, the picture and the adapter in MLflow, the summary."""
 
-import base64
-from pathlib import Path
-
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from tasks.engine.loss_curve import draw_loss_curve
+from tasks.markdown import cell, embedded
 from tasks.records import DataRecord, LoadedRecord, ReportRecord, RunRecord, TrainedRecord
 from tasks.step import step
 from tasks.tracking import Tracker, run_url
 
+_LONGEST_CELL = 200
 _WAITS = "waits to be shipped: MLflow could not be reached"
 
 
@@ -40,7 +39,7 @@ def publish_report(
             description="The run's curves, answers and files in MLflow",
         )
     create_markdown_artifact(
-        markdown=markdown + _embedded(picture) + _linked(link),
+        markdown=f"{markdown}\n{embedded('loss curve', picture)}\n{_linked(link)}",
         key="adapter-report",
         description=f"LoRA adapter for {loaded.saved.base.reference}",
     )
@@ -92,7 +91,7 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
 
 def _samples(loaded: LoadedRecord, count: int = 5) -> list[str]:
     rows = [
-        f"| {' | '.join(_cell(text) for text in texts)} |"
+        f"| {' | '.join(cell(text, _LONGEST_CELL) for text in texts)} |"
         for sample in loaded.samples[:count]
         for texts in [
             (sample.prompt, sample.expected, sample.base_answer, sample.adapter_answer),
@@ -101,15 +100,5 @@ def _samples(loaded: LoadedRecord, count: int = 5) -> list[str]:
     return ["| prompt | expected | base | adapter |", "|---|---|---|---|", *rows]
 
 
-def _cell(text: str, longest: int = 200) -> str:
-    line = " ".join(text.split()).replace("|", "\\|")
-    return line if len(line) <= longest else f"{line[:longest]}…"
-
-
 def _linked(link: str | None) -> str:
     return f"\n[The MLflow run]({link})\n" if link else ""
-
-
-def _embedded(picture: Path) -> str:
-    data = base64.b64encode(picture.read_bytes()).decode()
-    return f"\n![loss curve](data:image/png;base64,{data})\n"
