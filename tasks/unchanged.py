@@ -19,12 +19,8 @@ def fingerprint(config: TrainAdapterConfig, data: DataRecord) -> str:
 
     A Hub id without a revision counts as the same base, whatever its repository became.
     """
-    settings = config.model_dump(mode="json", exclude={"output", "tracking", "inference"})
-    for name in ("train", "eval"):
-        del settings["data"][name]
     rows = [data.train.sha256, data.eval.sha256 if data.eval else None]
-    text = json.dumps([settings, rows], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps([config.sha256(), rows]).encode()).hexdigest()
 
 
 def trained_before(config: TrainAdapterConfig, data: DataRecord) -> str | None:

@@ -1,8 +1,6 @@
 """The configuration of the retraining flow: a training's, and how its adapter is judged."""
 
-import hashlib
-import json
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import ConfigDict, model_validator
 
@@ -12,24 +10,20 @@ from tasks.config.evaluation import EvaluationSettings
 from tasks.config.registry import RegistrySettings
 from tasks.config.train_adapter import TrainAdapterConfig
 
-# Where things are and how they are told of changes no adapter and no score; the base and the rows
-# themselves are known by hashes of their own.
-_WITHOUT_EFFECT: dict[str, bool | set[str]] = {
-    "base_model": {"source", "revision", "hub_id"},
-    "data": {"train", "eval"},
-    "evaluation": {"rows", "batch_size"},
-    "decision": {"approval"},
-    "inference": True,
-    "output": True,
-    "tracking": True,
-    "registry": True,
-}
-
 
 class RetrainAdapterConfig(TrainAdapterConfig):
     """All that a user may set for an adapter that is retrained, compared and promoted."""
 
     model_config = ConfigDict(title="Retrain an adapter")
+
+    # The base is known by its fingerprint, whatever it was called.
+    _without_effect: ClassVar[dict[str, bool | set[str]]] = {
+        **TrainAdapterConfig._without_effect,  # noqa: SLF001 - its own class's
+        "base_model": {"source", "revision", "hub_id"},
+        "evaluation": {"rows", "batch_size"},
+        "decision": {"approval"},
+        "registry": True,
+    }
 
     evaluation: EvaluationSettings
     """The rows that decide."""
@@ -48,8 +42,3 @@ class RetrainAdapterConfig(TrainAdapterConfig):
                 f"{self.base_model.task.value}; use {Task.CAUSAL_LM.value}, or train-adapter"
             )
         return self
-
-    def sha256(self) -> str:
-        """Hash the settings that an adapter and its scores are a function of."""
-        settings = self.model_dump(mode="json", exclude={**_WITHOUT_EFFECT})
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

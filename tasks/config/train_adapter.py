@@ -1,6 +1,8 @@
 """The configuration of the training flow: one section a concern."""
 
-from typing import Self
+import hashlib
+import json
+from typing import ClassVar, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -18,6 +20,14 @@ class TrainAdapterConfig(Section):
     """All that a user may set for one adapter."""
 
     model_config = ConfigDict(title="Train an adapter")
+
+    # Where things are and how they are told of; rows are known by hashes of their own.
+    _without_effect: ClassVar[dict[str, bool | set[str]]] = {
+        "data": {"train", "eval"},
+        "inference": True,
+        "output": True,
+        "tracking": True,
+    }
 
     base_model: BaseModelSettings
     """The base model and how it is loaded."""
@@ -42,6 +52,11 @@ class TrainAdapterConfig(Section):
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the split, the adapter's initial weights, the order of rows and dropout."""
+
+    def sha256(self) -> str:
+        """Hash the settings that the result is a function of, wherever it and the rows are kept."""
+        settings = self.model_dump(mode="json", exclude={**self._without_effect})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @model_validator(mode="after")
     def _packed_weights_cannot_be_altered(self) -> Self:
