@@ -8,3 +8,9 @@ import os
 # model: 1.0 s alone with long and with short spinning; beside one busy process over 6 s with
 # long, 2.7 s with short.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+# PyTorch and oneDNN each keep what they prepared for the last 1024 shapes of a product on a CPU. No
+# two batches of rows are of one shape: an hour's training would hold a gigabyte of these, and look
+# through them. A step's own products, which come again in each layer, are some dozens.
+for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "64")

@@ -1,7 +1,7 @@
 """Memory that is free for this process, given back to the machine.
 
-glibc's malloc keeps what was freed for itself. After a training that is half a gigabyte, beside
-which the next step would load a second model.
+glibc's malloc keeps what was freed for itself. After a training that is some hundred megabytes,
+beside which the next step would load a second model.
 """
 
 import ctypes
@@ -15,5 +15,6 @@ def give_back() -> None:
 
     gc.collect()
     torch.cuda.empty_cache()
-    if sys.platform == "linux" and hasattr(trim := ctypes.CDLL(None), "malloc_trim"):
-        trim.malloc_trim(0)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc and hasattr(libc, "malloc_trim"):  # glibc's alone
+        libc.malloc_trim(0)
