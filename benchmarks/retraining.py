@@ -1,7 +1,7 @@
 """The retraining loop on Banking77 (https://arxiv.org/abs/2003.04807): who is promoted, who is not.
 
 A first champion from part of the data, a challenger from more, one with shuffled labels, and a
-way back: `python -m benchmarks.retraining --data FOLDER` with the set's train.csv and test.csv.
+way back: `python -m benchmarks.retraining --banking77 PATH` with the set's train.csv and test.csv.
 """
 
 import csv
@@ -39,7 +39,7 @@ class Waves:
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--banking77", "data", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--intents", default=8, show_default=True, help="How many of the 77.")
 @click.option("--first", default=96, show_default=True, help="Rows of the first wave.")
 @click.option("--second", default=288, show_default=True, help="Rows that the second adds.")

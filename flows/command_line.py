@@ -1,4 +1,4 @@
-"""The command line: `adapterflow train`, `check`, `resume`, `ship` and `init`, and all others.
+"""The command line: `adapterflow train`, `check`, `resume` and the rest, or where they are.
 
 Exit status 0: done. 1: the run failed, and the last line is the command that goes on from there.
 2: what was given cannot work, and one message says what to do. Everything heavy is imported once

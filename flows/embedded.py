@@ -19,6 +19,17 @@ from tasks.errors import AdapterflowError
 HEARTBEAT_SECONDS = 30
 """How often a run says that it lives; see `flows.automations`."""
 
+CLIENT_SETTINGS = {
+    # A server that is away for some minutes is waited for; with Prefect's own 5, for one.
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
+    # Prefect's 180 would be too rare for the automation that ends lost runs.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+    # Server and client would each report their use to the outside.
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+"""What Prefect is told in every process of ours, whichever server it talks to."""
+
 _STARTUP_SECONDS = 180.0
 # What Prefect 3.8 sets for its own ephemeral server: no pages, and no services that no run needs.
 _SERVER_SETTINGS = {
@@ -84,13 +95,7 @@ def use_embedded_server() -> EmbeddedServer | None:
     settings = {
         "PREFECT_API_DATABASE_CONNECTION_URL": database_url(),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(store / "results"),
-        # A server that is away for some minutes is waited for; with Prefect's own 5, for one.
-        "PREFECT_CLIENT_MAX_RETRIES": "8",
-        # Prefect's 180 would be too rare for the automation that ends lost runs.
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-        # Server and client would each report their use to the outside.
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
+        **CLIENT_SETTINGS,
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)

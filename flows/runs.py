@@ -22,18 +22,18 @@ from tasks.run_lock import is_alive
 from tasks.step_name import StepName
 from tasks.tracked_run import run_folder
 
-_FLOWS: dict[str, tuple[Flow[..., Any], type[TrainAdapterConfig]]] = {
-    train_adapter.name: (train_adapter, TrainAdapterConfig),
-    retrain_adapter.name: (retrain_adapter, RetrainAdapterConfig),
+_FLOWS: dict[type[TrainAdapterConfig], Flow[..., Any]] = {
+    TrainAdapterConfig: train_adapter,
+    RetrainAdapterConfig: retrain_adapter,
 }
+"""What each configuration is for."""
 
 
 def create_run(config: TrainAdapterConfig, **parameters: object) -> FlowRun:
     """Register a run of the configuration's flow, so that its id is known before anything fails."""
-    flow = next(flow for flow, kind in _FLOWS.values() if kind is type(config))
     given = {"config": config.model_dump(mode="json"), **parameters}
     with get_client(sync_client=True) as client:
-        made = client.create_flow_run(flow, parameters=given)
+        made = client.create_flow_run(_FLOWS[type(config)], parameters=given)
     note_start(str(made.id), run_folder(config, str(made.name), str(made.id)))
     return made
 
@@ -57,7 +57,7 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
             raise UserError(
                 f"the run {flow_run_id} completed; start a new one, or give --redo-from"
             )
-        _, kind = _FLOWS[client.read_flow(flow_run.flow_id).name]
+        kind, _ = _of(client.read_flow(flow_run.flow_id).name)
         config = kind.model_validate(flow_run.parameters["config"])
         folder = run_folder(config, str(flow_run.name), str(flow_run_id))
         if is_alive(folder):
@@ -84,7 +84,7 @@ def execute(flow_run: FlowRun) -> ReportRecord:
 def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord:
     """Do the same for a training or a retraining."""
     with get_client(sync_client=True) as client:
-        flow, _ = _FLOWS[client.read_flow(flow_run.flow_id).name]
+        _, flow = _of(client.read_flow(flow_run.flow_id).name)
     try:
         record = run_flow(flow, flow_run=flow_run)
     except UserError:
@@ -93,3 +93,7 @@ def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord:
     assert isinstance(record, ReportRecord | RetrainedRecord)  # noqa: S101 - no other results
     note_end(str(flow_run.id))
     return record
+
+
+def _of(name: str) -> tuple[type[TrainAdapterConfig], Flow[..., Any]]:
+    return next((kind, flow) for kind, flow in _FLOWS.items() if flow.name == name)

@@ -10,7 +10,7 @@ import urllib.request
 import click
 
 from flows.background import Background
-from flows.embedded import HEARTBEAT_SECONDS, database_url
+from flows.embedded import CLIENT_SETTINGS, database_url
 from tasks import home
 from tasks.errors import AdapterflowError, UserError
 
@@ -70,13 +70,10 @@ class Stack:
             "PREFECT_API_URL": f"{self.prefect_url}/api",
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home.prefect_store() / "results"),
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-            "PREFECT_CLIENT_MAX_RETRIES": "8",
             # What these say stands in the run's log, too.
             "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,transformers,peft,datasets",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            **CLIENT_SETTINGS,
         }
 
     def _start_prefect(self) -> None:

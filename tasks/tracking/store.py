@@ -106,11 +106,8 @@ def ready_client(uri: str, experiment: str) -> tuple["MlflowClient", str]:
     Raises:
         UserError: The experiment was deleted, or the embedded store was moved.
     """
-    from mlflow import MlflowClient
-
+    client = store_client(uri)
     with store_lock(uri):
-        _migrate(uri)
-        client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment) or _create(client, uri, experiment)
     if found.lifecycle_stage == "deleted":
         raise UserError(
