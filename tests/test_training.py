@@ -99,15 +99,21 @@ WAYS: dict[str, dict[str, object]] = {
         "early_stopping_patience": 1,
     },
 }
+SOON = ("packed in parts", "shared prefix", "accumulated, logged seldom", "stopped early")
+SOON_OR_SLOW = [
+    pytest.param(way, id=name, marks=() if name in SOON else pytest.mark.slow)
+    for name, way in WAYS.items()
+]
+"""All ways; those of which another one shows nearly the same are slow tests."""
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("way", SOON_OR_SLOW)
 def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(
     tiny_base: Path, tmp_path: Path, way: dict[str, object]
 ) -> None:
     """Killed at every step in turn, a run ends with the same bits and the same curve."""
     settings = training(
-        **{"max_steps": 9, "eval_steps": None, "batch_size": 2, "checkpoint_minutes": 0} | way
+        **{"max_steps": 6, "eval_steps": None, "batch_size": 2, "checkpoint_minutes": 0} | way
     )
     model, record = injected(tiny_base, tmp_path, DROPOUT)
     whole = train_here(model, record, tmp_path / "whole", settings)
