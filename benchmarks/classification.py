@@ -18,7 +18,8 @@ import yaml
 
 from benchmarks import machine
 from benchmarks.full_classifier import Told, Trained
-from benchmarks.processes import CHECKOUT, environment, run_fresh
+from benchmarks.messages import Peak, RunRequest
+from benchmarks.processes import CHECKOUT, ask, environment, run_fresh
 from benchmarks.tables import table
 from tasks.records import ReportRecord
 
@@ -138,9 +139,14 @@ def _adapter(told: Told, rate: float, variables: dict[str, str]) -> tuple[Report
     file.write_text(yaml.safe_dump(config))
     log = told.folder / "adapter.log"
     command = [sys.executable, "-c", _OURS, "train", str(file), "--json"]
-    usage = run_fresh(command, log, variables)
+    run_fresh(command, log, variables)
     said = next(x for x in log.read_text().splitlines() if x.startswith('{"run"'))
-    return ReportRecord.model_validate_json(said), usage.peak_memory_mb
+    report = ReportRecord.model_validate_json(said)
+    request = RunRequest(
+        tracking_uri=report.run.tracking_uri, flow_run_id=str(report.run.flow_run_id)
+    )
+    (met,) = ask("recorded", request, Peak, told.folder / "run.json", variables)
+    return report, met.peak_memory_mb
 
 
 def _full(told: Told, variables: dict[str, str]) -> tuple[Trained, float]:

@@ -107,7 +107,7 @@ def figures(findings: Findings, tool: str) -> Figures:
     return Figures(
         rows_per_second=Spread.of(run.num_rows / run.seconds_training for run in runs),
         tokens_per_second=Spread.of(tokens / run.seconds_training for run in runs),
-        peak_memory_mb=Spread.of(run.usage.peak_memory_mb for run in runs),
+        peak_memory_mb=Spread.of(run.peak_memory_mb for run in runs),
         cpu_seconds=Spread.of(run.usage.cpu_seconds for run in runs),
         seconds_to_first_step=Spread.of(run.seconds_to_first_step for run in runs),
         seconds_to_adapter=Spread.of(run.seconds_to_adapter for run in runs),

@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from benchmarks.messages import Usage
-from benchmarks.processes import CHECKOUT, run_fresh
+from benchmarks.messages import Peak, RunRequest
+from benchmarks.processes import CHECKOUT, ask, run_fresh
 from benchmarks.setting import Setting, setting_options
 from benchmarks.tables import table
 
@@ -26,7 +26,7 @@ _MEMORY, _TIME = 0.2, 0.3
 
 @dataclass(frozen=True)
 class _Pair:
-    """Memory in MB and seconds of training with its evaluations, foretold and met."""
+    """Foretold and met: the whole run's peak in MB, seconds of training with its evaluations."""
 
     memory: tuple[float, float]
     seconds: tuple[float, float]
@@ -73,13 +73,16 @@ def _cases(setting: Setting) -> Iterator[tuple[str, list[str]]]:
 
 
 def _pair(setting: Setting, words: list[str], name: str) -> _Pair:
-    _, said = _adapterflow(setting, name, "check", words)
+    said = _adapterflow(setting, name, "check", words)
     folder = f"--set=output.folder={setting.folder / name}"
-    usage, report = _adapterflow(setting, name, "train", [*words, folder])
+    report = _adapterflow(setting, name, "train", [*words, folder])
+    run = {key: report["run"][key] for key in ("tracking_uri", "flow_run_id")}
+    file = setting.folder / f"run-{name}.json"
+    (met,) = ask("recorded", RunRequest(**run), Peak, file, setting.variables)
     probe = said["probe"]
     evaluating = said["num_evaluations"] * probe["seconds_per_evaluation"]
     return _Pair(
-        (probe["peak_memory_bytes"] / 1e6, usage.peak_memory_mb),
+        (probe["peak_memory_bytes"] / 1e6, met.peak_memory_mb),
         (
             said["num_steps"] * probe["seconds_per_step"] + evaluating,
             report["trained"]["seconds_training"],
@@ -87,15 +90,14 @@ def _pair(setting: Setting, words: list[str], name: str) -> _Pair:
     )
 
 
-def _adapterflow(
-    setting: Setting, name: str, command: str, words: list[str]
-) -> tuple[Usage, dict[str, Any]]:
+def _adapterflow(setting: Setting, name: str, command: str, words: list[str]) -> dict[str, Any]:
     program = str(Path(sys.executable).with_name("adapterflow"))
     silent = ["--set=inference.sample_rows=0", "--json"]
     log = setting.folder / f"{command}-{name}.log"
-    usage = run_fresh([program, command, *words, *silent], log, setting.variables)
+    run_fresh([program, command, *words, *silent], log, setting.variables)
     lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
-    return usage, json.loads(lines[-1])
+    said: dict[str, Any] = json.loads(lines[-1])
+    return said
 
 
 def _medians(pairs: list[_Pair]) -> Iterator[str]:

@@ -113,7 +113,7 @@ def _train(it: _Growing, name: str, num_rows: int, *, num_asides: int, **changes
 
 
 def _point(series: str, x: float, run: Run) -> Point:
-    memory = run.usage.peak_memory_mb
+    memory = run.peak_memory_mb
     return Point(series=series, x=x, seconds=run.seconds_training, peak_memory_mb=memory)
 
 

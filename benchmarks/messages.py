@@ -89,6 +89,8 @@ class Outcome(Message):
     """Seconds in each of torch's operators themselves, where they were timed."""
     num_tokens: int | None = None
     """Of all training rows, where the tool says it."""
+    peak_memory_mb: float = 0.0
+    """As the tool measured it, where that cannot be seen from outside."""
     remarks: list[str] = Field(default_factory=list)
 
 
@@ -114,6 +116,11 @@ class Run(Message):
     num_rows: int
     usage: Usage
     outcome: Outcome
+
+    @property
+    def peak_memory_mb(self) -> float:
+        """Give the peak of the largest process."""
+        return max(self.usage.peak_memory_mb, self.outcome.peak_memory_mb)
 
     @property
     def seconds_training(self) -> float:
@@ -209,6 +216,19 @@ class Verdict(Message):
 
     train_loss: float
     held_out_loss: float
+
+
+class RunRequest(Message):
+    """Which flow run, recorded where."""
+
+    tracking_uri: str
+    flow_run_id: str
+
+
+class Peak(Message):
+    """The memory that a flow run needed at its peak."""
+
+    peak_memory_mb: float
 
 
 class LoadingRequest(Message):

@@ -85,7 +85,7 @@ def _candidate(way: _Way, run: Run) -> Candidate:
 
 
 def _row(title: str, runs: list[Run], verdict: Verdict) -> tuple[str, ...]:
-    memory = [run.usage.peak_memory_mb for run in runs]
+    memory = [run.peak_memory_mb for run in runs]
     speed = [run.num_rows / run.seconds_training for run in runs]
     return (
         title,

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.messages import Job, Outcome
+from benchmarks.recorded import mlflow_run, peak_memory_mb
 from benchmarks.tools.ours import sections
 
 
@@ -34,14 +35,10 @@ def _outcome(report: dict[str, dict[str, object]]) -> Outcome:
     from mlflow import MlflowClient
 
     run, trained, saved = (report[name] for name in ("run", "trained", "saved"))
-    client = MlflowClient(str(run["tracking_uri"]))
-    found = client.search_runs(
-        [experiment.experiment_id for experiment in client.search_experiments()],
-        filter_string=f"tags.`prefect.flow_run_id` = '{run['flow_run_id']}'",
-    )
-    points = sorted(
-        client.get_metric_history(found[0].info.run_id, "train/loss"), key=lambda point: point.step
-    )
+    uri = str(run["tracking_uri"])
+    found = mlflow_run(uri, str(run["flow_run_id"]))
+    history = MlflowClient(uri).get_metric_history(found.info.run_id, "train/loss")
+    points = sorted(history, key=lambda point: point.step)
     folder = Path(str(saved["folder"]))
     return Outcome(
         training_began=points[0].timestamp / 1000,
@@ -51,5 +48,6 @@ def _outcome(report: dict[str, dict[str, object]]) -> Outcome:
         # Written last, so its time is that of the finished adapter.
         adapter_done=(folder / "manifest.json").stat().st_mtime,
         seconds_training=float(str(trained["seconds_training"])),
+        peak_memory_mb=peak_memory_mb(found),
         remarks=[f"{trained['batching']} batches"],
     )

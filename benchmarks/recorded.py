@@ -1,0 +1,33 @@
+"""What a run of `adapterflow` wrote to MLflow about itself; alone, it answers for other programs.
+
+Its steps measure their memory by starting the system's own count of the peak anew, so the count
+that is seen from outside is of the last step only.
+"""
+
+from typing import Any
+
+from benchmarks.answering import answer, read_request
+from benchmarks.messages import Peak, RunRequest
+
+
+def mlflow_run(tracking_uri: str, flow_run_id: str) -> Any:  # noqa: ANN401 - MLflow's own type
+    """Find the MLflow run of a flow run."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    tag = f"tags.`prefect.flow_run_id` = '{flow_run_id}'"
+    (found,) = client.search_runs(experiments, filter_string=tag)
+    return found
+
+
+def peak_memory_mb(run: Any) -> float:  # noqa: ANN401
+    """Give the peak of the step that needed most."""
+    metrics: dict[str, float] = run.data.metrics
+    return max(value for name, value in metrics.items() if name.startswith("peak_memory_mb/"))
+
+
+if __name__ == "__main__":
+    request = read_request(RunRequest)
+    found = mlflow_run(request.tracking_uri, request.flow_run_id)
+    answer([Peak(peak_memory_mb=peak_memory_mb(found))])
