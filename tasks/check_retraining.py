@@ -1,7 +1,7 @@
 """Before a retraining: what can be known of its end before anything is trained."""
 
 from tasks import lineage
-from tasks.comparison_records import CHAMPION, CheckedRecord, VersionRecord
+from tasks.comparison_records import CHAMPION, CheckedRecord, Outcome, VersionRecord
 from tasks.config import OnLeakage, RetrainAdapterConfig, Template
 from tasks.engine.base_models import load_config, load_tokenizer
 from tasks.engine.base_sources import BaseSource, find_base
@@ -104,11 +104,12 @@ def _check_champion(champion: VersionRecord | None, base: BaseSource) -> None:
 
 
 def _same(versions: list[VersionRecord], made_of: dict[str, str]) -> int | None:
-    """Find the last version that was made of the same, and decided on."""
+    """Find the last version that was made of the same, and whose decision holds."""
     same = [
         one.version
         for one in versions
-        if OUTCOME_TAG in one.tags and made_of.items() <= one.tags.items()
+        if one.tags.get(OUTCOME_TAG, Outcome.OUTDATED) != Outcome.OUTDATED
+        and made_of.items() <= one.tags.items()
     ]
     return same[-1] if same else None
 

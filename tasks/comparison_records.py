@@ -80,6 +80,8 @@ class Outcome(StrEnum):
     REJECT = "reject"
     REFUSE = "refuse"
     """Too few rows to tell."""
+    OUTDATED = "outdated"
+    """Compared with a champion that was replaced before the challenger could be promoted."""
     SKIP = "skip"
     """Nothing changed, nothing was trained."""
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from command_line_runs import run_in_process
+from mlflow import MlflowClient
 from mlflow_runs import client_of, id_of, logged
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
@@ -202,6 +203,33 @@ def test_a_run_that_failed_at_the_end_evaluates_once(
     assert record.decision.outcome is Outcome.PROMOTE
     assert calls == [None, "challenger"]
     assert aliases(config) == {"champion": 1}
+
+
+@pytest.mark.slow
+def test_a_challenger_that_was_overtaken_is_compared_anew(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who loses the race for the first place is not promoted, and not skipped the next time."""
+    config = retraining(tiny_base, tmp_path, "overtaken")
+    run(config)
+    more = str(rows_of(tmp_path / "more.jsonl", range(60)))
+    second = retraining(
+        tiny_base, tmp_path, "overtaken", data={"train": more}, training={"num_train_epochs": 6}
+    )
+    promote = Registry.promote
+
+    def overtaken(registry: Registry, version: int, instead_of: int | None) -> object:
+        client = MlflowClient(registry.uri, registry.uri)
+        client.delete_registered_model_alias(registry.name, "champion")
+        return promote(registry, version, instead_of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "promote", overtaken)
+        record = run(second)
+    assert record.decision.outcome is Outcome.OUTDATED
+    assert "the champion was taken away" in record.decision.reason
+    assert aliases(second) == {"challenger": 2}
+    assert run(second).decision.outcome is Outcome.PROMOTE
 
 
 def mistakes(folder: Path) -> dict[str, tuple[dict[str, dict[str, object]], str]]:

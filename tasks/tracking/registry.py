@@ -2,15 +2,16 @@
 
 A promotion is one call, which moves the alias `champion`: whoever loads `models:/name@champion`
 gets the old version or the new one. What is said before and after it can be said again, so that a
-retry ends in the same state.
+retry ends in the same state. Promotions exclude each other where the store is SQLite; on a server
+the check for another champion and the move are two calls, milliseconds apart.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.comparison_records import CHALLENGER, CHAMPION, VersionRecord
+from tasks.comparison_records import CHALLENGER, CHAMPION, Outcome, VersionRecord
 from tasks.errors import AdapterflowError, PassingError, UserError
 from tasks.tracking import outages
 from tasks.tracking.adapter_sources import default_store
@@ -29,6 +30,13 @@ REPLACED_TAG = "champion.replaced"
 PROMOTED_TAG = "champion.since"
 ROLLED_BACK_TAG = "champion.rolled_back"
 """When and why this version stopped being champion."""
+
+
+class NotPromoted(NamedTuple):
+    """Why a version did not become champion."""
+
+    outcome: Outcome
+    reason: str
 
 
 class Registry:
@@ -79,27 +87,39 @@ class Registry:
             for key, value in tags.items():
                 client.set_model_version_tag(self.name, str(version), key, value)
 
-    def promote(self, version: int, instead_of: int | None) -> bool:
-        """Make a version the champion if `instead_of` is it (None: nobody); tell whether it is.
+    def promote(self, version: int, instead_of: int | None) -> NotPromoted | None:
+        """Make a version the champion if `instead_of` is it (None: nobody); say why it is not done.
 
-        The former champion becomes `previous`.
+        The former champion becomes `previous`. A call that repeats one that was carried out, or
+        that broke off, ends as that one would have: what others did since stays.
         """
         with self._client() as client, store_lock(self.uri):
-            versions = self._versions(client)
-            champion = _holder(versions, CHAMPION)
-            if champion not in {instead_of, version}:
-                return False
-            if champion != version:
+            versions = {one.version: one for one in self._versions(client)}
+            mine = versions[version]
+            if back := mine.tags.get(ROLLED_BACK_TAG):
+                return NotPromoted(Outcome.REJECT, f"it was champion and was rolled back, {back}")
+            champion = _holder(versions.values(), CHAMPION)
+            if version != champion and not _was_champion(version, versions.values()):
+                if champion != instead_of:
+                    return _overtaken(champion)
                 if champion is not None:
-                    client.set_registered_model_alias(self.name, PREVIOUS, str(champion))
+                    # Before the alias moves, as a rollback goes by it.
                     client.set_model_version_tag(
                         self.name, str(version), REPLACED_TAG, str(champion)
                     )
-                client.set_model_version_tag(self.name, str(version), PROMOTED_TAG, _now())
                 client.set_registered_model_alias(self.name, CHAMPION, str(version))
-            if _holder(versions, CHALLENGER) == version:
+                # A server's aliases know no compare-and-set: see who has it.
+                now = _holder(self._versions(client), CHAMPION)
+                if now != version:
+                    return _overtaken(now)
+                champion = version
+            if PROMOTED_TAG not in mine.tags:
+                client.set_model_version_tag(self.name, str(version), PROMOTED_TAG, _now())
+            if champion == version and instead_of is not None:
+                client.set_registered_model_alias(self.name, PREVIOUS, str(instead_of))
+            if _holder(versions.values(), CHALLENGER) == version:
                 client.delete_registered_model_alias(self.name, CHALLENGER)
-            return True
+            return None
 
     def roll_back(self, reason: str, to: int | None = None) -> tuple[int, int]:
         """Make an earlier version the champion again; give who was it, and who is it now.
@@ -113,7 +133,7 @@ class Registry:
         """
         with self._client() as client, store_lock(self.uri):
             versions = {one.version: one for one in self._versions(client)}
-            champion = _holder(list(versions.values()), CHAMPION)
+            champion = _holder(versions.values(), CHAMPION)
             if champion is None:
                 known = ", ".join(map(str, versions)) or "none"
                 raise UserError(f"{self.name} has no champion in {self.uri}; versions: {known}")
@@ -123,6 +143,7 @@ class Registry:
                     f"{self.name} can't go back from version {champion} to {target or 'an earlier'}"
                     f"; it has {', '.join(map(str, versions))}: name one with --to"
                 )
+            # First, as a rollback that breaks off is then repeated, and does not go back twice.
             client.set_model_version_tag(
                 self.name, str(champion), ROLLED_BACK_TAG, f"{_now()} to {target}: {reason}"
             )
@@ -130,7 +151,7 @@ class Registry:
             before = versions[target].tags.get(REPLACED_TAG)
             if before:
                 client.set_registered_model_alias(self.name, PREVIOUS, before)
-            elif _holder(list(versions.values()), PREVIOUS) is not None:
+            elif _holder(versions.values(), PREVIOUS) is not None:
                 client.delete_registered_model_alias(self.name, PREVIOUS)
             return champion, target
 
@@ -191,8 +212,27 @@ def _record(found: "ModelVersion", aliases: Mapping[str, str]) -> VersionRecord:
     )
 
 
-def _holder(versions: list[VersionRecord], alias: str) -> int | None:
+def _holder(versions: Iterable[VersionRecord], alias: str) -> int | None:
     return next((one.version for one in versions if alias in one.aliases), None)
+
+
+def _was_champion(version: int, versions: Iterable[VersionRecord]) -> bool:
+    """Tell whether a version has been champion, as it or one after it says."""
+    return any(
+        PROMOTED_TAG in one.tags
+        if one.version == version
+        else one.tags.get(REPLACED_TAG) == str(version)
+        for one in versions
+    )
+
+
+def _overtaken(champion: int | None) -> NotPromoted:
+    who = f"version {champion} became champion" if champion else "the champion was taken away"
+    return NotPromoted(
+        Outcome.OUTDATED,
+        f"meanwhile {who}, and it was not compared with that; the next retraining will be, also "
+        "on unchanged data",
+    )
 
 
 def _now() -> str:
