@@ -3,7 +3,6 @@
 The event is `adapterflow.data.updated`; its resource carries the file's absolute path and sha256.
 """
 
-import asyncio
 import hashlib
 import json
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from tasks import home
+from tasks import events, home
 from tasks.errors import AdapterflowError, UserError
 from tasks.records import FileRecord
 
@@ -83,27 +82,21 @@ def tell(files: Iterable[FileRecord]) -> None:
     """Send one event a file.
 
     Raises:
-        AdapterflowError: the Prefect server can't be reached.
+        PassingError: the Prefect server can't be reached.
     """
     from prefect.events import Event, Resource
-    from prefect.events.clients import get_events_client
 
-    async def send() -> None:
-        async with get_events_client() as client:
-            for file in files:
-                labels = {
-                    "prefect.resource.id": f"adapterflow.data.{_short(file.path)}",
-                    "prefect.resource.name": file.path.name,
-                    "adapterflow.data.path": str(file.path),
-                    "adapterflow.data.sha256": file.sha256,
-                }
-                payload = {"path": str(file.path), "sha256": file.sha256}
-                await client.emit(Event(event=EVENT, resource=Resource(labels), payload=payload))
+    def event(file: FileRecord) -> Event:
+        labels = {
+            "prefect.resource.id": f"adapterflow.data.{_short(file.path)}",
+            "prefect.resource.name": file.path.name,
+            "adapterflow.data.path": str(file.path),
+            "adapterflow.data.sha256": file.sha256,
+        }
+        payload = {"path": str(file.path), "sha256": file.sha256}
+        return Event(event=EVENT, resource=Resource(labels), payload=payload)
 
-    try:
-        asyncio.run(send())
-    except (OSError, TimeoutError) as error:
-        raise AdapterflowError(f"Prefect can't be told of the change: {error}") from error
+    events.send(map(event, files))
 
 
 def _short(path: Path) -> str:

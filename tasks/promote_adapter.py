@@ -2,8 +2,9 @@
 
 from uuid import UUID, uuid5
 
-from prefect.events import emit_event
+from prefect.events import Event, RelatedResource, Resource
 
+from tasks import events
 from tasks.comparison_records import (
     CheckedRecord,
     DecisionRecord,
@@ -25,21 +26,21 @@ def promote_adapter(
     checked: CheckedRecord,
     run: RunRecord,
 ) -> DecisionRecord:
-    """Make the version the champion where that was decided; note the decision, and emit its event.
+    """Make the version the champion where that was decided; note the decision, and send its event.
 
-    Gives the decision as it was carried out: another champion since is a reason to reject.
+    Gives the decision as it was carried out: a champion that it was not compared with stays.
 
     Raises:
-        PassingError: the registry can't be reached.
+        PassingError: the registry or Prefect can't be reached.
     """
     registry = Registry(run.tracking_uri, version.name)
     former = checked.champion.version if checked.champion else None
-    if decision.outcome is Outcome.PROMOTE and not registry.promote(version.version, former):
-        reason = "rejected: meanwhile another version became champion, which it was not compared to"
-        decision = decision.model_copy(update={"outcome": Outcome.REJECT, "reason": reason})
+    if decision.outcome is Outcome.PROMOTE and (no := registry.promote(version.version, former)):
+        reason = f"not promoted: {no.reason}"
+        decision = decision.model_copy(update={"outcome": no.outcome, "reason": reason})
     registry.tag(version.version, _tags(evaluated, decision))
     Tracker(run).set_tags({OUTCOME_TAG: decision.outcome, REASON_TAG: decision.reason})
-    _emit(version, evaluated, decision, run)
+    events.send([_event(version, evaluated, decision, run)])
     logger().info("%s %s", version.uri, decision.reason)
     return decision
 
@@ -58,24 +59,24 @@ def _tags(evaluated: EvaluatedRecord, decision: DecisionRecord) -> dict[str, str
     }
 
 
-def _emit(
+def _event(
     version: VersionRecord, evaluated: EvaluatedRecord, decision: DecisionRecord, run: RunRecord
-) -> None:
-    """Emit `adapterflow.adapter.promoted` or `.rejected`, which counts once however often."""
+) -> Event:
+    """Make `adapterflow.adapter.promoted` or `.rejected`; however often it is sent, it is one."""
     is_promoted = decision.outcome is Outcome.PROMOTE
     event = f"adapterflow.adapter.{'promoted' if is_promoted else 'rejected'}"
-    emit_event(
+    labels = {
+        "prefect.resource.id": f"adapterflow.adapter.{version.name}",
+        "prefect.resource.name": version.name,
+    }
+    flow_run = {
+        "prefect.resource.id": f"prefect.flow-run.{run.flow_run_id}",
+        "prefect.resource.role": "flow-run",
+    }
+    return Event(
         event=event,
-        resource={
-            "prefect.resource.id": f"adapterflow.adapter.{version.name}",
-            "prefect.resource.name": version.name,
-        },
-        related=[
-            {
-                "prefect.resource.id": f"prefect.flow-run.{run.flow_run_id}",
-                "prefect.resource.role": "flow-run",
-            }
-        ],
+        resource=Resource(labels),
+        related=[RelatedResource(flow_run)],
         payload={
             "version": version.version,
             "uri": version.uri,
