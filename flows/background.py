@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from tasks.errors import AdapterflowError
 
 _SECONDS_TO_START = 240.0
 _SECONDS_TO_END = 60.0
+_SECONDS_TO_END_ALONE = 8.0
 _SECONDS_TO_KILL = 5.0
 
 
@@ -95,16 +97,27 @@ class Background:
 
 
 def _end_tree(root: psutil.Process) -> None:
-    tree = [*root.children(recursive=True), root]
-    for end, seconds in (
-        (psutil.Process.terminate, _SECONDS_TO_END),
-        (psutil.Process.kill, _SECONDS_TO_KILL),
-    ):
-        for process in filter(_lives, tree):
+    children = root.children(recursive=True)
+    tree = [*children, root]
+    _signal(tree, psutil.Process.terminate)
+    # A training that is ended keeps a checkpoint first.
+    _wait_for(children, _SECONDS_TO_END)
+    # Prefect 3.8's worker waits for ever, also without runs.
+    _wait_for([root], _SECONDS_TO_END_ALONE)
+    _signal(tree, psutil.Process.kill)
+    _wait_for(tree, _SECONDS_TO_KILL)
+
+
+def _signal(tree: Sequence[psutil.Process], end: Callable[[psutil.Process], None]) -> None:
+    for process in filter(_lives, tree):
+        with suppress(psutil.NoSuchProcess):  # it ended in this moment
             end(process)
-        deadline = time.monotonic() + seconds
-        while any(map(_lives, tree)) and time.monotonic() < deadline:
-            time.sleep(0.1)
+
+
+def _wait_for(processes: Sequence[psutil.Process], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(map(_lives, processes)) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _lives(process: psutil.Process) -> bool:
