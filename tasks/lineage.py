@@ -14,6 +14,7 @@ from tasks.records import DataRecord, RunRecord, SavedRecord
 
 DATA, EVAL = "lineage.data_sha256", "lineage.eval_data_sha256"
 FINGERPRINT, CONFIGURATION = "lineage.base_fingerprint", "lineage.configuration_sha256"
+ADAPTER = "lineage.adapter_sha256"
 
 
 def identity(data: DataRecord, base_fingerprint: str, configuration_sha256: str) -> dict[str, str]:
@@ -35,7 +36,7 @@ def lineage(
         "lineage.base": saved.base.reference,
         "lineage.base_revision": saved.base.revision or "none",
         "lineage.held_out_sha256": checked.held_out.sha256,
-        "lineage.adapter_sha256": saved.weights.sha256,
+        ADAPTER: saved.weights.sha256,
         "lineage.packages_sha256": hashlib.sha256(package_versions().encode()).hexdigest(),
         "lineage.hardware": hardware(),
         "lineage.prefect_flow_run_id": run.flow_run_id,

@@ -1,6 +1,7 @@
 """The comparison with other tools: the same tokens for all, whole results, equal losses."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,34 @@ def test_a_classifier_is_trained_all_three_ways(tmp_path: Path) -> None:
     ]
     assert rows[:2] == ["untrained head", "adapter and head (adapterflow)"]
     assert "8 training rows, 2 passes" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_loop_of_retrainings_is_told_row_by_row(tiny_base: Path, tmp_path: Path) -> None:
+    """Two waves, the same again, and shuffled labels each end in a line of the table."""
+    sums = {f"What is {a} plus {b}?": str(a + b) for a in range(4) for b in range(60)}
+    lines = [f"{asked},{answer}" for asked, answer in sums.items()]
+    for name, part in (("train", lines[::2]), ("test", lines[1::2])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,category", *part]))
+    options = [f"--banking77={tmp_path}", f"--base={tiny_base}", "--intents=40", "--first=8"]
+    options += ["--second=8", "--held-out=50", "--epochs=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.retraining", *options],
+        cwd=CHECKOUT,
+        env={**os.environ, "ADAPTERFLOW_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0].removeprefix("| ") for row in rows[1:]] == [
+        "first wave",
+        "both waves",
+        "both waves again",
+        "shuffled labels",
+    ]
+    assert [row[1] for row in rows[1:]] == ["8", "16", "16", "16"]
+    assert "skipped" in rows[3][-1]
+    kept = next((tmp_path / "home/outputs").glob("banking77-*/decisions.md"))
+    assert kept.read_text().strip() in done.stdout
