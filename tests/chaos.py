@@ -25,6 +25,25 @@ if TYPE_CHECKING:
     from tasks.config import TrainAdapterConfig
 
 
+_TRAINING = (
+    "load_base_model",
+    "configure_lora",
+    "inject_adapter",
+    "train_adapter",
+    "save_adapter",
+    "load_adapter",
+)
+_RETRAINING = (
+    "check_retraining",
+    *_TRAINING,
+    "register_adapter",
+    "evaluate_adapter",
+    "decide_promotion",
+    "promote_adapter",
+    "publish_comparison",
+)
+
+
 @dataclass
 class Tally:
     """What became of the kills in one step."""
@@ -39,10 +58,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--retraining", action="store_true", help="retrain, with its own steps")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = Chaos(Path(folder), options.seed).run(options.kills)
+        result = Chaos(Path(folder), options.seed, retraining=options.retraining).run(options.kills)
     print(json.dumps(result) if options.json else table(result))  # noqa: T201
     return 1 if result["failures"] else 0
 
@@ -71,26 +91,25 @@ def table(result: dict[str, Any]) -> str:
 class Chaos:
     """Runs of one configuration, killed and resumed."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, *, retraining: bool) -> None:
         os.environ["ADAPTERFLOW_HOME"] = str(folder / "home")
         os.environ["OMP_NUM_THREADS"] = "1"
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ.pop("PREFECT_API_URL", None)
         from flows.embedded import use_embedded_server
-        from tasks.step_name import StepName
 
         server = use_embedded_server()
         assert server
-        self.config = _configuration(folder)
+        self.config = _retraining(folder) if retraining else _training(folder)
         server.wait()
         self.draw = random.Random(seed)  # noqa: S311 - moments, no secret
-        self.tallies = {str(name): Tally() for name in StepName}
+        self.tallies = {name: Tally() for name in (_RETRAINING if retraining else _TRAINING)}
         self.ran_twice = self.recorded = self.runs = 0
         self.failures: list[str] = []
 
     def run(self, kills: int) -> dict[str, Any]:
         """Kill so many times, in each step equally often."""
-        whole = attempt(self.config, "")
+        whole = attempt(self._fresh(), "")
         assert whole.result, whole.error
         per_step = -(-kills // len(self.tallies))
         while targets := [n for n, tally in self.tallies.items() if tally.kills < per_step]:
@@ -107,12 +126,13 @@ class Chaos:
     def _run_once(self, whole: Attempt, targets: list[str]) -> bool:
         """Kill a run in each target; tell whether any kill fell into a step."""
         self.runs += 1
+        config = self._fresh()
         killed: list[str] = []
         completed: set[str] = set()
         flow_run_id = ""
         for target in [*targets, None]:
             delay = self.draw.uniform(0, whole.seconds[target]) if target else 0.0
-            this = attempt(self.config, flow_run_id, target, delay)
+            this = attempt(config, flow_run_id, target, delay)
             flow_run_id = flow_run_id or this.flow_run_id
             again = sorted(completed & set(this.began))
             self.ran_twice += len(again)
@@ -126,6 +146,16 @@ class Chaos:
             killed += [name for name in self.tallies if name == this.unfinished]
         self._judge(f"{flow_run_id}, killed in {', '.join(killed)}", killed, this, whole)
         return bool(killed)
+
+    def _fresh(self) -> "TrainAdapterConfig":
+        """Give the configuration; to a retraining, a registered model that has no versions yet."""
+        from tasks.config import RetrainAdapterConfig
+
+        if not isinstance(self.config, RetrainAdapterConfig):
+            return self.config
+        name = f"sums-{self.runs}"
+        registry = self.config.registry.model_copy(update={"name": name})
+        return self.config.model_copy(update={"registry": registry})
 
     def _judge(self, name: str, killed: list[str], last: Attempt, whole: Attempt) -> None:
         assert whole.result
@@ -143,7 +173,12 @@ class Chaos:
             self.failures.append(f"{name}: MLflow has {result['record']}")
 
 
-def _configuration(folder: Path) -> "TrainAdapterConfig":
+_DROPOUT: dict[str, object] = {"lora_dropout": 0.1}
+# Each step ends in a checkpoint, so that kills fall into their writing, too.
+_CHECKPOINTS: dict[str, object] = {"checkpoint_minutes": 0}
+
+
+def _training(folder: Path) -> "TrainAdapterConfig":
     """Write a tiny base and data, and import all that a run needs, for the forks."""
     from flow_runs import sums, tiny_config
     from tiny_models import tiny_llama
@@ -151,13 +186,20 @@ def _configuration(folder: Path) -> "TrainAdapterConfig":
     import flows.runs  # noqa: F401
     from tasks.engine import generation, training  # noqa: F401
 
-    return tiny_config(
-        tiny_llama(folder / "base"),
-        sums(folder / "sums.jsonl"),
-        lora={"lora_dropout": 0.1},
-        # Each step ends in a checkpoint, so that kills fall into their writing, too.
-        training={"checkpoint_minutes": 0},
-    )
+    base, data = tiny_llama(folder / "base"), sums(folder / "sums.jsonl")
+    return tiny_config(base, data, lora=_DROPOUT, training=_CHECKPOINTS)
+
+
+def _retraining(folder: Path) -> "TrainAdapterConfig":
+    """Do the same for a retraining, whose challenger has to beat the base."""
+    from retraining_runs import retraining
+    from tiny_models import tiny_llama
+
+    import flows.runs  # noqa: F401
+    from tasks.engine import evaluation, generation, training  # noqa: F401
+
+    base = tiny_llama(folder / "base")
+    return retraining(base, folder, "sums", lora=_DROPOUT, training=_CHECKPOINTS)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
+    from tasks.comparison_records import RetrainedRecord
     from tasks.config import TrainAdapterConfig
     from tasks.records import ReportRecord
 
@@ -109,19 +110,17 @@ def _work(config: "TrainAdapterConfig", flow_run_id: str, writing: int) -> None:
         _let_steps_tell(say)
         from uuid import UUID
 
-        from flows.runs import create_run, execute, reopen_run
+        from flows.runs import create_run, execute_any, reopen_run
 
         flow_run = reopen_run(UUID(flow_run_id)) if flow_run_id else create_run(config)
         say("run", flow_run.id)
-        report = execute(flow_run)
-        result = {"sha256": report.saved.weights.sha256, "record": _recorded(report)}
-        say("result", json.dumps(result))
+        say("result", json.dumps(_result(execute_any(flow_run))))
     except BaseException as error:  # noqa: BLE001 - the parent judges it
         say("error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
 
 def _let_steps_tell(say: Say) -> None:
-    from flows import train_adapter as flow_module
+    from flows import retrain_adapter, train_adapter
     from tasks.step import Step
 
     call = Step.__call__
@@ -132,7 +131,7 @@ def _let_steps_tell(say: Say) -> None:
         return record
 
     Step.__call__ = tell_of_call  # type: ignore[method-assign]
-    for one in vars(flow_module).values():
+    for one in {**vars(train_adapter), **vars(retrain_adapter)}.values():
         if isinstance(one, Step):
             one.fn = _telling(one.fn, one.name, say)
 
@@ -144,6 +143,29 @@ def _telling(function: Callable[..., Any], name: str, say: Say) -> Callable[...,
         return function(*args, **kwargs)
 
     return work
+
+
+def _result(record: "ReportRecord | RetrainedRecord") -> dict[str, Any]:
+    """Give what has to be the same however often the run was killed."""
+    from tasks.records import ReportRecord
+
+    if isinstance(record, ReportRecord):
+        return {"sha256": record.saved.weights.sha256, "record": _recorded(record)}
+    from tasks.tracking import Registry
+
+    assert record.report
+    assert record.version
+    registry = Registry(record.report.run.tracking_uri, record.version.name)
+    return {
+        "sha256": record.report.saved.weights.sha256,
+        "record": _recorded(record.report)
+        | {
+            "outcome": record.decision.outcome,
+            "versions": [
+                (one.version, one.aliases, sorted(one.tags)) for one in registry.versions()
+            ],
+        },
+    }
 
 
 def _recorded(report: "ReportRecord") -> dict[str, Any]:
