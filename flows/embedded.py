@@ -12,9 +12,10 @@ import sys
 import time
 import urllib.request
 from functools import cache
+from importlib.metadata import version
 
 from tasks import home
-from tasks.errors import AdapterflowError
+from tasks.errors import AdapterflowError, UserError
 
 HEARTBEAT_SECONDS = 30
 """How often a run says that it lives; see `flows.automations`."""
@@ -31,6 +32,8 @@ CLIENT_SETTINGS = {
 """What Prefect is told in every process of ours, whichever server it talks to."""
 
 _STARTUP_SECONDS = 180.0
+_UNKNOWN_SCHEMA = "Can't locate revision identified by"
+"""What Prefect's migrations say of a database that a newer Prefect has migrated."""
 # What Prefect 3.8 sets for its own ephemeral server: no pages, and no services that no run needs.
 _SERVER_SETTINGS = {
     "PREFECT_UI_ENABLED": "0",
@@ -51,7 +54,9 @@ class EmbeddedServer:
         self.api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
         descriptor = self._listener.fileno()
         lock = home.prefect_store() / "server.lock"
-        with (home.prefect_store() / "server.log").open("ab") as log:
+        self._log = home.prefect_store() / "server.log"
+        with self._log.open("ab") as log:
+            self._log_begins = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", "flows.embedded_server", str(descriptor), str(lock)],
                 stdin=subprocess.PIPE,  # never written to; closed when this process ends
@@ -67,17 +72,28 @@ class EmbeddedServer:
         """Wait until the server answers.
 
         Raises:
+            UserError: a newer Prefect has made or migrated the database.
             AdapterflowError: it ended, or did not answer in time.
         """
         deadline = time.monotonic() + _STARTUP_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._process.kill()
-                raise AdapterflowError(
-                    "the embedded Prefect server did not start; "
-                    f"see {home.prefect_store() / 'server.log'}"
-                )
+                raise self._failure()
             time.sleep(0.05)
+
+    def _failure(self) -> AdapterflowError:
+        """Say why it did not start, as far as its log tells."""
+        with self._log.open("rb") as log:
+            log.seek(self._log_begins)
+            said = log.read().decode(errors="replace")
+        if _UNKNOWN_SCHEMA in said:
+            return UserError(
+                f"the Prefect database {home.prefect_store() / 'prefect.db'} was last used by a "
+                f"newer Prefect than {version('prefect')}; install that again, or set "
+                "ADAPTERFLOW_HOME to another folder"
+            )
+        return AdapterflowError(f"the embedded Prefect server did not start; see {self._log}")
 
     def _answers(self) -> bool:
         try:

@@ -1,11 +1,25 @@
-"""The command line run in this process, for tests."""
+"""The command line run in this process or a new one, for tests."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from flows import command_line
+
+
+def run_in_new_process(folder: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command line as a user does, with its home below a folder."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("adapterflow"), *map(str, arguments)],
+        env={**os.environ, "ADAPTERFLOW_HOME": str(folder / "home")},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def run_in_process(

@@ -1,16 +1,19 @@
-"""What an upgrade or a moved checkout finds: older records, and a store at another place."""
+"""What an upgrade or a moved checkout finds: other records and schemas, a store elsewhere."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
-from command_line_runs import run_in_process
+from command_line_runs import run_in_new_process, run_in_process
+from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
+from tiny_models import tiny_llama
 
 from tasks.config import TrackingSettings
 from tasks.errors import UserError
 from tasks.record_schema import _fields
 from tasks.records import Record
-from tasks.tracking import ready_client, tracking_uri
+from tasks.tracking import ready_client, store, tracking_uri
 
 
 def test_a_moved_store_is_told_and_set_right(
@@ -44,6 +47,40 @@ def test_a_folder_that_was_never_the_home_is_a_mistake(
     status, _, problem = run_in_process(capsys, monkeypatch, "moved", tmp_path / "elsewhere")
     assert status == 2
     assert "mlruns" in problem
+
+
+def leap_ahead(database: Path) -> None:
+    """Give a database the mark of a schema that nobody here knows."""
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+
+
+def test_a_store_of_a_newer_mlflow_is_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that a newer mlflow migrated is left alone, and the message says what to do."""
+    monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path))
+    uri = tracking_uri(TrackingSettings())
+    ready_client(uri, "before")
+    leap_ahead(tmp_path / "mlruns/mlflow.db")
+    store._migrate.cache_clear()
+    with pytest.raises(UserError, match=r"mlflow\.db was last used by a newer mlflow than"):
+        ready_client(uri, "after")
+
+
+@pytest.mark.slow
+def test_a_database_of_a_newer_prefect_is_a_mistake(tmp_path: Path) -> None:
+    """A run on such a database says so in one line, with exit status 2."""
+    config = tiny_config(tiny_llama(tmp_path / "base"), sums(tmp_path / "sums.jsonl"))
+    file = tmp_path / "config.yaml"
+    file.write_text(config.model_dump_json())
+    made = run_in_new_process(tmp_path, "train", file)
+    assert made.returncode == 0, made.stderr
+    leap_ahead(tmp_path / "home/.prefect/prefect.db")
+    refused = run_in_new_process(tmp_path, "train", file)
+    assert refused.returncode == 2, refused.stderr
+    assert "prefect.db was last used by a newer Prefect than" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 class Part(Record):

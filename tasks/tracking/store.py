@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -142,12 +143,15 @@ def _check_not_moved(uri: str, artifact_location: str) -> None:
 def _migrate(uri: str) -> None:
     """Bring an SQLite store to this mlflow's schema, once a process and under the store's lock.
 
-    Raises nothing for a store that is up to date. mlflow 3.17 migrates a new database in every
-    process that opens it, and two at once break it.
+    mlflow 3.17 migrates a new database in every process that opens it, and two at once break it.
+
+    Raises:
+        UserError: a newer mlflow has made or migrated it.
     """
     file = database_file(uri)
     if file is None:
         return
+    from alembic.util.exc import CommandError
     from mlflow.store.db import utils
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -155,8 +159,14 @@ def _migrate(uri: str) -> None:
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
     engine = utils.create_sqlalchemy_engine_with_retry(uri)
-    if not utils._is_empty_database(engine):  # noqa: SLF001  # what `mlflow db upgrade` does
-        utils._upgrade_db(engine)  # noqa: SLF001
+    try:
+        if not utils._is_empty_database(engine):  # noqa: SLF001  # what `mlflow db upgrade` does
+            utils._upgrade_db(engine)  # noqa: SLF001
+    except CommandError as error:  # a revision that this mlflow has not heard of
+        raise UserError(
+            f"the MLflow store {file} was last used by a newer mlflow than {version('mlflow')} "
+            f"({error}); install that again, or set ADAPTERFLOW_HOME to another folder"
+        ) from error
     # The first to open a new store decides where mlflow's own experiment keeps its artifacts.
     SqlAlchemyStore(uri, (file.parent / "artifacts").as_uri())
 
