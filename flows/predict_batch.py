@@ -10,9 +10,15 @@ from tasks.errors import UserError
 from tasks.predict_batch import predict_batch as predict
 from tasks.records import PredictionRecord
 from tasks.run_log import shorten_mistakes
+from tasks.run_names import namer
 
 
-@flow(name="predict-batch", persist_result=True, result_serializer="json")
+@flow(
+    name="predict-batch",
+    flow_run_name=namer(PredictBatchConfig),
+    persist_result=True,
+    result_serializer="json",
+)
 def predict_batch(config: PredictBatchConfig) -> PredictionRecord | State[PredictionRecord]:
     """Answer a file of rows with one or several adapters on one base.
 

@@ -21,12 +21,18 @@ from tasks.records import DataRecord
 from tasks.redo import redoing
 from tasks.register_adapter import register_adapter
 from tasks.run_log import shorten_mistakes
+from tasks.run_names import namer
 from tasks.step_name import StepName
 from tasks.tracked_run import being_alive, tracked_run
 from tasks.validate_inputs import validate_inputs
 
 
-@flow(name="retrain-adapter", persist_result=True, result_serializer="json")
+@flow(
+    name="retrain-adapter",
+    flow_run_name=namer(RetrainAdapterConfig),
+    persist_result=True,
+    result_serializer="json",
+)
 def retrain_adapter(
     config: RetrainAdapterConfig,
     force: bool = False,  # noqa: FBT001, FBT002 - a switch of the form

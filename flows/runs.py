@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
+from prefect.utilities.names import generate_slug
 
 from flows.retrain_adapter import retrain_adapter
 from flows.run_list import note_end, note_start
@@ -19,6 +20,7 @@ from tasks.errors import UserError
 from tasks.records import ReportRecord
 from tasks.redo import ask
 from tasks.run_lock import is_alive
+from tasks.run_names import full_name
 from tasks.step_name import StepName
 from tasks.tracked_run import run_folder
 
@@ -33,7 +35,8 @@ def create_run(config: TrainAdapterConfig, **parameters: object) -> FlowRun:
     """Register a run of the configuration's flow, so that its id is known before anything fails."""
     given = {"config": config.model_dump(mode="json"), **parameters}
     with get_client(sync_client=True) as client:
-        made = client.create_flow_run(_FLOWS[type(config)], parameters=given)
+        name = full_name(config, generate_slug(2))
+        made = client.create_flow_run(_FLOWS[type(config)], name=name, parameters=given)
     note_start(str(made.id), run_folder(config, str(made.name), str(made.id)))
     return made
 

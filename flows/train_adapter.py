@@ -19,6 +19,7 @@ from tasks.publish_report import publish_report
 from tasks.records import DataRecord, ReportRecord, RunRecord
 from tasks.redo import redoing
 from tasks.run_log import shorten_mistakes
+from tasks.run_names import namer
 from tasks.save_adapter import save_adapter
 from tasks.step_name import StepName
 from tasks.tracked_run import being_alive, tracked_run
@@ -27,7 +28,12 @@ from tasks.unchanged import trained_before
 from tasks.validate_inputs import validate_inputs
 
 
-@flow(name="train-adapter", persist_result=True, result_serializer="json")
+@flow(
+    name="train-adapter",
+    flow_run_name=namer(TrainAdapterConfig),
+    persist_result=True,
+    result_serializer="json",
+)
 def train_adapter(
     config: TrainAdapterConfig,
     redo_from: StepName | None = None,

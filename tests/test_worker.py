@@ -74,7 +74,7 @@ class Installation:
         for process in reversed(self._processes):
             os.killpg(process.pid, signal.SIGTERM)
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=5)
             except subprocess.TimeoutExpired:  # Prefect 3.8's worker may wait for ever
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -147,7 +147,7 @@ class Run:
             made = client.create_flow_run_from_deployment(
                 installation.deployment_id, parameters=parameters
             )
-        self.id, self.name = made.id, made.name
+        self.id = made.id
 
     def read(self) -> FlowRun:
         """Give the flow run as the server has it."""
@@ -171,21 +171,26 @@ class Run:
         """Wait for a checkpoint of a later step, and give its step."""
 
         def newest() -> int | None:
-            places = self.folder.glob("checkpoints/checkpoint-*/complete.json")
+            places = self._outputs.glob(f"{self._mine}/checkpoints/checkpoint-*/complete.json")
             steps = [int(place.parent.name.split("-")[1]) for place in places]
             return max((step for step in steps if step > after_step), default=None)
 
         return int(wait_until(newest, "a checkpoint"))
 
     @property
-    def folder(self) -> Path:
-        """Where the run writes to."""
-        return self._all.folder / "home" / "outputs" / f"{self.name}-{str(self.id)[:8]}"
+    def _outputs(self) -> Path:
+        return self._all.folder / "home" / "outputs"
+
+    @property
+    def _mine(self) -> str:
+        """The run's folder; its name is what the run is called once it begins."""
+        return f"*-{str(self.id)[:8]}"
 
     @property
     def adapter(self) -> bytes:
         """The saved adapter's bytes."""
-        return (self.folder / "adapters/default/adapter_model.safetensors").read_bytes()
+        (folder,) = self._outputs.glob(self._mine)
+        return (folder / "adapters/default/adapter_model.safetensors").read_bytes()
 
     def mlflow_status(self) -> list[str]:
         """Give the status of each MLflow run of this flow run."""
