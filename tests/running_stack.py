@@ -47,6 +47,16 @@ class RunningStack:
             check=False,
         )
 
+    def begin(self, *words: str) -> "subprocess.Popen[str]":
+        """Start a command of the command line in this home."""
+        return subprocess.Popen(
+            [ADAPTERFLOW, *words],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def up(self) -> str:
         """Start everything, and give what was printed."""
         ports = (f"--prefect-port={self.prefect_port}", f"--mlflow-port={self.mlflow_port}")

@@ -1,8 +1,10 @@
 """What `adapterflow up` gives a team: deployments, runs that link to MLflow, events, alerts."""
 
 import json
+import signal
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,16 @@ import psutil
 import pytest
 from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
+from prefect import Flow
+from prefect.client.schemas.objects import FlowRun
+from prefect.events import Event, Resource
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Running
 from running_stack import RunningStack, wait_until
+
+from flows.automations import install, lost_runs
+from flows.train_adapter import train_adapter
+from tasks import events
 
 pytestmark = pytest.mark.slow
 
@@ -41,17 +52,19 @@ def parameters(base: Path, data: Path, **sections: dict[str, object]) -> dict[st
 def test_a_run_of_a_deployment_links_to_mlflow_and_back(
     stack: RunningStack, tiny_base: Path, tmp_path: Path
 ) -> None:
-    """The report links to the MLflow run, and the MLflow run to the flow run."""
+    """The report links to the MLflow run, and that to the flow run; both have one name."""
     run = stack.start(TRAINING, parameters(tiny_base, sums(tmp_path / "sums.jsonl")))
     ended = stack.ended(run)
     assert ended.state
     assert ended.state.name == "Completed", f"{ended.state.message}{stack.logs()}"
+    assert ended.name == f"tiny-llama-sums-{run.name}"
     artifacts = stack.artifacts(run)
     client = MlflowClient(stack.mlflow_url)
     experiment = client.get_experiment_by_name("adapterflow")
     assert experiment
     tag = f"tags.`prefect.flow_run_id` = '{run.id}'"
     recorded = client.search_runs([experiment.experiment_id], tag)[0]
+    assert recorded.info.run_name == ended.name
     page = f"{stack.mlflow_url}/#/experiments/{experiment.experiment_id}/runs/"
     assert page + recorded.info.run_id in artifacts["mlflow-run"]
     assert page + recorded.info.run_id in artifacts["adapter-report"]
@@ -112,6 +125,64 @@ def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:
     )
 
 
+def test_a_watched_folder_is_told_of(stack: RunningStack, tiny_base: Path, tmp_path: Path) -> None:
+    """`watch` tells of a file that is new to it and of each change, until Ctrl-C."""
+    (tmp_path / "watched").mkdir()
+    data = sums(tmp_path / "watched" / "sums.jsonl", 20)
+    config = {**parameters(tiny_base, data)["config"], "seed": 8}
+    redeploy(stack, config, tmp_path)
+    known = {run.id for run in stack.runs_of(RETRAINING)}
+    watching = stack.begin("watch", str(data.parent), "--every=0.3")
+    try:
+        for count in (20, 28):
+            sums(data, count)
+            new = wait_until(
+                lambda: [run for run in stack.runs_of(RETRAINING) if run.id not in known],
+                "the run that the change starts",
+            )
+            ended = stack.ended(new[0]).state
+            assert ended
+            assert ended.name == "Completed", ended.message
+            known.add(new[0].id)
+    finally:
+        watching.send_signal(signal.SIGINT)
+        said, problems = watching.communicate(timeout=30)
+    assert said.count("told: ") == 2
+    assert "Traceback" not in problems
+
+
+def test_a_run_without_signs_of_life_is_crashed(stack: RunningStack) -> None:
+    """What `up` installs, with 10 s in place of 90, crashes a silent run, but none that ended."""
+    wanted = lost_runs()
+    trigger = wanted.trigger.model_copy(update={"within": timedelta(seconds=10)})
+    quick = wanted.model_copy(update={"name": "lost after ten seconds", "trigger": trigger})
+    flow: Flow[..., Any] = train_adapter
+    with stack.client() as client:
+        install(client, quick)
+        silent, ended = (client.create_flow_run(flow, state=Running()) for _ in range(2))
+        with temporary_settings({PREFECT_API_URL: f"{stack.prefect_url}/api"}):
+            events.send(map(heartbeat, (silent, ended)))
+        client.set_flow_run_state(ended.id, Completed(), force=True)
+    try:
+        found = stack.ended(silent).state
+        assert found
+        assert found.name == "Crashed"
+        assert "the machine may be lost" in str(found.message)
+        after = stack.ended(ended).state
+        assert after
+        assert after.name == "Completed"
+    finally:
+        with stack.client() as client:
+            for one in client.read_automations_by_name(quick.name):
+                client.delete_automation(one.id)
+
+
+def heartbeat(run: FlowRun) -> Event:
+    """Make the sign of life that a run's process sends."""
+    labels = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+    return Event(event="prefect.flow-run.heartbeat", resource=Resource(labels))
+
+
 class Receiver:
     """A webhook's receiver."""
 
@@ -159,7 +230,7 @@ def test_a_failed_run_is_told_to_the_webhook(
     assert ended.state
     assert ended.state.name == "Failed"
     told = wait_until(lambda: receiver.received, "the alert")[0]
-    assert run.name in told["text"]
+    assert ended.name in told["text"]
     assert "rows.jsonl" in told["text"]
     assert str(run.id) in told["flow_run"]
 
