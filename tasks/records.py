@@ -90,14 +90,14 @@ class SplitRecord(Record):
     num_rows: int
     num_tokens: int
     num_trained_tokens: int
-    """What the loss falls on: tokens, or the labels of rows that are classified."""
+    """What the loss falls on: tokens, or the labels of rows and words that are classified."""
     longest_tokens: int
-    num_shortened_answers: int
+    num_shortened_answers: int = 0
     num_shortened_texts: int = 0
-    """Texts to classify of which the end is cut off."""
-    num_untrained_answers: int
+    """Texts of which the end is cut off, where the answer is no part of them."""
+    num_untrained_answers: int = 0
     """Earlier answers of a talk that the chat template rewrites later on."""
-    num_dropped_rows: int
+    num_dropped_rows: int = 0
 
 
 class DataRecord(Record):
@@ -215,7 +215,7 @@ class TrainedRecord(Record):
     loss_curve: tuple[LossPoint, ...]
     eval_metrics: dict[str, float] = {}
     """Of the held-out rows, by the weights that were kept: `accuracy` and `macro_f1`, where rows
-    are classified."""
+    or words are classified, and `entity_f1`, where words are entities."""
     remarks: tuple[str, ...] = ()
 
     @property

@@ -1,5 +1,7 @@
 """Step 4 of 6: train the adapter, and prove that it moved and the base did not."""
 
+from collections.abc import Mapping
+
 from tasks.config import TrainingSettings
 from tasks.engine import workbench
 from tasks.engine.prepared_data import prepare_again
@@ -8,14 +10,8 @@ from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
 from tasks.step import step
 from tasks.tracking import Tracker
 
-_METRIC_NAMES = {
-    "loss": "train/loss",
-    "grad_norm": "train/grad_norm",
-    "learning_rate": "train/learning_rate",
-    "eval_loss": "eval/loss",
-    "eval_accuracy": "eval/accuracy",
-    "eval_macro_f1": "eval/macro_f1",
-}
+_OF_TRAINING = ("loss", "grad_norm", "learning_rate")
+_OF_EVALUATION = "eval_"
 
 
 @step
@@ -38,10 +34,10 @@ def train_adapter(
         notes: dict[str, str] = {}
 
         def on_progress(now: TrainingProgress) -> None:
-            known = {n: v for n, v in now.metrics.items() if n in _METRIC_NAMES}
-            if known:
-                tracker.log_metrics({_METRIC_NAMES[n]: v for n, v in known.items()}, now.step)
-            notes.update((n, f"{n} {v:.4f}") for n, v in known.items() if n.endswith("loss"))
+            if tracked := _tracked(now.metrics):
+                tracker.log_metrics(tracked, now.step)
+            losses = {n: v for n, v in now.metrics.items() if n in {"loss", "eval_loss"}}
+            notes.update((name, f"{name} {value:.4f}") for name, value in losses.items())
             shown.at(now.step, now.num_steps, "  ".join(notes.values()))
 
         record = train(
@@ -55,6 +51,16 @@ def train_adapter(
     workbench.put(record, model)
     _report(record, tracker)
     return record
+
+
+def _tracked(logged: Mapping[str, float]) -> dict[str, float]:
+    """Give what MLflow gets of all that the trainer logs, by MLflow's names."""
+    training = {f"train/{name}": logged[name] for name in _OF_TRAINING if name in logged}
+    return training | {
+        f"eval/{name.removeprefix(_OF_EVALUATION)}": value
+        for name, value in logged.items()
+        if name.startswith(_OF_EVALUATION)
+    }
 
 
 def _report(record: TrainedRecord, tracker: Tracker) -> None:

@@ -116,6 +116,35 @@ def tiny_bert(folder: Path, *, hidden_size: int = 32) -> Path:
     return folder
 
 
+def tiny_t5(folder: Path) -> Path:
+    """Save a random float32 T5 and a tokenizer that ends every text, as T5's does."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = tiny_tokenizer(chat_template=False)
+    ended = TemplateProcessing(
+        single=f"$A {EOS}", special_tokens=[(EOS, int(tokenizer.eos_token_id))]
+    )
+    tokenizer.backend_tokenizer.post_processor = ended
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    config.decoder_start_token_id = tokenizer.pad_token_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def tiny_adapter(base: Path, folder: Path, *, seed: int = 1, r: int = 4) -> Path:
     """Save a LoRA adapter with random weights, which change every answer, for the base there."""
     import torch

@@ -13,6 +13,8 @@ class Task(StrEnum):
 
     CAUSAL_LM = "causal-lm"
     SEQUENCE_CLASSIFICATION = "sequence-classification"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - no secret
+    SEQ2SEQ = "seq2seq"
 
 
 class Dtype(StrEnum):
@@ -49,12 +51,13 @@ class BaseModelSettings(Section):
     into `adapter_config.json`, so that the adapter loads on another machine."""
 
     task: Task = Task.CAUSAL_LM
-    """`causal-lm` continues a text; `sequence-classification` puts a text into one of several
-    classes, with an output layer of its own that trains whole beside the adapter."""
+    """`causal-lm` continues a text; `seq2seq` reads one and writes another, as T5 and BART do;
+    `sequence-classification` puts a text into one of several classes and `token-classification`
+    each of its words, with an output layer of its own that trains whole beside the adapter."""
 
     labels: tuple[str, ...] = ()
-    """The classes of `sequence-classification`, in the order of the model's outputs; those of the
-    training rows, sorted, unless set."""
+    """The classes of texts or words, in the order of the model's outputs; those of the training
+    rows, sorted, unless set."""
 
     dtype: Dtype = Dtype.AUTO
     """Type of the weights; `auto` is bfloat16 where the hardware multiplies it fast (a GPU, or a
@@ -80,7 +83,7 @@ class BaseModelSettings(Section):
     def _labels_are_classes(self) -> Self:
         if not self.labels:
             return self
-        if self.task is not Task.SEQUENCE_CLASSIFICATION:
+        if self.task not in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION):
             raise ValueError(f"labels were given, but task is {self.task.value}; remove one")
         if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
             raise ValueError(f"labels are {', '.join(self.labels)}; give two or more, each once")

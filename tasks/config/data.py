@@ -17,6 +17,7 @@ class RowFormat(StrEnum):
     INSTRUCTION = "instruction"
     TEXT = "text"
     LABELLED = "labelled"
+    TAGGED = "tagged"
 
 
 class Template(StrEnum):
@@ -66,7 +67,8 @@ class DataSettings(Section):
 
     format: RowFormat = RowFormat.AUTO
     """The columns: `messages`, `prompt`/`completion`, `instruction`/`input`/`output`, `text`,
-    or, to classify, `text`/`label`; `auto` tells by their names and the task."""
+    or, to classify, `text`/`label` and (words) `tokens`/`tags`; `auto` tells by their names and
+    the task."""
 
     template: Template = Template.AUTO
     """`chat` applies the tokenizer's chat template, `plain` joins prompt and completion as they

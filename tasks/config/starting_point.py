@@ -12,7 +12,7 @@ from tasks.config.data import RowFormat
 from tasks.config.mistakes import validation_message
 from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
-from tasks.engine.row_formats import detect_row_format
+from tasks.engine.row_formats import GENERATIVE, detect_row_format
 from tasks.engine.row_sources import read_rows
 from tasks.errors import UserError
 
@@ -36,9 +36,11 @@ def starting_configuration(data: Path, base_model: str) -> str:
 
     """
     rows = read_rows(str(data), "train", None)
-    row_format = detect_row_format(rows[0], str(data))
+    row_format = detect_row_format(rows[0], str(data), learnable=[*GENERATIVE, RowFormat.TAGGED])
     task = Task.CAUSAL_LM
-    if row_format is RowFormat.TEXT and "label" in rows[0]:
+    if row_format is RowFormat.TAGGED:
+        task = Task.TOKEN_CLASSIFICATION
+    elif row_format is RowFormat.TEXT and "label" in rows[0]:
         row_format, task = RowFormat.LABELLED, Task.SEQUENCE_CLASSIFICATION
     given = {
         "base_model": {"source": base_model and _absolute(Path(base_model)), "task": task},

@@ -13,6 +13,7 @@ from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import GENERATIVE, Example
 from tasks.engine.token_cache import tokenized
 from tasks.engine.tokenization import TokenizedSplit, tokenize_split
+from tasks.errors import UserError
 from tasks.records import BaseModelRecord, TrainingPlan
 
 if TYPE_CHECKING:
@@ -82,14 +83,21 @@ class CausalLM:
 
     def metrics(
         self,
-        expected: Sequence[int],  # noqa: ARG002
-        predicted: Sequence[int],  # noqa: ARG002
+        expected: Sequence[Sequence[int]],  # noqa: ARG002
+        predicted: Sequence[Sequence[int]],  # noqa: ARG002
+        names: Sequence[str],  # noqa: ARG002
     ) -> dict[str, float]:
         """Judge by the loss alone."""
         return {}
 
     def prompt(self, renderer: Renderer, example: Example) -> str:
-        """Give all that precedes the answer; a plain text is to be continued."""
+        """Give all that precedes the answer; a plain text is to be continued.
+
+        Raises:
+            UserError: the row has words to tag.
+        """
+        if example.words:
+            raise UserError(f"row {example.row}: a language model answers no column tokens")
         return renderer.prompt(example) if example.text is None else example.text
 
     def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at once

@@ -17,6 +17,7 @@ from tasks.errors import UserError
 _Numbered = list[tuple[Row, Example]]
 
 _SHOWN_LABELS = 5
+_CLASSIFIED = (RowFormat.LABELLED, RowFormat.TAGGED)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ExampleSets:
     @property
     def untrained_labels(self) -> tuple[str, ...]:
         """The classes that no training example has."""
-        trained = {one.label for one in self.train.examples}
+        trained = {label for one in self.train.examples for label in one.labels}
         return tuple(label for label in self.labels if label not in trained)
 
     @property
@@ -80,14 +81,14 @@ def read_examples(
     learnable = model_task(task).row_formats
     row_format = detect_row_format(rows[0], settings.train, settings.format, learnable)
     numbered = _checked(rows, row_format, settings.train)
-    if row_format is RowFormat.LABELLED:
+    if row_format in _CLASSIFIED:
         labels = labels or _labels(numbered, settings.train)
         _check_labels(numbered, labels, settings.train)
     held_out: _Numbered = []
     if settings.eval or settings.eval_split:
         source, split = settings.eval or settings.train, settings.eval_split or "train"
         held_out = _checked(read_rows(source, split, eval_revision), row_format, source)
-        if row_format is RowFormat.LABELLED:
+        if row_format in _CLASSIFIED:
             _check_labels(held_out, labels, source)
     elif settings.eval_fraction > 0 and len(numbered) > 1:
         num_held_out = max(1, round(settings.eval_fraction * len(numbered)))
@@ -104,7 +105,7 @@ def read_examples(
 
 def _labels(numbered: _Numbered, source: str) -> tuple[str, ...]:
     """Give the rows' classes, sorted: numbers as such, if all are."""
-    found = {example.answer for _, example in numbered}
+    found = {label for _, example in numbered for label in example.labels}
     if len(found) == 1:
         raise UserError(f"{source}: all rows have the label {found.pop()!r}; two are needed")
     return tuple(sorted(found, key=int if all(map(str.isdecimal, found)) else None))
@@ -113,10 +114,10 @@ def _labels(numbered: _Numbered, source: str) -> tuple[str, ...]:
 def _check_labels(numbered: _Numbered, labels: tuple[str, ...], source: str) -> None:
     known = set(labels)
     for _, example in numbered:
-        if example.answer not in known:
+        if strange := next((label for label in example.labels if label not in known), None):
             few = ", ".join(labels[:_SHOWN_LABELS]) + (", …" if len(labels) > _SHOWN_LABELS else "")
             raise UserError(
-                f"{source}, row {example.row}: the label {example.answer!r} is none of the "
+                f"{source}, row {example.row}: the label {strange!r} is none of the "
                 f"{len(labels)} classes ({few}); they are those of the training rows, or of "
                 "base_model.labels"
             )

@@ -1,4 +1,4 @@
-"""Answers by real generation: greedy, in batches padded on the left."""
+"""Answers by real generation: greedy, in batches."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
     """Answer prompts greedily.
 
     Args:
-        model: a causal language model, with whatever adapters are active.
+        model: a language model, with whatever adapters are active.
         tokenizer: its tokenizer.
         prompts: rendered prompts.
         max_new_tokens: longest answer in tokens.
@@ -60,7 +60,8 @@ def _answer_batch(
         prompts,
         return_tensors="pt",
         padding=True,
-        padding_side="left",
+        # Answers begin where prompts end; an encoder counts positions from the first token on.
+        padding_side="right" if model.config.is_encoder_decoder else "left",
         add_special_tokens=adds_special_tokens,
         return_token_type_ids=False,
     ).to(model.device)
@@ -80,7 +81,7 @@ def _answer_batch(
         output: torch.Tensor = model.generate(  # type: ignore[operator]
             **inputs, generation_config=greedy
         )
-    new = output[:, inputs["input_ids"].shape[1] :]
+    new = output if model.config.is_encoder_decoder else output[:, inputs["input_ids"].shape[1] :]
     return tokenizer.batch_decode(new, skip_special_tokens=True)
 
 

@@ -3,7 +3,7 @@
 import inspect
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.config import Quantization
 from tasks.engine import adapter_state, lora
@@ -77,7 +77,7 @@ def trainable(model: "PreTrainedModel") -> list[tuple[str, "torch.nn.Parameter"]
 def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.Tensor":
     """Give the model's logits on a fixed probe: float32 [2, 16, vocabulary], on the CPU.
 
-    Of a model that classifies they are [2, labels].
+    Of a model that classifies they are [2, labels], of one that tags [2, 16, labels].
 
     Args:
         model: the model; it is left in the mode it came in.
@@ -87,8 +87,11 @@ def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.T
 
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.arange(32).mul(7919).remainder(vocabulary).reshape(2, 16).to(model.device)
-    takes_cache = "use_cache" in inspect.signature(model.forward).parameters
-    uncached = {"use_cache": False} if takes_cache else {}
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        inputs["use_cache"] = False
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
     was_training = model.training
     silenced = not adapters and getattr(model, "_hf_peft_config_loaded", False)
     try:
@@ -97,7 +100,7 @@ def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.T
             mixed_precision(model),
             torch.no_grad(),
         ):
-            logits = model.eval()(input_ids=ids, **uncached).logits
+            logits = model.eval()(**inputs).logits
     finally:
         model.train(was_training)
     return logits.float().cpu()  # type: ignore[no-any-return]

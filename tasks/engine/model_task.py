@@ -30,7 +30,8 @@ class Answer:
 
     text: str
     probability: float | None = None
-    """Of a class, by the softmax over all of them; None of a text that was generated."""
+    """Of a class, by the softmax over all of them (of several, of the least sure one); None of a
+    text that was generated."""
 
 
 class ModelTask(Protocol):
@@ -109,8 +110,19 @@ class ModelTask(Protocol):
         """
         ...
 
-    def metrics(self, expected: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
-        """Judge the predictions of all held-out rows."""
+    def metrics(
+        self,
+        expected: Sequence[Sequence[int]],
+        predicted: Sequence[Sequence[int]],
+        names: Sequence[str],
+    ) -> dict[str, float]:
+        """Judge the predictions of all held-out rows, each with as many as it has labels.
+
+        Args:
+            expected: the labels.
+            predicted: beside them.
+            names: of the classes that the numbers stand for.
+        """
         ...
 
     def prompt(self, renderer: "Renderer", example: "Example") -> str:
@@ -138,10 +150,20 @@ class ModelTask(Protocol):
 
 def model_task(task: Task) -> ModelTask:
     """Give what there is for a task."""
-    if task is Task.SEQUENCE_CLASSIFICATION:
-        from tasks.engine.sequence_classification import SequenceClassification
+    match task:
+        case Task.SEQUENCE_CLASSIFICATION:
+            from tasks.engine.sequence_classification import SequenceClassification
 
-        return SequenceClassification()
-    from tasks.engine.causal_lm import CausalLM
+            return SequenceClassification()
+        case Task.TOKEN_CLASSIFICATION:
+            from tasks.engine.token_classification import TokenClassification
 
-    return CausalLM()
+            return TokenClassification()
+        case Task.SEQ2SEQ:
+            from tasks.engine.seq2seq import Seq2Seq
+
+            return Seq2Seq()
+        case Task.CAUSAL_LM:
+            from tasks.engine.causal_lm import CausalLM
+
+            return CausalLM()

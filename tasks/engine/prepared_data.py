@@ -72,7 +72,7 @@ def _prepare(
 ) -> PreparedData:
     tokenizer = load_tokenizer(base.location, base.revision)
     task = model_task(base.settings.task)
-    is_text = sets.row_format in (RowFormat.TEXT, RowFormat.LABELLED)
+    is_text = sets.row_format in (RowFormat.TEXT, RowFormat.LABELLED, RowFormat.TAGGED)
     template = choose_template(settings.template, tokenizer, is_text=is_text)
     renderer = Renderer.of(tokenizer, template, sets.row_format)
 

@@ -19,6 +19,7 @@ _REQUIRED = {
     RowFormat.INSTRUCTION: ("instruction", "output"),
     RowFormat.TEXT: ("text",),
     RowFormat.LABELLED: ("text", "label"),
+    RowFormat.TAGGED: ("tokens", "tags"),
 }
 
 GENERATIVE = (
@@ -28,6 +29,9 @@ GENERATIVE = (
     RowFormat.TEXT,
 )
 """Formats of rows that are continued or answered."""
+
+_ASKED = (*GENERATIVE, RowFormat.TAGGED)
+"""Formats of questions; a text to classify is one to continue, too."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,20 @@ class Example:
     text: str | None = None
     label: str | None = None
     """The class of the text, where rows are classified."""
+    words: tuple[str, ...] = ()
+    """Those of the text, where each is classified; in the text a space stands between them."""
+    tags: tuple[str, ...] = ()
+    """The classes of the words."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class of the text, or those of its words."""
+        return self.tags if self.label is None else (self.label,)
 
     @property
     def answer(self) -> str:
-        """What the assistant says last, or the text's label; empty for plain text."""
-        return self.messages[-1].content if self.messages else self.label or ""
+        """What the assistant says last, or the text's labels; empty for plain text."""
+        return self.messages[-1].content if self.messages else " ".join(self.labels)
 
     @property
     def question(self) -> str:
@@ -137,13 +150,16 @@ def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
     Raises:
         BadRowError: no format's columns are there, or there is no text in them.
     """
-    row_format = next((one for one in GENERATIVE if row.get(_REQUIRED[one][0]) is not None), None)
+    row_format = next((one for one in _ASKED if row.get(_REQUIRED[one][0]) is not None), None)
     if row_format is None:
         columns = ", ".join(map(str, row)) or "none"
-        possible = ", ".join(_REQUIRED[one][0] for one in GENERATIVE)
+        possible = ", ".join(_REQUIRED[one][0] for one in _ASKED)
         raise BadRowError(f"a row needs one of {possible}; this one's columns: {columns}")
     if row_format is RowFormat.TEXT:
         return row_format, _text_example(number, row)
+    if row_format is RowFormat.TAGGED:
+        words = _words(row)
+        return row_format, Example(number, (), " ".join(words), words=words)
     if row_format is RowFormat.MESSAGES:
         asked = _messages({"messages": _from_cell(row["messages"])})
         asked = asked[:-1] if asked[-1].role == "assistant" else asked
@@ -226,10 +242,37 @@ def _text_example(number: int, row: Row) -> Example:
 
 
 def _labelled_example(number: int, row: Row) -> Example:
-    text, label = _text(_column(row, "text"), "text"), _column(row, "label")
-    if isinstance(label, int) and not isinstance(label, bool):
-        label = str(label)
+    text, label = _text(_column(row, "text"), "text"), _named(_column(row, "label"))
     return Example(number, (), text, _text(label, "label"))
+
+
+def _tagged_example(number: int, row: Row) -> Example:
+    words = _words(row)
+    tags = tuple(_text(_named(tag), "a tag") for tag in _list(row, "tags"))
+    if len(tags) != len(words):
+        raise BadRowError(f"there are {len(words)} tokens and {len(tags)} tags; give one for each")
+    return Example(number, (), " ".join(words), words=words, tags=tags)
+
+
+def _words(row: Row) -> tuple[str, ...]:
+    words = tuple(_text(word, "a token") for word in _list(row, "tokens"))
+    for word in words:
+        if any(map(str.isspace, word)):
+            raise BadRowError(f"the token {_short(word)} has white space in it; make it several")
+    return words
+
+
+def _list(row: Row, name: str) -> list[object]:
+    given = _from_cell(_column(row, name))
+    given = given.tolist() if hasattr(given, "tolist") else given  # as Parquet has it
+    if not isinstance(given, list) or not given:
+        raise BadRowError(f"{name} is {_short(given)}; it must be a list of texts")
+    return given
+
+
+def _named(label: object) -> object:
+    """Write a number that stands for a class as text."""
+    return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
 
 
 _READERS: dict[RowFormat, Callable[[int, Row], Example]] = {
@@ -238,6 +281,7 @@ _READERS: dict[RowFormat, Callable[[int, Row], Example]] = {
     RowFormat.INSTRUCTION: _instruction_example,
     RowFormat.TEXT: _text_example,
     RowFormat.LABELLED: _labelled_example,
+    RowFormat.TAGGED: _tagged_example,
 }
 
 

@@ -1,17 +1,15 @@
-"""The task of putting a text into one of several classes.
-
-The base has no output layer for the classes. One is made from a fixed seed, so that a base and its
-labels are one definite model, and it trains whole beside the adapter.
-"""
+"""The task of putting a text into one of several classes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import Batching, DataSettings, RowFormat, TrainingSettings
-from tasks.engine.base_models import load_config, load_tokenizer, mixed_precision
+from tasks.config import DataSettings, RowFormat
+from tasks.engine.base_models import load_config, mixed_precision
 from tasks.engine.base_sources import BaseSource
-from tasks.engine.batching import Batch, Batches, Part, Row, as_batch, cut
+from tasks.engine.batching import Part
+from tasks.engine.classes import Classifying, class_scores, longest_input, model_inputs
 from tasks.engine.examples import Split
 from tasks.engine.model_task import Answer
 from tasks.engine.rendering import Renderer
@@ -22,10 +20,7 @@ from tasks.records import BaseModelRecord, SplitRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from tasks.engine.batch_choice import BatchingChoice
-    from tasks.engine.prepared_data import PreparedData
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class ClassifiedRow(TokenizedRow):
@@ -38,74 +33,13 @@ class ClassifiedRow(TokenizedRow):
 
 
 @dataclass(frozen=True)
-class LabelledBatches:
-    """Each row a line, padded behind to the longest of its part."""
-
-    pad_token_id: int
-    max_tokens: int
-    name: str = "padded"
-
-    def __call__(self, rows: Sequence[Row]) -> Batch:
-        """Collate the rows.
-
-        Of each part `input_ids` and `attention_mask` are int64 [lines, sequence], `labels` int64
-        [lines].
-        """
-
-        def length(row: Row) -> int:
-            return len(row["input_ids"])
-
-        parts = cut(rows, self.max_tokens, length, lambda part: len(part) * length(part[0]))
-        return as_batch([self._part(part) for part in parts])
-
-    def _part(self, rows: Sequence[Row]) -> Part:
-        import torch
-        from torch.nn.utils.rnn import pad_sequence
-
-        ids = [torch.tensor(row["input_ids"]) for row in rows]
-        return {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
-            "attention_mask": pad_sequence([torch.ones_like(x) for x in ids], batch_first=True),
-            "labels": torch.tensor([row["labels"][0] for row in rows]),
-        }
-
-
-@dataclass(frozen=True)
-class SequenceClassification:
+class SequenceClassification(Classifying):
     """A model with one output a class; see `ModelTask`."""
 
     auto_class: str = "AutoModelForSequenceClassification"
     peft_task_type: str = "SEQ_CLS"
     pipeline_tag: str = "text-classification"
     row_formats: tuple[RowFormat, ...] = (RowFormat.LABELLED,)
-    generates: bool = False
-
-    def complete_config(
-        self, config: "PretrainedConfig", source: BaseSource | BaseModelRecord
-    ) -> None:
-        """Name the classes, and the token that does not count: decoders look for the last other.
-
-        Raises:
-            UserError: no classes are known.
-        """
-        labels = source.settings.labels
-        if not labels:
-            raise UserError(
-                "base_model.labels is empty, but task sequence-classification needs the classes; "
-                "name them in the order of the model's outputs"
-            )
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: number for number, label in enumerate(labels)}
-        tokenizer = load_tokenizer(source.location, source.revision)
-        config.get_text_config().pad_token_id = tokenizer.pad_token_id
-
-    def head_modules(self, model: "PreTrainedModel") -> list[str]:
-        """Name what stands beside the base model proper and has weights."""
-        return [
-            name
-            for name, child in model.named_children()
-            if name != model.base_model_prefix and next(child.parameters(), None) is not None
-        ]
 
     def tokenize(
         self,
@@ -134,37 +68,9 @@ class SequenceClassification:
             num_tokens=sum(len(row.input_ids) for row in rows),
             num_trained_tokens=len(rows),
             longest_tokens=max(len(row.input_ids) for row in rows),
-            num_shortened_answers=0,
             num_shortened_texts=sum(len(one) > limit for one in whole),
-            num_untrained_answers=0,
-            num_dropped_rows=0,
         )
         return TokenizedSplit(rows, list(split.examples), record)
-
-    def choose_batching(
-        self,
-        settings: TrainingSettings,
-        data: "PreparedData",  # noqa: ARG002
-        model: "PreTrainedModel",
-    ) -> "BatchingChoice":
-        """Pad the rows: packed ones would not have one output each.
-
-        Raises:
-            UserError: another way was asked for.
-        """
-        from tasks.engine.batch_choice import BatchingChoice, most_tokens, unfused_layers
-
-        if settings.batching not in (Batching.AUTO, Batching.PADDED):
-            raise UserError(
-                f"training.batching is {settings.batching.value}, but rows that are classified "
-                "can only be padded; use auto"
-            )
-        remarks = tuple(unfused_layers(model))
-        return BatchingChoice(Batching.PADDED, most_tokens(settings), remarks=remarks)
-
-    def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
-        """Give the way of batching that was chosen."""
-        return LabelledBatches(pad_token_id, plan.batch_tokens)
 
     def loss(
         self,
@@ -176,20 +82,18 @@ class SequenceClassification:
         from torch.nn.functional import cross_entropy
 
         with mixed_precision(model):
-            logits = model(**_inputs(part)).logits.float()
-        return cross_entropy(logits, part["labels"], reduction="sum"), logits.argmax(dim=-1)
+            logits = model(**model_inputs(part)).logits.float()
+        loss = cross_entropy(logits, part["labels"].squeeze(1), reduction="sum")
+        return loss, logits.argmax(dim=-1, keepdim=True)
 
-    def metrics(self, expected: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
-        """Give the share of rows that are right, and the mean of the classes' F1.
-
-        A class counts that some row has, or is put into.
-        """
-        from sklearn.metrics import accuracy_score, f1_score
-
-        return {
-            "accuracy": float(accuracy_score(expected, predicted)),
-            "macro_f1": float(f1_score(expected, predicted, average="macro", zero_division=0)),
-        }
+    def metrics(
+        self,
+        expected: Sequence[Sequence[int]],
+        predicted: Sequence[Sequence[int]],
+        names: Sequence[str],  # noqa: ARG002 - which class is which does not matter
+    ) -> dict[str, float]:
+        """Give the share of rows that are right, and the mean of the classes' F1."""
+        return class_scores(list(chain(*expected)), list(chain(*predicted)))
 
     def prompt(self, renderer: Renderer, example: Example) -> str:  # noqa: ARG002
         """Give the text.
@@ -234,7 +138,7 @@ class SequenceClassification:
                 add_special_tokens=adds_special_tokens,
             ).to(model.device)
             with torch.inference_mode(), mixed_precision(model):
-                logits = model(**_inputs(inputs)).logits
+                logits = model(**model_inputs(inputs)).logits
             best = logits.float().softmax(dim=-1).max(dim=-1)
             for index, share, number in zip(
                 indices, best.values.tolist(), best.indices.tolist(), strict=True
@@ -243,14 +147,3 @@ class SequenceClassification:
             if on_progress:
                 on_progress(len(indices))
         return [answers[index] for index in range(len(prompts))]
-
-
-def longest_input(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig") -> int:
-    """Give the most tokens of a row that tokenizer and model were made for."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
-
-
-def _inputs(given: Any) -> dict[str, "Tensor"]:  # noqa: ANN401 - a part, or what a tokenizer gives
-    """Leave out token types: their default is what a single text has."""
-    return {name: given[name] for name in ("input_ids", "attention_mask")}

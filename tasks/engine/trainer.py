@@ -155,20 +155,21 @@ class AdapterTrainer(Trainer):
         And what the task's metrics say of the predictions, if any are made.
         """
         loss, num_labels = 0.0, 0
-        expected: list[int] = []
-        predicted: list[int] = []
+        expected: list[list[int]] = []
+        predicted: list[list[int]] = []
         with _eval_mode(self.model), torch.no_grad():
             for batch in self.get_eval_dataloader(eval_dataset):
                 for part in self._prepare_inputs(batch)["parts"]:
                     with self.compute_loss_context_manager():
                         sums, guesses = self._task.loss(self.model, part, self._plan)
                     if guesses is not None:
-                        expected += part["labels"].tolist()
-                        predicted += guesses.tolist()
+                        expected += _labelled(part["labels"], part)
+                        predicted += _labelled(guesses, part)
                     count = part["labels"].ne(IGNORED).sum()
                     totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
                     loss, num_labels = loss + totals[0].item(), num_labels + int(totals[1].item())
-        judged = {"loss": loss / num_labels, **self._task.metrics(expected, predicted)}
+        names = list((self.model.config.id2label or {}).values())
+        judged = {"loss": loss / num_labels, **self._task.metrics(expected, predicted, names)}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in judged.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -196,6 +197,12 @@ class AdapterTrainer(Trainer):
     def _read_adapter(self, checkpoint: Path, model: Any) -> None:  # noqa: ANN401
         weights = adapter_state.load_weights(checkpoint / adapter_state.WEIGHTS_FILE)
         adapter_state.write_adapter(model, self.adapter_name, weights)
+
+
+def _labelled(values: torch.Tensor, part: Part) -> list[list[int]]:
+    """Give each line's values where it has labels."""
+    lines = zip(values, part["labels"], strict=True)
+    return [line[labels != IGNORED].tolist() for line, labels in lines]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.config import Task
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.model_task import model_task
 from tasks.records import BaseModelRecord, SavedRecord
@@ -145,13 +146,16 @@ def signature(adapter: str, base: BaseSource | BaseModelRecord) -> "ModelSignatu
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import AnyType
+    from mlflow.types.schema import AnyType, Array
 
     named = ParamSpec("adapter", DataType.string, adapter)
     if not model_task(base.settings.task).generates:
-        label = ColSpec(DataType.string, "label")
+        given, label = ColSpec(DataType.string, "text"), ColSpec(DataType.string, "label")
+        if base.settings.task is Task.TOKEN_CLASSIFICATION:
+            words = Array(DataType.string)
+            given, label = ColSpec(words, "tokens"), ColSpec(words, "tags")
         return ModelSignature(
-            inputs=Schema([ColSpec(DataType.string, "text")]),
+            inputs=Schema([given]),
             outputs=Schema([label, ColSpec(DataType.double, "probability")]),
             params=ParamSchema([named]),
         )

@@ -39,6 +39,8 @@ class Job:
     prompt: list[int]
     """Its tokens."""
     way: Way
+    words: list[int | None] = field(default_factory=list)
+    """The first token of each word, where words are tagged."""
     answer: str | dict[str, Any] | None = None
     error: Exception | None = None
     is_done: threading.Event = field(default_factory=threading.Event)
@@ -47,7 +49,9 @@ class Job:
 class AdapterModel(PythonModel):
     """Answers the rows of a table: its column `prompt` (text), or `messages` (a chat).
 
-    Where the adapters classify, the column is `text`, and an answer a label and its probability.
+    Where the adapters classify, the column is `text`, and an answer a label and its probability;
+    where they tag words, it is `tokens`, a list, and an answer as many tags and the probability of
+    the least sure one.
 
     The param `adapter` names which of the stored adapters answers; all of them are in memory, on
     one base. Requests may come at once: what waits for the same adapter is answered together.
@@ -68,6 +72,8 @@ class AdapterModel(PythonModel):
         folders = {name: Path(context.artifacts[name]) for name in self.config["adapters"]}
         self.model = _load_base(base, revision, self.config, _whole_modules(folders.values()))
         self.labels = self.config.get("labels", [])
+        self.tags_words = self.config.get("auto_class") == "AutoModelForTokenClassification"
+        self.writes_anew = self.model.config.is_encoder_decoder
         self.tokenizers, self.chats, self.inner = {}, {}, {}
         for number, (name, template) in enumerate(self.config["adapters"].items()):
             folder = context.artifacts[name]
@@ -75,7 +81,8 @@ class AdapterModel(PythonModel):
             # Prompts are written as they were in training.
             self.chats[name] = template == "chat" and tokenizer.chat_template is not None
             # Answers begin where prompts end. Encoders count positions from the first token on.
-            tokenizer.padding_side = "right" if self.labels else "left"
+            in_front = not (self.labels or self.writes_anew)
+            tokenizer.padding_side = "left" if in_front else "right"
             self.tokenizers[name] = tokenizer
             # Modules can't have every name that MLflow allows.
             self.inner[name] = f"adapter_{number}"
@@ -91,20 +98,22 @@ class AdapterModel(PythonModel):
         self._tokenizing = threading.Lock()
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
-        """Give one answer a row: a list of str, or of label and probability.
+        """Give one answer a row: a list of str, or of label (or tags) and probability.
 
         Raises:
             MlflowException: A row asks nothing, there is no such adapter, or a limit is passed.
         """
         way = self._way(**(params or {}))
         # mlflow drops columns that the signature does not name, which may leave none.
-        columns = {"text"} if self.labels else {"prompt", "messages"}
+        columns = {"prompt", "messages"}
+        if self.labels:
+            columns = {"tokens"} if self.tags_words else {"text"}
         if not columns & set(model_input.columns):
             raise _refused(f"the table needs a column {' or '.join(sorted(columns))}")
         rows = model_input.to_dict(orient="records")
         if len(rows) > self.config["max_rows"]:
             raise _refused(f"{len(rows)} rows at once; at most {self.config['max_rows']}")
-        jobs = [Job(self._prompt(row, way), way) for row in rows]
+        jobs = [self._job(row, way) for row in rows]
         self._answer_all(jobs)
         return [job.answer for job in jobs]
 
@@ -119,20 +128,27 @@ class AdapterModel(PythonModel):
             adapter or self.config["default_adapter"], int(max_new_tokens), float(temperature)
         )
 
-    def _prompt(self, row: dict[str, Any], way: Way) -> list[int]:
+    def _job(self, row: dict[str, Any], way: Way) -> Job:
         tokenizer, is_chat = self.tokenizers[way.adapter], self.chats[way.adapter]
-        text = _text_of(row) if self.labels else _as_text(tokenizer, row, is_chat)
+        words = _words_of(row) if self.tags_words else []
+        if self.labels:
+            text = " ".join(words) or _text_of(row)
+        else:
+            text = _as_text(tokenizer, row, is_chat)
         # A tokenizer keeps how it pads between calls: two threads at once would disturb each other.
         with self._tokenizing:
             # The chat template wrote the special tokens already.
-            tokens: list[int] = tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
+            encoded = tokenizer(
+                text, add_special_tokens=not is_chat, return_offsets_mapping=self.tags_words
+            )
+        tokens: list[int] = encoded["input_ids"]
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         room = 0 if self.labels else way.max_new_tokens
         most = (positions or self.config["max_prompt_tokens"]) - room
         most = min(most, self.config["max_prompt_tokens"])
         if len(tokens) > most:
             raise _refused(f"the prompt has {len(tokens)} tokens; possible are {most}")
-        return tokens
+        return Job(tokens, way, first_tokens(words, encoded["offset_mapping"]) if words else [])
 
     def _answer_all(self, jobs: list[Job]) -> None:
         """Wait until these are answered; whichever request comes first computes for all."""
@@ -158,7 +174,7 @@ class AdapterModel(PythonModel):
 
     def _answer_batch(self, batch: list[Job]) -> None:
         try:
-            answers = self._answer([job.prompt for job in batch], batch[0].way)
+            answers = self._answer(batch, batch[0].way)
             for job, answer in zip(batch, answers, strict=True):
                 job.answer = answer
         except Exception as error:  # noqa: BLE001 - each of the requests raises it
@@ -168,7 +184,7 @@ class AdapterModel(PythonModel):
             for job in batch:
                 job.is_done.set()
 
-    def _answer(self, prompts: list[list[int]], way: Way) -> list[Any]:
+    def _answer(self, jobs: list[Job], way: Way) -> list[Any]:
         import torch
         from peft.functional import set_adapter
 
@@ -176,18 +192,19 @@ class AdapterModel(PythonModel):
             set_adapter(self.model, self.inner[way.adapter], inference_mode=True)
             self._active = way.adapter
         tokenizer = self.tokenizers[way.adapter]
-        batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.model.device)
+        prompts = {"input_ids": [job.prompt for job in jobs]}
+        batch = tokenizer.pad(prompts, return_tensors="pt").to(self.model.device)
         if self.labels:
-            return self._classify(batch)
+            return self._classify(batch, jobs)
         with torch.inference_mode():
             tokens = self.model.generate(
                 **batch, max_new_tokens=way.max_new_tokens, **_sampling(way.temperature)
             )
-        new_tokens = tokens[:, batch["input_ids"].shape[1] :]
+        new_tokens = tokens if self.writes_anew else tokens[:, batch["input_ids"].shape[1] :]
         answers = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
         return [answer.strip() for answer in answers]
 
-    def _classify(self, batch: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    def _classify(self, batch: Any, jobs: list[Job]) -> list[dict[str, Any]]:  # noqa: ANN401
         import torch
 
         with torch.inference_mode():
@@ -195,10 +212,33 @@ class AdapterModel(PythonModel):
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
             ).logits
         best = logits.float().softmax(dim=-1).max(dim=-1)
+        if self.tags_words:
+            lines = zip(jobs, best.indices.tolist(), best.values.tolist(), strict=True)
+            return [self._tags(job.words, *line) for job, *line in lines]
         return [
             {"label": self.labels[number], "probability": share}
             for number, share in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+    def _tags(
+        self, words: list[int | None], numbers: list[int], shares: list[float]
+    ) -> dict[str, Any]:
+        seen = [place for place in words if place is not None]
+        tags = ["?" if place is None else self.labels[numbers[place]] for place in words]
+        return {"tags": tags, "probability": min((shares[place] for place in seen), default=0.0)}
+
+
+def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int | None]:
+    """Give the first token of each word of a text, as in training; None where it has none."""
+    firsts: list[int | None] = [None] * len(words)
+    word, start = 0, 0
+    for place, (begins, ends) in enumerate(offsets):
+        while word < len(words) and start + len(words[word]) <= begins:
+            start += len(words[word]) + 1
+            word += 1
+        if word < len(words) and start < ends and begins < ends and firsts[word] is None:
+            firsts[word] = place
+    return firsts
 
 
 def _refused(message: str) -> MlflowException:
@@ -300,6 +340,15 @@ def _text_of(row: dict[str, Any]) -> str:
     if not isinstance(text, str):
         raise _refused(f"a row needs `text`; this one is {row!r:.200}")
     return text
+
+
+def _words_of(row: dict[str, Any]) -> list[str]:
+    words: Any = row.get("tokens")
+    words = words.tolist() if hasattr(words, "tolist") else words
+    plain = isinstance(words, list) and all(isinstance(word, str) and word for word in words)
+    if not plain or not words or any(map(str.isspace, "".join(words))):
+        raise _refused(f"a row needs `tokens`, a list of words; this one is {row!r:.200}")
+    return list(words)
 
 
 def _as_text(tokenizer: Any, row: dict[str, Any], chat: bool) -> str:  # noqa: ANN401, FBT001

@@ -1,0 +1,36 @@
+"""Entities among tagged words, where tags name the beginning and the inside of each.
+
+`B-PER I-PER O B-LOC` has two. As CoNLL's own evaluation reads it (Tjong Kim Sang and De Meulder
+2003, section 3), an inside without a beginning of its kind before it begins an entity, too.
+"""
+
+from collections.abc import Sequence
+
+Entity = tuple[int, str, int, int]
+"""Row, kind, first word, and the one after the last."""
+
+
+def names_entities(names: Sequence[str]) -> bool:
+    """Tell whether tags are of this kind."""
+    return any(name.startswith("B-") for name in names) and all(
+        name == "O" or name.startswith(("B-", "I-")) for name in names
+    )
+
+
+def entity_f1(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
+    """Give the F1 of whole entities over all rows: same words, same kind. 1 where none are."""
+    wanted, found = _entities(expected), _entities(predicted)
+    return 2 * len(wanted & found) / (len(wanted) + len(found)) if wanted or found else 1.0
+
+
+def _entities(rows: Sequence[Sequence[str]]) -> set[Entity]:
+    found: set[Entity] = set()
+    for number, tags in enumerate(rows):
+        kind, first = "", 0
+        for place, tag in enumerate([*tags, "O"]):
+            goes_on = kind and tag == f"I-{kind}"
+            if kind and not goes_on:
+                found.add((number, kind, first, place))
+            if not goes_on:
+                kind, first = tag.partition("-")[2], place
+    return found

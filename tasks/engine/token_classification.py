@@ -1,0 +1,205 @@
+"""The task of tagging the words of a text, such as with the entities that they name.
+
+A word is judged by the first token that has a part of it, as is usual (BERT, arXiv:1810.04805,
+section 5.3); its other tokens have no label.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from tasks.config import DataSettings, RowFormat
+from tasks.engine.base_models import load_config, mixed_precision
+from tasks.engine.base_sources import BaseSource
+from tasks.engine.batching import Part
+from tasks.engine.classes import Classifying, class_scores, longest_input, model_inputs
+from tasks.engine.entities import entity_f1, names_entities
+from tasks.engine.examples import Split
+from tasks.engine.model_task import Answer
+from tasks.engine.rendering import Renderer
+from tasks.engine.row_formats import Example
+from tasks.engine.tokenization import IGNORED, TokenizedRow, TokenizedSplit
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord, SplitRecord, TrainingPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+UNKNOWN = "?"
+"""The tag of a word that the model did not see: it is behind its limit, or has no token."""
+
+
+class TaggedRow(TokenizedRow):
+    """One row; `labels[i]` is a word's tag at its first token, -100 at all other tokens."""
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Count the words that a loss falls on."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+@dataclass(frozen=True)
+class TokenClassification(Classifying):
+    """A model with one output a class for each token; see `ModelTask`."""
+
+    auto_class: str = "AutoModelForTokenClassification"
+    peft_task_type: str = "TOKEN_CLS"
+    pipeline_tag: str = "token-classification"
+    row_formats: tuple[RowFormat, ...] = (RowFormat.TAGGED,)
+
+    def tokenize(
+        self,
+        split: Split,
+        renderer: Renderer,
+        settings: DataSettings,
+        base: BaseSource | BaseModelRecord,
+        on_progress: Callable[[int, int], None] | None,  # noqa: ARG002 - done at once
+    ) -> TokenizedSplit:
+        """Give each row's tokens, cut at the end where they are too many, and its words' tags."""
+        tokenizer = renderer.tokenizer
+        limit = min(settings.max_length, longest_input(tokenizer, load_config(base)))
+        number = {label: index for index, label in enumerate(base.settings.labels)}
+        encoded = tokenizer(
+            [example.text or "" for example in split.examples],
+            truncation=True,
+            max_length=limit,
+            return_offsets_mapping=True,
+        )
+        rows: list[TokenizedRow] = []
+        num_shortened = 0
+        for ids, offsets, example in zip(
+            encoded["input_ids"], encoded["offset_mapping"], split.examples, strict=True
+        ):
+            labels = [IGNORED] * len(ids)
+            places = first_tokens(example.words, offsets)
+            for place, tag in zip(places, example.tags, strict=True):
+                if place is not None:
+                    labels[place] = number[tag]
+            num_shortened += len(ids) == limit and places[-1] is None
+            rows.append(TaggedRow(list(ids), labels))
+        record = SplitRecord(
+            source=split.source,
+            sha256=split.sha256,
+            num_rows=len(rows),
+            num_tokens=sum(len(row.input_ids) for row in rows),
+            num_trained_tokens=sum(row.num_trained_tokens for row in rows),
+            longest_tokens=max(len(row.input_ids) for row in rows),
+            num_shortened_texts=num_shortened,
+        )
+        return TokenizedSplit(rows, list(split.examples), record)
+
+    def loss(
+        self,
+        model: "PreTrainedModel",
+        part: Part,
+        plan: TrainingPlan,  # noqa: ARG002
+    ) -> tuple["Tensor", "Tensor"]:
+        """Give the cross entropy of the words' tags, and each token's likeliest."""
+        from torch.nn.functional import cross_entropy
+
+        with mixed_precision(model):
+            logits = model(**model_inputs(part)).logits.float()
+        loss = cross_entropy(
+            logits.flatten(0, 1), part["labels"].flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        return loss, logits.argmax(dim=-1)
+
+    def metrics(
+        self,
+        expected: Sequence[Sequence[int]],
+        predicted: Sequence[Sequence[int]],
+        names: Sequence[str],
+    ) -> dict[str, float]:
+        """Give the share of words that are right, and the mean of the tags' F1.
+
+        And the F1 of whole entities, where the tags name their beginning and inside (`B-`, `I-`).
+        """
+        scores = class_scores(list(chain(*expected)), list(chain(*predicted)))
+        if names_entities(names):
+            rows = [[[names[number] for number in row] for row in x] for x in (expected, predicted)]
+            scores["entity_f1"] = entity_f1(*rows)
+        return scores
+
+    def prompt(self, renderer: Renderer, example: Example) -> str:  # noqa: ARG002
+        """Give the words with a space between them.
+
+        Raises:
+            UserError: the row has other columns.
+        """
+        if not example.words:
+            raise UserError(
+                f"row {example.row}: what is tagged is the column tokens, which is missing"
+            )
+        return example.text or ""
+
+    def answer(  # noqa: PLR0913 - the signature of all tasks
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,  # noqa: ARG002 - nothing is generated
+        batch_size: int,
+        adds_special_tokens: bool,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Give the likeliest tag of each word, with a space between them.
+
+        The probability is that of the least sure one. A word that the model does not see is `?`.
+        """
+        import torch
+
+        limit = longest_input(tokenizer, model.config)
+        names: Any = model.config.id2label
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        answers: dict[int, Answer] = {}
+        model.eval()
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            inputs = tokenizer(
+                [prompts[index] for index in indices],
+                return_tensors="pt",
+                padding=True,
+                padding_side="right",
+                truncation=True,
+                max_length=limit,
+                add_special_tokens=adds_special_tokens,
+                return_offsets_mapping=True,
+            )
+            offsets = inputs.pop("offset_mapping").tolist()
+            inputs = inputs.to(model.device)
+            with torch.inference_mode(), mixed_precision(model):
+                logits = model(**model_inputs(inputs)).logits
+            best = logits.float().softmax(dim=-1).max(dim=-1)
+            for line, index in enumerate(indices):
+                places = first_tokens(prompts[index].split(" "), offsets[line])
+                seen = [place for place in places if place is not None]
+                numbers, shares = (one[line].tolist() for one in (best.indices, best.values))
+                tags = (UNKNOWN if place is None else names[numbers[place]] for place in places)
+                least = min((shares[place] for place in seen), default=0.0)
+                answers[index] = Answer(" ".join(tags), least)
+            if on_progress:
+                on_progress(len(indices))
+        return [answers[index] for index in range(len(prompts))]
+
+
+def first_tokens(words: Sequence[str], offsets: Sequence[Sequence[int]]) -> list[int | None]:
+    """Give the first token of each word; None where none is left of it.
+
+    Args:
+        words: of the text, in which a space stands between them.
+        offsets: each token's characters [start, end) of the text; padding and special tokens have
+            none.
+    """
+    firsts: list[int | None] = [None] * len(words)
+    word, start = 0, 0
+    for place, (begins, ends) in enumerate(offsets):
+        while word < len(words) and start + len(words[word]) <= begins:
+            start += len(words[word]) + 1
+            word += 1
+        # A token may begin with the space before its word, or be just that.
+        if word < len(words) and start < ends and begins < ends and firsts[word] is None:
+            firsts[word] = place
+    return firsts
