@@ -17,6 +17,7 @@ from engine_steps import (
     train_here,
     trained,
 )
+from tiny_models import tiny_llama
 
 from tasks.config import BaseModelSettings, LoraSettings
 from tasks.engine import saving
@@ -272,3 +273,14 @@ def test_the_card_has_the_facts(tiny_base: Path, tmp_path: Path) -> None:
         f"| held-out loss | {record.eval_loss:.4f} |",
     ):
         assert fact in body
+
+
+@pytest.mark.parametrize("packing", ["4bit", "8bit"])
+def test_an_adapter_for_a_packed_base_comes_back_exactly(packing: str, tmp_path: Path) -> None:
+    """A fresh packed base, made ready as for training, gives the trained model's very logits."""
+    base = tiny_llama(tmp_path / "base", hidden_size=64)
+    settings = BaseModelSettings.model_validate(
+        {"source": str(base), "dtype": "bfloat16", "quantization": packing}
+    )
+    model, record = trained(base, tmp_path, base_settings=settings)
+    assert save_here(model, record, tmp_path).round_trip_logit_difference == 0

@@ -127,13 +127,16 @@ def weight_dtype(settings: BaseModelSettings) -> "torch.dtype":
 def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
     """Compute as training does: what is float32 on a half-precision base multiplies in its type.
 
-    Without it the float32 copy of a module that trains whole meets half-precision inputs.
+    Without it the float32 copy of a module that trains whole meets half-precision inputs. The type
+    is the one that the base was loaded in: PEFT prepares a packed base for training by making all
+    that is not packed float32.
     """
     import torch
 
-    if model.dtype not in (torch.bfloat16, torch.float16):
+    dtype = model.config.dtype or model.dtype
+    if dtype not in (torch.bfloat16, torch.float16):
         return nullcontext()
-    return torch.autocast(model.device.type, dtype=model.dtype)
+    return torch.autocast(model.device.type, dtype=dtype)
 
 
 def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":

@@ -4,12 +4,12 @@ The layer is made from a fixed seed, so that a base and its labels are one defin
 trains whole beside the adapter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Batching, TrainingSettings
-from tasks.engine.base_models import load_tokenizer
+from tasks.engine.base_models import load_tokenizer, mixed_precision
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Batch, Batches, Part, Row, as_batch, cut
 from tasks.engine.tokenization import IGNORED
@@ -140,6 +140,57 @@ def only_padded(settings: TrainingSettings, model: "PreTrainedModel") -> "Batchi
 def model_inputs(given: Any) -> dict[str, "Tensor"]:  # noqa: ANN401 - a part, or what a tokenizer gives
     """Leave out token types: their default is what a single text has."""
     return {name: given[name] for name in ("input_ids", "attention_mask")}
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a model takes a text for: its likeliest class, or that of each of its tokens."""
+
+    index: int
+    """Of the text among those that were given."""
+    classes: Any
+    """The number of the class, or a list of them."""
+    probabilities: Any
+    """Theirs, by the softmax over all classes."""
+    offsets: list[list[int]]
+    """Of each token, its characters [start, end) of the text; [0, 0] of padding."""
+
+
+def guesses(  # noqa: PLR0913 - what is judged, by what, how many at once
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    *,
+    batch_size: int,
+    adds_special_tokens: bool,
+    on_progress: Callable[[int], None] | None,
+) -> Iterator[Guess]:
+    """Judge texts in batches of like length; one that is too long for the model is cut."""
+    import torch
+
+    limit = longest_input(tokenizer, model.config)
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        inputs = tokenizer(
+            [texts[index] for index in indices],
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=limit,
+            add_special_tokens=adds_special_tokens,
+            return_offsets_mapping=True,
+        )
+        offsets = inputs.pop("offset_mapping").tolist()
+        with torch.inference_mode(), mixed_precision(model):
+            logits = model(**model_inputs(inputs.to(model.device))).logits
+        best = logits.float().softmax(dim=-1).max(dim=-1)
+        lines = zip(indices, best.indices.tolist(), best.values.tolist(), offsets, strict=True)
+        yield from (Guess(*line) for line in lines)
+        if on_progress:
+            on_progress(len(indices))
 
 
 def class_scores(expected: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import Quantization
+from tasks.config import BaseModelSettings, Quantization
 from tasks.engine import adapter_state, lora
 from tasks.engine.activation import adapters_disabled
 from tasks.engine.base_models import mixed_precision, seeded
@@ -33,7 +33,7 @@ def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> Injec
         VerificationError: a target was missed, a parameter outside the adapter would train, or
             the fresh adapter changes the base's outputs.
     """
-    _prepare_for_training(model, record)
+    prepare_for_training(model, record.base.settings)
     before = probe_logits(model, adapters=False)
     _add_adapter(model, record)
     _verify_targets(model, record)
@@ -58,7 +58,7 @@ def reinject(model: "PreTrainedModel", record: InjectedRecord) -> None:
     Raises:
         VerificationError: the base came out different from the one that was recorded.
     """
-    _prepare_for_training(model, record.lora)
+    prepare_for_training(model, record.lora.base.settings)
     _add_adapter(model, record.lora)
     initial = adapter_state.load_weights(record.initial_weights.path)
     adapter_state.write_adapter(model, record.lora.adapter_name, initial)
@@ -106,8 +106,8 @@ def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.T
     return logits.float().cpu()  # type: ignore[no-any-return]
 
 
-def _prepare_for_training(model: "PreTrainedModel", record: LoraRecord) -> None:
-    settings = record.base.settings
+def prepare_for_training(model: "PreTrainedModel", settings: BaseModelSettings) -> None:
+    """Bring a base to the state in which it trains: a packed one computes with float32 norms."""
     checkpointing = {"use_reentrant": False}
     if settings.quantization is not Quantization.NONE:
         from peft import prepare_model_for_kbit_training

@@ -9,7 +9,13 @@ from tasks.config import DataSettings, RowFormat
 from tasks.engine.base_models import load_config, mixed_precision
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Part
-from tasks.engine.classes import Classifying, class_scores, longest_input, model_inputs
+from tasks.engine.classes import (
+    Classifying,
+    class_scores,
+    guesses,
+    longest_input,
+    model_inputs,
+)
 from tasks.engine.examples import Split
 from tasks.engine.model_task import Answer
 from tasks.engine.rendering import Renderer
@@ -119,31 +125,14 @@ class SequenceClassification(Classifying):
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """Give each text's likeliest class and its probability; too long a text is cut."""
-        import torch
-
-        limit = longest_input(tokenizer, model.config)
         names: Any = model.config.id2label
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        answers: dict[int, Answer] = {}
-        model.eval()
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            inputs = tokenizer(
-                [prompts[index] for index in indices],
-                return_tensors="pt",
-                padding=True,
-                padding_side="right",
-                truncation=True,
-                max_length=limit,
-                add_special_tokens=adds_special_tokens,
-            ).to(model.device)
-            with torch.inference_mode(), mixed_precision(model):
-                logits = model(**model_inputs(inputs)).logits
-            best = logits.float().softmax(dim=-1).max(dim=-1)
-            for index, share, number in zip(
-                indices, best.values.tolist(), best.indices.tolist(), strict=True
-            ):
-                answers[index] = Answer(names[number], share)
-            if on_progress:
-                on_progress(len(indices))
+        found = guesses(
+            model,
+            tokenizer,
+            prompts,
+            batch_size=batch_size,
+            adds_special_tokens=adds_special_tokens,
+            on_progress=on_progress,
+        )
+        answers = {one.index: Answer(names[one.classes], one.probabilities) for one in found}
         return [answers[index] for index in range(len(prompts))]

@@ -4,7 +4,7 @@ A word is judged by the first token that has a part of it, as is usual (BERT, ar
 section 5.3); its other tokens have no label.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,14 @@ from tasks.config import DataSettings, RowFormat
 from tasks.engine.base_models import load_config, mixed_precision
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Part
-from tasks.engine.classes import Classifying, class_scores, longest_input, model_inputs
+from tasks.engine.classes import (
+    Classifying,
+    Guess,
+    class_scores,
+    guesses,
+    longest_input,
+    model_inputs,
+)
 from tasks.engine.entities import entity_f1, names_entities
 from tasks.engine.examples import Split
 from tasks.engine.model_task import Answer
@@ -149,40 +156,24 @@ class TokenClassification(Classifying):
 
         The probability is that of the least sure one. A word that the model does not see is `?`.
         """
-        import torch
-
-        limit = longest_input(tokenizer, model.config)
         names: Any = model.config.id2label
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        answers: dict[int, Answer] = {}
-        model.eval()
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            inputs = tokenizer(
-                [prompts[index] for index in indices],
-                return_tensors="pt",
-                padding=True,
-                padding_side="right",
-                truncation=True,
-                max_length=limit,
-                add_special_tokens=adds_special_tokens,
-                return_offsets_mapping=True,
-            )
-            offsets = inputs.pop("offset_mapping").tolist()
-            inputs = inputs.to(model.device)
-            with torch.inference_mode(), mixed_precision(model):
-                logits = model(**model_inputs(inputs)).logits
-            best = logits.float().softmax(dim=-1).max(dim=-1)
-            for line, index in enumerate(indices):
-                places = first_tokens(prompts[index].split(" "), offsets[line])
-                seen = [place for place in places if place is not None]
-                numbers, shares = (one[line].tolist() for one in (best.indices, best.values))
-                tags = (UNKNOWN if place is None else names[numbers[place]] for place in places)
-                least = min((shares[place] for place in seen), default=0.0)
-                answers[index] = Answer(" ".join(tags), least)
-            if on_progress:
-                on_progress(len(indices))
+        found = guesses(
+            model,
+            tokenizer,
+            prompts,
+            batch_size=batch_size,
+            adds_special_tokens=adds_special_tokens,
+            on_progress=on_progress,
+        )
+        answers = {one.index: _tags(prompts[one.index].split(" "), one, names) for one in found}
         return [answers[index] for index in range(len(prompts))]
+
+
+def _tags(words: Sequence[str], guess: Guess, names: Mapping[int, str]) -> Answer:
+    places = first_tokens(words, guess.offsets)
+    tags = (UNKNOWN if place is None else names[guess.classes[place]] for place in places)
+    seen = [guess.probabilities[place] for place in places if place is not None]
+    return Answer(" ".join(tags), min(seen, default=0.0))
 
 
 def first_tokens(words: Sequence[str], offsets: Sequence[Sequence[int]]) -> list[int | None]:
