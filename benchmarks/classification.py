@@ -19,11 +19,9 @@ import yaml
 from benchmarks import machine
 from benchmarks.full_classifier import Told, Trained
 from benchmarks.messages import Peak, RunRequest
-from benchmarks.processes import CHECKOUT, ask, environment, run_fresh
+from benchmarks.processes import ADAPTERFLOW, CHECKOUT, ask, environment, run_fresh
 from benchmarks.tables import table
 from tasks.records import ReportRecord
-
-_OURS = "import sys; from flows.command_line import main; sys.argv[0] = 'adapterflow'; main()"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -138,7 +136,7 @@ def _adapter(told: Told, rate: float, variables: dict[str, str]) -> tuple[Report
     file = told.folder / "adapter.yaml"
     file.write_text(yaml.safe_dump(config))
     log = told.folder / "adapter.log"
-    command = [sys.executable, "-c", _OURS, "train", str(file), "--json"]
+    command = [*ADAPTERFLOW, "train", str(file), "--json"]
     run_fresh(command, log, variables)
     said = next(x for x in log.read_text().splitlines() if x.startswith('{"run"'))
     report = ReportRecord.model_validate_json(said)

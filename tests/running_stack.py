@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from mlflow_server import free_port
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter, LogFilter
+from prefect.client.schemas.objects import FlowRun, Log
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -104,6 +104,12 @@ class RunningStack:
         found = wait_until(look, f"the end of {run.name}")
         assert isinstance(found, FlowRun)
         return found
+
+    def log_of(self, run: FlowRun) -> list[Log]:
+        """Give the lines of a run's log."""
+        of_run = LogFilter.model_validate({"flow_run_id": {"any_": [str(run.id)]}})
+        with self.client() as client:
+            return client.read_logs(of_run)
 
     def artifacts(self, run: FlowRun) -> dict[str, str]:
         """Give what a run published, by key."""

@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
+from engine_steps import LABELLED
 from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
 from prefect import Flow
@@ -21,6 +22,7 @@ from prefect.events import Event, Resource
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Running
 from running_stack import RunningStack, wait_until
+from tiny_models import tiny_bert
 
 from flows.automations import install, lost_runs
 from flows.train_adapter import train_adapter
@@ -49,15 +51,42 @@ def parameters(base: Path, data: Path, **sections: dict[str, object]) -> dict[st
     return {"config": json.loads(tiny_config(base, data, **sections).model_dump_json())}
 
 
+@pytest.fixture(scope="module")
+def labelled_run(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> FlowRun:
+    """Start a run of a deployment, on a base whose output layer transformers has to make up."""
+    folder = tmp_path_factory.mktemp("labelled")
+    file = folder / "questions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in LABELLED))
+    task: dict[str, object] = {"task": "sequence-classification", "hub_id": None}
+    base = tiny_bert(folder / "tiny-bert")
+    return stack.start(TRAINING, parameters(base, file, base_model=task))
+
+
+def test_all_that_was_said_is_in_the_run_s_log(stack: RunningStack, labelled_run: FlowRun) -> None:
+    """Beside the steps' own lines, Prefect has those of transformers."""
+    stack.ended(labelled_run)
+    said = wait_until(
+        lambda: [
+            line
+            for line in stack.log_of(labelled_run)
+            if line.name.startswith("transformers.") and "classifier.weight" in line.message
+        ],
+        "transformers' line",
+    )
+    assert "MISSING" in said[0].message
+    ours = [line.message for line in stack.log_of(labelled_run) if line.name == "prefect.task_runs"]
+    assert any("held-out answers exactly right" in line for line in ours)
+
+
 def test_a_run_of_a_deployment_links_to_mlflow_and_back(
-    stack: RunningStack, tiny_base: Path, tmp_path: Path
+    stack: RunningStack, labelled_run: FlowRun
 ) -> None:
     """The report links to the MLflow run, and that to the flow run; both have one name."""
-    run = stack.start(TRAINING, parameters(tiny_base, sums(tmp_path / "sums.jsonl")))
+    run = labelled_run
     ended = stack.ended(run)
     assert ended.state
     assert ended.state.name == "Completed", f"{ended.state.message}{stack.logs()}"
-    assert ended.name == f"tiny-llama-sums-{run.name}"
+    assert ended.name == f"tiny-bert-questions-{run.name}"
     artifacts = stack.artifacts(run)
     client = MlflowClient(stack.mlflow_url)
     experiment = client.get_experiment_by_name("adapterflow")

@@ -1,0 +1,178 @@
+"""`python -m benchmarks.serving`: memory, latency and throughput by the number of adapters served.
+
+One trained adapter under many names, on one base, by MLflow's own server. Requests go to the
+adapters in turn, one after the other and eight at once.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+
+import click
+import psutil
+
+from benchmarks.processes import ADAPTERFLOW, run_fresh, run_tool
+from benchmarks.setting import Setting, setting_options
+from benchmarks.tables import table
+from benchmarks.tools import TOOLS
+
+_HEADER = (
+    "adapters",
+    "s to start",
+    "MB at rest",
+    "MB after the load",
+    "ms a request, alone",
+    "slowest of them",
+    "requests/s, eight at once, one adapter",
+    "requests/s, eight at once, in turn",
+)
+_SECONDS_TO_START = 300
+_NEW_TOKENS = 16
+_ALONE, _TOGETHER, _AT_ONCE = 24, 64, 8
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--adapters",
+    "counts",
+    multiple=True,
+    default=(1, 10, 50),
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many are served; may be repeated.",
+)
+@setting_options
+def main(setting: Setting, counts: tuple[int, ...]) -> None:
+    """Measure what serving adapters takes."""
+    prepared, job = setting.with_steps(2).prepare("demo", _ALONE)
+    click.echo("training the adapter", err=True)
+    outcome = run_tool("ours", TOOLS["ours"], job, 1, setting.variables).outcome
+    prompts = [json.loads(line) for line in prepared.held_out.read_text().splitlines()]
+    rows = []
+    for count in counts:
+        click.echo(f"{count} adapters", err=True)
+        names = [f"adapter-{number}" for number in range(count)]
+        bundle = job.folder / f"bundle-{count}"
+        sources = [f"{name}={outcome.adapter}" for name in names]
+        command = [*ADAPTERFLOW, "bundle", str(bundle), *sources]
+        run_fresh(command, job.folder / f"bundle-{count}.log", setting.variables)
+        rows.append(_measure(bundle, names, prompts, setting.variables))
+    said = (
+        f"At most {_NEW_TOKENS} new tokens an answer; {_ALONE} requests alone, {_TOGETHER} of "
+        f"{_AT_ONCE} at once. Memory is the processes' proportional share (PSS).\n"
+    )
+    setting.publish("serving", [said, *table(_HEADER, rows)])
+
+
+class _Server:
+    """`mlflow models serve` on a bundle."""
+
+    def __init__(self, url: str, process: psutil.Process) -> None:
+        self._url = url
+        self._process = process
+
+    def ask(self, row: Mapping[str, object], adapter: str) -> float:
+        """Ask one question; give the seconds until the answer."""
+        given = {"inputs": [row], "params": {"max_new_tokens": _NEW_TOKENS, "adapter": adapter}}
+        request = urllib.request.Request(  # noqa: S310 - our own server
+            f"{self._url}/invocations",
+            json.dumps(given).encode(),
+            {"Content-Type": "application/json"},
+        )
+        began = time.perf_counter()
+        with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310
+            answer.read()
+        return time.perf_counter() - began
+
+    def memory_mb(self) -> float:
+        """Give what the server's processes hold, shared pages by their share."""
+        tree = [self._process, *self._process.children(recursive=True)]
+        return sum(float(one.memory_full_info().pss) for one in tree) / 1e6
+
+
+def _measure(
+    bundle: Path,
+    names: Sequence[str],
+    prompts: Sequence[Mapping[str, object]],
+    variables: Mapping[str, str],
+) -> tuple[str, ...]:
+    began = time.perf_counter()
+    with _serving(bundle, variables) as server:
+        seconds = time.perf_counter() - began
+        questions = [{"messages": json.dumps(row["messages"][:-1])} for row in prompts]  # type: ignore[index]
+        server.ask(questions[0], names[0])
+        at_rest = server.memory_mb()
+        in_turn = list(islice(zip(cycle(questions), cycle(names), strict=False), _TOGETHER))
+        alone = [1000 * server.ask(*one) for one in in_turn[:_ALONE]]
+        one_adapter = _rate(server, [(question, names[0]) for question, _ in in_turn])
+        mixed = _rate(server, in_turn)
+        loaded = server.memory_mb()
+    return (
+        str(len(names)),
+        f"{seconds:.0f}",
+        f"{at_rest:.0f}",
+        f"{loaded:.0f}",
+        f"{median(alone):.0f}",
+        f"{max(alone):.0f}",
+        f"{one_adapter:.2f}",
+        f"{mixed:.2f}",
+    )
+
+
+def _rate(server: _Server, asked: Sequence[tuple[Mapping[str, object], str]]) -> float:
+    began = time.perf_counter()
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(lambda one: server.ask(*one), asked))
+    return len(asked) / (time.perf_counter() - began)
+
+
+@contextmanager
+def _serving(bundle: Path, variables: Mapping[str, str]) -> Iterator[_Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    command += ["-m", str(bundle), "-h", "127.0.0.1", "-p", str(port)]
+    # The server starts uvicorn by its name.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with bundle.with_suffix(".server.log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            env={**variables, "PATH": path},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(f"{url}/ping", process)
+        yield _Server(url, psutil.Process(process.pid))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait(url: str, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _SECONDS_TO_START
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise click.ClickException("the server did not start; see its log beside the bundle")
+
+
+if __name__ == "__main__":
+    main()
