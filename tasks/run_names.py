@@ -15,6 +15,7 @@ from tasks.config import PredictBatchConfig, RetrainAdapterConfig, TrainAdapterC
 from tasks.tracked_run import run_folder
 
 _LONGEST_PART = 32
+_LONGEST_NAME = 80
 _OF_ANY_DATA = {"train", "training", "data", "rows"}
 """File names that say nothing; their folder's does."""
 _FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".gguf"}
@@ -33,7 +34,7 @@ def full_name(config: TrainAdapterConfig | PredictBatchConfig, given: str) -> st
             source = config.base_model.hub_id or config.base_model.source
             adapter, data = _last_part(source) if name == "default" else name, config.data.train
     subject = f"{_slug(adapter)}-{_slug(_last_part(data))}-"
-    return given if given.startswith(subject) else subject + given
+    return given if given.startswith(subject) else subject + _slug(given, _LONGEST_NAME)
 
 
 def namer(kind: type[TrainAdapterConfig | PredictBatchConfig]) -> Callable[[], str]:
@@ -61,6 +62,6 @@ def _last_part(source: str) -> str:
     return path.parent.name if name in _OF_ANY_DATA and path.parent.name else name
 
 
-def _slug(name: str) -> str:
+def _slug(name: str, longest: int = _LONGEST_PART) -> str:
     """Keep what is safe in a folder's name on every system."""
-    return re.sub(r"[^A-Za-z0-9.+_]+", "-", name)[:_LONGEST_PART].strip("-.") or "unnamed"
+    return re.sub(r"[^A-Za-z0-9.+_]+", "-", name)[:longest].strip("-.") or "unnamed"

@@ -13,7 +13,7 @@ from tasks.errors import UserError
 from tasks.run_names import full_name
 
 
-def named(source: str, train: str, adapter: str = "default") -> str:
+def named(source: str, train: str, adapter: str = "default", given: str = "brave-fox") -> str:
     """Name a run of a training."""
     config = TrainAdapterConfig.model_validate(
         {
@@ -22,7 +22,7 @@ def named(source: str, train: str, adapter: str = "default") -> str:
             "lora": {"adapter_name": adapter},
         }
     )
-    return full_name(config, "brave-fox")
+    return full_name(config, given)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,13 @@ def test_a_name_says_base_and_data(source: str, train: str, name: str) -> None:
 def test_an_adapter_with_a_name_goes_by_it() -> None:
     """A name that somebody chose says more than the base's."""
     assert named("org/base", "tickets.jsonl", "polite") == "polite-tickets-brave-fox"
+
+
+def test_a_name_that_a_person_gave_stays_readable() -> None:
+    """What the form took goes on at the end, as far as a folder may have it; twice is once."""
+    name = named("org/base", "tickets.jsonl", given="try 2: a/b")
+    assert name == "base-tickets-try-2-a-b"
+    assert named("org/base", "tickets.jsonl", given=name) == name
 
 
 def test_a_batch_of_answers_is_named_by_its_adapters() -> None:
