@@ -28,10 +28,10 @@ from tasks.engine.base_models import load_skeleton
 from tasks.engine.base_sources import find_base
 from tasks.engine.batching import as_items
 from tasks.engine.callbacks import TrainingProgress
-from tasks.engine.classes import LabelledBatches
 from tasks.engine.examples import ExampleSets, read_examples
 from tasks.engine.injection import reinject
 from tasks.engine.lora import resolve_lora
+from tasks.engine.padded_rows import LabelledBatches
 from tasks.engine.sequence_classification import SequenceClassification
 from tasks.errors import UserError
 from tasks.records import InjectedRecord, TrainedRecord, TrainingPlan

@@ -1,6 +1,6 @@
 """The task of continuing a text: tokens are learnt, and answers generated."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ from tasks.config import DataSettings, RowFormat, TrainingSettings
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Batches, Part
 from tasks.engine.examples import Split
-from tasks.engine.model_task import Answer
+from tasks.engine.generation import Generating
 from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import GENERATIVE, Example
 from tasks.engine.token_cache import tokenized
@@ -18,30 +18,20 @@ from tasks.records import BaseModelRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from tasks.engine.batch_choice import BatchingChoice
     from tasks.engine.prepared_data import PreparedData
 
 
 @dataclass(frozen=True)
-class CausalLM:
+class CausalLM(Generating):
     """A causal language model; see `ModelTask`."""
 
     auto_class: str = "AutoModelForCausalLM"
     peft_task_type: str = "CAUSAL_LM"
     pipeline_tag: str = "text-generation"
     row_formats: tuple[RowFormat, ...] = GENERATIVE
-    generates: bool = True
-
-    def complete_config(
-        self, config: "PretrainedConfig", source: BaseSource | BaseModelRecord
-    ) -> None:
-        """Leave the configuration as it is."""
-
-    def head_modules(self, model: "PreTrainedModel") -> list[str]:  # noqa: ARG002
-        """Name none: the base has an output layer."""
-        return []
 
     def tokenize(
         self,
@@ -81,15 +71,6 @@ class CausalLM:
 
         return summed_loss(model, part, in_chunks=plan.loss_in_chunks), None
 
-    def metrics(
-        self,
-        expected: Sequence[Sequence[int]],  # noqa: ARG002
-        predicted: Sequence[Sequence[int]],  # noqa: ARG002
-        names: Sequence[str],  # noqa: ARG002
-    ) -> dict[str, float]:
-        """Judge by the loss alone."""
-        return {}
-
     def prompt(self, renderer: Renderer, example: Example) -> str:
         """Give all that precedes the answer; a plain text is to be continued.
 
@@ -99,28 +80,3 @@ class CausalLM:
         if example.words:
             raise UserError(f"row {example.row}: a language model answers no column tokens")
         return renderer.prompt(example) if example.text is None else example.text
-
-    def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at once
-        self,
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        batch_size: int,
-        adds_special_tokens: bool,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> list[Answer]:
-        """Answer greedily."""
-        from tasks.engine.generation import answer
-
-        texts = answer(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            adds_special_tokens=adds_special_tokens,
-            on_progress=on_progress,
-        )
-        return [Answer(text) for text in texts]

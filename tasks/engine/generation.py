@@ -3,10 +3,64 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.engine.model_task import Answer
+
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from tasks.engine.base_sources import BaseSource
+    from tasks.records import BaseModelRecord
+
+
+@dataclass(frozen=True)
+class Generating:
+    """What `ModelTask` asks of a language model, whose output layer the base has."""
+
+    generates: bool = True
+
+    def complete_config(
+        self, config: "PretrainedConfig", source: "BaseSource | BaseModelRecord"
+    ) -> None:
+        """Leave the configuration as it is."""
+
+    def head_modules(self, model: "PreTrainedModel") -> list[str]:  # noqa: ARG002
+        """Name none."""
+        return []
+
+    def metrics(
+        self,
+        expected: Sequence[Sequence[int]],  # noqa: ARG002
+        predicted: Sequence[Sequence[int]],  # noqa: ARG002
+        names: Sequence[str],  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Judge by the loss alone."""
+        return {}
+
+    def answer(  # noqa: PLR0913 - the signature of all tasks
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        adds_special_tokens: bool,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Answer greedily."""
+        texts = answer(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            adds_special_tokens=adds_special_tokens,
+            on_progress=on_progress,
+        )
+        return [Answer(text) for text in texts]
 
 
 def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at once

@@ -8,9 +8,10 @@ from tasks.config import DataSettings, LossOn, RowFormat, TrainingSettings
 from tasks.engine.base_models import load_config, mixed_precision
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Batch, Batches, Part, Row, as_batch, cut
-from tasks.engine.classes import longest_input, model_inputs, only_padded, padded_part
 from tasks.engine.examples import Split
+from tasks.engine.generation import Generating
 from tasks.engine.model_task import Answer
+from tasks.engine.padded_rows import longest_input, model_inputs, only_padded, padded_part
 from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import Example
 from tasks.engine.tokenization import IGNORED, TokenizedRow, TokenizedSplit
@@ -19,7 +20,7 @@ from tasks.records import BaseModelRecord, SplitRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.engine.batch_choice import BatchingChoice
     from tasks.engine.prepared_data import PreparedData
@@ -57,7 +58,7 @@ class PairBatches:
 
 
 @dataclass(frozen=True)
-class Seq2Seq:
+class Seq2Seq(Generating):
     """A model of an encoder and a decoder; see `ModelTask`."""
 
     auto_class: str = "AutoModelForSeq2SeqLM"
@@ -68,16 +69,6 @@ class Seq2Seq:
         RowFormat.PROMPT_COMPLETION,
         RowFormat.INSTRUCTION,
     )
-    generates: bool = True
-
-    def complete_config(
-        self, config: "PretrainedConfig", source: BaseSource | BaseModelRecord
-    ) -> None:
-        """Leave the configuration as it is."""
-
-    def head_modules(self, model: "PreTrainedModel") -> list[str]:  # noqa: ARG002
-        """Name none: the base has an output layer."""
-        return []
 
     def tokenize(
         self,
@@ -157,15 +148,6 @@ class Seq2Seq:
         wanted = labels != IGNORED
         return cross_entropy(logits[wanted].float(), labels[wanted], reduction="sum"), None
 
-    def metrics(
-        self,
-        expected: Sequence[Sequence[int]],  # noqa: ARG002
-        predicted: Sequence[Sequence[int]],  # noqa: ARG002
-        names: Sequence[str],  # noqa: ARG002
-    ) -> dict[str, float]:
-        """Judge by the loss alone."""
-        return {}
-
     def prompt(self, renderer: Renderer, example: Example) -> str:
         """Give what the encoder reads: all before the answer."""
         return renderer.prompt(example).rstrip()
@@ -182,9 +164,7 @@ class Seq2Seq:
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """Answer greedily."""
-        from tasks.engine.generation import answer
-
-        texts = answer(
+        return super().answer(
             model,
             tokenizer,
             prompts,
@@ -193,4 +173,3 @@ class Seq2Seq:
             adds_special_tokens=True,
             on_progress=on_progress,
         )
-        return [Answer(text) for text in texts]

@@ -9,15 +9,10 @@ from tasks.config import DataSettings, RowFormat
 from tasks.engine.base_models import load_config, mixed_precision
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Part
-from tasks.engine.classes import (
-    Classifying,
-    class_scores,
-    guesses,
-    longest_input,
-    model_inputs,
-)
+from tasks.engine.classes import Classifying, class_scores, guesses
 from tasks.engine.examples import Split
 from tasks.engine.model_task import Answer
+from tasks.engine.padded_rows import longest_input, model_inputs
 from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import Example
 from tasks.engine.tokenization import TokenizedRow, TokenizedSplit
