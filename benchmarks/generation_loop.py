@@ -15,7 +15,7 @@ from benchmarks.messages import Message
 class Asked(Message):
     """Rows to answer."""
 
-    base: str
+    base: Path
     adapter: Path
     rows: Path
     dtype: str
