@@ -353,3 +353,10 @@ def test_an_optimiser_that_needs_a_gpu_is_refused_without_one(
     with pytest.raises(UserError, match="needs a GPU; use adamw"):
         train_here(model, record, tmp_path, training(optimizer="paged_adamw_8bit"))
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_single_step_trains(tiny_base: Path, tmp_path: Path) -> None:
+    """A training of one step has no warm-up, whose first rate is zero."""
+    model, record = injected(tiny_base, tmp_path)
+    result = train_here(model, record, tmp_path, training(max_steps=1, warmup_ratio=0.1))
+    assert result.adapter_change > 0

@@ -60,7 +60,8 @@ class TrainingSettings(Section):
     """How the learning rate falls after the warm-up."""
 
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises from zero."""
+    """Share of the steps over which the learning rate rises from zero; a training of one step has
+    no warm-up."""
 
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled weight decay."""

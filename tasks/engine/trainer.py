@@ -105,6 +105,17 @@ class AdapterTrainer(Trainer):
         stopped: bool = states["TrainerControl"]["args"]["should_training_stop"]
         return stopped or self.state.global_step >= self.state.max_steps
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make the schedule; without a warm-up where that would be all there is.
+
+        The rate of a warm-up's first step is zero, and a training of one step would change nothing.
+        """
+        if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:  # noqa: ANN401, ARG002
         return self._order
 
