@@ -1,6 +1,7 @@
 """`adapterflow up` in a home of its own, for the tests of what a team gets from it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,14 +49,19 @@ class RunningStack:
         )
 
     def begin(self, *words: str) -> "subprocess.Popen[str]":
-        """Start a command of the command line in this home."""
-        return subprocess.Popen(
-            [ADAPTERFLOW, *words],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        """Start a command of the command line in this home, as a terminal does."""
+        # A shell without a terminal lets what it starts ignore Ctrl-C, and that is inherited.
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            return subprocess.Popen(
+                [ADAPTERFLOW, *words],
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def up(self) -> str:
         """Start everything, and give what was printed."""
