@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _OURS = "#2a6f97"
 _PROPORTION = "#b0b7bd"
+_WHOLE = 100
 
 
 def draw(growth: Growth, file: Path) -> None:
@@ -45,7 +46,9 @@ def _line(axes: "Axes", points: list[Point], of: Callable[[Point], float]) -> No
     axes.set_ylim(min(y) / 2, max(y) * 2)
     axes.set_xticks(x, [f"{one:.0f}" for one in x])
     axes.minorticks_off()
-    axes.set_yticks(y, [f"{one:.3g}" for one in y])
+    # Only the ends: what lies between may lie on top of each other.
+    ends = sorted({y[0], y[-1]})
+    axes.set_yticks(ends, [f"{one:,.1f}" if one < _WHOLE else f"{one:,.0f}" for one in ends])
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
