@@ -8,23 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import TrainingSettings
 from tasks.engine.base_models import load_tokenizer, mixed_precision
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Batches
-from tasks.engine.padded_rows import LabelledBatches, longest_input, model_inputs, only_padded
+from tasks.engine.padded_rows import LabelledBatches, Padding, longest_input, model_inputs
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from tasks.engine.batch_choice import BatchingChoice
-    from tasks.engine.prepared_data import PreparedData
-
 
 @dataclass(frozen=True)
-class Classifying:
+class Classifying(Padding):
     """What `ModelTask` asks of a model with one output a class."""
 
     generates: bool = False
@@ -55,19 +51,6 @@ class Classifying:
             for name, child in model.named_children()
             if name != model.base_model_prefix and next(child.parameters(), None) is not None
         ]
-
-    def choose_batching(
-        self,
-        settings: TrainingSettings,
-        data: "PreparedData",  # noqa: ARG002
-        model: "PreTrainedModel",
-    ) -> "BatchingChoice":
-        """Pad the rows.
-
-        Raises:
-            UserError: another way was asked for.
-        """
-        return only_padded(settings, model)
 
     def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
         """Give the way of batching that was chosen."""

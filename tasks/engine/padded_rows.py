@@ -14,23 +14,32 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.engine.batch_choice import BatchingChoice
+    from tasks.engine.prepared_data import PreparedData
 
 
-def only_padded(settings: TrainingSettings, model: "PreTrainedModel") -> "BatchingChoice":
-    """Pad the rows: packed ones would not have their own outputs each.
+class Padding:
+    """What `ModelTask` asks about batches where rows can only be padded."""
 
-    Raises:
-        UserError: another way was asked for.
-    """
-    from tasks.engine.batch_choice import BatchingChoice, most_tokens, unfused_layers
+    def choose_batching(
+        self,
+        settings: TrainingSettings,
+        data: "PreparedData",  # noqa: ARG002 - the rows do not matter
+        model: "PreTrainedModel",
+    ) -> "BatchingChoice":
+        """Pad the rows: packed ones would not have their own outputs each.
 
-    if settings.batching not in (Batching.AUTO, Batching.PADDED):
-        raise UserError(
-            f"training.batching is {settings.batching.value}, but rows of this task can only be "
-            "padded; use auto"
-        )
-    remarks = tuple(unfused_layers(model))
-    return BatchingChoice(Batching.PADDED, most_tokens(settings), remarks=remarks)
+        Raises:
+            UserError: another way was asked for.
+        """
+        from tasks.engine.batch_choice import BatchingChoice, most_tokens, unfused_layers
+
+        if settings.batching not in (Batching.AUTO, Batching.PADDED):
+            raise UserError(
+                f"training.batching is {settings.batching.value}, but rows of this task can only "
+                "be padded; use auto"
+            )
+        remarks = tuple(unfused_layers(model))
+        return BatchingChoice(Batching.PADDED, most_tokens(settings), remarks=remarks)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.config import DataSettings, LossOn, RowFormat, TrainingSettings
+from tasks.config import DataSettings, LossOn, RowFormat
 from tasks.engine.base_models import load_config, mixed_precision
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Batch, Batches, Part, Row, as_batch, cut
 from tasks.engine.examples import Split
 from tasks.engine.generation import Generating
 from tasks.engine.model_task import Answer
-from tasks.engine.padded_rows import longest_input, model_inputs, only_padded, padded_part
+from tasks.engine.padded_rows import Padding, longest_input, model_inputs, padded_part
 from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import Example
 from tasks.engine.tokenization import IGNORED, TokenizedRow, TokenizedSplit
@@ -21,9 +21,6 @@ from tasks.records import BaseModelRecord, SplitRecord, TrainingPlan
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from tasks.engine.batch_choice import BatchingChoice
-    from tasks.engine.prepared_data import PreparedData
 
 
 class PairRow(TokenizedRow):
@@ -58,7 +55,7 @@ class PairBatches:
 
 
 @dataclass(frozen=True)
-class Seq2Seq(Generating):
+class Seq2Seq(Generating, Padding):
     """A model of an encoder and a decoder; see `ModelTask`."""
 
     auto_class: str = "AutoModelForSeq2SeqLM"
@@ -113,19 +110,6 @@ class Seq2Seq(Generating):
             num_shortened_texts=num_shortened_texts,
         )
         return TokenizedSplit(rows, list(split.examples), record)
-
-    def choose_batching(
-        self,
-        settings: TrainingSettings,
-        data: "PreparedData",  # noqa: ARG002
-        model: "PreTrainedModel",
-    ) -> "BatchingChoice":
-        """Pad the rows.
-
-        Raises:
-            UserError: another way was asked for.
-        """
-        return only_padded(settings, model)
 
     def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
         """Give the way of batching that was chosen."""
