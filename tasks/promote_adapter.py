@@ -36,8 +36,7 @@ def promote_adapter(
     registry = Registry(run.tracking_uri, version.name)
     former = checked.champion.version if checked.champion else None
     if decision.outcome is Outcome.PROMOTE and (no := registry.promote(version.version, former)):
-        reason = f"not promoted: {no.reason}"
-        decision = decision.model_copy(update={"outcome": no.outcome, "reason": reason})
+        decision = decision.model_copy(update=no._asdict())
     registry.tag(version.version, _tags(evaluated, decision))
     Tracker(run).set_tags({OUTCOME_TAG: decision.outcome, REASON_TAG: decision.reason})
     events.send([_event(version, evaluated, decision, run)])

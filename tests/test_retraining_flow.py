@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow_runs import client_of, id_of, logged
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.events import Event
 from prefect.flow_runs import resume_flow_run
 from retraining_runs import retraining, rows_of
 
@@ -20,7 +21,7 @@ from flows import runs
 from tasks.comparison_records import Outcome, RetrainedRecord
 from tasks.config import RetrainAdapterConfig
 from tasks.engine import evaluation
-from tasks.errors import UserError, VerificationError
+from tasks.errors import PassingError, UserError, VerificationError
 from tasks.tracking import Registry, tracking_uri
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -202,6 +203,25 @@ def test_a_run_that_failed_at_the_end_evaluates_once(
     record = executed(runs.reopen_run(flow_run.id))
     assert record.decision.outcome is Outcome.PROMOTE
     assert calls == [None, "challenger"]
+    assert aliases(config) == {"champion": 1}
+
+
+def test_an_event_that_did_not_arrive_is_sent_again(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Prefect takes no event the step is not done; the next try sends the same one."""
+    sent: list[UUID] = []
+
+    def send(events: list[Event]) -> None:
+        sent.extend(event.id for event in events)
+        if len(sent) == 1:
+            raise PassingError("Prefect can't be told")
+
+    monkeypatch.setattr("tasks.promote_adapter.events.send", send)
+    config = retraining(tiny_base, tmp_path, "told-again")
+    assert run(config).decision.outcome is Outcome.PROMOTE
+    assert len(sent) == 2
+    assert sent[0] == sent[1]
     assert aliases(config) == {"champion": 1}
 
 

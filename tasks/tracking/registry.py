@@ -97,7 +97,8 @@ class Registry:
             versions = {one.version: one for one in self._versions(client)}
             mine = versions[version]
             if back := mine.tags.get(ROLLED_BACK_TAG):
-                return NotPromoted(Outcome.REJECT, f"it was champion and was rolled back, {back}")
+                reason = f"rejected: it was champion and was rolled back, {back}"
+                return NotPromoted(Outcome.REJECT, reason)
             champion = _holder(versions.values(), CHAMPION)
             if version != champion and not _was_champion(version, versions.values()):
                 if champion != instead_of:
@@ -230,8 +231,8 @@ def _overtaken(champion: int | None) -> NotPromoted:
     who = f"version {champion} became champion" if champion else "the champion was taken away"
     return NotPromoted(
         Outcome.OUTDATED,
-        f"meanwhile {who}, and it was not compared with that; the next retraining will be, also "
-        "on unchanged data",
+        f"not promoted: meanwhile {who}, and it was not compared with that; the next retraining "
+        "will be, also on unchanged data",
     )
 
 
