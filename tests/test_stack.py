@@ -65,17 +65,16 @@ def labelled_run(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) 
 def test_all_that_was_said_is_in_the_run_s_log(stack: RunningStack, labelled_run: FlowRun) -> None:
     """Beside the steps' own lines, Prefect has those of transformers."""
     stack.ended(labelled_run)
-    said = wait_until(
-        lambda: [
-            line
-            for line in stack.log_of(labelled_run)
-            if line.name.startswith("transformers.") and "classifier.weight" in line.message
-        ],
-        "transformers' line",
-    )
-    assert "MISSING" in said[0].message
-    ours = [line.message for line in stack.log_of(labelled_run) if line.name == "prefect.task_runs"]
-    assert any("held-out answers exactly right" in line for line in ours)
+
+    def line_of(logger: str, words: str) -> str | None:
+        """Give the first line of a logger with these words; lines arrive after a run's end too."""
+        lines = (line for line in stack.log_of(labelled_run) if line.name.startswith(logger))
+        return next((line.message for line in lines if words in line.message), None)
+
+    theirs = wait_until(lambda: line_of("transformers.", "classifier.weight"), "transformers' line")
+    assert "MISSING" in theirs
+    words = "held-out answers exactly right"
+    wait_until(lambda: line_of("prefect.task_runs", words), "the steps' own line")
 
 
 def test_a_run_of_a_deployment_links_to_mlflow_and_back(
