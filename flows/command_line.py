@@ -20,6 +20,7 @@ from flows.retraining_commands import history, retrain, rollback
 from flows.stack import down, up
 from tasks import home
 from tasks.errors import AdapterflowError, UserError
+from tasks.libraries import import_libraries
 from tasks.step_name import StepName
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ def prepare_process() -> None:
     _quiet()
     import flows.runs  # noqa: F401 - takes seconds, in which the server starts
 
+    import_libraries()
     if server:
         server.wait()
 

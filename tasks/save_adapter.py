@@ -7,7 +7,6 @@ from tasks.config import OutputSettings
 from tasks.engine import workbench
 from tasks.engine.hub import push_adapter
 from tasks.engine.injection import probe_logits
-from tasks.engine.memory import give_back
 from tasks.engine.model_card import write_card
 from tasks.engine.saving import adapter_files
 from tasks.engine.saving import save_adapter as save_and_prove
@@ -32,7 +31,6 @@ def save_adapter(
     card = write_card(trained, data, settings)
     files = adapter_files(model, trained, data.template, card)
     del model  # the fresh base of the proof takes its place in memory
-    give_back()
     folder = run.folder / "adapters" / files.name
     record = save_and_prove(files, folder, live_logits, _push(settings))
     _report(record, Tracker(run))

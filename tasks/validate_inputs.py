@@ -13,6 +13,7 @@ from tasks.engine.hub import check_push
 from tasks.engine.lora import resolve_lora
 from tasks.engine.prepared_data import PreparedData, prepare_data
 from tasks.errors import UserError
+from tasks.libraries import import_libraries
 from tasks.progress import logger, progress
 from tasks.records import DataRecord, SplitRecord
 from tasks.step import step
@@ -47,6 +48,7 @@ def check_inputs(config: TrainAdapterConfig) -> tuple[BaseSource, PreparedData]:
             "training.early_stopping_patience needs held-out rows; give data.eval or an "
             "eval_fraction above 0"
         )
+    import_libraries()
     base = find_base(wanted.model_copy(update={"labels": sets.labels}))
     resolve_lora(config.lora, load_skeleton(base), wanted.task)
     with progress("tokenised row") as shown:

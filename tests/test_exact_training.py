@@ -114,7 +114,7 @@ def ours(
             stack.enter_context(attending_by_row(model))
         for part in batches(as_items(ROWS))["parts"]:
             if chunks:
-                assert loss.can_chunk(model, part)
+                assert loss.can_chunk(model, part, loss.labelled_logits(model, part))
             summed = loss.summed_loss(model, part, in_chunks=chunks)
             summed.backward()
             total += summed.item()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.config import BaseModelSettings, Dtype, Quantization, Task
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.failures import failure
+from tasks.engine.memory import give_back
 from tasks.engine.model_task import model_task
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord
@@ -152,6 +153,7 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
 
     settings = source.settings
     dtype = _recorded_dtype(source)
+    give_back()  # a model that was thrown away, before this one takes its place
     try:
         with seeded(_HEAD_SEED):
             model, info = _auto_class(settings.task).from_pretrained(

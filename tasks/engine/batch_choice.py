@@ -68,17 +68,18 @@ def choose_batching(
     rows = [*data.train.rows, *(data.eval.rows if data.eval else [])]
     probe = as_items(sorted(rows, key=lambda row: len(row.input_ids))[:: max(1, len(rows) - 1)])
     padded = PaddedBatches(data.renderer.tokenizer.pad_token_id or 0, _ALL)
-    [plain] = padded(probe)["parts"]
+    [plain] = (_on_device(part, model) for part in padded(probe)["parts"])
+    expected = _logits(model, plain)
     with _evaluating(model):
-        in_chunks = can_chunk(model, _on_device(plain, model))
+        in_chunks = can_chunk(model, plain, expected)
     remarks = tuple(_unaltered(model, in_chunks=in_chunks))
     fallback = BatchingChoice(Batching.PADDED, tokens, loss_in_chunks=in_chunks, remarks=remarks)
     wanted = settings.batching
     if wanted is Batching.PADDED:
         return fallback
     length = _prefix_length(rows, wanted)
-    [packed] = PackedBatches(length, _ALL)(probe)["parts"]
-    why_not = _why_not_packed(model, plain, packed)
+    [packed] = (_on_device(part, model) for part in PackedBatches(length, _ALL)(probe)["parts"])
+    why_not = _why_not_packed(model, packed, _by_row(expected, plain))
     if why_not is None:
         name = Batching.SHARED_PREFIX if length else Batching.PACKED
         return BatchingChoice(name, tokens, length, in_chunks, remarks)
@@ -120,12 +121,11 @@ def _prefix_length(rows: list[TokenizedRow], wanted: Batching) -> int:
     return length if length >= _WORTHWHILE_SHARE * mean_length else 0
 
 
-def _why_not_packed(model: "PreTrainedModel", padded: Part, packed: Part) -> str | None:
+def _why_not_packed(model: "PreTrainedModel", packed: Part, expected: "Tensor") -> str | None:
     name = type(model).__name__
-    expected = _logits(model, padded)
     try:
         with attending_by_row(model):
-            given = _logits(model, packed)
+            given = _by_row(_logits(model, packed), packed)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         if is_of_the_memory(error):
             raise
@@ -141,13 +141,15 @@ def _why_not_packed(model: "PreTrainedModel", padded: Part, packed: Part) -> str
 
 
 def _logits(model: "PreTrainedModel", part: Part) -> "Tensor":
-    """Give the logits where a row has a label, row by row: float32 [labels, vocabulary]."""
     import torch
 
-    on_device = _on_device(part, model)
     with _evaluating(model), torch.no_grad(), mixed_precision(model):
-        logits = labelled_logits(model, on_device)
-    return logits[on_device["labels"] != IGNORED].float()
+        return labelled_logits(model, part)
+
+
+def _by_row(logits: "Tensor", part: Part) -> "Tensor":
+    """Give the logits where a row has a label, row by row: float32 [labels, vocabulary]."""
+    return logits[part["labels"] != IGNORED].float()
 
 
 def _on_device(part: Part, model: "PreTrainedModel") -> Part:

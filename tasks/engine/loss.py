@@ -62,10 +62,15 @@ def summed_loss(model: "PreTrainedModel", part: Part, *, in_chunks: bool = False
     return _ChunkedLoss.apply(hidden, head.weight, head.bias, labelled)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def can_chunk(model: "PreTrainedModel", part: Part) -> bool:
-    """Tell whether the logits are the output layer's, bit for bit, and that layer is frozen.
+def can_chunk(model: "PreTrainedModel", part: Part, logits: torch.Tensor) -> bool:
+    """Tell whether the part's logits are the output layer's, and that layer is frozen.
 
     Some architectures cap or scale them afterwards.
+
+    Args:
+        model: a causal language model.
+        part: its inputs.
+        logits: what `labelled_logits` gave for them, compared bit for bit.
     """
     head: Any = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.weight.requires_grad:
@@ -73,7 +78,7 @@ def can_chunk(model: "PreTrainedModel", part: Part) -> bool:
     if head.weight.dtype != model.dtype or model.get_decoder() is model:
         return False
     with torch.no_grad(), mixed_precision(model):
-        return torch.equal(head(_labelled_states(model, part)), labelled_logits(model, part))
+        return torch.equal(head(_labelled_states(model, part)), logits)
 
 
 def _inputs(model: Any, part: Part) -> dict[str, Any]:  # noqa: ANN401 - a decoder is any module

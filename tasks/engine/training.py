@@ -132,10 +132,7 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
                 raise
             plan = with_less_memory(plan, data, settings, error)
         else:
-            ended = trainer.state, plan, trainer.seconds_training()
-            del trainer
-            give_back()
-            return ended
+            return trainer.state, plan, trainer.seconds_training()
         del trainer
         checkpoints.keep_plan(plan)
         _rewind(model, injected)
