@@ -17,6 +17,7 @@ _MODULES = (
     "tasks.engine.training",
     "tasks.engine.loading",
     "mlflow",
+    "matplotlib.figure",
 )
 
 

@@ -40,12 +40,13 @@ def fitting_weights(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[st
     _check_kind(adapter)
     expected = _expected_shapes(adapter, model)
     extra = adapter.shapes.keys() - expected.keys()
-    copies = {key for key in extra if _base_name(key) in _own_weights(model)}
+    own = _own_weights(model) if extra else {}
+    copies = {key for key in extra if _base_name(key) in own}
     problems = _problems(dict(adapter.shapes), expected, copies)
     if problems:
         raise _unfit(adapter, model, problems)
     weights = adapter.weights()
-    _check_copies(adapter, model, {key: weights.pop(key) for key in copies})
+    _check_copies(adapter, own, {key: weights.pop(key) for key in copies})
     return weights
 
 
@@ -194,12 +195,11 @@ def _problems(given: Shapes, expected: Shapes, copies: set[str]) -> str:
 
 
 def _check_copies(
-    adapter: AdapterFolder, model: "PreTrainedModel", copies: dict[str, "Tensor"]
+    adapter: AdapterFolder, own: dict[str, "Tensor"], copies: dict[str, "Tensor"]
 ) -> None:
     """Check base weights that PEFT saved along, embeddings mostly, against the base's own."""
     import torch
 
-    own = _own_weights(model)
     for key, copied in copies.items():
         base = own[_base_name(key)].detach().cpu()
         if base.shape != copied.shape or not torch.equal(base, copied.to(base.dtype)):
