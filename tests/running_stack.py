@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,7 @@ class RunningStack:
 
     def client(self) -> SyncPrefectClient:
         """Give a client of the Prefect server."""
-        with temporary_settings({PREFECT_API_URL: f"{self.prefect_url}/api"}):
-            return get_client(sync_client=True)
+        return client_of(f"{self.prefect_url}/api")
 
     def deployment(self, name: str) -> DeploymentResponse:
         """Give a deployment by `flow/name`."""
@@ -129,6 +129,14 @@ class RunningStack:
                 flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [str(run.id)]}}),
             )
         return {str(one.key): str(one.data) for one in found}
+
+
+@cache
+def client_of(api_url: str) -> SyncPrefectClient:
+    """Give a client of a Prefect server, which may be entered and left any number of times."""
+    with temporary_settings({PREFECT_API_URL: api_url}):
+        # Stays open: making one takes longer than asking it something.
+        return get_client(sync_client=True).__enter__()
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:  # noqa: ANN401

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,10 +17,10 @@ from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
 from mlflow_server import free_port
 from prefect import Flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from running_stack import client_of, wait_until
 
 from flows.train_adapter import train_adapter
 
@@ -62,8 +62,7 @@ class Installation:
 
     def client(self) -> SyncPrefectClient:
         """Give a client of the server."""
-        with temporary_settings({PREFECT_API_URL: self.api_url}):
-            return get_client(sync_client=True)
+        return client_of(self.api_url)
 
     def command(self, *words: str) -> None:
         """Run a `prefect` command, as a person does."""
@@ -118,16 +117,6 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     running = Installation(tmp_path_factory.mktemp("installation"))
     yield running
     running.stop()
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 180) -> Any:  # noqa: ANN401
-    """Wait for a condition, and give what it gave."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    pytest.fail(f"waited in vain for {what}")
 
 
 @pytest.fixture
