@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tasks.config import BaseModelSettings
-from tasks.engine import base_models, loss
+from tasks.engine import base_models, kernel_attention, loss
 from tasks.engine.adapter_layers import fused_adapter_layers
 from tasks.engine.base_sources import find_base
 from tasks.engine.batching import Batches, PackedBatches, PaddedBatches, as_items
@@ -204,9 +204,46 @@ def test_other_formulas_are_left_alone(architecture: str) -> None:
         assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
 
 
+def attention_of_lengths(  # noqa: PLR0913 - the real one's signature
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    longest_query: int,
+    longest_key: int,
+    **how: Any,  # noqa: ANN401
+) -> torch.Tensor:
+    """Stand in for PyTorch's `varlen_attn`, which CPUs have no kernel for."""
+    assert how == {"scale": 0.3, "window_size": (-1, 0), "enable_gqa": True}
+    assert query_ends.dtype == key_ends.dtype == torch.int32
+    lengths = [ends.diff().tolist() for ends in (query_ends, key_ends)]
+    assert [max(sizes) for sizes in lengths] == [longest_query, longest_key]
+    parts = (
+        part.transpose(0, 1).split(sizes, dim=1)
+        for part, sizes in zip(
+            (query, key, value), (lengths[0], lengths[1], lengths[1]), strict=True
+        )
+    )
+    done = [
+        scaled_dot_product_attention(
+            q[None],
+            k[None],
+            v[None],
+            attn_mask=torch.ones(q.shape[1], k.shape[1]).tril(k.shape[1] - q.shape[1]).bool(),
+            scale=0.3,
+            enable_gqa=True,
+        )[0].transpose(0, 1)
+        for q, k, v in zip(*parts, strict=True)
+    ]
+    return torch.cat(done)
+
+
 @pytest.mark.parametrize("ends", [(0, 5), (0, 3, 130, 135), (70, 75, 220), (4, 5, 6, 7, 40, 41)])
-def test_attention_by_row_is_masked_attention(ends: tuple[int, ...]) -> None:
-    """Tile by tile, or row by row as on a GPU, outputs and gradients are the dense mask's."""
+def test_attention_by_row_is_masked_attention(
+    ends: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tile by tile, row by row, or at once as on a GPU, all is as with the dense mask."""
     torch.manual_seed(0)
     owner = torch.zeros(ends[-1], dtype=torch.int64)
     for number, (start, end) in enumerate(pairwise(ends), 1):
@@ -224,9 +261,11 @@ def test_attention_by_row_is_masked_attention(ends: tuple[int, ...]) -> None:
     tiled = _TiledAttention.apply(query, key, value, _layout(ends), 0.3)  # type: ignore[no-untyped-call]
     ends_only = torch.tensor(ends)[None, None, None]
     by_row, _ = attend(torch.nn.Module(), query, key, value, ends_only, 0.3, 1e-30)
+    monkeypatch.setattr(kernel_attention, "varlen_attn", attention_of_lengths)
+    at_once = kernel_attention.attend_at_once(query, key, value, ends, 0.3)
     weights = torch.randn_like(tiled)
     expected = torch.autograd.grad((dense.transpose(1, 2) * weights).sum(), inputs)
-    for given in (tiled, by_row):
+    for given in (tiled, by_row, at_once):
         torch.testing.assert_close(given, dense.transpose(1, 2))
         for mine, theirs in zip(
             torch.autograd.grad((given * weights).sum(), inputs), expected, strict=True

@@ -7,6 +7,8 @@ anew, so that memory does not grow with the square of a row's length (as FlashAt
 https://arxiv.org/abs/2205.14135, algorithms 1 and 4, without its running softmax: a tile's keys fit
 into memory).
 
+On other devices PyTorch's kernels do it (`kernel_attention`).
+
 `attending_by_row` puts it into a model through transformers' interface for attention functions.
 A model that has none, or whose attention does more (a window, a bias), raises ValueError.
 """
@@ -19,8 +21,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from tasks.engine.kernel_attention import attend_at_once, attend_one_by_one, has_kernel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,47 +93,15 @@ def attend(  # noqa: PLR0913 - transformers' signature
     if sliding_window is not None and longest > sliding_window:
         raise ValueError(f"a row has {longest} tokens, its window {sliding_window}")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if has_kernel(query) and not dropout:
+        return attend_at_once(query, key, value, ends, scaling), None
     if dropout or query.device.type != "cpu":
-        return _one_by_one(query, key, value, ends, scaling, dropout), None
+        return attend_one_by_one(query, key, value, ends, scaling, dropout), None
     rows = _layout(ends)
     return _TiledAttention.apply(query, key, value, rows, scaling), None  # type: ignore[no-untyped-call]
 
 
 AttentionInterface.register(_NAME, attend)
-
-
-def _one_by_one(  # noqa: PLR0913 - what attention is a function of
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    ends: tuple[int, ...],
-    scaling: float,
-    dropout: float,
-) -> torch.Tensor:
-    """Attend row by row with PyTorch's own function, for GPUs (not measured) and for dropout."""
-    sizes = [ends[0], *(end - start for start, end in pairwise(ends))]
-    queries, keys, values = (part.split(sizes, dim=2) for part in (query, key, value))
-    done = []
-    for row, size in enumerate(sizes):
-        before = 0 if row == 0 else ends[0]
-        k, v = (
-            torch.cat((parts[0], parts[row]), dim=2) if before else parts[row]
-            for parts in (keys, values)
-        )
-        seen = torch.ones(size, before + size, dtype=torch.bool, device=query.device).tril(before)
-        done.append(
-            scaled_dot_product_attention(
-                queries[row],
-                k,
-                v,
-                attn_mask=seen if before else None,
-                is_causal=not before,
-                dropout_p=dropout,
-                scale=scaling,
-                enable_gqa=True,
-            )
-        )
-    return torch.cat(done, dim=2).transpose(1, 2)
 
 
 @dataclass(frozen=True)
