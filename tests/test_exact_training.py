@@ -271,3 +271,20 @@ def test_attention_by_row_is_masked_attention(
             torch.autograd.grad((given * weights).sum(), inputs), expected, strict=True
         ):
             torch.testing.assert_close(mine, theirs)
+
+
+def test_a_part_s_ends_are_read_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each look would wait for all that is under way."""
+    model = made("llama")
+    [part] = PackedBatches(0, 10_000)(as_items(ROWS))["parts"]
+    read: list[torch.Tensor] = []
+    as_list = torch.Tensor.tolist
+
+    def noted(tensor: torch.Tensor) -> object:
+        read.append(tensor)
+        return as_list(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", noted)
+    with attending_by_row(model), torch.no_grad():
+        loss.labelled_logits(model, part)
+    assert len(read) == 1

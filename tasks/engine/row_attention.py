@@ -21,9 +21,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface
 
-from tasks.engine.kernel_attention import attend_at_once, attend_one_by_one, has_kernel
+from tasks.engine.kernel_attention import Ends, attend_at_once, attend_one_by_one, has_kernel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,7 +89,7 @@ def attend(  # noqa: PLR0913 - transformers' signature
     wanted = [name for name in _FOREIGN if others.get(name) is not None]
     if wanted:
         raise ValueError(f"its attention uses {', '.join(wanted)}")
-    ends = tuple(attention_mask.flatten().tolist())
+    ends = _ends_in(attention_mask)
     longest = ends[0] + max(end - start for start, end in pairwise(ends))
     if sliding_window is not None and longest > sliding_window:
         raise ValueError(f"a row has {longest} tokens, its window {sliding_window}")
@@ -102,6 +103,17 @@ def attend(  # noqa: PLR0913 - transformers' signature
 
 
 AttentionInterface.register(_NAME, attend)
+
+
+def _ends_in(mask: torch.Tensor) -> Ends:
+    """Read a part's ends once for all layers: whoever reads of a GPU waits for all its work."""
+    ends: Ends | None = _read.get(mask)
+    if ends is None:
+        ends = _read[mask] = tuple(mask.flatten().tolist())
+    return ends
+
+
+_read = WeakTensorKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -161,7 +173,7 @@ class _Piece:
 
 
 @lru_cache(maxsize=16)
-def _layout(ends: tuple[int, ...]) -> _Layout:
+def _layout(ends: Ends) -> _Layout:
     """Plan the attention of a part once, for all its layers."""
     rows = [(0, 0, ends[0]), *((ends[0], start, end) for start, end in pairwise(ends))]
     pieces = [
