@@ -16,7 +16,7 @@ from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import Example
 from tasks.engine.tokenization import IGNORED, TokenizedRow, TokenizedSplit
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, SplitRecord, TrainingPlan
+from tasks.records import BaseModelRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,11 @@ class PairRow(TokenizedRow):
     def num_trained_tokens(self) -> int:
         """Count the answer's tokens."""
         return len(self.labels)
+
+    @property
+    def sequences(self) -> tuple[list[int], ...]:
+        """Give the prompt and the answer."""
+        return self.input_ids, self.labels
 
 
 @dataclass(frozen=True)
@@ -99,17 +104,12 @@ class Seq2Seq(Generating, Padding):
             rows.append(PairRow(prompt[:limit], answer[:limit]))
             if on_progress:
                 on_progress(done, len(split.examples))
-        record = SplitRecord(
-            source=split.source,
-            sha256=split.sha256,
-            num_rows=len(rows),
-            num_tokens=sum(len(row.input_ids) + len(row.labels) for row in rows),
-            num_trained_tokens=sum(row.num_trained_tokens for row in rows),
-            longest_tokens=max(max(len(row.input_ids), len(row.labels)) for row in rows),
+        return TokenizedSplit.of(
+            split,
+            rows,
             num_shortened_answers=num_shortened_answers,
             num_shortened_texts=num_shortened_texts,
         )
-        return TokenizedSplit(rows, list(split.examples), record)
 
     def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
         """Give the way of batching that was chosen."""

@@ -17,7 +17,7 @@ from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import Example
 from tasks.engine.tokenization import TokenizedRow, TokenizedSplit
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, SplitRecord, TrainingPlan
+from tasks.records import BaseModelRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,16 +62,8 @@ class SequenceClassification(Classifying):
             ClassifiedRow(list(one), [number[example.answer]])
             for one, example in zip(ids, split.examples, strict=True)
         ]
-        record = SplitRecord(
-            source=split.source,
-            sha256=split.sha256,
-            num_rows=len(rows),
-            num_tokens=sum(len(row.input_ids) for row in rows),
-            num_trained_tokens=len(rows),
-            longest_tokens=max(len(row.input_ids) for row in rows),
-            num_shortened_texts=sum(len(one) > limit for one in whole),
-        )
-        return TokenizedSplit(rows, list(split.examples), record)
+        num_shortened = sum(len(one) > limit for one in whole)
+        return TokenizedSplit.of(split, rows, num_shortened_texts=num_shortened)
 
     def loss(
         self,

@@ -22,7 +22,7 @@ from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import Example
 from tasks.engine.tokenization import IGNORED, TokenizedRow, TokenizedSplit
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, SplitRecord, TrainingPlan
+from tasks.records import BaseModelRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,16 +80,7 @@ class TokenClassification(Classifying):
                     labels[place] = number[tag]
             num_shortened += len(ids) == limit and places[-1] is None
             rows.append(TaggedRow(list(ids), labels))
-        record = SplitRecord(
-            source=split.source,
-            sha256=split.sha256,
-            num_rows=len(rows),
-            num_tokens=sum(len(row.input_ids) for row in rows),
-            num_trained_tokens=sum(row.num_trained_tokens for row in rows),
-            longest_tokens=max(len(row.input_ids) for row in rows),
-            num_shortened_texts=num_shortened,
-        )
-        return TokenizedSplit(rows, list(split.examples), record)
+        return TokenizedSplit.of(split, rows, num_shortened_texts=num_shortened)
 
     def loss(
         self,

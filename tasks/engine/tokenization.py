@@ -1,8 +1,9 @@
 """Examples as tokens, with labels where the loss is; what is cut or lost is counted."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Self
 
 from tasks.config import DataSettings, LossOn, OnLostAnswer, Template
 from tasks.engine.examples import Split
@@ -27,6 +28,11 @@ class TokenizedRow:
         """Count the tokens that a loss falls on; the first follows nothing, so it has none."""
         return sum(label != IGNORED for label in self.labels[1:])
 
+    @property
+    def sequences(self) -> tuple[list[int], ...]:
+        """Give the sequences of tokens that the model reads."""
+        return (self.input_ids,)
+
 
 @dataclass(frozen=True)
 class TokenizedSplit:
@@ -35,6 +41,35 @@ class TokenizedSplit:
     rows: list[TokenizedRow]
     examples: list[Example]
     record: SplitRecord
+
+    @classmethod
+    def of(
+        cls,
+        split: Split,
+        rows: list[TokenizedRow],
+        examples: Sequence[Example] | None = None,
+        **counts: int,
+    ) -> Self:
+        """Put together what a split became.
+
+        Args:
+            split: the examples.
+            rows: what became of them.
+            examples: those that the rows came from, if not all.
+            counts: what was cut or lost, by the record's names.
+        """
+        lengths = [[len(sequence) for sequence in row.sequences] for row in rows]
+        record = SplitRecord(
+            source=split.source,
+            sha256=split.sha256,
+            num_rows=len(rows),
+            num_tokens=sum(map(sum, lengths)),
+            num_trained_tokens=sum(row.num_trained_tokens for row in rows),
+            longest_tokens=max(map(max, lengths)),
+            num_dropped_rows=len(split.examples) - len(rows),
+            **counts,
+        )
+        return cls(rows, list(split.examples if examples is None else examples), record)
 
 
 def tokenize_split(
@@ -74,9 +109,13 @@ def tokenize_split(
             on_progress(number, len(split.examples))
     if not kept:
         raise UserError(f"{split.source}: no row has an answer within {settings.max_length} tokens")
-    rows = [row for _, row in kept]
-    record = _record(split, rows, num_shortened, num_unplaced)
-    return TokenizedSplit(rows, [example for example, _ in kept], record)
+    return TokenizedSplit.of(
+        split,
+        [row for _, row in kept],
+        [example for example, _ in kept],
+        num_shortened_answers=num_shortened,
+        num_untrained_answers=num_unplaced,
+    )
 
 
 def shared_prefix_length(rows: Iterable[TokenizedRow]) -> int:
@@ -117,20 +156,4 @@ def _lost_answer(split: Split, example: Example, length: int, max_length: int) -
         f"{split.source}, row {example.row}: nothing of the answer is left within data.max_length "
         f"{max_length} (the row has {length} tokens); raise max_length to {length}, shorten the "
         "row, or set data.on_lost_answer to drop"
-    )
-
-
-def _record(
-    split: Split, rows: list[TokenizedRow], num_shortened: int, num_unplaced: int
-) -> SplitRecord:
-    return SplitRecord(
-        source=split.source,
-        sha256=split.sha256,
-        num_rows=len(rows),
-        num_tokens=sum(len(row.input_ids) for row in rows),
-        num_trained_tokens=sum(row.num_trained_tokens for row in rows),
-        longest_tokens=max(len(row.input_ids) for row in rows),
-        num_shortened_answers=num_shortened,
-        num_untrained_answers=num_unplaced,
-        num_dropped_rows=len(split.examples) - len(rows),
     )
