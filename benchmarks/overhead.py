@@ -58,7 +58,7 @@ def main(setting: Setting, workload: str, repeats: int) -> None:
                 this = job.model_copy(update={"folder": folder, "options": options})
                 run = run_tool(way, TOOLS[tool], this, repeat, variables[way])
                 runs[way] += [run] if repeat else []
-    header = ("", "to the first step s", "whole s", "more than bare s", "training s", "CPU s")
+    header = ("", "to the first step s", "whole s", "more than bare s", "CPU s")
     setting.publish("overhead", table(header, (_row(way, runs) for way in runs)))
 
 
@@ -71,7 +71,6 @@ def _row(way: str, runs: Mapping[str, list[Run]]) -> tuple[str, ...]:
         f"{median(run.seconds_to_first_step for run in mine):.1f}",
         f"{median(run.seconds_whole for run in mine):.1f}",
         f"{median(more):.1f} ({min(more):.1f} to {max(more):.1f})",
-        f"{median(run.seconds_training for run in mine):.1f}",
         f"{median(run.usage.cpu_seconds for run in mine):.0f}",
     )
 
