@@ -75,7 +75,7 @@ def predict(  # noqa: PLR0913 - what a user may give
 
 @click.command()
 @click.argument("adapter")
-@click.argument("folder", type=_PATH)
+@click.argument("target", metavar="FOLDER|FILE.gguf", type=_PATH)
 @click.option("--merged", is_flag=True, help="Merge it into its base: a model that needs no PEFT.")
 @click.option("--base-model", help="The base, if not the one that the adapter was made for.")
 @click.option(
@@ -90,7 +90,7 @@ def predict(  # noqa: PLR0913 - what a user may give
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def export(  # noqa: PLR0913 - what a user may give
     adapter: str,
-    folder: Path,
+    target: Path,
     merged: bool,  # noqa: FBT001
     base_model: str | None,
     dtype: str,
@@ -98,24 +98,33 @@ def export(  # noqa: PLR0913 - what a user may give
     max_new_tokens: int,
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Write ADAPTER to FOLDER, alone or merged into its base.
+    """Write ADAPTER to FOLDER, alone or merged into its base, or to FILE.gguf for llama.cpp.
 
     ADAPTER is a folder, a Hub id, models:/name@alias or runs:/…. A merged model is read back and
     compared with base and adapter before FOLDER appears.
     """
     from tasks.engine.whole_folders import check_new
 
-    check_new(folder)
+    is_gguf = target.suffix == ".gguf"
+    if is_gguf and merged:
+        raise UserError(f"a merged model is a folder, and {target} names a GGUF file")
+    check_new(target)
     _show_steps()
-    from flows.exporting import export_adapter, merge_adapter, merged_lines
+    from flows import exporting
 
-    if not merged:
-        export_adapter(adapter, folder)
-        click.echo(f"the adapter is in {folder}")
-        return
-    with _failing_cleanly():
-        record = merge_adapter(adapter, folder, base_model, dtype, rows, max_new_tokens)
-    click.echo(record.model_dump_json() if as_json else merged_lines(record))
+    if is_gguf:
+        written = exporting.adapter_as_gguf(adapter, target, base_model)
+        click.echo(written.model_dump_json() if as_json else exporting.gguf_lines(written))
+    elif merged:
+        with _failing_cleanly():
+            record = exporting.merge_adapter(
+                adapter, target, base_model, dtype, rows, max_new_tokens
+            )
+        click.echo(record.model_dump_json() if as_json else exporting.merged_lines(record))
+    else:
+        exporting.export_adapter(adapter, target)
+        told = json.dumps({"folder": str(target)}) if as_json else f"the adapter is in {target}"
+        click.echo(told)
 
 
 @click.command()

@@ -10,11 +10,12 @@ from tasks.engine.adapter_folders import copy_adapter
 from tasks.engine.base_models import load_tokenizer
 from tasks.engine.base_sources import find_base
 from tasks.engine.combining import METHODS, Combination, combine
+from tasks.engine.gguf_adapter import write_gguf
 from tasks.engine.hub import check_push, push_adapter
 from tasks.engine.merging import export_merged
 from tasks.engine.scoring import exact_match_on
 from tasks.errors import UserError
-from tasks.records import CombinedRecord, MergedRecord
+from tasks.records import CombinedRecord, GgufRecord, MergedRecord
 
 _BATCH_SIZE = 16
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -81,6 +82,12 @@ def merge_adapter(  # noqa: PLR0913 - what a user may give
         return export_merged(adapter, base, folder, Dtype(dtype), score)
 
 
+def adapter_as_gguf(source: str, file: Path, base_model: str | None) -> GgufRecord:
+    """Write an adapter as one GGUF file; see `write_gguf`."""
+    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+        return write_gguf(adapter, base_of(adapter, base_model), file)
+
+
 def combine_adapters(
     weighted: Sequence[tuple[str, float]],
     folder: Path,
@@ -116,6 +123,17 @@ def combined_lines(record: CombinedRecord) -> str:
         *record.remarks,
         f"{record.folder}: {len(record.weights)} adapters by {record.method}, {size}",
         f"it changes the base's logits by up to {record.logit_effect:.3g}; {again}",
+    ]
+    return "\n".join(lines)
+
+
+def gguf_lines(record: GgufRecord) -> str:
+    """Say what a GGUF file holds, and how it is used."""
+    size = f"{record.file.size_bytes / 1e6:.1f} MB, {record.num_adapter_parameters:,} parameters"
+    lines = [
+        *record.remarks,
+        f"{record.file.path}: {size}, for {record.base_model} ({record.architecture}) as GGUF",
+        f"serve it with: llama-server --model BASE.gguf --lora {record.file.path}",
     ]
     return "\n".join(lines)
 

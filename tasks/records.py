@@ -314,6 +314,19 @@ class MergedRecord(Record):
     remarks: tuple[str, ...] = ()
 
 
+class GgufRecord(Record):
+    """An adapter as one GGUF file."""
+
+    file: FileRecord
+    base_model: str
+    base_fingerprint: str
+    adapter_sha256: str
+    architecture: str
+    """llama.cpp's name of the base's kind."""
+    num_adapter_parameters: int
+    remarks: tuple[str, ...] = ()
+
+
 class CombinedRecord(Record):
     """One adapter made of several, proven by loading it."""
 

