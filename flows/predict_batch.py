@@ -9,7 +9,7 @@ from tasks.device_slot import device_slot
 from tasks.errors import UserError
 from tasks.predict_batch import predict_batch as predict
 from tasks.records import PredictionRecord
-from tasks.run_log import shorten_mistakes
+from tasks.run_log import prepare_run_log
 from tasks.run_names import namer
 
 
@@ -25,7 +25,7 @@ def predict_batch(config: PredictBatchConfig) -> PredictionRecord | State[Predic
     Args:
         config: which adapters, which rows, and where to.
     """
-    shorten_mistakes()
+    prepare_run_log()
     try:
         with device_slot():
             record: PredictionRecord = predict(config)

@@ -20,7 +20,7 @@ from tasks.publish_comparison import publish_comparison
 from tasks.records import DataRecord
 from tasks.redo import redoing
 from tasks.register_adapter import register_adapter
-from tasks.run_log import shorten_mistakes
+from tasks.run_log import prepare_run_log
 from tasks.run_names import namer
 from tasks.step_name import StepName
 from tasks.tracked_run import being_alive, tracked_run
@@ -46,7 +46,7 @@ def retrain_adapter(
             result is then not promoted.
         redo_from: in a run that is gone on with, run this of the six steps and those after it anew.
     """
-    shorten_mistakes()
+    prepare_run_log()
     keep_results_whole()
     try:
         with being_alive(config):

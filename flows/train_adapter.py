@@ -18,7 +18,7 @@ from tasks.load_base_model import load_base_model
 from tasks.publish_report import publish_report
 from tasks.records import DataRecord, ReportRecord, RunRecord
 from tasks.redo import redoing
-from tasks.run_log import shorten_mistakes
+from tasks.run_log import prepare_run_log
 from tasks.run_names import namer
 from tasks.save_adapter import save_adapter
 from tasks.step_name import StepName
@@ -49,7 +49,7 @@ def train_adapter(
         skip_unchanged: train nothing where a finished run of the experiment had the same data and
             configuration.
     """
-    shorten_mistakes()
+    prepare_run_log()
     keep_results_whole()
     try:
         with being_alive(config):

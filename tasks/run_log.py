@@ -1,4 +1,4 @@
-"""Prefect's log of a run: a user's mistake is one line there, without a traceback."""
+"""Prefect's log of a run: the engine's lines, and a user's mistake without a traceback."""
 
 import logging
 
@@ -13,8 +13,13 @@ def _shorten_mistakes(record: logging.LogRecord) -> bool:
     return True
 
 
-def shorten_mistakes() -> None:
-    """Take the traceback off a user's mistake, on the terminal and in Prefect's UI alike."""
+def prepare_run_log() -> None:
+    """Let in what the engine tells, and take the traceback off a user's mistake.
+
+    Prefect sends the lines of `PREFECT_LOGGING_EXTRA_LOGGERS`, but leaves their loggers at the
+    root's level, by which only warnings get that far.
+    """
+    logging.getLogger("tasks").setLevel(logging.INFO)
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         log = logging.getLogger(name)
         log.removeFilter(_shorten_mistakes)
