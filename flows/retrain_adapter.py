@@ -1,8 +1,10 @@
 """The retraining flow: checked data, the six steps, a comparison, a decision, its consequence."""
 
+from contextlib import ExitStack
+
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 
 from flows.approval import approved
 from flows.train_adapter import six_steps
@@ -37,7 +39,7 @@ def retrain_adapter(
     config: RetrainAdapterConfig,
     force: bool = False,  # noqa: FBT001, FBT002 - a switch of the form
     redo_from: StepName | None = None,
-) -> RetrainedRecord | State[RetrainedRecord]:
+) -> State[RetrainedRecord]:
     """Train an adapter anew, and promote it where it is shown to be better than the champion.
 
     Args:
@@ -49,15 +51,23 @@ def retrain_adapter(
     prepare_run_log()
     keep_results_whole()
     try:
-        with being_alive(config):
+        with being_alive(config), ExitStack() as device:
             data = validate_inputs(config)
+            device.enter_context(device_slot())
+            # Asked once it is this run's turn: the run before it may have made a champion.
             checked = check_retraining(config, data)
             if checked.unchanged_since is not None and not force:
-                return _skipped(config, checked)
-            return _retrained(config, data, checked, redo_from)
+                return _ended(_skipped(config, checked))
+            return _ended(_retrained(config, data, checked, redo_from, device))
     except UserError as mistake:
         # The state carries the one message that the user needs, where the UI shows it.
         return Failed(message=str(mistake), data=mistake)
+
+
+def _ended(record: RetrainedRecord) -> State[RetrainedRecord]:
+    """Say in the run's state what became of the adapter."""
+    name = "Skipped" if record.decision.outcome is Outcome.SKIP else None
+    return Completed(name=name, message=record.decision.reason, data=record)
 
 
 def _skipped(config: RetrainAdapterConfig, checked: CheckedRecord) -> RetrainedRecord:
@@ -77,16 +87,15 @@ def _retrained(
     data: DataRecord,
     checked: CheckedRecord,
     redo_from: StepName | None,
+    device: ExitStack,
 ) -> RetrainedRecord:
     with tracked_run(config, data) as run, redoing(run, redo_from):
-        # Not for longer: a person may think for hours before the promotion.
-        with device_slot():
-            report = six_steps(config, data, run)
-            saved = report.saved
-            version = register_adapter(saved, data, checked, config.registry, run)
-            evaluated = evaluate_adapter(
-                saved, version, checked, config.evaluation, config.data, run
-            )
+        report = six_steps(config, data, run)
+        saved = report.saved
+        version = register_adapter(saved, data, checked, config.registry, run)
+        evaluated = evaluate_adapter(saved, version, checked, config.evaluation, config.data, run)
+        # Free for the next run: a person may think for hours before the promotion.
+        device.close()
         decision = decide_promotion(evaluated, checked, config.decision, config.seed, run)
         approval = config.decision.approval
         if approval and decision.outcome is Outcome.PROMOTE:

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,8 +18,10 @@ from prefect.events import Event
 from prefect.flow_runs import resume_flow_run
 from retraining_runs import retraining, rows_of
 
+import flows.retrain_adapter as flow
 from flows import runs
-from tasks.comparison_records import Outcome, RetrainedRecord
+from tasks.check_retraining import check_retraining
+from tasks.comparison_records import CheckedRecord, Outcome, RetrainedRecord
 from tasks.config import RetrainAdapterConfig
 from tasks.engine import evaluation
 from tasks.errors import PassingError, UserError, VerificationError
@@ -115,10 +118,37 @@ def test_mlflow_and_prefect_show_the_comparison(first: RetrainedRecord) -> None:
 
 def test_unchanged_data_is_skipped(first: RetrainedRecord, config: RetrainAdapterConfig) -> None:
     """The same base, data and configuration train nothing, and say which version has them."""
-    again = run(config)
+    flow_run = runs.create_run(config)
+    again = executed(flow_run)
     assert again.decision.outcome is Outcome.SKIP
     assert "those of version 1" in again.decision.reason
     assert again.run is None
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(flow_run.id).state
+    assert state
+    assert (state.name, state.message) == ("Skipped", again.decision.reason)
+
+
+def test_a_queued_retraining_looks_when_it_is_its_turn(
+    first: RetrainedRecord, config: RetrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the run before it made champion, or trained already, is seen."""
+    seen = []
+
+    @contextmanager
+    def device_slot() -> Iterator[None]:
+        seen.append("its turn")
+        yield
+
+    def look(*given: Any) -> CheckedRecord:  # noqa: ANN401
+        seen.append("the look")
+        checked: CheckedRecord = check_retraining(*given)
+        return checked
+
+    monkeypatch.setattr(flow, "device_slot", device_slot)
+    monkeypatch.setattr(flow, "check_retraining", look)
+    run(config)
+    assert seen == ["its turn", "the look"]
 
 
 def test_forced_past_the_skip_nothing_is_promoted(
