@@ -36,8 +36,9 @@ def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json:
     from tasks.engine.held_out import open_held_out
 
     config = read_settings(RetrainAdapterConfig, config_file, overrides)
-    read_examples(config.data, config.seed)
-    open_held_out(config.evaluation, config.data)
+    wanted = config.base_model
+    read_examples(config.data, config.seed, wanted.task, wanted.labels)
+    open_held_out(config.evaluation, config.data, wanted.task)
     prepare_process()
     from flows.runs import create_run
 

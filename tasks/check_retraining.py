@@ -3,7 +3,7 @@
 from tasks import lineage
 from tasks.comparison_records import CHAMPION, CheckedRecord, Outcome, VersionRecord
 from tasks.config import OnLeakage, RetrainAdapterConfig, Template
-from tasks.engine.base_models import load_config, load_tokenizer
+from tasks.engine.base_models import load_tokenizer
 from tasks.engine.base_sources import BaseSource, find_base
 from tasks.engine.examples import read_examples
 from tasks.engine.held_out import HeldOut, open_held_out
@@ -27,9 +27,9 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
             unknown; or the champion is for another base.
         PassingError: the registry can't be reached.
     """
-    held_out = open_held_out(config.evaluation, config.data)
+    held_out = open_held_out(config.evaluation, config.data, config.base_model.task)
     _check_metrics(config, held_out)
-    base = find_base(config.base_model)
+    base = find_base(config.base_model.model_copy(update={"labels": data.labels}))
     _check_rows(data, held_out, base)
     leaks = _check_leakage(config, held_out)
     versions = Registry(tracking_uri(config.tracking), config.registry.name).versions()
@@ -68,11 +68,12 @@ def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
 def _check_rows(data: DataRecord, held_out: HeldOut, base: BaseSource) -> None:
     tokenizer = load_tokenizer(base.location, base.revision)
     renderer = Renderer.of(tokenizer, Template(data.template), held_out.row_format)
-    held_out.check(renderer, load_config(base))
+    held_out.check(renderer, base)
 
 
 def _check_leakage(config: RetrainAdapterConfig, held_out: HeldOut) -> Leaks:
-    sets = read_examples(config.data, config.seed)
+    wanted = config.base_model
+    sets = read_examples(config.data, config.seed, wanted.task, wanted.labels)
     # The training picks its checkpoint by its own held-out rows, so these are seen, too.
     seen = [*sets.train.examples, *(sets.eval.examples if sets.eval else ())]
     leaks = find_leaks(held_out.examples, seen)
@@ -94,12 +95,22 @@ def _check_leakage(config: RetrainAdapterConfig, held_out: HeldOut) -> Leaks:
 
 
 def _check_champion(champion: VersionRecord | None, base: BaseSource) -> None:
-    made_for = champion.tags.get(lineage.FINGERPRINT, base.fingerprint) if champion else None
-    if champion and made_for != base.fingerprint:
+    if champion is None:
+        return
+    made_for = champion.tags.get(lineage.FINGERPRINT, base.fingerprint)
+    if made_for != base.fingerprint:
         raise UserError(
             f"the champion {champion.uri} is for the base {champion.tags.get('lineage.base')} "
             f"({made_for}), not for {base.reference} ({base.fingerprint}): the two can't be "
             "compared on one base; set base_model to the champion's, or another registry.name"
+        )
+    here = lineage.answers(base.settings)
+    if here != {key: champion.tags.get(key, value) for key, value in here.items()}:
+        raise UserError(
+            f"the champion {champion.uri} is for another task or other classes than "
+            f"{base.settings.task.value} of {', '.join(base.settings.labels) or 'no classes'}: the "
+            "two can't be compared; set base_model.task and labels to the champion's, or another "
+            "registry.name"
         )
 
 

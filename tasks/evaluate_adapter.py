@@ -36,7 +36,7 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
     Raises:
         UserError: the rows have changed, a metric of the user's fails, or the champion is gone.
     """
-    held_out = open_held_out(settings, data)
+    held_out = open_held_out(settings, data, saved.base.settings.task)
     adapters = _loaded(saved, checked.champion, run)
     sources = {BASE: saved.base.reference, CHALLENGER: version.uri}
     if checked.champion:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from tasks import home
 from tasks.comparison_records import CheckedRecord
+from tasks.config import BaseModelSettings
 from tasks.records import DataRecord, RunRecord, SavedRecord
 
 DATA, EVAL = "lineage.data_sha256", "lineage.eval_data_sha256"
 FINGERPRINT, CONFIGURATION = "lineage.base_fingerprint", "lineage.configuration_sha256"
 ADAPTER = "lineage.adapter_sha256"
+TASK, CLASSES = "lineage.task", "lineage.classes_sha256"
 
 
 def identity(data: DataRecord, base_fingerprint: str, configuration_sha256: str) -> dict[str, str]:
@@ -33,6 +35,7 @@ def lineage(
     """Give all tags of a version's lineage."""
     made_of = identity(data, checked.base_fingerprint, checked.configuration_sha256)
     return made_of | {
+        **answers(saved.base.settings),
         "lineage.base": saved.base.reference,
         "lineage.base_revision": saved.base.revision or "none",
         "lineage.held_out_sha256": checked.held_out.sha256,
@@ -42,6 +45,12 @@ def lineage(
         "lineage.prefect_flow_run_id": run.flow_run_id,
         **_commit(home.CHECKOUT),
     }
+
+
+def answers(base: BaseModelSettings) -> dict[str, str]:
+    """Give the tags of what a base's answers are: two with others can't be compared."""
+    classes = "\0".join(base.labels)
+    return {TASK: base.task.value, CLASSES: hashlib.sha256(classes.encode()).hexdigest()}
 
 
 def package_versions() -> str:

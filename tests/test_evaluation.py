@@ -2,17 +2,26 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tiny_models import tiny_adapter
+from engine_steps import LABELS
+from tiny_models import tiny_adapter, tiny_bert, tiny_t5
 
-from tasks.config import BaseModelSettings, DataSettings, EvaluationSettings
+from tasks.config import BaseModelSettings, DataSettings, EvaluationSettings, Task
 from tasks.engine.adapter_set import AdapterSet
-from tasks.engine.evaluation import evaluate, row_losses
+from tasks.engine.base_models import load_base
+from tasks.engine.base_sources import find_base
+from tasks.engine.batching import as_items
+from tasks.engine.evaluation import PADDED, evaluate, row_losses
 from tasks.engine.held_out import HeldOut, open_held_out
+from tasks.engine.model_task import model_task
 from tasks.engine.rendering import Renderer
 from tasks.engine.score_files import read_scores, write_scores
+from tasks.engine.seq2seq import PairRow
+from tasks.engine.sequence_classification import ClassifiedRow
+from tasks.engine.tokenization import TokenizedRow
 from tasks.errors import UserError
 
 WORDS = ("card", "order", "transfer", "France", "fox")
@@ -32,7 +41,9 @@ def held_out(folder: Path, **settings: object) -> HeldOut:
         "batch_size": 2,
     }
     return open_held_out(
-        EvaluationSettings.model_validate(given | settings), DataSettings(train="none.jsonl")
+        EvaluationSettings.model_validate(given | settings),
+        DataSettings(train="none.jsonl"),
+        Task.CAUSAL_LM,
     )
 
 
@@ -54,15 +65,45 @@ def test_each_row_has_its_own_loss(adapters: AdapterSet, tmp_path: Path) -> None
 
     rows_of = held_out(tmp_path)
     one = adapters.adapters["one"]
-    rows = rows_of.tokenized(Renderer.of(one.tokenizer, one.template, rows_of.row_format))
+    renderer = Renderer.of(one.tokenizer, one.template, rows_of.row_format)
+    rows = rows_of.tokenized(renderer, adapters.base)
     with adapters.using("one") as model:
-        together = row_losses(model, rows, 0, 3)
+        together = row_losses(rows_of.task, model, rows, 0, 3)
         for row, (nats, num_tokens) in zip(rows, together, strict=True):
             with torch.no_grad():
                 alone = model(
                     input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])
                 ).loss
             assert nats / num_tokens == pytest.approx(float(alone), rel=1e-5)
+
+
+IDS = [[5, 6, 7], [8], [9, 10, 11, 12], [13, 14]]
+OTHERS: dict[Task, tuple[Callable[[Path], Path], Sequence[TokenizedRow]]] = {
+    Task.SEQUENCE_CLASSIFICATION: (
+        tiny_bert,
+        [ClassifiedRow(ids, [len(ids) % len(LABELS)]) for ids in IDS],
+    ),
+    Task.SEQ2SEQ: (tiny_t5, [PairRow(ids, [*ids[::-1], 2]) for ids in IDS]),
+}
+
+
+@pytest.mark.parametrize("task", OTHERS)
+def test_other_tasks_have_a_loss_a_row_too(task: Task, tmp_path: Path) -> None:
+    """A row's cross entropy is the one it has in a training step of its own."""
+    import torch
+
+    make, rows = OTHERS[task]
+    labels = LABELS if task is Task.SEQUENCE_CLASSIFICATION else ()
+    given = {"source": str(make(tmp_path / "base")), "task": task, "labels": labels}
+    model = load_base(find_base(BaseModelSettings.model_validate({**given, "dtype": "float32"})))
+    work = model_task(task)
+    together = row_losses(work, model, rows, 0, 3)
+    for row, (nats, num_labels) in zip(rows, together, strict=True):
+        (part,) = work.make_batches(PADDED, 0)(as_items([row]))["parts"]
+        with torch.no_grad():
+            alone, _ = work.loss(model, part, PADDED)
+        assert nats == pytest.approx(float(alone), rel=1e-5)
+        assert num_labels == len(row.labels)
 
 
 def test_models_are_told_apart_and_twins_are_not(adapters: AdapterSet, tmp_path: Path) -> None:
@@ -102,4 +143,7 @@ def test_a_prompt_too_long_for_the_model_is_told_before(
     rows = held_out(tmp_path, max_new_tokens=1020)
     one = adapters.adapters["one"]
     with pytest.raises(UserError, match=r"rows\.jsonl, row 1: the prompt has"):
-        rows.check(Renderer.of(one.tokenizer, one.template, rows.row_format), adapters.model.config)
+        rows.check(
+            Renderer.of(one.tokenizer, one.template, rows.row_format),
+            find_base(adapters.base.settings),
+        )

@@ -35,10 +35,10 @@ class RetrainAdapterConfig(TrainAdapterConfig):
     """Where versions are kept."""
 
     @model_validator(mode="after")
-    def _answers_are_generated(self) -> Self:
-        if self.base_model.task is not Task.CAUSAL_LM:
+    def _rows_have_an_answer(self) -> Self:
+        if self.base_model.task is Task.TOKEN_CLASSIFICATION:
             raise ValueError(
-                f"a retraining compares generated answers, and base_model.task is "
-                f"{self.base_model.task.value}; use {Task.CAUSAL_LM.value}, or train-adapter"
+                "a retraining compares one answer a row, and base_model.task is "
+                "token-classification; use another task, or train-adapter"
             )
         return self

@@ -56,6 +56,10 @@ class Batches(Protocol):
         """Say which way this is, for the record."""
         ...
 
+    def length(self, row: Row) -> int:
+        """Count the tokens of a row that are computed; parts have the longest rows first."""
+        ...
+
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows."""
         ...
@@ -68,6 +72,10 @@ class PaddedBatches:
     pad_token_id: int
     max_tokens: int
     name: str = "padded"
+
+    def length(self, row: Row) -> int:
+        """Count the tokens that some label depends on."""
+        return num_inputs(row)
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows; `attention_mask` is int64 [lines, sequence], 0 on padding."""
@@ -106,6 +114,10 @@ class PackedBatches:
     def name(self) -> str:
         """Say whether a prefix is shared."""
         return "shared-prefix" if self.prefix_length else "packed"
+
+    def length(self, row: Row) -> int:
+        """Count the tokens that some label depends on."""
+        return num_inputs(row)
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows; `attention_mask` is int64 [1, 1, 1, rows + 1].

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.config import DataSettings, RowFormat, TrainingSettings
+from tasks.engine.base_models import mixed_precision
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Batches, Part
 from tasks.engine.examples import Split
@@ -70,6 +71,13 @@ class CausalLM(Generating):
         from tasks.engine.loss import summed_loss
 
         return summed_loss(model, part, in_chunks=plan.loss_in_chunks), None
+
+    def label_nats(self, model: "PreTrainedModel", part: Part) -> "Tensor":
+        """Give each labelled token's cross entropy."""
+        from tasks.engine.loss import labelled_logits, nats
+
+        with mixed_precision(model):
+            return nats(labelled_logits(model, part), part["labels"])
 
     def prompt(self, renderer: Renderer, example: Example) -> str:
         """Give all that precedes the answer; a plain text is to be continued.

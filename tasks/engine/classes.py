@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.engine.base_models import load_tokenizer, mixed_precision
 from tasks.engine.base_sources import BaseSource
-from tasks.engine.batching import Batches
+from tasks.engine.batching import Batches, Part
 from tasks.engine.padded_rows import LabelledBatches, Padding, longest_input, model_inputs
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, TrainingPlan
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -52,9 +53,21 @@ class Classifying(Padding):
             if name != model.base_model_prefix and next(child.parameters(), None) is not None
         ]
 
+    def label_nats(self, model: "PreTrainedModel", part: Part) -> "Tensor":
+        """Give each class's cross entropy."""
+        from tasks.engine.loss import nats
+
+        return nats(class_logits(model, part), part["labels"])
+
     def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
         """Give the way of batching that was chosen."""
         return LabelledBatches(pad_token_id, plan.batch_tokens)
+
+
+def class_logits(model: "PreTrainedModel", part: Part) -> "Tensor":
+    """Give the logits of a part, float32 [lines, classes] or [lines, sequence, classes]."""
+    with mixed_precision(model):
+        return model(**model_inputs(part)).logits.float()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

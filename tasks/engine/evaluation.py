@@ -5,20 +5,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.config import Template
+from tasks.config import Batching, Template
 from tasks.engine.adapter_set import AdapterSet
-from tasks.engine.base_models import mixed_precision
-from tasks.engine.batching import PaddedBatches, as_items, num_inputs
-from tasks.engine.generation import answer
+from tasks.engine.batching import as_items
 from tasks.engine.held_out import HeldOut
 from tasks.engine.model_scores import ModelScores, RowScores
+from tasks.engine.model_task import ModelTask
 from tasks.engine.rendering import Renderer
 from tasks.engine.tokenization import IGNORED, TokenizedRow
+from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_MAX_TOKENS_AT_ONCE = 2048
+PADDED = TrainingPlan(
+    made_for="",
+    batching=Batching.PADDED,
+    prefix_length=0,
+    batch_tokens=2048,
+    loss_in_chunks=False,
+    num_threads=0,
+)
+"""Rows of a batch as lines of a few thousand tokens at once."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +61,29 @@ def evaluate(
     settings = held_out.evaluation
     with adapters.using(name) as model:
         started = time.perf_counter()
-        answers = answer(
+        answers = held_out.task.answer(
             model,
             prompter.tokenizer,
-            [renderer.prompt(example) for example in held_out.examples],
+            [held_out.task.prompt(renderer, example) for example in held_out.examples],
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
             adds_special_tokens=prompter.template is Template.PLAIN,
             on_progress=on_progress,
         )
         seconds = time.perf_counter() - started
-        pad = int(prompter.tokenizer.pad_token_id)
-        losses = row_losses(model, held_out.tokenized(renderer), pad, settings.batch_size)
+        losses = row_losses(
+            held_out.task,
+            model,
+            held_out.tokenized(renderer, adapters.base),
+            int(prompter.tokenizer.pad_token_id),
+            settings.batch_size,
+        )
     rows = [
         RowScores(
-            answer=given,
+            answer=given.text,
             nats=nats,
             num_tokens=num_tokens,
-            metrics={name: one(given, wanted) for name, one in held_out.metrics.items()},
+            metrics={name: one(given.text, wanted) for name, one in held_out.metrics.items()},
         )
         for given, wanted, (nats, num_tokens) in zip(
             answers, held_out.expected, losses, strict=True
@@ -80,31 +93,28 @@ def evaluate(
 
 
 def row_losses(
-    model: "PreTrainedModel", rows: Sequence[TokenizedRow], pad_token_id: int, batch_size: int
+    task: ModelTask,
+    model: "PreTrainedModel",
+    rows: Sequence[TokenizedRow],
+    pad_token_id: int,
+    batch_size: int,
 ) -> list[tuple[float, int]]:
     """Give each row's cross entropy, summed over its labels, in nats, and how many these are."""
     import torch
-    from torch.nn.functional import cross_entropy
-
-    from tasks.engine.loss import labelled_logits
 
     items = as_items(rows)
-    # The order in which `PaddedBatches` lays rows out, which sorts them stably.
-    order = sorted(range(len(items)), key=lambda index: num_inputs(items[index]), reverse=True)
-    batches = PaddedBatches(pad_token_id, _MAX_TOKENS_AT_ONCE)
+    batches = task.make_batches(PADDED, pad_token_id)
+    # The order in which parts have them, which a stable sort keeps.
+    order = sorted(range(len(items)), key=lambda index: batches.length(items[index]), reverse=True)
     found: list[tuple[float, int]] = []
     model.eval()
     for start in range(0, len(order), batch_size):
         batch = batches([items[index] for index in order[start : start + batch_size]])
         for part in batch["parts"]:
             here = {key: value.to(model.device) for key, value in part.items()}
-            labels = here["labels"]
-            with torch.inference_mode(), mixed_precision(model):
-                logits = labelled_logits(model, here).flatten(0, 1).float()
-                nats = cross_entropy(
-                    logits, labels.flatten(), ignore_index=IGNORED, reduction="none"
-                )
-            counts = (labels != IGNORED).sum(dim=1).tolist()
-            found += zip(nats.view(labels.shape).sum(dim=1).tolist(), counts, strict=True)
+            with torch.inference_mode():
+                nats = task.label_nats(model, here)
+            counts = (here["labels"] != IGNORED).sum(dim=1).tolist()
+            found += zip(nats.sum(dim=1).tolist(), counts, strict=True)
     by_row = dict(zip(order, found, strict=True))
     return [by_row[index] for index in range(len(rows))]

@@ -3,29 +3,28 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tasks import home
 from tasks.config import AnswerKind, DataSettings, EvaluationSettings, OnLostAnswer, RowFormat, Task
 from tasks.config.reading import missing_file
+from tasks.engine.base_models import load_config
+from tasks.engine.base_sources import BaseSource
 from tasks.engine.examples import Split
-from tasks.engine.model_task import model_task
+from tasks.engine.model_task import ModelTask, model_task
 from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import Example
 from tasks.engine.row_metrics import RowMetric, resolve_kind, row_metrics
 from tasks.engine.scoring import read_answered
-from tasks.engine.tokenization import TokenizedRow, tokenize_split
+from tasks.engine.tokenization import TokenizedRow
 from tasks.errors import UserError
-from tasks.records import FileRecord
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from tasks.records import BaseModelRecord, FileRecord
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """The rows that decide, and how they are measured."""
 
+    task: ModelTask
     file: FileRecord
     row_format: RowFormat
     examples: Sequence[Example]
@@ -50,7 +49,9 @@ class HeldOut:
         """The expected answers."""
         return [example.answer for example in self.examples]
 
-    def tokenized(self, renderer: Renderer) -> list[TokenizedRow]:
+    def tokenized(
+        self, renderer: Renderer, base: BaseSource | BaseModelRecord
+    ) -> Sequence[TokenizedRow]:
         """Tokenise the rows, as in training.
 
         Raises:
@@ -59,28 +60,45 @@ class HeldOut:
         """
         settings = self.data.model_copy(update={"on_lost_answer": OnLostAnswer.ERROR})
         split = Split(self.source, self.evaluation.sha256, tuple(self.examples))
-        return tokenize_split(split, renderer, settings).rows
+        return self.task.tokenize(split, renderer, settings, base, None).rows
 
-    def check(self, renderer: Renderer, config: "PretrainedConfig") -> None:
+    def check(self, renderer: Renderer, base: BaseSource) -> None:
         """Check that all rows can be answered and scored.
 
         Raises:
-            UserError: as `tokenized`, or a prompt and its answer are more than the model takes.
+            UserError: as `tokenized`, or a row is of another class than the model's, or a prompt
+                and its answer are more than the model takes.
         """
-        self.tokenized(renderer)
-        limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self._check_classes(base.settings.labels)
+        self.tokenized(renderer, base)
+        limit = getattr(load_config(base).get_text_config(), "max_position_embeddings", None)
+        if not limit or not self.task.generates:  # what is classified is cut, as in training
+            return
         for example in self.examples:
-            encoded = renderer.tokenizer(renderer.prompt(example))["input_ids"]
-            if limit and len(encoded) + self.evaluation.max_new_tokens > limit:
+            encoded = renderer.tokenizer(self.task.prompt(renderer, example))["input_ids"]
+            if len(encoded) + self.evaluation.max_new_tokens > limit:
                 raise UserError(
                     f"{self.source}, row {example.row}: the prompt has {len(encoded)} tokens; with "
                     f"evaluation.max_new_tokens {self.evaluation.max_new_tokens} the model takes "
                     f"{limit - self.evaluation.max_new_tokens}"
                 )
 
+    def _check_classes(self, known: Sequence[str]) -> None:
+        for example in self.examples:
+            if strange := [label for label in example.labels if label not in known]:
+                raise UserError(
+                    f"{self.source}, row {example.row}: the label {strange[0]!r} is none of the "
+                    f"{len(known)} classes of the training rows or of base_model.labels"
+                )
 
-def open_held_out(evaluation: EvaluationSettings, data: DataSettings) -> HeldOut:
+
+def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task) -> HeldOut:
     """Read the rows.
+
+    Args:
+        evaluation: which rows, and what is measured on them.
+        data: how rows are tokenised in training.
+        task: what the model is for.
 
     Raises:
         UserError: the file is missing or another than the settings say, a row has no answer, or a
@@ -97,7 +115,9 @@ def open_held_out(evaluation: EvaluationSettings, data: DataSettings) -> HeldOut
             f"{evaluation.sha256}: scores on other rows can't be compared; restore the file, or "
             "set the new sha256"
         )
-    row_format, examples = read_answered(path, model_task(Task.CAUSAL_LM))
-    kind = resolve_kind(evaluation.answers, [example.answer for example in examples])
+    work = model_task(task)
+    row_format, examples = read_answered(path, work)
+    wanted = evaluation.answers if work.generates else AnswerKind.LABELS
+    kind = resolve_kind(wanted, [example.answer for example in examples])
     metrics = row_metrics(kind, evaluation.metrics)
-    return HeldOut(file, row_format, examples, data, evaluation, kind, metrics)
+    return HeldOut(work, file, row_format, examples, data, evaluation, kind, metrics)

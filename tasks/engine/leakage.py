@@ -22,11 +22,15 @@ class Leaks:
 
 def find_leaks(held_out: Sequence[Example], trained: Sequence[Example]) -> Leaks:
     """Find the held-out rows among the trained ones."""
-    whole = {(one.messages, one.text) for one in trained}
+    whole = {_whole(one) for one in trained}
     questions = {normalised_question(one) for one in trained}
-    exact = [one.row for one in held_out if (one.messages, one.text) in whole]
+    exact = [one.row for one in held_out if _whole(one) in whole]
     alike = [one.row for one in held_out if normalised_question(one) in questions]
     return Leaks(tuple(exact), tuple(row for row in alike if row not in set(exact)))
+
+
+def _whole(example: Example) -> tuple[object, ...]:
+    return example.messages, example.text, example.labels
 
 
 def normalised_question(example: Example) -> str:

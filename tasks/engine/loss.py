@@ -38,6 +38,20 @@ def labelled_logits(model: "PreTrainedModel", part: Part) -> torch.Tensor:
     return kept  # type: ignore[no-any-return]
 
 
+def nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Give the cross entropy of each label, in nats, float32; 0 for what is ignored.
+
+    Args:
+        logits: [lines, labels of a line, classes], or [lines, classes] for one label a line.
+        labels: int64 [lines, labels of a line].
+    """
+    wanted = labels != IGNORED
+    chosen = logits.view(*labels.shape, -1)[wanted].float()
+    found = chosen.new_zeros(labels.shape)
+    found[wanted] = cross_entropy(chosen, labels[wanted], reduction="none")
+    return found
+
+
 def summed_loss(model: "PreTrainedModel", part: Part, *, in_chunks: bool = False) -> torch.Tensor:
     """Give the cross entropy summed over the part's labels, in nats.
 

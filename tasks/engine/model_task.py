@@ -110,6 +110,13 @@ class ModelTask(Protocol):
         """
         ...
 
+    def label_nats(self, model: "PreTrainedModel", part: "Part") -> "Tensor":
+        """Give the cross entropy of each of a part's labels, in nats, float32 of their shape.
+
+        It is 0 where there is no label; a loss is the sum.
+        """
+        ...
+
     def metrics(
         self,
         expected: Sequence[Sequence[int]],

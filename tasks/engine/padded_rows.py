@@ -50,13 +50,15 @@ class LabelledBatches:
     max_tokens: int
     name: str = "padded"
 
+    def length(self, row: Row) -> int:
+        """Count the row's tokens."""
+        return len(row["input_ids"])
+
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows."""
-
-        def length(row: Row) -> int:
-            return len(row["input_ids"])
-
-        parts = cut(rows, self.max_tokens, length, lambda part: len(part) * length(part[0]))
+        parts = cut(
+            rows, self.max_tokens, self.length, lambda part: len(part) * self.length(part[0])
+        )
         return as_batch([padded_part(part, self.pad_token_id) for part in parts])
 
 

@@ -15,7 +15,7 @@ def write_scores(held_out: HeldOut, scores: Mapping[str, ModelScores], file: Pat
     for index, example in enumerate(held_out.examples):
         line = {
             "row": example.row,
-            "prompt": example.prompt_messages[-1].content if example.prompt_messages else "",
+            "prompt": example.question,
             "expected": example.answer,
             "models": {name: one.rows[index].model_dump() for name, one in scores.items()},
         }

@@ -14,7 +14,7 @@ from tasks.engine.model_task import Answer
 from tasks.engine.padded_rows import Padding, longest_input, model_inputs, padded_part
 from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import Example
-from tasks.engine.tokenization import IGNORED, TokenizedRow, TokenizedSplit
+from tasks.engine.tokenization import TokenizedRow, TokenizedSplit
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, TrainingPlan
 
@@ -45,17 +45,18 @@ class PairBatches:
     max_tokens: int
     name: str = "padded"
 
+    def length(self, row: Row) -> int:
+        """Count the tokens of the prompt and of the answer."""
+        return len(row["input_ids"]) + len(row["labels"])
+
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows."""
-
-        def length(row: Row) -> int:
-            return len(row["input_ids"]) + len(row["labels"])
 
         def num_tokens(part: Sequence[Row]) -> int:
             widest = (max(len(row[name]) for row in part) for name in ("input_ids", "labels"))
             return len(part) * sum(widest)
 
-        parts = cut(rows, self.max_tokens, length, num_tokens)
+        parts = cut(rows, self.max_tokens, self.length, num_tokens)
         return as_batch([padded_part(part, self.pad_token_id) for part in parts])
 
 
@@ -122,15 +123,18 @@ class Seq2Seq(Generating, Padding):
         plan: TrainingPlan,  # noqa: ARG002
     ) -> tuple["Tensor", None]:
         """Give the cross entropy of the answers' tokens; the likeliest are not of interest."""
-        from torch.nn.functional import cross_entropy
+        return self.label_nats(model, part).sum(), None
+
+    def label_nats(self, model: "PreTrainedModel", part: Part) -> "Tensor":
+        """Give each answer token's cross entropy."""
+        from tasks.engine.loss import nats
 
         labels = part["labels"]
         shifted = model.prepare_decoder_input_ids_from_labels(labels=labels)  # type: ignore[operator]
         inputs = model_inputs(part)
         with mixed_precision(model):
             logits = model(**inputs, decoder_input_ids=shifted, use_cache=False).logits
-        wanted = labels != IGNORED
-        return cross_entropy(logits[wanted].float(), labels[wanted], reduction="sum"), None
+        return nats(logits, labels)
 
     def prompt(self, renderer: Renderer, example: Example) -> str:
         """Give what the encoder reads: all before the answer."""

@@ -10,14 +10,14 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import DataSettings, RowFormat
-from tasks.engine.base_models import load_config, mixed_precision
+from tasks.engine.base_models import load_config
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Part
-from tasks.engine.classes import Classifying, Guess, class_scores, guesses
+from tasks.engine.classes import Classifying, Guess, class_logits, class_scores, guesses
 from tasks.engine.entities import entity_f1, names_entities
 from tasks.engine.examples import Split
 from tasks.engine.model_task import Answer
-from tasks.engine.padded_rows import longest_input, model_inputs
+from tasks.engine.padded_rows import longest_input
 from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import Example
 from tasks.engine.tokenization import IGNORED, TokenizedRow, TokenizedSplit
@@ -89,14 +89,10 @@ class TokenClassification(Classifying):
         plan: TrainingPlan,  # noqa: ARG002
     ) -> tuple["Tensor", "Tensor"]:
         """Give the cross entropy of the words' tags, and each token's likeliest."""
-        from torch.nn.functional import cross_entropy
+        from tasks.engine.loss import nats
 
-        with mixed_precision(model):
-            logits = model(**model_inputs(part)).logits.float()
-        loss = cross_entropy(
-            logits.flatten(0, 1), part["labels"].flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        return loss, logits.argmax(dim=-1)
+        logits = class_logits(model, part)
+        return nats(logits, part["labels"]).sum(), logits.argmax(dim=-1)
 
     def metrics(
         self,

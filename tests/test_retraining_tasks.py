@@ -1,0 +1,119 @@
+"""The retraining loop for models that do not continue a text: a classifier, a translator."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from retraining_runs import retraining, rows_of
+from tiny_models import tiny_bert, tiny_t5
+
+from flows import runs
+from tasks.comparison_records import Outcome, RetrainedRecord
+from tasks.config import RetrainAdapterConfig
+from tasks.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+CLASSES = {"animal": "fox", "city": "Paris", "money": "card"}
+
+
+def questions(file: Path, numbers: range, classes: Sequence[str] = tuple(CLASSES)) -> Path:
+    """Write texts with their classes, which one word of them tells."""
+    rows = (
+        {"text": f"The {CLASSES.get(one, 'order')} number {n}, please", "label": one}
+        for n in numbers
+        for one in classes
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def classifying(base: Path, folder: Path, train: Path, **changes: object) -> RetrainAdapterConfig:
+    """Configure a classifier that is judged by its accuracy on twelve rows."""
+    held_out = questions(folder / "asked.jsonl", range(100, 104))
+    return retraining(
+        base,
+        folder,
+        "classified",
+        base_model={"source": str(base), "task": "sequence-classification"},
+        data={"train": str(train)},
+        lora={"target_modules": "all-linear"},
+        training={"num_train_epochs": 6},
+        evaluation={
+            "rows": str(held_out),
+            "sha256": hashlib.sha256(held_out.read_bytes()).hexdigest(),
+        },
+        decision={"metric": "accuracy", "guards": {"loss": 0.0}} | changes,
+    )
+
+
+def run(config: RetrainAdapterConfig) -> RetrainedRecord:
+    """Retrain."""
+    record = runs.execute_any(runs.create_run(config))
+    assert isinstance(record, RetrainedRecord)
+    return record
+
+
+@pytest.mark.slow
+def test_a_classifier_is_retrained_and_promoted(tmp_path: Path) -> None:
+    """It is judged by labels, beside the base under its untrained head; then beside the champion.
+
+    A champion for other classes is not compared with, and that is said before anything trains.
+    """
+    base = tiny_bert(tmp_path / "tiny-bert")
+    first = run(classifying(base, tmp_path, questions(tmp_path / "learnt.jsonl", range(12))))
+    assert first.decision.outcome is Outcome.PROMOTE, first.decision.reason
+    assert first.evaluated
+    untrained, challenger = first.evaluated.models
+    assert {"loss", "accuracy", "macro_f1"} <= challenger.scores.keys()
+    assert challenger.scores["accuracy"] > untrained.scores["accuracy"] + 0.3
+    assert first.checked.answers == "labels"
+
+    more = questions(tmp_path / "more.jsonl", range(16))
+    second = run(classifying(base, tmp_path, more))
+    assert second.evaluated
+    assert [one.name for one in second.evaluated.models] == ["base", "champion", "challenger"]
+    assert second.evaluated.models[1].scores == challenger.scores
+
+    other = questions(tmp_path / "other.jsonl", range(12), [*CLASSES, "paper"])
+    with pytest.raises(UserError, match="other classes than sequence-classification of animal"):
+        run(classifying(base, tmp_path, other))
+
+
+def test_a_held_out_row_of_an_unknown_class_is_told_before(tmp_path: Path) -> None:
+    """The row is named, and nothing is trained."""
+    base = tiny_bert(tmp_path / "tiny-bert")
+    few = questions(tmp_path / "few.jsonl", range(12), ["animal", "city"])
+    with pytest.raises(UserError, match=r"asked\.jsonl, row 3: the label 'money' is none"):
+        run(classifying(base, tmp_path, few))
+
+
+def test_a_classifier_s_leaked_row_is_one_with_its_class(tmp_path: Path) -> None:
+    """Word for word means with the class; the same text under another class leaks, too."""
+    base = tiny_bert(tmp_path / "tiny-bert")
+    train = questions(tmp_path / "train.jsonl", range(103, 112))
+    lines = train.read_text().splitlines()
+    lines[0] = lines[0].replace("animal", "city")
+    train.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"3 of the 12 rows .*, 2 of them word for word"):
+        run(classifying(base, tmp_path, train))
+
+
+@pytest.mark.slow
+def test_a_translator_is_retrained(tmp_path: Path) -> None:
+    """An encoder with a decoder answers the same rows by generation, and its loss decides."""
+    base = tiny_t5(tmp_path / "tiny-t5")
+    config = retraining(
+        base,
+        tmp_path,
+        "translated",
+        base_model={"source": str(base), "task": "seq2seq"},
+        data={"train": str(rows_of(tmp_path / "rows.jsonl", range(24)))},
+    )
+    record = run(config)
+    assert record.decision.outcome is Outcome.PROMOTE, record.decision.reason
+    assert record.evaluated
+    before, now = record.evaluated.models
+    assert now.scores["loss"] < before.scores["loss"]
