@@ -3,8 +3,10 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from mlflow_runs import client_of, id_of, logged
 from mlflow_server import free_port
 
@@ -135,6 +137,31 @@ def test_a_lost_journal_doubles_no_point(store: str, folder: Path, tmp_path: Pat
         again.log_metrics({"train/loss": 1.0}, step)
 
     assert steps(again.run, "train/loss") == [1, 2]
+
+
+def test_each_step_s_record_costs_what_is_written(
+    store: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is asked what it has once a process, however many steps and curves follow.
+
+    A server with passwords takes a third of a second for each question.
+    """
+    run = opened(store, folder).run
+    asked: list[str] = []
+    for name in ("search_runs", "get_experiment_by_name", "get_run", "get_metric_history"):
+        plain = getattr(MlflowClient, name)
+
+        def counted(*given: Any, _name: str = name, _plain: Any = plain, **more: Any) -> Any:  # noqa: ANN401
+            asked.append(_name)
+            return _plain(*given, **more)
+
+        monkeypatch.setattr(MlflowClient, name, counted)
+    for step in ("load_base_model", "configure_lora", "train_adapter"):
+        tracker = Tracker(run)
+        tracker.log_params({f"{step}/dtype": "float32"})
+        tracker.log_metrics({f"seconds/{step}": 1.0, f"peak_memory_mb/{step}": 2.0})
+    assert asked == ["get_run"]
+    assert steps(run, "seconds/train_adapter") == [0]
 
 
 def test_a_new_database_gets_all_of_the_run(store: str, folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tasks.tracking.adapter_model import requirements
 from tasks.tracking.datasets import describe
 from tasks.tracking.journal import Journal, now_ms
 from tasks.tracking.past_runs import Status
-from tasks.tracking.shipping import FLOW_RUN_TAG, Outcome, Shipper
+from tasks.tracking.shipping import FLOW_RUN_TAG, Outcome, shipper_of
 from tasks.tracking.store import POSSIBLE, database_file, ready_client, tracking_uri
 from tasks.tracking.writer import OPERATIONS, REDONE_AT_TAG
 
@@ -124,7 +124,7 @@ class Tracker:
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self._journal = Journal(run.folder)
-        self._shipper = Shipper(self._journal)
+        self._shipper = shipper_of(run.folder)
 
     def reopen(self, tags: Mapping[str, str]) -> None:
         """Let the run be RUNNING, under its name and with these tags."""

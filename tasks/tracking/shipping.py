@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,11 +67,21 @@ def journals(folders: Iterable[Path]) -> list[Journal]:
     return [journal for journal in journals if journal.is_open()]
 
 
+@lru_cache(maxsize=16)
+def shipper_of(run_folder: Path) -> "Shipper":
+    """Give this process's shipper of a run, which is connected once for all steps.
+
+    A server with passwords takes a third of a second for whatever it is asked.
+    """
+    return Shipper(Journal(run_folder))
+
+
 class Shipper:
     """Ships one journal, and stays connected as long as all goes well."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._run: RunRecord | None = None
         self._writer: RunWriter | None = None
         self._left_at: Position | None = None
 
@@ -88,11 +99,14 @@ class Shipper:
 
         outcome = Outcome()
         try:
-            outcome.uri = self._journal.run().tracking_uri
+            run = self._journal.run()
+            outcome.uri = run.tracking_uri
+            if run != self._run:  # it goes on in another store
+                self._run, self._writer = run, None
             outcome.problem = None if insist else outages.why_to_wait(outcome.uri)
             if not outcome.problem:
                 with self._journal.alone(wait_seconds):
-                    self._ship(outcome.uri, time.monotonic() + seconds, outcome)
+                    self._ship(run, time.monotonic() + seconds, outcome)
         except Timeout:
             outcome.problem = "another process is shipping it"
         except Exception as error:  # noqa: BLE001 - whatever it was, the journal has it all
@@ -100,11 +114,11 @@ class Shipper:
             self._writer = None
         return outcome
 
-    def _ship(self, uri: str, deadline: float, outcome: Outcome) -> None:
+    def _ship(self, run: RunRecord, deadline: float, outcome: Outcome) -> None:
         if self._left_at != self._journal.position:  # another process went on from there
             self._writer = None
-        for batch in _batches(self._unshipped(uri)):
-            with outages.watch(uri):
+        for batch in _batches(self._unshipped(run)):
+            with outages.watch(run.tracking_uri):
                 self._apply(batch, outcome)
             if batch[-1].name == "discard":
                 self._journal.drop()
@@ -112,16 +126,15 @@ class Shipper:
             if time.monotonic() > deadline:
                 return
 
-    def _unshipped(self, uri: str) -> Iterator[Entry]:
+    def _unshipped(self, run: RunRecord) -> Iterator[Entry]:
         if next(self._journal.waiting(), None) is None:
             return
         if self._writer is None:
-            with outages.watch(uri):
-                self._writer = self._connect()
+            with outages.watch(run.tracking_uri):
+                self._writer = self._connect(run)
         yield from self._journal.waiting()
 
-    def _connect(self) -> RunWriter:
-        run = self._journal.run()
+    def _connect(self, run: RunRecord) -> RunWriter:
         client, experiment_id = ready_client(run.tracking_uri, run.experiment)
         with store_lock(run.tracking_uri):
             run_id = _find(client, experiment_id, run.flow_run_id)

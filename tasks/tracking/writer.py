@@ -5,9 +5,12 @@ after an uncaught exception, and stays RUNNING after a kill.
 """
 
 import json
+import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +22,7 @@ from tasks.tracking.outages import Refused
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import RunData
 
 # Limits of mlflow 3.17 (mlflow.utils.validation).
 _MAX_PARAMS_A_BATCH = 100
@@ -26,6 +30,8 @@ _MAX_METRICS_A_BATCH = 1000
 # A server may take long to pass a file on to its store.
 _UPLOAD_SECONDS = "60"
 REDONE_AT_TAG = "adapterflow.redone_at"
+_TRUST_SECONDS = 5.0
+"""So long a server that answered is taken to do so still."""
 _TIME_LIMIT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 # What each operation brings.
@@ -57,6 +63,7 @@ class RunWriter:
         self._folder = folder
         self._steps: dict[str, set[int]] = {}
         self._redone_at: int | None = None
+        self._answered = -math.inf
 
     def apply(self, name: str, arguments: Mapping[str, Any]) -> str | None:
         """Do an operation; an adapter's gives the model's URI.
@@ -68,7 +75,17 @@ class RunWriter:
         if name not in OPERATIONS:
             raise Refused(f"there is no operation {name!r}")
         uri: str | None = getattr(self, name)(**arguments)
+        self._answered = time.monotonic()
         return uri
+
+    @cached_property
+    def _found(self) -> "RunData":
+        """What the run had before this writer wrote to it, or soon after."""
+        return self._client.get_run(self._run_id).data
+
+    @cached_property
+    def _params(self) -> dict[str, str]:
+        return dict(self._found.params)
 
     def reopen(self, name: str, tags: dict[str, str]) -> None:
         """Let the run be RUNNING, whatever an earlier try ended with."""
@@ -89,11 +106,11 @@ class RunWriter:
         """Log parameters that are not there; one that is there with another value becomes a tag."""
         from mlflow.entities import Param
 
-        known = self._client.get_run(self._run_id).data.params
-        new = [Param(key, text) for key, text in params.items() if key not in known]
+        new = [Param(key, text) for key, text in params.items() if key not in self._params]
         for chunk in _chunks(new, _MAX_PARAMS_A_BATCH):
             self._client.log_batch(self._run_id, params=chunk)
-        changed = {k: text for k, text in params.items() if known.get(k, text) != text}
+            self._params |= {param.key: param.value for param in chunk}
+        changed = {k: text for k, text in params.items() if self._params.get(k, text) != text}
         self.set_tags({f"changed.{key}": text for key, text in changed.items()})
 
     def log_metrics(self, points: Sequence[Point]) -> None:
@@ -115,15 +132,15 @@ class RunWriter:
 
     def _known_steps(self, key: str) -> set[int]:
         if key not in self._steps:
-            history = self._client.get_metric_history(self._run_id, key)
+            is_new = key not in self._found.metrics
+            history = [] if is_new else self._client.get_metric_history(self._run_id, key)
             start = self._start_of_redo()
             self._steps[key] = {point.step for point in history if point.timestamp >= start}
         return self._steps[key]
 
     def _start_of_redo(self) -> int:
         if self._redone_at is None:
-            tags = self._client.get_run(self._run_id).data.tags
-            self._redone_at = int(tags.get(REDONE_AT_TAG, 0))
+            self._redone_at = int(self._found.tags.get(REDONE_AT_TAG, 0))
         return self._redone_at
 
     def log_dataset(self, dataset: dict[str, str], context: str, sha256: str) -> None:
@@ -168,7 +185,8 @@ class RunWriter:
         """Give an upload its time, once the server is known to answer at all."""
         if kept and not (self._folder / kept).exists():
             raise Refused(f"the file {self._folder / kept} is gone")
-        self._client.get_run(self._run_id)
+        if time.monotonic() - self._answered > _TRUST_SECONDS:
+            self._client.get_run(self._run_id)
         before = os.environ[_TIME_LIMIT]
         os.environ[_TIME_LIMIT] = str(max(int(before), int(_UPLOAD_SECONDS)))
         try:
