@@ -1,4 +1,4 @@
-"""What the compose file sets up, run as processes: PostgreSQL for both, and passwords for both."""
+"""What the compose file sets up, run as processes: PostgreSQL, passwords, files on S3."""
 
 import json
 import os
@@ -16,18 +16,20 @@ import pytest
 from flow_runs import sums, tiny_config
 from mlflow_server import free_port
 from postgres_server import Postgres, running_postgres
+from s3_stand_in import BUCKET, Storage
 
-from tasks.records import ReportRecord
+from tasks.records import FileRecord, ReportRecord
 
 pytestmark = pytest.mark.slow
 
+ADAPTERFLOW = str(Path(sys.executable).with_name("adapterflow"))
 USERS = Path(__file__).parents[1] / "deployments/production/mlflow-auth.ini"
 
 
 class Production:
-    """Both servers on PostgreSQL, with a password each."""
+    """Both servers on PostgreSQL, with a password each, and MLflow's files on S3."""
 
-    def __init__(self, folder: Path, postgres: Postgres) -> None:
+    def __init__(self, folder: Path, postgres: Postgres, storage: Storage) -> None:
         self.folder, self.postgres = folder, postgres
         prefect_port, mlflow_port = free_port(), free_port()
         self.prefect, self.mlflow = (
@@ -53,8 +55,9 @@ class Production:
             "MLFLOW_AUTH_ADMIN_PASSWORD": "another-secret",
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            **storage.environment,
         }
-        mlflow = ["--app-name=basic-auth", f"--artifacts-destination={folder}/artifacts"]
+        mlflow = ["--app-name=basic-auth", f"--artifacts-destination=s3://{BUCKET}/mlflow"]
         mlflow += [f"--backend-store-uri={postgres.address('mlflow', 'psycopg2')}", "--workers=1"]
         words = {
             "prefect": ["server", "start", f"--port={prefect_port}"],
@@ -97,24 +100,35 @@ class Production:
 
 
 @pytest.fixture(scope="module")
-def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
+def storage() -> Iterator[Storage]:
+    """Start the stand-in once for this module."""
+    running = Storage()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def production(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
     """Start everything once for this module."""
     with running_postgres() as postgres:
         for database in ("prefect", "mlflow"):
             postgres.create(database)
-        running = Production(tmp_path_factory.mktemp("production"), postgres)
+        running = Production(tmp_path_factory.mktemp("production"), postgres, storage)
         yield running
         running.stop()
 
 
-def test_a_run_is_recorded_in_both_databases(
-    production: Production, tiny_base: Path, tmp_path: Path
+def test_a_run_is_recorded_in_both_databases_and_on_s3(
+    production: Production, storage: Storage, tiny_base: Path, tmp_path: Path
 ) -> None:
-    """A training with the passwords from the environment ends as one row here and one there."""
+    """A training with the passwords from the environment ends as one row here and one there.
+
+    Its files are in the bucket, whose keys only MLflow's server has, and come back through it.
+    """
     file = tmp_path / "config.yaml"
     file.write_text(tiny_config(tiny_base, sums(tmp_path / "sums.jsonl")).model_dump_json())
     done = subprocess.run(
-        [Path(sys.executable).with_name("adapterflow"), "train", str(file), "--json"],
+        [ADAPTERFLOW, "train", str(file), "--json"],
         env=production.environment,
         capture_output=True,
         text=True,
@@ -128,9 +142,21 @@ def test_a_run_is_recorded_in_both_databases(
     status = f"SELECT status FROM runs WHERE run_uuid IN ({tagged})"  # noqa: S608
     assert production.postgres.query(status, "mlflow") == [("FINISHED",)]
     assert report.model_uri
+    weights = report.saved.weights
+    kept = storage.files().items()
+    assert [size for key, size in kept if key.endswith(weights.path.name)] == [weights.size_bytes]
+    copy = tmp_path / "copy"
+    subprocess.run(
+        [ADAPTERFLOW, "export", report.model_uri, str(copy)],
+        env=production.environment,
+        check=True,
+        capture_output=True,
+    )
+    assert FileRecord.of(copy / weights.path.name).sha256 == weights.sha256
     said = done.stdout + done.stderr + json.dumps(report.model_dump(mode="json"))
     assert "another-secret" not in said
     assert "a-secret" not in said
+    assert "a-third-secret" not in said
 
 
 def test_neither_server_answers_without_a_password(production: Production) -> None:
