@@ -107,10 +107,9 @@ def _check_champion(champion: VersionRecord | None, base: BaseSource) -> None:
     here = lineage.answers(base.settings)
     if here != {key: champion.tags.get(key, value) for key, value in here.items()}:
         raise UserError(
-            f"the champion {champion.uri} is for another task or other classes than "
-            f"{base.settings.task.value} of {', '.join(base.settings.labels) or 'no classes'}: the "
-            "two can't be compared; set base_model.task and labels to the champion's, or another "
-            "registry.name"
+            f"the champion {champion.uri} is for another task or for other classes than these "
+            f"{len(base.settings.labels)} of {base.settings.task.value}: the two can't be "
+            "compared; set base_model.task and labels to the champion's, or another registry.name"
         )
 
 

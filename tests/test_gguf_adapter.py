@@ -50,10 +50,10 @@ LETTER = 36
 
 
 KINDS: dict[str, dict[str, Any]] = {
-    "plain": {"target_modules": "all-linear"},
-    "rsLoRA": {"target_modules": "all-linear", "use_rslora": True, "lora_alpha": 3},
+    "plain": {},
+    "rsLoRA": {"use_rslora": True, "lora_alpha": 3},
+    "another start": {"r": 4, "init_lora_weights": "orthogonal"},
     "ranks and alphas of their own": {
-        "target_modules": "all-linear",
         "rank_pattern": {"o_proj": 5},
         "alpha_pattern": {"down_proj": 7},
     },
@@ -117,7 +117,9 @@ def test_llama_cpp_answers_as_transformers_does(
 ) -> None:
     """The same probabilities for each token, which are far from those without the adapter."""
     base, packed = bases
-    adapter = lora_folder(base, tmp_path / "adapter", **{"r": 3, **kind})
+    adapter = lora_folder(
+        base, tmp_path / "adapter", **{"r": 3, "target_modules": "all-linear", **kind}
+    )
     record = written(base, adapter, tmp_path / "adapter.gguf")
     assert record.file.path.stat().st_size == record.file.size_bytes
     plain, expected = in_transformers(base, None), in_transformers(base, adapter)

@@ -5,7 +5,7 @@ alpha and over B's rank. The base's tensors have names of llama.cpp's own there,
 rows of two are in another order.
 """
 
-import logging
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
-
-log = logging.getLogger(__name__)
 
 _ARCHITECTURES = {
     "llama": "llama",
@@ -97,11 +95,12 @@ def _scales(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[str, float
     from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
-    injected = inject_adapter_in_model(adapter.config, model, "default")
-    modules = dict(injected.named_modules())
+    config = copy.deepcopy(adapter.config)
+    config.init_lora_weights = False  # the model has no weights to start from
+    modules = inject_adapter_in_model(config, model, "default").named_modules()
     return {
         name: float(module.scaling["default"])
-        for name, module in modules.items()
+        for name, module in modules
         if isinstance(module, LoraLayer)
     }
 
