@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow_runs import client_of, logged
+from plain_adapters import lora_folder
 from tiny_models import tiny_adapter, tiny_llama
 
 from flows.serving import bundle_adapters
@@ -93,13 +94,14 @@ def model_folder(tracker: Tracker, uri: str) -> Path:
 
 
 def greedy_answers(base: Path, adapter: Path | None, texts: list[str]) -> list[str]:
-    """Answer one text at a time with transformers alone."""
+    """Answer one text at a time with transformers and PEFT alone."""
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     if adapter:
-        model.load_adapter(str(adapter))
+        model = PeftModel.from_pretrained(model, adapter)
     answers = []
     for text in texts:
         batch = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
@@ -112,6 +114,9 @@ def greedy_answers(base: Path, adapter: Path | None, texts: list[str]) -> list[s
 def as_chat(prompt: str) -> str:
     """Write a prompt as the tiny model's chat template does."""
     return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+
+
+PROMPTS_AS_CHATS = [as_chat(prompt) for prompt in PROMPTS]
 
 
 class Loaded:
@@ -250,25 +255,31 @@ def test_missing_base_says_how_to_name_it(
         Loaded(tracker, uri)
 
 
-def test_each_thread_gets_its_own_adapter_s_answers(base: Path, tmp_path: Path) -> None:
-    """Of several adapters in one model each answers its own requests, however they come."""
+def bundled(base: Path, folders: dict[str, Path], bundle: Path) -> Any:  # noqa: ANN401
+    """Load several adapters, which say what they were made for, as one model."""
     import mlflow.pyfunc
-    import pandas as pd
 
-    names = ("first", "second")
-    folders = {name: tiny_adapter(base, tmp_path / name, seed=n) for n, name in enumerate(names)}
     for folder in folders.values():
         recorded = {"reference": str(base), "dtype": "float32"}
         (folder / "manifest.json").write_text(json.dumps({"base_model": recorded}))
     wanted = [AdapterSettings(name=name, source=str(path)) for name, path in folders.items()]
-    bundle_adapters(wanted, tmp_path / "bundle", None)
-    model = mlflow.pyfunc.load_model(str(tmp_path / "bundle"))
+    bundle_adapters(wanted, bundle, None)
+    return mlflow.pyfunc.load_model(str(bundle))
+
+
+def test_each_thread_gets_its_own_adapter_s_answers(base: Path, tmp_path: Path) -> None:
+    """Of several adapters in one model each answers its own requests, however they come."""
+    import pandas as pd
+
+    names = ("first", "second")
+    folders = {name: tiny_adapter(base, tmp_path / name, seed=n) for n, name in enumerate(names)}
+    model = bundled(base, folders, tmp_path / "bundle")
 
     def ask(name: str) -> list[str]:
         params = {"max_new_tokens": 8, "adapter": name}
         return list(model.predict(pd.DataFrame({"prompt": PROMPTS}), params=params))
 
-    chats = [as_chat(prompt) for prompt in PROMPTS]
+    chats = PROMPTS_AS_CHATS
     expected = {name: greedy_answers(base, path, chats) for name, path in folders.items()}
     assert expected["first"] != expected["second"]
     with ThreadPoolExecutor(8) as pool:
@@ -278,3 +289,43 @@ def test_each_thread_gets_its_own_adapter_s_answers(base: Path, tmp_path: Path) 
         list(model.predict(pd.DataFrame({"prompt": PROMPTS}), params={"max_new_tokens": 8}))
         == (expected["first"])
     )
+
+
+MIXED: dict[str, dict[str, Any]] = {
+    "plain": {"target_modules": ["q_proj", "up_proj"]},
+    "other layers and rank": {"target_modules": ["v_proj", "embed_tokens"], "r": 5},
+    "DoRA": {"use_dora": True},
+    "whole head": {"modules_to_save": ["lm_head"]},
+    "whole norm": {"modules_to_save": ["norm"]},
+}
+
+
+def test_rows_that_wait_together_are_computed_together(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch has rows of several adapters, each row with its own; DoRA and whole modules apart."""
+    folders = {
+        name: lora_folder(base, tmp_path / name, seed=n, **given)
+        for n, (name, given) in enumerate(MIXED.items())
+    }
+    named = {f"a{n}": path for n, path in enumerate(folders.values())}
+    model = bundled(base, named, tmp_path / "bundle").unwrap_python_model()
+    sizes: list[int] = []
+    generate = model.model.generate
+
+    def counted(**given: Any) -> Any:  # noqa: ANN401
+        sizes.append(len(given["input_ids"]))
+        return generate(**given)
+
+    monkeypatch.setattr(model.model, "generate", counted)
+    jobs = []
+    for prompt in PROMPTS:
+        for name in named:
+            adapter, way = model._way(adapter=name, max_new_tokens=8)
+            jobs.append(model._job({"prompt": prompt}, adapter, way))
+    model._answer_all(jobs)
+    expected = {name: greedy_answers(base, path, PROMPTS_AS_CHATS) for name, path in named.items()}
+    assert len({tuple(answers) for answers in expected.values()}) == len(named)
+    for name, answers in expected.items():
+        assert [job.answer for job in jobs if job.adapter == name] == answers
+    assert sizes == [2 * len(PROMPTS)] + 3 * [len(PROMPTS)]

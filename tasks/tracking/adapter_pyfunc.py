@@ -10,7 +10,7 @@ import logging
 import re
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ BATCH_SIZE = 16
 class Way:
     """How a prompt is answered; prompts of one way are answered in one batch."""
 
-    adapter: str
     max_new_tokens: int
     temperature: float
+    adapter: str | None
+    """None where each row of a batch may have its own."""
 
 
 @dataclass(eq=False)
@@ -38,6 +39,7 @@ class Job:
 
     prompt: list[int]
     """Its tokens."""
+    adapter: str
     way: Way
     words: list[int | None] = field(default_factory=list)
     """The first token of each word, where words are tagged."""
@@ -54,7 +56,7 @@ class AdapterModel(PythonModel):
     the least sure one.
 
     The param `adapter` names which of the stored adapters answers; all of them are in memory, on
-    one base. Requests may come at once: what waits for the same adapter is answered together.
+    one base. Requests may come at once: what waits is answered together, each row by its adapter.
     """
 
     # Without it mlflow 3.17 asks for type hints on `predict` whenever this is loaded; with them it
@@ -93,6 +95,9 @@ class AdapterModel(PythonModel):
             head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         self.model.eval()
         self._active = ""
+        self._mixable = {name for name in self.tokenizers if _is_plain(context.artifacts[name])}
+        self._names: list[str] | None = None
+        _name_adapters(self.model, lambda: self._names)
         self._waiting: deque[Job] = deque()
         self._queue, self._computing = threading.Lock(), threading.Lock()
         self._tokenizing = threading.Lock()
@@ -103,7 +108,7 @@ class AdapterModel(PythonModel):
         Raises:
             MlflowException: A row asks nothing, there is no such adapter, or a limit is passed.
         """
-        way = self._way(**(params or {}))
+        adapter, way = self._way(**(params or {}))
         # mlflow drops columns that the signature does not name, which may leave none.
         columns = {"prompt", "messages"}
         if self.labels:
@@ -113,23 +118,25 @@ class AdapterModel(PythonModel):
         rows = model_input.to_dict(orient="records")
         if len(rows) > self.config["max_rows"]:
             raise _refused(f"{len(rows)} rows at once; at most {self.config['max_rows']}")
-        jobs = [self._job(row, way) for row in rows]
+        jobs = [self._job(row, adapter, way) for row in rows]
         self._answer_all(jobs)
         return [job.answer for job in jobs]
 
-    def _way(self, adapter: str = "", max_new_tokens: int = 128, temperature: float = 0.0) -> Way:
+    def _way(
+        self, adapter: str = "", max_new_tokens: int = 128, temperature: float = 0.0
+    ) -> tuple[str, Way]:
         names = list(self.tokenizers)
         if adapter and adapter not in names:
             raise _refused(f"there is no adapter {adapter!r}; possible: {', '.join(names)}")
         most = self.config["max_new_tokens"]
         if not 0 < int(max_new_tokens) <= most:
             raise _refused(f"max_new_tokens is {max_new_tokens}; possible are 1 to {most}")
-        return Way(
-            adapter or self.config["default_adapter"], int(max_new_tokens), float(temperature)
-        )
+        adapter = adapter or self.config["default_adapter"]
+        alone = None if adapter in self._mixable else adapter
+        return adapter, Way(int(max_new_tokens), float(temperature), alone)
 
-    def _job(self, row: dict[str, Any], way: Way) -> Job:
-        tokenizer, is_chat = self.tokenizers[way.adapter], self.chats[way.adapter]
+    def _job(self, row: dict[str, Any], adapter: str, way: Way) -> Job:
+        tokenizer, is_chat = self.tokenizers[adapter], self.chats[adapter]
         words = _words_of(row) if self.tags_words else []
         if self.labels:
             text = " ".join(words) or _text_of(row)
@@ -148,7 +155,8 @@ class AdapterModel(PythonModel):
         most = min(most, self.config["max_prompt_tokens"])
         if len(tokens) > most:
             raise _refused(f"the prompt has {len(tokens)} tokens; possible are {most}")
-        return Job(tokens, way, first_tokens(words, encoded["offset_mapping"]) if words else [])
+        firsts = first_tokens(words, encoded["offset_mapping"]) if words else []
+        return Job(tokens, adapter, way, firsts)
 
     def _answer_all(self, jobs: list[Job]) -> None:
         """Wait until these are answered; whichever request comes first computes for all."""
@@ -186,12 +194,9 @@ class AdapterModel(PythonModel):
 
     def _answer(self, jobs: list[Job], way: Way) -> list[Any]:
         import torch
-        from peft.functional import set_adapter
 
-        if self._active != way.adapter:
-            set_adapter(self.model, self.inner[way.adapter], inference_mode=True)
-            self._active = way.adapter
-        tokenizer = self.tokenizers[way.adapter]
+        self._switch([job.adapter for job in jobs])
+        tokenizer = self.tokenizers[jobs[0].adapter]  # of one vocabulary, as all of them
         prompts = {"input_ids": [job.prompt for job in jobs]}
         batch = tokenizer.pad(prompts, return_tensors="pt").to(self.model.device)
         if self.labels:
@@ -201,8 +206,21 @@ class AdapterModel(PythonModel):
                 **batch, max_new_tokens=way.max_new_tokens, **_sampling(way.temperature)
             )
         new_tokens = tokens if self.writes_anew else tokens[:, batch["input_ids"].shape[1] :]
-        answers = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
-        return [answer.strip() for answer in answers]
+        return [
+            self.tokenizers[job.adapter].decode(ids, skip_special_tokens=True).strip()
+            for job, ids in zip(jobs, new_tokens, strict=True)
+        ]
+
+    def _switch(self, adapters: list[str]) -> None:
+        """Let each row of the next batch have its adapter; one for all is the faster way."""
+        from peft.functional import set_adapter
+
+        # Also of several: what another adapter trained whole is then the base's own for these.
+        if self._active not in adapters:
+            self._active = adapters[0]
+            set_adapter(self.model, self.inner[self._active], inference_mode=True)
+        is_mixed = len(set(adapters)) > 1
+        self._names = [self.inner[name] for name in adapters] if is_mixed else None
 
     def _classify(self, batch: Any, jobs: list[Job]) -> list[dict[str, Any]]:  # noqa: ANN401
         import torch
@@ -311,7 +329,7 @@ def _load_adapter(model: Any, folder: str, name: str, base: str) -> None:  # noq
     log = logging.getLogger("transformers.integrations.peft")
     level = log.level
     log.setLevel(logging.ERROR)
-    info = model.load_adapter(folder, adapter_name=name)
+    info = model.load_adapter(folder, adapter_name=name, adapter_state_dict=_weights(folder))
     log.setLevel(level)
     # What does not fit is only logged, too, and goes on with random weights.
     own = re.compile(rf"\.(lora_\w+|modules_to_save)\.{re.escape(name)}(\.|$)")
@@ -322,6 +340,34 @@ def _load_adapter(model: Any, folder: str, name: str, base: str) -> None:  # noq
             f"the adapter in {folder} was made for another base than {base!r}: {len(wrong)} "
             f"weights are missing, unexpected or of another shape, such as {min(map(str, wrong))}"
         )
+
+
+def _weights(folder: str) -> dict[str, Any]:
+    """Read an adapter's weights; PEFT leaves out the end of DoRA's keys, transformers wants it."""
+    from safetensors.torch import load_file
+
+    weights = load_file(Path(folder) / "adapter_model.safetensors")
+    return {re.sub(r"\.lora_magnitude_vector$", r"\g<0>.weight", k): w for k, w in weights.items()}
+
+
+def _is_plain(folder: str) -> bool:
+    """Tell whether PEFT can compute the adapter for some rows of a batch only."""
+    config = json.loads((Path(folder) / "adapter_config.json").read_text())
+    others = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias")
+    return config.get("bias", "none") == "none" and not any(map(config.get, others))
+
+
+def _name_adapters(model: Any, names: Callable[[], list[str] | None]) -> None:  # noqa: ANN401
+    """Have the adapter layers told each row's adapter, where there are names."""
+    from peft.tuners.lora import LoraLayer
+
+    def told(_: Any, inputs: Any, more: dict[str, Any]) -> Any:  # noqa: ANN401
+        given = names()
+        return None if given is None else (inputs, {**more, "adapter_names": given})
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.register_forward_pre_hook(told, with_kwargs=True)
 
 
 def _load_tokenizer(folder: str, base: str, revision: str | None) -> Any:  # noqa: ANN401
