@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from copy import copy
 
 import pytest
 
@@ -26,12 +27,13 @@ def lines() -> Iterator[list[logging.LogRecord]]:
 
     class Collecting(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.append(record)
+            found.append(copy(record))
 
     handler = Collecting()
     loggers = [logging.getLogger(name) for name in ("tasks", "prefect.task_runs")]
     for one in loggers:
-        one.addHandler(handler)
+        # In front: Prefect's own take the traceback off once they have shown it.
+        one.handlers.insert(0, handler)
     yield found
     for one in loggers:
         one.removeHandler(handler)
