@@ -193,13 +193,19 @@ class Run:
 def test_a_run_is_killed_cancelled_and_retried_to_the_same_adapter(
     installation: Installation, parameters: dict[str, Any]
 ) -> None:
-    """After SIGKILL and Retry, then Cancel and Retry, a run ends as the undisturbed one does."""
-    undisturbed = Run(installation, parameters)
-    undisturbed.wait_for("Completed")
+    """After SIGKILL and Retry, then Cancel and Retry, a run ends as the undisturbed one does.
+
+    While nobody retries the crashed run, the next one tells MLflow that it FAILED.
+    """
     run = Run(installation, parameters)
     reached = run.wait_for_checkpoint()
     os.kill(installation.engine_of(run.id), signal.SIGKILL)
     run.wait_for_crash()
+    assert run.mlflow_status() == ["RUNNING"]
+    undisturbed = Run(installation, parameters)
+    undisturbed.wait_for_checkpoint()
+    assert run.mlflow_status() == ["FAILED"]
+    undisturbed.wait_for("Completed")
 
     installation.command("flow-run", "retry", str(run.id))
     reached = run.wait_for_checkpoint(reached)
@@ -211,18 +217,3 @@ def test_a_run_is_killed_cancelled_and_retried_to_the_same_adapter(
     run.wait_for("Completed")
     assert run.adapter == undisturbed.adapter
     assert run.mlflow_status() == ["FINISHED"]
-
-
-def test_the_next_run_tells_mlflow_of_a_crash(
-    installation: Installation, parameters: dict[str, Any]
-) -> None:
-    """A run that crashed and that nobody retries is FAILED once another one has begun."""
-    run = Run(installation, parameters)
-    run.wait_for_checkpoint()
-    os.kill(installation.engine_of(run.id), signal.SIGKILL)
-    run.wait_for_crash()
-    assert run.mlflow_status() == ["RUNNING"]
-    following = Run(installation, parameters)
-    following.wait_for_checkpoint()
-    assert run.mlflow_status() == ["FAILED"]
-    following.wait_for("Completed")
