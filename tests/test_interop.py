@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from engine_steps import logits, save_here, trained
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
 from plain_adapters import lora_folder
 from transformers import AutoModelForCausalLM
 
@@ -84,3 +85,35 @@ def test_plain_peft_s_adapters_load_here(
     assert torch.equal(
         logits(adapters.model), logits(AutoModelForCausalLM.from_pretrained(tiny_base))
     )
+
+
+def test_an_adapter_that_trl_trained_loads_here(
+    tiny_base: Path, tmp_path: Path, adapters: AdapterSet
+) -> None:
+    """What SFTTrainer saved, tokenizer included, gives PEFT's logits here, bit for bit."""
+    trl = pytest.importorskip("trl", reason="TRL comes with the extra `bench`")
+    chats = [
+        [
+            {"role": "user", "content": f"{n} plus {n}?"},
+            {"role": "assistant", "content": str(2 * n)},
+        ]
+        for n in range(8)
+    ]
+    settings = {"max_steps": 2, "learning_rate": 1e-2, "report_to": [], "use_cpu": True}
+    trainer = trl.SFTTrainer(
+        str(tiny_base),
+        args=trl.SFTConfig(output_dir=str(tmp_path / "run"), bf16=False, **settings),
+        train_dataset=Dataset.from_list([{"messages": chat} for chat in chats]),
+        peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    trainer.train()
+    folder = tmp_path / "theirs"
+    trainer.save_model(str(folder))
+    plain = AutoModelForCausalLM.from_pretrained(tiny_base)
+    expected = logits(PeftModel.from_pretrained(plain, folder))
+    adapters.load(folder, "theirs")
+    try:
+        assert torch.equal(logits(adapters.model), expected)
+    finally:
+        adapters.unload("theirs")
+    assert not torch.equal(logits(adapters.model), expected)
