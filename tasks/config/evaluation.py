@@ -38,7 +38,8 @@ class EvaluationSettings(Section):
     answers: AnswerKind = AnswerKind.AUTO
     """What the expected answers are. `json` adds validity and field accuracy, `labels` accuracy and
     macro-F1; `auto` is `json` where all are JSON objects or lists, `labels` where they are short
-    and there are at least twice as many rows as different ones, else `text`."""
+    and there are at least twice as many rows as different ones, else `text`. A classifier's are
+    `labels`, whatever is set."""
 
     max_new_tokens: int = Field(default=128, ge=1)
     """Longest answer in tokens, for all models alike."""

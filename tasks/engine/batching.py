@@ -79,7 +79,9 @@ class PaddedBatches:
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows; `attention_mask` is int64 [lines, sequence], 0 on padding."""
-        parts = cut(rows, self.max_tokens, num_inputs, lambda part: len(part) * num_inputs(part[0]))
+        parts = cut(
+            rows, self.max_tokens, self.length, lambda part: len(part) * self.length(part[0])
+        )
         return as_batch([self._part(part) for part in parts])
 
     def _part(self, rows: Sequence[Row]) -> Part:
@@ -130,7 +132,7 @@ class PackedBatches:
             start = self.prefix_length
             return start + sum(num_inputs(row) - start for row in part)
 
-        parts = cut(rows, self.max_tokens, num_inputs, num_tokens)
+        parts = cut(rows, self.max_tokens, self.length, num_tokens)
         return as_batch([self._part(part) for part in parts])
 
     def _part(self, rows: Sequence[Row]) -> Part:
