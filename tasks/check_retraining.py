@@ -39,7 +39,7 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
     record = CheckedRecord(
         held_out=held_out.file,
         num_rows=len(held_out.examples),
-        answers=held_out.kind.value,
+        answers=held_out.kind,
         leaked_rows=leaks.exact,
         similar_rows=leaks.normalised,
         base_fingerprint=base.fingerprint,

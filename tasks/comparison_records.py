@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from tasks.config import AnswerKind
 from tasks.records import FileRecord, Record, ReportRecord, RunRecord
 
 BASE, CHAMPION, CHALLENGER = "base", "champion", "challenger"
@@ -30,8 +31,8 @@ class CheckedRecord(Record):
 
     held_out: FileRecord
     num_rows: int
-    answers: str
-    """What the expected answers are: `text`, `json` or `labels`."""
+    answers: AnswerKind
+    """What the expected answers are."""
     leaked_rows: tuple[int, ...]
     """Held-out rows that are training rows, word for word."""
     similar_rows: tuple[int, ...]
@@ -60,7 +61,7 @@ class EvaluatedRecord(Record):
 
     rows: FileRecord
     num_rows: int
-    answers: str
+    answers: AnswerKind
     models: tuple[ScoredModel, ...]
 
     def model(self, name: str) -> ScoredModel | None:

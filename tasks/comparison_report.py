@@ -63,7 +63,7 @@ def _guards(decision: DecisionRecord) -> list[str]:
 
 
 def _changed_rows(evaluated: EvaluatedRecord, decision: DecisionRecord) -> list[str]:
-    prompts, scores = read_scores(evaluated.rows.path)
+    prompts, scores = read_scores(evaluated.rows.path, evaluated.answers)
     incumbent, challenger = scores[evaluated.incumbent], scores["challenger"]
     lines = []
     for what, rows in zip(

@@ -18,7 +18,7 @@ def decide_promotion(
     run: RunRecord,  # noqa: ARG001 - the step's seconds are logged to it
 ) -> DecisionRecord:
     """Decide whether the challenger becomes the champion."""
-    _, scores = read_scores(evaluated.rows.path)
+    _, scores = read_scores(evaluated.rows.path, evaluated.answers)
     decision = decide(
         settings,
         scores[evaluated.incumbent],

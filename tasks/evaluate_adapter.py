@@ -56,7 +56,7 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
     record = EvaluatedRecord(
         rows=write_scores(held_out, scores, run.folder / "evaluation" / "rows.jsonl"),
         num_rows=len(held_out.examples),
-        answers=held_out.kind.value,
+        answers=held_out.kind,
         models=tuple(
             _scored(name, sources[name], found[name], adapters, held_out) for name in names
         ),
@@ -84,7 +84,7 @@ def _scored(
         name=name,
         source=source,
         weights_sha256=adapters.base.fingerprint if is_base else adapters.adapters[name].sha256,
-        scores=found.scores.all(held_out.kind),
+        scores=found.scores.all(),
         rows_per_second=len(held_out.examples) / found.seconds_answering,
     )
 

@@ -38,7 +38,7 @@ def publish_comparison(
 
 def _table(evaluated: EvaluatedRecord) -> list[dict[str, object]]:
     """Give each row with the answers of all models, for MLflow's table."""
-    prompts, scores = read_scores(evaluated.rows.path)
+    prompts, scores = read_scores(evaluated.rows.path, evaluated.answers)
     return [
         {
             "prompt": prompt,

@@ -12,6 +12,7 @@ from tasks.comparison_records import (
     ScoredModel,
 )
 from tasks.comparison_report import comparison_report, row_changes
+from tasks.config import AnswerKind
 from tasks.engine.model_scores import ModelScores, RowScores
 from tasks.records import FileRecord
 
@@ -29,7 +30,7 @@ def scores(*hits: float) -> ModelScores:
         RowScores(answer="", nats=2 - hit, num_tokens=1, metrics={"exact_match": hit})
         for hit in hits
     ]
-    return ModelScores(["x"] * len(hits), rows)
+    return ModelScores(AnswerKind.TEXT, ["x"] * len(hits), rows)
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "loss"])
@@ -53,11 +54,11 @@ def test_the_report_begins_with_the_decision(tmp_path: Path) -> None:
         for name, score in (("base", 0.0), ("challenger", 1.0))
     )
     record = FileRecord.of(file)
-    evaluated = EvaluatedRecord(rows=record, num_rows=1, answers="text", models=models)
+    evaluated = EvaluatedRecord(rows=record, num_rows=1, answers=AnswerKind.TEXT, models=models)
     checked = CheckedRecord(
         held_out=record,
         num_rows=1,
-        answers="text",
+        answers=AnswerKind.TEXT,
         leaked_rows=(),
         similar_rows=(1,),
         base_fingerprint="",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from tasks.comparison_records import DecisionRecord, Outcome
-from tasks.config import DecisionSettings
+from tasks.config import AnswerKind, DecisionSettings
 from tasks.engine.decision import decide
 from tasks.engine.model_scores import ModelScores, RowScores
 
@@ -28,7 +28,7 @@ def scores(
         )
         for row, hit in enumerate(hits)
     ]
-    return ModelScores(expected, rows)
+    return ModelScores(AnswerKind.LABELS, expected, rows)
 
 
 def drawn(seed: int, skill: float, num_rows: int = 40) -> ModelScores:
@@ -166,10 +166,3 @@ def test_a_promotion_tells_its_numbers() -> None:
     decision = decided(scores([0.0] * 40 + [1] * 60), scores([0.0] * 20 + [1] * 80))
     start = "promoted: exact_match 0.8 against the champion's 0.6 on 100 rows (gain 0.2, 95% inter"
     assert decision.reason.startswith(start)
-
-
-def test_macro_f1_is_the_mean_over_labels() -> None:
-    """A label that is never answered right counts as much as a frequent one."""
-    rows = scores([1, 1, 1, 0], labels="aaab")
-    assert rows.of("macro_f1") == pytest.approx(0.5)
-    assert rows.of("exact_match") == pytest.approx(0.75)

@@ -125,7 +125,7 @@ def test_scores_go_to_a_file_and_back(adapters: AdapterSet, tmp_path: Path) -> N
     rows = held_out(tmp_path)
     scores = {"base": evaluate(adapters, None, "one", rows).scores}
     written = write_scores(rows, scores, tmp_path / "scores" / "rows.jsonl")
-    prompts, read = read_scores(written.path)
+    prompts, read = read_scores(written.path, rows.kind)
     assert read["base"].rows == scores["base"].rows
     assert (prompts[0], read["base"].expected) == ("The card ", rows.expected)
 

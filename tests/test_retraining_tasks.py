@@ -1,4 +1,4 @@
-"""The retraining loop for models that do not continue a text: a classifier, a translator."""
+"""The retraining loop for models that do not continue a text: classifiers, a translator."""
 
 import hashlib
 import json
@@ -101,6 +101,56 @@ def test_a_classifier_s_leaked_row_is_one_with_its_class(tmp_path: Path) -> None
     train.write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match=r"3 of the 12 rows .*, 2 of them word for word"):
         run(classifying(base, tmp_path, train))
+
+
+def tagged(file: Path, numbers: range) -> Path:
+    """Write words with their tags, which the words tell."""
+    rows = (
+        {"tokens": ["The", *words, f"number{n}"], "tags": ["O", *tags, "O"]}
+        for n in numbers
+        for words, tags in ((["Paris", "France"], ["B-CITY", "I-CITY"]), (["fox"], ["B-ANIMAL"]))
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def tagging(base: Path, folder: Path, held_out: Path) -> RetrainAdapterConfig:
+    """Configure a tagger that is judged by its entities."""
+    return retraining(
+        base,
+        folder,
+        "tagged",
+        base_model={"source": str(base), "task": "token-classification"},
+        data={"train": str(tagged(folder / "learnt.jsonl", range(16)))},
+        lora={"target_modules": "all-linear"},
+        training={"num_train_epochs": 6},
+        evaluation={
+            "rows": str(held_out),
+            "sha256": hashlib.sha256(held_out.read_bytes()).hexdigest(),
+        },
+        decision={"metric": "entity_f1", "guards": {"accuracy": 0.0, "loss": 0.0}},
+    )
+
+
+@pytest.mark.slow
+def test_a_tagger_is_retrained_and_promoted(tmp_path: Path) -> None:
+    """Words and entities of all rows decide, and the report has them side by side."""
+    base = tiny_bert(tmp_path / "tiny-bert")
+    record = run(tagging(base, tmp_path, tagged(tmp_path / "asked.jsonl", range(100, 106))))
+    assert record.decision.outcome is Outcome.PROMOTE, record.decision.reason
+    assert record.evaluated
+    untrained, challenger = record.evaluated.models
+    assert {"loss", "accuracy", "macro_f1", "entity_f1"} <= challenger.scores.keys()
+    assert challenger.scores["entity_f1"] > untrained.scores["entity_f1"] + 0.3
+    assert record.checked.answers == "tags"
+
+
+def test_a_held_out_tag_that_is_not_learnt_is_told_before(tmp_path: Path) -> None:
+    """The row is named, and nothing is trained."""
+    held_out = tagged(tmp_path / "asked.jsonl", range(100, 106))
+    held_out.write_text(held_out.read_text().replace("B-ANIMAL", "B-PET"))
+    with pytest.raises(UserError, match=r"asked\.jsonl, row 2: the label 'B-PET' is none of the 4"):
+        run(tagging(tiny_bert(tmp_path / "tiny-bert"), tmp_path, held_out))
 
 
 @pytest.mark.slow

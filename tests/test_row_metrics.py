@@ -9,7 +9,7 @@ from tasks.errors import UserError
 
 def score(metric: str, answer: str, expected: str, kind: AnswerKind = AnswerKind.JSON) -> float:
     """Score one answer."""
-    return row_metrics(kind, {})[metric](answer, expected)
+    return row_metrics(kind, [expected], {})[metric](answer, expected)
 
 
 def test_token_f1_counts_tokens_in_any_order() -> None:
@@ -57,6 +57,14 @@ def test_a_label_may_differ_in_case_and_space() -> None:
     assert score("exact_match", " Card  arrival", "card arrival", AnswerKind.LABELS) == 0
 
 
+def test_tags_are_right_word_by_word() -> None:
+    """`accuracy` is the share of words, and entities count where the tags name some."""
+    assert score("accuracy", "O B-A O", "O B-A B-B", AnswerKind.TAGS) == pytest.approx(2 / 3)
+    assert score("accuracy", "O", "O B-A B-B", AnswerKind.TAGS) == pytest.approx(1 / 3)
+    assert score("entity_f1", "O B-A O", "O B-A B-B", AnswerKind.TAGS) == pytest.approx(2 / 3)
+    assert "entity_f1" not in row_metrics(AnswerKind.TAGS, ["NOUN VERB"], {})
+
+
 @pytest.mark.parametrize(
     ("expected", "kind"),
     [
@@ -74,7 +82,7 @@ def test_the_kind_of_answers_is_told_by_looking(expected: list[str], kind: Answe
 
 def test_a_metric_of_the_users_counts() -> None:
     """A function by its import path becomes a metric of its name."""
-    metrics = row_metrics(AnswerKind.TEXT, {"same": "operator:eq"})
+    metrics = row_metrics(AnswerKind.TEXT, [], {"same": "operator:eq"})
     assert (metrics["same"]("a", "a"), metrics["same"]("a", "b")) == (1, 0)
 
 
@@ -86,16 +94,17 @@ def test_a_metric_of_the_users_counts() -> None:
         ("mine", "operator:nothing", "nothing"),
         ("mine", "sys:path", "is no function"),
         ("rouge_l", "operator:eq", "name is taken"),
+        ("entity_f1", "operator:eq", "name is taken"),
     ],
 )
 def test_a_metric_that_is_not_there_is_refused(name: str, place: str, message: str) -> None:
     """The message names the setting and what is wrong with it."""
     with pytest.raises(UserError, match=message):
-        row_metrics(AnswerKind.TEXT, {name: place})
+        row_metrics(AnswerKind.TEXT, [], {name: place})
 
 
 def test_a_metric_that_gives_no_number_is_a_mistake() -> None:
     """A metric that fails or is not finite stops with its name, and does not decide."""
-    metrics = row_metrics(AnswerKind.TEXT, {"mine": "json:loads", "odd": "builtins:ord"})
+    metrics = row_metrics(AnswerKind.TEXT, [], {"mine": "json:loads", "odd": "builtins:ord"})
     with pytest.raises(UserError, match=r"evaluation\.metrics\.mine failed"):
         metrics["mine"]("x", "y")

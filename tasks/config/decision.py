@@ -33,7 +33,8 @@ class DecisionSettings(Section):
 
     metric: str = Field(default="exact_match", min_length=1)
     """The metric that decides: `exact_match`, `token_f1`, `rouge_l`, `loss`, `perplexity`;
-    `json_valid`, `field_accuracy` for JSON; `accuracy`, `macro_f1` for labels; or one of yours."""
+    `json_valid`, `field_accuracy` for JSON; `accuracy`, `macro_f1` for labels and tags, `entity_f1`
+    for tags; or one of yours."""
 
     margin: float = Field(default=0.0, ge=0)
     """The least that the challenger must be better by, in the metric's unit."""

@@ -14,6 +14,12 @@ class AnswerKind(StrEnum):
     TEXT = "text"
     JSON = "json"
     LABELS = "labels"
+    TAGS = "tags"
+
+    @property
+    def are_classes(self) -> bool:
+        """Tell whether an answer is a class, or several."""
+        return self in (AnswerKind.LABELS, AnswerKind.TAGS)
 
 
 class OnLeakage(StrEnum):
@@ -39,7 +45,8 @@ class EvaluationSettings(Section):
     """What the expected answers are. `json` adds validity and field accuracy, `labels` accuracy and
     macro-F1; `auto` is `json` where all are JSON objects or lists, `labels` where they are short
     and there are at least twice as many rows as different ones, else `text`. A classifier's are
-    `labels`, whatever is set."""
+    `labels`, a tagger's `tags` (accuracy and macro-F1 of words, F1 of entities), whatever is
+    set."""
 
     max_new_tokens: int = Field(default=128, ge=1)
     """Longest answer in tokens, for all models alike."""

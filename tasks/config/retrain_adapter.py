@@ -1,10 +1,9 @@
 """The configuration of the retraining flow: a training's, and how its adapter is judged."""
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict
 
-from tasks.config.base_model import Task
 from tasks.config.decision import DecisionSettings
 from tasks.config.evaluation import EvaluationSettings
 from tasks.config.registry import RegistrySettings
@@ -33,12 +32,3 @@ class RetrainAdapterConfig(TrainAdapterConfig):
 
     registry: RegistrySettings
     """Where versions are kept."""
-
-    @model_validator(mode="after")
-    def _rows_have_an_answer(self) -> Self:
-        if self.base_model.task is Task.TOKEN_CLASSIFICATION:
-            raise ValueError(
-                "a retraining compares one answer a row, and base_model.task is "
-                "token-classification; use another task, or train-adapter"
-            )
-        return self

@@ -6,8 +6,8 @@
 
 from collections.abc import Sequence
 
-Entity = tuple[int, str, int, int]
-"""Row, kind, first word, and the one after the last."""
+Entity = tuple[str, int, int]
+"""Kind, first word, and the one after the last."""
 
 
 def names_entities(names: Sequence[str]) -> bool:
@@ -19,18 +19,20 @@ def names_entities(names: Sequence[str]) -> bool:
 
 def entity_f1(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
     """Give the F1 of whole entities over all rows: same words, same kind. 1 where none are."""
-    wanted, found = _entities(expected), _entities(predicted)
-    return 2 * len(wanted & found) / (len(wanted) + len(found)) if wanted or found else 1.0
+    rows = [(entities(a), entities(b)) for a, b in zip(expected, predicted, strict=True)]
+    num_right = sum(len(wanted & found) for wanted, found in rows)
+    num_all = sum(len(wanted) + len(found) for wanted, found in rows)
+    return 2 * num_right / num_all if num_all else 1.0
 
 
-def _entities(rows: Sequence[Sequence[str]]) -> set[Entity]:
+def entities(tags: Sequence[str]) -> set[Entity]:
+    """Find the entities of one row."""
     found: set[Entity] = set()
-    for number, tags in enumerate(rows):
-        kind, first = "", 0
-        for place, tag in enumerate([*tags, "O"]):
-            goes_on = kind and tag == f"I-{kind}"
-            if kind and not goes_on:
-                found.add((number, kind, first, place))
-            if not goes_on:
-                kind, first = tag.partition("-")[2], place
+    kind, first = "", 0
+    for place, tag in enumerate([*tags, "O"]):
+        goes_on = kind and tag == f"I-{kind}"
+        if kind and not goes_on:
+            found.add((kind, first, place))
+        if not goes_on:
+            kind, first = tag[2:] if tag.startswith(("B-", "I-")) else "", place
     return found

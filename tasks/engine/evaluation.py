@@ -89,7 +89,7 @@ def evaluate(
             answers, held_out.expected, losses, strict=True
         )
     ]
-    return Evaluation(ModelScores(held_out.expected, rows), seconds)
+    return Evaluation(ModelScores(held_out.kind, held_out.expected, rows), seconds)
 
 
 def row_losses(

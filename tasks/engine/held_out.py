@@ -19,6 +19,9 @@ from tasks.engine.tokenization import TokenizedRow
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, FileRecord
 
+_KINDS = {RowFormat.LABELLED: AnswerKind.LABELS, RowFormat.TAGGED: AnswerKind.TAGS}
+"""What answers are by the rows' format alone."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -41,8 +44,7 @@ class HeldOut:
     @property
     def metric_names(self) -> list[str]:
         """All metrics that can decide."""
-        of_all = ["loss", "perplexity"] + ["macro_f1"] * (self.kind is AnswerKind.LABELS)
-        return [*of_all, *self.metrics]
+        return ["loss", "perplexity", *["macro_f1"] * self.kind.are_classes, *self.metrics]
 
     @property
     def expected(self) -> list[str]:
@@ -117,7 +119,7 @@ def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task
         )
     work = model_task(task)
     row_format, examples = read_answered(path, work)
-    wanted = evaluation.answers if work.generates else AnswerKind.LABELS
-    kind = resolve_kind(wanted, [example.answer for example in examples])
-    metrics = row_metrics(kind, evaluation.metrics)
+    expected = [example.answer for example in examples]
+    kind = resolve_kind(_KINDS.get(row_format, evaluation.answers), expected)
+    metrics = row_metrics(kind, expected, evaluation.metrics)
     return HeldOut(work, file, row_format, examples, data, evaluation, kind, metrics)

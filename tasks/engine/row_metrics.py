@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tasks.config import AnswerKind
+from tasks.engine.entities import entity_f1, names_entities
 from tasks.engine.generation import matches
 from tasks.errors import UserError
 
@@ -37,19 +38,32 @@ def resolve_kind(wanted: AnswerKind, expected: Sequence[str]) -> AnswerKind:
     return AnswerKind.TEXT
 
 
-def row_metrics(kind: AnswerKind, own: Mapping[str, str]) -> dict[str, RowMetric]:
+def row_metrics(
+    kind: AnswerKind, expected: Sequence[str], own: Mapping[str, str]
+) -> dict[str, RowMetric]:
     """Give the metrics of a kind of answers by their names, with the user's own.
+
+    Args:
+        kind: what the answers are.
+        expected: all expected ones, which tell whether tags name entities.
+        own: the user's, by their import paths.
 
     Raises:
         UserError: one of the user's is not there, or has the name of another.
     """
-    metrics: dict[str, RowMetric] = {"exact_match": _exact_match, **_overlaps()}
+    metrics: dict[str, RowMetric] = {"exact_match": _exact_match}
+    if kind is AnswerKind.TAGS:
+        metrics["accuracy"] = _share_of_words
+        if names_entities(list({tag for text in expected for tag in text.split()})):
+            metrics["entity_f1"] = _entity_f1
+    else:
+        metrics |= _overlaps()
     if kind is AnswerKind.JSON:
         metrics |= {"json_valid": _json_valid, "field_accuracy": _field_accuracy}
     if kind is AnswerKind.LABELS:
         metrics["accuracy"] = _accuracy
     for name, place in own.items():
-        if name in {*metrics, "loss", "perplexity", "macro_f1"}:
+        if name in {*metrics, "loss", "perplexity", "macro_f1", "entity_f1"}:
             raise UserError(f"evaluation.metrics.{name}: that name is taken; choose another")
         metrics[name] = _checked(name, _imported(name, place))
     return metrics
@@ -66,6 +80,28 @@ def _exact_match(answer: str, expected: str) -> float:
 
 def _accuracy(answer: str, expected: str) -> float:
     return float(label(answer) == label(expected))
+
+
+def classes_of(answer: str, expected: str, kind: AnswerKind) -> tuple[list[str], list[str]]:
+    """Give the classes of an answer, and the expected ones beside them: one each of labels.
+
+    Of tags there is one a word. A word without one has the tag "", which is never right.
+    """
+    if kind is AnswerKind.LABELS:
+        return [label(answer)], [label(expected)]
+    wanted = expected.split()
+    given = answer.split()[: len(wanted)]
+    return given + [""] * (len(wanted) - len(given)), wanted
+
+
+def _share_of_words(answer: str, expected: str) -> float:
+    given, wanted = classes_of(answer, expected, AnswerKind.TAGS)
+    return sum(a == b for a, b in zip(given, wanted, strict=True)) / len(wanted)
+
+
+def _entity_f1(answer: str, expected: str) -> float:
+    given, wanted = classes_of(answer, expected, AnswerKind.TAGS)
+    return entity_f1([wanted], [given])
 
 
 def _overlaps() -> dict[str, RowMetric]:

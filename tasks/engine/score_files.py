@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasks.config import AnswerKind
 from tasks.engine.held_out import HeldOut
 from tasks.engine.model_scores import ModelScores, RowScores
 from tasks.records import FileRecord
@@ -27,15 +28,15 @@ def write_scores(held_out: HeldOut, scores: Mapping[str, ModelScores], file: Pat
     return FileRecord.of(file)
 
 
-def read_scores(file: Path) -> tuple[list[str], dict[str, ModelScores]]:
-    """Read the prompts, and each model's scores."""
+def read_scores(file: Path, kind: AnswerKind) -> tuple[list[str], dict[str, ModelScores]]:
+    """Read the prompts, and each model's scores on answers of a kind."""
     # Not splitlines(): U+2028 and the like stand unescaped within JSON.
     text = file.read_text(encoding="utf-8").removesuffix("\n")
     lines = [json.loads(line) for line in text.split("\n")]
     expected = [line["expected"] for line in lines]
     scores = {
         name: ModelScores(
-            expected, [RowScores.model_validate(line["models"][name]) for line in lines]
+            kind, expected, [RowScores.model_validate(line["models"][name]) for line in lines]
         )
         for name in lines[0]["models"]
     }
