@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -221,9 +222,12 @@ def _weighted(given: str) -> tuple[str, float]:
     if not sign:
         return given, 1.0
     try:
-        return source, float(weight)
+        number = float(weight)
     except ValueError:
-        raise UserError(f"{given!r}: the weight behind = must be a number, as in a=0.5") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{given!r}: the weight behind = must be a number, as in a=0.5")
+    return source, number
 
 
 def _show_steps() -> None:

@@ -10,7 +10,8 @@ from tasks.errors import UserError
 from tasks.progress import logger
 from tasks.tracking import fetched_adapter, is_mlflow_uri
 
-_CLASSES = ("task", "labels")
+_TASK = ("task", "labels")
+_TRAINED_ON = ("dtype", "quantization", *_TASK)
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def load_adapters(
         UserError: the base is not at hand, or an adapter does not go with it.
     """
     first = folders[0]
-    adapters = AdapterSet.on(_with_classes(base, first) if base else base_of(first))
+    adapters = AdapterSet.on(_as_trained(base, first) if base else base_of(first))
     for one, folder in zip(wanted, folders, strict=True):
         loaded = adapters.load(folder, one.name, template=one.template, any_base=one.any_base)
         for remark in loaded.remarks:
@@ -79,15 +80,16 @@ def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSe
         "source": source,
         "hub_id": reference if source == recorded.get("source") != reference else None,
         "revision": revision if source == reference else None,
-        **{key: recorded[key] for key in ("dtype", "quantization", *_CLASSES) if key in recorded},
+        **{key: recorded[key] for key in _TRAINED_ON if key in recorded},
     }
     return BaseModelSettings.model_validate(settings)
 
 
-def _with_classes(base: BaseModelSettings, adapter: AdapterFolder) -> BaseModelSettings:
-    """Give the base for what the adapter was made for, unless the settings say what for."""
-    if set(_CLASSES) & base.model_fields_set:
-        return base
+def _as_trained(base: BaseModelSettings, adapter: AdapterFolder) -> BaseModelSettings:
+    """Give the base as the adapter was trained on it, but for what the settings say."""
+    said = set(base.model_fields_set)
+    if said & set(_TASK):  # classes belong to a task
+        said |= set(_TASK)
     recorded = adapter.manifest.get("base_model", {})
-    told = {key: recorded[key] for key in _CLASSES if key in recorded}
+    told = {key: recorded[key] for key in _TRAINED_ON if key in recorded and key not in said}
     return BaseModelSettings.model_validate({**base.model_dump(), **told})

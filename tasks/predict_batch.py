@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from tasks.adapters_on_base import found_adapters, load_adapters
 from tasks.answer_chunks import AnswerChunks
 from tasks.config import PredictBatchConfig
-from tasks.engine.adapter_set import AdapterSet
+from tasks.engine.adapter_set import AdapterSet, LoadedAdapter
 from tasks.engine.answer_files import write_answers
+from tasks.engine.compatibility import tokenizer_identity
 from tasks.engine.model_task import model_task
 from tasks.engine.prediction import Answered, Question, answer_questions
 from tasks.engine.question_files import QuestionFile, check_columns, open_questions
@@ -55,14 +56,26 @@ def _job(
     asked: QuestionFile, config: PredictBatchConfig, adapters: AdapterSet
 ) -> dict[str, object]:
     """Give all that the answers are a function of; how many at once only changes the speed."""
-    loaded = adapters.adapters.items()
+    base = adapters.base.settings
     return {
         "input": FileRecord.of(asked.source).sha256,
-        "base_model": f"{adapters.base.fingerprint} {adapters.model.dtype}",
-        "adapters": {name: f"{one.sha256} {one.template}" for name, one in loaded},
+        "base_model": f"{adapters.base.fingerprint} {adapters.model.dtype} {base.quantization}",
+        "task": [base.task, *base.labels],
+        "adapters": {name: _identity(one) for name, one in adapters.adapters.items()},
         "adapter_column": config.adapter_column,
         "max_new_tokens": config.max_new_tokens,
         "chunk_rows": config.chunk_rows,
+    }
+
+
+def _identity(adapter: LoadedAdapter) -> dict[str, object]:
+    """Give what an adapter's answers are a function of, besides the base."""
+    return {
+        "weights": adapter.sha256,
+        "configuration": adapter.config_sha256,
+        "template": adapter.template,
+        "end": adapter.tokenizer.eos_token,
+        **tokenizer_identity(adapter.tokenizer),
     }
 
 

@@ -198,3 +198,18 @@ def test_a_bundle_s_adapters_have_names(
     status, out, err = run_in_process(capsys, monkeypatch, *command)
     assert (status, out) == (2, "")
     assert "is no NAME=ADAPTER" in err
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "much"])
+def test_a_weight_is_a_number(
+    weight: str,
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is none is a mistake, and there is no adapter of it."""
+    given = ["combine", tmp_path / "sum", f"{adapter}={weight}", adapter]
+    status, _, err = run_in_process(capsys, monkeypatch, *given)
+    assert (status, (tmp_path / "sum").exists()) == (2, False)
+    assert "must be a number" in err

@@ -262,6 +262,21 @@ def test_a_tokenizer_saved_along_is_compared(
     tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match="'<new>'"):
         on(tiny_base).load(folder)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"the adapter .* has no usable tokenizer"):
+        on(tiny_base).load(folder)
+
+
+def test_a_tokenizer_saved_along_can_pad(
+    tiny_base: Path, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Where it has no padding token, as Llama's, the end token stands in as for the base's."""
+    folder = Path(shutil.copytree(folders["plain"], tmp_path / "adapter"))
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    own = on(tiny_base).load(folder).tokenizer
+    assert own.pad_token == own.eos_token
 
 
 def test_a_changed_file_is_noticed(tiny_base: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from engine_steps import logits, save_here, trained
 from peft import PeftModel
 from plain_adapters import lora_folder
-from tiny_models import tiny_llama
+from tiny_models import tiny_llama, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from tasks.config import BaseModelSettings
@@ -146,3 +146,24 @@ def test_another_base_s_adapter_is_refused(tiny_base: Path, tmp_path: Path) -> N
     folders = [lora_folder(tiny_base, tmp_path / "a"), lora_folder(other, tmp_path / "b")]
     with pytest.raises(UserError, match="does not fit"):
         combined(tiny_base, folders, Combination())
+
+
+def test_layers_that_peft_would_leave_out_are_told(tiny_base: Path, tmp_path: Path) -> None:
+    """PEFT takes the first adapter's choice of layers for all: then there is no adapter."""
+    folders = pair(tiny_base, tmp_path, {"layers_to_transform": [0]}, {"layers_to_transform": [1]})
+    with pytest.raises(UserError, match=r"leave 1 adapted layers out .*layers\.1\.self_attn"):
+        combined(tiny_base, folders, Combination())
+    assert not (tmp_path / "combined").exists()
+
+
+def test_the_combined_adapter_is_prompted_as_the_first(tmp_path: Path) -> None:
+    """The chat template that the first brings goes along, and another's way of writing is told."""
+    base = tiny_llama(tmp_path / "base", chat_template=False)
+    folders = pair(base, tmp_path, {}, {})
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(folders[0])
+    record = combined(base, folders, Combination())
+    assert "1 was trained on prompts that are written otherwise" in record.remarks[-1]
+    settings = BaseModelSettings.model_validate({"source": str(base), "dtype": "float32"})
+    loaded = AdapterSet.on(settings).load(record.folder)
+    assert (loaded.template, loaded.tokenizer.chat_template) == ("chat", tokenizer.chat_template)

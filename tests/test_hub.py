@@ -11,6 +11,7 @@ import torch
 from command_line_runs import run_in_process
 from engine_steps import loaded, logits, prepared, save_here, trained
 from hub_stand_in import HubStandIn, point_clients_at
+from tiny_models import tiny_adapter
 
 from tasks.config import OutputSettings
 from tasks.engine.hub import check_push, push_adapter
@@ -81,6 +82,27 @@ def test_the_command_pushes_the_adapter_and_nothing_else(
     fresh, _ = loaded(tiny_base)
     load_adapter(fresh, "org/adapter", revision=commit)
     assert torch.equal(logits(fresh), logits(model))
+
+
+def test_an_adapter_goes_from_one_repository_to_another(
+    hub: HubStandIn,
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its card comes along, and of the adapter that was there before nothing stays."""
+    ours = save_here(*trained(tiny_base, tmp_path), tmp_path).folder
+    plain = tiny_adapter(tiny_base, tmp_path / "plain")
+    assert run_in_process(capsys, monkeypatch, "push", ours, "org/ours")[0] == 0
+    assert run_in_process(capsys, monkeypatch, "export", "org/ours", tmp_path / "pulled")[0] == 0
+    assert contents(tmp_path / "pulled") == contents(ours)
+    status, out, _ = run_in_process(capsys, monkeypatch, "push", plain, "org/ours")
+    assert status == 0
+    files = hub.files("org/ours", out.strip().rpartition("/")[2])
+    files.pop(".gitattributes", None)
+    assert files.items() <= contents(plain).items()
+    assert "manifest.json" not in files
 
 
 @pytest.mark.parametrize("token", ["hf_right", "hf_wrong"])

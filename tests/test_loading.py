@@ -1,5 +1,6 @@
 """Step 6: a saved adapter loads strictly, switches on and off exactly, and trains nothing."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,12 @@ def test_what_the_hub_does_not_have_is_refused(hub: HubStandIn, tiny_base: Path)
     """An unknown adapter on the Hub is one error that names it."""
     with pytest.raises(UserError, match="org/nothing"):
         load_adapter(loaded(tiny_base)[0], "org/nothing")
+
+
+def test_a_mistyped_folder_with_one_slash_is_a_mistake(tiny_base: Path) -> None:
+    """What can be no Hub id is said to be none, and no folder."""
+    with pytest.raises(UserError, match=r"'my out/run 1' is no Hub id .* no such folder"):
+        load_adapter(loaded(tiny_base)[0], "my out/run 1")
 
 
 def test_a_whole_model_is_no_adapter(tiny_base: Path) -> None:
@@ -262,3 +269,10 @@ def test_different_logits_are_told_apart() -> None:
     verify_same(0.9e-3, 10.0, "two models")
     with pytest.raises(VerificationError, match=r"two models: logits differ by 0\.002 of 10"):
         verify_same(2e-3, 10.0, "two models")
+
+
+@pytest.mark.parametrize("numbers", [(math.nan, 1.0), (0.0, math.nan), (math.inf, 1.0)])
+def test_what_is_no_number_is_not_the_same(numbers: tuple[float, float]) -> None:
+    """Logits that overflowed agree with nothing."""
+    with pytest.raises(VerificationError, match="logits differ"):
+        verify_same(*numbers, "two models")

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 import torch
 from engine_steps import gpt2_base, logits, qwen2_base
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from plain_adapters import lora_folder
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_llama
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from tasks.config import BaseModelSettings, Dtype
 from tasks.engine import merging
@@ -140,6 +145,36 @@ def test_beyond_the_tolerance_nothing_is_written(
     with pytest.raises(VerificationError, match="the merged model: logits differ"):
         merge(adapter, settings(base), Dtype.BFLOAT16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+def test_weights_that_overflow_are_refused(tmp_path: Path) -> None:
+    """In float16 large weights become infinite and the logits no numbers: no folder is left."""
+    base = tiny_llama(tmp_path / "base")
+    adapter = an_adapter(base, tmp_path / "adapter")
+    file = adapter / "adapter_model.safetensors"
+    weights = {k: v * (1e6 if ".lora_B." in k else 1) for k, v in load_file(file).items()}
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(VerificationError, match="logits differ by nan"):
+        merge(adapter, settings(base), Dtype.FLOAT16)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_classifier_on_a_tied_base_is_merged(tmp_path: Path) -> None:
+    """Its output layer is no other end of the embeddings, which may be adapted."""
+    base = qwen2_base(tmp_path / "base")
+    classes = {"num_labels": 2, "pad_token_id": 0}
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForSequenceClassification.from_pretrained(base, **classes),
+        LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"], task_type="SEQ_CLS"),
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    told = settings(base, task="sequence-classification", labels=["a", "b"])
+    (tmp_path / "adapter" / "manifest.json").write_text(
+        json.dumps({"base_model": {"reference": str(base), "labels": ["a", "b"]}})
+    )
+    record = merge(tmp_path / "adapter", told)
+    assert record.logit_difference <= record.tolerance
 
 
 def test_another_score_is_refused(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from tiny_models import tiny_adapter
+from tiny_models import tiny_adapter, tiny_tokenizer
 
 from tasks import predict_batch as task
+from tasks.adapters_on_base import load_adapters
 from tasks.config import AdapterSettings, BaseModelSettings, PredictBatchConfig
 from tasks.engine import prediction
+from tasks.engine.adapter_folders import find_adapter
 from tasks.engine.adapter_set import AdapterSet
 from tasks.engine.generation import answer
 from tasks.errors import UserError
@@ -99,7 +101,7 @@ def jsonl(folder: Path, rows: Sequence[object]) -> Path:
     """Write rows; a text stands for itself."""
     file = folder / "rows.jsonl"
     lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
-    file.write_text("".join(line + "\n" for line in lines))
+    file.write_bytes("".join(line + "\n" for line in lines).encode(errors="surrogateescape"))
     return file
 
 
@@ -170,6 +172,9 @@ def test_other_columns_keep_their_types(predict: Predicting, tmp_path: Path) -> 
 
 BAD: dict[str, tuple[object, str]] = {
     "no JSON": ("{nonsense", "line 2: no valid JSON"),
+    "no UTF-8": ('{"prompt": "\udcff"}', "no UTF-8 text (line 2"),
+    "too large a number": ('{"n": ' + "1" * 5000 + "}", "line 2: the JSON can't be read"),
+    "half a character": ('{"adapter": "a", "prompt": "\\ud83d"}', "half of a surrogate pair"),
     "no question": ({"adapter": "a", "note": "x"}, "row 2: a row needs one of messages, prompt"),
     "empty": ({"adapter": "a", "prompt": " "}, "row 2: prompt is empty"),
     "no adapter": ({"prompt": "x"}, "row 2: adapter is missing; possible: a, b"),
@@ -193,6 +198,28 @@ def test_a_bad_row_is_told_and_the_others_are_answered(
     assert [row["answer"] for row in answered[2:4]] == [expected["a"][2], expected["b"][3]]
     assert (record.num_answered, record.num_bad_rows) == (8, 1)
     assert error in record.first_errors[0]
+
+
+def test_a_csv_cell_that_is_no_text_spoils_its_row_alone(
+    predict: Predicting, expected: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """Rows before and behind it are answered."""
+    lines = [f"{prompt},a".encode() for prompt in PROMPTS[:3]]
+    lines[1] = b"\xff" + lines[1]
+    (tmp_path / "rows.csv").write_bytes(b"\n".join([b"prompt,adapter", *lines]))
+    assert predict(tmp_path / "rows.csv").num_bad_rows == 1
+    rows = list(csv.DictReader((tmp_path / "answers.csv").open(newline="")))
+    assert [row["answer"] for row in rows] == [expected["a"][0], "", expected["a"][2]]
+    assert "no UTF-8 text (line 3" in rows[1]["error"]
+
+
+def test_what_no_file_can_hold_as_text_is_kept_as_an_escape(
+    predict: Predicting, tmp_path: Path
+) -> None:
+    """Half of a surrogate pair in a column that nobody asks about comes back as it was."""
+    rows = [row | {"note": "\ud83d"} for row in routed()]
+    assert predict(jsonl(tmp_path, rows)).num_bad_rows == 0
+    assert [row["note"] for row in read(tmp_path / "answers.jsonl")] == ["\ud83d"] * len(rows)
 
 
 def test_a_row_s_own_answer_is_not_given_away(
@@ -263,6 +290,32 @@ def test_other_settings_do_not_go_on(
         predict(jsonl(tmp_path, [*routed(), {"prompt": "x", "adapter": "a"}]))
 
 
+def test_another_base_or_adapter_does_not_go_on(
+    tiny_base: Path, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does one of other packing, scale or prompts, although its weights are the same."""
+    own = {name: Path(shutil.copytree(f, tmp_path / name)) for name, f in adapters.items()}
+    predict, source = Predicting(tiny_base, own, tmp_path), jsonl(tmp_path, routed())
+    with monkeypatch.context() as patch:
+        stop_in_chunk(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            predict(source)
+    packed = base_settings(tiny_base).model_copy(update={"quantization": "8bit"})
+    with pytest.raises(UserError, match="another base_model"):
+        predict(source, base_model=packed)
+    file = own["a"] / "adapter_config.json"
+    before = file.read_text()
+    file.write_text(json.dumps({**json.loads(before), "lora_alpha": 1}))
+    with pytest.raises(UserError, match="another adapters"):
+        predict(source)
+    file.write_text(before)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(own["b"])
+    with pytest.raises(UserError, match="another adapters"):
+        predict(source)
+
+
 def test_one_process_writes(predict: Predicting, tmp_path: Path) -> None:
     """A second process at the same output is turned away."""
     from filelock import FileLock
@@ -301,3 +354,19 @@ def test_one_adapter_needs_no_column(
     predict = Predicting(tiny_base, {"a": folder}, tmp_path)
     predict(jsonl(tmp_path, [{"prompt": prompt} for prompt in PROMPTS]), base_model=None)
     assert [row["answer"] for row in read(tmp_path / "answers.jsonl")] == expected["a"]
+
+
+def test_another_place_of_the_base_changes_nothing_else(
+    tiny_base: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """A base that is named has the type and packing of the adapter's training, unless they are."""
+    folder = Path(shutil.copytree(adapters["a"], tmp_path / "a"))
+    trained_on = {"reference": "org/base", "dtype": "float16", "quantization": "8bit"}
+    (folder / "manifest.json").write_text(json.dumps({"base_model": trained_on}))
+    found = find_adapter(folder)
+    wanted = [AdapterSettings(source=str(folder), any_base=True)]
+    for changes in ({}, {"dtype": "float32", "quantization": "none"}):
+        given = BaseModelSettings.model_validate({"source": str(tiny_base), **changes})
+        used = load_adapters(given, wanted, [found]).base.settings
+        told = {**trained_on, **changes}
+        assert (used.dtype, used.quantization) == (told["dtype"], told["quantization"])

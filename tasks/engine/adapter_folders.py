@@ -48,7 +48,7 @@ class AdapterFolder:
         """
         from peft import LoraConfig, PeftConfig
 
-        given = _mapping(self.path / CONFIG_FILE)
+        given = _mapping(self.config_file)
         try:
             config = PeftConfig.from_pretrained(str(self.path))
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -73,6 +73,11 @@ class AdapterFolder:
             raise UserError(f"{self.source}: {WEIGHTS_FILE} cannot be read: {error}") from error
 
     @property
+    def config_file(self) -> Path:
+        """The file of the configuration."""
+        return self.path / CONFIG_FILE
+
+    @property
     def weights_file(self) -> Path:
         """The file of the weights."""
         return self.path / WEIGHTS_FILE
@@ -84,6 +89,10 @@ class AdapterFolder:
     def has_tokenizer(self) -> bool:
         """Tell whether the tokenizer was saved along, as TRL and others do."""
         return (self.path / "tokenizer_config.json").is_file()
+
+    def tokenizer_files(self) -> list[Path]:
+        """Give the files of a tokenizer that was saved along."""
+        return [file for kind in hub.TOKENIZER_FILES for file in sorted(self.path.glob(kind))]
 
 
 def find_adapter(

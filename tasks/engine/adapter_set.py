@@ -17,9 +17,8 @@ from tasks.engine.activation import disable_adapters, switch_adapter
 from tasks.engine.adapter_folders import AdapterFolder, find_adapter
 from tasks.engine.base_models import load_base, load_tokenizer
 from tasks.engine.base_sources import BaseSource, find_base
-from tasks.engine.compatibility import check_base, check_tokenizer
+from tasks.engine.compatibility import check_base, check_tokenizer, template_of
 from tasks.engine.loading import load_folder, unload_adapter
-from tasks.engine.rendering import choose_template
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, FileRecord
 
@@ -37,6 +36,8 @@ class LoadedAdapter:
     source: str
     sha256: str
     """Of its weights' file."""
+    config_sha256: str
+    """Of its configuration's file."""
     template: Template
     """How its prompts are written: `chat` or `plain`."""
     tokenizer: "PreTrainedTokenizerBase"
@@ -166,13 +167,12 @@ class AdapterSet:
                 raise
             remarks = (str(mistake),)
         tokenizer = check_tokenizer(folder, self.tokenizer)
-        if template is Template.AUTO:
-            template = Template(folder.manifest.get("template", template))
         return LoadedAdapter(
             name=name,
             source=folder.source,
             sha256=FileRecord.of(folder.weights_file).sha256,
-            template=choose_template(template, tokenizer, is_text=False),
+            config_sha256=FileRecord.of(folder.config_file).sha256,
+            template=template_of(folder, tokenizer, template),
             tokenizer=tokenizer,
             remarks=remarks,
         )

@@ -34,11 +34,21 @@ def _write_json(asked: QuestionFile, new: _New, target: Path) -> None:
     with target.open("w", encoding="utf-8") as file:
         for row, added in zip(asked.rows, new, strict=True):
             kept = {} if isinstance(row, UserError) else row
-            file.write(json.dumps({**kept, **added}, ensure_ascii=False) + "\n")
+            file.write(_json_line({**kept, **added}) + "\n")
+
+
+def _json_line(row: Mapping[str, object]) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON may have as an escape
+        return json.dumps(row)
+    return text
 
 
 def _write_csv(asked: QuestionFile, new: _New, target: Path) -> None:
-    with asked.source.open(encoding="utf-8-sig", newline="") as file:
+    # The names of the columns are text; what is further down need not be.
+    with asked.source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         old = next(csv.reader(file))
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [*old, *new[0]], lineterminator="\n")

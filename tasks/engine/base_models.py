@@ -29,20 +29,32 @@ def _auto_class(task: Task) -> Any:  # noqa: ANN401 - an Auto class has no commo
 
 @lru_cache(maxsize=4)
 def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerBase":
-    """Load the base's tokenizer, with a padding token (the end token where it has none).
+    """Load the base's tokenizer once, as `read_tokenizer` does."""
+    return read_tokenizer(location, revision, "the base model")
+
+
+def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrainedTokenizerBase":
+    """Load a tokenizer, with a padding token (the end token where it has none).
+
+    Args:
+        location: the folder or Hub id that it is saved in.
+        revision: of a Hub id.
+        whose: it is, in messages.
 
     Raises:
-        UserError: the base has no tokenizer, or a slow one that cannot tell where tokens begin.
+        UserError: there is none, or a slow one that cannot tell where tokens begin.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        message = f"the base model {location!r} has no usable tokenizer: {error}"
+        message = f"{whose} {location!r} has no usable tokenizer: {error}"
         raise failure(error, message) from error
     if not tokenizer.is_fast:
-        raise UserError(f"the tokenizer of {location!r} has no fast version, which is needed here")
+        raise UserError(
+            f"the tokenizer of {whose} {location!r} has no fast version, which is needed here"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -139,15 +139,10 @@ def _fingerprint(files: tuple[FileRecord, ...]) -> str:
 
 
 def _from_hub(settings: BaseModelSettings) -> BaseSource:
-    from huggingface_hub.errors import HFValidationError
-
     name, revision = settings.source, settings.revision
-    try:
-        # The snapshot folder is named by the commit; its small files are enough to learn it.
-        small = ["config.json", "adapter_config.json", "README.md"]
-        snapshot = hub.download(name, revision, small, "base model")
-    except HFValidationError:
-        raise _no_such_path(Path(name)) from None
+    # The snapshot folder is named by the commit; its small files are enough to learn it.
+    small = ["config.json", "adapter_config.json", "README.md"]
+    snapshot = hub.download(name, revision, small, "base model")
     if not (snapshot / "config.json").is_file():
         raise UserError(f"{name!r} on the Hub has no config.json: it is no Transformers model")
     _check_plain(snapshot, name)

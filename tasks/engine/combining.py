@@ -7,17 +7,23 @@ adds; DARE (https://arxiv.org/abs/2311.03099) drops values at random and scales 
 """
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import BaseModelSettings
+from tasks.config import BaseModelSettings, Template
 from tasks.engine import adapter_state, lora
 from tasks.engine.adapter_folders import PEFT_PREFIX, AdapterFolder
 from tasks.engine.base_models import load_base, load_tokenizer
 from tasks.engine.base_sources import BaseSource, find_base
-from tasks.engine.compatibility import check_base, check_tokenizer, fitting_weights
+from tasks.engine.compatibility import (
+    check_base,
+    check_tokenizer,
+    fitting_weights,
+    template_of,
+)
 from tasks.engine.injection import probe_logits
 from tasks.engine.loading import load_adapter, verify_same
 from tasks.engine.merging import FULL_PRECISION
@@ -88,23 +94,33 @@ def combine(
     remarks = [remark for one in adapters for remark in check_base(one, source)]
     model = load_base(source)
     unchanged = probe_logits(model)
+    prompting = []
     for one in adapters:
         _check_plain(one)
         fitting_weights(one, model)
-        check_tokenizer(one, load_tokenizer(source.location, source.revision))
+        tokenizer = check_tokenizer(one, load_tokenizer(source.location, source.revision))
+        prompting.append((template_of(one, tokenizer), tokenizer.chat_template))
+        if prompting[-1] != prompting[0]:
+            remarks.append(
+                f"{one.source} was trained on prompts that are written otherwise than those of "
+                f"{adapters[0].source}; the combined adapter is prompted as the latter"
+            )
     log.info("combining %d adapters by %s ...", len(adapters), how.method)
     combined = _combined(model, adapters, weights, how)
     expected = probe_logits(combined)
     read = adapter_state.read_adapter(combined, _NAME)
     state = {key.removeprefix(PEFT_PREFIX): value.contiguous() for key, value in read.items()}
     config = _configuration(combined, adapters[0])
+    _check_whole(state, adapters)
     _check_rank(state, config["r"])
     del combined, model
     shares = _shares(adapters, weights)
     with whole_folder(folder) as partial:
         write_files(partial, state, config, _card(source, how, shares))
+        for file in adapters[0].tokenizer_files():
+            shutil.copyfile(file, partial / file.name)
         difference = _verify(partial, source, expected)
-        write_manifest(partial, _facts(adapters, how, shares))
+        write_manifest(partial, _facts(adapters, prompting[0][0], how, shares))
     return CombinedRecord(
         folder=folder,
         base_model=source.reference,
@@ -168,6 +184,26 @@ def _combined(
     return loaded
 
 
+def _check_whole(state: Mapping[str, "Tensor"], adapters: Sequence[AdapterFolder]) -> None:
+    """Refuse a sum without some of the layers: PEFT 0.21 takes the first adapter's layers for all.
+
+    Raises:
+        UserError: so it is.
+    """
+    adapted = {_layer(key) for one in adapters for key in one.shapes}
+    if left_out := sorted(adapted - {_layer(key) for key in state}):
+        raise UserError(
+            f"PEFT would leave {len(left_out)} adapted layers out of the sum, such as "
+            f"{left_out[0]}: the adapters choose their layers differently (layers_to_transform, "
+            "layers_pattern, exclude_modules). Name the one with the most layers first, or merge "
+            "them with `adapterflow export --merged`, one after the other"
+        )
+
+
+def _layer(key: str) -> str:
+    return key.partition(".lora_")[0]
+
+
 def _check_rank(state: dict[str, "Tensor"], r: int) -> None:
     lower = {key: w.shape[0] for key, w in state.items() if ".lora_A." in key and w.shape[0] < r}
     if lower:
@@ -203,11 +239,19 @@ def _shares(adapters: Sequence[AdapterFolder], weights: Sequence[float]) -> dict
 
 
 def _facts(
-    adapters: Sequence[AdapterFolder], how: Combination, shares: dict[str, float]
+    adapters: Sequence[AdapterFolder],
+    template: Template,
+    how: Combination,
+    shares: dict[str, float],
 ) -> dict[str, object]:
     first = adapters[0].manifest
-    kept = {name: first[name] for name in ("base_model", "template", "tokenizer") if name in first}
-    return {"adapter_name": "default", **kept, "combined": {**vars(how), "weights": shares}}
+    kept = {name: first[name] for name in ("base_model", "tokenizer") if name in first}
+    return {
+        "adapter_name": "default",
+        "template": template,
+        **kept,
+        "combined": {**vars(how), "weights": shares},
+    }
 
 
 def _card(source: BaseSource, how: Combination, shares: dict[str, float]) -> str:

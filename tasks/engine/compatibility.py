@@ -10,9 +10,12 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from tasks.config import Template
 from tasks.engine.adapter_folders import AdapterFolder
 from tasks.engine.adapter_state import is_adapter_parameter, loadable
+from tasks.engine.base_models import read_tokenizer
 from tasks.engine.base_sources import BaseSource
+from tasks.engine.rendering import choose_template
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord
 
@@ -100,9 +103,7 @@ def check_tokenizer(
         UserError: the vocabularies or, for an adapter trained on chats, the templates differ.
     """
     if adapter.has_tokenizer():
-        from transformers import AutoTokenizer
-
-        own = AutoTokenizer.from_pretrained(adapter.path)
+        own = read_tokenizer(str(adapter.path), None, "the adapter")
         ours, theirs = tokenizer.get_vocab(), own.get_vocab()
         different = sorted(ours.items() ^ theirs.items(), key=lambda one: one[1])
         if different:
@@ -121,6 +122,20 @@ def check_tokenizer(
                 "than the base's tokenizer has; load the base it was trained on"
             )
     return tokenizer
+
+
+def template_of(
+    adapter: AdapterFolder,
+    tokenizer: "PreTrainedTokenizerBase",
+    wanted: Template = Template.AUTO,
+) -> Template:
+    """Tell how an adapter's prompts are written: as in training, unless another way is wanted.
+
+    Where no manifest tells, it is the tokenizer's chat template if it has one.
+    """
+    if wanted is Template.AUTO:
+        wanted = Template(adapter.manifest.get("template", wanted))
+    return choose_template(wanted, tokenizer, is_text=False)
 
 
 def tokenizer_identity(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:

@@ -5,15 +5,15 @@ from pathlib import Path
 from tasks.engine.failures import failure
 from tasks.errors import AdapterflowError, PassingError, UserError
 
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*")
 ADAPTER_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
     "manifest.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "chat_template*",
+    "README.md",
+    *TOKENIZER_FILES,
 )
-"""What an adapter consists of, its card apart; a tokenizer where it was saved along."""
+"""What an adapter consists of, with its card; a tokenizer where it was saved along."""
 
 
 def download(name: str, revision: str | None, files: list[str], what: str) -> Path:
@@ -35,6 +35,7 @@ def download(name: str, revision: str | None, files: list[str], what: str) -> Pa
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -42,6 +43,11 @@ def download(name: str, revision: str | None, files: list[str], what: str) -> Pa
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    except HFValidationError:
+        raise UserError(
+            f"{name!r} is no Hub id (org/name), and there is no such folder here: "
+            f"give the {what}'s folder or Hub id"
+        ) from None
     except GatedRepoError:
         raise UserError(
             f"the {what} {name!r} is gated: accept its terms on the Hub and set HF_TOKEN"
@@ -100,7 +106,9 @@ def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
             repo_id=repo_id,
             folder_path=folder,
             commit_message="Add LoRA adapter",
-            allow_patterns=[*ADAPTER_FILES, "README.md"],
+            allow_patterns=[*ADAPTER_FILES],
+            # Of an adapter that was there before, nothing stays that is not in this one.
+            delete_patterns=[*ADAPTER_FILES],
         )
     except (HTTPError, OSError, ValueError) as error:
         passing = isinstance(failure(error, ""), PassingError)

@@ -173,7 +173,7 @@ def _verify_outputs(model: "PreTrainedModel", record: LoraRecord, before: "torch
         full = record.base.dtype == "float32"
         share = _TOLERANCE_FLOAT32 if full else _TOLERANCE_LOW_PRECISION
         tolerance = share * before.abs().max().item()
-    if difference > tolerance:
+    if not difference <= tolerance:  # nor is it no number
         raise VerificationError(
             f"the fresh adapter changes logits by {difference:.3g} (allowed: {tolerance:.3g})"
         )

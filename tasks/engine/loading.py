@@ -130,5 +130,6 @@ def verify_same(difference: float, largest: float, what: str, tolerance: float =
     Raises:
         VerificationError: they do not.
     """
-    if difference > tolerance * largest:
+    # Not `>`, which holds for nothing that is no number.
+    if not difference <= tolerance * largest:
         raise VerificationError(f"{what}: logits differ by {difference:.3g} of {largest:.3g}")

@@ -158,6 +158,8 @@ def _untie(base: "PreTrainedModel", adapter: AdapterFolder) -> bool:
     if not config.tie_word_embeddings or not any(key.startswith(names) for key in adapter.shapes):
         return False
     head = ends[1]
+    if head is None:  # a classifier has no other end
+        return False
     head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     config.tie_word_embeddings = base.config.tie_word_embeddings = False
     return True

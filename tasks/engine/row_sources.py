@@ -65,9 +65,10 @@ def read_lines(path: Path) -> list[_Line]:
     if suffix == ".parquet":
         return list(_from_parquet(path))
     text = _text_of(path)
-    if suffix == ".csv":
-        return list(_csv_rows(text, path))
-    return list(_json_rows(text, path) if suffix == ".json" else _jsonl_rows(text, path))
+    if suffix == ".json":
+        _check_text(text, path, 1)
+        return list(_json_rows(text, path))
+    return list(_csv_rows(text, path) if suffix == ".csv" else _jsonl_rows(text, path))
 
 
 def _readable(lines: list[_Line]) -> list[Row]:
@@ -87,17 +88,30 @@ def _require_only_split(source: str, split: str, path: Path) -> None:
 
 
 def _text_of(path: Path) -> str:
+    """Read a file; a byte that is no UTF-8 becomes half of a surrogate pair: see `_check_text`."""
     try:
         # newline="" keeps the line breaks within quoted CSV cells as they are.
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             return file.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _check_text(text: str, path: Path, line: int) -> None:
+    """Check that what begins in a line of the file was UTF-8.
+
+    Raises:
+        UserError: it was not.
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode(errors="surrogateescape").decode()
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line += text.encode(errors="surrogateescape")[: error.start].count(b"\n")
         raise UserError(
             f"{path} is no UTF-8 text (line {line}: {error.reason}); save it as UTF-8"
         ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _jsonl_rows(text: str, path: Path) -> Iterator[_Line]:
@@ -106,6 +120,7 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[_Line]:
         if line.strip():
             where = f"{path}, line {number}"
             try:
+                _check_text(line, path, number)
                 yield _object(_json(line, where), where)
             except UserError as error:
                 yield error
@@ -137,6 +152,8 @@ def _json(text: str, where: str) -> object:
         raise UserError(f"{where}: no valid JSON: {error.msg} at {position}") from error
     except RecursionError as error:
         raise UserError(f"{where}: the JSON is nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{where}: the JSON can't be read: {error}") from error
 
 
 def _object(value: object, where: str) -> Row:
@@ -159,12 +176,18 @@ def _csv_rows(text: str, path: Path) -> Iterator[_Line]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = next(reader, [])
+        _check_text("".join(columns), path, 1)
         if len(set(columns)) != len(columns) or not all(columns):
             raise UserError(
                 f"{path}, line 1: the column names {', '.join(columns)} are not distinct and "
                 "non-empty; the first line of a CSV file names each column once"
             )
         for cells in reader:
+            try:
+                _check_text("".join(cells).replace("\n", ""), path, reader.line_num)
+            except UserError as error:
+                yield error
+                continue
             if cells and len(cells) != len(columns):
                 yield UserError(
                     f"{path}, line {reader.line_num}: {len(cells)} cells, but the first line names "

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from tasks.config import RowFormat, Task, Template
 from tasks.engine.adapter_folders import AdapterFolder
-from tasks.engine.compatibility import check_tokenizer
+from tasks.engine.compatibility import check_tokenizer, template_of
 from tasks.engine.generation import matches
 from tasks.engine.model_task import ModelTask, model_task
-from tasks.engine.rendering import Renderer, choose_template
+from tasks.engine.rendering import Renderer
 from tasks.engine.row_formats import BadRowError, Example, detect_row_format, read_example
 from tasks.engine.row_sources import read_rows
 from tasks.errors import UserError
@@ -35,8 +35,7 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
     kind = model_task(task)
     row_format, examples = read_answered(rows, kind)
     tokenizer = check_tokenizer(adapter, tokenizer)
-    wanted = Template(adapter.manifest.get("template", Template.AUTO))
-    template = choose_template(wanted, tokenizer, is_text=False)
+    template = template_of(adapter, tokenizer)
     renderer = Renderer.of(tokenizer, template, row_format)
     prompts = [kind.prompt(renderer, example) for example in examples]
 
