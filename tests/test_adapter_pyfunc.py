@@ -1,6 +1,8 @@
 """The adapter as an MLflow model: what is stored, and what answers when it is loaded."""
 
 import json
+import math
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +14,16 @@ from mlflow.exceptions import MlflowException
 from mlflow_runs import client_of, logged
 from plain_adapters import lora_folder
 from tiny_models import tiny_adapter, tiny_llama
+from transformers import AutoTokenizer
 
 from flows.serving import bundle_adapters
 from tasks.config import AdapterSettings, BaseModelSettings, TrackingSettings
+from tasks.engine.adapter_set import AdapterSet
+from tasks.engine.base_sources import find_base
+from tasks.engine.generation import answer
 from tasks.records import BaseModelRecord, FileRecord, SavedRecord
 from tasks.tracking import Tracker, open_run
+from tasks.tracking.adapter_pyfunc import Way
 
 PROMPTS = ["What is the capital of France?", "My card was declined."]
 
@@ -49,7 +56,7 @@ def saved(base: Path, tmp_path_factory: pytest.TempPathFactory) -> SavedRecord:
             location=str(base),
             revision=None,
             reference=str(base),
-            fingerprint="sha256:0",
+            fingerprint=find_base(BaseModelSettings(source=str(base))).fingerprint,
             files=(),
             architecture="LlamaForCausalLM",
             dtype="float32",
@@ -122,12 +129,12 @@ PROMPTS_AS_CHATS = [as_chat(prompt) for prompt in PROMPTS]
 class Loaded:
     """A logged model as a user loads it, with another base if one is given."""
 
-    def __init__(self, tracker: Tracker, uri: str, base: Path | None = None) -> None:
+    def __init__(self, tracker: Tracker, uri: str, base: Path | None = None, **more: str) -> None:
         import mlflow.pyfunc
 
-        config = {"base_model": str(base)} if base else None
+        config = ({"base_model": str(base)} if base else {}) | more
         folder = str(model_folder(tracker, uri))
-        self.model = mlflow.pyfunc.load_model(folder, model_config=config)
+        self.model = mlflow.pyfunc.load_model(folder, model_config=config or None)
 
     def answers(self, rows: list[dict[str, object]], max_new_tokens: int = 8) -> list[str]:
         """Answer a table's rows."""
@@ -200,6 +207,27 @@ def test_messages_and_prompts_answer_alike(tracker: Tracker, uri: str) -> None:
     assert model.answers([{"messages": json.dumps(chat)}]) == answers
 
 
+@pytest.mark.parametrize(
+    "messages", ["[", "3", '{"role": "user"}', [{"role": "user"}], ["hello"], []], ids=str
+)
+def test_messages_that_are_no_talk_are_refused(
+    tracker: Tracker, uri: str, messages: object
+) -> None:
+    """What is no list of messages is told, and is no failure of the server."""
+    with pytest.raises(MlflowException, match="must be a list of objects"):
+        Loaded(tracker, uri).model.unwrap_python_model()._job(
+            {"messages": messages}, "tickets.v1", Way(8, 0.0, None, ())
+        )
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf])
+def test_a_temperature_is_none_or_more(tracker: Tracker, uri: str, temperature: float) -> None:
+    """Others are refused, not taken for greedy."""
+    model = Loaded(tracker, uri).model.unwrap_python_model()
+    with pytest.raises(MlflowException, match="possible is 0 or more"):
+        model._way(temperature=temperature)
+
+
 @pytest.mark.parametrize("row", [{"text": "hello"}, {"prompt": None}, {}])
 def test_row_without_question_is_refused(
     tracker: Tracker, uri: str, row: dict[str, object]
@@ -238,7 +266,18 @@ def test_adapter_for_another_base_is_refused(
     other = tiny_llama(tmp_path / "other", layers=layers)
 
     with pytest.raises(ValueError, match="made for another base"):
+        Loaded(tracker, uri, base=other, base_fingerprint="")
+
+
+def test_another_base_of_the_same_shape_is_refused(
+    tracker: Tracker, uri: str, tmp_path: Path
+) -> None:
+    """Weights that the adapter was not trained on are told apart, and taken where that is said."""
+    other = tiny_llama(tmp_path / "other", seed=1)
+
+    with pytest.raises(ValueError, match="not the one that the adapters were trained on"):
         Loaded(tracker, uri, base=other)
+    assert Loaded(tracker, uri, base=other, base_fingerprint="").answers([{"prompt": "x"}])
 
 
 def test_missing_base_says_how_to_name_it(
@@ -289,6 +328,70 @@ def test_each_thread_gets_its_own_adapter_s_answers(base: Path, tmp_path: Path) 
         list(model.predict(pd.DataFrame({"prompt": PROMPTS}), params={"max_new_tokens": 8}))
         == (expected["first"])
     )
+
+
+def test_answers_are_those_of_the_set_whatever_the_base_asks_for(
+    base: Path, tmp_path: Path
+) -> None:
+    """Beams and penalties of the base change nothing; its own end token ends an adapter's.
+
+    So answers are the same as `predict` gives, and adapters with other ends share no batch.
+    """
+    own = Path(shutil.copytree(base, tmp_path / "base"))
+    settings = json.loads((own / "generation_config.json").read_text())
+    settings |= {"num_beams": 3, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2}
+    (own / "generation_config.json").write_text(json.dumps(settings))
+    folders = {name: tiny_adapter(own, tmp_path / name, seed=n) for n, name in enumerate("ab")}
+    asked = [{"prompt": prompt} for prompt in PROMPTS]
+    first = greedy_answers(base, folders["b"], PROMPTS_AS_CHATS)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    said = tokenizer(first[0])["input_ids"]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(max(said, key=said.count))
+    tokenizer.save_pretrained(folders["b"])
+
+    model = bundled(own, folders, tmp_path / "bundle").unwrap_python_model()
+    jobs = [
+        model._job(row, name, model._way(adapter=name, max_new_tokens=8)[1])
+        for row in asked
+        for name in folders
+    ]
+    model._answer_all(jobs)
+    adapters = AdapterSet.on(
+        BaseModelSettings.model_validate({"source": str(own), "dtype": "float32"})
+    )
+    for name, folder in folders.items():
+        adapters.load(folder, name)
+        expected = answer(
+            adapters.model,
+            adapters.adapters[name].tokenizer,
+            PROMPTS_AS_CHATS,
+            max_new_tokens=8,
+            batch_size=1,
+            adds_special_tokens=False,
+        )
+        assert [job.answer for job in jobs if job.adapter == name] == [
+            text.strip() for text in expected
+        ]
+    assert jobs[1].answer != first[0]
+
+
+def test_of_a_request_that_failed_nothing_waits(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other rows are not computed before the next request's."""
+    folders = {"only": tiny_adapter(base, tmp_path / "only")}
+    model = bundled(base, folders, tmp_path / "bundle").unwrap_python_model()
+    adapter, way = model._way(max_new_tokens=8)
+    jobs = [model._job({"prompt": PROMPTS[0]}, adapter, way) for _ in range(40)]
+    with monkeypatch.context() as patch:
+        patch.setattr(model.model, "generate", _run_out)
+        with pytest.raises(MemoryError):
+            model._answer_all(jobs)
+    assert not model._waiting
+
+
+def _run_out(**_: object) -> None:
+    raise MemoryError
 
 
 MIXED: dict[str, dict[str, Any]] = {

@@ -127,6 +127,7 @@ def model_config(
         "recorded_location": base.location,
         "recorded_reference": base.reference,
         "recorded_revision": base.revision,
+        "base_fingerprint": base.fingerprint,
         "dtype": dtype,
         "quantization": str(base.settings.quantization),
         "auto_class": model_task(base.settings.task).auto_class,

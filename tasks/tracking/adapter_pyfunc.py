@@ -5,8 +5,10 @@ nothing of this project. `mlflow.pyfunc.load_model(uri, model_config={"base_mode
 another place of the base.
 """
 
+import hashlib
 import json
 import logging
+import math
 import re
 import threading
 from collections import deque
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.models
+from jinja2 import TemplateError
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
@@ -31,6 +34,8 @@ class Way:
     temperature: float
     adapter: str | None
     """None where each row of a batch may have its own."""
+    ends: tuple[int, ...]
+    """Tokens that end an answer."""
 
 
 @dataclass(eq=False)
@@ -76,7 +81,7 @@ class AdapterModel(PythonModel):
         self.labels = self.config.get("labels", [])
         self.tags_words = self.config.get("auto_class") == "AutoModelForTokenClassification"
         self.writes_anew = self.model.config.is_encoder_decoder
-        self.tokenizers, self.chats, self.inner = {}, {}, {}
+        self.tokenizers, self.chats, self.inner, self.ends = {}, {}, {}, {}
         for number, (name, template) in enumerate(self.config["adapters"].items()):
             folder = context.artifacts[name]
             tokenizer = _load_tokenizer(folder, base, revision)
@@ -86,6 +91,7 @@ class AdapterModel(PythonModel):
             in_front = not (self.labels or self.writes_anew)
             tokenizer.padding_side = "left" if in_front else "right"
             self.tokenizers[name] = tokenizer
+            self.ends[name] = _end_tokens(self.model, tokenizer)
             # Modules can't have every name that MLflow allows.
             self.inner[name] = f"adapter_{number}"
             _load_adapter(self.model, folder, self.inner[name], base)
@@ -131,9 +137,11 @@ class AdapterModel(PythonModel):
         most = self.config["max_new_tokens"]
         if not 0 < int(max_new_tokens) <= most:
             raise _refused(f"max_new_tokens is {max_new_tokens}; possible are 1 to {most}")
+        if not 0 <= float(temperature) < math.inf:
+            raise _refused(f"temperature is {temperature}; possible is 0 or more")
         adapter = adapter or self.config["default_adapter"]
         alone = None if adapter in self._mixable else adapter
-        return adapter, Way(int(max_new_tokens), float(temperature), alone)
+        return adapter, Way(int(max_new_tokens), float(temperature), alone, self.ends[adapter])
 
     def _job(self, row: dict[str, Any], adapter: str, way: Way) -> Job:
         tokenizer, is_chat = self.tokenizers[adapter], self.chats[adapter]
@@ -149,27 +157,39 @@ class AdapterModel(PythonModel):
                 text, add_special_tokens=not is_chat, return_offsets_mapping=self.tags_words
             )
         tokens: list[int] = encoded["input_ids"]
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        room = 0 if self.labels else way.max_new_tokens
-        most = (positions or self.config["max_prompt_tokens"]) - room
-        most = min(most, self.config["max_prompt_tokens"])
-        if len(tokens) > most:
-            raise _refused(f"the prompt has {len(tokens)} tokens; possible are {most}")
+        most = self._longest_prompt(tokenizer, way)
+        if not 0 < len(tokens) <= most:
+            raise _refused(f"the prompt has {len(tokens)} tokens; possible are 1 to {most}")
         firsts = first_tokens(words, encoded["offset_mapping"]) if words else []
         return Job(tokens, adapter, way, firsts)
+
+    def _longest_prompt(self, tokenizer: Any, way: Way) -> int:  # noqa: ANN401
+        most: int = self.config["max_prompt_tokens"]
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if self.labels:
+            # Some encoders have positions that no token may take, which their tokenizers know.
+            return int(min(most, positions or most, tokenizer.model_max_length))
+        return min(most, (positions or most) - way.max_new_tokens)
 
     def _answer_all(self, jobs: list[Job]) -> None:
         """Wait until these are answered; whichever request comes first computes for all."""
         with self._queue:
             self._waiting.extend(jobs)
-        for job in jobs:
-            while not job.is_done.is_set():
-                with self._computing:
-                    # Another request may have answered it in the meantime.
-                    if not job.is_done.is_set():
-                        self._answer_batch(self._take())
-            if job.error:
-                raise job.error
+        try:
+            for job in jobs:
+                self._wait_for(job)
+        finally:  # of a request that failed nothing more is computed
+            with self._queue:
+                self._waiting = deque(one for one in self._waiting if one not in jobs)
+
+    def _wait_for(self, job: Job) -> None:
+        while not job.is_done.is_set():
+            with self._computing:
+                # Another request may have answered it in the meantime.
+                if not job.is_done.is_set():
+                    self._answer_batch(self._take())
+        if job.error:
+            raise job.error
 
     def _take(self) -> list[Job]:
         """Take the one that has waited longest, and others of its way."""
@@ -194,6 +214,7 @@ class AdapterModel(PythonModel):
 
     def _answer(self, jobs: list[Job], way: Way) -> list[Any]:
         import torch
+        from transformers import GenerationConfig
 
         self._switch([job.adapter for job in jobs])
         tokenizer = self.tokenizers[jobs[0].adapter]  # of one vocabulary, as all of them
@@ -201,10 +222,18 @@ class AdapterModel(PythonModel):
         batch = tokenizer.pad(prompts, return_tensors="pt").to(self.model.device)
         if self.labels:
             return self._classify(batch, jobs)
+        # As in training's sample answers: what is unset here, generate() takes from the base.
+        how = GenerationConfig(
+            max_new_tokens=way.max_new_tokens,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=list(way.ends) or None,
+            pad_token_id=tokenizer.pad_token_id,
+            **_sampling(way.temperature),
+        )
         with torch.inference_mode():
-            tokens = self.model.generate(
-                **batch, max_new_tokens=way.max_new_tokens, **_sampling(way.temperature)
-            )
+            tokens = self.model.generate(**batch, generation_config=how)
         new_tokens = tokens if self.writes_anew else tokens[:, batch["input_ids"].shape[1] :]
         return [
             self.tokenizers[job.adapter].decode(ids, skip_special_tokens=True).strip()
@@ -270,9 +299,11 @@ def find_base(config: dict[str, Any]) -> tuple[str, str | None]:
     First `base_model` if it is set, then the place it was trained from, then its public name.
     """
     if config["base_model"]:
+        _check_fingerprint(str(config["base_model"]), config)
         return str(config["base_model"]), config["base_revision"]
     location, reference = config["recorded_location"], config["recorded_reference"]
     if Path(location).exists():
+        _check_fingerprint(location, config)
         return location, None
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", reference):
         return reference, config["recorded_revision"]
@@ -280,6 +311,28 @@ def find_base(config: dict[str, Any]) -> tuple[str, str | None]:
         f"the base model is not at {location}, and {reference!r} is no Hub id; name its folder or "
         'Hub id: mlflow.pyfunc.load_model(uri, model_config={"base_model": "…"})'
     )
+
+
+def _check_fingerprint(location: str, config: dict[str, Any]) -> None:
+    """Check that a folder's weights are those that the adapters were trained on.
+
+    Raises:
+        ValueError: they are not.
+    """
+    wanted = config.get("base_fingerprint") or ""
+    files = [*Path(location).glob("*.safetensors"), *Path(location).glob("pytorch_model*.bin")]
+    if not wanted.startswith("sha256:") or not files:
+        return
+    found = hashlib.sha256()
+    for file in sorted(files):
+        with file.open("rb") as opened:
+            found.update(hashlib.file_digest(opened, "sha256").digest())
+    if f"sha256:{found.hexdigest()}" != wanted:
+        raise ValueError(
+            f"the base at {location} is not the one that the adapters were trained on: its weights "
+            f"have the sha256 {found.hexdigest()}, and {wanted} is wanted; name the right one as "
+            'base_model, or set model_config={"base_fingerprint": ""} to take this one all the same'
+        )
 
 
 def _whole_modules(folders: Iterable[Path]) -> list[str]:
@@ -400,8 +453,6 @@ def _words_of(row: dict[str, Any]) -> list[str]:
 def _as_text(tokenizer: Any, row: dict[str, Any], chat: bool) -> str:  # noqa: ANN401, FBT001
     """Write a row's prompt or messages as the text that the answer continues."""
     messages, prompt = row.get("messages"), row.get("prompt")
-    if isinstance(messages, str):
-        messages = json.loads(messages)
     # An empty cell of a table is NaN.
     if not isinstance(prompt, str) and (messages is None or isinstance(messages, float)):
         raise _refused(f"a row needs `prompt`, a text, or `messages`; this one is {row!r:.200}")
@@ -409,18 +460,33 @@ def _as_text(tokenizer: Any, row: dict[str, Any], chat: bool) -> str:  # noqa: A
         if not isinstance(prompt, str):
             raise _refused("the adapter was trained without a chat template: give `prompt`")
         return prompt
-    turns: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages
-    text: str = tokenizer.apply_chat_template(
-        list(turns), tokenize=False, add_generation_prompt=True
-    )
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _turns(messages)
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:  # many templates refuse a system message, or two users
+        raise _refused(f"the chat template refuses the messages: {error}") from error
     return text
 
 
+def _turns(messages: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    try:
+        turns = list(json.loads(messages) if isinstance(messages, str) else messages)
+        if turns and all({"role", "content"} <= turn.keys() for turn in turns):
+            return turns
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise _refused(f"messages must be a list of objects with role and content: {messages!r:.200}")
+
+
 def _sampling(temperature: float) -> dict[str, Any]:
-    if temperature > 0:
-        return {"do_sample": True, "temperature": float(temperature)}
-    # None takes back what the base's own generation settings say about sampling.
-    return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401
+    """Give every token that may end an answer: the base's own and the tokenizer's."""
+    own = model.generation_config.eos_token_id if model.can_generate() else None
+    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    return tuple(sorted(end for end in ends if end is not None))
 
 
 mlflow.models.set_model(AdapterModel())
