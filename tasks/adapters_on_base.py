@@ -1,11 +1,13 @@
 """A base with its adapters in memory, wherever these are kept: a folder, the Hub, or MLflow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from tasks.config import AdapterSettings, BaseModelSettings, TrackingSettings
+from tasks.config import AdapterSettings, BaseModelSettings, Task, TrackingSettings
 from tasks.engine.adapter_folders import AdapterFolder, find_adapter
 from tasks.engine.adapter_set import AdapterSet
+from tasks.engine.model_task import model_task
 from tasks.errors import UserError
 from tasks.progress import logger
 from tasks.tracking import fetched_adapter, is_mlflow_uri
@@ -70,7 +72,7 @@ def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSe
     Raises:
         UserError: neither says where the base is.
     """
-    recorded = dict(adapter.manifest.get("base_model", {}))
+    recorded = _told_of_base(adapter)
     reference = recorded.get("reference") or adapter.config.base_model_name_or_path
     revision = recorded.get("revision") or adapter.config.revision
     source = elsewhere or recorded.get("source") or reference
@@ -85,11 +87,36 @@ def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSe
     return BaseModelSettings.model_validate(settings)
 
 
+def _told_of_base(adapter: AdapterFolder) -> Mapping[str, Any]:
+    """Give what an adapter tells of its base: its manifest, or else what PEFT writes."""
+    if recorded := adapter.manifest.get("base_model"):
+        return dict(recorded)
+    kinds = {model_task(task).peft_task_type: task for task in Task}
+    task = kinds.get(str(adapter.config.task_type), Task.CAUSAL_LM)
+    if model_task(task).generates:
+        return {"task": task}
+    # PEFT keeps no names of classes; transformers' own are these.
+    return {"task": task, "labels": [f"LABEL_{number}" for number in range(_num_classes(adapter))]}
+
+
+def _num_classes(adapter: AdapterFolder) -> int:
+    """Count the outputs of the layers that were trained whole, the last of which has the fewest."""
+    whole = set(adapter.config.modules_to_save or ())
+    return min(
+        (
+            shape[0]
+            for key, shape in adapter.shapes.items()
+            if whole & set(key.split(".")) and ".lora_" not in key
+        ),
+        default=0,
+    )
+
+
 def _as_trained(base: BaseModelSettings, adapter: AdapterFolder) -> BaseModelSettings:
     """Give the base as the adapter was trained on it, but for what the settings say."""
     said = set(base.model_fields_set)
     if said & set(_TASK):  # classes belong to a task
         said |= set(_TASK)
-    recorded = adapter.manifest.get("base_model", {})
+    recorded = _told_of_base(adapter)
     told = {key: recorded[key] for key in _TRAINED_ON if key in recorded and key not in said}
     return BaseModelSettings.model_validate({**base.model_dump(), **told})

@@ -1,17 +1,22 @@
 """Others' programs read our adapters, and ours reads others'; logits are equal both ways."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from engine_steps import logits, save_here, trained
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from plain_adapters import lora_folder
+from tiny_models import tiny_bert, tiny_t5
 from transformers import AutoModelForCausalLM
 
-from tasks.config import BaseModelSettings, LoraSettings
+from tasks.adapters_on_base import base_of
+from tasks.config import BaseModelSettings, Dtype, LoraSettings
+from tasks.engine.adapter_folders import find_adapter
 from tasks.engine.adapter_set import AdapterSet
 
 OURS: list[dict[str, object]] = [
@@ -85,6 +90,40 @@ def test_plain_peft_s_adapters_load_here(
     assert torch.equal(
         logits(adapters.model), logits(AutoModelForCausalLM.from_pretrained(tiny_base))
     )
+
+
+@pytest.mark.parametrize(
+    ("make", "auto_class", "task_type", "targets"),
+    [
+        (tiny_bert, "AutoModelForSequenceClassification", "SEQ_CLS", ["query"]),
+        (tiny_bert, "AutoModelForTokenClassification", "TOKEN_CLS", ["query"]),
+        (tiny_t5, "AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM", ["q"]),
+    ],
+    ids=["classifier", "tagger", "seq2seq"],
+)
+def test_plain_peft_s_adapters_tell_their_task(
+    tmp_path: Path,
+    make: Callable[[Path], Path],
+    auto_class: str,
+    task_type: str,
+    targets: list[str],
+) -> None:
+    """Without a manifest the base is loaded for what PEFT says, with as many classes as it has."""
+    base = make(tmp_path / "base")
+    more = {} if make is tiny_t5 else {"num_labels": 3}
+    torch.manual_seed(0)
+    model: Any = getattr(transformers, auto_class).from_pretrained(base, **more)
+    config = LoraConfig(r=2, target_modules=targets, task_type=task_type, init_lora_weights=False)
+    theirs = get_peft_model(model, config).eval()
+    theirs.save_pretrained(tmp_path / "adapter")
+    found = find_adapter(tmp_path / "adapter")
+    adapters = AdapterSet.on(base_of(found).model_copy(update={"dtype": Dtype.FLOAT32}))
+    adapters.load(found)
+    given = {"input_ids": torch.tensor([[5, 6, 7]])}
+    if make is tiny_t5:
+        given["decoder_input_ids"] = given["input_ids"]
+    with torch.no_grad(), adapters.using("default") as ours:
+        assert torch.equal(ours(**given).logits, theirs(**given).logits)
 
 
 def test_an_adapter_that_trl_trained_loads_here(
