@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_SECONDS_BETWEEN_LINES = 15.0
+# Prefect takes lines without keeping a training waiting, also while its server is away; a progress
+# artifact would keep it.
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 def logger() -> "logging.Logger | logging.LoggerAdapter[Any]":
