@@ -1,15 +1,20 @@
 """A person's consent before a promotion, asked for in Prefect's UI."""
 
 from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Running
 from pydantic import Field
 
+from flows.embedded import ui_command
+from flows.summary import runnable
 from tasks.comparison_records import DecisionRecord, Outcome
 from tasks.config import ApprovalSettings, OnTimeout
+from tasks.errors import UserError
 from tasks.progress import logger
 
 _SECONDS_BETWEEN_LOOKS = 5
@@ -20,6 +25,26 @@ class Approval(RunInput):
 
     approve: bool = Field(default=False, description="Make the challenger the champion.")
     comment: str = Field(default="", description="Why; it is kept with the version.")
+
+
+def check_can_wait() -> None:
+    """Check, before hours of training, that the current run can be paused at their end.
+
+    A pause makes Prefect 3.8 release the run's slot of its deployment's concurrency limit. The
+    engine goes on renewing it, fails to within four minutes, and crashes the run.
+
+    Raises:
+        UserError: the run's deployment has a limit.
+    """
+    context = FlowRunContext.get()
+    state = context.flow_run.state if context and context.flow_run else None
+    if state and state.state_details.deployment_concurrency_lease_id:
+        raise UserError(
+            "decision.approval is set, but this run's deployment has a concurrency limit, and "
+            "Prefect crashes a run of such a deployment while it waits for a person; take "
+            "concurrency_limit off the deployment (runs take turns on their device without it, "
+            "too), or leave decision.approval out"
+        )
 
 
 def approved(
@@ -39,7 +64,7 @@ def approved(
         f"Nobody's answer within {settings.timeout_minutes:g} minutes means: "
         f"{settings.on_timeout}.\n\n{comparison}"
     )
-    logger().info("waiting %d s for approval: resume the run in Prefect's UI", seconds)
+    logger().info("waiting %d s for approval: resume the run %s", seconds, _where())
     try:
         said = pause_flow_run(
             wait_for_input=Approval.with_initial_data(description=shown),
@@ -63,6 +88,13 @@ def approved(
             "reason": f"rejected: approval was not given ({comment}); {proposed}",
         }
     )
+
+
+def _where() -> str:
+    """Say where a run is resumed; the embedded server has no pages, and another shows its runs."""
+    if get_current_settings().server.ui.enabled:
+        return "in Prefect's UI"
+    return f"in Prefect's UI, which opens with: {runnable(ui_command())}"
 
 
 def _go_on() -> None:

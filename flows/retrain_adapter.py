@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.approval import approved
+from flows.approval import approved, check_can_wait
 from flows.train_adapter import six_steps
 from tasks.check_retraining import check_retraining
 from tasks.comparison_records import CheckedRecord, DecisionRecord, Outcome, RetrainedRecord
@@ -51,6 +51,8 @@ def retrain_adapter(
     prepare_run_log()
     keep_results_whole()
     try:
+        if config.decision.approval:
+            check_can_wait()
         with being_alive(config), ExitStack() as device:
             data = validate_inputs(config)
             device.enter_context(device_slot())

@@ -67,8 +67,8 @@ def _lines(report: ReportRecord) -> list[tuple[str, str]]:
         *([("on the Hub", saved.hub_url)] if saved.hub_url else []),
         ("MLflow run", _mlflow_run(report.run)),
         *_waiting(report.run),
-        ("MLflow UI", _runnable(mlflow_ui_command(report.run))),
-        ("Prefect UI", _runnable(prefect_ui_command())),
+        ("MLflow UI", runnable(mlflow_ui_command(report.run))),
+        ("Prefect UI", runnable(prefect_ui_command())),
     ]
 
 
@@ -85,7 +85,7 @@ def _near(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _runnable(command: str) -> str:
+def runnable(command: str) -> str:
     """Write programs of this environment with their path where the shell would not find them."""
     for program in ("mlflow", "prefect"):
         ours = Path(sys.executable).with_name(program)

@@ -16,10 +16,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import Event
 from prefect.flow_runs import resume_flow_run
+from prefect.settings import PREFECT_UI_ENABLED, temporary_settings
+from prefect.states import Pending
 from retraining_runs import retraining, rows_of
 
 import flows.retrain_adapter as flow
-from flows import runs
+from flows import approval, runs
 from tasks.check_retraining import check_retraining
 from tasks.comparison_records import CheckedRecord, Outcome, RetrainedRecord
 from tasks.config import RetrainAdapterConfig
@@ -354,6 +356,31 @@ def test_a_person_has_the_last_word(
     assert record.decision.outcome is outcome
     assert str(said["comment"]) in record.decision.reason
     assert ("champion" in aliases(config)) is (outcome is Outcome.PROMOTE)
+
+
+def test_a_run_that_prefect_would_crash_as_it_waits_does_not_begin(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Approval in a deployment with a concurrency limit is refused before anything is trained."""
+    config = retraining(tiny_base, tmp_path, "limited", decision={"approval": {}})
+    given = {"config": config.model_dump(mode="json")}
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow(flow.retrain_adapter)
+        deployment = client.create_deployment(flow_id, "limited", concurrency_limit=1)
+        made = client.create_flow_run_from_deployment(deployment, parameters=given)
+        client.set_flow_run_state(made.id, Pending())  # as a worker does, which takes the slot
+        pending = client.read_flow_run(made.id)
+    with pytest.raises(UserError, match="take concurrency_limit off the deployment"):
+        executed(pending)
+    assert aliases(config) == {}
+
+
+def test_who_waits_on_the_embedded_server_is_told_how_to_see_it() -> None:
+    """Where the run's own server has no pages, the command that opens some is named."""
+    assert approval._where() == "in Prefect's UI"
+    with temporary_settings({PREFECT_UI_ENABLED: False}), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.approval.ui_command", lambda: "prefect server start")
+        assert approval._where().endswith("prefect server start")
 
 
 @pytest.mark.slow
