@@ -75,19 +75,27 @@ def approved(
         )
     except FlowPauseTimeout:
         _go_on()
-        is_approved = settings.on_timeout is OnTimeout.PROMOTE
-        comment = f"nobody answered within {settings.timeout_minutes:g} minutes"
-    else:
-        is_approved, comment = said.approve, said.comment.strip() or "no comment"
-    if is_approved:
+        return _unanswered(decision, settings)
+    comment = said.comment.strip() or "no comment"
+    if said.approve:
         return decision.model_copy(update={"reason": f"{decision.reason}; approved: {comment}"})
-    proposed = decision.reason.removeprefix("promoted: ")
-    return decision.model_copy(
-        update={
-            "outcome": Outcome.REJECT,
-            "reason": f"rejected: approval was not given ({comment}); {proposed}",
-        }
+    reason = f"rejected: approval was not given ({comment}); {_proposed(decision)}"
+    return decision.model_copy(update={"outcome": Outcome.REJECT, "reason": reason})
+
+
+def _unanswered(decision: DecisionRecord, settings: ApprovalSettings) -> DecisionRecord:
+    silence = f"nobody answered within {settings.timeout_minutes:g} minutes"
+    if settings.on_timeout is OnTimeout.PROMOTE:
+        return decision.model_copy(update={"reason": f"{decision.reason}; approved: {silence}"})
+    reason = (
+        f"not promoted: {silence}; {_proposed(decision)}; the next retraining asks again, also on "
+        "unchanged data"
     )
+    return decision.model_copy(update={"outcome": Outcome.UNANSWERED, "reason": reason})
+
+
+def _proposed(decision: DecisionRecord) -> str:
+    return decision.reason.removeprefix("promoted: ")
 
 
 def _where() -> str:

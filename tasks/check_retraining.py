@@ -16,6 +16,8 @@ from tasks.step import step
 from tasks.tracking import OUTCOME_TAG, Registry, tracking_uri
 
 _SHOWN_ROWS = 10
+_OPEN = (Outcome.OUTDATED, Outcome.UNANSWERED)
+"""What is no verdict on a version: made of the same, another may be promoted."""
 
 
 @step
@@ -118,7 +120,7 @@ def _same(versions: list[VersionRecord], made_of: dict[str, str]) -> int | None:
     same = [
         one.version
         for one in versions
-        if one.tags.get(OUTCOME_TAG, Outcome.OUTDATED) != Outcome.OUTDATED
+        if one.tags.get(OUTCOME_TAG, Outcome.OUTDATED) not in _OPEN
         and made_of.items() <= one.tags.items()
     ]
     return same[-1] if same else None

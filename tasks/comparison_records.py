@@ -83,6 +83,8 @@ class Outcome(StrEnum):
     """Too few rows to tell."""
     OUTDATED = "outdated"
     """Compared with a champion that was replaced before the challenger could be promoted."""
+    UNANSWERED = "unanswered"
+    """Better, but nobody said in time whether it is to be promoted."""
     SKIP = "skip"
     """Nothing changed, nothing was trained."""
 
