@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from command_line_runs import run_in_process
+from pydantic import ValidationError
 
-from tasks.config import RetrainAdapterConfig
+from tasks.config import EvaluationSettings, RetrainAdapterConfig
 from tasks.config.reading import read_settings
 from tasks.errors import UserError
 
@@ -49,6 +50,16 @@ def test_what_changes_adapter_or_verdict_changes_the_hash(override: str) -> None
 def test_where_things_are_does_not_change_the_hash(override: str) -> None:
     """The same retraining from another folder or to another place has the same hash."""
     assert example(override).sha256() == example().sha256()
+
+
+@pytest.mark.parametrize("name", ["hit@1", "f1[micro]", "x" * 61, "", "größe", "a\n"])
+def test_a_metric_s_name_that_mlflow_refuses_is_refused(name: str) -> None:
+    """It would fail the run only when its scores become tags, after the promotion."""
+    settings = {"rows": "rows.jsonl", "sha256": "0" * 64}
+    with pytest.raises(ValidationError, match="can't keep a metric of the name"):
+        EvaluationSettings.model_validate({**settings, "metrics": {name: "operator:eq"}})
+    known = {"hit-1.of_10": "operator:eq"}
+    assert EvaluationSettings.model_validate({**settings, "metrics": known}).metrics == known
 
 
 def test_rows_without_a_sha256_are_refused(tmp_path: Path) -> None:

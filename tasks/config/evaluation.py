@@ -1,10 +1,14 @@
 """The comparison's settings: which held-out rows, and what is measured on them."""
 
+import re
 from enum import StrEnum
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from tasks.config.section import Section
+
+_METRIC_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+"""What MLflow takes for a part of a metric's and of a tag's key."""
 
 
 class AnswerKind(StrEnum):
@@ -60,3 +64,13 @@ class EvaluationSettings(Section):
     metrics: dict[str, str] = Field(default_factory=dict)
     """Metrics of your own: a name, and where its function is (`package.module:function`). It is
     called with an answer and the expected one, and gives a number, of which more is better."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _names_can_be_recorded(cls, metrics: dict[str, str]) -> dict[str, str]:
+        if bad := [name for name in metrics if not _METRIC_NAME.fullmatch(name)]:
+            raise ValueError(
+                f"MLflow can't keep a metric of the name {bad[0]!r}; choose one of up to 60 "
+                "letters (a to z), digits, _, - and ."
+            )
+        return metrics
