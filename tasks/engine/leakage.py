@@ -2,12 +2,29 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tasks.engine.row_formats import Example
 
-_NO_WORD = re.compile(r"[\W_]+")
+_DASHES = dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
+_SIGN = r"[-+*/^%=<>±\xd7÷√$€£¥]"
+_LETTER = r"[^\W\d_]"
+_MARK = re.compile(
+    # Beside a digit ("3 - 4"), between single letters and in "c++" a sign is part of what is asked;
+    # glued to a word ("covid-19") it is a mark like others.
+    rf"(?=[^\w\s]|_)(?:(?P<sign>(?<!{_LETTER}{{2}})(?:"
+    rf"(?:(?<=\d)|(?<=\d )){_SIGN}"
+    rf"|{_SIGN}(?= ?\d)"
+    rf"|(?:(?<=\b{_LETTER})|(?<=\b{_LETTER} )){_SIGN}(?= ?{_LETTER}\b)"
+    rf"|(?:(?<=\b{_LETTER})|(?<=\b{_LETTER}\+))[+#]"
+    rf")(?!{_LETTER}{{2}}))"
+    r"|.)"
+)
+
+_Talk = tuple[tuple[str, str], ...]
+"""Roles and what they say, in order."""
 
 
 @dataclass(frozen=True)
@@ -21,25 +38,108 @@ class Leaks:
 
 
 def find_leaks(held_out: Sequence[Example], trained: Sequence[Example]) -> Leaks:
-    """Find the held-out rows among the trained ones."""
-    whole = {_whole(one) for one in trained}
-    questions = {normalised_question(one) for one in trained}
-    exact = [one.row for one in held_out if _whole(one) in whole]
-    alike = [one.row for one in held_out if normalised_question(one) in questions]
-    return Leaks(tuple(exact), tuple(row for row in alike if row not in set(exact)))
+    """Find the held-out rows among the trained ones.
 
-
-def _whole(example: Example) -> tuple[object, ...]:
-    return example.messages, example.text, example.labels
+    Each answer of a trained talk is learnt, so a row may be any part of one, or go on after one. A
+    system message counts where both have one. A trained text holds a row that it says all of.
+    """
+    whole, questions = _Talks(with_answers=True), _Talks(with_answers=False)
+    texts = []
+    for example in trained:
+        whole.add(_talk(example, str))
+        questions.add(_talk(example, normalised))
+        if example.text is not None and not example.labels:
+            texts.append(f" {normalised(example.text)} ")
+    exact, alike = [], []
+    for example in held_out:
+        if whole.have(_talk(example, str)):
+            exact.append(example.row)
+            continue
+        plain = _talk(example, normalised)
+        if questions.have(plain) or any(_is_said(plain, text) for text in texts):
+            alike.append(example.row)
+    return Leaks(tuple(exact), tuple(alike))
 
 
 def normalised_question(example: Example) -> str:
     """Give what is asked, without case, marks, white space and forms of the same character."""
-    asked = example.text if example.text is not None else _asked(example)
-    plain = unicodedata.normalize("NFKC", asked).casefold()
+    return normalised(example.text if example.text is not None else _asked(example))
+
+
+def normalised(text: str) -> str:
+    """Give a text without case, marks, white space and forms of the same character.
+
+    Signs of calculations stay, as do vowel signs and accents, which Unicode counts as marks.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold().translate(_DASHES)
+    plain = " ".join(folded.split())
     # A question of marks alone, such as an emoji, has nothing else to be told by.
-    return _NO_WORD.sub(" ", plain).strip() or " ".join(plain.split())
+    kept = r" \g<sign> " if plain.isascii() else _kept
+    return " ".join(_MARK.sub(kept, plain).split()) or plain
+
+
+def _kept(mark: re.Match[str]) -> str:
+    if mark["sign"]:
+        return f" {mark[0]} "
+    return mark[0] if unicodedata.category(mark[0]).startswith("M") else " "
 
 
 def _asked(example: Example) -> str:
     return "\n".join(message.content for message in example.prompt_messages)
+
+
+def _talk(example: Example, write: Callable[[str], str]) -> _Talk:
+    """Give a row as a talk: what is no talk is a question and its labels."""
+    if example.text is not None:
+        return (("user", write(example.text)), ("assistant", " ".join(example.labels)))
+    return tuple((one.role, write(one.content)) for one in example.messages)
+
+
+class _Talks:
+    """Trained talks up to each of their answers, to find one that ends as another does."""
+
+    def __init__(self, *, with_answers: bool) -> None:
+        self._with_answers = with_answers
+        # The system messages of each talk, and of all talks that end so.
+        self._whole: dict[_Talk, set[_Talk]] = defaultdict(set)
+        self._ends: dict[_Talk, set[_Talk]] = defaultdict(set)
+
+    def add(self, talk: _Talk) -> None:
+        """Add a trained talk."""
+        for place, (role, _) in enumerate(talk):
+            if role == "assistant":
+                system, said = _parted(talk[: place + self._with_answers])
+                self._whole[said].add(system)
+                for end in _ends_of(said):
+                    self._ends[end].add(system)
+
+    def have(self, talk: _Talk) -> bool:
+        """Tell whether one of them is the end of this one, or this one of one of them."""
+        system, said = _parted(talk if self._with_answers else talk[:-1])
+        wholes = (self._whole.get(end, set()) for end in _ends_of(said))
+        found = self._ends.get(said, set()).union(*wholes)
+        return any(not system or not other or system == other for other in found)
+
+
+def _parted(talk: _Talk) -> tuple[_Talk, _Talk]:
+    """Part the system messages from a talk, unless nothing else is asked."""
+    system = tuple(one for one in talk if one[0] == "system" and one[1].strip())
+    said = tuple(one for one in talk if one[0] != "system")
+    return (system, said) if any(role == "user" for role, _ in said) else ((), talk)
+
+
+def _ends_of(talk: _Talk) -> list[_Talk]:
+    """Give what a talk ends in, from each of the user's messages on."""
+    return [talk[place:] for place, (role, _) in enumerate(talk) if role == "user"] or [talk]
+
+
+def _is_said(talk: _Talk, text: str) -> bool:
+    """Tell whether a text has all that is said in a talk, in its order, as whole words."""
+    place = 0
+    for role, said in talk:
+        if role != "system":
+            place = text.find(f" {said} ", place)
+            if place < 0:
+                return False
+            place += len(said) + 1
+    return True
