@@ -1,10 +1,13 @@
 """Before a retraining: what can be known of its end before anything is trained."""
 
 from tasks import lineage
+from tasks.adapters_on_base import found_adapters
 from tasks.comparison_records import CHAMPION, CheckedRecord, Outcome, VersionRecord
-from tasks.config import OnLeakage, RetrainAdapterConfig, Template
+from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig, Template
+from tasks.engine.adapter_set import check_shareable
 from tasks.engine.base_models import load_tokenizer
 from tasks.engine.base_sources import BaseSource, find_base
+from tasks.engine.compatibility import check_base
 from tasks.engine.examples import read_examples
 from tasks.engine.held_out import HeldOut, open_held_out
 from tasks.engine.leakage import Leaks, find_leaks
@@ -26,7 +29,7 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
 
     Raises:
         UserError: the rows are others than configured, too few, or trained on; a metric is
-            unknown; or the champion is for another base.
+            unknown or fails; or the champion is for another base, or can't be had.
         PassingError: the registry can't be reached.
     """
     held_out = open_held_out(config.evaluation, config.data, config.base_model.task)
@@ -36,7 +39,9 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
     leaks = _check_leakage(config, held_out)
     versions = Registry(tracking_uri(config.tracking), config.registry.name).versions()
     champion = next((one for one in versions if CHAMPION in one.aliases), None)
-    _check_champion(champion, base)
+    if champion:
+        _check_champion(champion, base)
+        _fetch(champion, base, tracking_uri(config.tracking))
     made_of = lineage.identity(data, base.fingerprint, config.sha256())
     record = CheckedRecord(
         held_out=held_out.file,
@@ -60,6 +65,9 @@ def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
                 f"decision names the metric {name!r}; for answers that are {held_out.kind} there "
                 f"are {', '.join(held_out.metric_names)}"
             )
+    # A broken metric is better known now than after the training.
+    for name in config.evaluation.metrics:
+        held_out.metrics[name](held_out.expected[0], held_out.expected[0])
     if len(held_out.examples) < config.decision.min_rows:
         raise UserError(
             f"{held_out.source} has {len(held_out.examples)} rows, and decision.min_rows is "
@@ -96,9 +104,7 @@ def _check_leakage(config: RetrainAdapterConfig, held_out: HeldOut) -> Leaks:
     return leaks
 
 
-def _check_champion(champion: VersionRecord | None, base: BaseSource) -> None:
-    if champion is None:
-        return
+def _check_champion(champion: VersionRecord, base: BaseSource) -> None:
     made_for = champion.tags.get(lineage.FINGERPRINT, base.fingerprint)
     if made_for != base.fingerprint:
         raise UserError(
@@ -113,6 +119,21 @@ def _check_champion(champion: VersionRecord | None, base: BaseSource) -> None:
             f"{len(base.settings.labels)} of {base.settings.task.value}: the two can't be "
             "compared; set base_model.task and labels to the champion's, or another registry.name"
         )
+
+
+def _fetch(champion: VersionRecord, base: BaseSource, store: str) -> None:
+    """See that the champion can be had, and can be put beside the challenger."""
+    wanted = AdapterSettings(source=champion.uri, name=CHAMPION)
+    try:
+        with found_adapters([wanted], store) as (folder,):
+            check_shareable(folder)
+            check_base(folder, base)
+    except UserError as mistake:
+        raise UserError(
+            f"nothing can be compared with the champion {champion.uri}: {mistake}; restore it, "
+            "make another version champion with `adapterflow rollback`, or set another "
+            "registry.name"
+        ) from mistake
 
 
 def _same(versions: list[VersionRecord], made_of: dict[str, str]) -> int | None:

@@ -62,6 +62,12 @@ def test_a_metric_s_name_that_mlflow_refuses_is_refused(name: str) -> None:
     assert EvaluationSettings.model_validate({**settings, "metrics": known}).metrics == known
 
 
+def test_trained_biases_are_refused_before_they_are_trained() -> None:
+    """An adapter with biases of the base can't be scored beside others, whatever it learnt."""
+    with pytest.raises(UserError, match=r"=all: lora\.bias all trains .* use bias none"):
+        example("lora.bias=all")
+
+
 def test_rows_without_a_sha256_are_refused(tmp_path: Path) -> None:
     """A held-out file must be fixed by its sha256; the message names the setting."""
     text = EXAMPLE.read_text().replace("  sha256:", "  # sha256:")

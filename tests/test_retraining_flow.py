@@ -27,7 +27,7 @@ from tasks.comparison_records import CheckedRecord, Outcome, RetrainedRecord
 from tasks.config import RetrainAdapterConfig
 from tasks.engine import evaluation
 from tasks.errors import PassingError, UserError, VerificationError
-from tasks.tracking import Registry, tracking_uri
+from tasks.tracking import Registry, ready_client, tracking_uri
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -292,10 +292,11 @@ def mistakes(folder: Path) -> dict[str, tuple[dict[str, dict[str, object]], str]
         "too few": ({"decision": {"min_rows": 13}}, "has 12 rows, and decision.min_rows is 13"),
         "metric": ({"decision": {"metric": "macro_f1"}}, "there are loss, perplexity, exact"),
         "other rows": ({"evaluation": {"sha256": "0" * 64}}, "has the sha256"),
+        "broken": ({"evaluation": {"metrics": {"mine": "json:dumps"}}}, r"metrics\.mine failed"),
     }
 
 
-@pytest.mark.parametrize("case", ["leakage", "too few", "metric", "other rows"])
+@pytest.mark.parametrize("case", ["leakage", "too few", "metric", "other rows", "broken"])
 def test_a_mistake_ends_before_anything_is_trained(
     case: str, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -305,6 +306,23 @@ def test_a_mistake_ends_before_anything_is_trained(
     with pytest.raises(UserError, match=message):
         run(config)
     assert aliases(config) == {}
+
+
+def test_a_champion_that_is_lost_is_told_before_anything_is_trained(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """A version without files can't be compared with, and that is known before the training."""
+    config = retraining(tiny_base, tmp_path, "lost-champion")
+    store = tracking_uri(config.tracking)
+    client, experiment = ready_client(store, "lost")
+    model = client.create_logged_model(experiment, name="adapter")
+    registry = Registry(store, "lost-champion")
+    registry.register(f"models:/{model.model_id}", None, {})
+    registry.promote(1, None)
+    with pytest.raises(UserError, match=r"compared with the champion models:/lost-champion/1: "):
+        run(config)
+    assert aliases(config) == {"champion": 1}
+    assert len(registry.versions()) == 1
 
 
 @pytest.mark.slow

@@ -73,7 +73,8 @@ def _line(config: Config, path: str, errors: list[ErrorDetails]) -> str:
         case "missing":
             return _missing(config, path)
         case "value_error":
-            return f"{path}: {first['msg'].removeprefix('Value error, ')}"
+            where = f"{path}: " if path else ""  # of two sections that do not go together
+            return where + first["msg"].removeprefix("Value error, ")
         case "model_type":
             names = ", ".join(_section(config, path).model_fields)
             return f"{path} is {_shown(first['input'])}; it must be a mapping of {names}"

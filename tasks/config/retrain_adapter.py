@@ -1,11 +1,12 @@
 """The configuration of the retraining flow: a training's, and how its adapter is judged."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
 from tasks.config.decision import DecisionSettings
 from tasks.config.evaluation import EvaluationSettings
+from tasks.config.lora import Bias
 from tasks.config.registry import RegistrySettings
 from tasks.config.train_adapter import TrainAdapterConfig
 
@@ -32,3 +33,12 @@ class RetrainAdapterConfig(TrainAdapterConfig):
 
     registry: RegistrySettings
     """Where versions are kept."""
+
+    @model_validator(mode="after")
+    def _base_stays_as_it_is(self) -> Self:
+        if self.lora.bias is not Bias.NONE:
+            raise ValueError(
+                f"lora.bias {self.lora.bias.value} trains biases of the base, beside which neither "
+                "base nor champion could be scored; use bias none, or `adapterflow train`"
+            )
+        return self

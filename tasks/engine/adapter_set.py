@@ -159,7 +159,7 @@ class AdapterSet:
     def _checked(
         self, folder: AdapterFolder, name: str, template: Template, *, any_base: bool
     ) -> LoadedAdapter:
-        _check_shareable(folder)
+        check_shareable(folder)
         try:
             remarks = check_base(folder, self.base)
         except UserError as mistake:
@@ -190,8 +190,12 @@ class AdapterSet:
         self._active = name
 
 
-def _check_shareable(folder: AdapterFolder) -> None:
-    """Refuse what would change the base's answers, or other adapters', by being there."""
+def check_shareable(folder: AdapterFolder) -> None:
+    """Refuse what would change the base's answers, or other adapters', by being there.
+
+    Raises:
+        UserError: the adapter trained such.
+    """
     bias, tokens = folder.config.bias, folder.config.trainable_token_indices
     if bias == "none" and not tokens:
         return
