@@ -65,7 +65,7 @@ def history(name: str, tracking_uri: str | None, as_json: bool) -> None:  # noqa
 @click.command()
 @click.argument("name")
 @click.option("--reason", required=True, help="Why; it is kept with the version.")
-@click.option("--to", type=click.IntRange(1), help="The version; the champion before unless set.")
+@click.option("--to", type=click.IntRange(1), help="A former champion; the last one unless set.")
 @_STORE
 def rollback(name: str, reason: str, to: int | None, tracking_uri: str | None) -> None:
     """Make the former champion of the registered model NAME the champion again."""

@@ -205,14 +205,52 @@ def test_a_rollback_goes_back_step_by_step(
         registry.roll_back("worse still")
 
 
-def test_a_rollback_to_a_version_names_those_there_are(
+@pytest.mark.parametrize("number", [3, 4, 7])
+def test_only_what_was_champion_can_be_gone_back_to(
+    registry: Registry, log_model: Callable[[], str], number: int
+) -> None:
+    """The champion itself, one that never was, and one that is not there are mistakes."""
+    registry = Registry(registry.uri, f"{registry.name}-{number}")
+    promoted(registry, log_model, 3)
+    registry.register(log_model(), None, {})
+    with pytest.raises(UserError, match=f"from version 3 to {number}; champions were 1, 2: name"):
+        registry.roll_back("why not", to=number)
+    assert registry.roll_back("why not", to=1) == (3, 1)
+    assert aliases(registry) == {"champion": 1, "challenger": 4}
+
+
+def test_a_rollback_can_be_taken_back(registry: Registry, log_model: Callable[[], str]) -> None:
+    """Who is champion again no longer counts as rolled back, and has the `previous` of then."""
+    promoted(registry, log_model, 2)
+    registry.roll_back("too polite")
+    assert registry.roll_back("it was not the model", to=2) == (1, 2)
+    assert aliases(registry) == {"champion": 2, "previous": 1}
+    first, second = registry.versions()
+    assert "it was not the model" in first.tags["champion.rolled_back"]
+    assert "champion.rolled_back" not in second.tags
+
+
+def test_a_version_that_is_gone_is_not_promoted(
     registry: Registry, log_model: Callable[[], str]
 ) -> None:
-    """Any version can be gone back to by its number; another number is a mistake."""
-    promoted(registry, log_model, 3)
-    with pytest.raises(UserError, match="it has 1, 2, 3"):
-        registry.roll_back("why not", to=7)
-    assert registry.roll_back("why not", to=1) == (3, 1)
+    """One that somebody deleted is told as that, at once; the champion stays."""
+    promoted(registry, log_model, 1)
+    registry.register(log_model(), None, {})
+    MlflowClient(registry.uri, registry.uri).delete_model_version(registry.name, "2")
+    with pytest.raises(UserError, match=r"version 2 of .* was deleted .* versions: 1;"):
+        registry.promote(2, 1)
+    assert aliases(registry) == {"champion": 1}
+
+
+def test_an_error_of_ours_is_no_outage(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no server said and no connection lost is not waited for."""
+
+    def failing(*_: object) -> None:
+        raise KeyError("99")
+
+    monkeypatch.setattr(MlflowClient, "get_registered_model", failing)
+    with pytest.raises(KeyError, match="99"):
+        registry.versions()
 
 
 def test_without_a_champion_there_is_no_rollback(

@@ -77,6 +77,14 @@ def is_mistake(error: Exception) -> bool:
     return status in _MISTAKES and status not in _PASSING
 
 
+def is_passing(error: Exception) -> bool:
+    """Tell whether the store could not be asked, or was not able to answer."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    return isinstance(error, MlflowException | OSError | OperationalError) and not is_mistake(error)
+
+
 def is_refusal(error: Exception) -> bool:
     """Tell whether the store will never take this operation, whoever asks and whenever."""
     return isinstance(error, Refused) or _status(error) == _BAD_REQUEST

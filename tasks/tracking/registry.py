@@ -92,9 +92,18 @@ class Registry:
 
         The former champion becomes `previous`. A call that repeats one that was carried out, or
         that broke off, ends as that one would have: what others did since stays.
+
+        Raises:
+            UserError: the version was deleted meanwhile.
         """
         with self._client() as client, store_lock(self.uri):
             versions = {one.version: one for one in self._versions(client)}
+            if version not in versions:
+                known = ", ".join(map(str, versions)) or "none"
+                raise UserError(
+                    f"version {version} of {self.name} was deleted in {self.uri} before it could "
+                    f"be promoted; versions: {known}; retrain to make another"
+                )
             mine = versions[version]
             if back := mine.tags.get(ROLLED_BACK_TAG):
                 reason = f"rejected: it was champion and was rolled back, {back}"
@@ -116,7 +125,7 @@ class Registry:
                 champion = version
             if PROMOTED_TAG not in mine.tags:
                 client.set_model_version_tag(self.name, str(version), PROMOTED_TAG, _now())
-            if champion == version and instead_of is not None:
+            if champion == version and instead_of in versions:
                 client.set_registered_model_alias(self.name, PREVIOUS, str(instead_of))
             if _holder(versions.values(), CHALLENGER) == version:
                 client.delete_registered_model_alias(self.name, CHALLENGER)
@@ -127,10 +136,10 @@ class Registry:
 
         Args:
             reason: why, kept with the version that is rolled back.
-            to: the version; the one that the champion replaced unless given.
+            to: a version that was champion; the one that the champion replaced unless given.
 
         Raises:
-            UserError: there is no champion, or no version to go back to.
+            UserError: there is no champion, or none of that number before it.
         """
         with self._client() as client, store_lock(self.uri):
             versions = {one.version: one for one in self._versions(client)}
@@ -139,19 +148,25 @@ class Registry:
                 known = ", ".join(map(str, versions)) or "none"
                 raise UserError(f"{self.name} has no champion in {self.uri}; versions: {known}")
             target = to or int(versions[champion].tags.get(REPLACED_TAG, 0))
-            if target not in versions or target == champion:
+            # Of no other version is it known that it was better than what was there.
+            others = [one for one in versions if one != champion]
+            possible = [one for one in others if _was_champion(one, versions.values())]
+            if target not in possible:
                 raise UserError(
                     f"{self.name} can't go back from version {champion} to {target or 'an earlier'}"
-                    f"; it has {', '.join(map(str, versions))}: name one with --to"
+                    f"; champions were {', '.join(map(str, possible)) or 'no others'}: name one "
+                    "with --to"
                 )
             # First, as a rollback that breaks off is then repeated, and does not go back twice.
             client.set_model_version_tag(
                 self.name, str(champion), ROLLED_BACK_TAG, f"{_now()} to {target}: {reason}"
             )
             client.set_registered_model_alias(self.name, CHAMPION, str(target))
-            before = versions[target].tags.get(REPLACED_TAG)
-            if before:
-                client.set_registered_model_alias(self.name, PREVIOUS, before)
+            if ROLLED_BACK_TAG in versions[target].tags:
+                client.delete_model_version_tag(self.name, str(target), ROLLED_BACK_TAG)
+            before = int(versions[target].tags.get(REPLACED_TAG, 0))
+            if before in versions:
+                client.set_registered_model_alias(self.name, PREVIOUS, str(before))
             elif _holder(versions.values(), PREVIOUS) is not None:
                 client.delete_registered_model_alias(self.name, PREVIOUS)
             return champion, target
@@ -189,7 +204,9 @@ class Registry:
             reason = f"MLflow's registry at {self.uri}: {outages.reason(error)}"
             if outages.is_mistake(error):
                 raise UserError(reason) from error
-            raise PassingError(reason) from error
+            if outages.is_passing(error):
+                raise PassingError(reason) from error
+            raise
 
 
 def _create(client: "MlflowClient", name: str, source: str, run_id: str | None) -> int:
