@@ -1,5 +1,7 @@
 """Metrics of single answers give what their definitions say."""
 
+from pathlib import Path
+
 import pytest
 
 from tasks.config import AnswerKind
@@ -91,6 +93,7 @@ def test_a_metric_of_the_users_counts() -> None:
     [
         ("mine", "no.such:thing", "no.such"),
         ("mine", "operator", "package.module:function"),
+        ("mine", ".relative:f", "package.module:function"),
         ("mine", "operator:nothing", "nothing"),
         ("mine", "sys:path", "is no function"),
         ("rouge_l", "operator:eq", "name is taken"),
@@ -101,6 +104,17 @@ def test_a_metric_that_is_not_there_is_refused(name: str, place: str, message: s
     """The message names the setting and what is wrong with it."""
     with pytest.raises(UserError, match=message):
         row_metrics(AnswerKind.TEXT, [], {name: place})
+
+
+@pytest.mark.parametrize("source", ["def f(:", "{}['key']", "raise SystemExit(3)", "1 / 0"])
+def test_a_metric_s_module_that_fails_is_a_mistake(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong in the user's file, the setting is named, and nothing is tried again."""
+    (tmp_path / "own_metric.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"evaluation\.metrics\.mine is 'own_metric:f': \w+: "):
+        row_metrics(AnswerKind.TEXT, [], {"mine": "own_metric:f"})
 
 
 def test_a_metric_that_gives_no_number_is_a_mistake() -> None:

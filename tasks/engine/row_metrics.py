@@ -156,10 +156,10 @@ def _imported(name: str, place: str) -> Callable[..., Any]:
     module, _, function = place.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # a module of the user's may raise anything
         raise UserError(
-            f"evaluation.metrics.{name} is {place!r}: {error}; write package.module:function, and "
-            "have the package installed or on PYTHONPATH"
+            f"evaluation.metrics.{name} is {place!r}: {type(error).__name__}: {error}; write "
+            "package.module:function, and have the package installed or on PYTHONPATH"
         ) from error
     if not callable(found):
         raise UserError(f"evaluation.metrics.{name}: {place} is no function")
