@@ -48,9 +48,17 @@ def test_field_accuracy_is_the_share_of_equal_fields(answer: str, share: float) 
 
 
 def test_json_is_valid_or_not() -> None:
-    """Validity asks only whether the answer reads as JSON."""
-    assert score("json_valid", "{}", '{"a": 1}') == 1
+    """Validity asks whether the answer reads as JSON of the expected kind, whatever is in it."""
+    assert score("json_valid", "{}", '{"a": 1}') == score("json_valid", "[]", "[1]") == 1
     assert score("json_valid", "{", '{"a": 1}') == score("json_valid", "[" * 9999, "{}") == 0
+    assert score("json_valid", "7", '{"a": 1}') == score("json_valid", "{}", "[1]") == 0
+    assert score("json_valid", "7", "8") == score("json_valid", "null", "8") == 1
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_python_alone_reads_is_no_json(constant: str) -> None:
+    """Other readers of JSON refuse these, so they are not valid."""
+    assert score("json_valid", f'{{"a": {constant}}}', '{"a": 1}') == 0
 
 
 def test_a_label_may_differ_in_case_and_space() -> None:

@@ -122,8 +122,11 @@ class _Tokens:
         return _TOKEN.findall(text.casefold())
 
 
-def _json_valid(answer: str, expected: str) -> float:  # noqa: ARG001 - a metric's signature
-    return float(_parsed(answer) is not _MISSING)
+def _json_valid(answer: str, expected: str) -> float:
+    """Tell whether an answer reads as JSON, and as an object or a list where that is expected."""
+    given, wanted = _parsed(answer), _parsed(expected)
+    kind = type(wanted) if isinstance(wanted, dict | list) else object
+    return float(given is not _MISSING and isinstance(given, kind))
 
 
 def _field_accuracy(answer: str, expected: str) -> float:
@@ -147,9 +150,14 @@ def _canonical(value: object) -> str | None:
 
 def _parsed(text: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return _MISSING
+
+
+def _refuse(constant: str) -> None:
+    """Refuse NaN and Infinity, which Python reads and JSON does not have."""
+    raise ValueError(constant)
 
 
 def _imported(name: str, place: str) -> Callable[..., Any]:
