@@ -3,13 +3,21 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from engine_steps import LABELS
 from tiny_models import tiny_adapter, tiny_bert, tiny_t5
 
-from tasks.config import BaseModelSettings, DataSettings, EvaluationSettings, Task
+from tasks.config import (
+    BaseModelSettings,
+    DataSettings,
+    EvaluationSettings,
+    LossOn,
+    Task,
+    Template,
+)
 from tasks.engine.adapter_set import AdapterSet
 from tasks.engine.base_models import load_base
 from tasks.engine.base_sources import find_base
@@ -21,7 +29,7 @@ from tasks.engine.rendering import Renderer
 from tasks.engine.score_files import read_scores, write_scores
 from tasks.engine.seq2seq import PairRow
 from tasks.engine.sequence_classification import ClassifiedRow
-from tasks.engine.tokenization import TokenizedRow
+from tasks.engine.tokenization import IGNORED, TokenizedRow
 from tasks.errors import UserError
 
 WORDS = ("card", "order", "transfer", "France", "fox")
@@ -75,6 +83,32 @@ def test_each_row_has_its_own_loss(adapters: AdapterSet, tmp_path: Path) -> None
                     input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])
                 ).loss
             assert nats / num_tokens == pytest.approx(float(alone), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss_on", LossOn)
+@pytest.mark.parametrize("template", [Template.CHAT, Template.PLAIN])
+def test_the_loss_is_that_of_the_last_answer(
+    template: Template, loss_on: LossOn, adapters: AdapterSet, tmp_path: Path
+) -> None:
+    """Neither prompt nor earlier answers of a talk count, whatever the training learns of them."""
+    file = tmp_path / "talks.jsonl"
+    turns = [("user", "card"), ("assistant", "order"), ("user", "fox"), ("assistant", "France")]
+    talk = [{"role": role, "content": content} for role, content in turns]
+    file.write_text(json.dumps({"messages": talk}) + "\n")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    rows_of = open_held_out(
+        EvaluationSettings(rows=str(file), sha256=digest),
+        DataSettings(train="none.jsonl", loss_on=loss_on),
+        Task.CAUSAL_LM,
+    )
+    tokenizer = adapters.tokenizer
+    renderer = Renderer.of(tokenizer, template, rows_of.row_format)
+    (row,) = rows_of.tokenized(renderer, adapters.base)
+    labelled = str(tokenizer.decode([label for label in row.labels if label != IGNORED]))
+    assert labelled.removesuffix(str(tokenizer.eos_token)).strip() == "France"
+    short = replace(rows_of, data=DataSettings(train="none.jsonl", max_length=8))
+    with pytest.raises(UserError, match="nothing of the answer is left"):
+        short.tokenized(renderer, adapters.base)
 
 
 IDS = [[5, 6, 7], [8], [9, 10, 11, 12], [13, 14]]

@@ -1,17 +1,25 @@
 """The held-out rows of a comparison: one file, fixed by its sha256."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks import home
-from tasks.config import AnswerKind, DataSettings, EvaluationSettings, OnLostAnswer, RowFormat, Task
+from tasks.config import (
+    AnswerKind,
+    DataSettings,
+    EvaluationSettings,
+    LossOn,
+    OnLostAnswer,
+    RowFormat,
+    Task,
+)
 from tasks.config.reading import missing_file
 from tasks.engine.base_models import load_config
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.examples import Split
 from tasks.engine.model_task import ModelTask, model_task
-from tasks.engine.rendering import Renderer
+from tasks.engine.rendering import Rendered, Renderer
 from tasks.engine.row_formats import Example
 from tasks.engine.row_metrics import RowMetric, resolve_kind, row_metrics
 from tasks.engine.scoring import read_answered
@@ -54,13 +62,16 @@ class HeldOut:
     def tokenized(
         self, renderer: Renderer, base: BaseSource | BaseModelRecord
     ) -> Sequence[TokenizedRow]:
-        """Tokenise the rows, as in training.
+        """Tokenise the rows as in training, but for labels on what is answered alone.
 
         Raises:
             UserError: the template refuses a row, or nothing of an answer is within
                 `data.max_length`.
         """
         settings = self.data.model_copy(update={"on_lost_answer": OnLostAnswer.ERROR})
+        if self.task.generates:
+            settings = settings.model_copy(update={"loss_on": LossOn.COMPLETION})
+            renderer = _LastAnswer(renderer.tokenizer, renderer.template, renderer.separator)
         split = Split(self.source, self.evaluation.sha256, tuple(self.examples))
         return self.task.tokenize(split, renderer, settings, base, None).rows
 
@@ -92,6 +103,14 @@ class HeldOut:
                     f"{self.source}, row {example.row}: the label {strange[0]!r} is none of the "
                     f"{len(known)} classes of the training rows or of base_model.labels"
                 )
+
+
+class _LastAnswer(Renderer):
+    """Marks the answer that is asked for alone: of a talk, the others are part of the prompt."""
+
+    def full(self, example: Example) -> Rendered:
+        rendered = super().full(example)
+        return replace(rendered, answers=rendered.answers[-1:])
 
 
 def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task) -> HeldOut:
