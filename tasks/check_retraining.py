@@ -10,7 +10,7 @@ from tasks.engine.base_sources import BaseSource, find_base
 from tasks.engine.compatibility import check_base
 from tasks.engine.examples import read_examples
 from tasks.engine.held_out import HeldOut, open_held_out
-from tasks.engine.leakage import Leaks, find_leaks
+from tasks.engine.leakage import Leaks, find_leaks, normalised_question
 from tasks.engine.rendering import Renderer
 from tasks.errors import UserError
 from tasks.progress import logger
@@ -34,6 +34,7 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
     """
     held_out = open_held_out(config.evaluation, config.data, config.base_model.task)
     _check_metrics(config, held_out)
+    _check_count(held_out, config.decision.min_rows)
     base = find_base(config.base_model.model_copy(update={"labels": data.labels}))
     _check_rows(data, held_out, base)
     leaks = _check_leakage(config, held_out)
@@ -68,10 +69,25 @@ def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
     # A broken metric is better known now than after the training.
     for name in config.evaluation.metrics:
         held_out.metrics[name](held_out.expected[0], held_out.expected[0])
-    if len(held_out.examples) < config.decision.min_rows:
+
+
+def _check_count(held_out: HeldOut, min_rows: int) -> None:
+    """Count questions that are asked again only once: they are no further evidence."""
+    num_rows = len(held_out.examples)
+    distinct = len({normalised_question(example) for example in held_out.examples})
+    repeated = f" ({num_rows - distinct} repeat another's question)" if distinct < num_rows else ""
+    if distinct < min_rows:
         raise UserError(
-            f"{held_out.source} has {len(held_out.examples)} rows, and decision.min_rows is "
-            f"{config.decision.min_rows}: nothing could be promoted; give more rows, or lower it"
+            f"{held_out.source} has {num_rows} rows{repeated}, and decision.min_rows is "
+            f"{min_rows}: nothing could be promoted; give more rows, or lower it"
+        )
+    if repeated:
+        logger().warning(
+            "%s has %d rows%s: the interval of the difference takes each for a row of its own, and "
+            "is narrower than it should be; remove them",
+            held_out.source,
+            num_rows,
+            repeated,
         )
 
 

@@ -40,7 +40,7 @@ class DecisionSettings(Section):
     """The least that the challenger must be better by, in the metric's unit."""
 
     min_rows: int = Field(default=100, ge=2)
-    """Fewer held-out rows than these decide nothing."""
+    """Fewer held-out rows than these decide nothing; a question that is repeated is one row."""
 
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the two-sided interval of the difference, all of which must be above zero."""
