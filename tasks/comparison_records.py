@@ -63,6 +63,8 @@ class EvaluatedRecord(Record):
     num_rows: int
     answers: AnswerKind
     models: tuple[ScoredModel, ...]
+    remarks: tuple[str, ...] = ()
+    """What may make the comparison unfair, or could not be checked."""
 
     def model(self, name: str) -> ScoredModel | None:
         """Give one of the models; there may be no champion."""

@@ -98,5 +98,6 @@ def _about(evaluated: EvaluatedRecord, checked: CheckedRecord) -> list[str]:
             f"- {model.name}: `{model.source}`, sha256 `{model.weights_sha256}`"
             for model in evaluated.models
         ),
+        *(f"- {remark}" for remark in evaluated.remarks),
         "",
     ]

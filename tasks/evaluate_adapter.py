@@ -1,5 +1,6 @@
 """After registering: base, champion and challenger on the held-out rows, all of them now."""
 
+from tasks import lineage
 from tasks.adapters_on_base import found_adapters
 from tasks.comparison_records import (
     BASE,
@@ -60,6 +61,7 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
         models=tuple(
             _scored(name, sources[name], found[name], adapters, held_out) for name in names
         ),
+        remarks=_remarks(adapters, saved, checked.champion),
     )
     _report(record, Tracker(run))
     return record
@@ -76,6 +78,14 @@ def _loaded(saved: SavedRecord, champion: VersionRecord | None, run: RunRecord) 
     return adapters
 
 
+def _remarks(
+    adapters: AdapterSet, saved: SavedRecord, champion: VersionRecord | None
+) -> tuple[str, ...]:
+    unchecked = [remark for one in adapters.adapters.values() for remark in one.remarks]
+    otherwise = lineage.loaded_otherwise(champion, saved.base) if champion else None
+    return (*unchecked, *([otherwise] if otherwise else []))
+
+
 def _scored(
     name: str, source: str, found: Evaluation, adapters: AdapterSet, held_out: HeldOut
 ) -> ScoredModel:
@@ -90,6 +100,8 @@ def _scored(
 
 
 def _report(record: EvaluatedRecord, tracker: Tracker) -> None:
+    for remark in record.remarks:
+        logger().warning(remark)
     for model in record.models:
         metrics = {**model.scores, "rows_per_second": model.rows_per_second}
         tracker.log_metrics({f"evaluation/{model.name}_{k}": v for k, v in metrics.items()})

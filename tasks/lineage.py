@@ -9,14 +9,15 @@ from importlib import metadata
 from pathlib import Path
 
 from tasks import home
-from tasks.comparison_records import CheckedRecord
+from tasks.comparison_records import CheckedRecord, VersionRecord
 from tasks.config import BaseModelSettings
-from tasks.records import DataRecord, RunRecord, SavedRecord
+from tasks.records import BaseModelRecord, DataRecord, RunRecord, SavedRecord
 
 DATA, EVAL = "lineage.data_sha256", "lineage.eval_data_sha256"
 FINGERPRINT, CONFIGURATION = "lineage.base_fingerprint", "lineage.configuration_sha256"
 ADAPTER = "lineage.adapter_sha256"
 TASK, CLASSES = "lineage.task", "lineage.classes_sha256"
+DTYPE, QUANTIZATION = "lineage.base_dtype", "lineage.base_quantization"
 
 
 def identity(data: DataRecord, base_fingerprint: str, configuration_sha256: str) -> dict[str, str]:
@@ -36,6 +37,7 @@ def lineage(
     made_of = identity(data, checked.base_fingerprint, checked.configuration_sha256)
     return made_of | {
         **answers(saved.base.settings),
+        **loaded_as(saved.base),
         "lineage.base": saved.base.reference,
         "lineage.base_revision": saved.base.revision or "none",
         "lineage.held_out_sha256": checked.held_out.sha256,
@@ -51,6 +53,24 @@ def answers(base: BaseModelSettings) -> dict[str, str]:
     """Give the tags of what a base's answers are: two with others can't be compared."""
     classes = "\0".join(base.labels)
     return {TASK: base.task.value, CLASSES: hashlib.sha256(classes.encode()).hexdigest()}
+
+
+def loaded_as(base: BaseModelRecord) -> dict[str, str]:
+    """Give the tags of how a base is loaded: on one loaded otherwise, an adapter does worse."""
+    return {DTYPE: base.dtype, QUANTIZATION: base.settings.quantization.value}
+
+
+def loaded_otherwise(version: VersionRecord, base: BaseModelRecord) -> str | None:
+    """Say how the base of a version's training was loaded, where that was another way."""
+    here = loaded_as(base)
+    then = {key: version.tags.get(key, value) for key, value in here.items()}
+    if then == here:
+        return None
+    return (
+        f"{version.uri} was trained on the base in {then[DTYPE]} with quantization "
+        f"{then[QUANTIZATION]}, and is scored on it in {here[DTYPE]} with quantization "
+        f"{here[QUANTIZATION]}, which may put it at a disadvantage"
+    )
 
 
 def package_versions() -> str:

@@ -54,7 +54,9 @@ def test_the_report_begins_with_the_decision(tmp_path: Path) -> None:
         for name, score in (("base", 0.0), ("challenger", 1.0))
     )
     record = FileRecord.of(file)
-    evaluated = EvaluatedRecord(rows=record, num_rows=1, answers=AnswerKind.TEXT, models=models)
+    evaluated = EvaluatedRecord(
+        rows=record, num_rows=1, answers=AnswerKind.TEXT, models=models, remarks=("unfair",)
+    )
     checked = CheckedRecord(
         held_out=record,
         num_rows=1,
@@ -75,3 +77,4 @@ def test_the_report_begins_with_the_decision(tmp_path: Path) -> None:
     assert "## 1 rows got better" in text
     assert "| a\\|b? | yes | no | yes |" in text
     assert "of them in the training data: 1" in text
+    assert "\n- unfair\n" in text

@@ -99,6 +99,8 @@ def test_a_version_tells_what_it_was_made_of(
     assert tags["lineage.configuration_sha256"] == config.sha256()
     assert tags["lineage.base_fingerprint"] == first.report.saved.base.fingerprint
     assert tags["lineage.prefect_flow_run_id"] == first.report.run.flow_run_id
+    loaded = (tags["lineage.base_dtype"], tags["lineage.base_quantization"])
+    assert loaded == ("float32", "none")
     assert {"lineage.git_dirty", "lineage.hardware", "lineage.packages_sha256"} <= set(tags)
     assert len(tags["lineage.git_commit"]) == 40
 
@@ -189,6 +191,25 @@ def test_the_champion_scores_as_when_it_was_challenger(
     assert champion
     assert champion.weights_sha256 == challenger.weights_sha256
     assert champion.scores == challenger.scores
+
+
+@pytest.mark.slow
+def test_a_champion_on_a_base_that_is_loaded_otherwise_is_told(
+    tiny_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scored on bfloat16 where it was trained on float32, the champion may lose by that alone."""
+    run(retraining(tiny_base, tmp_path, "other-type"))
+    other = {"base_model": {"dtype": "bfloat16"}, "decision": {"metric": "exact_match"}}
+    second = run(retraining(tiny_base, tmp_path, "other-type", **other))
+    assert second.evaluated
+    (remark,) = second.evaluated.remarks
+    assert "models:/other-type/1 was trained on the base in float32" in remark
+    assert remark in caplog.text
+    assert second.run
+    with get_client(sync_client=True) as client:
+        found = [a for a in client.read_artifacts() if a.key == "adapter-comparison"]
+    text = next(str(a.data) for a in found if str(a.flow_run_id) == second.run.flow_run_id)
+    assert f"- {remark}\n" in text
 
 
 def test_others_hear_of_it(
