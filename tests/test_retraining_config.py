@@ -62,6 +62,19 @@ def test_a_metric_s_name_that_mlflow_refuses_is_refused(name: str) -> None:
     assert EvaluationSettings.model_validate({**settings, "metrics": known}).metrics == known
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("decision.guards={loss: -0.1}", r"decision\.guards: the guard loss tolerates -0\.1; it"),
+        ("decision.approval={timeout_minutes: 1e10}", r"minutes is .1e10.; it must be less"),
+    ],
+)
+def test_what_no_decision_can_be_made_by_is_refused(override: str, message: str) -> None:
+    """A guard that demands a gain, and a wait for centuries, are told before anything starts."""
+    with pytest.raises(UserError, match=message):
+        example(override)
+
+
 def test_trained_biases_are_refused_before_they_are_trained() -> None:
     """An adapter with biases of the base can't be scored beside others, whatever it learnt."""
     with pytest.raises(UserError, match=r"=all: lora\.bias all trains .* use bias none"):

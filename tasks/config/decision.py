@@ -2,9 +2,11 @@
 
 from enum import StrEnum
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from tasks.config.section import Section
+
+_MINUTES_OF_A_YEAR = 365 * 24 * 60
 
 
 class OnTimeout(StrEnum):
@@ -19,8 +21,8 @@ class ApprovalSettings(Section):
 
     model_config = ConfigDict(title="Approval")
 
-    timeout_minutes: float = Field(default=1440.0, gt=0)
-    """How long the run waits in Prefect's UI for somebody to approve or refuse."""
+    timeout_minutes: float = Field(default=1440.0, gt=0, le=_MINUTES_OF_A_YEAR)
+    """How long the run waits in Prefect's UI for somebody to approve or refuse; a year at most."""
 
     on_timeout: OnTimeout = OnTimeout.REJECT
     """What happens when nobody did: the champion stays, or the challenger is promoted."""
@@ -54,3 +56,14 @@ class DecisionSettings(Section):
 
     approval: ApprovalSettings | None = None
     """Wait for a person's consent before a promotion; none is asked for unless set."""
+
+    @field_validator("guards")
+    @classmethod
+    def _worse_is_not_negative(cls, guards: dict[str, float]) -> dict[str, float]:
+        for metric, tolerated in guards.items():
+            if tolerated < 0:
+                raise ValueError(
+                    f"the guard {metric} tolerates {tolerated:g}; it must be how much worse the "
+                    "metric may get, 0 or more"
+                )
+        return guards
