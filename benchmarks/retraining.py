@@ -110,8 +110,11 @@ class Loop:
         return f"{title}: {record.decision.reason} ({seconds:.0f} s)"
 
     def roll_back(self) -> str:
-        """Go back to the champion before, and say whether it is the adapter that it was."""
+        """Go back to the champion before, and say whether who asks for it gets that adapter."""
         from tasks import lineage
+        from tasks.engine.adapter_state import WEIGHTS_FILE
+        from tasks.records import FileRecord
+        from tasks.tracking import fetched_adapter
 
         registry = self._registry
         versions = {one.version: one for one in registry.versions()}
@@ -119,8 +122,8 @@ class Loop:
         if champion is None or "champion.replaced" not in versions[champion].tags:
             return "nothing was promoted twice, so there is no way back to show"
         before, now = registry.roll_back("to show the way back")
-        (again,) = (one for one in registry.versions() if CHAMPION in one.aliases)
-        weights = again.tags[lineage.ADAPTER]
+        with fetched_adapter(f"models:/{self._name}@{CHAMPION}", TrackingSettings()) as folder:
+            weights = FileRecord.of(folder / WEIGHTS_FILE).sha256
         same = "the same" if weights == versions[now].tags[lineage.ADAPTER] else "OTHER"
         return f"rolled back from version {before} to version {now}: {same} weights, {weights[:12]}"
 

@@ -1,5 +1,6 @@
 """The comparison with other tools: the same tokens for all, whole results, equal losses."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,14 +14,17 @@ from tiny_models import tiny_bert
 
 from benchmarks.findings import BASE, Comparison, Findings, figures
 from benchmarks.messages import Outcome
+from benchmarks.retraining import Loop
 from benchmarks.rows import IGNORED, tokens_and_labels
 from benchmarks.tools import DOCUMENTED, TOOLS
 from benchmarks.watching import counted
 from benchmarks.workloads import WORKLOADS
-from tasks.config import BaseModelSettings, DataSettings
+from tasks import lineage
+from tasks.config import BaseModelSettings, DataSettings, TrackingSettings
 from tasks.engine.base_sources import find_base
 from tasks.engine.examples import read_examples
 from tasks.engine.prepared_data import prepare_data
+from tasks.tracking import Registry, ready_client, tracking_uri
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -151,6 +155,30 @@ def test_a_classifier_is_trained_all_three_ways(tmp_path: Path) -> None:
     ]
     assert rows[:2] == ["untrained head", "adapter and head (adapterflow)"]
     assert "8 training rows, 2 passes" in done.stdout
+
+
+@pytest.mark.parametrize(("recorded", "said"), [("is", "the same"), ("was", "OTHER")])
+def test_a_rollback_is_proven_by_the_weights_that_are_got(
+    recorded: str, said: str, tmp_path: Path
+) -> None:
+    """What MLflow gives as champion is hashed, and compared with what was once registered."""
+    uri = tracking_uri(TrackingSettings())
+    client, experiment = ready_client(uri, "benchmark")
+    registry = Registry(uri, f"rolled-back-{recorded}")
+    for number, weights in enumerate((b"is", b"after")):
+        model = client.create_logged_model(experiment, name="adapter")
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "adapter_model.safetensors").write_bytes(weights)
+        client.log_model_artifacts(model.model_id, str(folder))
+        client.finalize_logged_model(model.model_id, "READY")
+        digest = hashlib.sha256(recorded.encode()).hexdigest()
+        registry.register(f"models:/{model.model_id}", None, {lineage.ADAPTER: digest})
+        registry.promote(number + 1, number or None)
+    told = Loop(registry.name, "base", 1, []).roll_back()
+    digest = hashlib.sha256(b"is").hexdigest()
+    assert told == f"rolled back from version 2 to version 1: {said} weights, {digest[:12]}"
 
 
 @pytest.mark.slow
