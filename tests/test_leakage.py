@@ -60,9 +60,7 @@ def test_the_same_question_in_other_dress(one: str, other: str) -> None:
         ("What is 3 + 4?", "What is 3 - 4?"),
         ("What is 3*4?", "What is 3/4?"),
         ("Is it -3?", "Is it 3?"),
-        ("x + y", "x - y"),
         ("3 \u00f7 4", "3 \u00b1 4"),
-        ("What is C++?", "What is C?"),
         ("\u0915\u0940", "\u0915\u093e"),  # Hindi, told apart by the vowel sign alone
         ("\U0001f600", "???"),
     ],

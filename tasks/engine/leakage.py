@@ -9,19 +9,9 @@ from dataclasses import dataclass
 from tasks.engine.row_formats import Example
 
 _DASHES = dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
-_SIGN = r"[-+*/^%=<>±\xd7÷√$€£¥]"
-_LETTER = r"[^\W\d_]"
-_MARK = re.compile(
-    # Beside a digit ("3 - 4"), between single letters and in "c++" a sign is part of what is asked;
-    # glued to a word ("covid-19") it is a mark like others.
-    rf"(?=[^\w\s]|_)(?:(?P<sign>(?<!{_LETTER}{{2}})(?:"
-    rf"(?:(?<=\d)|(?<=\d )){_SIGN}"
-    rf"|{_SIGN}(?= ?\d)"
-    rf"|(?:(?<=\b{_LETTER})|(?<=\b{_LETTER} )){_SIGN}(?= ?{_LETTER}\b)"
-    rf"|(?:(?<=\b{_LETTER})|(?<=\b{_LETTER}\+))[+#]"
-    rf")(?!{_LETTER}{{2}}))"
-    r"|.)"
-)
+# Between numbers, or before one, a sign is part of what is asked; in "covid-19" it is not.
+_SIGN = re.compile(r"(?<=\d) ?([-+*/^%=<>±\xd7÷]) ?(?=\d)|(?<!\S)([-+])(?=\d)")
+_MARK = re.compile(r"[^\w\s]|_")
 
 _Talk = tuple[tuple[str, str], ...]
 """Roles and what they say, in order."""
@@ -73,15 +63,15 @@ def normalised(text: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", text).casefold().translate(_DASHES)
     plain = " ".join(folded.split())
+    signs = {found.start(found.lastindex or 0) for found in _SIGN.finditer(plain)}
+
+    def written(mark: re.Match[str]) -> str:
+        if mark.start() in signs:
+            return f" {mark[0]} "
+        return mark[0] if unicodedata.category(mark[0]).startswith("M") else " "
+
     # A question of marks alone, such as an emoji, has nothing else to be told by.
-    kept = r" \g<sign> " if plain.isascii() else _kept
-    return " ".join(_MARK.sub(kept, plain).split()) or plain
-
-
-def _kept(mark: re.Match[str]) -> str:
-    if mark["sign"]:
-        return f" {mark[0]} "
-    return mark[0] if unicodedata.category(mark[0]).startswith("M") else " "
+    return " ".join(_MARK.sub(written, plain).split()) or plain
 
 
 def _asked(example: Example) -> str:
