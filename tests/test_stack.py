@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -123,11 +125,25 @@ def test_changed_data_starts_a_training_and_unchanged_data_none(
     assert "nothing to train" in str(skipped.message)
 
 
+def test_a_schedule_is_off_at_first_and_then_stays_as_it_was_switched(stack: RunningStack) -> None:
+    """What somebody switched on in the UI is on after the next deployment, too."""
+    name = "retrain-adapter/on-schedule"
+    found = stack.deployment(name)
+    (schedule,) = found.schedules
+    assert not schedule.active
+    with stack.client() as client:
+        client.update_deployment_schedule(found.id, schedule.id, active=True)
+    try:
+        deploy(stack, Path(__file__).parents[1] / "deployments/prefect.yaml")
+        (again,) = stack.deployment(name).schedules
+        assert again.active
+    finally:
+        with stack.client() as client:
+            client.update_deployment_schedule(found.id, schedule.id, active=False)
+
+
 def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:
     """Deploy the retraining with another file of parameters, as an edited file would be."""
-    import subprocess
-    import sys
-
     import yaml
 
     file = folder / "retraining.yaml"
@@ -143,10 +159,15 @@ def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:
     only[0]["build"][0][step]["file"] = str(file)
     edited = folder / "prefect.yaml"
     edited.write_text(yaml.safe_dump({**deployments, "deployments": only}))
-    words = ["--no-prompt", "deploy", f"--prefect-file={edited}", "--all"]
+    deploy(stack, edited)
+
+
+def deploy(stack: RunningStack, file: Path) -> None:
+    """Deploy what a file says, as a person does."""
+    words = ["--no-prompt", "deploy", f"--prefect-file={file}", "--all"]
     subprocess.run(
         [sys.executable, "-m", "prefect", *words],
-        cwd=checkout,
+        cwd=Path(__file__).parents[1],
         env={**stack.environment, "PREFECT_API_URL": f"{stack.prefect_url}/api"},
         check=True,
         capture_output=True,
