@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from flows.embedded import HEARTBEAT_SECONDS
@@ -17,15 +18,14 @@ from flows.embedded import HEARTBEAT_SECONDS
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 """Three heartbeats: with fewer, a run that is only slow for a while would be taken for lost."""
 
-_LOST = "adapterflow: runs whose machine is lost"
+LOST_RUNS = "adapterflow: runs whose machine is lost"
+"""The automation's name; `flows.prefect_server` looks for it, too."""
+
 _ALERT = "adapterflow: tell of failed runs"
 _BLOCK = "adapterflow-alerts"
-_ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended")
 _PAYLOAD = (
-    '{"text": "{{ flow.name }}: the run {{ flow_run.name }} is {{ flow_run.state.name }}: '
-    "{{ flow_run.state.message | default('', true) | replace('\\\\', '/') "
-    "| replace('\"', \"'\") | replace('\\n', ' ') }}\", "
-    '"flow_run": "{{ flow_run|ui_url }}"}'
+    '{"text": {{ (flow.name ~ ": the run " ~ flow_run.name ~ " is " ~ flow_run.state.name ~ ": " '
+    '~ (flow_run.state.message or "")) | tojson }}, "flow_run": {{ flow_run | ui_url | tojson }}}'
 )
 
 
@@ -33,12 +33,14 @@ def lost_runs() -> AutomationCore:
     """Give the automation that ends a run as crashed once its heartbeats stop."""
     heartbeat = "prefect.flow-run.heartbeat"
     return AutomationCore(
-        name=_LOST,
+        name=LOST_RUNS,
         description="Three heartbeats missed: the run is crashed, and Retry goes on with it.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
             after={heartbeat},
-            expect={heartbeat, *(f"prefect.flow-run.{end}" for end in _ENDS)},
+            # Any other state is the run's end, or a pause in which nobody is to send heartbeats;
+            # a run that goes on from there begins with one.
+            expect={"prefect.flow-run.*"},
             match={"prefect.resource.id": ["prefect.flow-run.*"]},
             for_each={"prefect.resource.id"},
             threshold=1,
@@ -78,16 +80,23 @@ def install_lost_runs(api_url: str) -> None:
 
 
 def install(client: SyncPrefectClient, wanted: AutomationCore) -> None:
-    """Let the server have this automation, once, in place of an earlier one of its name."""
+    """Let the server have this automation, once, in place of an earlier one of its name.
+
+    One that is there already stays: with it would go what it knows of the runs that go on.
+    """
     earlier: list[Automation] = client.read_automations_by_name(wanted.name)
-    client.create_automation(wanted)
+    same = [one for one in earlier if one.model_dump(exclude={"id"}) == wanted.model_dump()]
+    if not same:
+        client.create_automation(wanted)
     for one in earlier:
-        client.delete_automation(one.id)
+        if one not in same[:1]:
+            client.delete_automation(one.id)
 
 
 def install_alert(webhook_url: str) -> None:
     """Let the current server call this address when a run fails; it is kept in a block."""
-    block: Any = Webhook(url=SecretStr(webhook_url), method="POST")
+    headers = SecretDict({"Content-Type": "application/json"})
+    block: Any = Webhook(url=SecretStr(webhook_url), method="POST", headers=headers)
     webhook = block.save(_BLOCK, overwrite=True)
     with get_client(sync_client=True) as client:
         install(client, failed_runs(webhook))

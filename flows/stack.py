@@ -88,7 +88,7 @@ class Stack:
             ),
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         }
-        words = ["prefect", "server", "start", f"--host={_HOST}", f"--port={port}"]
+        words = ["flows.prefect_server", f"--host={_HOST}", f"--port={port}"]
         self._processes.start("prefect", words, self.environment() | settings, port)
 
     def _start_mlflow(self) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -22,7 +24,7 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import Event, Resource
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Completed, Running
+from prefect.states import AwaitingRetry, Completed, Running
 from running_stack import RunningStack, wait_until
 from tiny_models import tiny_bert
 
@@ -201,29 +203,90 @@ def test_a_watched_folder_is_told_of(stack: RunningStack, tiny_base: Path, tmp_p
 
 
 def test_a_run_without_signs_of_life_is_crashed(stack: RunningStack) -> None:
-    """What `up` installs, with 10 s in place of 90, crashes a silent run, but none that ended."""
+    """What `up` installs, with 10 s in place of 90, crashes a silent run.
+
+    One that ended stays so, whatever its end is called, and so does one that waits for a retry.
+    """
     wanted = lost_runs()
     trigger = wanted.trigger.model_copy(update={"within": timedelta(seconds=10)})
     quick = wanted.model_copy(update={"name": "lost after ten seconds", "trigger": trigger})
     flow: Flow[..., Any] = train_adapter
     with stack.client() as client:
         install(client, quick)
-        silent, ended = (client.create_flow_run(flow, state=Running()) for _ in range(2))
-        with temporary_settings({PREFECT_API_URL: f"{stack.prefect_url}/api"}):
-            events.send(map(heartbeat, (silent, ended)))
-        client.set_flow_run_state(ended.id, Completed(), force=True)
+        silent, *others = (client.create_flow_run(flow, state=Running()) for _ in range(3))
+        send_heartbeats(stack, silent, *others)
+        for run, state in zip(others, (Completed(name="Skipped"), AwaitingRetry()), strict=True):
+            client.set_flow_run_state(run.id, state, force=True)
     try:
         found = stack.ended(silent).state
         assert found
         assert found.name == "Crashed"
         assert "the machine may be lost" in str(found.message)
-        after = stack.ended(ended).state
-        assert after
-        assert after.name == "Completed"
-    finally:
         with stack.client() as client:
-            for one in client.read_automations_by_name(quick.name):
-                client.delete_automation(one.id)
+            now = [client.read_flow_run(run.id).state for run in others]
+        assert [one.name for one in now if one] == ["Skipped", "AwaitingRetry"]
+    finally:
+        remove(stack, quick.name)
+
+
+def remove(stack: RunningStack, automation: str) -> None:
+    """Delete an automation by its name."""
+    with stack.client() as client:
+        for one in client.read_automations_by_name(automation):
+            client.delete_automation(one.id)
+
+
+def test_a_server_that_was_away_takes_no_run_for_lost(stack: RunningStack) -> None:
+    """While it was away every deadline passed; what `up` installs waits all the same.
+
+    A second automation, about a run of its own, shows that the server did look at the deadlines.
+    """
+    wanted = lost_runs()
+    flow: Flow[..., Any] = train_adapter
+    with stack.client() as client:
+        healthy, looked_at = (client.create_flow_run(flow, state=Running()) for _ in range(2))
+        match = {"prefect.resource.id": f"prefect.flow-run.{looked_at.id}"}
+        trigger = wanted.trigger.model_copy(update={"match": match})
+        other = wanted.model_copy(update={"name": "about one run", "trigger": trigger})
+        install(client, other)
+    send_heartbeats(stack, healthy, looked_at)
+    try:
+        psutil.Process(noted(stack)["prefect"]).kill()
+        with database(stack) as connection:
+            # Prefect forgets a deadline that passed more than a minute ago.
+            connection.execute("UPDATE automation_bucket SET end = datetime('now', '15 seconds')")
+            connection.commit()
+        stack.up()
+        assert stack.ended(looked_at).state
+        assert str(healthy.id) in expected(stack), "it would never count as lost"
+        with stack.client() as client:
+            state = client.read_flow_run(healthy.id).state
+            client.set_flow_run_state(healthy.id, Completed(), force=True)
+        assert state
+        assert state.name == "Running"
+    finally:
+        remove(stack, other.name)
+
+
+def send_heartbeats(stack: RunningStack, *runs: FlowRun) -> None:
+    """Send a sign of life of each run, and wait until the server expects further ones."""
+    with temporary_settings({PREFECT_API_URL: f"{stack.prefect_url}/api"}):
+        events.send(map(heartbeat, runs))
+
+    wait_until(
+        lambda: all(str(run.id) in expected(stack) for run in runs), "the server to expect them"
+    )
+
+
+def expected(stack: RunningStack) -> str:
+    """Give all runs of which the server expects a further heartbeat."""
+    with database(stack) as connection:
+        return str(connection.execute("SELECT bucketing_key FROM automation_bucket").fetchall())
+
+
+def database(stack: RunningStack) -> closing[sqlite3.Connection]:
+    """Open Prefect's database."""
+    return closing(sqlite3.connect(stack.folder / "home/.prefect/prefect.db"))
 
 
 def heartbeat(run: FlowRun) -> Event:
@@ -237,11 +300,13 @@ class Receiver:
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
+        self.content_types: list[str | None] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.content_types.append(self.headers["Content-Type"])
                 receiver.received.append(json.loads(body))
                 self.send_response(200)
                 self.end_headers()
@@ -270,17 +335,18 @@ def receiver() -> Iterator[Receiver]:
 def test_a_failed_run_is_told_to_the_webhook(
     stack: RunningStack, receiver: Receiver, tiny_base: Path, tmp_path: Path
 ) -> None:
-    """The alert names the flow, and its message what went wrong, whatever characters are in it."""
+    """The alert is JSON that says what went wrong, whatever characters are in it."""
     done = stack.command("alert", receiver.url)
     assert done.returncode == 0, done.stderr
-    nowhere = tmp_path / 'no "such" rows.jsonl'
+    nowhere = tmp_path / 'no "such"\t<\\>\x07 rows.jsonl'
     run = stack.start(TRAINING, parameters(tiny_base, nowhere))
     ended = stack.ended(run)
     assert ended.state
     assert ended.state.name == "Failed"
     told = wait_until(lambda: receiver.received, "the alert")[0]
-    assert ended.name in told["text"]
-    assert "rows.jsonl" in told["text"]
+    assert receiver.content_types == ["application/json"]
+    assert told["text"].startswith(f"train-adapter: the run {ended.name} is Failed: ")
+    assert nowhere.name in told["text"]
     assert str(run.id) in told["flow_run"]
 
 
@@ -326,7 +392,7 @@ def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> Non
     finally:
         done = stack.command("down")
     assert done.stdout.strip() == "ended: worker, mlflow, prefect"
-    assert not [pid for pid in before if psutil.pid_exists(pid) and is_running(pid)]
+    assert not [pid for pid in before.values() if psutil.pid_exists(pid) and is_running(pid)]
     assert bystander.is_running()
     bystander.kill()
     bystander.wait()
@@ -335,10 +401,10 @@ def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> Non
     assert stack.command("down").stdout.strip() == "nothing was running"
 
 
-def noted(stack: RunningStack) -> list[int]:
+def noted(stack: RunningStack) -> dict[str, int]:
     """Give the ids of the stack's processes."""
     file = stack.folder / "home/.prefect/stack.json"
-    return [one["pid"] for one in json.loads(file.read_text()).values()]
+    return {name: one["pid"] for name, one in json.loads(file.read_text()).items()}
 
 
 def is_running(pid: int) -> bool:
