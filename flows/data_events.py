@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from tasks import events, home
+from tasks.config.reading import plain_path
 from tasks.errors import AdapterflowError, UserError
 from tasks.records import FileRecord
 
@@ -23,7 +24,7 @@ class Watched:
     """Files, and folders of them, compared with what was told of them last."""
 
     def __init__(self, paths: Iterable[Path], memory: Path) -> None:
-        self._paths = [path.absolute() for path in paths]
+        self._paths = [plain_path(path) for path in paths]
         self._memory = memory
         self._seen: dict[str, tuple[int, int]] = {}
 
@@ -115,7 +116,7 @@ def notify(paths: tuple[Path, ...]) -> None:
     from flows.servers import server_at_hand
 
     server_at_hand("notify")
-    files = [FileRecord.of(file) for path in paths for file in _files(path.absolute())]
+    files = [FileRecord.of(file) for path in paths for file in _files(plain_path(path))]
     tell(files)
     for file in files:
         click.echo(f"told: {file.path} is now sha256 {file.sha256[:12]}")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.data_events import Watched
+from flows.deployment_parameters import read_parameters
 
 
 @pytest.fixture
@@ -30,6 +31,24 @@ def test_a_file_is_told_of_until_it_was_told(data: Path, tmp_path: Path) -> None
     watched.note(watched.changed())
     assert names(watched) == []
     assert names(Watched([data], tmp_path / "memory.json")) == []
+
+
+@pytest.mark.parametrize("way", ["../data/rows.jsonl", "../link/../data/rows.jsonl"])
+def test_a_file_has_one_name_whichever_way_leads_to_it(
+    way: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a deployment waits for is what is told of its file, with `..` in either or a link."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "link").symlink_to(elsewhere)
+    file = elsewhere / "training.yaml"
+    file.write_text(f"base_model: {{source: org/model}}\ndata: {{train: {way}}}\n")
+    monkeypatch.chdir(elsewhere)
+    watched = Watched([Path(way)], tmp_path / "memory.json")
+    watched.changed()
+    (told,) = watched.changed()
+    assert str(told.path) == str(data / "rows.jsonl")
+    assert str(told.path) in read_parameters("train-adapter", str(file))["data_paths"]
 
 
 def test_a_change_while_nobody_watched_is_told(data: Path, tmp_path: Path) -> None:

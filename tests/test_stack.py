@@ -21,7 +21,7 @@ from engine_steps import LABELLED
 from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
 from prefect import Flow
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.events import Event, Resource
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Completed, Running
@@ -215,7 +215,8 @@ def test_a_run_without_signs_of_life_is_crashed(stack: RunningStack) -> None:
         install(client, quick)
         silent, *others = (client.create_flow_run(flow, state=Running()) for _ in range(3))
         send_heartbeats(stack, silent, *others)
-        for run, state in zip(others, (Completed(name="Skipped"), AwaitingRetry()), strict=True):
+        states: list[State[Any]] = [Completed(name="Skipped"), AwaitingRetry()]
+        for run, state in zip(others, states, strict=True):
             client.set_flow_run_state(run.id, state, force=True)
     try:
         found = stack.ended(silent).state

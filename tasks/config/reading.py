@@ -1,5 +1,6 @@
 """A configuration from a YAML file and `key.path=value` overrides, checked as a whole."""
 
+import os
 import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -95,6 +96,16 @@ def missing_file(path: Path) -> str:
     return f"{path} does not exist" + (f"; did you mean {folder / near}?" if near else "")
 
 
+def plain_path(path: Path) -> Path:
+    """Give the absolute path without `..`, so that one file has one name.
+
+    Symbolic links stay as they are, but for a `..` behind one, which leads out of its target.
+    """
+    normal = Path(os.path.normpath(path.absolute()))
+    resolved = path.resolve()
+    return normal if normal.resolve() == resolved else resolved
+
+
 class _Loader(yaml.SafeLoader):
     """YAML with 1.2's booleans, so that the language `no` is a text.
 
@@ -185,7 +196,7 @@ def _merge(given: dict[str, Any], change: dict[str, Any], deep: int) -> None:
 
 
 def _locate_all(given: dict[str, Any], folder: Path) -> None:
-    """Make the relative paths in `given` absolute, symbolic links left as they are."""
+    """Make the paths in `given` absolute and plain."""
     for *parents, name in _LOCATIONS:
         holders: list[Any] = [given]
         for parent in parents:
@@ -207,4 +218,4 @@ def _locate(source: str, folder: Path, *, is_data: bool) -> str:
     is_path = source.startswith((".", "~")) or source.lower().endswith(suffixes)
     # What cannot be a Hub id is a path even if nothing is there, so that an error names it whole.
     is_path = is_path or source.count("/") not in ((1,) if is_data else (0, 1))
-    return str(path) if path.exists() or is_path else source
+    return str(plain_path(path)) if path.exists() or is_path else source
