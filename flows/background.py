@@ -1,7 +1,8 @@
 """Processes that outlive the command that starts them, and that a later command finds and ends.
 
-A file says which they are, by process id and time of birth: a process id that the system gave to
-another program since is none of them.
+Each carries a mark in its environment, and what it starts inherits that. So a process id that the
+system gave to another program since is none of them, whatever was done to the clock, and children
+are found whose parent died.
 """
 
 import json
@@ -21,6 +22,7 @@ _SECONDS_TO_START = 240.0
 _SECONDS_TO_END = 60.0
 _SECONDS_TO_END_ALONE = 8.0
 _SECONDS_TO_KILL = 5.0
+_MARK = "ADAPTERFLOW_STARTED_AS"
 
 
 class Background:
@@ -38,14 +40,13 @@ class Background:
         with self.log(name).open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own modules
                 [sys.executable, "-m", *words],
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, _MARK: self._mark(name)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the terminal is not meant for it
             )
-        born = psutil.Process(process.pid).create_time()
-        noted = {**self._noted(), name: {"pid": process.pid, "born": born, "port": port}}
+        noted = {**self._noted(), name: {"pid": process.pid, "port": port}}
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(noted))
         new.replace(self._file)
@@ -57,21 +58,27 @@ class Background:
             AdapterflowError: it ended, or was not ready in time.
         """
         deadline = time.monotonic() + _SECONDS_TO_START
+        looks_dead = False
         while not is_ready():
-            if name not in self.ports() or time.monotonic() > deadline:
+            # A process that becomes another program has no environment for a moment.
+            looked_dead, looks_dead = looks_dead, name not in self.ports()
+            if (looked_dead and looks_dead) or time.monotonic() > deadline:
                 raise AdapterflowError(f"{name} did not start; see {self.log(name)}")
             time.sleep(0.2)
 
     def ports(self) -> dict[str, int | None]:
         """Give the port of each process that lives, None for one that listens on none."""
-        return {name: self._noted()[name]["port"] for name in self._living()}
+        return {
+            name: one["port"]
+            for name, one in self._noted().items()
+            if one["pid"] in {process.pid for process in self._marked(name)}
+        }
 
     def end(self, names: Sequence[str]) -> list[str]:
-        """End these processes and those that they started, in this order; give who lived."""
-        living = self._living()
-        ended = [name for name in names if name in living]
+        """End these processes and those that they started, in this order; give of whom any lived."""
+        ended = [name for name in names if self._marked(name)]
         for name in ended:
-            _end_tree(living[name])
+            self._end(name)
         return ended
 
     def log(self, name: str) -> Path:
@@ -84,28 +91,31 @@ class Background:
             noted = json.loads(self._file.read_text())
         return noted
 
-    def _living(self) -> dict[str, psutil.Process]:
-        found = {}
-        for name, one in self._noted().items():
-            try:
-                process = psutil.Process(one["pid"])
-                if process.create_time() == one["born"] and _lives(process):
-                    found[name] = process
-            except psutil.NoSuchProcess:
-                continue
-        return found
+    def _mark(self, name: str) -> str:
+        return f"{name} of {self._folder}"
+
+    def _marked(self, name: str) -> list[psutil.Process]:
+        """Give the living processes that were started under a name, here or by one that was."""
+        return [one for one in psutil.process_iter() if _has(one, self._mark(name))]
+
+    def _end(self, name: str) -> None:
+        tree = self._marked(name)
+        noted = self._noted().get(name, {}).get("pid")
+        _signal(tree, psutil.Process.terminate)
+        # A training that is ended keeps a checkpoint first.
+        _wait_for([one for one in tree if one.pid != noted], _SECONDS_TO_END)
+        # Prefect 3.8's worker waits for ever, also without runs.
+        _wait_for(tree, _SECONDS_TO_END_ALONE)
+        tree = self._marked(name)
+        _signal(tree, psutil.Process.kill)
+        _wait_for(tree, _SECONDS_TO_KILL)
 
 
-def _end_tree(root: psutil.Process) -> None:
-    children = root.children(recursive=True)
-    tree = [*children, root]
-    _signal(tree, psutil.Process.terminate)
-    # A training that is ended keeps a checkpoint first.
-    _wait_for(children, _SECONDS_TO_END)
-    # Prefect 3.8's worker waits for ever, also without runs.
-    _wait_for([root], _SECONDS_TO_END_ALONE)
-    _signal(tree, psutil.Process.kill)
-    _wait_for(tree, _SECONDS_TO_KILL)
+def _has(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get(_MARK) == mark and _lives(process)
+    except (psutil.Error, OSError):  # of another user, or it ended in this moment
+        return False
 
 
 def _signal(tree: Sequence[psutil.Process], end: Callable[[psutil.Process], None]) -> None:

@@ -39,6 +39,8 @@ class Stack:
                 `deployments/` was refused.
         """
         running = self._processes.ports()
+        # A server that was killed may have left children that hold its port.
+        self._processes.end([name for name in self._ports if name not in running])
         for name, port in self._ports.items():
             _check_port(name, port, running)
         try:

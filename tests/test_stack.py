@@ -382,7 +382,7 @@ def training_times(stack: RunningStack, flow_run_id: str) -> tuple[float, float]
 
 
 def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> None:
-    """A second `up` starts nothing anew; `down` leaves none of its processes, and only those."""
+    """A second `up` starts what is missing; `down` leaves none of its processes, and only those."""
     stack = RunningStack(tmp_path)
     try:
         stack.up()
@@ -390,10 +390,14 @@ def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> Non
         bystander = psutil.Popen(["sleep", "600"])
         stack.up()
         assert noted(stack) == before
+        psutil.Process(before["mlflow"]).kill()  # its child goes on, and holds the port
+        stack.up()
+        again = noted(stack)
+        assert {name for name in again if again[name] != before[name]} == {"mlflow"}
     finally:
         done = stack.command("down")
     assert done.stdout.strip() == "ended: worker, mlflow, prefect"
-    assert not [pid for pid in before.values() if psutil.pid_exists(pid) and is_running(pid)]
+    assert not [pid for pid in again.values() if psutil.pid_exists(pid) and is_running(pid)]
     assert bystander.is_running()
     bystander.kill()
     bystander.wait()
