@@ -75,7 +75,7 @@ class Background:
         }
 
     def end(self, names: Sequence[str]) -> list[str]:
-        """End these processes and those that they started, in this order; give of whom any lived."""
+        """End these processes and those that they started, in this order; give whose lived."""
         ended = [name for name in names if self._marked(name)]
         for name in ended:
             self._end(name)

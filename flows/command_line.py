@@ -17,6 +17,7 @@ import click
 from flows.adapter_commands import bundle, combine, export, predict, push
 from flows.data_events import notify, watch
 from flows.retraining_commands import history, retrain, rollback
+from flows.servers import check_server
 from flows.stack import down, up
 from tasks import home
 from tasks.errors import AdapterflowError, UserError
@@ -43,6 +44,7 @@ _SET = click.option(
 @click.version_option(package_name="adapterflow")
 def cli() -> None:
     """Turn a base model and a file of examples into a small, verified, tracked LoRA adapter."""
+    home.check()
 
 
 @cli.command()
@@ -211,6 +213,8 @@ def prepare_process() -> None:
     import_libraries()
     if server:
         server.wait()
+    else:
+        check_server()
 
 
 def _quiet() -> None:

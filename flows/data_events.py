@@ -27,6 +27,8 @@ class Watched:
         self._paths = [plain_path(path) for path in paths]
         self._memory = memory
         self._seen: dict[str, tuple[int, int]] = {}
+        self.unreadable: dict[Path, str] = {}
+        """What the last look could not read, and why."""
 
     def changed(self) -> list[FileRecord]:
         """Give the files that are new or have other content than was told last.
@@ -34,13 +36,18 @@ class Watched:
         A file that still grows is left for the next look.
         """
         told = self._told()
-        return [
-            record
-            for file in self._files()
-            if self._rests(file)
-            for record in [FileRecord.of(file)]
-            if told.get(str(file)) != record.sha256
-        ]
+        self.unreadable = {}
+        found = (self._record(file) for file in self._files() if self._rests(file))
+        return [one for one in found if one and told.get(str(one.path)) != one.sha256]
+
+    def _record(self, file: Path) -> FileRecord | None:
+        try:
+            return FileRecord.of(file)
+        except FileNotFoundError:  # removed in this moment
+            return None
+        except OSError as error:
+            self.unreadable[file] = error.strerror or str(error)
+            return None
 
     def note(self, told: Iterable[FileRecord]) -> None:
         """Remember what was told, also for the next process."""
@@ -61,7 +68,7 @@ class Watched:
     def _rests(self, file: Path) -> bool:
         try:
             status = file.stat()
-        except FileNotFoundError:
+        except OSError:
             return False
         now = (status.st_size, status.st_mtime_ns)
         before = self._seen.get(str(file))
@@ -116,7 +123,10 @@ def notify(paths: tuple[Path, ...]) -> None:
     from flows.servers import server_at_hand
 
     server_at_hand("notify")
-    files = [FileRecord.of(file) for path in paths for file in _files(plain_path(path))]
+    try:
+        files = [FileRecord.of(file) for path in paths for file in _files(plain_path(path))]
+    except OSError as error:
+        raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
     tell(files)
     for file in files:
         click.echo(f"told: {file.path} is now sha256 {file.sha256[:12]}")
@@ -139,8 +149,13 @@ def watch(paths: tuple[Path, ...], every: float) -> None:
     server_at_hand("watch")
     watched = Watched(paths, home.prefect_store() / "watched.json")
     click.echo(f"watching {', '.join(map(str, paths))}; Ctrl-C ends it")
+    known: dict[Path, str] = {}
     while True:
-        for file in watched.changed():
+        changed = watched.changed()
+        for unreadable, reason in watched.unreadable.items() - known.items():
+            click.echo(f"{unreadable} can't be read: {reason}; it is tried again", err=True)
+        known = watched.unreadable
+        for file in changed:
             try:
                 tell([file])
             except AdapterflowError as error:

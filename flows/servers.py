@@ -2,7 +2,10 @@
 
 import os
 
+from tasks.addresses import without_password
 from tasks.errors import UserError
+
+_REFUSED = (401, 403)
 
 
 def server_at_hand(command: str) -> None:
@@ -16,17 +19,41 @@ def server_at_hand(command: str) -> None:
     stack = running_stack()
     for name, value in (stack.environment() if stack else {}).items():
         os.environ.setdefault(name, value)
-    from prefect.client.orchestration import get_client
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
     refresh_global_settings_context()
-    url = get_current_settings().api.url
-    if not url:
+    if not get_current_settings().api.url:
         raise UserError(
             f"{command} needs a Prefect server; start one with adapterflow up, or set "
             "PREFECT_API_URL"
         )
+    check_server()
+
+
+def check_server() -> None:
+    """Check that the Prefect server which the settings name lets this process in.
+
+    Raises:
+        UserError: none answers, or it refuses the name and password.
+    """
+    from httpx import HTTPStatusError
+    from prefect.client.orchestration import get_client
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings().api
+    url = without_password(str(settings.url))
     with get_client(sync_client=True) as client:
         if problem := client.api_healthcheck():
             raise UserError(f"no Prefect server answers at {url}: {problem}")
+        try:
+            client.api_version()  # unlike its health, a server tells this to its users only
+        except HTTPStatusError as error:
+            if error.response.status_code not in _REFUSED:
+                return
+            refused = "refuses what PREFECT_API_AUTH_STRING says"
+            said = refused if settings.auth_string else "wants a name and password"
+            raise UserError(
+                f"the Prefect server at {url} {said}; set PREFECT_API_AUTH_STRING to "
+                "name:password, as the server has them"
+            ) from None

@@ -34,10 +34,15 @@ class Stack:
         """Start what does not run, wait until each answers, and deploy.
 
         Raises:
-            UserError: a port is taken, or what runs already runs elsewhere.
+            UserError: a port is taken or given twice, or what runs already runs elsewhere.
             AdapterflowError: a process ended or did not answer in time, or a file in
                 `deployments/` was refused.
         """
+        if len(set(self._ports.values())) < len(self._ports):
+            raise UserError(
+                f"--prefect-port and --mlflow-port are both {self._ports['prefect']}; each server "
+                "needs one of its own"
+            )
         running = self._processes.ports()
         # A server that was killed may have left children that hold its port.
         self._processes.end([name for name in self._ports if name not in running])
@@ -124,8 +129,11 @@ class Stack:
             data=b"{}",
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return any(worker["status"] == "ONLINE" for worker in json.load(answer))
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                return any(worker["status"] == "ONLINE" for worker in json.load(answer))
+        except OSError:  # above all 503, which Prefect says while its SQLite is busy
+            return False
 
 
 _ENDING = ("worker", "mlflow", "prefect")

@@ -6,12 +6,31 @@ Every path here is absolute, so that nothing depends on the working directory.
 import os
 from pathlib import Path
 
+from tasks.errors import UserError
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def home() -> Path:
     """Give the absolute folder that holds the store, the cache and the outputs."""
     return Path(os.environ.get("ADAPTERFLOW_HOME") or CHECKOUT).expanduser().resolve()
+
+
+def check() -> None:
+    """Check that the home is a folder, or can be made one.
+
+    Raises:
+        UserError: neither is so.
+    """
+    place = home()
+    found = next(one for one in (place, *place.parents) if os.path.lexists(one))
+    if not found.is_dir():
+        raise UserError(f"ADAPTERFLOW_HOME is {place}, but {found} is a file; name a folder")
+    if found != place and not os.access(found, os.W_OK):
+        raise UserError(
+            f"ADAPTERFLOW_HOME is {place}, which can't be made in {found}; name a folder that you "
+            "may write to"
+        )
 
 
 def mlflow_store() -> Path:

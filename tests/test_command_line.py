@@ -96,6 +96,29 @@ def test_init_writes_a_configuration_that_can_be_read(
     assert run_in_process(capsys, monkeypatch, *arguments)[0] == 2
 
 
+def test_a_home_that_can_be_no_folder_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file where a folder should be is a user's mistake, for whichever command."""
+    (tmp_path / "file").touch()
+    for place in ("file", "file/home"):
+        monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / place))
+        status, _, problem = run_in_process(capsys, monkeypatch, "down")
+        assert status == 2
+        assert f"ADAPTERFLOW_HOME is {tmp_path / place}" in problem
+        assert f"{tmp_path / 'file'} is a file" in problem
+
+
+def test_two_servers_need_two_ports(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One number for both is refused before anything starts."""
+    ports = ("--prefect-port=4300", "--mlflow-port=4300")
+    status, _, problem = run_in_process(capsys, monkeypatch, "up", *ports)
+    assert status == 2
+    assert "both 4300" in problem
+
+
 def test_ship_says_that_nothing_waits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

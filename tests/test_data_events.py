@@ -77,3 +77,12 @@ def test_a_file_that_grows_is_left_for_the_next_look(data: Path, tmp_path: Path)
         file.write("{}\n")
     assert watched.changed() == []
     assert [one.path.name for one in watched.changed()] == ["rows.jsonl"]
+
+
+def test_a_file_that_cannot_be_read_stops_nothing(data: Path, tmp_path: Path) -> None:
+    """The others are told of, and of this one why not."""
+    unreadable = data / "memory.jsonl"
+    unreadable.symlink_to("/proc/self/mem")  # which refuses even root
+    watched = Watched([data], tmp_path / "memory.json")
+    assert names(watched) == ["rows.jsonl"]
+    assert list(watched.unreadable) == [unreadable]

@@ -168,3 +168,25 @@ def test_neither_server_answers_without_a_password(production: Production) -> No
         with pytest.raises(HTTPError) as refused:
             urlopen(url, timeout=30)  # noqa: S310
         assert refused.value.code == 401
+
+
+@pytest.mark.parametrize("password", [None, "team:a-guess"])
+@pytest.mark.parametrize("command", ["notify", "train"])
+def test_a_refused_password_names_the_variable(
+    production: Production, command: str, password: str | None, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Without Prefect's password, or with a wrong one, a command says which variable holds it."""
+    environment = {**production.environment, "PREFECT_API_AUTH_STRING": password or ""}
+    file = tmp_path / "config.yaml"
+    file.write_text(tiny_config(tiny_base, sums(tmp_path / "sums.jsonl")).model_dump_json())
+    done = subprocess.run(
+        [ADAPTERFLOW, command, str(file)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    said = "refuses what PREFECT_API_AUTH_STRING says" if password else "wants a name and password"
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -29,6 +29,7 @@ from running_stack import RunningStack, wait_until
 from tiny_models import tiny_bert
 
 from flows.automations import install, lost_runs
+from flows.stack import Stack
 from flows.train_adapter import train_adapter
 from tasks import events
 
@@ -429,3 +430,22 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--mlflow-port" in done.stderr
     assert stack.command("down").stdout.strip() == "nothing was running"
+
+
+def test_a_busy_server_has_no_worker_yet() -> None:
+    """While Prefect answers 503, as it does when its database is busy, `up` goes on waiting."""
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        assert not Stack(server.server_port, mlflow_port=1)._worker_is_online()
+    finally:
+        server.shutdown()
+        server.server_close()
