@@ -48,13 +48,16 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("webhook_url")
+@click.argument("webhook_url", envvar="ADAPTERFLOW_ALERT_URL")
 def alert(webhook_url: str) -> None:
     """Let Prefect call WEBHOOK_URL when a run fails or crashes.
 
-    The address is kept in a Prefect block, encrypted and hidden in its UI. What is sent is one JSON
-    object with `text`, as chat programs take it, and `flow_run`, the run's page.
+    The address is kept in a Prefect block, encrypted and hidden in its UI. Where others may see
+    the command, give it in ADAPTERFLOW_ALERT_URL, or - for a line on stdin. What is sent is one
+    JSON object with `text`, as chat programs take it, and `flow_run`, the run's page.
     """
+    if webhook_url == "-":
+        webhook_url = sys.stdin.readline().strip()
     if not webhook_url.startswith(("http://", "https://")):
         raise UserError("the webhook is no http(s) address")
     from flows.servers import server_at_hand

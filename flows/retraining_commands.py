@@ -77,6 +77,8 @@ def rollback(name: str, reason: str, to: int | None, tracking_uri: str | None) -
 
 def _registry(name: str, uri: str | None) -> "Registry":
     from tasks.config import TrackingSettings
+    from tasks.config.reading import settings_here
     from tasks.tracking import Registry, tracking_uri
 
-    return Registry(tracking_uri(TrackingSettings(uri=uri)), name)
+    settings = settings_here(TrackingSettings, {"uri": uri}, (), "--tracking-uri")
+    return Registry(tracking_uri(settings), name)

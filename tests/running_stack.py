@@ -39,10 +39,11 @@ class RunningStack:
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         }
 
-    def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Run the command line in this home."""
+    def command(self, *words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run the command line in this home, with a text on stdin."""
         return subprocess.run(
             [ADAPTERFLOW, *words],
+            input=given,
             env=self.environment,
             capture_output=True,
             text=True,

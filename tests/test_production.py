@@ -50,6 +50,7 @@ class Production:
         settings = {
             "PREFECT_API_DATABASE_CONNECTION_URL": postgres.address("prefect", "asyncpg"),
             "PREFECT_SERVER_API_AUTH_STRING": "team:a-secret",
+            "MLFLOW_BACKEND_STORE_URI": postgres.address("mlflow", "psycopg2"),
             "MLFLOW_AUTH_CONFIG_PATH": str(users),
             "MLFLOW_AUTH_ADMIN_USERNAME": "team",
             "MLFLOW_AUTH_ADMIN_PASSWORD": "another-secret",
@@ -58,7 +59,7 @@ class Production:
             **storage.environment,
         }
         mlflow = ["--app-name=basic-auth", f"--artifacts-destination=s3://{BUCKET}/mlflow"]
-        mlflow += [f"--backend-store-uri={postgres.address('mlflow', 'psycopg2')}", "--workers=1"]
+        mlflow += ["--workers=1"]
         words = {
             "prefect": ["server", "start", f"--port={prefect_port}"],
             "mlflow": ["server", f"--port={mlflow_port}", *mlflow],
@@ -190,3 +191,20 @@ def test_a_refused_password_names_the_variable(
     said = "refuses what PREFECT_API_AUTH_STRING says" if password else "wants a name and password"
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_password_in_the_tracking_uri_lets_in_and_is_not_shown(production: Production) -> None:
+    """A name and password in MLFLOW_TRACKING_URI are used; the messages have none of it."""
+    for password, said in (("another-secret", "no registered model"), ("a-guess", "registry at")):
+        uri = production.mlflow.replace("://", f"://team:{password}@")
+        others = {k: v for k, v in production.environment.items() if "MLFLOW" not in k}
+        done = subprocess.run(
+            [ADAPTERFLOW, "history", "nothing"],
+            env={**others, "MLFLOW_TRACKING_URI": uri},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert password not in done.stderr

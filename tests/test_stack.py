@@ -337,8 +337,11 @@ def receiver() -> Iterator[Receiver]:
 def test_a_failed_run_is_told_to_the_webhook(
     stack: RunningStack, receiver: Receiver, tiny_base: Path, tmp_path: Path
 ) -> None:
-    """The alert is JSON that says what went wrong, whatever characters are in it."""
-    done = stack.command("alert", receiver.url)
+    """The alert is JSON that says what went wrong, whatever characters are in it.
+
+    The webhook's address is on stdin: in the list of processes everybody would see it.
+    """
+    done = stack.command("alert", "-", given=f"{receiver.url}\n")
     assert done.returncode == 0, done.stderr
     nowhere = tmp_path / 'no "such"\t<\\>\x07 rows.jsonl'
     run = stack.start(TRAINING, parameters(tiny_base, nowhere))

@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line_runs import run_in_process
 from mlflow_runs import client_of, id_of, logged
+from pydantic import ValidationError
 
 from tasks import home
-from tasks.config import TrackingSettings
+from tasks.config import AdapterSettings, PredictBatchConfig, TrackingSettings
 from tasks.errors import UserError
 from tasks.records import FileRecord, SplitRecord
 from tasks.tracking import Status, Tracker, open_run, ready_client, tracking_uri, ui_command
 from tasks.tracking.shipping import FLOW_RUN_TAG
+from tasks.tracking.store import connecting_uri
 
 OPEN_A_RUN = """
 import sys
@@ -76,6 +79,40 @@ def test_unusable_store_is_refused(uri: str) -> None:
     """A folder of files and a database in memory are the user's mistake."""
     with pytest.raises(UserError, match=r"sqlite:////absolute/path\.db"):
         tracking_uri(TrackingSettings(uri=uri))
+
+
+WITH_PASSWORD = [
+    "http://team:a-secret@127.0.0.1:1",
+    "postgresql://team:a-secret/@with@signs@127.0.0.1:1/mlflow",
+    "postgresql://127.0.0.1:1/mlflow?user=team&password=a-secret",
+]
+
+
+@pytest.mark.parametrize("uri", WITH_PASSWORD)
+def test_a_password_in_the_environment_is_in_no_record(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what mlflow connects with; what is recorded and shown has *** in its place."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    shown = tracking_uri(TrackingSettings())
+    assert "secret" not in shown
+    assert "***" in shown
+    assert connecting_uri(shown) == uri
+    assert connecting_uri("http://elsewhere:5000") == "http://elsewhere:5000"
+
+
+@pytest.mark.parametrize("uri", WITH_PASSWORD)
+def test_a_password_in_the_settings_is_refused(
+    uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings are kept with each run; the message says where a password goes, and has none."""
+    status, _, problem = run_in_process(capsys, monkeypatch, "history", "n", "--tracking-uri", uri)
+    assert status == 2
+    assert "MLFLOW_TRACKING_PASSWORD" in problem
+    assert "secret" not in problem
+    adapter = [AdapterSettings(name="a", source="models:/a@champion")]
+    with pytest.raises(ValidationError, match="MLFLOW_TRACKING_URI"):
+        PredictBatchConfig(adapters=adapter, input="a.csv", output="b.csv", tracking_uri=uri)
 
 
 @pytest.mark.slow

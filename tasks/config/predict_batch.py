@@ -1,10 +1,11 @@
 """The configuration of the batch inference flow: rows in, the same rows with answers out."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from tasks.addresses import refuse_password
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings
 from tasks.config.section import Section
@@ -55,9 +56,11 @@ class PredictBatchConfig(Section):
     overwrite: bool = False
     """Replace an output file that is there."""
 
-    tracking_uri: str | None = Field(default=None, min_length=1)
-    """Where MLflow is, for adapters that it keeps; `MLFLOW_TRACKING_URI`, or the embedded store,
-    unless set."""
+    tracking_uri: Annotated[str | None, AfterValidator(refuse_password)] = Field(
+        default=None, min_length=1
+    )
+    """Where MLflow is, for adapters that it keeps, without a password; `MLFLOW_TRACKING_URI`, or
+    the embedded store, unless set."""
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Self:

@@ -1,7 +1,10 @@
 """The record's settings: which MLflow store and experiment."""
 
-from pydantic import ConfigDict, Field
+from typing import Annotated
 
+from pydantic import AfterValidator, ConfigDict, Field
+
+from tasks.addresses import refuse_password
 from tasks.config.section import Section
 
 
@@ -10,8 +13,11 @@ class TrackingSettings(Section):
 
     model_config = ConfigDict(title="Tracking")
 
-    uri: str | None = Field(title="MLflow URI", default=None, min_length=1)
-    """An MLflow tracking URI; `MLFLOW_TRACKING_URI`, or the embedded store, unless set."""
+    uri: Annotated[str | None, AfterValidator(refuse_password)] = Field(
+        title="MLflow URI", default=None, min_length=1
+    )
+    """An MLflow tracking URI, without a password; `MLFLOW_TRACKING_URI`, or the embedded store,
+    unless set."""
 
     experiment: str = Field(default="adapterflow", min_length=1)
     """The MLflow experiment."""

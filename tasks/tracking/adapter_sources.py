@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.addresses import without_password
 from tasks.config import TrackingSettings
 from tasks.errors import UserError
-from tasks.tracking.store import tracking_uri
+from tasks.tracking.store import connecting_uri, tracking_uri
 
 _URI = re.compile(r"(models|runs):/+")
 
@@ -37,10 +38,10 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
     store = tracking_uri(tracking)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with default_store(store):
+            with default_store(connecting_uri(store)):
                 fetched = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
         except (MlflowException, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = without_password(str(error).strip().splitlines()[0])
             raise UserError(f"{uri} can't be had from MLflow: {reason}") from error
         yield _only_adapter(uri, fetched)
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tasks.addresses import without_password
+
 _SHORTEST_PAUSE_SECONDS = 15.0
 _PAUSE_PER_SECOND_LOST = 100.0
 _MAX_REASON_CHARACTERS = 300
@@ -62,12 +64,15 @@ def forget() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Say in one line what went wrong: of a lost connection only the cause at its root."""
+    """Say in one line what went wrong: of a lost connection only the cause at its root.
+
+    mlflow's own messages name the whole address that was called.
+    """
     root = error
     while (deeper := root.__cause__ or root.__context__) is not None:
         root = deeper
     told = root if isinstance(root, OSError) else error
-    text = " ".join(str(told).split()) or type(told).__name__
+    text = without_password(" ".join(str(told).split())) or type(told).__name__
     return text if len(text) <= _MAX_REASON_CHARACTERS else f"{text[:_MAX_REASON_CHARACTERS]}…"
 
 

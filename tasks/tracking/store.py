@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from tasks import home
+from tasks.addresses import without_password
 from tasks.config import TrackingSettings
 from tasks.errors import UserError
 
@@ -33,7 +34,8 @@ POSSIBLE = (
 def tracking_uri(settings: TrackingSettings) -> str:
     """Give the tracking URI: the settings', else `MLFLOW_TRACKING_URI`, else the embedded store's.
 
-    A relative SQLite path is taken from adapterflow's home, whatever the working directory.
+    A relative SQLite path is taken from adapterflow's home, whatever the working directory. A
+    password in the variable is masked, as the URI is recorded and shown; `connecting_uri` has it.
 
     Raises:
         UserError: The URI is a folder of files, which mlflow 3.17 no longer writes, or a database
@@ -45,8 +47,15 @@ def tracking_uri(settings: TrackingSettings) -> str:
     if given.startswith("sqlite"):
         return _absolute(given)
     if given.startswith("file:") or not re.match(r"[a-z][a-z0-9+-]*:|databricks", given):
-        raise UserError(f"tracking uri {given!r} is a folder of files; {POSSIBLE}")
-    return given
+        shown = without_password(given)
+        raise UserError(f"tracking uri {shown!r} is a folder of files; {POSSIBLE}")
+    return without_password(given)
+
+
+def connecting_uri(uri: str) -> str:
+    """Give a URI from `tracking_uri` as mlflow needs it: with the variable's password, if any."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return given if without_password(given) == uri else uri
 
 
 def embedded_store() -> tuple[str, str]:
@@ -96,7 +105,8 @@ def store_client(uri: str) -> "MlflowClient":
 
     with store_lock(uri):
         _migrate(uri)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    connecting = connecting_uri(uri)
+    return MlflowClient(tracking_uri=connecting, registry_uri=connecting)
 
 
 def ready_client(uri: str, experiment: str) -> tuple["MlflowClient", str]:
