@@ -1,4 +1,8 @@
-"""Prefect automations: runs whose machine is lost are ended, and failures are told to a webhook."""
+"""Prefect automations: runs whose machine is lost are ended, and failures are told to a webhook.
+
+`python -m flows.automations` lets the server that the settings name end lost runs, as `adapterflow
+up` does for its own.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -9,7 +13,6 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
@@ -70,12 +73,9 @@ def failed_runs(webhook: UUID) -> AutomationCore:
     )
 
 
-def install_lost_runs(api_url: str) -> None:
-    """Let the server at this address end lost runs."""
-    with (
-        temporary_settings({PREFECT_API_URL: api_url}),
-        get_client(sync_client=True) as client,
-    ):
+def install_lost_runs() -> None:
+    """Let the current server end lost runs."""
+    with get_client(sync_client=True) as client:
         install(client, lost_runs())
 
 
@@ -100,3 +100,7 @@ def install_alert(webhook_url: str) -> None:
     webhook = block.save(_BLOCK, overwrite=True)
     with get_client(sync_client=True) as client:
         install(client, failed_runs(webhook))
+
+
+if __name__ == "__main__":
+    install_lost_runs()

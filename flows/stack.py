@@ -62,14 +62,20 @@ class Stack:
         for name, url in (("prefect", f"{self.prefect_url}/api"), ("mlflow", self.mlflow_url)):
             self._processes.wait(name, lambda health=f"{url}/health": _answers(health))  # type: ignore[misc]
         self._prefect("work-pool", "create", POOL, "--type=process", "--overwrite")
-        from flows.automations import install_lost_runs
-
-        install_lost_runs(self.environment()["PREFECT_API_URL"])
+        self._install_lost_runs()
         self._prefect("deploy", f"--prefect-file={_DEPLOYMENTS}", "--all")
         if "worker" not in running:
             words = ["prefect", "worker", "start", f"--pool={POOL}", "--type=process"]
             self._processes.start("worker", words, self.environment(), None)
         self._processes.wait("worker", self._worker_is_online)
+
+    def _install_lost_runs(self) -> None:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from flows.automations import install_lost_runs
+
+        with temporary_settings({PREFECT_API_URL: f"{self.prefect_url}/api"}):
+            install_lost_runs()
 
     def environment(self) -> dict[str, str]:
         """Give the settings of whatever works with these servers."""
@@ -89,7 +95,9 @@ class Stack:
             "PREFECT_API_DATABASE_CONNECTION_URL": database_url(),
             # Prefect's own default lets the pages of any site ask this server.
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{self.prefect_url},http://localhost:{port}",
-            # In memory, a restart would forget who holds a device and never give it back.
+            # In memory, a restart would forget who holds a device and never give it back. In files
+            # they are in Prefect's home, which another stack of the same user must not share.
+            "PREFECT_HOME": str(home.prefect_store()),
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
                 "prefect.server.concurrency.lease_storage.filesystem"
             ),

@@ -1,6 +1,7 @@
 """What `deployments/` says, read as Prefect and the command line read it; no server needed."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,13 @@ def test_the_data_that_starts_a_retraining_is_the_data_that_it_trains_on() -> No
     assert all(path.is_absolute() and path.exists() for path in paths)
 
 
+def test_what_the_form_of_answers_says_works_on_every_worker() -> None:
+    """It names a file that is here, and no output, which a worker has in its own home."""
+    config = read_parameters("predict-batch", str(CHECKOUT / "deployments/answers.yaml"))["config"]
+    assert Path(config["input"]).is_file()
+    assert config["output"] is None
+
+
 def test_a_mistake_in_a_deployment_is_the_usual_message(tmp_path: Path) -> None:
     """`prefect deploy` refuses a file as `adapterflow train` does."""
     file = tmp_path / "wrong.yaml"
@@ -173,10 +181,47 @@ def test_a_lost_run_is_ended_after_three_heartbeats() -> None:
     assert HEARTBEAT_SECONDS >= 30, "the least that Prefect allows"
 
 
-def compose() -> dict[str, Any]:
-    """Read the compose file."""
-    read: dict[str, Any] = yaml.safe_load((PRODUCTION / "compose.yaml").read_text())
+def compose(**variables: str) -> dict[str, Any]:
+    """Read the compose file, with these variables in place of their defaults."""
+    text = (PRODUCTION / "compose.yaml").read_text()
+    for name, value in variables.items():
+        text = re.sub(rf"\$\{{{name}:-[^}}]*\}}", value, text)
+    read: dict[str, Any] = yaml.safe_load(text)
     return read
+
+
+def test_public_addresses_are_used_wherever_people_are_led() -> None:
+    """Behind a reverse proxy the pages, the links and the hosts that are let in are its own."""
+    prefect, mlflow = "https://runs.example.org", "https://mlflow.example.org/"
+    services = compose(PREFECT_PUBLIC_URL=prefect, MLFLOW_PUBLIC_URL=mlflow)["services"]
+    server, worker = services["prefect"]["environment"], services["worker"]["environment"]
+    assert server["PREFECT_SERVER_UI_API_URL"] == f"{prefect}/api"
+    assert prefect in server["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    assert {one["PREFECT_UI_URL"] for one in (server, worker)} == {prefect}
+    assert worker["MLFLOW_PUBLIC_URL"] == mlflow
+
+
+def test_mlflow_lets_its_public_host_in(tmp_path: Path) -> None:
+    """The command takes the host from the address; a stand-in of mlflow shows what it is given."""
+    given = tmp_path / "mlflow"
+    given.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    given.chmod(0o755)
+    command = [word.replace("$$", "$") for word in compose()["services"]["mlflow"]["command"]]
+    done = subprocess.run(
+        command,
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "MLFLOW_PUBLIC_URL": "https://mlflow.example.org",
+            "MLFLOW_ARTIFACTS": "s3://a bucket/path",
+        },
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    words = done.stdout.splitlines()
+    assert "--allowed-hosts=mlflow:5000,127.0.0.1:5000,localhost:5000,mlflow.example.org" in words
+    assert "--cors-allowed-origins=https://mlflow.example.org" in words
+    assert "--artifacts-destination=s3://a bucket/path" in words
 
 
 def test_the_compose_file_publishes_on_loopback_and_asks_for_passwords() -> None:
@@ -186,7 +231,7 @@ def test_the_compose_file_publishes_on_loopback_and_asks_for_passwords() -> None
     assert len(ports) == 2
     assert all(port.startswith("127.0.0.1:") for port in ports)
     assert services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"] == "${PREFECT_AUTH}"
-    assert "--app-name=basic-auth" in services["mlflow"]["command"]
+    assert "--app-name=basic-auth" in " ".join(services["mlflow"]["command"])
     assert "PASSWORD" not in str([one.get("command") for one in services.values()])
     text = (PRODUCTION / "compose.yaml").read_text()
     for secret in ("PREFECT_AUTH", "POSTGRES_PASSWORD", "MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY"):
@@ -231,7 +276,11 @@ def test_a_kubernetes_job_asks_for_a_gpu_and_takes_secrets_from_a_secret() -> No
     properties = template["variables"]["properties"]
     values = {name: one["default"] for name, one in properties.items() if "default" in one}
     job = apply_values(template["job_configuration"], {**values, "image": "registry/adapterflow"})
-    container = job["job_manifest"]["spec"]["template"]["spec"]["containers"][0]
+    pod = job["job_manifest"]["spec"]["template"]["spec"]
+    # The image's user, who is not root, may write to the shared storage.
+    group = pod["securityContext"]["fsGroup"]
+    assert f"useradd --uid {group} --gid {group} " in (PRODUCTION / "Dockerfile").read_text()
+    container = pod["containers"][0]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert container["envFrom"] == [{"secretRef": {"name": "adapterflow"}}]
     assert not [name for name in container["env"] if "PASSWORD" in name or "TOKEN" in name]

@@ -338,6 +338,16 @@ def test_nothing_is_replaced_unasked(predict: Predicting, tmp_path: Path) -> Non
         predict(source, answer_column="n", overwrite=True)
 
 
+def test_without_an_output_the_answers_are_in_the_home(
+    predict: Predicting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A form that names no output works on every worker, also in a home where nothing is yet."""
+    monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "new"))
+    record = predict(jsonl(tmp_path, routed()), output=None)
+    assert record.output.path == tmp_path / "new/outputs/answers-rows.jsonl"
+    assert record.num_answered == 9
+
+
 def test_a_file_without_questions_is_a_mistake(predict: Predicting, tmp_path: Path) -> None:
     """If no row can be answered, that is one message before any model is loaded."""
     with pytest.raises(UserError, match=r"none of its 2 rows.*row 1: adapter is missing"):

@@ -128,9 +128,10 @@ def test_a_run_is_recorded_in_both_databases_and_on_s3(
     """
     file = tmp_path / "config.yaml"
     file.write_text(tiny_config(tiny_base, sums(tmp_path / "sums.jsonl")).model_dump_json())
+    public = {"MLFLOW_PUBLIC_URL": "https://mlflow.example.org"}
     done = subprocess.run(
         [ADAPTERFLOW, "train", str(file), "--json"],
-        env=production.environment,
+        env={**production.environment, **public},
         capture_output=True,
         text=True,
         check=False,
@@ -142,6 +143,9 @@ def test_a_run_is_recorded_in_both_databases_and_on_s3(
     tagged = f"SELECT run_uuid FROM tags WHERE value = '{report.run.flow_run_id}'"  # noqa: S608
     status = f"SELECT status FROM runs WHERE run_uuid IN ({tagged})"  # noqa: S608
     assert production.postgres.query(status, "mlflow") == [("FINISHED",)]
+    link = "SELECT data FROM artifact WHERE key = 'mlflow-run'"
+    ((linked,),) = production.postgres.query(link, "prefect")
+    assert "https://mlflow.example.org/#/experiments/" in str(linked)
     assert report.model_uri
     weights = report.saved.weights
     kept = storage.files().items()
@@ -169,6 +173,15 @@ def test_neither_server_answers_without_a_password(production: Production) -> No
         with pytest.raises(HTTPError) as refused:
             urlopen(url, timeout=30)  # noqa: S310
         assert refused.value.code == 401
+
+
+def test_the_worker_s_command_lets_the_server_end_lost_runs(production: Production) -> None:
+    """Said again, as a worker that restarts does, there is one automation still."""
+    for _ in range(2):
+        words = [sys.executable, "-m", "flows.automations"]
+        subprocess.run(words, env=production.environment, check=True)
+    names = production.postgres.query("SELECT name FROM automation", "prefect")
+    assert names == [("adapterflow: runs whose machine is lost",)]
 
 
 @pytest.mark.parametrize("password", [None, "team:a-guess"])

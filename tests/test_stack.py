@@ -369,6 +369,10 @@ def test_runs_of_two_deployments_take_turns_on_a_device(
         assert ended.state.name == "Completed", ended.state.message
     times = sorted(training_times(stack, str(run.id)) for run in runs)
     assert times[0][1] <= times[1][0]
+    leases = [folder.parent for folder in stack.folder.rglob("concurrency_leases")]
+    assert leases == [stack.folder / "home/.prefect"], (
+        "other stacks of the user must not share them"
+    )
 
 
 def training_times(stack: RunningStack, flow_run_id: str) -> tuple[float, float]:

@@ -25,9 +25,10 @@ class PredictBatchConfig(Section):
     input: str = Field(min_length=1)
     """A JSONL, CSV or Parquet file of rows as in training; their answers need not be there."""
 
-    output: str = Field(min_length=1)
+    output: str | None = Field(default=None, min_length=1)
     """A file of the same kind, which gets the rows in their order with new columns: the answer,
-    and what was wrong with a row that has none."""
+    and what was wrong with a row that has none; `answers-` and the input's name in the home's
+    `outputs/` unless set."""
 
     base_model: BaseModelSettings | None = None
     """The base; the one that the first adapter says it was made for, unless set."""
@@ -81,7 +82,7 @@ class PredictBatchConfig(Section):
 
     @model_validator(mode="after")
     def _files_are_of_one_kind(self) -> Self:
-        kinds = [Path(file).suffix.lower() for file in (self.input, self.output)]
+        kinds = [Path(file).suffix.lower() for file in (self.input, self.output or self.input)]
         if kinds[0] not in ROW_SUFFIXES or kinds[0] != kinds[1]:
             raise ValueError(
                 f"input is {self.input} and output {self.output}; both must be of one of the kinds "

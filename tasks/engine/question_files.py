@@ -32,9 +32,8 @@ def open_questions(config: PredictBatchConfig) -> QuestionFile:
         UserError: the input can't be read or no row of it can be answered, or the output is there
             already, has no folder, or would lose a column of the input.
     """
-    source, output = (
-        home.home() / Path(file).expanduser() for file in (config.input, config.output)
-    )
+    source = home.home() / Path(config.input).expanduser()
+    output = _output(config, source)
     if output.exists() and not config.overwrite:
         raise UserError(f"{output} exists; give another name, or set overwrite")
     if not output.parent.is_dir():
@@ -51,6 +50,13 @@ def open_questions(config: PredictBatchConfig) -> QuestionFile:
     if len(bad) == len(rows):
         raise UserError(f"{source}: none of its {len(rows)} rows can be answered: {bad[0]}")
     return QuestionFile(source, output, rows, questions)
+
+
+def _output(config: PredictBatchConfig, source: Path) -> Path:
+    if config.output is not None:
+        return home.home() / Path(config.output).expanduser()
+    home.outputs().mkdir(parents=True, exist_ok=True)
+    return home.outputs() / f"answers-{source.name}"
 
 
 def check_columns(rows: Sequence[Row | UserError], new: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """What the run folders tell of earlier runs, and what MLflow has of them."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,7 +100,8 @@ def finished_run(settings: TrackingSettings, tag: str, value: str) -> str | None
 def run_url(run: RunRecord) -> str | None:
     """Give the address of the run's page on an MLflow server; None where there is none.
 
-    A name and password in the tracking URI are no part of it.
+    People may reach the server elsewhere than runs do: at `MLFLOW_PUBLIC_URL`. A name and password
+    in the tracking URI are no part of it.
     """
     run_id = mlflow_run_id(run)
     if run_id is None or not run.tracking_uri.startswith(("http:", "https:")):
@@ -109,7 +111,8 @@ def run_url(run: RunRecord) -> str | None:
             _, experiment_id = ready_client(run.tracking_uri, run.experiment)
     except Exception:  # noqa: BLE001 - a link is not worth a run
         return None
-    server = re.sub(r"(?<=://)[^/@]*@", "", run.tracking_uri).rstrip("/")
+    reached = re.sub(r"(?<=://)[^/@]*@", "", run.tracking_uri)
+    server = (os.environ.get("MLFLOW_PUBLIC_URL") or reached).rstrip("/")
     return f"{server}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
