@@ -86,6 +86,13 @@ def _files(path: Path) -> list[Path]:
     )
 
 
+def _readable(file: Path) -> FileRecord:
+    try:
+        return FileRecord.of(file)
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}") from error
+
+
 def tell(files: Iterable[FileRecord]) -> None:
     """Send one event a file.
 
@@ -123,10 +130,7 @@ def notify(paths: tuple[Path, ...]) -> None:
     from flows.servers import server_at_hand
 
     server_at_hand("notify")
-    try:
-        files = [FileRecord.of(file) for path in paths for file in _files(plain_path(path))]
-    except OSError as error:
-        raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
+    files = [_readable(file) for path in paths for file in _files(plain_path(path))]
     tell(files)
     for file in files:
         click.echo(f"told: {file.path} is now sha256 {file.sha256[:12]}")

@@ -233,6 +233,8 @@ def test_the_compose_file_publishes_on_loopback_and_asks_for_passwords() -> None
     assert services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"] == "${PREFECT_AUTH}"
     assert "--app-name=basic-auth" in " ".join(services["mlflow"]["command"])
     assert "PASSWORD" not in str([one.get("command") for one in services.values()])
+    assert "flows.automations" in str(services["worker"]["command"])
+    assert "--host=127.0.0.1" in services["postgres"]["healthcheck"]["test"]
     text = (PRODUCTION / "compose.yaml").read_text()
     for secret in ("PREFECT_AUTH", "POSTGRES_PASSWORD", "MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY"):
         assert f"${{{secret}:?" in text
