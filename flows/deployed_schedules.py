@@ -7,10 +7,11 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
 
-def read_switch(deployment: str, slug: str) -> dict[str, bool | None]:
-    """Give `active` for a schedule: off where it is new, and nothing where the server has it.
+def read_switch(deployment: str, slug: str) -> dict[str, bool]:
+    """Give `active` for a schedule: as the server has it, and off where it is new.
 
-    Prefect (3.8) leaves a schedule as it was switched if it has a slug and is given no `active`.
+    Left out, Prefect (3.8) would switch it on as soon as the deployment has another schedule
+    without a slug, such as one made in its UI.
 
     Args:
         deployment: the deployment, as `flow/name`.
@@ -21,4 +22,4 @@ def read_switch(deployment: str, slug: str) -> dict[str, bool | None]:
             schedules = client.read_deployment_by_name(deployment).schedules
         except ObjectNotFound:
             schedules = []
-    return {"active": None if slug in {one.slug for one in schedules} else False}
+    return {"active": next((one.active for one in schedules if one.slug == slug), False)}

@@ -2,8 +2,8 @@
 
 import re
 
-# Up to the last @: databases take any character in a password.
-_IN_FRONT = re.compile(r"(?<=://)([^\s/?#:@]*):\S*@")
+# Up to the last @: databases take any character in a password. A number before a slash is a port.
+_IN_FRONT = re.compile(r"(?<=://)([^\s/?#:@]*):(?!\d+/)\S*@")
 _BEHIND = re.compile(r"(?<=[?&])(password|sslpassword)=[^\s&#]*", re.IGNORECASE)
 
 

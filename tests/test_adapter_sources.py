@@ -8,10 +8,11 @@ import pytest
 from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
 from mlflow_runs import id_of
+from mlflow_server import free_port
 
 from flows import runs
 from tasks.config import TrackingSettings
-from tasks.errors import UserError
+from tasks.errors import PassingError, UserError
 from tasks.records import FileRecord, ReportRecord
 from tasks.tracking import fetched_adapter, is_mlflow_uri
 from tasks.tracking.adapter_sources import default_store
@@ -67,6 +68,14 @@ def test_every_address_gives_the_saved_adapter(
 def test_what_mlflow_lacks_is_named(report: ReportRecord, uri: str) -> None:
     """An address of nothing is one error that repeats it."""
     with pytest.raises(UserError, match=uri), fetched_adapter(uri, tracking(report)):
+        pass
+
+
+def test_a_server_that_is_away_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be asked for now is worth another try."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = TrackingSettings(uri=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(PassingError, match="can't be had"), fetched_adapter("models:/a/1", away):
         pass
 
 

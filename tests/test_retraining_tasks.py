@@ -153,6 +153,16 @@ def test_a_held_out_tag_that_is_not_learnt_is_told_before(tmp_path: Path) -> Non
         run(tagging(tiny_bert(tmp_path / "tiny-bert"), tmp_path, held_out))
 
 
+def test_a_tag_with_a_space_is_told_before(tmp_path: Path) -> None:
+    """Tags are compared with a space between them; one that has some would be two."""
+    held_out = tagged(tmp_path / "asked.jsonl", range(100, 106))
+    config = tagging(tiny_bert(tmp_path / "tiny-bert"), tmp_path, held_out)
+    learnt = Path(config.data.train)
+    learnt.write_text(learnt.read_text().replace("B-ANIMAL", "B-AN ANIMAL"))
+    with pytest.raises(UserError, match="the tag 'B-AN ANIMAL' has a space in it"):
+        run(config)
+
+
 @pytest.mark.slow
 def test_a_translator_is_retrained(tmp_path: Path) -> None:
     """An encoder with a decoder answers the same rows by generation, and its loss decides."""

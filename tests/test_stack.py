@@ -21,7 +21,9 @@ from engine_steps import LABELLED
 from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
 from prefect import Flow
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import Event, Resource
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Completed, Running
@@ -129,20 +131,20 @@ def test_changed_data_starts_a_training_and_unchanged_data_none(
 
 
 def test_a_schedule_is_off_at_first_and_then_stays_as_it_was_switched(stack: RunningStack) -> None:
-    """What somebody switched on in the UI is on after the next deployment, too."""
+    """It is after the next deployment what it was, also beside one that somebody made in the UI."""
     name = "retrain-adapter/on-schedule"
-    found = stack.deployment(name)
-    (schedule,) = found.schedules
+    (schedule,) = stack.deployment(name).schedules
     assert not schedule.active
-    with stack.client() as client:
-        client.update_deployment_schedule(found.id, schedule.id, active=True)
-    try:
-        deploy(stack, Path(__file__).parents[1] / "deployments/prefect.yaml")
-        (again,) = stack.deployment(name).schedules
-        assert again.active
-    finally:
+    for is_on in (True, False):
+        found = stack.deployment(name)
+        weekly = next(one for one in found.schedules if one.slug == "weekly")
         with stack.client() as client:
-            client.update_deployment_schedule(found.id, schedule.id, active=False)
+            client.update_deployment_schedule(found.id, weekly.id, active=is_on)
+            yearly = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 0 1 1 *"), active=False)
+            client.create_deployment_schedules(found.id, [yearly])
+        deploy(stack, Path(__file__).parents[1] / "deployments/prefect.yaml")
+        again = stack.deployment(name).schedules
+        assert {one.active for one in again if one.slug == "weekly"} == {is_on}
 
 
 def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:

@@ -11,6 +11,7 @@ from mlflow_runs import client_of, id_of, logged
 from pydantic import ValidationError
 
 from tasks import home
+from tasks.addresses import without_password
 from tasks.config import AdapterSettings, PredictBatchConfig, TrackingSettings
 from tasks.errors import UserError
 from tasks.records import FileRecord, SplitRecord
@@ -99,6 +100,17 @@ def test_a_password_in_the_environment_is_in_no_record(
     assert "***" in shown
     assert connecting_uri(shown) == uri
     assert connecting_uri("http://elsewhere:5000") == "http://elsewhere:5000"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI to the whole address"):
+        connecting_uri(shown)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://localhost:5000/#/models/tickets@champion", "https://host:8080/org/name@v1"]
+)
+def test_a_port_is_no_password(uri: str) -> None:
+    """Nor is a sign further behind; such an address is shown as it is."""
+    assert without_password(uri) == uri
 
 
 @pytest.mark.parametrize("uri", WITH_PASSWORD)

@@ -97,6 +97,11 @@ class HeldOut:
                 )
 
     def _check_classes(self, known: Sequence[str]) -> None:
+        if parted := [name for name in known if self.kind is AnswerKind.TAGS and " " in name]:
+            raise UserError(
+                f"the tag {parted[0]!r} has a space in it, which parts the tags of an answer; "
+                "rename it"
+            )
         for example in self.examples:
             if strange := [label for label in example.labels if label not in known]:
                 raise UserError(

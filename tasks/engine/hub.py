@@ -1,9 +1,13 @@
 """The Hugging Face Hub: a repository's files brought here, an adapter's folder pushed there."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.engine.failures import failure
 from tasks.errors import AdapterflowError, PassingError, UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*")
 ADAPTER_FILES = (
@@ -88,6 +92,12 @@ def check_push(repo_id: str) -> None:
         raise PassingError(f"the Hub can't be reached to push to {repo_id}: {error}") from error
 
 
+def _own_files(api: "HfApi", repo_id: str) -> list[str]:
+    """Name what only an adapter brings to a repository; a tokenizer may be a model's there."""
+    holds_model = api.file_exists(repo_id, "config.json")
+    return ["manifest.json", *(() if holds_model else TOKENIZER_FILES)]
+
+
 def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
     """Push the adapter's files in one commit, and give the commit's address.
 
@@ -107,8 +117,8 @@ def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
             folder_path=folder,
             commit_message="Add LoRA adapter",
             allow_patterns=[*ADAPTER_FILES],
-            # Of an adapter that was there before, nothing stays that is not in this one.
-            delete_patterns=[*ADAPTER_FILES],
+            # What an adapter that was there before would say of this one.
+            delete_patterns=_own_files(api, repo_id),
         )
     except (HTTPError, OSError, ValueError) as error:
         passing = isinstance(failure(error, ""), PassingError)

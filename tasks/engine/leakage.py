@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tasks.engine.row_formats import Example
@@ -33,7 +33,8 @@ def find_leaks(held_out: Sequence[Example], trained: Sequence[Example]) -> Leaks
     Each answer of a trained talk is learnt, so a row may be any part of one, or go on after one. A
     system message counts where both have one. A trained text holds a row that it says all of.
     """
-    whole, questions = _Talks(with_answers=True), _Talks(with_answers=False)
+    words, plain = ([_talk(one, write) for one in held_out] for write in (str, normalised))
+    whole, questions = _Talks(words, with_answers=True), _Talks(plain, with_answers=False)
     texts = []
     for example in trained:
         whole.add(_talk(example, str))
@@ -41,12 +42,10 @@ def find_leaks(held_out: Sequence[Example], trained: Sequence[Example]) -> Leaks
         if example.text is not None and not example.labels:
             texts.append(f" {normalised(example.text)} ")
     exact, alike = [], []
-    for example in held_out:
-        if whole.have(_talk(example, str)):
+    for example, written, said in zip(held_out, words, plain, strict=True):
+        if whole.have(written):
             exact.append(example.row)
-            continue
-        plain = _talk(example, normalised)
-        if questions.have(plain) or any(_is_said(plain, text) for text in texts):
+        elif questions.have(said) or any(_is_said(said, text) for text in texts):
             alike.append(example.row)
     return Leaks(tuple(exact), tuple(alike))
 
@@ -86,10 +85,16 @@ def _talk(example: Example, write: Callable[[str], str]) -> _Talk:
 
 
 class _Talks:
-    """Trained talks up to each of their answers, to find one that ends as another does."""
+    """Trained talks up to each of their answers, to find one that ends as another does.
 
-    def __init__(self, *, with_answers: bool) -> None:
+    Only what some held-out row could be equal to is kept: trained talks may be many and long.
+    """
+
+    def __init__(self, wanted: Iterable[_Talk], *, with_answers: bool) -> None:
         self._with_answers = with_answers
+        held_out = [_parted(self._cut(talk))[1] for talk in wanted]
+        self._known = {end for talk in held_out for end in (talk, *_ends_of(talk))}
+        self._longest = max(map(len, held_out), default=0)
         # The system messages of each talk, and of all talks that end so.
         self._whole: dict[_Talk, set[_Talk]] = defaultdict(set)
         self._ends: dict[_Talk, set[_Talk]] = defaultdict(set)
@@ -98,17 +103,21 @@ class _Talks:
         """Add a trained talk."""
         for place, (role, _) in enumerate(talk):
             if role == "assistant":
-                system, said = _parted(talk[: place + self._with_answers])
-                self._whole[said].add(system)
-                for end in _ends_of(said):
+                system, said = _parted(self._cut(talk[: place + 1]))
+                if said in self._known:
+                    self._whole[said].add(system)
+                for end in self._known.intersection(_ends_of(said[-self._longest :])):
                     self._ends[end].add(system)
 
     def have(self, talk: _Talk) -> bool:
         """Tell whether one of them is the end of this one, or this one of one of them."""
-        system, said = _parted(talk if self._with_answers else talk[:-1])
+        system, said = _parted(self._cut(talk))
         wholes = (self._whole.get(end, set()) for end in _ends_of(said))
         found = self._ends.get(said, set()).union(*wholes)
         return any(not system or not other or system == other for other in found)
+
+    def _cut(self, talk: _Talk) -> _Talk:
+        return talk if self._with_answers else talk[:-1]
 
 
 def _parted(talk: _Talk) -> tuple[_Talk, _Talk]:

@@ -249,9 +249,6 @@ def _labelled_example(number: int, row: Row) -> Example:
 def _tagged_example(number: int, row: Row) -> Example:
     words = _words(row)
     tags = tuple(_text(_named(tag), "a tag") for tag in _list(row, "tags"))
-    for tag in tags:
-        if any(map(str.isspace, tag)):
-            raise BadRowError(f"the tag {_short(tag)} has white space in it, which parts tags")
     if len(tags) != len(words):
         raise BadRowError(f"there are {len(words)} tokens and {len(tags)} tags; give one for each")
     return Example(number, (), " ".join(words), words=words, tags=tags)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.addresses import without_password
 from tasks.config import TrackingSettings
-from tasks.errors import UserError
-from tasks.tracking.store import connecting_uri, tracking_uri
+from tasks.errors import PassingError, UserError
+from tasks.tracking import outages
+from tasks.tracking.store import connecting_uri, database_file, tracking_uri
 
 _URI = re.compile(r"(models|runs):/+")
 
@@ -41,8 +41,10 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
             with default_store(connecting_uri(store)):
                 fetched = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
         except (MlflowException, OSError) as error:
-            reason = without_password(str(error).strip().splitlines()[0])
-            raise UserError(f"{uri} can't be had from MLflow: {reason}") from error
+            reason = f"{uri} can't be had from MLflow: {outages.reason(error)}"
+            if outages.is_passing(error) and not database_file(store):
+                raise PassingError(reason) from error
+            raise UserError(reason) from error
         yield _only_adapter(uri, fetched)
 
 

@@ -53,9 +53,20 @@ def tracking_uri(settings: TrackingSettings) -> str:
 
 
 def connecting_uri(uri: str) -> str:
-    """Give a URI from `tracking_uri` as mlflow needs it: with the variable's password, if any."""
+    """Give a URI from `tracking_uri` as mlflow needs it: with the variable's password, if any.
+
+    Raises:
+        UserError: it was recorded without its password, which the variable does not have.
+    """
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return given if without_password(given) == uri else uri
+    if without_password(given) == uri:
+        return given
+    if "***" in uri:
+        raise UserError(
+            f"what was recorded for {uri} needs its password: set MLFLOW_TRACKING_URI to the whole "
+            "address, as it was for the run"
+        )
+    return uri
 
 
 def embedded_store() -> tuple[str, str]:
