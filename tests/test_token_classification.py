@@ -17,7 +17,8 @@ from tasks.config import BaseModelSettings, DataSettings, PredictBatchConfig, Ta
 from tasks.config.starting_point import starting_configuration
 from tasks.engine.base_sources import find_base
 from tasks.engine.batching import as_items
-from tasks.engine.entities import entity_f1, names_entities
+from tasks.engine.class_counts import entity_f1
+from tasks.engine.entities import names_entities
 from tasks.engine.examples import read_examples
 from tasks.engine.padded_rows import LabelledBatches
 from tasks.engine.prepared_data import prepare_data

@@ -81,3 +81,8 @@ def count_entities(rows: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Class
         given=np.array([[float(len(given))] for given, _ in found]),
         right=np.array([[float(len(given & expected))] for given, expected in found]),
     )
+
+
+def entity_f1(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
+    """Give the F1 of whole entities over all rows: same words, same kind. 1 where none are."""
+    return count_entities(list(zip(predicted, expected, strict=True))).f1(slice(None))

@@ -17,14 +17,6 @@ def names_entities(names: Sequence[str]) -> bool:
     )
 
 
-def entity_f1(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
-    """Give the F1 of whole entities over all rows: same words, same kind. 1 where none are."""
-    rows = [(entities(a), entities(b)) for a, b in zip(expected, predicted, strict=True)]
-    num_right = sum(len(wanted & found) for wanted, found in rows)
-    num_all = sum(len(wanted) + len(found) for wanted, found in rows)
-    return 2 * num_right / num_all if num_all else 1.0
-
-
 def entities(tags: Sequence[str]) -> set[Entity]:
     """Find the entities of one row."""
     found: set[Entity] = set()

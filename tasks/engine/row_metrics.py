@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tasks.config import AnswerKind
-from tasks.engine.entities import entity_f1, names_entities
+from tasks.engine.class_counts import entity_f1
+from tasks.engine.entities import names_entities
 from tasks.engine.generation import matches
 from tasks.errors import UserError
 
@@ -52,16 +53,14 @@ def row_metrics(
         UserError: one of the user's is not there, or has the name of another.
     """
     metrics: dict[str, RowMetric] = {"exact_match": _exact_match}
-    if kind is AnswerKind.TAGS:
-        metrics["accuracy"] = _share_of_words
-        if names_entities(list({tag for text in expected for tag in text.split()})):
-            metrics["entity_f1"] = _entity_f1
-    else:
+    if kind.are_classes:
+        metrics["accuracy"] = _accuracy(kind)
+    if kind is not AnswerKind.TAGS:
         metrics |= _overlaps()
+    elif names_entities(list({tag for text in expected for tag in text.split()})):
+        metrics["entity_f1"] = _entity_f1
     if kind is AnswerKind.JSON:
         metrics |= {"json_valid": _json_valid, "field_accuracy": _field_accuracy}
-    if kind is AnswerKind.LABELS:
-        metrics["accuracy"] = _accuracy
     for name, place in own.items():
         if name in {*metrics, "loss", "perplexity", "macro_f1", "entity_f1"}:
             raise UserError(f"evaluation.metrics.{name}: that name is taken; choose another")
@@ -78,10 +77,6 @@ def _exact_match(answer: str, expected: str) -> float:
     return float(matches(answer, expected))
 
 
-def _accuracy(answer: str, expected: str) -> float:
-    return float(label(answer) == label(expected))
-
-
 def classes_of(answer: str, expected: str, kind: AnswerKind) -> tuple[list[str], list[str]]:
     """Give the classes of an answer, and the expected ones beside them: one each of labels.
 
@@ -94,9 +89,12 @@ def classes_of(answer: str, expected: str, kind: AnswerKind) -> tuple[list[str],
     return given + [""] * (len(wanted) - len(given)), wanted
 
 
-def _share_of_words(answer: str, expected: str) -> float:
-    given, wanted = classes_of(answer, expected, AnswerKind.TAGS)
-    return sum(a == b for a, b in zip(given, wanted, strict=True)) / len(wanted)
+def _accuracy(kind: AnswerKind) -> RowMetric:
+    def share_right(answer: str, expected: str) -> float:
+        given, wanted = classes_of(answer, expected, kind)
+        return sum(a == b for a, b in zip(given, wanted, strict=True)) / len(wanted)
+
+    return share_right
 
 
 def _entity_f1(answer: str, expected: str) -> float:

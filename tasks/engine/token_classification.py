@@ -13,8 +13,9 @@ from tasks.config import DataSettings, RowFormat
 from tasks.engine.base_models import load_config
 from tasks.engine.base_sources import BaseSource
 from tasks.engine.batching import Part
+from tasks.engine.class_counts import entity_f1
 from tasks.engine.classes import Classifying, Guess, class_logits, class_scores, guesses
-from tasks.engine.entities import entity_f1, names_entities
+from tasks.engine.entities import names_entities
 from tasks.engine.examples import Split
 from tasks.engine.model_task import Answer
 from tasks.engine.padded_rows import longest_input
