@@ -51,7 +51,7 @@ test-all: lint
 	$(BIN)/python -m pytest -m slow
 
 chaos: install
-	$(BIN)/python tests/chaos.py --kills 210 --seed 1
+	$(BIN)/python tests/support/chaos.py --kills 210 --seed 1
 
 .venv/installed-bench: .venv/installed
 	$(PIP) install --constraint constraints.txt --editable '.[dev,bench]'

@@ -7,10 +7,10 @@ import peft  # noqa: F401 - its import takes seconds, which are no part of a loa
 from benchmarks.answering import answer, read_request
 from benchmarks.messages import Loading, LoadingRequest
 from tasks.config import BaseModelSettings
-from tasks.engine.base_models import load_base
-from tasks.engine.base_sources import find_base
-from tasks.engine.loading import load_adapter
-from tasks.measuring import peak_memory_bytes
+from tasks.engine.adapters.loading import load_adapter
+from tasks.engine.base.base_models import load_base
+from tasks.engine.base.sources import find_base
+from tasks.runtime.measuring import peak_memory_bytes
 
 
 def load_many(request: LoadingRequest) -> Loading:

@@ -12,8 +12,8 @@ from benchmarks.messages import Prepared, RowsRequest
 from benchmarks.rows import IGNORED, tokens_and_labels
 from benchmarks.workloads import WORKLOADS
 from tasks.config import BaseModelSettings
-from tasks.engine.base_models import load_tokenizer, weight_dtype
-from tasks.engine.base_sources import find_base
+from tasks.engine.base.base_models import load_tokenizer, weight_dtype
+from tasks.engine.base.sources import find_base
 
 if TYPE_CHECKING:
     from benchmarks.workloads import Row

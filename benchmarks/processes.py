@@ -16,7 +16,7 @@ from benchmarks.messages import Job, Message, Outcome, Run, Usage
 from benchmarks.tools import Tool
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-_MAIN = "import sys; from flows.command_line import main; sys.argv[0] = 'adapterflow'; main()"
+_MAIN = "import sys; from flows.cli.main import main; sys.argv[0] = 'adapterflow'; main()"
 ADAPTERFLOW = (sys.executable, "-c", _MAIN)
 """The command line of this checkout, wherever the environment's own comes from."""
 _ERROR_LINES = 3

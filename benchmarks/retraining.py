@@ -18,13 +18,13 @@ import click
 
 from benchmarks import machine
 from benchmarks.tables import table
-from flows.command_line import prepare_process
-from tasks import home
-from tasks.comparison_records import CHAMPION
+from flows.cli.main import prepare_process
 from tasks.config import RetrainAdapterConfig, RowFormat, TrackingSettings
+from tasks.records import CHAMPION
+from tasks.runtime import home
 
 if TYPE_CHECKING:
-    from tasks.comparison_records import RetrainedRecord
+    from tasks.records import RetrainedRecord
     from tasks.tracking import Registry
 
 Row = dict[str, str]
@@ -96,8 +96,8 @@ class Loop:
 
     def retrain(self, title: str, rows: list[Row]) -> str:
         """Retrain on these rows, and say what was decided."""
-        from flows.runs import create_run, execute_any
-        from tasks.comparison_records import RetrainedRecord
+        from flows.cli.runs import create_run, execute_any
+        from tasks.records import RetrainedRecord
 
         config = self._config(self._written(rows))
         started = time.perf_counter()
@@ -111,9 +111,9 @@ class Loop:
 
     def roll_back(self) -> str:
         """Go back to the champion before, and say whether who asks for it gets that adapter."""
-        from tasks import lineage
-        from tasks.engine.adapter_state import WEIGHTS_FILE
+        from tasks.engine.adapters.adapter_state import WEIGHTS_FILE
         from tasks.records import FileRecord
+        from tasks.retraining import lineage
         from tasks.tracking import fetched_adapter
 
         registry = self._registry
@@ -176,8 +176,8 @@ def draw(  # noqa: PLR0913 - how many of what
     data: Path, num_intents: int, first: int, second: int, num_held_out: int, seed: int
 ) -> Waves:
     """Draw the waves by the seed; a question that is held out is in none of them."""
-    from tasks.engine.leakage import normalised_question
-    from tasks.engine.row_formats import read_example
+    from tasks.engine.data.leakage import normalised_question
+    from tasks.engine.data.row_formats import read_example
 
     def question(row: Row) -> str:
         return normalised_question(read_example(1, dict(row), RowFormat.INSTRUCTION))

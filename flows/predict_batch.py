@@ -5,12 +5,12 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from tasks.config import PredictBatchConfig
-from tasks.device_slot import device_slot
+from tasks.durability.device_slot import device_slot
+from tasks.durability.run_names import namer
 from tasks.errors import UserError
-from tasks.predict_batch import predict_batch as predict
+from tasks.inference.predict_batch import predict_batch as predict
 from tasks.records import PredictionRecord
-from tasks.run_log import prepare_run_log
-from tasks.run_names import namer
+from tasks.runtime.run_log import prepare_run_log
 
 
 @flow(

@@ -6,26 +6,25 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.approval import approved, check_can_wait
+from flows.server.approval import approved, check_can_wait
 from flows.train_adapter import six_steps
-from tasks.check_retraining import check_retraining
-from tasks.comparison_records import CheckedRecord, DecisionRecord, Outcome, RetrainedRecord
 from tasks.config import RetrainAdapterConfig
-from tasks.decide_promotion import decide_promotion
-from tasks.device_slot import device_slot
+from tasks.durability.device_slot import device_slot
+from tasks.durability.kept_results import keep_results_whole
+from tasks.durability.redo import redoing
+from tasks.durability.run_names import namer
+from tasks.durability.step_name import StepName
+from tasks.durability.tracked_run import being_alive, tracked_run
 from tasks.errors import UserError
-from tasks.evaluate_adapter import evaluate_adapter
-from tasks.kept_results import keep_results_whole
-from tasks.progress import logger
-from tasks.promote_adapter import promote_adapter
-from tasks.publish_comparison import publish_comparison
-from tasks.records import DataRecord
-from tasks.redo import redoing
-from tasks.register_adapter import register_adapter
-from tasks.run_log import prepare_run_log
-from tasks.run_names import namer
-from tasks.step_name import StepName
-from tasks.tracked_run import being_alive, tracked_run
+from tasks.records import CheckedRecord, DataRecord, DecisionRecord, Outcome, RetrainedRecord
+from tasks.retraining.check_retraining import check_retraining
+from tasks.retraining.decide_promotion import decide_promotion
+from tasks.retraining.evaluate_adapter import evaluate_adapter
+from tasks.retraining.promote_adapter import promote_adapter
+from tasks.retraining.publish_comparison import publish_comparison
+from tasks.retraining.register_adapter import register_adapter
+from tasks.runtime.progress import logger
+from tasks.runtime.run_log import prepare_run_log
 from tasks.validate_inputs import validate_inputs
 
 

@@ -9,22 +9,22 @@ from prefect.states import Completed, Failed
 
 from tasks.config import TrainAdapterConfig
 from tasks.configure_lora import configure_lora
-from tasks.device_slot import device_slot
+from tasks.durability.device_slot import device_slot
+from tasks.durability.kept_results import keep_results_whole
+from tasks.durability.redo import redoing
+from tasks.durability.run_names import namer
+from tasks.durability.step_name import StepName
+from tasks.durability.tracked_run import being_alive, tracked_run
+from tasks.durability.unchanged import trained_before
 from tasks.errors import UserError
 from tasks.inject_adapter import inject_adapter
-from tasks.kept_results import keep_results_whole
 from tasks.load_adapter import load_adapter
 from tasks.load_base_model import load_base_model
 from tasks.publish_report import publish_report
 from tasks.records import DataRecord, ReportRecord, RunRecord
-from tasks.redo import redoing
-from tasks.run_log import prepare_run_log
-from tasks.run_names import namer
+from tasks.runtime.run_log import prepare_run_log
 from tasks.save_adapter import save_adapter
-from tasks.step_name import StepName
-from tasks.tracked_run import being_alive, tracked_run
 from tasks.train_adapter import train_adapter as train
-from tasks.unchanged import trained_before
 from tasks.validate_inputs import validate_inputs
 
 

@@ -1,11 +1,11 @@
 """Step 2 of 6: configure LoRA, every choice written out."""
 
 from tasks.config import LoraSettings
-from tasks.engine import lora
-from tasks.engine.base_models import load_skeleton
-from tasks.progress import logger
+from tasks.durability.step import step
+from tasks.engine.adapters import lora
+from tasks.engine.base.base_models import load_skeleton
 from tasks.records import BaseModelRecord, LoraRecord, RunRecord
-from tasks.step import step
+from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
 
 

@@ -1,10 +1,10 @@
 """Step 3 of 6: inject the adapter into the base, and prove that it changes nothing yet."""
 
+from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.injection import inject
-from tasks.progress import logger
+from tasks.engine.adapters.injection import inject
 from tasks.records import InjectedRecord, LoraRecord, RunRecord
-from tasks.step import step
+from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
 
 

@@ -3,17 +3,17 @@
 from typing import TYPE_CHECKING
 
 from tasks.config import InferenceSettings, Template
+from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.activation import adapters_disabled
-from tasks.engine.generation import matches
-from tasks.engine.injection import probe_logits
-from tasks.engine.loading import load_adapter as load_into
-from tasks.engine.model_task import ModelTask, model_task
+from tasks.engine.adapters.activation import adapters_disabled
+from tasks.engine.adapters.injection import probe_logits
+from tasks.engine.adapters.loading import load_adapter as load_into
+from tasks.engine.objectives.generation import matches
+from tasks.engine.objectives.model_task import ModelTask, model_task
 from tasks.engine.prepared_data import PreparedData, prepare_again
 from tasks.errors import VerificationError
-from tasks.progress import logger, progress
 from tasks.records import DataRecord, LoadedRecord, RunRecord, SampleRecord, SavedRecord
-from tasks.step import step
+from tasks.runtime.progress import logger, progress
 from tasks.tracking import Tracker
 
 if TYPE_CHECKING:

@@ -1,12 +1,12 @@
 """Step 1 of 6: load the base model, frozen, as the settings say."""
 
 from tasks.config import BaseModelSettings
+from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.base_models import describe_base, load_base
-from tasks.engine.base_sources import find_base
-from tasks.progress import logger
+from tasks.engine.base.base_models import describe_base, load_base
+from tasks.engine.base.sources import find_base
 from tasks.records import BaseModelRecord, DataRecord, RunRecord
-from tasks.step import step
+from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
 
 

@@ -2,10 +2,10 @@
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from tasks.engine.loss_curve import draw_loss_curve
-from tasks.markdown import cell, embedded
+from tasks.durability.step import step
+from tasks.engine.training.loss_curve import draw_loss_curve
 from tasks.records import DataRecord, LoadedRecord, ReportRecord, RunRecord, TrainedRecord
-from tasks.step import step
+from tasks.runtime.markdown import cell, embedded
 from tasks.tracking import Tracker, run_url
 
 _LONGEST_CELL = 200

@@ -4,15 +4,15 @@ from functools import partial
 from pathlib import Path
 
 from tasks.config import OutputSettings
+from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.hub import push_adapter
-from tasks.engine.injection import probe_logits
-from tasks.engine.model_card import write_card
-from tasks.engine.saving import adapter_files
-from tasks.engine.saving import save_adapter as save_and_prove
-from tasks.progress import logger
+from tasks.engine.adapters.injection import probe_logits
+from tasks.engine.adapters.model_card import write_card
+from tasks.engine.adapters.saving import adapter_files
+from tasks.engine.adapters.saving import save_adapter as save_and_prove
+from tasks.engine.base.hub import push_adapter
 from tasks.records import DataRecord, RunRecord, SavedRecord, TrainedRecord
-from tasks.step import step
+from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
 
 

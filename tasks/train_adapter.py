@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 from tasks.config import TrainingSettings
+from tasks.durability.step import step
 from tasks.engine import workbench
 from tasks.engine.prepared_data import prepare_again
-from tasks.progress import logger, progress
 from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
-from tasks.step import step
+from tasks.runtime.progress import logger, progress
 from tasks.tracking import Tracker
 
 _OF_TRAINING = ("loss", "grad_norm", "learning_rate")
@@ -23,8 +23,8 @@ def train_adapter(
     Raises:
         VerificationError: the adapter did not change, the base did, or the loss is no number.
     """
-    from tasks.engine.callbacks import TrainingProgress
-    from tasks.engine.training import train
+    from tasks.engine.training.callbacks import TrainingProgress
+    from tasks.engine.training.training import train
 
     prepared = prepare_again(data, injected.lora.base)
     model = workbench.take(injected)

@@ -4,19 +4,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks import home
 from tasks.config import TrainAdapterConfig
-from tasks.engine.base_models import load_skeleton
-from tasks.engine.base_sources import BaseSource, find_base
-from tasks.engine.examples import read_examples
-from tasks.engine.hub import check_push
-from tasks.engine.lora import resolve_lora
+from tasks.durability.step import step
+from tasks.engine.adapters.lora import resolve_lora
+from tasks.engine.base.base_models import load_skeleton
+from tasks.engine.base.hub import check_push
+from tasks.engine.base.sources import BaseSource, find_base
+from tasks.engine.data.examples import read_examples
 from tasks.engine.prepared_data import PreparedData, prepare_data
 from tasks.errors import UserError
-from tasks.libraries import import_libraries
-from tasks.progress import logger, progress
 from tasks.records import DataRecord, SplitRecord
-from tasks.step import step
+from tasks.runtime import home
+from tasks.runtime.libraries import import_libraries
+from tasks.runtime.progress import logger, progress
 
 
 @step

@@ -14,19 +14,19 @@ from tasks.config import (
     Template,
     TrainingSettings,
 )
-from tasks.engine.activation import adapters_disabled
-from tasks.engine.base_models import describe_base, load_base, load_skeleton
-from tasks.engine.base_sources import find_base
-from tasks.engine.callbacks import TrainingProgress
-from tasks.engine.examples import read_examples
-from tasks.engine.generation import answer
-from tasks.engine.injection import inject, probe_logits
-from tasks.engine.loading import load_adapter
-from tasks.engine.lora import describe_lora
-from tasks.engine.memory import give_back
+from tasks.engine.adapters.activation import adapters_disabled
+from tasks.engine.adapters.injection import inject, probe_logits
+from tasks.engine.adapters.loading import load_adapter
+from tasks.engine.adapters.lora import describe_lora
+from tasks.engine.adapters.saving import adapter_files, save_adapter
+from tasks.engine.base.base_models import describe_base, load_base, load_skeleton
+from tasks.engine.base.memory import give_back
+from tasks.engine.base.sources import find_base
+from tasks.engine.data.examples import read_examples
+from tasks.engine.objectives.generation import answer
 from tasks.engine.prepared_data import PreparedData, prepare_data
-from tasks.engine.saving import adapter_files, save_adapter
-from tasks.engine.training import train
+from tasks.engine.training.callbacks import TrainingProgress
+from tasks.engine.training.training import train
 from tasks.records import BaseModelRecord
 
 

@@ -5,10 +5,10 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from tasks.addresses import refuse_password
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings
 from tasks.config.section import Section
+from tasks.runtime.addresses import refuse_password
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 """Extensions of the files that rows are read from and written to."""

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from tasks.addresses import refuse_password
 from tasks.config.section import Section
+from tasks.runtime.addresses import refuse_password
 
 
 class TrackingSettings(Section):

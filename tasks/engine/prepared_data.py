@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tasks.config import DataSettings, RowFormat
-from tasks.engine.base_models import load_tokenizer
-from tasks.engine.base_sources import BaseSource
-from tasks.engine.examples import ExampleSets, Split, read_examples
-from tasks.engine.model_task import model_task
-from tasks.engine.rendering import Renderer, choose_template
-from tasks.engine.tokenization import TokenizedSplit
+from tasks.engine.base.base_models import load_tokenizer
+from tasks.engine.base.sources import BaseSource
+from tasks.engine.data.examples import ExampleSets, Split, read_examples
+from tasks.engine.data.rendering import Renderer, choose_template
+from tasks.engine.data.tokenization import TokenizedSplit
+from tasks.engine.objectives.model_task import model_task
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, DataRecord
 

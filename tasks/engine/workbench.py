@@ -7,7 +7,7 @@ and the retry rebuilds it from the record: base, initial weights, trained weight
 
 from typing import TYPE_CHECKING
 
-from tasks.engine import base_models
+from tasks.engine.base import base_models
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, InjectedRecord, TrainedRecord
 
@@ -47,8 +47,8 @@ def _key(record: ModelRecord) -> str:
 
 
 def _rebuild(record: ModelRecord) -> "PreTrainedModel":
-    from tasks.engine.injection import reinject
-    from tasks.engine.training import retrain
+    from tasks.engine.adapters.injection import reinject
+    from tasks.engine.training.training import retrain
 
     spoiled = record.spoiled_files()
     if spoiled:

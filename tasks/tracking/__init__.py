@@ -25,6 +25,7 @@ for _name, _value in DEFAULTS.items():
 from tasks.tracking.adapter_bundle import write_bundle  # noqa: E402  # after the defaults
 from tasks.tracking.adapter_sources import fetched_adapter, is_mlflow_uri  # noqa: E402
 from tasks.tracking.moving import repair  # noqa: E402
+from tasks.tracking.offline.shipping import Outcome, ship_all  # noqa: E402
 from tasks.tracking.past_runs import (  # noqa: E402
     RecordedRun,
     Status,
@@ -48,7 +49,6 @@ from tasks.tracking.run import (  # noqa: E402
     ship_command,
     ui_command,
 )
-from tasks.tracking.shipping import Outcome, ship_all  # noqa: E402
 from tasks.tracking.store import embedded_store, ready_client, tracking_uri  # noqa: E402
 
 __all__ = [

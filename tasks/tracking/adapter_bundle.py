@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.engine.adapter_set import LoadedAdapter
-from tasks.engine.base_sources import BaseSource
+from tasks.engine.adapters.adapter_set import LoadedAdapter
+from tasks.engine.base.sources import BaseSource
 from tasks.records import BaseModelRecord
 from tasks.tracking.adapter_model import CODE, model_config, requirements_on, signature
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import Task
-from tasks.engine.base_sources import BaseSource
-from tasks.engine.model_task import model_task
+from tasks.engine.base.sources import BaseSource
+from tasks.engine.objectives.model_task import model_task
 from tasks.records import BaseModelRecord, SavedRecord
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.config import TrackingSettings
 from tasks.errors import PassingError, UserError
-from tasks.tracking import outages
+from tasks.tracking.offline import outages
 from tasks.tracking.store import connecting_uri, database_file, tracking_uri
 
 _URI = re.compile(r"(models|runs):/+")

@@ -8,8 +8,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from tasks import home
 from tasks.errors import UserError
+from tasks.runtime import home
 from tasks.tracking.store import store_lock
 
 _PLACES = (

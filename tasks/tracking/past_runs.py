@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from tasks.config import TrackingSettings
 from tasks.records import RunRecord
-from tasks.tracking import outages
-from tasks.tracking.journal import Journal
-from tasks.tracking.shipping import FLOW_RUN_TAG, journals
+from tasks.tracking.offline import outages
+from tasks.tracking.offline.journal import Journal
+from tasks.tracking.offline.shipping import FLOW_RUN_TAG, journals
 from tasks.tracking.store import ready_client, tracking_uri
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.comparison_records import CHALLENGER, CHAMPION, Outcome, VersionRecord
 from tasks.errors import AdapterflowError, PassingError, UserError
-from tasks.tracking import outages
+from tasks.records import CHALLENGER, CHAMPION, Outcome, VersionRecord
 from tasks.tracking.adapter_sources import default_store
+from tasks.tracking.offline import outages
 from tasks.tracking.store import store_client, store_lock
 
 if TYPE_CHECKING:

@@ -11,19 +11,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tasks import home
 from tasks.config import TrackingSettings
 from tasks.errors import UserError
-from tasks.progress import logger
 from tasks.records import FileRecord, RunRecord, SavedRecord, SplitRecord
-from tasks.tracking import outages
+from tasks.runtime import home
+from tasks.runtime.progress import logger
 from tasks.tracking.adapter_model import requirements
 from tasks.tracking.datasets import describe
-from tasks.tracking.journal import Journal, now_ms
+from tasks.tracking.offline import outages
+from tasks.tracking.offline.journal import Journal, now_ms
+from tasks.tracking.offline.shipping import FLOW_RUN_TAG, Outcome, shipper_of
+from tasks.tracking.offline.writer import OPERATIONS, REDONE_AT_TAG
 from tasks.tracking.past_runs import Status
-from tasks.tracking.shipping import FLOW_RUN_TAG, Outcome, shipper_of
 from tasks.tracking.store import POSSIBLE, database_file, ready_client, tracking_uri
-from tasks.tracking.writer import OPERATIONS, REDONE_AT_TAG
 
 # Limit of mlflow 3.17 (mlflow.utils.validation); a longer value is cut silently.
 _MAX_PARAM_CHARACTERS = 6000

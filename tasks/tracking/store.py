@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from tasks import home
-from tasks.addresses import without_password
 from tasks.config import TrackingSettings
 from tasks.errors import UserError
+from tasks.runtime import home
+from tasks.runtime.addresses import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

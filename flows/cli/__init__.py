@@ -1,0 +1,1 @@
+"""The command line: one file a group of verbs, what they print, and how a process is prepared."""

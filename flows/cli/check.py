@@ -1,0 +1,74 @@
+"""What `adapterflow check` shows: sizes, tokens, steps, and by a probe memory and time."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from tasks.engine.training.forecast import Forecast
+from tasks.records import SplitRecord
+
+_MB = 1e6
+_SECONDS_A_MINUTE = 60
+_SECONDS_AN_HOUR = 3600
+
+
+def print_forecast(found: Forecast) -> None:
+    """Print the forecast on stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    for name, value in (*_sizes(found), *_cost(found)):
+        console.print(f"[bold]{name:<12}[/bold] ", end="")
+        console.print(value, markup=False)
+
+
+def _sizes(found: Forecast) -> list[tuple[str, str]]:
+    share = found.num_trainable_parameters / found.num_total_parameters
+    packed = "" if found.quantization == "none" else f" in {found.quantization}"
+    adapter = f"{found.num_trainable_parameters:,} of {found.num_total_parameters:,} parameters"
+    steps = f"{found.num_steps:,} of {found.rows_per_step} rows"
+    splits = (("training", found.data.train), ("held out", found.data.eval))
+    return [
+        ("base", f"{found.base}, {found.dtype}{packed}, for {found.task}"),
+        ("adapter", f"{adapter} train ({share:.2%})"),
+        *((name, _rows(split, found.data.labels)) for name, split in splits if split),
+        ("steps", f"{steps}; evaluated {found.num_evaluations} times"),
+    ]
+
+
+def _rows(split: SplitRecord, labels: Sequence[str]) -> str:
+    tokens = f"{split.num_tokens:,} tokens (longest {split.longest_tokens})"
+    trained = f"{split.num_trained_tokens:,} of them trained on"
+    if labels:
+        trained = f"{len(labels)} labels"
+    said = [f"{split.num_rows:,} rows, {tokens}, {trained}"]
+    if split.num_shortened_texts:
+        said.append(f"{split.num_shortened_texts} texts are cut short")
+    if split.num_shortened_answers:
+        said.append(f"{split.num_shortened_answers} answers are cut short")
+    if split.num_dropped_rows:
+        said.append(f"{split.num_dropped_rows} rows lost their answer")
+    return "; ".join(said)
+
+
+def _cost(found: Forecast) -> list[tuple[str, str]]:
+    states = f"adapter, gradients and optimiser {found.adapter_bytes / _MB:,.0f} MB"
+    probe = found.probe
+    if probe is None:
+        return [("memory", f"{states}; the whole needs the probe"), ("time", "needs the probe")]
+    peak, base = probe.peak_memory_bytes / _MB, probe.base_bytes / _MB
+    lines = [
+        ("batches", probe.batching),
+        ("memory", f"{peak:,.0f} MB at the peak (base {base:,.0f} MB, {states})"),
+    ]
+    if probe.peak_gpu_bytes:
+        lines.append(("GPU memory", f"{probe.peak_gpu_bytes / _MB:,.0f} MB at the peak"))
+    duration = _duration(found.seconds_training or 0.0)
+    each = f"{probe.seconds_per_step:.2f} s a step"
+    return [*lines, ("time", f"{duration} of training and evaluation, {each}")]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 2 * _SECONDS_A_MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * _SECONDS_AN_HOUR:
+        return f"{seconds / _SECONDS_A_MINUTE:.0f} min"
+    return f"{seconds / _SECONDS_AN_HOUR:.1f} h"

@@ -1,0 +1,55 @@
+"""What a finished retraining says at its end, and what the registry tells of earlier ones."""
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from tasks.records import RetrainedRecord, VersionRecord
+from tasks.tracking import OUTCOME_TAG, REASON_TAG, ROLLED_BACK_TAG
+
+
+def print_comparison(record: RetrainedRecord) -> None:
+    """Print the models side by side and the decision on stdout."""
+    console = Console(highlight=False)
+    if record.evaluated:
+        models = record.evaluated.models
+        table = Table(title=f"{record.evaluated.num_rows} held-out rows")
+        for column in ("metric", *(model.name for model in models)):
+            table.add_column(column)
+        for metric in models[0].scores:
+            table.add_row(metric, *(f"{model.scores[metric]:.4g}" for model in models))
+        table.add_row("rows/s", *(f"{model.rows_per_second:.1f}" for model in models))
+        console.print(table)
+    if record.version:
+        console.print(f"version      {record.version.uri}", markup=False, soft_wrap=True)
+    console.print(f"decision     {record.decision.reason}", markup=False, soft_wrap=True)
+
+
+def print_history(versions: Sequence[VersionRecord]) -> None:
+    """Print a model's versions with their scores and what was decided, the newest first."""
+    table = Table("version", "made", "score", "decision", show_lines=True)
+    for one in reversed(versions):
+        made = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one.created_ms / 1000))
+        title = "\n".join([str(one.version), *one.aliases])
+        table.add_row(title, f"{made} UTC", _score(one), _decision(one))
+    Console(highlight=False).print(table)
+
+
+def _score(one: VersionRecord) -> str:
+    metric = one.tags.get("decision.metric")
+    if metric is None:
+        return "-"
+    scores = (
+        f"{name} {one.tags[key]}"
+        for name in ("base", "champion", "challenger")
+        if (key := f"score.{name}.{metric}") in one.tags
+    )
+    return "\n".join([metric, *scores])
+
+
+def _decision(one: VersionRecord) -> str:
+    said = one.tags.get(REASON_TAG) or one.tags.get(OUTCOME_TAG) or "not decided"
+    rolled_back = one.tags.get(ROLLED_BACK_TAG)
+    return said + (f"\nrolled back {rolled_back}" if rolled_back else "")

@@ -1,0 +1,84 @@
+"""The command line's part for retraining: `retrain`, `history` and `rollback`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from tasks.tracking import Registry
+
+_STORE = click.option(
+    "--tracking-uri", help="Where MLflow is; MLFLOW_TRACKING_URI or the embedded store unless set."
+)
+
+
+@click.command()
+@click.argument("config_file", metavar="CONFIG.yaml", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY.PATH=VALUE",
+    help="Change one setting, such as decision.margin=0.01; may be repeated.",
+)
+@click.option("--force", is_flag=True, help="Train on unchanged data, too; it is not promoted.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Train an adapter anew, compare it with the champion, and promote it if it is better."""
+    from flows.cli.main import prepare_process, run_to_its_end
+    from tasks.config import RetrainAdapterConfig
+    from tasks.config.reading import read_settings
+    from tasks.engine.data.examples import read_examples
+    from tasks.engine.scoring.held_out import open_held_out
+
+    config = read_settings(RetrainAdapterConfig, config_file, overrides)
+    wanted = config.base_model
+    read_examples(config.data, config.seed, wanted.task, wanted.labels)
+    open_held_out(config.evaluation, config.data, wanted.task)
+    prepare_process()
+    from flows.cli.runs import create_run
+
+    run_to_its_end(create_run(config, force=force), as_json=as_json)
+
+
+@click.command()
+@click.argument("name")
+@_STORE
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list on stdout.")
+def history(name: str, tracking_uri: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Show the versions of the registered model NAME, their scores, and what was decided."""
+    from flows.cli.comparison_summary import print_history
+
+    versions = _registry(name, tracking_uri).versions()
+    if not versions:
+        raise UserError(f"there is no registered model {name!r}, or it has no versions")
+    if as_json:
+        click.echo(json.dumps([one.model_dump(mode="json") for one in versions]))
+    else:
+        print_history(versions)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--reason", required=True, help="Why; it is kept with the version.")
+@click.option("--to", type=click.IntRange(1), help="A former champion; the last one unless set.")
+@_STORE
+def rollback(name: str, reason: str, to: int | None, tracking_uri: str | None) -> None:
+    """Make the former champion of the registered model NAME the champion again."""
+    if not reason.strip():
+        raise UserError("--reason is empty; say why the champion is not to stay")
+    before, now = _registry(name, tracking_uri).roll_back(reason, to)
+    click.echo(f"{name}: version {now} is champion again, in place of version {before}")
+
+
+def _registry(name: str, uri: str | None) -> "Registry":
+    from tasks.config import TrackingSettings
+    from tasks.config.reading import settings_here
+    from tasks.tracking import Registry, tracking_uri
+
+    settings = settings_here(TrackingSettings, {"uri": uri}, (), "--tracking-uri")
+    return Registry(tracking_uri(settings), name)

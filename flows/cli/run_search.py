@@ -1,0 +1,54 @@
+"""Which run `adapterflow resume` means: by id, by name, or the one that was interrupted last."""
+
+from contextlib import suppress
+from pathlib import Path
+from uuid import UUID
+
+from flows.cli.run_list import unended
+from tasks.durability.run_lock import is_alive
+from tasks.errors import UserError
+from tasks.records import RunRecord
+from tasks.runtime import home
+from tasks.tracking import RecordedRun, recorded_runs
+
+_SHOWN_NAMES = 5
+
+
+def find_run(given: str | None) -> UUID:
+    """Find a run of this home by its id, its name or its folder.
+
+    Raises:
+        UserError: there is no such run, or without a name: no run was interrupted.
+    """
+    with suppress(ValueError):
+        return UUID(given or "")
+    if given is None:
+        return _last_interrupted()
+    started = unended()
+    runs = [seen.run for seen in recorded_runs([home.outputs(), *started.values()])]
+    fitting = [UUID(run.flow_run_id) for run in runs if _is_named(run, given)]
+    fitting += [UUID(key) for key, folder in started.items() if given == folder.name]
+    if fitting:
+        return fitting[-1]
+    names = ", ".join(run.folder.name for run in runs[-_SHOWN_NAMES:]) or "none"
+    raise UserError(f"no run of {home.home()} is named {given!r}; the last ones: {names}")
+
+
+def _last_interrupted() -> UUID:
+    for flow_run_id, folder in reversed(unended().items()):
+        if not is_alive(folder):
+            return UUID(flow_run_id)
+    # Those that a worker started here.
+    recorded = [seen for seen in recorded_runs([home.outputs()]) if _is_interrupted(seen)]
+    if recorded:
+        return UUID(recorded[-1].run.flow_run_id)
+    raise UserError(f"no run of {home.home()} was interrupted; name one by its id or name")
+
+
+def _is_interrupted(seen: RecordedRun) -> bool:
+    return seen.status != "FINISHED" and not is_alive(seen.run.folder)
+
+
+def _is_named(run: RunRecord, given: str) -> bool:
+    folder = run.folder.name
+    return given in {run.run_name, folder, folder.rpartition("-")[0]} or Path(given) == run.folder

@@ -1,0 +1,101 @@
+"""Flow runs of the training flows in this process: made, opened again, executed."""
+
+from typing import Any
+from uuid import UUID
+
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_engine import run_flow
+from prefect.states import AwaitingRetry
+from prefect.utilities.names import generate_slug
+
+from flows.cli.run_list import note_end, note_start
+from flows.retrain_adapter import retrain_adapter
+from flows.train_adapter import train_adapter
+from tasks.config import RetrainAdapterConfig, TrainAdapterConfig
+from tasks.durability.redo import ask
+from tasks.durability.run_lock import is_alive
+from tasks.durability.run_names import full_name
+from tasks.durability.step_name import StepName
+from tasks.durability.tracked_run import run_folder
+from tasks.errors import UserError
+from tasks.records import ReportRecord, RetrainedRecord
+
+_FLOWS: dict[type[TrainAdapterConfig], Flow[..., Any]] = {
+    TrainAdapterConfig: train_adapter,
+    RetrainAdapterConfig: retrain_adapter,
+}
+"""What each configuration is for."""
+
+
+def create_run(config: TrainAdapterConfig, **parameters: object) -> FlowRun:
+    """Register a run of the configuration's flow, so that its id is known before anything fails."""
+    given = {"config": config.model_dump(mode="json"), **parameters}
+    with get_client(sync_client=True) as client:
+        name = full_name(config, generate_slug(2))
+        made = client.create_flow_run(_FLOWS[type(config)], name=name, parameters=given)
+    note_start(str(made.id), run_folder(config, str(made.name), str(made.id)))
+    return made
+
+
+def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
+    """Open a run that ended, to go on with it.
+
+    Args:
+        flow_run_id: the run.
+        redo_from: the first step to run anew, if any.
+
+    Raises:
+        UserError: there is no such run, or it completed and nothing is to be redone.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            flow_run = client.read_flow_run(flow_run_id)
+        except ObjectNotFound:
+            raise UserError(f"there is no run {flow_run_id} in this home's Prefect") from None
+        if flow_run.state and flow_run.state.is_completed() and redo_from is None:
+            raise UserError(
+                f"the run {flow_run_id} completed; start a new one, or give --redo-from"
+            )
+        kind, _ = _of(client.read_flow(flow_run.flow_id).name)
+        config = kind.model_validate(flow_run.parameters["config"])
+        folder = run_folder(config, str(flow_run.name), str(flow_run_id))
+        if is_alive(folder):
+            raise UserError(f"the run {flow_run.name} is going on in another process")
+        if redo_from:
+            ask(folder, redo_from)
+        client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
+        note_start(str(flow_run_id), folder)
+        return client.read_flow_run(flow_run_id)
+
+
+def execute(flow_run: FlowRun) -> ReportRecord:
+    """Execute a training here, on the main thread, and give its report.
+
+    Raises:
+        UserError: what was given cannot work.
+        Exception: whatever made the run fail.
+    """
+    report = execute_any(flow_run)
+    assert isinstance(report, ReportRecord)  # noqa: S101 - the flow has no other result
+    return report
+
+
+def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord:
+    """Do the same for a training or a retraining."""
+    with get_client(sync_client=True) as client:
+        _, flow = _of(client.read_flow(flow_run.flow_id).name)
+    try:
+        record = run_flow(flow, flow_run=flow_run)
+    except UserError:
+        note_end(str(flow_run.id))
+        raise
+    assert isinstance(record, ReportRecord | RetrainedRecord)  # noqa: S101 - no other results
+    note_end(str(flow_run.id))
+    return record
+
+
+def _of(name: str) -> tuple[type[TrainAdapterConfig], Flow[..., Any]]:
+    return next((kind, flow) for kind, flow in _FLOWS.items() if flow.name == name)

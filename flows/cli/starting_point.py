@@ -1,0 +1,100 @@
+"""A first configuration for a user's data: commented YAML that only names what may matter."""
+
+import math
+import textwrap
+from pathlib import Path
+
+import pydantic
+import yaml
+
+from tasks.config.base_model import Task
+from tasks.config.data import RowFormat
+from tasks.config.mistakes import validation_message
+from tasks.config.section import Section
+from tasks.config.train_adapter import TrainAdapterConfig
+from tasks.engine.data.row_formats import GENERATIVE, detect_row_format
+from tasks.engine.data.row_sources import read_rows
+from tasks.errors import UserError
+
+_WIDTH = 100
+_LIVE = {
+    "base_model": ("source", "task", "dtype", "quantization"),
+    "data": ("train", "eval_fraction", "max_length"),
+    "lora": ("r", "lora_dropout", "target_modules"),
+    "training": ("num_train_epochs", "batch_size", "learning_rate"),
+    "inference": ("sample_rows",),
+    "tracking": ("experiment",),
+}
+
+
+def starting_configuration(data: Path, base_model: str) -> str:
+    """Write YAML that trains `base_model` on `data`; all that is not given has its default.
+
+    Raises:
+        UserError: The data cannot be read, its columns fit no row format, or the base model's
+            name is empty.
+
+    """
+    rows = read_rows(str(data), "train", None)
+    row_format = detect_row_format(rows[0], str(data), learnable=[*GENERATIVE, RowFormat.TAGGED])
+    task = Task.CAUSAL_LM
+    if row_format is RowFormat.TAGGED:
+        task = Task.TOKEN_CLASSIFICATION
+    elif row_format is RowFormat.TEXT and "label" in rows[0]:
+        row_format, task = RowFormat.LABELLED, Task.SEQUENCE_CLASSIFICATION
+    given = {
+        "base_model": {"source": base_model and _absolute(Path(base_model)), "task": task},
+        "data": {"train": _absolute(data)},
+    }
+    try:
+        config = TrainAdapterConfig.model_validate(given)
+    except pydantic.ValidationError as error:
+        raise UserError(validation_message(TrainAdapterConfig, error, given)) from error
+    return _opening(data, len(rows), row_format) + "".join(
+        _entry(config, name) for name in TrainAdapterConfig.model_fields
+    )
+
+
+def _absolute(path: Path) -> str:
+    """Locate what is a path: the text may be saved anywhere, and its paths are read from there."""
+    return str(path.absolute()) if path.exists() else str(path)
+
+
+def _opening(data: Path, num_rows: int, row_format: RowFormat) -> str:
+    return _comment(
+        f"A starting point: the rows of {data.name} ({num_rows}) have the format {row_format}. "
+        "Settings behind a single # have the value shown; remove the # to change them.",
+        indent="",
+    )
+
+
+def _entry(config: TrainAdapterConfig, name: str) -> str:
+    """Render a section with all of its settings, or a setting that stands alone."""
+    value = getattr(config, name)
+    about = "\n" + _comment(TrainAdapterConfig.model_fields[name].description or "", indent="")
+    if not isinstance(value, Section):
+        return about + f"{name}: {_yaml(value)}\n"
+    values = value.model_dump(mode="json")
+    return f"{about}{name}:\n" + "".join(
+        _comment(field.description or "", indent="  ")
+        + ("  " if key in _LIVE.get(name, ()) else "  # ")
+        + f"{key}: {_yaml(values[key])}\n"
+        for key, field in type(value).model_fields.items()
+    )
+
+
+def _comment(text: str, indent: str) -> str:
+    start = f"{indent}## " if indent else "# "
+    lines = textwrap.wrap(
+        " ".join(text.split()),
+        _WIDTH,
+        initial_indent=start,
+        subsequent_indent=start,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value: object) -> str:
+    dumped = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
+    return dumped.removesuffix("\n").removesuffix("...").rstrip()

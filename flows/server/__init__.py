@@ -1,0 +1,1 @@
+"""Prefect around us: the embedded server, up and down, deployments, triggers and alerts."""

@@ -1,0 +1,106 @@
+"""Prefect automations: runs whose machine is lost are ended, and failures are told to a webhook.
+
+`python -m flows.server.automations` lets the server that the settings name end lost runs, as
+`adapterflow up` does for its own.
+"""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
+from prefect.types import SecretDict
+from pydantic import SecretStr
+
+from flows.server.embedded import HEARTBEAT_SECONDS
+
+LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_SECONDS)
+"""Three heartbeats: with fewer, a run that is only slow for a while would be taken for lost."""
+
+LOST_RUNS = "adapterflow: runs whose machine is lost"
+"""The automation's name; `flows.server.prefect_server` looks for it, too."""
+
+_ALERT = "adapterflow: tell of failed runs"
+_BLOCK = "adapterflow-alerts"
+_PAYLOAD = (
+    '{"text": {{ (flow.name ~ ": the run " ~ flow_run.name ~ " is " ~ flow_run.state.name ~ ": " '
+    '~ (flow_run.state.message or "")) | tojson }}, "flow_run": {{ flow_run | ui_url | tojson }}}'
+)
+
+
+def lost_runs() -> AutomationCore:
+    """Give the automation that ends a run as crashed once its heartbeats stop."""
+    heartbeat = "prefect.flow-run.heartbeat"
+    return AutomationCore(
+        name=LOST_RUNS,
+        description="Three heartbeats missed: the run is crashed, and Retry goes on with it.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={heartbeat},
+            # Any other state is the run's end, or a pause in which nobody is to send heartbeats;
+            # a run that goes on from there begins with one.
+            expect={"prefect.flow-run.*"},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=LOST_AFTER,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message=f"No sign of life for {LOST_AFTER.seconds} s: the machine may be lost.",
+            )
+        ],
+    )
+
+
+def failed_runs(webhook: UUID) -> AutomationCore:
+    """Give the automation that calls a webhook when a run fails, crashes or times out."""
+    return AutomationCore(
+        name=_ALERT,
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            expect={f"prefect.flow-run.{end}" for end in ("Failed", "Crashed", "TimedOut")},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[CallWebhook(block_document_id=webhook, payload=_PAYLOAD)],
+    )
+
+
+def install_lost_runs() -> None:
+    """Let the current server end lost runs."""
+    with get_client(sync_client=True) as client:
+        install(client, lost_runs())
+
+
+def install(client: SyncPrefectClient, wanted: AutomationCore) -> None:
+    """Let the server have this automation, once, in place of an earlier one of its name.
+
+    One that is there already stays: with it would go what it knows of the runs that go on.
+    """
+    earlier: list[Automation] = client.read_automations_by_name(wanted.name)
+    same = [one for one in earlier if one.model_dump(exclude={"id"}) == wanted.model_dump()]
+    if not same:
+        client.create_automation(wanted)
+    for one in earlier:
+        if one not in same[:1]:
+            client.delete_automation(one.id)
+
+
+def install_alert(webhook_url: str) -> None:
+    """Let the current server call this address when a run fails; it is kept in a block."""
+    headers = SecretDict({"Content-Type": "application/json"})
+    block: Any = Webhook(url=SecretStr(webhook_url), method="POST", headers=headers)
+    webhook = block.save(_BLOCK, overwrite=True)
+    with get_client(sync_client=True) as client:
+        install(client, failed_runs(webhook))
+
+
+if __name__ == "__main__":
+    install_lost_runs()

@@ -1,0 +1,207 @@
+"""What `adapterflow up` and `down` do: Prefect, MLflow and a worker on this machine."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import click
+
+from flows.server.background import Background
+from flows.server.embedded import CLIENT_SETTINGS, database_url
+from tasks.errors import AdapterflowError, UserError
+from tasks.runtime import home
+
+POOL = "adapterflow"
+"""The work pool of all deployments."""
+
+_HOST = "127.0.0.1"
+_DEPLOYMENTS = "deployments/prefect.yaml"
+
+
+class Stack:
+    """The servers and the worker of one home."""
+
+    def __init__(self, prefect_port: int, mlflow_port: int) -> None:
+        self._ports = {"prefect": prefect_port, "mlflow": mlflow_port}
+        self.prefect_url = f"http://{_HOST}:{prefect_port}"
+        self.mlflow_url = f"http://{_HOST}:{mlflow_port}"
+        self._processes = Background(home.prefect_store())
+
+    def up(self) -> None:
+        """Start what does not run, wait until each answers, and deploy.
+
+        Raises:
+            UserError: a port is taken or given twice, or what runs already runs elsewhere.
+            AdapterflowError: a process ended or did not answer in time, or a file in
+                `deployments/` was refused.
+        """
+        if len(set(self._ports.values())) < len(self._ports):
+            raise UserError(
+                f"--prefect-port and --mlflow-port are both {self._ports['prefect']}; each server "
+                "needs one of its own"
+            )
+        running = self._processes.ports()
+        # A server that was killed may have left children that hold its port.
+        self._processes.end([name for name in self._ports if name not in running])
+        for name, port in self._ports.items():
+            _check_port(name, port, running)
+        try:
+            self._start_and_deploy(running)
+        except BaseException:
+            self._processes.end([name for name in _ENDING if name not in running])
+            raise
+
+    def _start_and_deploy(self, running: dict[str, int | None]) -> None:
+        if "mlflow" not in running:
+            self._start_mlflow()
+        if "prefect" not in running:
+            self._start_prefect()
+        for name, url in (("prefect", f"{self.prefect_url}/api"), ("mlflow", self.mlflow_url)):
+            self._processes.wait(name, lambda health=f"{url}/health": _answers(health))  # type: ignore[misc]
+        self._prefect("work-pool", "create", POOL, "--type=process", "--overwrite")
+        self._install_lost_runs()
+        self._prefect("deploy", f"--prefect-file={_DEPLOYMENTS}", "--all")
+        if "worker" not in running:
+            words = ["prefect", "worker", "start", f"--pool={POOL}", "--type=process"]
+            self._processes.start("worker", words, self.environment(), None)
+        self._processes.wait("worker", self._worker_is_online)
+
+    def _install_lost_runs(self) -> None:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from flows.server.automations import install_lost_runs
+
+        with temporary_settings({PREFECT_API_URL: f"{self.prefect_url}/api"}):
+            install_lost_runs()
+
+    def environment(self) -> dict[str, str]:
+        """Give the settings of whatever works with these servers."""
+        return {
+            "PREFECT_API_URL": f"{self.prefect_url}/api",
+            "MLFLOW_TRACKING_URI": self.mlflow_url,
+            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home.prefect_store() / "results"),
+            # What these say stands in the run's log, too.
+            "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,transformers,peft,datasets",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            **CLIENT_SETTINGS,
+        }
+
+    def _start_prefect(self) -> None:
+        port = self._ports["prefect"]
+        settings = {
+            "PREFECT_API_DATABASE_CONNECTION_URL": database_url(),
+            # Prefect's own default lets the pages of any site ask this server.
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{self.prefect_url},http://localhost:{port}",
+            # In memory, a restart would forget who holds a device and never give it back. In files
+            # they are in Prefect's home, which another stack of the same user must not share.
+            "PREFECT_HOME": str(home.prefect_store()),
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+                "prefect.server.concurrency.lease_storage.filesystem"
+            ),
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        }
+        words = ["flows.server.prefect_server", f"--host={_HOST}", f"--port={port}"]
+        self._processes.start("prefect", words, self.environment() | settings, port)
+
+    def _start_mlflow(self) -> None:
+        from tasks.tracking import embedded_store
+
+        # Files stay where the embedded store has them: `adapterflow train` reads and writes both.
+        uri, artifacts = embedded_store()
+        port = self._ports["mlflow"]
+        words = ["mlflow", "server", f"--host={_HOST}", f"--port={port}", "--workers=1"]
+        words += [f"--backend-store-uri={uri}"]
+        words += ["--no-serve-artifacts", f"--default-artifact-root={artifacts}"]
+        settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self._processes.start("mlflow", words, self.environment() | settings, port)
+
+    def _prefect(self, *words: str) -> None:
+        done = subprocess.run(  # noqa: S603 - our own environment's program
+            [sys.executable, "-m", "prefect", "--no-prompt", *words],
+            cwd=home.CHECKOUT,
+            env={**os.environ, **self.environment()},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+            raise AdapterflowError(f"prefect {' '.join(words)} failed:\n{said}")
+
+    def _worker_is_online(self) -> bool:
+        request = urllib.request.Request(  # noqa: S310 - our own address
+            f"{self.prefect_url}/api/work_pools/{POOL}/workers/filter",
+            data=b"{}",
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                return any(worker["status"] == "ONLINE" for worker in json.load(answer))
+        except OSError:  # above all 503, which Prefect says while its SQLite is busy
+            return False
+
+
+_ENDING = ("worker", "mlflow", "prefect")
+
+
+def running_stack() -> Stack | None:
+    """Give the stack of this home, if its servers run."""
+    ports = Background(home.prefect_store()).ports()
+    prefect, mlflow = ports.get("prefect"), ports.get("mlflow")
+    return Stack(prefect, mlflow) if prefect and mlflow else None
+
+
+def _check_port(name: str, port: int, running: dict[str, int | None]) -> None:
+    if name in running:
+        if running[name] != port:
+            raise UserError(
+                f"{name} of this home runs on port {running[name]}, not {port}; end it first with "
+                "adapterflow down"
+            )
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            raise UserError(
+                f"port {port}, meant for {name}, is taken by another program; end that, or give "
+                f"another port with --{name}-port"
+            ) from None
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own address
+            return True
+    except OSError:
+        return False
+
+
+@click.command()
+@click.option("--prefect-port", type=click.IntRange(1, 65535), default=4200, show_default=True)
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+def up(prefect_port: int, mlflow_port: int) -> None:
+    """Start Prefect, MLflow and a worker on this machine, and deploy the flows.
+
+    They answer on loopback only, and go on until `adapterflow down`. Called again, it starts what
+    is missing and deploys anew.
+    """
+    stack = Stack(prefect_port, mlflow_port)
+    click.echo("starting Prefect, MLflow and a worker (a minute the first time) ...", err=True)
+    stack.up()
+    click.echo(f"Prefect   {stack.prefect_url}")
+    click.echo(f"MLflow    {stack.mlflow_url}")
+
+
+@click.command()
+def down() -> None:
+    """End what `adapterflow up` started, the worker first.
+
+    A run that goes on ends as on SIGTERM, and can be gone on with.
+    """
+    ended = Background(home.prefect_store()).end(_ENDING)
+    click.echo(f"ended: {', '.join(ended)}" if ended else "nothing was running")

@@ -1,0 +1,147 @@
+"""The MLflow run of a flow run: opened or found again, and always ended with what is true."""
+
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from prefect.runtime import flow_run
+
+from tasks.config import TrainAdapterConfig
+from tasks.durability.dead_runs import end_dead_runs
+from tasks.durability.retention import tidy
+from tasks.durability.run_lock import alive
+from tasks.durability.unchanged import INPUTS_TAG, fingerprint
+from tasks.errors import UserError
+from tasks.records import DataRecord, RunRecord
+from tasks.runtime import home
+from tasks.runtime.links import link_to_prefect
+from tasks.runtime.progress import logger
+from tasks.tracking import Status, Tracker, open_run, ship_all, ship_command
+from tasks.validate_inputs import check_output_folder, output_folder
+
+_SECONDS_FOR_EARLIER_RUNS = 5.0
+_SECONDS_FOR_THE_LOCK = 10.0
+_RECORDED_VERSIONS = ("adapterflow", "torch", "transformers", "peft", "bitsandbytes")
+
+
+@contextmanager
+def being_alive(config: TrainAdapterConfig) -> Iterator[None]:
+    """Hold this flow run's lock, so that nobody takes it for dead or executes it, too.
+
+    Raises:
+        UserError: the output folder can't be written, or another process is executing the run.
+    """
+    check_output_folder(config)
+    # A run that looks whether this one is alive holds the lock for a moment.
+    with alive(_own_folder(config), _SECONDS_FOR_THE_LOCK):
+        yield
+
+
+@contextmanager
+def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRecord]:
+    """Open this flow run's MLflow run, and end it FINISHED, FAILED or KILLED.
+
+    A mistake in a new run leaves no run and no folder, unless something was trained already.
+    """
+    folder = _own_folder(config)
+    is_new = not folder.exists()
+    run = open_run(
+        config.tracking,
+        run_name=str(flow_run.get_name()),
+        flow_run_id=str(flow_run.get_id()),
+        folder=folder,
+        tags={INPUTS_TAG: fingerprint(config, data), **link_to_prefect()},
+    )
+    tracker = Tracker(run)
+    with _truly_ended(run, tracker, is_new=is_new):
+        _look_after_earlier_runs(run)
+        _log_inputs(config, data, tracker)
+        yield run
+    tidy(config.output, run)
+
+
+def _own_folder(config: TrainAdapterConfig) -> Path:
+    return run_folder(config, str(flow_run.get_name()), str(flow_run.get_id()))
+
+
+def run_folder(config: TrainAdapterConfig, name: str, flow_run_id: str) -> Path:
+    """Give the folder that a flow run writes to."""
+    return output_folder(config) / f"{name}-{flow_run_id[:8]}"
+
+
+@contextmanager
+def _truly_ended(run: RunRecord, tracker: Tracker, *, is_new: bool) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        # An earlier try may have left an adapter or checkpoints, even where none are now.
+        if is_new and not run.checkpoints.exists():
+            _discard(tracker)
+        else:
+            _end(tracker, "FAILED")
+        raise
+    except Exception:
+        _end(tracker, "FAILED")
+        raise
+    except BaseException:  # cancelled by Prefect (TerminationSignal) or by hand (Ctrl-C)
+        _end(tracker, "KILLED")
+        raise
+    _end(tracker, "FINISHED")
+
+
+def _look_after_earlier_runs(own: RunRecord) -> None:
+    folders = {home.outputs(), own.folder.parent}
+    end_dead_runs(own, folders)
+    for folder, outcome in ship_all(folders, _SECONDS_FOR_EARLIER_RUNS):
+        if outcome.num_shipped:
+            logger().info(
+                "brought %d waiting operations of the run %s to MLflow; %d still wait",
+                outcome.num_shipped,
+                folder.name,
+                outcome.num_waiting,
+            )
+
+
+def _end(tracker: Tracker, status: Status) -> None:
+    try:
+        tracker.end(status)
+    except OSError as error:  # a full disk; the next run ends this one
+        logger().warning("that the run is %s can't be written down: %s", status, error)
+        return
+    if waiting := tracker.what_waits():
+        logger().warning(
+            "%s wait in %s; once the server answers, the next run ships them, or: %s",
+            waiting,
+            tracker.run.folder,
+            ship_command(tracker.run),
+        )
+
+
+def _discard(tracker: Tracker) -> None:
+    tracker.discard()
+    if not tracker.num_waiting():
+        shutil.rmtree(tracker.run.folder, ignore_errors=True)
+
+
+def _log_inputs(config: TrainAdapterConfig, data: DataRecord, tracker: Tracker) -> None:
+    tracker.log_dataset(data.train, "train")
+    if data.eval:
+        tracker.log_dataset(data.eval, "eval")
+    tracker.log_params(
+        {
+            "data/row_format": data.row_format,
+            "data/template": data.template,
+            **_counts("train", data.train.model_dump()),
+            **(_counts("eval", data.eval.model_dump()) if data.eval else {}),
+        }
+    )
+    versions = {f"versions/{name}": version(name) for name in _RECORDED_VERSIONS}
+    tracker.log_params({**versions, "versions/python": platform.python_version()})
+    tracker.log_text(config.model_dump_json(indent=2), "configuration.json")
+
+
+def _counts(split: str, fields: dict[str, object]) -> dict[str, object]:
+    return {f"data/{split}/{k}": v for k, v in fields.items() if k.startswith(("num_", "sha"))}

@@ -1,0 +1,1 @@
+"""Adapters: configure, inject, read, write, save, load, switch, merge and combine."""

@@ -1,0 +1,207 @@
+"""Many adapters on one base: loaded by name, switched without reloading anything.
+
+The base is in memory once. Switched off, it gives its own logits bit for bit; switched to an
+adapter, that adapter's, whatever was active in between.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Self
+
+from tasks.config import BaseModelSettings, Template
+from tasks.engine.adapters.activation import disable_adapters, switch_adapter
+from tasks.engine.adapters.compatibility import check_base, check_tokenizer, template_of
+from tasks.engine.adapters.folders import AdapterFolder, find_adapter
+from tasks.engine.adapters.loading import load_folder, unload_adapter
+from tasks.engine.base.base_models import load_base, load_tokenizer
+from tasks.engine.base.sources import BaseSource, find_base
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord, FileRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter of the set: where it came from, and how its prompts are written."""
+
+    name: str
+    source: str
+    sha256: str
+    """Of its weights' file."""
+    config_sha256: str
+    """Of its configuration's file."""
+    template: Template
+    """How its prompts are written: `chat` or `plain`."""
+    tokenizer: "PreTrainedTokenizerBase"
+    remarks: tuple[str, ...]
+    """What could not be checked."""
+
+
+class AdapterSet:
+    """One base in memory and any number of named adapters on it, of which one or none answers."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        base: BaseSource | BaseModelRecord,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.base = base
+        self._loaded: dict[str, LoadedAdapter] = {}
+        self._active: str | None = None
+
+    @classmethod
+    def on(cls, settings: BaseModelSettings) -> Self:
+        """Load the base that the settings name, without adapters.
+
+        Raises:
+            UserError: there is no such base, or it cannot be loaded.
+        """
+        source = find_base(settings)
+        return cls(load_base(source), load_tokenizer(source.location, source.revision), source)
+
+    @property
+    def adapters(self) -> Mapping[str, LoadedAdapter]:
+        """The loaded adapters by their names, in the order they were loaded."""
+        return MappingProxyType(self._loaded)
+
+    @property
+    def active(self) -> str | None:
+        """The adapter that answers; None while the base does."""
+        return self._active
+
+    def load(
+        self,
+        source: str | Path | AdapterFolder,
+        name: str = "default",
+        *,
+        revision: str | None = None,
+        template: Template = Template.AUTO,
+        any_base: bool = False,
+    ) -> LoadedAdapter:
+        """Load an adapter beside those that are there, and switch to it.
+
+        Args:
+            source: its folder or Hub id; what MLflow keeps, `tasks.tracking` brings to a folder.
+            name: letters, digits, `_` and `-`.
+            revision: branch, tag or commit of a Hub id.
+            template: how its prompts are written; `auto` is as in training.
+            any_base: whether an adapter that names another base is loaded if its shapes fit.
+
+        Raises:
+            UserError: it is not there, its name is taken, or it does not go with this base; the
+                set is as it was.
+        """
+        if not _NAME.fullmatch(name):
+            raise UserError(f"adapter name {name!r}: only letters, digits, _ and - are possible")
+        folder = source if isinstance(source, AdapterFolder) else find_adapter(source, revision)
+        loaded = self._checked(folder, name, template, any_base=any_base)
+        try:
+            load_folder(self.model, folder, name)
+        except BaseException:
+            self._activate(self._active)
+            raise
+        self._loaded[name] = loaded
+        self._active = name
+        return loaded
+
+    def switch(self, name: str) -> None:
+        """Let this adapter answer.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        self._require(name)
+        self._activate(name)
+
+    def disable(self) -> None:
+        """Let the base answer."""
+        self._activate(None)
+
+    def unload(self, name: str) -> None:
+        """Take an adapter out of memory; if it was the active one, the base answers.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        self._require(name)
+        unload_adapter(self.model, name)
+        del self._loaded[name]
+        self._activate(None if self._active == name else self._active)
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator["PreTrainedModel"]:
+        """Let this adapter answer for a while (None: the base), then what did so before.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        before = self._active
+        if name is None:
+            self.disable()
+        else:
+            self.switch(name)
+        try:
+            yield self.model
+        finally:
+            self._activate(before)
+
+    def _checked(
+        self, folder: AdapterFolder, name: str, template: Template, *, any_base: bool
+    ) -> LoadedAdapter:
+        check_shareable(folder)
+        try:
+            remarks = check_base(folder, self.base)
+        except UserError as mistake:
+            if not any_base:
+                raise
+            remarks = (str(mistake),)
+        tokenizer = check_tokenizer(folder, self.tokenizer)
+        return LoadedAdapter(
+            name=name,
+            source=folder.source,
+            sha256=FileRecord.of(folder.weights_file).sha256,
+            config_sha256=FileRecord.of(folder.config_file).sha256,
+            template=template_of(folder, tokenizer, template),
+            tokenizer=tokenizer,
+            remarks=remarks,
+        )
+
+    def _require(self, name: str) -> None:
+        if name not in self._loaded:
+            known = ", ".join(self._loaded) or "none"
+            raise UserError(f"there is no adapter {name!r}; loaded are {known}")
+
+    def _activate(self, name: str | None) -> None:
+        if name is not None:
+            switch_adapter(self.model, name)
+        elif getattr(self.model, "peft_config", None):
+            disable_adapters(self.model)
+        self._active = name
+
+
+def check_shareable(folder: AdapterFolder) -> None:
+    """Refuse what would change the base's answers, or other adapters', by being there.
+
+    Raises:
+        UserError: the adapter trained such.
+    """
+    bias, tokens = folder.config.bias, folder.config.trainable_token_indices
+    if bias == "none" and not tokens:
+        return
+    # peft 0.21 fails at the wrapper of such tokens as soon as another adapter is active.
+    what = f"biases of the base (bias={bias!r})" if bias != "none" else "single tokens' embeddings"
+    raise UserError(
+        f"{folder.source} trained {what}, which can't share a base with other adapters; merge it "
+        "with `adapterflow export --merged`, or load it alone"
+    )

@@ -1,0 +1,272 @@
+"""Several adapters of one base combined into one, by PEFT's `add_weighted_adapter`.
+
+`cat` is the weighted sum itself, at the sum of the ranks; `svd` the sum's best approximation of a
+given rank. `linear` adds up the A and the B each, which brings products of one adapter's A with
+another's B. TIES (https://arxiv.org/abs/2306.01708) drops small values and settles signs before it
+adds; DARE (https://arxiv.org/abs/2311.03099) drops values at random and scales up the rest.
+"""
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.config import BaseModelSettings, Template
+from tasks.engine.adapters import adapter_state, lora
+from tasks.engine.adapters.compatibility import (
+    check_base,
+    check_tokenizer,
+    fitting_weights,
+    template_of,
+)
+from tasks.engine.adapters.folders import PEFT_PREFIX, AdapterFolder
+from tasks.engine.adapters.injection import probe_logits
+from tasks.engine.adapters.loading import load_adapter, verify_same
+from tasks.engine.adapters.merging import FULL_PRECISION
+from tasks.engine.adapters.saving import write_files
+from tasks.engine.base.base_models import load_base, load_tokenizer
+from tasks.engine.base.sources import BaseSource, find_base
+from tasks.engine.whole_folders import check_new, whole_folder, write_manifest
+from tasks.errors import UserError
+from tasks.records import CombinedRecord, FileRecord
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+METHODS = (
+    "cat",
+    "svd",
+    "linear",
+    "ties",
+    "ties_svd",
+    "dare_linear",
+    "dare_linear_svd",
+    "dare_ties",
+    "dare_ties_svd",
+)
+
+_NAME = "combined"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How adapters are combined."""
+
+    method: str = "cat"
+    """One of `METHODS`."""
+    density: float = 0.5
+    """Share of the values that TIES and DARE keep, in (0, 1]."""
+    rank: int | None = None
+    """Of the result, for the methods with `svd`; the largest of the adapters' unless set."""
+    seed: int = 0
+    """Of DARE's choice."""
+
+
+def combine(
+    adapters: Sequence[AdapterFolder],
+    weights: Sequence[float],
+    base: BaseModelSettings,
+    folder: Path,
+    how: Combination,
+) -> CombinedRecord:
+    """Write one adapter made of several to a folder, complete and proven, or nothing.
+
+    Args:
+        adapters: two or more.
+        weights: one an adapter.
+        base: which they were all made for; it is loaded in float32.
+        folder: the new adapter's own, which must not be there yet.
+        how: the method.
+
+    Raises:
+        UserError: the folder is there, an adapter is not of this base or not a plain LoRA, or PEFT
+            cannot combine them so.
+        VerificationError: loaded, the new adapter answers otherwise than when it was made.
+    """
+    check_new(folder)
+    source = find_base(base.model_copy(update=FULL_PRECISION))
+    remarks = [remark for one in adapters for remark in check_base(one, source)]
+    model = load_base(source)
+    unchanged = probe_logits(model)
+    prompting = []
+    for one in adapters:
+        _check_plain(one)
+        fitting_weights(one, model)
+        tokenizer = check_tokenizer(one, load_tokenizer(source.location, source.revision))
+        prompting.append((template_of(one, tokenizer), tokenizer.chat_template))
+        if prompting[-1] != prompting[0]:
+            remarks.append(
+                f"{one.source} was trained on prompts that are written otherwise than those of "
+                f"{adapters[0].source}; the combined adapter is prompted as the latter"
+            )
+    log.info("combining %d adapters by %s ...", len(adapters), how.method)
+    combined = _combined(model, adapters, weights, how)
+    expected = probe_logits(combined)
+    read = adapter_state.read_adapter(combined, _NAME)
+    state = {key.removeprefix(PEFT_PREFIX): value.contiguous() for key, value in read.items()}
+    config = _configuration(combined, adapters[0])
+    _check_whole(state, adapters)
+    _check_rank(state, config["r"])
+    del combined, model
+    shares = _shares(adapters, weights)
+    with whole_folder(folder) as partial:
+        write_files(partial, state, config, _card(source, how, shares))
+        for file in adapters[0].tokenizer_files():
+            shutil.copyfile(file, partial / file.name)
+        difference = _verify(partial, source, expected)
+        write_manifest(partial, _facts(adapters, prompting[0][0], how, shares))
+    return CombinedRecord(
+        folder=folder,
+        base_model=source.reference,
+        method=how.method,
+        weights=shares,
+        r=config["r"],
+        num_adapter_parameters=sum(weight.numel() for weight in state.values()),
+        round_trip_logit_difference=difference,
+        logit_effect=(expected - unchanged).abs().max().item(),
+        remarks=tuple(remarks),
+    )
+
+
+def _check_plain(adapter: AdapterFolder) -> None:
+    """Refuse what PEFT 0.21 would leave out of the sum without a word."""
+    config = adapter.config
+    reasons = {
+        "use_dora": config.use_dora,
+        "modules_to_save": config.modules_to_save,
+        "bias": config.bias != "none",
+        "lora_bias": config.lora_bias,
+        "trainable_token_indices": config.trainable_token_indices,
+    }
+    if found := [name for name, is_set in reasons.items() if is_set]:
+        raise UserError(
+            f"{adapter.source} has {', '.join(found)}; only the matrices of plain LoRA can be "
+            "combined. Merge it into its base with `adapterflow export --merged`"
+        )
+
+
+def _combined(
+    model: "PreTrainedModel",
+    adapters: Sequence[AdapterFolder],
+    weights: Sequence[float],
+    how: Combination,
+) -> "PeftModel":
+    import torch
+    from peft import PeftModel
+
+    # Not bare numbers: PEFT would take the layers' numbers for adapters when it reads one out.
+    names = [f"adapter_{number}" for number in range(len(adapters))]
+    loaded = PeftModel.from_pretrained(model, str(adapters[0].path), adapter_name=names[0])
+    for name, one in zip(names[1:], adapters[1:], strict=True):
+        loaded.load_adapter(str(one.path), adapter_name=name)
+    for name in names:
+        # Else PEFT 0.21 scales what is combined, and has its scale already, once more.
+        loaded.peft_config[name].use_rslora = False
+    extra: dict[str, Any] = {}
+    if how.method.endswith("svd"):
+        # The whole square matrices are of no use, and of the size of the base's own.
+        extra |= {"svd_rank": how.rank, "svd_full_matrices": False}
+    if how.method.startswith(("ties", "dare")):
+        extra["density"] = how.density
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(how.seed)
+            loaded.add_weighted_adapter(names, list(weights), _NAME, how.method, **extra)
+    except ValueError as error:
+        raise UserError(f"PEFT can't combine these adapters by {how.method}: {error}") from error
+    loaded.set_adapter(_NAME)
+    return loaded
+
+
+def _check_whole(state: Mapping[str, "Tensor"], adapters: Sequence[AdapterFolder]) -> None:
+    """Refuse a sum without some of the layers: PEFT 0.21 takes the first adapter's layers for all.
+
+    Raises:
+        UserError: so it is.
+    """
+    adapted = {_layer(key) for one in adapters for key in one.shapes}
+    if left_out := sorted(adapted - {_layer(key) for key in state}):
+        raise UserError(
+            f"PEFT would leave {len(left_out)} adapted layers out of the sum, such as "
+            f"{left_out[0]}: the adapters choose their layers differently (layers_to_transform, "
+            "layers_pattern, exclude_modules). Name the one with the most layers first, or merge "
+            "them with `adapterflow export --merged`, one after the other"
+        )
+
+
+def _layer(key: str) -> str:
+    return key.partition(".lora_")[0]
+
+
+def _check_rank(state: dict[str, "Tensor"], r: int) -> None:
+    lower = {key: w.shape[0] for key, w in state.items() if ".lora_A." in key and w.shape[0] < r}
+    if lower:
+        name, most = min(lower.items(), key=lambda one: one[1])
+        raise UserError(f"rank {r} is more than {name} can have; set a rank of at most {most}")
+
+
+def _configuration(combined: "PeftModel", first: AdapterFolder) -> dict[str, Any]:
+    made_for = first.config
+    return {
+        **lora.to_json(combined.peft_config[_NAME]),
+        "base_model_name_or_path": made_for.base_model_name_or_path,
+        "revision": made_for.revision,
+        "inference_mode": True,
+        "init_lora_weights": True,
+    }
+
+
+def _verify(folder: Path, source: BaseSource, expected: "Tensor") -> float:
+    fresh = load_base(source)
+    load_adapter(fresh, folder)
+    difference = (probe_logits(fresh) - expected).abs().max().item()
+    verify_same(difference, expected.abs().max().item(), "the combined adapter, loaded")
+    return float(difference)
+
+
+def _shares(adapters: Sequence[AdapterFolder], weights: Sequence[float]) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        sha256 = FileRecord.of(adapter.weights_file).sha256
+        shares[sha256] = shares.get(sha256, 0.0) + weight
+    return shares
+
+
+def _facts(
+    adapters: Sequence[AdapterFolder],
+    template: Template,
+    how: Combination,
+    shares: dict[str, float],
+) -> dict[str, object]:
+    first = adapters[0].manifest
+    kept = {name: first[name] for name in ("base_model", "tokenizer") if name in first}
+    return {
+        "adapter_name": "default",
+        "template": template,
+        **kept,
+        "combined": {**vars(how), "weights": shares},
+    }
+
+
+def _card(source: BaseSource, how: Combination, shares: dict[str, float]) -> str:
+    rows = "\n".join(f"| `{sha256}` | {weight:g} |" for sha256, weight in shares.items())
+    return f"""---
+base_model: {source.reference}
+library_name: peft
+pipeline_tag: text-generation
+tags: [lora, adapterflow, combined-lora]
+---
+# LoRA adapters for {source.reference}, combined by {how.method}
+
+Made by adapterflow with PEFT's `add_weighted_adapter`.
+
+| weights sha256 | share |
+|---|---|
+{rows}
+"""

@@ -1,0 +1,250 @@
+"""Whether an adapter fits a base: told from files, before anything in the model is touched.
+
+The weights' places and shapes are compared with those that the adapter's own configuration makes in
+an empty copy of the model, so every LoRA that PEFT can inject is judged as PEFT would inject it.
+"""
+
+import copy
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from tasks.config import Template
+from tasks.engine.adapters.adapter_state import is_adapter_parameter, loadable
+from tasks.engine.adapters.folders import AdapterFolder
+from tasks.engine.base.base_models import read_tokenizer
+from tasks.engine.base.sources import BaseSource
+from tasks.engine.data.rendering import choose_template
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Shapes = dict[str, tuple[int, ...]]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Initialisations that rewrite the base when the adapter is put in, and what needs more of a model
+# than its layers.
+_ALTERING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_ALTERING_FIELDS = ("layer_replication", "alora_invocation_tokens", "arrow_config")
+
+
+def fitting_weights(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[str, "Tensor"]:
+    """Read an adapter's weights once it is clear that all of them have their place in the model.
+
+    Raises:
+        UserError: the adapter's targets, layers, rank or widths are not those of the model, or it
+            would change the base's own weights.
+    """
+    _check_kind(adapter)
+    expected = _expected_shapes(adapter, model)
+    extra = adapter.shapes.keys() - expected.keys()
+    own = _own_weights(model) if extra else {}
+    copies = {key for key in extra if _base_name(key) in own}
+    problems = _problems(dict(adapter.shapes), expected, copies)
+    if problems:
+        raise _unfit(adapter, model, problems)
+    weights = adapter.weights()
+    _check_copies(adapter, own, {key: weights.pop(key) for key in copies})
+    return weights
+
+
+def check_base(adapter: AdapterFolder, base: BaseSource | BaseModelRecord) -> tuple[str, ...]:
+    """Check that the adapter was made for this base; give what could not be told.
+
+    Raises:
+        UserError: it was made for another base, another revision of it, or other classes.
+    """
+    _check_classes(adapter, base)
+    made_for = adapter.manifest.get("base_model") or {
+        "reference": adapter.config.base_model_name_or_path,
+        "revision": adapter.config.revision,
+    }
+    reference, revision = made_for.get("reference"), made_for.get("revision")
+    fingerprint = made_for.get("fingerprint") or _commit_of(revision)
+    if fingerprint and fingerprint.partition(":")[0] == base.fingerprint.partition(":")[0]:
+        if fingerprint == base.fingerprint:
+            return ()
+        raise _another_base(adapter, f"{reference} ({fingerprint})", base)
+    if reference == base.reference and not fingerprint:
+        return ()
+    if reference != base.reference and all(_is_hub_id(r) for r in (reference, base.reference)):
+        raise _another_base(adapter, str(reference), base)
+    made = f"{reference or 'an unnamed base'} ({fingerprint or 'no fingerprint'})"
+    here = f"{base.reference} ({base.fingerprint})"
+    return (f"{adapter.source} was made for {made}; whether {here} is that base can't be told",)
+
+
+def _check_classes(adapter: AdapterFolder, base: BaseSource | BaseModelRecord) -> None:
+    """Check that the outputs mean the same, where the adapter says what they mean."""
+    labels = adapter.manifest.get("base_model", {}).get("labels")
+    if labels is not None and tuple(labels) != base.settings.labels:
+        made_for = ", ".join(labels) or "no classes"
+        raise UserError(
+            f"the adapter {adapter.source} was made for {made_for}; the base is loaded for "
+            f"{', '.join(base.settings.labels) or 'none'}: load each on a base of its own"
+        )
+
+
+def check_tokenizer(
+    adapter: AdapterFolder, tokenizer: "PreTrainedTokenizerBase"
+) -> "PreTrainedTokenizerBase":
+    """Check that text means the same tokens as in the adapter's training.
+
+    Returns:
+        The adapter's own tokenizer where it was saved along, for its chat template; else the
+        base's.
+
+    Raises:
+        UserError: the vocabularies or, for an adapter trained on chats, the templates differ.
+    """
+    if adapter.has_tokenizer():
+        own = read_tokenizer(str(adapter.path), None, "the adapter")
+        ours, theirs = tokenizer.get_vocab(), own.get_vocab()
+        different = sorted(ours.items() ^ theirs.items(), key=lambda one: one[1])
+        if different:
+            raise UserError(
+                f"the adapter {adapter.source} was trained with another vocabulary of "
+                f"{len(theirs)} tokens; the base has {len(ours)}, and {different[0][0]!r} is not "
+                "the same token in both. Load the base it was trained on"
+            )
+        return own
+    recorded, here = adapter.manifest.get("tokenizer", {}), tokenizer_identity(tokenizer)
+    is_chat = adapter.manifest.get("template") == "chat"
+    for kind in ("vocabulary", "chat_template") if is_chat else ("vocabulary",):
+        if recorded and recorded[kind] != here[kind]:
+            raise UserError(
+                f"the adapter {adapter.source} was trained with another {kind.replace('_', ' ')} "
+                "than the base's tokenizer has; load the base it was trained on"
+            )
+    return tokenizer
+
+
+def template_of(
+    adapter: AdapterFolder,
+    tokenizer: "PreTrainedTokenizerBase",
+    wanted: Template = Template.AUTO,
+) -> Template:
+    """Tell how an adapter's prompts are written: as in training, unless another way is wanted.
+
+    Where no manifest tells, it is the tokenizer's chat template if it has one.
+    """
+    if wanted is Template.AUTO:
+        wanted = Template(adapter.manifest.get("template", wanted))
+    return choose_template(wanted, tokenizer, is_text=False)
+
+
+def tokenizer_identity(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
+    """Give the sha256 of what tokens there are, and of how a chat is written."""
+    parts: dict[str, object] = {
+        "vocabulary": tokenizer.get_vocab(),
+        "chat_template": tokenizer.chat_template,
+    }
+    return {
+        name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
+        for name, part in parts.items()
+    }
+
+
+def _check_kind(adapter: AdapterFolder) -> None:
+    config = adapter.config
+    init = str(config.init_lora_weights)
+    if init.startswith(_ALTERING_INITS):
+        raise UserError(
+            f"{adapter.source} starts from {init}, which rewrites the base: other adapters and the "
+            "base itself would be wrong. Save it as a plain LoRA (PEFT's "
+            "path_initial_model_for_weight_conversion)"
+        )
+    for field in _ALTERING_FIELDS:
+        if getattr(config, field, None):
+            raise UserError(f"{adapter.source} sets {field}, which can't be loaded here")
+
+
+def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes:
+    from peft import get_peft_model_state_dict, inject_adapter_in_model
+
+    config = copy.deepcopy(adapter.config)
+    config.init_lora_weights = False
+    try:
+        empty = inject_adapter_in_model(config, _skeleton(model), "default")
+    except ValueError as error:
+        raise _unfit(adapter, model, str(error).splitlines()[0]) from error
+    state = get_peft_model_state_dict(empty, adapter_name="default", save_embedding_layers=False)
+    return {loadable(key): tuple(value.shape) for key, value in state.items()}
+
+
+def _skeleton(model: "PreTrainedModel") -> Any:  # noqa: ANN401 - PEFT takes any module
+    import torch
+
+    with torch.device("meta"):
+        return type(model)(copy.deepcopy(model.config))
+
+
+def _own_weights(model: "PreTrainedModel") -> dict[str, "Tensor"]:
+    """Give the base's weights by their names, also those of an output layer that shares them."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {_base_name(name): weight for name, weight in named if not is_adapter_parameter(name)}
+
+
+def _base_name(key: str) -> str:
+    return re.sub(r"\.(base_layer|original_module)\.", ".", key)
+
+
+def _problems(given: Shapes, expected: Shapes, copies: set[str]) -> str:
+    found = []
+    if lacking := sorted(expected.keys() - given.keys()):
+        found.append(f"{len(lacking)} weights are missing, such as {lacking[0]}")
+    if homeless := sorted(given.keys() - expected.keys() - copies):
+        found.append(f"the base has no place for {len(homeless)} weights, such as {homeless[0]}")
+    if other := sorted(k for k in given.keys() & expected.keys() if given[k] != expected[k]):
+        first = other[0]
+        found.append(
+            f"{len(other)} weights have another shape, such as {first}: {list(given[first])} in "
+            f"the file, {list(expected[first])} by its configuration in this base"
+        )
+    return "; ".join(found)
+
+
+def _check_copies(
+    adapter: AdapterFolder, own: dict[str, "Tensor"], copies: dict[str, "Tensor"]
+) -> None:
+    """Check base weights that PEFT saved along, embeddings mostly, against the base's own."""
+    import torch
+
+    for key, copied in copies.items():
+        base = own[_base_name(key)].detach().cpu()
+        if base.shape != copied.shape or not torch.equal(base, copied.to(base.dtype)):
+            raise UserError(
+                f"{adapter.source} brings its own {_base_name(key)}, which differs from the base's "
+                "and would replace it for every adapter; name it in modules_to_save in training"
+            )
+
+
+def _unfit(adapter: AdapterFolder, model: "PreTrainedModel", problem: str) -> UserError:
+    base = getattr(model, "name_or_path", "") or type(model).__name__
+    made_for = adapter.config.base_model_name_or_path
+    return UserError(
+        f"the adapter {adapter.source} does not fit {base}: {problem}; load the base that it was "
+        f"made for ({made_for or 'its configuration does not name it'})"
+    )
+
+
+def _another_base(
+    adapter: AdapterFolder, made_for: str, base: BaseSource | BaseModelRecord
+) -> UserError:
+    return UserError(
+        f"the adapter {adapter.source} was made for {made_for}; this is {base.reference} "
+        f"({base.fingerprint}): load that base, or allow another one"
+    )
+
+
+def _commit_of(revision: str | None) -> str | None:
+    return f"commit:{revision}" if revision and _COMMIT.fullmatch(revision) else None
+
+
+def _is_hub_id(reference: str | None) -> bool:
+    return bool(reference and _HUB_ID.fullmatch(reference))

@@ -1,0 +1,173 @@
+"""A saved adapter as it lies in a folder: found here or on the Hub, and read without a model."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.engine.adapters.adapter_state import WEIGHTS_FILE, load_weights, loadable
+from tasks.engine.base import hub
+from tasks.engine.whole_folders import MANIFEST_FILE, check_new, whole_folder
+from tasks.errors import UserError
+from tasks.records import FileRecord
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import Tensor
+
+CONFIG_FILE = "adapter_config.json"
+
+# In files PEFT names a weight by its place in a PeftModel around the base. Without that, PEFT warns
+# and answers as the base does; transformers reads both.
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """A complete folder of an adapter; what is in its files is read when it is asked for."""
+
+    source: str
+    """As the user named it: a folder or a Hub id."""
+    path: Path
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """What adapterflow wrote about the adapter; empty where another program saved it."""
+        file = self.path / MANIFEST_FILE
+        return _mapping(file) if file.is_file() else {}
+
+    @cached_property
+    def config(self) -> "LoraConfig":
+        """The adapter's configuration.
+
+        Raises:
+            UserError: it cannot be read, or it is no LoRA.
+        """
+        from peft import LoraConfig, PeftConfig
+
+        given = _mapping(self.config_file)
+        try:
+            config = PeftConfig.from_pretrained(str(self.path))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self.source}: {CONFIG_FILE} cannot be read: {error}") from error
+        if type(config) is not LoraConfig:
+            raise UserError(f"{self.source} is {given.get('peft_type')}; only LoRA can be loaded")
+        return config
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of the weights, by their place in the base, from the file's header alone.
+
+        Raises:
+            UserError: there is no such file, or it is cut short.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.weights_file, "pt") as opened:
+                return {_place(k): tuple(opened.get_slice(k).get_shape()) for k in opened.keys()}  # noqa: SIM118 - no mapping
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{self.source}: {WEIGHTS_FILE} cannot be read: {error}") from error
+
+    @property
+    def config_file(self) -> Path:
+        """The file of the configuration."""
+        return self.path / CONFIG_FILE
+
+    @property
+    def weights_file(self) -> Path:
+        """The file of the weights."""
+        return self.path / WEIGHTS_FILE
+
+    def weights(self) -> dict[str, "Tensor"]:
+        """Read the weights, by their place in the base."""
+        return {_place(key): value for key, value in load_weights(self.weights_file).items()}
+
+    def has_tokenizer(self) -> bool:
+        """Tell whether the tokenizer was saved along, as TRL and others do."""
+        return (self.path / "tokenizer_config.json").is_file()
+
+    def tokenizer_files(self) -> list[Path]:
+        """Give the files of a tokenizer that was saved along."""
+        return [file for kind in hub.TOKENIZER_FILES for file in sorted(self.path.glob(kind))]
+
+
+def find_adapter(
+    source: str | Path, revision: str | None = None, *, named: str | None = None
+) -> AdapterFolder:
+    """Find an adapter, and bring it here from the Hub if it is there.
+
+    Args:
+        source: a folder, or a Hub id.
+        revision: branch, tag or commit of a Hub id.
+        named: what messages call it; the source unless given.
+
+    Raises:
+        UserError: there is no adapter there, or its files are not what its manifest says.
+    """
+    folder = Path(source).expanduser()
+    if _is_hub_id(str(source), folder):
+        folder = hub.download(str(source), revision, [*hub.ADAPTER_FILES], "adapter")
+    elif revision:
+        raise UserError(f"revision {revision!r} was given, but {source} is no Hub id; remove it")
+    _check_files(source, folder)
+    found = AdapterFolder(named or str(source), folder.resolve())
+    _check_manifest(found)
+    return found
+
+
+def copy_adapter(adapter: AdapterFolder, folder: Path) -> None:
+    """Write the adapter's files to a folder of its own, all of them or none.
+
+    Raises:
+        UserError: the folder is there already.
+    """
+    check_new(folder)
+    with whole_folder(folder) as partial:
+        for file in adapter.path.iterdir():
+            if file.is_file():
+                shutil.copyfile(file, partial / file.name)
+
+
+def _is_hub_id(source: str, folder: Path) -> bool:
+    looks_local = folder.is_absolute() or source.startswith((".", "~")) or folder.exists()
+    return not looks_local and source.count("/") == 1
+
+
+def _check_files(source: str | Path, folder: Path) -> None:
+    if not (folder / CONFIG_FILE).is_file():
+        what = f"has no {CONFIG_FILE}" if folder.is_dir() else "is no folder"
+        inside = sorted(folder.glob(f"**/{CONFIG_FILE}")) if folder.is_dir() else []
+        hint = f"; did you mean {inside[0].parent}?" if inside else ""
+        raise UserError(f"{source} {what}; give an adapter's folder or Hub id (org/name){hint}")
+    if not (folder / WEIGHTS_FILE).is_file():
+        # Older files are pickles, which run code when they are read.
+        has = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise UserError(f"{source} has no {WEIGHTS_FILE}; it has {has}")
+
+
+def _check_manifest(adapter: AdapterFolder) -> None:
+    for name, sha256 in adapter.manifest.get("files", {}).items():
+        file = adapter.path / name
+        if name in {CONFIG_FILE, WEIGHTS_FILE} and FileRecord.of(file).sha256 != sha256:
+            raise UserError(
+                f"{adapter.source}: {name} is not the file that {MANIFEST_FILE} tells of; it was "
+                f"changed or damaged. Save it anew, or remove {MANIFEST_FILE} if it was on purpose"
+            )
+
+
+def _mapping(file: Path) -> Mapping[str, Any]:
+    try:
+        given = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise UserError(f"{file} must be a JSON object")
+    return given
+
+
+def _place(key: str) -> str:
+    return loadable(key.removeprefix(PEFT_PREFIX))

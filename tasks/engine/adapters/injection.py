@@ -1,0 +1,180 @@
+"""Step 3's work: a fresh adapter in the base, and the proof that it is where it should be."""
+
+import inspect
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.config import BaseModelSettings, Quantization
+from tasks.engine.adapters import adapter_state, lora
+from tasks.engine.adapters.activation import adapters_disabled
+from tasks.engine.adapters.plain_lora import ALTERS_BASE
+from tasks.engine.base.base_models import mixed_precision, seeded
+from tasks.errors import VerificationError
+from tasks.records import FileRecord, InjectedRecord, LoraRecord, TargetMatches
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+# Initialisations that move part of the base into the adapter, orthogonal A and B (whose product is
+# zero, though neither of them is), and DoRA's split into magnitude and direction give the base's
+# outputs back up to rounding. The tolerance is a share of the largest logit, for float32 and for
+# half precision.
+_INEXACT = (*ALTERS_BASE, "orthogonal")
+_TOLERANCE_FLOAT32 = 1e-3
+_TOLERANCE_LOW_PRECISION = 5e-2
+
+
+def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> InjectedRecord:
+    """Add the adapter to the model, verify it, and write its initial weights to a file.
+
+    Raises:
+        VerificationError: a target was missed, a parameter outside the adapter would train, or
+            the fresh adapter changes the base's outputs.
+    """
+    prepare_for_training(model, record.base.settings)
+    before = probe_logits(model, adapters=False)
+    _add_adapter(model, record)
+    _verify_targets(model, record)
+    _verify_trainable(model, record)
+    difference = _verify_outputs(model, record, before)
+    initial = adapter_state.read_adapter(model, record.adapter_name)
+    adapter_state.save_weights(initial, weights)
+    return InjectedRecord(
+        lora=record,
+        initial_weights=FileRecord.of(weights),
+        base_checksum=adapter_state.base_checksum(model),
+        num_trainable_parameters=sum(p.numel() for _, p in trainable(model)),
+        num_total_parameters=record.num_total_parameters,
+        layers=_injected(model, record),
+        logit_difference=difference,
+    )
+
+
+def reinject(model: "PreTrainedModel", record: InjectedRecord) -> None:
+    """Bring a fresh base to the state that a record describes.
+
+    Raises:
+        VerificationError: the base came out different from the one that was recorded.
+    """
+    prepare_for_training(model, record.lora.base.settings)
+    _add_adapter(model, record.lora)
+    initial = adapter_state.load_weights(record.initial_weights.path)
+    adapter_state.write_adapter(model, record.lora.adapter_name, initial)
+    if adapter_state.base_checksum(model) != record.base_checksum:
+        raise VerificationError(
+            "the rebuilt base differs from the recorded one "
+            f"({record.lora.base.location}); start the run anew"
+        )
+
+
+def trainable(model: "PreTrainedModel") -> list[tuple[str, "torch.nn.Parameter"]]:
+    """Give the parameters that would train, by name."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.Tensor":
+    """Give the model's logits on a fixed probe: float32 [2, 16, vocabulary], on the CPU.
+
+    Of a model that classifies they are [2, labels], of one that tags [2, 16, labels].
+
+    Args:
+        model: the model; it is left in the mode it came in.
+        adapters: whether the active adapters take part.
+    """
+    import torch
+
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.arange(32).mul(7919).remainder(vocabulary).reshape(2, 16).to(model.device)
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        inputs["use_cache"] = False
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
+    was_training = model.training
+    silenced = not adapters and getattr(model, "_hf_peft_config_loaded", False)
+    try:
+        with (
+            adapters_disabled(model) if silenced else nullcontext(),
+            mixed_precision(model),
+            torch.no_grad(),
+        ):
+            logits = model.eval()(**inputs).logits
+    finally:
+        model.train(was_training)
+    return logits.float().cpu()  # type: ignore[no-any-return]
+
+
+def prepare_for_training(model: "PreTrainedModel", settings: BaseModelSettings) -> None:
+    """Bring a base to the state in which it trains: a packed one computes with float32 norms."""
+    checkpointing = {"use_reentrant": False}
+    if settings.quantization is not Quantization.NONE:
+        from peft import prepare_model_for_kbit_training
+
+        prepare_model_for_kbit_training(
+            model,
+            use_gradient_checkpointing=settings.gradient_checkpointing,
+            gradient_checkpointing_kwargs=checkpointing,
+        )
+    elif settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(checkpointing)
+
+
+def _add_adapter(model: "PreTrainedModel", record: LoraRecord) -> None:
+    """Inject and activate the adapter; its weights are float32, and only they train."""
+    config = lora.from_json(record.peft_config)
+    with seeded(record.seed):
+        model.add_adapter(config, adapter_name=record.adapter_name)
+    model.set_adapter(record.adapter_name)
+    for name, parameter in model.named_parameters():
+        # In half precision small updates are lost: the adapter's master weights are float32.
+        if adapter_state.is_adapter_parameter(name) and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+
+
+def _verify_targets(model: "PreTrainedModel", record: LoraRecord) -> None:
+    found = _injected(model, record)
+    if found != record.matches:
+        raise VerificationError(f"adapter layers are {found}; expected {record.matches}")
+
+
+def _injected(model: "PreTrainedModel", record: LoraRecord) -> TargetMatches:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    injected = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer) and record.adapter_name in module.active_adapters
+    ]
+    return lora.match_targets(list(record.matches.per_target), injected)
+
+
+def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:
+    bias = record.peft_config["bias"] != "none"
+    names = [name for name, _ in trainable(model)]
+    outside = [
+        name
+        for name in names
+        if not (
+            adapter_state.is_adapter_parameter(name, record.adapter_name)
+            or (bias and name.endswith(".bias"))
+        )
+    ]
+    if outside or not names:
+        what = f"{len(outside)} parameters outside it, such as {outside[0]}" if outside else "none"
+        raise VerificationError(f"only adapter {record.adapter_name!r} should train; got {what}")
+
+
+def _verify_outputs(model: "PreTrainedModel", record: LoraRecord, before: "torch.Tensor") -> float:
+    difference = (probe_logits(model) - before).abs().max().item()
+    tolerance = 0.0
+    if record.peft_config["init_lora_weights"] in _INEXACT or record.peft_config["use_dora"]:
+        full = record.base.dtype == "float32"
+        share = _TOLERANCE_FLOAT32 if full else _TOLERANCE_LOW_PRECISION
+        tolerance = share * before.abs().max().item()
+    if not difference <= tolerance:  # nor is it no number
+        raise VerificationError(
+            f"the fresh adapter changes logits by {difference:.3g} (allowed: {tolerance:.3g})"
+        )
+    return float(difference)

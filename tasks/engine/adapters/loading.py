@@ -1,0 +1,135 @@
+"""Step 6's work: a saved adapter on a base, strictly, or not at all."""
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.engine.adapters.activation import same_trainable, switch_adapter
+from tasks.engine.adapters.adapter_state import is_adapter_parameter
+from tasks.engine.adapters.compatibility import fitting_weights
+from tasks.engine.adapters.folders import AdapterFolder, find_adapter
+from tasks.errors import UserError, VerificationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_adapter(
+    model: "PreTrainedModel",
+    source: str | Path,
+    name: str = "default",
+    *,
+    revision: str | None = None,
+) -> None:
+    """Load a saved adapter into a base and activate it; all weights stay frozen.
+
+    Args:
+        model: the base, which may have other adapters already.
+        source: the adapter's folder or Hub id.
+        name: under which the model knows the adapter.
+        revision: branch, tag or commit of a Hub id.
+
+    Raises:
+        UserError: there is no adapter there, the name is taken, or the adapter is for another
+            base; the model answers as before.
+    """
+    load_folder(model, find_adapter(source, revision), name)
+
+
+def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> None:
+    """Do what `load_adapter` does with an adapter that was found.
+
+    transformers 5.23 only logs what it could not place, and leaves half an adapter behind when it
+    fails. So all that can be known is checked first, and what fails all the same is taken out.
+    """
+    if name in getattr(model, "peft_config", {}):
+        raise UserError(f"the model already has an adapter {name!r}; load under another name")
+    others = list(getattr(model, "peft_config", {}))
+    weights = fitting_weights(adapter, model)
+    try:
+        with _without_report(), same_trainable(model):
+            info = model.load_adapter(
+                peft_config=copy.deepcopy(adapter.config),
+                adapter_state_dict=weights,
+                adapter_name=name,
+            )
+        if problem := _problem(info, name):
+            raise VerificationError(f"{adapter.source} did not load whole: {problem}")  # noqa: TRY301
+    except BaseException as error:
+        unload_adapter(model, name)
+        if others and isinstance(error, TypeError | ValueError):
+            raise UserError(
+                f"{adapter.source} can't share a base with {', '.join(others)}: PEFT refuses a "
+                "module that one adapter adapts and another trained whole "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+        raise
+    switch_adapter(model, name)
+
+
+def unload_adapter(model: "PreTrainedModel", name: str) -> None:
+    """Take an adapter out of the model, with the wrappers that only it had around layers.
+
+    PEFT 0.21 leaves them there, empty, where they keep other adapters from their layers.
+    """
+    if name in getattr(model, "peft_config", {}):
+        model._hf_peft_config_loaded = True  # noqa: SLF001 - not yet so where loading failed
+        with same_trainable(model):
+            model.delete_adapter(name)
+    _unwrap(model)
+
+
+def _unwrap(model: "PreTrainedModel") -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+            continue
+        if module._get_available_adapters():  # noqa: SLF001 - there is no public word for it
+            continue
+        is_tuner = isinstance(module, BaseTunerLayer)
+        model.set_submodule(name, module.get_base_layer() if is_tuner else module.original_module)
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers 5.23 from reporting all other adapters' weights as newly initialised."""
+    log = logging.getLogger("transformers.integrations.peft")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _problem(info: Any, name: str) -> str | None:  # noqa: ANN401 - transformers' loading info
+    found = {
+        kind: sorted(getattr(info, f"{kind}_keys", None) or ())
+        for kind in ("missing", "unexpected", "mismatched")
+    }
+    # transformers 5.23 counts as missing whatever has the adapter's name or `lora` in its key.
+    found["missing"] = [key for key in found["missing"] if is_adapter_parameter(key, name)]
+    said = [f"{len(keys)} {kind} keys, such as {keys[0]}" for kind, keys in found.items() if keys]
+    return "; ".join(said) or None
+
+
+def verify_same(difference: float, largest: float, what: str, tolerance: float = 1e-4) -> None:
+    """Check that two models' logits agree.
+
+    Args:
+        difference: largest absolute difference.
+        largest: largest absolute logit.
+        what: which models, for the message.
+        tolerance: allowed difference as a share of the largest logit.
+
+    Raises:
+        VerificationError: they do not.
+    """
+    # Not `>`, which holds for nothing that is no number.
+    if not difference <= tolerance * largest:
+        raise VerificationError(f"{what}: logits differ by {difference:.3g} of {largest:.3g}")

@@ -1,0 +1,231 @@
+"""Step 2's work: settings and architecture in, the whole LoRA configuration out.
+
+LoRA (https://arxiv.org/abs/2106.09685, section 4.1) adds B·A·alpha/r to a linear layer's frozen
+weight, A of shape [r, in] and B of shape [out, r].
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from tasks.config import LoraInit, LoraSettings, Task
+from tasks.engine.objectives.model_task import model_task
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord, LoraRecord, TargetMatches
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+_USUAL_RANKS = range(8, 65)
+_USUAL_SHARE = 0.01
+_INIT = {LoraInit.DEFAULT: True}
+
+
+def resolve_lora(
+    settings: LoraSettings, skeleton: "PreTrainedModel", task: Task = Task.CAUSAL_LM
+) -> "LoraConfig":
+    """Write out every choice that the settings leave open.
+
+    Args:
+        settings: what the user set.
+        skeleton: the base model, on the meta device or loaded.
+        task: what it is for; what it adds to the base is in `modules_to_save`.
+
+    Raises:
+        UserError: a name in `target_modules` or `modules_to_save` matches nothing, or something
+            that LoRA cannot adapt, or the initialisation does not go with the rank.
+    """
+    from peft import LoraConfig
+
+    if settings.init is LoraInit.ORTHOGONAL and settings.r % 2:
+        raise UserError(f"lora.init orthogonal needs an even rank; lora.r is {settings.r}")
+    kind = model_task(task)
+    head = kind.head_modules(skeleton)
+    targets = _resolve_targets(settings.target_modules, skeleton, head)
+    whole = list(dict.fromkeys([*settings.modules_to_save, *head]))
+    _check_modules_to_save(whole, targets, skeleton)
+    return LoraConfig(
+        task_type=kind.peft_task_type,
+        r=settings.r,
+        lora_alpha=2 * settings.r if settings.lora_alpha is None else settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets,
+        modules_to_save=whole or None,
+        bias=settings.bias.value,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+        init_lora_weights=_INIT.get(settings.init, settings.init.value),
+    )
+
+
+def describe_lora(
+    settings: LoraSettings, skeleton: "PreTrainedModel", base: BaseModelRecord, seed: int
+) -> LoraRecord:
+    """Resolve the configuration, and count what it selects and trains.
+
+    Args:
+        settings: what the user set.
+        skeleton: the base on the meta device; it is changed.
+        base: the loaded base's record.
+        seed: of the adapter's initial weights.
+
+    Raises:
+        UserError: a name matches nothing.
+    """
+    config = resolve_lora(settings, skeleton, base.settings.task)
+    matches = match_targets(sorted(config.target_modules or ()), adaptable(skeleton))
+    # Packed weights count fewer elements than the parameters they stand for.
+    num_base = skeleton.num_parameters()
+    num_trainable = count_trainable(config, skeleton)
+    return LoraRecord(
+        base=base,
+        adapter_name=settings.adapter_name,
+        seed=seed,
+        peft_config=to_json(config),
+        matches=matches,
+        num_trainable_parameters=num_trainable,
+        num_total_parameters=num_base + num_trainable,
+        remarks=remarks(config, num_trainable, num_base),
+    )
+
+
+def to_json(config: "LoraConfig") -> dict[str, object]:
+    """Turn a LoRA configuration into JSON values, sets as sorted lists."""
+    fields = config.to_dict()
+    return {name: sorted(v) if isinstance(v, set) else v for name, v in fields.items()}
+
+
+def from_json(fields: Mapping[str, Any]) -> "LoraConfig":
+    """Rebuild the LoRA configuration that `to_json` wrote down."""
+    from peft import LoraConfig
+
+    return LoraConfig(**fields)
+
+
+def match_targets(targets: list[str], modules: Iterable[str]) -> TargetMatches:
+    """Count the modules that the target names select, for each name and each numbered layer."""
+    per_target = dict.fromkeys(targets, 0)
+    per_layer: Counter[str] = Counter()
+    for module in modules:
+        matching = [target for target in targets if _matches(module, target)]
+        for target in matching:
+            per_target[target] += 1
+        if matching:
+            number = re.search(r"\.(\d+)\.", module)
+            per_layer[number.group(1) if number else "outside"] += 1
+    return TargetMatches(per_target=per_target, per_layer=dict(per_layer))
+
+
+def adaptable(model: "PreTrainedModel") -> dict[str, object]:
+    """Give the modules that LoRA can adapt, by their dotted names."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)
+    return {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
+
+
+def count_trainable(config: "LoraConfig", skeleton: "PreTrainedModel") -> int:
+    """Count the parameters that would train, by injecting into the skeleton (which it changes)."""
+    from peft import inject_adapter_in_model
+
+    probe = from_json({**to_json(config), "init_lora_weights": False})
+    skeleton.requires_grad_(requires_grad=False)
+    model = inject_adapter_in_model(probe, skeleton)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def remarks(config: "LoraConfig", num_trainable: int, num_base: int) -> tuple[str, ...]:
+    """Say what is allowed but unusual, with its number."""
+    said = []
+    if config.r not in _USUAL_RANKS:
+        said.append(f"rank {config.r} is outside the usual 8 to 64")
+    share = num_trainable / (num_base + num_trainable)
+    if share > _USUAL_SHARE:
+        said.append(f"{share:.2%} of all parameters train, above the usual 1 %")
+    if config.bias != "none":
+        said.append(f"bias={config.bias!r} trains base biases: disabling the adapter keeps them")
+    return tuple(said)
+
+
+def _matches(module: str, target: str) -> bool:
+    return module == target or module.endswith(f".{target}")
+
+
+def _all_linear(model: "PreTrainedModel", head: list[str]) -> list[str]:
+    """Name all linear layers but the output layer, as QLoRA does (arXiv:2305.14314, section 4).
+
+    Nor those of `head`; a name that one of them has, too, is given with what it lies in.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    linear = {
+        tuple(name.split("."))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not output
+    }
+    of_head = {path for path in linear if path[0] in head}
+    taken = {path[-1] for path in of_head}
+    return sorted(
+        {".".join(path[-2:] if path[-1] in taken else path[-1:]) for path in linear - of_head}
+    )
+
+
+def _known_targets(model: "PreTrainedModel", head: list[str]) -> list[str]:
+    """Name the layers that PEFT adapts for this architecture unless told otherwise."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type)
+    return sorted(known) if known else _all_linear(model, head)
+
+
+def _resolve_targets(
+    wanted: str | list[str], model: "PreTrainedModel", head: list[str]
+) -> list[str]:
+    if wanted == "auto":
+        return _known_targets(model, head)
+    if wanted == "all-linear":
+        return _all_linear(model, head)
+    names = [wanted] if isinstance(wanted, str) else wanted
+    modules = adaptable(model)
+    unmatched = [t for t in names if not any(_matches(m, t) for m in modules)]
+    if unmatched or not names:
+        raise _no_match("target_modules", unmatched or names, _all_linear(model, head), model)
+    return sorted(set(names))
+
+
+def _check_modules_to_save(names: list[str], targets: list[str], model: "PreTrainedModel") -> None:
+    modules = [name for name, _ in model.named_modules() if name]
+    unmatched = [n for n in names if not any(_matches(m, n) for m in modules)]
+    if unmatched:
+        possible = sorted({m.rpartition(".")[2] for m in modules} - {str(i) for i in range(999)})
+        raise _no_match("modules_to_save", unmatched, possible, model)
+    adapted = [m for m in adaptable(model) if any(_matches(m, target) for target in targets)]
+    both = sorted({n for n in names for m in adapted if any(_matches(p, n) for p in _path(m))})
+    if both:
+        raise UserError(
+            f"lora.modules_to_save {both} cover layers that target_modules adapts; a module is "
+            "adapted or trained whole, so take it out of one of them"
+        )
+
+
+def _path(module: str) -> list[str]:
+    """Give the dotted names of a module and of all that it lies in."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def _no_match(
+    field: str, unmatched: list[str], possible: list[str], model: "PreTrainedModel"
+) -> UserError:
+    near = [match for name in unmatched for match in get_close_matches(name, possible, n=1)]
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    return UserError(
+        f"lora.{field} {unmatched} match nothing in {type(model).__name__}{hint}; "
+        f"possible: {', '.join(possible)}"
+    )

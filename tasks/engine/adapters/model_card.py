@@ -1,0 +1,84 @@
+"""The adapter's model card: what it is, how to load it, what it was trained on, how it did."""
+
+import yaml
+
+from tasks.config import OutputSettings
+from tasks.engine.base.license import license_of
+from tasks.engine.objectives.model_task import model_task
+from tasks.records import DataRecord, TrainedRecord
+
+
+def write_card(trained: TrainedRecord, data: DataRecord, output: OutputSettings) -> str:
+    """Give the card as Markdown, with the metadata that the Hub reads on top."""
+    return f"{_metadata(trained, output)}\n{_body(trained, data)}"
+
+
+def _metadata(trained: TrainedRecord, output: OutputSettings) -> str:
+    base = trained.injected.lora.base
+    fields = {
+        "base_model": base.reference,
+        "library_name": "peft",
+        "pipeline_tag": model_task(base.settings.task).pipeline_tag,
+        "tags": ["lora", "adapterflow"],
+        **({"license": output.license} if output.license else license_of(base)),
+        "language": output.language or None,
+    }
+    given = {key: value for key, value in fields.items() if value}
+    return f"---\n{yaml.safe_dump(given, sort_keys=False)}---\n"
+
+
+def _body(trained: TrainedRecord, data: DataRecord) -> str:
+    lora, base = trained.injected.lora, trained.injected.lora.base
+    config = lora.peft_config
+    share = trained.injected.num_trainable_parameters / trained.injected.num_total_parameters
+    held_out = data.eval.num_rows if data.eval else 0
+    eval_loss = "not measured" if trained.eval_loss is None else f"{trained.eval_loss:.4f}"
+    revision = f', revision="{base.revision}"' if base.revision else ""
+    targets = ", ".join(lora.matches.per_target)
+    auto_class = model_task(base.settings.task).auto_class
+    learnt = f" ({data.train.num_trained_tokens:,} trained tokens)" if not data.labels else ""
+    return f"""# LoRA adapter for {base.reference}
+
+Trained with adapterflow: only the weights in this folder were trained.
+
+## Use
+
+```python
+from transformers import {auto_class}, AutoTokenizer
+{_labels(data)}
+tokenizer = AutoTokenizer.from_pretrained("{base.reference}"{revision})
+model = {auto_class}.from_pretrained("{base.reference}"{revision}{_label_arguments(data)})
+model.load_adapter("path/to/this/folder")
+```
+
+## Training
+
+| | |
+|---|---|
+| base | `{base.reference}` at `{base.revision or base.fingerprint}`, {base.dtype} |
+| rank, alpha, dropout | {config["r"]}, {config["lora_alpha"]:g}, {config["lora_dropout"]:g} |
+| adapted layers | {targets} |
+| trainable parameters | {trained.injected.num_trainable_parameters:,} ({share:.2%}) |
+| task | {base.settings.task.value} |
+| training rows | {data.train.num_rows:,}{learnt} |
+| training data sha256 | `{data.train.sha256}` |
+| held-out rows | {held_out:,} |
+| optimiser steps | {trained.num_steps:,} |
+| training loss (last steps) | {trained.train_loss:.4f} |
+| held-out loss | {eval_loss} |
+{_judged(trained)}"""
+
+
+def _labels(data: DataRecord) -> str:
+    return f"\nlabels = {list(data.labels)!r}" if data.labels else ""
+
+
+def _label_arguments(data: DataRecord) -> str:
+    if not data.labels:
+        return ""
+    return ", id2label=dict(enumerate(labels)), label2id={x: i for i, x in enumerate(labels)}"
+
+
+def _judged(trained: TrainedRecord) -> str:
+    given = trained.eval_metrics_text
+    return f"| held-out rows | {given} |\n" if given else ""

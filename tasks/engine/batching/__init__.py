@@ -1,0 +1,1 @@
+"""Rows into micro-batches, and the loss over one."""

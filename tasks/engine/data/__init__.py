@@ -1,0 +1,1 @@
+"""Rows to examples, examples to text, text to tokens."""

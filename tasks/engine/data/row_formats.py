@@ -1,0 +1,322 @@
+"""What a row says, by the columns that it has: a talk with its answer, or a question alone."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tasks.config.data import RowFormat
+from tasks.config.mistakes import nearest
+from tasks.engine.data.row_sources import Row
+from tasks.errors import UserError
+
+ROLES = ("system", "user", "assistant")
+
+_SHOWN_CHARACTERS = 80
+
+_REQUIRED = {
+    RowFormat.MESSAGES: ("messages",),
+    RowFormat.PROMPT_COMPLETION: ("prompt", "completion"),
+    RowFormat.INSTRUCTION: ("instruction", "output"),
+    RowFormat.TEXT: ("text",),
+    RowFormat.LABELLED: ("text", "label"),
+    RowFormat.TAGGED: ("tokens", "tags"),
+}
+
+GENERATIVE = (
+    RowFormat.MESSAGES,
+    RowFormat.PROMPT_COMPLETION,
+    RowFormat.INSTRUCTION,
+    RowFormat.TEXT,
+)
+"""Formats of rows that are continued or answered."""
+
+_ASKED = (*GENERATIVE, RowFormat.TAGGED)
+"""Formats of questions; a text to classify is one to continue, too."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat; `role` is one of `ROLES`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A checked row: messages, of which the last is the assistant's, or plain text with a label."""
+
+    row: int
+    """Number of the row in its source, from 1."""
+    messages: tuple[Message, ...]
+    text: str | None = None
+    label: str | None = None
+    """The class of the text, where rows are classified."""
+    words: tuple[str, ...] = ()
+    """Those of the text, where each is classified; in the text a space stands between them."""
+    tags: tuple[str, ...] = ()
+    """The classes of the words."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class of the text, or those of its words."""
+        return self.tags if self.label is None else (self.label,)
+
+    @property
+    def answer(self) -> str:
+        """What the assistant says last, or the text's labels; empty for plain text."""
+        return self.messages[-1].content if self.messages else " ".join(self.labels)
+
+    @property
+    def question(self) -> str:
+        """What the answer is to: the last message before it, or the text."""
+        return self.messages[-2].content if self.messages else self.text or ""
+
+    @property
+    def prompt_messages(self) -> tuple[Message, ...]:
+        """All that precedes the answer."""
+        return self.messages[:-1]
+
+
+def detect_row_format(
+    row: Row,
+    source: str,
+    wanted: RowFormat = RowFormat.AUTO,
+    learnable: Sequence[RowFormat] = GENERATIVE,
+) -> RowFormat:
+    """Tell the format by a row's columns, and that they are those of the `wanted` one.
+
+    Args:
+        row: the first of the rows.
+        source: where it is from, for messages.
+        wanted: the format that was asked for, if any was.
+        learnable: the formats that go with the task.
+
+    Raises:
+        UserError: No format fits, or more than one, or the wanted one is not learnable.
+
+    """
+    if wanted not in (RowFormat.AUTO, *learnable):
+        raise UserError(
+            f"data.format {wanted} does not go with base_model.task; possible are "
+            f"{', '.join(learnable)}"
+        )
+    possible = list(learnable) if wanted is RowFormat.AUTO else [wanted]
+    fitting = [one for one in possible if all(column in row for column in _REQUIRED[one])]
+    if len(fitting) > 1:
+        # Many datasets carry the finished prompt as `text` beside its parts.
+        fitting = [one for one in fitting if one is not RowFormat.TEXT]
+    if len(fitting) == 1:
+        return fitting[0]
+    columns = f"{source} has the columns {', '.join(map(str, row)) or '(none)'}"
+    if fitting:
+        raise UserError(f"{columns}, which fit {' and '.join(fitting)}; set data.format to one")
+    choices = "; ".join(f"{one}: {', '.join(_REQUIRED[one])}" for one in possible)
+    raise UserError(f"{columns}; possible are {choices}{_nearest_column(row, possible)}")
+
+
+def _nearest_column(row: Row, possible: Sequence[RowFormat]) -> str:
+    for row_format in possible:
+        for column in _REQUIRED[row_format]:
+            near = nearest(column, [str(given) for given in row])
+            if near and near != column:
+                return f"; rename {near} to {column}?"
+    for row_format in possible:
+        lacking = [column for column in _REQUIRED[row_format] if column not in row]
+        if len(lacking) < len(_REQUIRED[row_format]):
+            return f"; for {row_format}, {', '.join(lacking)} is missing"
+    return "; rename the columns to one of these"
+
+
+class BadRowError(ValueError):
+    """Says what is wrong with a row, but not yet which."""
+
+
+def read_example(number: int, row: Row, row_format: RowFormat) -> Example:
+    """Read a row to learn from.
+
+    Raises:
+        BadRowError: a column is missing, or what is in it can't be learnt.
+    """
+    return _READERS[row_format](number, row)
+
+
+def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
+    """Read a row to answer: the columns of any format, without the answer's.
+
+    An answer that the row has, as held-out rows do, is left out; in its place the example's last
+    message is an empty one of the assistant's.
+
+    Raises:
+        BadRowError: no format's columns are there, or there is no text in them.
+    """
+    row_format = next((one for one in _ASKED if row.get(_REQUIRED[one][0]) is not None), None)
+    if row_format is None:
+        columns = ", ".join(map(str, row)) or "none"
+        possible = ", ".join(_REQUIRED[one][0] for one in _ASKED)
+        raise BadRowError(f"a row needs one of {possible}; this one's columns: {columns}")
+    if row_format is RowFormat.TEXT:
+        return row_format, _text_example(number, row)
+    if row_format is RowFormat.TAGGED:
+        words = _words(row)
+        return row_format, Example(number, (), " ".join(words), words=words)
+    if row_format is RowFormat.MESSAGES:
+        asked = _messages({"messages": _from_cell(row["messages"])})
+        asked = asked[:-1] if asked[-1].role == "assistant" else asked
+        if not asked:
+            raise BadRowError("the assistant's message is the only one; there is no question")
+        return row_format, Example(number, (*asked, Message("assistant", "")))
+    prompt = _instruction(row) if row_format is RowFormat.INSTRUCTION else _prompt(row)
+    return row_format, Example(number, _turns(row, prompt, ""))
+
+
+def _from_cell(given: object) -> object:
+    """Read a list that a CSV file can only hold as JSON."""
+    try:
+        return json.loads(given) if isinstance(given, str) else given
+    except ValueError:
+        return given
+
+
+def _messages(row: Row) -> tuple[Message, ...]:
+    given = _column(row, "messages")
+    if not isinstance(given, list) or not given:
+        raise BadRowError(
+            f"messages is {_short(given)}; it must be a list of objects with role and content"
+        )
+    return tuple(_message(one, f"message {index}") for index, one in enumerate(given, start=1))
+
+
+def _messages_example(number: int, row: Row) -> Example:
+    messages = _messages(row)
+    if messages[-1].role != "assistant":
+        raise BadRowError(
+            f"the last message is the {messages[-1].role}'s; it must be the assistant's, which is "
+            "what is learnt"
+        )
+    if len(messages) == 1:
+        raise BadRowError("the assistant's message is the only one; put the user's before it")
+    return Example(number, messages)
+
+
+def _message(given: object, name: str) -> Message:
+    if not isinstance(given, dict) or not {"role", "content"} <= set(given):
+        raise BadRowError(f"{name} is {_short(given)}; it must be an object with role and content")
+    role, content = given["role"], given["content"]
+    if role not in ROLES:
+        raise BadRowError(f"{name} has the role {_short(role)}; possible: {', '.join(ROLES)}")
+    if isinstance(content, list) and all(_is_text_part(part) for part in content):
+        content = "".join(part["text"] for part in content)
+    # Many datasets have empty system messages; nothing can be learnt from an empty answer.
+    may_be_blank = role != "assistant"
+    return Message(role, _text(content, f"the content of {name}", may_be_blank=may_be_blank))
+
+
+def _is_text_part(part: object) -> bool:
+    return (
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
+
+
+def _prompt_example(number: int, row: Row) -> Example:
+    prompt, completion = _prompt(row), _text(_column(row, "completion"), "completion")
+    return Example(number, _turns(row, prompt, completion))
+
+
+def _prompt(row: Row) -> str:
+    return _text(_column(row, "prompt"), "prompt")
+
+
+def _instruction_example(number: int, row: Row) -> Example:
+    instruction, output = _instruction(row), _text(_column(row, "output"), "output")
+    return Example(number, _turns(row, instruction, output))
+
+
+def _instruction(row: Row) -> str:
+    instruction, extra = _text(_column(row, "instruction"), "instruction"), _optional(row, "input")
+    return f"{instruction}\n\n{extra}" if extra else instruction
+
+
+def _text_example(number: int, row: Row) -> Example:
+    return Example(number, (), _text(_column(row, "text"), "text"))
+
+
+def _labelled_example(number: int, row: Row) -> Example:
+    text, label = _text(_column(row, "text"), "text"), _named(_column(row, "label"))
+    return Example(number, (), text, _text(label, "label"))
+
+
+def _tagged_example(number: int, row: Row) -> Example:
+    words = _words(row)
+    tags = tuple(_text(_named(tag), "a tag") for tag in _list(row, "tags"))
+    if len(tags) != len(words):
+        raise BadRowError(f"there are {len(words)} tokens and {len(tags)} tags; give one for each")
+    return Example(number, (), " ".join(words), words=words, tags=tags)
+
+
+def _words(row: Row) -> tuple[str, ...]:
+    words = tuple(_text(word, "a token") for word in _list(row, "tokens"))
+    for word in words:
+        if any(map(str.isspace, word)):
+            raise BadRowError(f"the token {_short(word)} has white space in it; make it several")
+    return words
+
+
+def _list(row: Row, name: str) -> list[object]:
+    given = _from_cell(_column(row, name))
+    given = given.tolist() if hasattr(given, "tolist") else given  # as Parquet has it
+    if not isinstance(given, list) or not given:
+        raise BadRowError(f"{name} is {_short(given)}; it must be a list of texts")
+    return given
+
+
+def _named(label: object) -> object:
+    """Write a number that stands for a class as text."""
+    return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
+
+
+_READERS: dict[RowFormat, Callable[[int, Row], Example]] = {
+    RowFormat.MESSAGES: _messages_example,
+    RowFormat.PROMPT_COMPLETION: _prompt_example,
+    RowFormat.INSTRUCTION: _instruction_example,
+    RowFormat.TEXT: _text_example,
+    RowFormat.LABELLED: _labelled_example,
+    RowFormat.TAGGED: _tagged_example,
+}
+
+
+def _turns(row: Row, prompt: str, answer: str) -> tuple[Message, ...]:
+    system = _optional(row, "system")
+    opening = (Message("system", system),) if system else ()
+    return (*opening, Message("user", prompt), Message("assistant", answer))
+
+
+def _column(row: Row, name: str) -> object:
+    if name not in row:
+        columns = ", ".join(map(str, row)) or "none"
+        raise BadRowError(f"the column {name} is missing; the row's columns: {columns}")
+    return row[name]
+
+
+def _optional(row: Row, name: str) -> str:
+    """Read a column that may be absent, null or blank."""
+    given = row.get(name)
+    text = "" if given is None else _text(given, name, may_be_blank=True)
+    return text if text.strip() else ""
+
+
+def _text(given: object, name: str, *, may_be_blank: bool = False) -> str:
+    if not isinstance(given, str):
+        raise BadRowError(f"{name} is {_short(given)}; it must be text")
+    if not may_be_blank and not given.strip():
+        raise BadRowError(f"{name} is empty; it must have some text")
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise BadRowError(f"{name} has half of a surrogate pair, which is no character") from error
+    return given
+
+
+def _short(given: object) -> str:
+    text = json.dumps(given, ensure_ascii=False, default=str)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

@@ -1,0 +1,1 @@
+"""What is computed faster than upstream does it, each with a test that the result is exact."""

@@ -1,0 +1,1 @@
+"""What is learnt: causal LM, seq2seq, classification and tagging."""

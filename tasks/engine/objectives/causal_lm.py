@@ -1,0 +1,90 @@
+"""The task of continuing a text: tokens are learnt, and answers generated."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.config import DataSettings, RowFormat, TrainingSettings
+from tasks.engine.base.base_models import mixed_precision
+from tasks.engine.base.sources import BaseSource
+from tasks.engine.batching.batches import Batches, Part
+from tasks.engine.data.examples import Split
+from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.row_formats import GENERATIVE, Example
+from tasks.engine.data.token_cache import tokenized
+from tasks.engine.data.tokenization import TokenizedSplit, tokenize_split
+from tasks.engine.objectives.generation import Generating
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord, TrainingPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from tasks.engine.batching.choice import BatchingChoice
+    from tasks.engine.prepared_data import PreparedData
+
+
+@dataclass(frozen=True)
+class CausalLM(Generating):
+    """A causal language model; see `ModelTask`."""
+
+    auto_class: str = "AutoModelForCausalLM"
+    peft_task_type: str = "CAUSAL_LM"
+    pipeline_tag: str = "text-generation"
+    row_formats: tuple[RowFormat, ...] = GENERATIVE
+
+    def tokenize(
+        self,
+        split: Split,
+        renderer: Renderer,
+        settings: DataSettings,
+        base: BaseSource | BaseModelRecord,  # noqa: ARG002
+        on_progress: Callable[[int, int], None] | None,
+    ) -> TokenizedSplit:
+        """Give tokens with labels where the loss is, as they are kept, or made now."""
+        return tokenized(
+            split,
+            renderer,
+            settings,
+            lambda: tokenize_split(split, renderer, settings, on_progress),
+        )
+
+    def choose_batching(
+        self, settings: TrainingSettings, data: "PreparedData", model: "PreTrainedModel"
+    ) -> "BatchingChoice":
+        """Choose the fastest way that is shown to be right."""
+        from tasks.engine.batching.choice import choose_batching
+
+        return choose_batching(settings, data, model)
+
+    def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
+        """Give the way of batching that was chosen."""
+        from tasks.engine.batching.choice import make_batches
+
+        return make_batches(plan, pad_token_id)
+
+    def loss(
+        self, model: "PreTrainedModel", part: Part, plan: TrainingPlan
+    ) -> tuple["Tensor", None]:
+        """Give the cross entropy of the part's labels; the likeliest tokens are not of interest."""
+        from tasks.engine.batching.loss import summed_loss
+
+        return summed_loss(model, part, in_chunks=plan.loss_in_chunks), None
+
+    def label_nats(self, model: "PreTrainedModel", part: Part) -> "Tensor":
+        """Give each labelled token's cross entropy."""
+        from tasks.engine.batching.loss import labelled_logits, nats
+
+        with mixed_precision(model):
+            return nats(labelled_logits(model, part), part["labels"])
+
+    def prompt(self, renderer: Renderer, example: Example) -> str:
+        """Give all that precedes the answer; a plain text is to be continued.
+
+        Raises:
+            UserError: the row has words to tag.
+        """
+        if example.words:
+            raise UserError(f"row {example.row}: a language model answers no column tokens")
+        return renderer.prompt(example) if example.text is None else example.text

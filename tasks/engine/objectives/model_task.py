@@ -1,0 +1,176 @@
+"""What depends on the model's task, in one place: rows, tokens, batches, loss, metrics, answers.
+
+A new task is one more object of this shape, in a file of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tasks.config import DataSettings, RowFormat, Task, TrainingSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from tasks.engine.base.sources import BaseSource
+    from tasks.engine.batching.batches import Batches, Part
+    from tasks.engine.batching.choice import BatchingChoice
+    from tasks.engine.data.examples import Split
+    from tasks.engine.data.rendering import Renderer
+    from tasks.engine.data.row_formats import Example
+    from tasks.engine.data.tokenization import TokenizedSplit
+    from tasks.engine.prepared_data import PreparedData
+    from tasks.records import BaseModelRecord, TrainingPlan
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to a prompt."""
+
+    text: str
+    probability: float | None = None
+    """Of a class, by the softmax over all of them (of several, of the least sure one); None of a
+    text that was generated."""
+
+
+class ModelTask(Protocol):
+    """All that is another for each task."""
+
+    @property
+    def auto_class(self) -> str:
+        """Name the transformers class that loads a model for the task."""
+        ...
+
+    @property
+    def peft_task_type(self) -> str:
+        """Name the task as PEFT does."""
+        ...
+
+    @property
+    def pipeline_tag(self) -> str:
+        """Name the task as the Hub does."""
+        ...
+
+    @property
+    def row_formats(self) -> tuple[RowFormat, ...]:
+        """Give the formats of rows that can be learnt from."""
+        ...
+
+    @property
+    def generates(self) -> bool:
+        """Tell whether answers are generated, token by token."""
+        ...
+
+    def complete_config(
+        self, config: "PretrainedConfig", source: "BaseSource | BaseModelRecord"
+    ) -> None:
+        """Write into the base's configuration what the task needs beyond it."""
+        ...
+
+    def head_modules(self, model: "PreTrainedModel") -> list[str]:
+        """Name the modules that the base has no weights for, so that they train whole."""
+        ...
+
+    def tokenize(
+        self,
+        split: "Split",
+        renderer: "Renderer",
+        settings: DataSettings,
+        base: "BaseSource | BaseModelRecord",
+        on_progress: Callable[[int, int], None] | None,
+    ) -> "TokenizedSplit":
+        """Turn the examples of a split into tokens and what is learnt of them.
+
+        Args:
+            split: the examples.
+            renderer: how they become text, and the tokenizer.
+            settings: longest row, and what to do with one that is longer.
+            base: which model they are for, with the classes in the order of its outputs.
+            on_progress: told the rows done and the rows in all.
+        """
+        ...
+
+    def choose_batching(
+        self, settings: TrainingSettings, data: "PreparedData", model: "PreTrainedModel"
+    ) -> "BatchingChoice":
+        """Choose how rows become batches."""
+        ...
+
+    def make_batches(self, plan: "TrainingPlan", pad_token_id: int) -> "Batches":
+        """Give the way of batching that was chosen."""
+        ...
+
+    def loss(
+        self, model: "PreTrainedModel", part: "Part", plan: "TrainingPlan"
+    ) -> tuple["Tensor", "Tensor | None"]:
+        """Give the cross entropy summed over a part's labels, in nats; and its predictions.
+
+        The predictions are int64, of the labels' shape; None where nothing is made of them.
+        """
+        ...
+
+    def label_nats(self, model: "PreTrainedModel", part: "Part") -> "Tensor":
+        """Give the cross entropy of each of a part's labels, in nats, float32 of their shape.
+
+        It is 0 where there is no label; a loss is the sum.
+        """
+        ...
+
+    def metrics(
+        self,
+        expected: Sequence[Sequence[int]],
+        predicted: Sequence[Sequence[int]],
+        names: Sequence[str],
+    ) -> dict[str, float]:
+        """Judge the predictions of all held-out rows, each with as many as it has labels.
+
+        Args:
+            expected: the labels.
+            predicted: beside them.
+            names: of the classes that the numbers stand for.
+        """
+        ...
+
+    def prompt(self, renderer: "Renderer", example: "Example") -> str:
+        """Give the text that is answered.
+
+        Raises:
+            UserError: the example has none.
+        """
+        ...
+
+    def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at once
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        adds_special_tokens: bool,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Answer prompts, in their order."""
+        ...
+
+
+def model_task(task: Task) -> ModelTask:
+    """Give what there is for a task."""
+    match task:
+        case Task.SEQUENCE_CLASSIFICATION:
+            from tasks.engine.objectives.sequence_classification import SequenceClassification
+
+            return SequenceClassification()
+        case Task.TOKEN_CLASSIFICATION:
+            from tasks.engine.objectives.token_classification import TokenClassification
+
+            return TokenClassification()
+        case Task.SEQ2SEQ:
+            from tasks.engine.objectives.seq2seq import Seq2Seq
+
+            return Seq2Seq()
+        case Task.CAUSAL_LM:
+            from tasks.engine.objectives.causal_lm import CausalLM
+
+            return CausalLM()

@@ -1,0 +1,163 @@
+"""The task of turning a text into another: the encoder reads one, the decoder writes the other."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.config import DataSettings, LossOn, RowFormat
+from tasks.engine.base.base_models import load_config, mixed_precision
+from tasks.engine.base.sources import BaseSource
+from tasks.engine.batching.batches import Batch, Batches, Part, Row, as_batch, cut
+from tasks.engine.batching.padded_rows import Padding, longest_input, model_inputs, padded_part
+from tasks.engine.data.examples import Split
+from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.row_formats import Example
+from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
+from tasks.engine.objectives.generation import Generating
+from tasks.engine.objectives.model_task import Answer
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord, TrainingPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class PairRow(TokenizedRow):
+    """One row; `labels` are the tokens of the answer, all of them trained on."""
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Count the answer's tokens."""
+        return len(self.labels)
+
+    @property
+    def sequences(self) -> tuple[list[int], ...]:
+        """Give the prompt and the answer."""
+        return self.input_ids, self.labels
+
+
+@dataclass(frozen=True)
+class PairBatches:
+    """Each row a line, prompts and answers padded behind to the longest of their part."""
+
+    pad_token_id: int
+    max_tokens: int
+    name: str = "padded"
+
+    def length(self, row: Row) -> int:
+        """Count the tokens of the prompt and of the answer."""
+        return len(row["input_ids"]) + len(row["labels"])
+
+    def __call__(self, rows: Sequence[Row]) -> Batch:
+        """Collate the rows."""
+
+        def num_tokens(part: Sequence[Row]) -> int:
+            widest = (max(len(row[name]) for row in part) for name in ("input_ids", "labels"))
+            return len(part) * sum(widest)
+
+        parts = cut(rows, self.max_tokens, self.length, num_tokens)
+        return as_batch([padded_part(part, self.pad_token_id) for part in parts])
+
+
+@dataclass(frozen=True)
+class Seq2Seq(Generating, Padding):
+    """A model of an encoder and a decoder; see `ModelTask`."""
+
+    auto_class: str = "AutoModelForSeq2SeqLM"
+    peft_task_type: str = "SEQ_2_SEQ_LM"
+    pipeline_tag: str = "text2text-generation"
+    row_formats: tuple[RowFormat, ...] = (
+        RowFormat.MESSAGES,
+        RowFormat.PROMPT_COMPLETION,
+        RowFormat.INSTRUCTION,
+    )
+
+    def tokenize(
+        self,
+        split: Split,
+        renderer: Renderer,
+        settings: DataSettings,
+        base: BaseSource | BaseModelRecord,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> TokenizedSplit:
+        """Give the tokens of each prompt and of its answer, both cut where they are too many.
+
+        An answer has room of its own, so none is lost behind its prompt.
+
+        Raises:
+            UserError: the loss is asked for on the prompt.
+        """
+        if settings.loss_on is LossOn.ALL:
+            raise UserError(
+                "data.loss_on is all, but a seq2seq model reads the prompt and does not write it; "
+                "use completion"
+            )
+        tokenizer = renderer.tokenizer
+        limit = min(settings.max_length, longest_input(tokenizer, load_config(base)))
+        rows: list[TokenizedRow] = []
+        num_shortened_texts = num_shortened_answers = 0
+        for done, example in enumerate(split.examples, 1):
+            prompt = tokenizer(self.prompt(renderer, example))["input_ids"]
+            answer = tokenizer(text_target=example.answer)["input_ids"]
+            num_shortened_texts += len(prompt) > limit
+            num_shortened_answers += len(answer) > limit
+            rows.append(PairRow(prompt[:limit], answer[:limit]))
+            if on_progress:
+                on_progress(done, len(split.examples))
+        return TokenizedSplit.of(
+            split,
+            rows,
+            num_shortened_answers=num_shortened_answers,
+            num_shortened_texts=num_shortened_texts,
+        )
+
+    def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
+        """Give the way of batching that was chosen."""
+        return PairBatches(pad_token_id, plan.batch_tokens)
+
+    def loss(
+        self,
+        model: "PreTrainedModel",
+        part: Part,
+        plan: TrainingPlan,  # noqa: ARG002
+    ) -> tuple["Tensor", None]:
+        """Give the cross entropy of the answers' tokens; the likeliest are not of interest."""
+        return self.label_nats(model, part).sum(), None
+
+    def label_nats(self, model: "PreTrainedModel", part: Part) -> "Tensor":
+        """Give each answer token's cross entropy."""
+        from tasks.engine.batching.loss import nats
+
+        labels = part["labels"]
+        shifted = model.prepare_decoder_input_ids_from_labels(labels=labels)  # type: ignore[operator]
+        inputs = model_inputs(part)
+        with mixed_precision(model):
+            logits = model(**inputs, decoder_input_ids=shifted, use_cache=False).logits
+        return nats(logits, labels)
+
+    def prompt(self, renderer: Renderer, example: Example) -> str:
+        """Give what the encoder reads: all before the answer."""
+        return renderer.prompt(example).rstrip()
+
+    def answer(  # noqa: PLR0913 - the signature of all tasks
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        adds_special_tokens: bool,  # noqa: ARG002 - an encoder's text has its end token
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Answer greedily."""
+        return super().answer(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            adds_special_tokens=True,
+            on_progress=on_progress,
+        )

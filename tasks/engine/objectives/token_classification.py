@@ -1,0 +1,178 @@
+"""The task of tagging the words of a text, such as with the entities that they name.
+
+A word is judged by the first token that has a part of it, as is usual (BERT, arXiv:1810.04805,
+section 5.3); its other tokens have no label.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from tasks.config import DataSettings, RowFormat
+from tasks.engine.base.base_models import load_config
+from tasks.engine.base.sources import BaseSource
+from tasks.engine.batching.batches import Part
+from tasks.engine.batching.padded_rows import longest_input
+from tasks.engine.data.examples import Split
+from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.row_formats import Example
+from tasks.engine.data.tokenization import IGNORED, TokenizedRow, TokenizedSplit
+from tasks.engine.objectives.class_counts import entity_f1
+from tasks.engine.objectives.classes import Classifying, Guess, class_logits, class_scores, guesses
+from tasks.engine.objectives.entities import names_entities
+from tasks.engine.objectives.model_task import Answer
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord, TrainingPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+UNKNOWN = "?"
+"""The tag of a word that the model did not see: it is behind its limit, or has no token."""
+
+
+class TaggedRow(TokenizedRow):
+    """One row; `labels[i]` is a word's tag at its first token, -100 at all other tokens."""
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Count the words that a loss falls on."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+@dataclass(frozen=True)
+class TokenClassification(Classifying):
+    """A model with one output a class for each token; see `ModelTask`."""
+
+    auto_class: str = "AutoModelForTokenClassification"
+    peft_task_type: str = "TOKEN_CLS"
+    pipeline_tag: str = "token-classification"
+    row_formats: tuple[RowFormat, ...] = (RowFormat.TAGGED,)
+
+    def tokenize(
+        self,
+        split: Split,
+        renderer: Renderer,
+        settings: DataSettings,
+        base: BaseSource | BaseModelRecord,
+        on_progress: Callable[[int, int], None] | None,  # noqa: ARG002 - done at once
+    ) -> TokenizedSplit:
+        """Give each row's tokens, cut at the end where they are too many, and its words' tags."""
+        tokenizer = renderer.tokenizer
+        limit = min(settings.max_length, longest_input(tokenizer, load_config(base)))
+        number = {label: index for index, label in enumerate(base.settings.labels)}
+        encoded = tokenizer(
+            [example.text or "" for example in split.examples],
+            truncation=True,
+            max_length=limit,
+            return_offsets_mapping=True,
+        )
+        rows: list[TokenizedRow] = []
+        num_shortened = 0
+        for ids, offsets, example in zip(
+            encoded["input_ids"], encoded["offset_mapping"], split.examples, strict=True
+        ):
+            labels = [IGNORED] * len(ids)
+            places = first_tokens(example.words, offsets)
+            for place, tag in zip(places, example.tags, strict=True):
+                if place is not None:
+                    labels[place] = number[tag]
+            num_shortened += len(ids) == limit and places[-1] is None
+            rows.append(TaggedRow(list(ids), labels))
+        return TokenizedSplit.of(split, rows, num_shortened_texts=num_shortened)
+
+    def loss(
+        self,
+        model: "PreTrainedModel",
+        part: Part,
+        plan: TrainingPlan,  # noqa: ARG002
+    ) -> tuple["Tensor", "Tensor"]:
+        """Give the cross entropy of the words' tags, and each token's likeliest."""
+        from tasks.engine.batching.loss import nats
+
+        logits = class_logits(model, part)
+        return nats(logits, part["labels"]).sum(), logits.argmax(dim=-1)
+
+    def metrics(
+        self,
+        expected: Sequence[Sequence[int]],
+        predicted: Sequence[Sequence[int]],
+        names: Sequence[str],
+    ) -> dict[str, float]:
+        """Give the share of words that are right, and the mean of the tags' F1.
+
+        And the F1 of whole entities, where the tags name their beginning and inside (`B-`, `I-`).
+        """
+        scores = class_scores(list(chain(*expected)), list(chain(*predicted)))
+        if names_entities(names):
+            rows = [[[names[number] for number in row] for row in x] for x in (expected, predicted)]
+            scores["entity_f1"] = entity_f1(*rows)
+        return scores
+
+    def prompt(self, renderer: Renderer, example: Example) -> str:  # noqa: ARG002
+        """Give the words with a space between them.
+
+        Raises:
+            UserError: the row has other columns.
+        """
+        if not example.words:
+            raise UserError(
+                f"row {example.row}: what is tagged is the column tokens, which is missing"
+            )
+        return example.text or ""
+
+    def answer(  # noqa: PLR0913 - the signature of all tasks
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,  # noqa: ARG002 - nothing is generated
+        batch_size: int,
+        adds_special_tokens: bool,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Give the likeliest tag of each word, with a space between them.
+
+        The probability is that of the least sure one. A word that the model does not see is `?`.
+        """
+        names: Any = model.config.id2label
+        found = guesses(
+            model,
+            tokenizer,
+            prompts,
+            batch_size=batch_size,
+            adds_special_tokens=adds_special_tokens,
+            on_progress=on_progress,
+        )
+        answers = {one.index: _tags(prompts[one.index].split(" "), one, names) for one in found}
+        return [answers[index] for index in range(len(prompts))]
+
+
+def _tags(words: Sequence[str], guess: Guess, names: Mapping[int, str]) -> Answer:
+    places = first_tokens(words, guess.offsets)
+    tags = (UNKNOWN if place is None else names[guess.classes[place]] for place in places)
+    seen = [guess.probabilities[place] for place in places if place is not None]
+    return Answer(" ".join(tags), min(seen, default=0.0))
+
+
+def first_tokens(words: Sequence[str], offsets: Sequence[Sequence[int]]) -> list[int | None]:
+    """Give the first token of each word; None where none is left of it.
+
+    Args:
+        words: of the text, in which a space stands between them.
+        offsets: each token's characters [start, end) of the text; padding and special tokens have
+            none.
+    """
+    firsts: list[int | None] = [None] * len(words)
+    word, start = 0, 0
+    for place, (begins, ends) in enumerate(offsets):
+        while word < len(words) and start + len(words[word]) <= begins:
+            start += len(words[word]) + 1
+            word += 1
+        # A token may begin with the space before its word, or be just that.
+        if word < len(words) and start < ends and begins < ends and firsts[word] is None:
+            firsts[word] = place
+    return firsts

@@ -1,0 +1,70 @@
+"""Rows with their answers, as a file of the kind that the rows came from."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tasks.engine.data.question_files import QuestionFile
+from tasks.engine.scoring.prediction import Answered
+from tasks.errors import UserError
+
+
+def write_answers(
+    asked: QuestionFile, answers: Sequence[Answered], columns: Mapping[str, str], target: Path
+) -> None:
+    """Write the rows in their order, with new columns of what the answers are.
+
+    Args:
+        asked: the rows, whose other columns stay as they are.
+        answers: one a row.
+        columns: names of the new columns, by the fields of `Answered` that go there.
+        target: the file to write, of the input's kind.
+    """
+    kinds = {".csv": _write_csv, ".parquet": _write_parquet}
+    write = kinds.get(asked.source.suffix.lower(), _write_json)
+    new = [{name: getattr(one, field) for field, name in columns.items()} for one in answers]
+    write(asked, new, target)
+
+
+_New = list[dict[str, str | float | None]]
+
+
+def _write_json(asked: QuestionFile, new: _New, target: Path) -> None:
+    with target.open("w", encoding="utf-8") as file:
+        for row, added in zip(asked.rows, new, strict=True):
+            kept = {} if isinstance(row, UserError) else row
+            file.write(_json_line({**kept, **added}) + "\n")
+
+
+def _json_line(row: Mapping[str, object]) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON may have as an escape
+        return json.dumps(row)
+    return text
+
+
+def _write_csv(asked: QuestionFile, new: _New, target: Path) -> None:
+    # The names of the columns are text; what is further down need not be.
+    with asked.source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        old = next(csv.reader(file))
+    with target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*old, *new[0]], lineterminator="\n")
+        writer.writeheader()
+        for row, added in zip(asked.rows, new, strict=True):
+            kept = {} if isinstance(row, UserError) else row
+            writer.writerow({**kept, **added})
+
+
+def _write_parquet(asked: QuestionFile, new: _New, target: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = parquet.read_table(asked.source)
+    for column in new[0]:
+        values = [row[column] for row in new]
+        kind = pa.float64() if any(isinstance(one, float) for one in values) else pa.string()
+        table = table.append_column(column, pa.array(values, kind))
+    parquet.write_table(table, target)

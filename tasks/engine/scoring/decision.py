@@ -1,0 +1,138 @@
+"""Whether a challenger is better than who is there, by one rule and without side effects.
+
+The interval of the difference comes from a paired bootstrap: rows are drawn again with both
+models' results on them (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13;
+for systems on one test set, Koehn, https://aclanthology.org/W04-3250).
+"""
+
+import math
+
+from tasks.config import DecisionSettings
+from tasks.engine.scoring.model_scores import LESS_IS_BETTER, ModelScores
+from tasks.records import DecisionRecord, GuardRecord, Outcome
+
+_ROUNDING = 1e-9
+
+
+def decide(  # noqa: PLR0913 - what a decision is a function of
+    settings: DecisionSettings,
+    incumbent: ModelScores,
+    challenger: ModelScores,
+    *,
+    incumbent_name: str,
+    unchanged_since: int | None = None,
+    seed: int = 0,
+) -> DecisionRecord:
+    """Decide whether the challenger takes the incumbent's place.
+
+    It does if it is better by the margin or more, the whole confidence interval of the difference
+    is above zero, no guard metric got worse than tolerated, there are enough rows, and it is not
+    made of what an earlier version was made of. A tie keeps the incumbent.
+
+    Args:
+        settings: metric, margin, guards, rows, confidence.
+        incumbent: the champion's scores, or the base's.
+        challenger: the challenger's on the same rows.
+        incumbent_name: how the sentence calls the incumbent.
+        unchanged_since: the version with the same data and configuration, if there is one.
+        seed: of the bootstrap.
+    """
+    metric, num_rows = settings.metric, len(challenger)
+    if num_rows < settings.min_rows:
+        reason = f"{num_rows} held-out rows decide nothing, decision.min_rows is "
+        return DecisionRecord(
+            outcome=Outcome.REFUSE,
+            reason=f"refused: {reason}{settings.min_rows}",
+            metric=metric,
+            num_rows=num_rows,
+        )
+    before, now = incumbent.of(metric), challenger.of(metric)
+    guards = tuple(
+        _guard(name, tolerated, incumbent.of(name), challenger.of(name))
+        for name, tolerated in settings.guards.items()
+    )
+    difference = _gain(metric, before, now)
+    interval = _interval(settings, incumbent, challenger, seed)
+    problem = _problem(settings, difference, interval, guards, unchanged_since)
+    outcome = Outcome.REJECT if problem else Outcome.PROMOTE
+    numbers = (
+        f"{metric} {now:.4g} against the {incumbent_name}'s {before:.4g} on {num_rows} rows (gain "
+        f"{difference:.4g}, {settings.confidence:.0%} interval {interval[0]:.4g} to "
+        f"{interval[1]:.4g})"
+    )
+    return DecisionRecord(
+        outcome=outcome,
+        reason=f"rejected: {numbers}, {problem}" if problem else f"promoted: {numbers}",
+        metric=metric,
+        num_rows=num_rows,
+        incumbent=before,
+        challenger=now,
+        difference=difference,
+        interval=interval,
+        guards=guards,
+    )
+
+
+def _problem(
+    settings: DecisionSettings,
+    difference: float,
+    interval: tuple[float, float],
+    guards: tuple[GuardRecord, ...],
+    unchanged_since: int | None,
+) -> str | None:
+    """Say what speaks first against a promotion, if anything does."""
+    numbers = (difference, *interval)
+    objections = [
+        (not all(map(math.isfinite, numbers)), "and that is no number to decide by"),
+        (
+            unchanged_since is not None,
+            f"and it is made of what version {unchanged_since} was made of",
+        ),
+        (abs(difference) <= _ROUNDING, "and a tie keeps what is there"),
+        (difference < 0, "which is worse"),
+        (difference < settings.margin - _ROUNDING, f"less than the margin {settings.margin:g}"),
+        (interval[0] <= 0, "and the interval reaches zero: it may be chance"),
+        *((not guard.holds, _broken(guard)) for guard in guards),
+    ]
+    return next((text for speaks_against, text in objections if speaks_against), None)
+
+
+def _broken(guard: GuardRecord) -> str:
+    return (
+        f"but the guard {guard.metric} went from {guard.incumbent:.4g} to {guard.challenger:.4g}, "
+        f"and {guard.tolerated:g} worse is tolerated"
+    )
+
+
+def _guard(metric: str, tolerated: float, before: float, now: float) -> GuardRecord:
+    holds = _gain(metric, before, now) >= -tolerated - _ROUNDING  # False for what is no number
+    return GuardRecord(
+        metric=metric, incumbent=before, challenger=now, tolerated=tolerated, holds=holds
+    )
+
+
+def _gain(metric: str, before: float, now: float) -> float:
+    return before - now if metric in LESS_IS_BETTER else now - before
+
+
+def _interval(
+    settings: DecisionSettings, incumbent: ModelScores, challenger: ModelScores, seed: int
+) -> tuple[float, float]:
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    metric, rows = settings.metric, np.arange(len(challenger))
+
+    def gain(drawn: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> float:
+        return _gain(metric, incumbent.of(metric, drawn), challenger.of(metric, drawn))
+
+    found = bootstrap(
+        (rows,),
+        gain,
+        vectorized=False,
+        n_resamples=settings.bootstrap_samples,
+        confidence_level=settings.confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)

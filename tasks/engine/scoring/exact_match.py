@@ -1,0 +1,75 @@
+"""The share of rows that a model answers exactly right."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.config import RowFormat, Task, Template
+from tasks.engine.adapters.compatibility import check_tokenizer, template_of
+from tasks.engine.adapters.folders import AdapterFolder
+from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.row_formats import BadRowError, Example, detect_row_format, read_example
+from tasks.engine.data.row_sources import read_rows
+from tasks.engine.objectives.generation import matches
+from tasks.engine.objectives.model_task import ModelTask, model_task
+from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how many at once
+    rows: Path,
+    adapter: AdapterFolder,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    task: Task,
+    max_new_tokens: int,
+    batch_size: int,
+) -> Callable[["PreTrainedModel"], float]:
+    """Give a function that scores a model on the rows of a file, prompted as for the adapter.
+
+    Raises:
+        UserError: the rows can't be read, have no answers, or are plain text.
+    """
+    kind = model_task(task)
+    row_format, examples = read_answered(rows, kind)
+    tokenizer = check_tokenizer(adapter, tokenizer)
+    template = template_of(adapter, tokenizer)
+    renderer = Renderer.of(tokenizer, template, row_format)
+    prompts = [kind.prompt(renderer, example) for example in examples]
+
+    def score(model: "PreTrainedModel") -> float:
+        answers = kind.answer(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            adds_special_tokens=template is Template.PLAIN,
+        )
+        right = (
+            matches(given.text, one.answer) for given, one in zip(answers, examples, strict=True)
+        )
+        return sum(right) / len(examples)
+
+    return score
+
+
+def read_answered(file: Path, kind: ModelTask) -> tuple[RowFormat, list[Example]]:
+    """Read the rows of a file, each with its answer.
+
+    Raises:
+        UserError: the rows can't be read, have no answers, or are plain text.
+    """
+    rows = read_rows(str(file), "train", None)
+    row_format = detect_row_format(rows[0], str(file), learnable=kind.row_formats)
+    if row_format is RowFormat.TEXT:
+        raise UserError(f"{file} has plain text, which has no answers to score")
+    examples = []
+    for number, row in enumerate(rows, 1):
+        try:
+            examples.append(read_example(number, row, row_format))
+        except BadRowError as error:
+            raise UserError(f"{file}, row {number}: {error}") from error
+    return row_format, examples

@@ -1,0 +1,149 @@
+"""The held-out rows of a comparison: one file, fixed by its sha256."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tasks.config import (
+    AnswerKind,
+    DataSettings,
+    EvaluationSettings,
+    LossOn,
+    OnLostAnswer,
+    RowFormat,
+    Task,
+)
+from tasks.config.reading import missing_file
+from tasks.engine.base.base_models import load_config
+from tasks.engine.base.sources import BaseSource
+from tasks.engine.data.examples import Split
+from tasks.engine.data.rendering import Rendered, Renderer
+from tasks.engine.data.row_formats import Example
+from tasks.engine.data.tokenization import TokenizedRow
+from tasks.engine.objectives.model_task import ModelTask, model_task
+from tasks.engine.scoring.exact_match import read_answered
+from tasks.engine.scoring.row_metrics import RowMetric, resolve_kind, row_metrics
+from tasks.errors import UserError
+from tasks.records import BaseModelRecord, FileRecord
+from tasks.runtime import home
+
+_KINDS = {RowFormat.LABELLED: AnswerKind.LABELS, RowFormat.TAGGED: AnswerKind.TAGS}
+"""What answers are by the rows' format alone."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows that decide, and how they are measured."""
+
+    task: ModelTask
+    file: FileRecord
+    row_format: RowFormat
+    examples: Sequence[Example]
+    data: DataSettings
+    evaluation: EvaluationSettings
+    kind: AnswerKind
+    metrics: Mapping[str, RowMetric]
+
+    @property
+    def source(self) -> str:
+        """The file's path."""
+        return str(self.file.path)
+
+    @property
+    def metric_names(self) -> list[str]:
+        """All metrics that can decide."""
+        return ["loss", "perplexity", *["macro_f1"] * self.kind.are_classes, *self.metrics]
+
+    @property
+    def expected(self) -> list[str]:
+        """The expected answers."""
+        return [example.answer for example in self.examples]
+
+    def tokenized(
+        self, renderer: Renderer, base: BaseSource | BaseModelRecord
+    ) -> Sequence[TokenizedRow]:
+        """Tokenise the rows as in training, but for labels on what is answered alone.
+
+        Raises:
+            UserError: the template refuses a row, or nothing of an answer is within
+                `data.max_length`.
+        """
+        settings = self.data.model_copy(update={"on_lost_answer": OnLostAnswer.ERROR})
+        if self.task.generates:
+            settings = settings.model_copy(update={"loss_on": LossOn.COMPLETION})
+            renderer = _LastAnswer(renderer.tokenizer, renderer.template, renderer.separator)
+        split = Split(self.source, self.evaluation.sha256, tuple(self.examples))
+        return self.task.tokenize(split, renderer, settings, base, None).rows
+
+    def check(self, renderer: Renderer, base: BaseSource) -> None:
+        """Check that all rows can be answered and scored.
+
+        Raises:
+            UserError: as `tokenized`, or a row is of another class than the model's, or a prompt
+                and its answer are more than the model takes.
+        """
+        self._check_classes(base.settings.labels)
+        self.tokenized(renderer, base)
+        limit = getattr(load_config(base).get_text_config(), "max_position_embeddings", None)
+        if not limit or not self.task.generates:  # what is classified is cut, as in training
+            return
+        for example in self.examples:
+            encoded = renderer.tokenizer(self.task.prompt(renderer, example))["input_ids"]
+            if len(encoded) + self.evaluation.max_new_tokens > limit:
+                raise UserError(
+                    f"{self.source}, row {example.row}: the prompt has {len(encoded)} tokens; with "
+                    f"evaluation.max_new_tokens {self.evaluation.max_new_tokens} the model takes "
+                    f"{limit - self.evaluation.max_new_tokens}"
+                )
+
+    def _check_classes(self, known: Sequence[str]) -> None:
+        if parted := [name for name in known if self.kind is AnswerKind.TAGS and " " in name]:
+            raise UserError(
+                f"the tag {parted[0]!r} has a space in it, which parts the tags of an answer; "
+                "rename it"
+            )
+        for example in self.examples:
+            if strange := [label for label in example.labels if label not in known]:
+                raise UserError(
+                    f"{self.source}, row {example.row}: the label {strange[0]!r} is none of the "
+                    f"{len(known)} classes of the training rows or of base_model.labels"
+                )
+
+
+class _LastAnswer(Renderer):
+    """Marks the answer that is asked for alone: of a talk, the others are part of the prompt."""
+
+    def full(self, example: Example) -> Rendered:
+        rendered = super().full(example)
+        return replace(rendered, answers=rendered.answers[-1:])
+
+
+def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task) -> HeldOut:
+    """Read the rows.
+
+    Args:
+        evaluation: which rows, and what is measured on them.
+        data: how rows are tokenised in training.
+        task: what the model is for.
+
+    Raises:
+        UserError: the file is missing or another than the settings say, a row has no answer, or a
+            metric of the user's is not there.
+    """
+    # Against the home and not the working directory, which a worker may not share.
+    path = home.home() / Path(evaluation.rows).expanduser()
+    if not path.is_file():
+        raise UserError(f"evaluation.rows: {missing_file(path)}")
+    file = FileRecord.of(path)
+    if file.sha256 != evaluation.sha256:
+        raise UserError(
+            f"evaluation.rows {path} has the sha256 {file.sha256}, but evaluation.sha256 is "
+            f"{evaluation.sha256}: scores on other rows can't be compared; restore the file, or "
+            "set the new sha256"
+        )
+    work = model_task(task)
+    row_format, examples = read_answered(path, work)
+    expected = [example.answer for example in examples]
+    kind = resolve_kind(_KINDS.get(row_format, evaluation.answers), expected)
+    metrics = row_metrics(kind, expected, evaluation.metrics)
+    return HeldOut(work, file, row_format, examples, data, evaluation, kind, metrics)

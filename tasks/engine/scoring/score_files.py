@@ -1,0 +1,43 @@
+"""What each model answered to each row and how good that was, as a file of one row a line."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.config import AnswerKind
+from tasks.engine.scoring.held_out import HeldOut
+from tasks.engine.scoring.model_scores import ModelScores, RowScores
+from tasks.records import FileRecord
+
+
+def write_scores(held_out: HeldOut, scores: Mapping[str, ModelScores], file: Path) -> FileRecord:
+    """Write the models' scores, whole or not at all."""
+    lines = []
+    for index, example in enumerate(held_out.examples):
+        line = {
+            "row": example.row,
+            "prompt": example.question,
+            "expected": example.answer,
+            "models": {name: one.rows[index].model_dump() for name, one in scores.items()},
+        }
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f".{file.name}.new")
+    new.write_text("".join(lines), encoding="utf-8")
+    new.replace(file)
+    return FileRecord.of(file)
+
+
+def read_scores(file: Path, kind: AnswerKind) -> tuple[list[str], dict[str, ModelScores]]:
+    """Read the prompts, and each model's scores on answers of a kind."""
+    # Not splitlines(): U+2028 and the like stand unescaped within JSON.
+    text = file.read_text(encoding="utf-8").removesuffix("\n")
+    lines = [json.loads(line) for line in text.split("\n")]
+    expected = [line["expected"] for line in lines]
+    scores = {
+        name: ModelScores(
+            kind, expected, [RowScores.model_validate(line["models"][name]) for line in lines]
+        )
+        for name in lines[0]["models"]
+    }
+    return [line["prompt"] for line in lines], scores

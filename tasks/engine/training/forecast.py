@@ -1,0 +1,188 @@
+"""What a training will take, found out before it runs: sizes by counting, the rest by a probe.
+
+The probe is the training itself, for some steps on its own first rows, in a folder that is thrown
+away: what it needs at its peak is what the training will need, and its seconds a token give the
+time.
+"""
+
+import math
+import tempfile
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from tasks.config import Batching, TrainAdapterConfig
+from tasks.engine.adapters import lora
+from tasks.engine.base import base_models
+from tasks.engine.base.sources import BaseSource
+from tasks.engine.batching.row_order import row_order
+from tasks.engine.data.tokenization import shared_prefix_length
+from tasks.engine.prepared_data import PreparedData
+from tasks.records import DataRecord, Record
+from tasks.runtime.measuring import measured
+from tasks.validate_inputs import check_inputs
+
+# Enough for the memory to reach its peak, and for one slow step not to count.
+_PROBE_STEPS = 6
+_PROBE_EVAL_BATCHES = 2
+
+
+class Probe(Record):
+    """What some steps of the training took."""
+
+    batching: str
+    base_bytes: int
+    peak_memory_bytes: int
+    """Of the process, at its peak."""
+    peak_gpu_bytes: int
+    seconds_per_step: float
+    """For as many tokens as a step has on average."""
+    seconds_per_evaluation: float
+    """For all held-out rows."""
+
+
+class Forecast(Record):
+    """What a training will take."""
+
+    base: str
+    dtype: str
+    quantization: str
+    task: str
+    num_total_parameters: int
+    num_trainable_parameters: int
+    data: DataRecord
+    num_steps: int
+    num_evaluations: int
+    rows_per_step: int
+    probe: Probe | None
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Give the bytes of float32 weights, gradients and AdamW's two moments."""
+        return 16 * self.num_trainable_parameters
+
+    @property
+    def seconds_training(self) -> float | None:
+        """Give the seconds of training and evaluation; None without a probe."""
+        if self.probe is None:
+            return None
+        evaluations = self.num_evaluations * self.probe.seconds_per_evaluation
+        return self.num_steps * self.probe.seconds_per_step + evaluations
+
+
+def forecast(config: TrainAdapterConfig, *, with_probe: bool) -> Forecast:
+    """Say what training as configured will take.
+
+    Raises:
+        UserError: anything that was given cannot work, as the run itself would say.
+    """
+    source, data = check_inputs(config)
+    skeleton = base_models.load_skeleton(source)
+    num_base = skeleton.num_parameters()
+    config_of_lora = lora.resolve_lora(config.lora, skeleton, config.base_model.task)
+    num_trainable = lora.count_trainable(config_of_lora, skeleton)
+    training = config.training
+    rows_per_step = training.batch_size * training.gradient_accumulation_steps
+    steps_per_pass = math.ceil(len(data.train.rows) / rows_per_step)
+    num_steps = training.max_steps or math.ceil(training.num_train_epochs * steps_per_pass)
+    every = training.eval_steps or steps_per_pass
+    return Forecast(
+        base=source.reference,
+        dtype=str(base_models.weight_dtype(config.base_model)).removeprefix("torch."),
+        quantization=config.base_model.quantization.value,
+        task=config.base_model.task.value,
+        num_total_parameters=num_base + num_trainable,
+        num_trainable_parameters=num_trainable,
+        data=data.record,
+        num_steps=num_steps,
+        num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
+        rows_per_step=rows_per_step,
+        probe=_probe(config, source, data) if with_probe else None,
+    )
+
+
+def _probe(config: TrainAdapterConfig, source: BaseSource, data: PreparedData) -> Probe:
+    from tasks.engine.adapters.injection import inject
+    from tasks.engine.training.callbacks import TrainingProgress
+    from tasks.engine.training.training import train
+
+    settings = config.training.model_copy(
+        update={"max_steps": _PROBE_STEPS, "eval_steps": None, "logging_steps": 1}
+    )
+    few = _few_held_out(data, settings.batch_size)
+    step_ends: list[float] = []
+    spent_evaluating = 0.0
+
+    def on_progress(now: TrainingProgress) -> None:
+        nonlocal spent_evaluating
+        if not now.metrics:
+            step_ends.append(time.perf_counter())
+        elif "eval_loss" in now.metrics:
+            spent_evaluating += time.perf_counter() - step_ends[-1]
+
+    with tempfile.TemporaryDirectory() as folder, measured() as measurement:
+        model = base_models.load_base(source)
+        base = base_models.describe_base(source, model)
+        record = lora.describe_lora(
+            config.lora, base_models.load_skeleton(source), base, config.seed
+        )
+        injected = inject(model, record, Path(folder) / "initial.safetensors")
+        trained = train(
+            model,
+            injected,
+            few,
+            settings=settings,
+            folder=Path(folder) / "checkpoints",
+            on_progress=on_progress,
+        )
+    return Probe(
+        batching=trained.batching,
+        base_bytes=base.num_bytes,
+        peak_memory_bytes=measurement.peak_memory_bytes,
+        peak_gpu_bytes=measurement.peak_gpu_bytes,
+        seconds_per_step=_seconds_per_step(config, data, trained.batching, step_ends),
+        seconds_per_evaluation=spent_evaluating * _share(data, few),
+    )
+
+
+def _few_held_out(data: PreparedData, batch_size: int) -> PreparedData:
+    if data.eval is None:
+        return data
+    count = _PROBE_EVAL_BATCHES * batch_size
+    return replace(data, eval=replace(data.eval, rows=data.eval.rows[:count]))
+
+
+def _share(data: PreparedData, few: PreparedData) -> float:
+    """Say how many times the tokens of the few held-out rows all of them are."""
+    if data.eval is None or few.eval is None:
+        return 0.0
+    all_tokens, few_tokens = (sum(len(r.input_ids) for r in s.rows) for s in (data.eval, few.eval))
+    return all_tokens / few_tokens
+
+
+def _seconds_per_step(
+    config: TrainAdapterConfig, data: PreparedData, batching: str, step_ends: list[float]
+) -> float:
+    """Give the seconds of a step with as many tokens as the mean step has.
+
+    The first step warms up and does not count.
+    """
+    lengths = [len(row.input_ids) for row in data.train.rows]
+    if batching == Batching.SHARED_PREFIX:  # computed once a batch, so that it hardly counts
+        prefix = shared_prefix_length(data.train.rows)
+        lengths = [length - prefix for length in lengths]
+    rows = config.training.batch_size * config.training.gradient_accumulation_steps
+    order = row_order(lengths, batching, rows, config.seed)
+    tokens: list[int] = []
+    while len(tokens) < len(step_ends):
+        order.set_epoch(len(tokens) * rows // len(lengths))
+        one_pass = list(order)
+        tokens += [
+            sum(lengths[row] for row in one_pass[at : at + rows])
+            for at in range(0, len(lengths), rows)
+        ]
+    steps = zip(pairwise(step_ends), tokens[1:], strict=False)
+    seconds_per_token = median((end - start) / count for (start, end), count in steps)
+    return seconds_per_token * sum(lengths) / math.ceil(len(lengths) / rows)

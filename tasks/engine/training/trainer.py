@@ -1,0 +1,226 @@
+"""HF Trainer, taught about adapters that `add_adapter()` put into the model's own modules.
+
+Trainer 5.23 does not see such a model as PEFT: it would look for whole-model checkpoints when it
+resumes and when it goes back to the best one. Here a checkpoint holds the adapter only.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer
+
+from tasks.config import Batching
+from tasks.engine.adapters import adapter_state
+from tasks.engine.batching.batches import Batch, Part
+from tasks.engine.batching.row_order import RowOrder
+from tasks.engine.data.tokenization import IGNORED
+from tasks.engine.kernels.adapter_layers import fused_adapter_layers
+from tasks.engine.kernels.lean_layers import lean_layers
+from tasks.engine.kernels.row_attention import attending_by_row
+from tasks.engine.objectives.model_task import ModelTask
+from tasks.engine.training.checkpoints import Checkpoints, Kept, kept_in
+from tasks.records import TrainingPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Rows(Dataset[dict[str, list[int]]]):
+    """Tokenised rows as a data set."""
+
+    def __init__(self, items: list[dict[str, list[int]]]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return self._items[index]
+
+
+class AdapterTrainer(Trainer):
+    """Trains the active adapter; every loss is the mean over all trained tokens of its step."""
+
+    loss_is_scaled_for_ga = True
+    model: "PreTrainedModel"
+
+    def __init__(  # noqa: PLR0913 - a training run has that many parts
+        self,
+        *,
+        adapter_name: str,
+        task: ModelTask,
+        order: RowOrder,
+        checkpoints: Checkpoints,
+        num_checkpoints: int,
+        plan: TrainingPlan,
+        **arguments: Any,  # noqa: ANN401 - Trainer's own
+    ) -> None:
+        super().__init__(**arguments)
+        self.adapter_name = adapter_name
+        self._task = task
+        self._order = order
+        self._checkpoints = checkpoints
+        self._num_checkpoints = num_checkpoints
+        self._plan = plan
+        self._resumed_from = Kept()
+        self._started = time.perf_counter()
+        # Asks Trainer to count the labels of a whole step, over accumulation and devices.
+        self.model_accepts_loss_kwargs = True
+
+    def train_on(self) -> int:
+        """Train from the newest whole checkpoint, if there is one; give the step it was at."""
+        newest = self._checkpoints.newest()
+        self._resumed_from = kept_in(newest) if newest else Kept()
+        self._started = time.perf_counter()
+        is_packed = self._plan.batching != Batching.PADDED
+        with (
+            lean_layers(self.model),
+            fused_adapter_layers(self.model),
+            attending_by_row(self.model) if is_packed else nullcontext(),
+        ):
+            self.train(resume_from_checkpoint=str(newest) if newest else None)
+        return self._initial_global_step
+
+    def seconds_training(self) -> float:
+        """Give the seconds spent so far, those up to the checkpoint included."""
+        return self._resumed_from.seconds_training + time.perf_counter() - self._started
+
+    def _run_epoch(self, **arguments: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        if self.state.global_step == self._initial_global_step:
+            # Trainer begins anew to add up the loss that it logs next.
+            self._tr_loss += self._resumed_from.unlogged_loss
+            self._globalstep_last_logged = self._resumed_from.last_logged_step
+        if self._had_ended():  # Trainer would take another step before it looks
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**arguments)  # type: ignore[no-untyped-call]
+
+    def _had_ended(self) -> bool:
+        states: Any = self.state.stateful_callbacks
+        stopped: bool = states["TrainerControl"]["args"]["should_training_stop"]
+        return stopped or self.state.global_step >= self.state.max_steps
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make the schedule; without a warm-up where that would be all there is.
+
+        The rate of a warm-up's first step is zero, and a training of one step would change nothing.
+        """
+        if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:  # noqa: ANN401, ARG002
+        return self._order
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ANN401
+        kept = Kept(
+            seconds_training=self.seconds_training(),
+            unlogged_loss=self._tr_loss.item(),
+            last_logged_step=self._globalstep_last_logged,
+        )
+        with self._checkpoints.writing(self.state.global_step, kept):
+            super()._save_checkpoint(model, trial)
+        self._checkpoints.prune(self._num_checkpoints, self.state.best_global_step)
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,  # type: ignore[override]
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Go forward and backward with each part; give the sum of their losses."""
+        loss = torch.zeros((), device=self.args.device)
+        for part in inputs["parts"]:
+            loss += super().training_step(model, part, num_items_in_batch)
+        return loss
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Part,
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 - Trainer's signature
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:  # noqa: ANN401 - Trainer's signature
+        """Give the part's share of the step's mean loss."""
+        loss, _ = self._task.loss(model, inputs, self._plan)  # type: ignore[arg-type]
+        if num_items_in_batch is None:
+            num_items_in_batch = inputs["labels"].ne(IGNORED).sum()
+        loss = loss / num_items_in_batch * self.accelerator.num_processes
+        return (loss, None) if return_outputs else loss
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,  # noqa: ANN401 - Trainer's signature
+        ignore_keys: list[str] | None = None,  # noqa: ARG002 - Trainer's signature
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Give the mean loss over all labels (Trainer's own is a mean of batches' means).
+
+        And what the task's metrics say of the predictions, if any are made.
+        """
+        loss, num_labels = 0.0, 0
+        expected: list[list[int]] = []
+        predicted: list[list[int]] = []
+        with _eval_mode(self.model), torch.no_grad():
+            for batch in self.get_eval_dataloader(eval_dataset):
+                for part in self._prepare_inputs(batch)["parts"]:
+                    with self.compute_loss_context_manager():
+                        sums, guesses = self._task.loss(self.model, part, self._plan)
+                    if guesses is not None:
+                        expected += _labelled(part["labels"], part)
+                        predicted += _labelled(guesses, part)
+                    count = part["labels"].ne(IGNORED).sum()
+                    totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
+                    loss, num_labels = loss + totals[0].item(), num_labels + int(totals[1].item())
+        names = list((self.model.config.id2label or {}).values())
+        judged = {"loss": loss / num_labels, **self._task.metrics(expected, predicted, names)}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in judged.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _save(
+        self,
+        output_dir: str | None = None,
+        state_dict: dict[str, Any] | None = None,  # noqa: ARG002 - Trainer's signature
+    ) -> None:
+        weights = adapter_state.read_adapter(self.model, self.adapter_name)
+        folder = Path(output_dir or str(self.args.output_dir))
+        adapter_state.save_weights(weights, folder / adapter_state.WEIGHTS_FILE)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        self._read_adapter(Path(resume_from_checkpoint), model or self.model)
+
+    def _load_best_model(self) -> None:
+        self._read_adapter(Path(str(self.state.best_model_checkpoint)), self.model)
+
+    def _read_adapter(self, checkpoint: Path, model: Any) -> None:  # noqa: ANN401
+        weights = adapter_state.load_weights(checkpoint / adapter_state.WEIGHTS_FILE)
+        adapter_state.write_adapter(model, self.adapter_name, weights)
+
+
+def _labelled(values: torch.Tensor, part: Part) -> list[list[int]]:
+    """Give each line's values where it has labels."""
+    lines = zip(values, part["labels"], strict=True)
+    return [line[labels != IGNORED].tolist() for line, labels in lines]
+
+
+@contextmanager
+def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

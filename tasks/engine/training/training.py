@@ -1,0 +1,224 @@
+"""Step 4's work: the training run, from its record alone, and the proof that it was one."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+)
+from transformers.trainer_callback import TrainerState
+
+from tasks.config import TrainingSettings
+from tasks.config.training import Optimizer
+from tasks.engine.adapters import adapter_state
+from tasks.engine.base.memory import give_back
+from tasks.engine.batching.batches import as_items
+from tasks.engine.batching.row_order import row_order
+from tasks.engine.failures import is_of_the_memory
+from tasks.engine.objectives.model_task import model_task
+from tasks.engine.prepared_data import PreparedData
+from tasks.engine.training.arguments import training_arguments
+from tasks.engine.training.callbacks import OnTraining, Pace, Watch
+from tasks.engine.training.checkpoints import Checkpoints
+from tasks.engine.training.plan import planned, with_less_memory
+from tasks.engine.training.trainer import AdapterTrainer, Rows
+from tasks.errors import UserError, VerificationError
+from tasks.records import FileRecord, InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+_EVAL_PREFIX = "eval_"
+
+
+def train(  # noqa: PLR0913 - a training run has that many parts
+    model: "PreTrainedModel",
+    injected: InjectedRecord,
+    data: PreparedData,
+    *,
+    settings: TrainingSettings,
+    folder: Path,
+    on_progress: OnTraining,
+) -> TrainedRecord:
+    """Train the model's active adapter; go on from the last checkpoint in `folder`, if any.
+
+    Args:
+        model: a base with the fresh adapter, as `injected` says.
+        injected: the state that the model is in.
+        data: tokenised rows.
+        settings: the optimisation.
+        folder: for checkpoints and the trained weights.
+        on_progress: told of every step and of everything logged.
+
+    Raises:
+        UserError: the optimiser does not run on this machine.
+        AdapterflowError: memory did not suffice, whatever the size of the parts.
+        VerificationError: the adapter did not change, the base did, no token was trained on, or a
+            loss was not finite.
+    """
+    if settings.optimizer is Optimizer.PAGED_ADAMW_8BIT and not torch.cuda.is_available():
+        raise UserError("training.optimizer paged_adamw_8bit needs a GPU; use adamw")
+    if not data.record.train.num_trained_tokens:
+        raise VerificationError("no token of the training rows is trained on")
+    state, plan, seconds = _trained(
+        model, injected, data, settings, Checkpoints(folder), on_progress
+    )
+    change = _verify(model, injected, state)
+    weights = adapter_state.read_adapter(model, injected.lora.adapter_name)
+    file = adapter_state.save_weights(weights, folder / "trained" / adapter_state.WEIGHTS_FILE)
+    best = state.best_global_step if settings.keep_best and data.eval else None
+    curve = loss_curve(state)
+    passes = state.epoch or 0.0
+    return TrainedRecord(
+        injected=injected,
+        weights=FileRecord.of(file),
+        num_steps=state.global_step,
+        best_step=best,
+        train_loss=_mean_of_last(curve),
+        eval_loss=_eval_loss(curve, best),
+        num_trained_tokens=round(data.record.train.num_trained_tokens * passes),
+        num_tokens=round(data.record.train.num_tokens * passes),
+        seconds_training=seconds,
+        adapter_change=change,
+        batching=plan.batching,
+        loss_curve=curve,
+        eval_metrics=_eval_metrics(state, best),
+        remarks=plan.remarks,
+    )
+
+
+def retrain(model: "PreTrainedModel", record: TrainedRecord) -> None:
+    """Bring a freshly injected model to the trained state that a record describes."""
+    weights = adapter_state.load_weights(record.weights.path)
+    adapter_state.write_adapter(model, record.injected.lora.adapter_name, weights)
+
+
+def loss_curve(state: TrainerState) -> tuple[LossPoint, ...]:
+    """Give all logged losses by step, in nats a token (or a row, where rows are classified)."""
+    return tuple(
+        LossPoint(
+            step=entry["step"],
+            train_loss=entry.get("loss"),
+            eval_loss=entry.get("eval_loss"),
+        )
+        for entry in state.log_history
+        if "loss" in entry or "eval_loss" in entry
+    )
+
+
+def _trained(  # noqa: PLR0913 - a training run has that many parts
+    model: "PreTrainedModel",
+    injected: InjectedRecord,
+    data: PreparedData,
+    settings: TrainingSettings,
+    checkpoints: Checkpoints,
+    on_progress: OnTraining,
+) -> tuple[TrainerState, TrainingPlan, float]:
+    """Train in parts that fit into memory; give how it ended, its plan, and the seconds it took."""
+    plan = planned(checkpoints, model, injected, data, settings)
+    torch.set_num_threads(plan.num_threads)
+    while True:
+        trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
+        trainer.add_callback(Watch(on_progress))
+        try:
+            trainer.train_on()
+        except (RuntimeError, MemoryError) as error:
+            if not is_of_the_memory(error):
+                raise
+            plan = with_less_memory(plan, data, settings, error)
+        else:
+            return trainer.state, plan, trainer.seconds_training()
+        del trainer
+        checkpoints.keep_plan(plan)
+        _rewind(model, injected)
+
+
+def _rewind(model: "PreTrainedModel", injected: InjectedRecord) -> None:
+    """Free what a failed step left, and give the adapter its first weights again."""
+    model.zero_grad(set_to_none=True)
+    weights = adapter_state.load_weights(injected.initial_weights.path)
+    adapter_state.write_adapter(model, injected.lora.adapter_name, weights)
+    give_back()
+
+
+def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
+    model: "PreTrainedModel",
+    injected: InjectedRecord,
+    data: PreparedData,
+    settings: TrainingSettings,
+    plan: TrainingPlan,
+    checkpoints: Checkpoints,
+) -> AdapterTrainer:
+    rows = data.train.rows
+    held_out = Rows(as_items(data.eval.rows)) if data.eval else None
+    task = model_task(injected.lora.base.settings.task)
+    trainer = AdapterTrainer(
+        adapter_name=injected.lora.adapter_name,
+        task=task,
+        order=row_order(
+            [len(row.input_ids) for row in rows],
+            plan.batching,
+            settings.batch_size * settings.gradient_accumulation_steps,
+            injected.lora.seed,
+        ),
+        checkpoints=checkpoints,
+        num_checkpoints=settings.save_total_limit,
+        plan=plan,
+        model=model,
+        args=training_arguments(
+            settings, injected, checkpoints.folder, evaluates=held_out is not None
+        ),
+        train_dataset=Rows(as_items(rows)),
+        eval_dataset=held_out,
+        data_collator=task.make_batches(plan, data.renderer.tokenizer.pad_token_id or 0),
+    )
+    # Ours reports where the user looks: a bar on a terminal, lines elsewhere, MLflow.
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if settings.early_stopping_patience and held_out:
+        trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
+    trainer.add_callback(Pace(60 * settings.checkpoint_minutes))
+    return trainer
+
+
+def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerState) -> float:
+    if not state.global_step:
+        raise VerificationError("training ended without a step")
+    initial = adapter_state.load_weights(injected.initial_weights.path)
+    trained = adapter_state.read_adapter(model, injected.lora.adapter_name)
+    change = adapter_state.change(initial, trained)
+    if not change:
+        raise VerificationError("training left every adapter weight as it was")
+    if not math.isfinite(change):
+        raise VerificationError("training left adapter weights that are no numbers")
+    if adapter_state.base_checksum(model) != injected.base_checksum:
+        raise VerificationError("training changed weights of the base, which must stay frozen")
+    return change
+
+
+def _mean_of_last(curve: tuple[LossPoint, ...], count: int = 10) -> float:
+    losses = [point.train_loss for point in curve if point.train_loss is not None][-count:]
+    return sum(losses) / len(losses)
+
+
+def _eval_loss(curve: tuple[LossPoint, ...], best: int | None) -> float | None:
+    losses = {p.step: p.eval_loss for p in curve if p.eval_loss is not None}
+    if not losses:
+        return None
+    return losses.get(best, losses[max(losses)]) if best else losses[max(losses)]
+
+
+def _eval_metrics(state: TrainerState, best: int | None) -> dict[str, float]:
+    """Give what the evaluation measured beside the loss, at the best step or else the last."""
+    logged = [entry for entry in state.log_history if "eval_loss" in entry]
+    chosen = [entry for entry in logged if entry["step"] == best] or logged
+    return {
+        name.removeprefix(_EVAL_PREFIX): value
+        for name, value in (chosen[-1] if chosen else {}).items()
+        if name.startswith(_EVAL_PREFIX) and name != "eval_loss"
+    }

@@ -1,0 +1,1 @@
+"""Adapters at work: batch answers, export, combination and serving."""

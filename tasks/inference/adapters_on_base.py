@@ -1,0 +1,122 @@
+"""A base with its adapters in memory, wherever these are kept: a folder, the Hub, or MLflow."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from tasks.config import AdapterSettings, BaseModelSettings, Task, TrackingSettings
+from tasks.engine.adapters.adapter_set import AdapterSet
+from tasks.engine.adapters.folders import AdapterFolder, find_adapter
+from tasks.engine.objectives.model_task import model_task
+from tasks.errors import UserError
+from tasks.runtime.progress import logger
+from tasks.tracking import fetched_adapter, is_mlflow_uri
+
+_TASK = ("task", "labels")
+_TRAINED_ON = ("dtype", "quantization", *_TASK)
+
+
+@contextmanager
+def found_adapters(
+    wanted: Sequence[AdapterSettings], tracking_uri: str | None = None
+) -> Iterator[list[AdapterFolder]]:
+    """Bring the adapters' folders here, for as long as the block runs.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    with ExitStack() as stack:
+        folders = []
+        for one in wanted:
+            if is_mlflow_uri(one.source):
+                tracking = TrackingSettings(uri=tracking_uri)
+                path = stack.enter_context(fetched_adapter(one.source, tracking))
+                folders.append(find_adapter(path, named=one.source))
+            else:
+                folders.append(find_adapter(one.source, one.revision))
+        yield folders
+
+
+def load_adapters(
+    base: BaseModelSettings | None,
+    wanted: Sequence[AdapterSettings],
+    folders: Sequence[AdapterFolder],
+) -> AdapterSet:
+    """Load a base and these adapters on it, none of them active.
+
+    Args:
+        base: the base; the one that the first adapter was made for, unless given.
+        wanted: the adapters.
+        folders: where they lie.
+
+    Raises:
+        UserError: the base is not at hand, or an adapter does not go with it.
+    """
+    first = folders[0]
+    adapters = AdapterSet.on(_as_trained(base, first) if base else base_of(first))
+    for one, folder in zip(wanted, folders, strict=True):
+        loaded = adapters.load(folder, one.name, template=one.template, any_base=one.any_base)
+        for remark in loaded.remarks:
+            logger().warning(remark)
+    adapters.disable()
+    return adapters
+
+
+def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSettings:
+    """Give the base that an adapter was made for, loaded as in its training where that is known.
+
+    Args:
+        adapter: the adapter.
+        elsewhere: another source of the base than the adapter tells.
+
+    Raises:
+        UserError: neither says where the base is.
+    """
+    recorded = _told_of_base(adapter)
+    reference = recorded.get("reference") or adapter.config.base_model_name_or_path
+    revision = recorded.get("revision") or adapter.config.revision
+    source = elsewhere or recorded.get("source") or reference
+    if not source:
+        raise UserError(f"{adapter.source} does not name its base; set base_model.source")
+    settings = {
+        "source": source,
+        "hub_id": reference if source == recorded.get("source") != reference else None,
+        "revision": revision if source == reference else None,
+        **{key: recorded[key] for key in _TRAINED_ON if key in recorded},
+    }
+    return BaseModelSettings.model_validate(settings)
+
+
+def _told_of_base(adapter: AdapterFolder) -> Mapping[str, Any]:
+    """Give what an adapter tells of its base: its manifest, or else what PEFT writes."""
+    if recorded := adapter.manifest.get("base_model"):
+        return dict(recorded)
+    kinds = {model_task(task).peft_task_type: task for task in Task}
+    task = kinds.get(str(adapter.config.task_type), Task.CAUSAL_LM)
+    if model_task(task).generates:
+        return {"task": task}
+    # PEFT keeps no names of classes; transformers' own are these.
+    return {"task": task, "labels": [f"LABEL_{number}" for number in range(_num_classes(adapter))]}
+
+
+def _num_classes(adapter: AdapterFolder) -> int:
+    """Count the outputs of the layers that were trained whole, the last of which has the fewest."""
+    whole = set(adapter.config.modules_to_save or ())
+    return min(
+        (
+            shape[0]
+            for key, shape in adapter.shapes.items()
+            if whole & set(key.split(".")) and ".lora_" not in key
+        ),
+        default=0,
+    )
+
+
+def _as_trained(base: BaseModelSettings, adapter: AdapterFolder) -> BaseModelSettings:
+    """Give the base as the adapter was trained on it, but for what the settings say."""
+    said = set(base.model_fields_set)
+    if said & set(_TASK):  # classes belong to a task
+        said |= set(_TASK)
+    recorded = _told_of_base(adapter)
+    told = {key: recorded[key] for key in _TRAINED_ON if key in recorded and key not in said}
+    return BaseModelSettings.model_validate({**base.model_dump(), **told})

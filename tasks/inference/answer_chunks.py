@@ -1,0 +1,94 @@
+"""Answers so far, kept chunk by chunk beside the output, so that a kill costs one chunk at most.
+
+The folder's `job.json` says what the answers are a function of; each chunk is written to a
+temporary sibling and renamed. The output file appears whole, and then the folder goes.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self
+
+from tasks.engine.scoring.prediction import Answered
+from tasks.errors import UserError
+
+_JOB_FILE = "job.json"
+
+
+class AnswerChunks:
+    """The folder of an unfinished output."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @classmethod
+    @contextmanager
+    def of(cls, output: Path, job: Mapping[str, object]) -> Iterator[Self]:
+        """Open the folder, or make it; no other process has it open.
+
+        Args:
+            output: the file that the answers are for.
+            job: all that they are a function of, as JSON values.
+
+        Raises:
+            UserError: another process works at it, or it holds answers of another job.
+        """
+        from filelock import FileLock, Timeout
+
+        folder = output.with_name(f".{output.name}.partial")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock", timeout=0)
+        try:
+            with lock:
+                _check_job(folder, job)
+                yield cls(folder)
+        except Timeout:
+            raise UserError(f"another process is writing {output}") from None
+
+    def get(self, start: int) -> list[Answered] | None:
+        """Give the chunk that begins at this row, if it was answered before."""
+        file = self._file(start)
+        if not file.is_file():
+            return None
+        lines = file.read_text(encoding="utf-8").split("\n")
+        return [Answered(**json.loads(line)) for line in lines if line]
+
+    def put(self, start: int, answers: list[Answered]) -> None:
+        """Keep a chunk, whole or not at all."""
+        lines = (json.dumps(asdict(one), ensure_ascii=True) + "\n" for one in answers)
+        _write_whole(self._file(start), "".join(lines))
+
+    def finish(self, output: Path, write: Callable[[Path], None]) -> None:
+        """Let the output be written, rename it into place, and remove the chunks."""
+        temporary = self._folder / output.name
+        write(temporary)
+        temporary.replace(output)
+        shutil.rmtree(self._folder)
+
+    def _file(self, start: int) -> Path:
+        return self._folder / f"chunk-{start:09d}.jsonl"
+
+
+def _check_job(folder: Path, job: Mapping[str, object]) -> None:
+    file = folder / _JOB_FILE
+    if not file.is_file():
+        _write_whole(file, json.dumps(job, indent=2) + "\n")
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    changed = sorted(key for key in before.keys() | job.keys() if before.get(key) != job.get(key))
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"{folder} holds answers of an earlier try with another {' and another '.join(changed)}"
+            f" ({key}: {before.get(key)}, now {job.get(key)}); go on as before, or delete that "
+            "folder to start anew"
+        )
+
+
+def _write_whole(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)

@@ -1,0 +1,160 @@
+"""Adapters written out, from wherever they are kept: alone, merged, or several as one."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.config import AdapterSettings, Dtype
+from tasks.engine.adapters.combining import METHODS, Combination, combine
+from tasks.engine.adapters.folders import copy_adapter
+from tasks.engine.adapters.gguf_adapter import write_gguf
+from tasks.engine.adapters.merging import export_merged
+from tasks.engine.base.base_models import load_tokenizer
+from tasks.engine.base.hub import check_push, push_adapter
+from tasks.engine.base.sources import find_base
+from tasks.engine.scoring.exact_match import exact_match_on
+from tasks.errors import UserError
+from tasks.inference.adapters_on_base import base_of, found_adapters
+from tasks.records import CombinedRecord, GgufRecord, MergedRecord
+
+_BATCH_SIZE = 16
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def export_adapter(source: str, folder: Path) -> None:
+    """Write an adapter's own files to a folder.
+
+    Raises:
+        UserError: there is no such adapter, or the folder is there already.
+    """
+    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+        copy_adapter(adapter, folder)
+
+
+def push_to_hub(source: str, repo_id: str, *, private: bool) -> tuple[str, Sequence[str]]:
+    """Push an adapter to the Hub; give the commit's address, and what stands in others' way.
+
+    Args:
+        source: where the adapter is.
+        repo_id: the repository on the Hub, which is made if it is not there.
+        private: whether it is private where it is made.
+
+    Raises:
+        UserError: there is no such adapter, the id is none, or there is no valid token.
+        AdapterflowError: the Hub refused, or can't be reached.
+    """
+    if not _HUB_ID.fullmatch(repo_id):
+        raise UserError(f"{repo_id!r} is no Hub id; write it as ORG/NAME")
+    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+        check_push(repo_id)
+        base, remarks = adapter.config.base_model_name_or_path, []
+        if not base or Path(base).is_absolute():
+            where = f"by its local path {base}" if base else "not at all"
+            remarks.append(f"adapter_config.json names the base {where}: others won't find it")
+        if not (adapter.path / "README.md").is_file():
+            remarks.append("there is no README.md: the repository has no model card")
+        return push_adapter(adapter.path, repo_id, private=private), remarks
+
+
+def merge_adapter(  # noqa: PLR0913 - what a user may give
+    source: str,
+    folder: Path,
+    base_model: str | None,
+    dtype: str,
+    rows: Path | None,
+    max_new_tokens: int,
+) -> MergedRecord:
+    """Write an adapter merged into its base to a folder; see `export_merged`."""
+    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+        base = base_of(adapter, base_model)
+        score = None
+        if rows:
+            found = find_base(base)
+            tokenizer = load_tokenizer(found.location, found.revision)
+            score = exact_match_on(
+                rows,
+                adapter,
+                tokenizer,
+                task=base.task,
+                max_new_tokens=max_new_tokens,
+                batch_size=_BATCH_SIZE,
+            )
+        return export_merged(adapter, base, folder, Dtype(dtype), score)
+
+
+def adapter_as_gguf(source: str, file: Path, base_model: str | None) -> GgufRecord:
+    """Write an adapter as one GGUF file; see `write_gguf`."""
+    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+        return write_gguf(adapter, base_of(adapter, base_model), file)
+
+
+def combine_adapters(
+    weighted: Sequence[tuple[str, float]],
+    folder: Path,
+    base_model: str | None,
+    how: Combination,
+) -> CombinedRecord:
+    """Write one adapter made of several; see `combine`.
+
+    Args:
+        weighted: where the adapters are, and what each counts.
+        folder: the new adapter's own.
+        base_model: where their base is, if not where the first says.
+        how: the method.
+
+    Raises:
+        UserError: there are not two, or the method is none.
+    """
+    if how.method not in METHODS:
+        raise UserError(f"--method {how.method!r} is none; possible: {', '.join(METHODS)}")
+    if len(weighted) <= 1:
+        raise UserError("give two adapters or more to combine")
+    wanted = [AdapterSettings(source=source) for source, _ in weighted]
+    with found_adapters(wanted) as adapters:
+        base = base_of(adapters[0], base_model)
+        return combine(adapters, [weight for _, weight in weighted], base, folder, how)
+
+
+def combined_lines(record: CombinedRecord) -> str:
+    """Say what a combination came to."""
+    size = f"rank {record.r}, {record.num_adapter_parameters:,} parameters"
+    again = f"loaded again, by {record.round_trip_logit_difference:.3g} other than when made"
+    lines = [
+        *record.remarks,
+        f"{record.folder}: {len(record.weights)} adapters by {record.method}, {size}",
+        f"it changes the base's logits by up to {record.logit_effect:.3g}; {again}",
+    ]
+    return "\n".join(lines)
+
+
+def gguf_lines(record: GgufRecord) -> str:
+    """Say what a GGUF file holds, and how it is used."""
+    size = f"{record.file.size_bytes / 1e6:.1f} MB, {record.num_adapter_parameters:,} parameters"
+    lines = [
+        *record.remarks,
+        f"{record.file.path}: {size}, for {record.base_model} ({record.architecture}) as GGUF",
+        f"serve it with: llama-server --model BASE.gguf --lora {record.file.path}",
+    ]
+    return "\n".join(lines)
+
+
+def merged_lines(record: MergedRecord) -> str:
+    """Say what a merge came to."""
+    untied = ", the output layer with weights of its own" if record.is_untied else ""
+    share = record.logit_difference / record.largest_logit
+    within = f"{record.logit_difference:.3g} ({share:.4%} of the largest)"
+    lines = [
+        *record.remarks,
+        f"{record.folder}: {record.num_parameters:,} parameters in {record.dtype}{untied}",
+        f"logits as of base with adapter, within {within}; allowed: {record.tolerance:.3g}",
+    ]
+    if record.score is not None:
+        lines.append(f"answers right: {record.score:.1%}, as base with adapter")
+    if packed := record.packed:
+        scored = "" if packed.score is None else f", answers right: {packed.score:.1%}"
+        lines.append(
+            f"against the adapter on its base in {packed.quantization}: logits within "
+            f"{packed.logit_difference:.3g}, the same next token at {packed.same_next_token:.0%}"
+            f"{scored}"
+        )
+    return "\n".join(lines)

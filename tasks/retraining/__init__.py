@@ -1,0 +1,1 @@
+"""The tasks of the retraining loop: check, register, evaluate, decide, promote, publish."""

@@ -1,0 +1,174 @@
+"""Before a retraining: what can be known of its end before anything is trained."""
+
+from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig, Template
+from tasks.durability.step import step
+from tasks.engine.adapters.adapter_set import check_shareable
+from tasks.engine.adapters.compatibility import check_base
+from tasks.engine.base.base_models import load_tokenizer
+from tasks.engine.base.sources import BaseSource, find_base
+from tasks.engine.data.examples import read_examples
+from tasks.engine.data.leakage import Leaks, find_leaks, normalised_question
+from tasks.engine.data.rendering import Renderer
+from tasks.engine.scoring.held_out import HeldOut, open_held_out
+from tasks.errors import UserError
+from tasks.inference.adapters_on_base import found_adapters
+from tasks.records import CHAMPION, CheckedRecord, DataRecord, Outcome, VersionRecord
+from tasks.retraining import lineage
+from tasks.runtime.progress import logger
+from tasks.tracking import OUTCOME_TAG, Registry, tracking_uri
+
+_SHOWN_ROWS = 10
+_OPEN = (Outcome.OUTDATED, Outcome.UNANSWERED)
+"""What is no verdict on a version: made of the same, another may be promoted."""
+
+
+@step
+def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedRecord:
+    """Check the held-out rows, and see what the registry has.
+
+    Raises:
+        UserError: the rows are others than configured, too few, or trained on; a metric is
+            unknown or fails; or the champion is for another base, or can't be had.
+        PassingError: the registry can't be reached.
+    """
+    held_out = open_held_out(config.evaluation, config.data, config.base_model.task)
+    _check_metrics(config, held_out)
+    _check_count(held_out, config.decision.min_rows)
+    base = find_base(config.base_model.model_copy(update={"labels": data.labels}))
+    _check_rows(data, held_out, base)
+    leaks = _check_leakage(config, held_out)
+    versions = Registry(tracking_uri(config.tracking), config.registry.name).versions()
+    champion = next((one for one in versions if CHAMPION in one.aliases), None)
+    if champion:
+        _check_champion(champion, base)
+        _fetch(champion, base, tracking_uri(config.tracking))
+    made_of = lineage.identity(data, base.fingerprint, config.sha256())
+    record = CheckedRecord(
+        held_out=held_out.file,
+        num_rows=len(held_out.examples),
+        answers=held_out.kind,
+        leaked_rows=leaks.exact,
+        similar_rows=leaks.normalised,
+        base_fingerprint=base.fingerprint,
+        configuration_sha256=config.sha256(),
+        champion=champion,
+        unchanged_since=_same(versions, made_of),
+    )
+    _report(record, config.registry.name)
+    return record
+
+
+def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
+    for name in (config.decision.metric, *config.decision.guards):
+        if name not in held_out.metric_names:
+            raise UserError(
+                f"decision names the metric {name!r}; for answers that are {held_out.kind} there "
+                f"are {', '.join(held_out.metric_names)}"
+            )
+    # A broken metric is better known now than after the training.
+    for name in config.evaluation.metrics:
+        held_out.metrics[name](held_out.expected[0], held_out.expected[0])
+
+
+def _check_count(held_out: HeldOut, min_rows: int) -> None:
+    """Count questions that are asked again only once: they are no further evidence."""
+    num_rows = len(held_out.examples)
+    distinct = len({normalised_question(example) for example in held_out.examples})
+    repeated = f" ({num_rows - distinct} repeat another's question)" if distinct < num_rows else ""
+    if distinct < min_rows:
+        raise UserError(
+            f"{held_out.source} has {num_rows} rows{repeated}, and decision.min_rows is "
+            f"{min_rows}: nothing could be promoted; give more rows, or lower it"
+        )
+    if repeated:
+        logger().warning(
+            "%s has %d rows%s: the interval of the difference takes each for a row of its own, and "
+            "is narrower than it should be; remove them",
+            held_out.source,
+            num_rows,
+            repeated,
+        )
+
+
+def _check_rows(data: DataRecord, held_out: HeldOut, base: BaseSource) -> None:
+    tokenizer = load_tokenizer(base.location, base.revision)
+    renderer = Renderer.of(tokenizer, Template(data.template), held_out.row_format)
+    held_out.check(renderer, base)
+
+
+def _check_leakage(config: RetrainAdapterConfig, held_out: HeldOut) -> Leaks:
+    wanted = config.base_model
+    sets = read_examples(config.data, config.seed, wanted.task, wanted.labels)
+    # The training picks its checkpoint by its own held-out rows, so these are seen, too.
+    seen = [*sets.train.examples, *(sets.eval.examples if sets.eval else ())]
+    leaks = find_leaks(held_out.examples, seen)
+    rows = sorted({*leaks.exact, *leaks.normalised})
+    if not rows:
+        return leaks
+    shown = ", ".join(map(str, rows[:_SHOWN_ROWS])) + (", …" if len(rows) > _SHOWN_ROWS else "")
+    message = (
+        f"{len(rows)} of the {len(held_out.examples)} rows of {held_out.source} are in the "
+        f"training data, {len(leaks.exact)} of them word for word, the others by their question "
+        f"but for case, marks and white space: rows {shown}"
+    )
+    if config.evaluation.on_leakage is OnLeakage.ERROR:
+        raise UserError(
+            f"{message}; remove them from one of the two, or set evaluation.on_leakage to report"
+        )
+    logger().warning(message)
+    return leaks
+
+
+def _check_champion(champion: VersionRecord, base: BaseSource) -> None:
+    made_for = champion.tags.get(lineage.FINGERPRINT, base.fingerprint)
+    if made_for != base.fingerprint:
+        raise UserError(
+            f"the champion {champion.uri} is for the base {champion.tags.get('lineage.base')} "
+            f"({made_for}), not for {base.reference} ({base.fingerprint}): the two can't be "
+            "compared on one base; set base_model to the champion's, or another registry.name"
+        )
+    here = lineage.answers(base.settings)
+    if here != {key: champion.tags.get(key, value) for key, value in here.items()}:
+        raise UserError(
+            f"the champion {champion.uri} is for another task or for other classes than these "
+            f"{len(base.settings.labels)} of {base.settings.task.value}: the two can't be "
+            "compared; set base_model.task and labels to the champion's, or another registry.name"
+        )
+
+
+def _fetch(champion: VersionRecord, base: BaseSource, store: str) -> None:
+    """See that the champion can be had, and can be put beside the challenger."""
+    wanted = AdapterSettings(source=champion.uri, name=CHAMPION)
+    try:
+        with found_adapters([wanted], store) as (folder,):
+            check_shareable(folder)
+            check_base(folder, base)
+    except UserError as mistake:
+        raise UserError(
+            f"nothing can be compared with the champion {champion.uri}: {mistake}; restore it, "
+            "make another version champion with `adapterflow rollback`, or set another "
+            "registry.name"
+        ) from mistake
+
+
+def _same(versions: list[VersionRecord], made_of: dict[str, str]) -> int | None:
+    """Find the last version that was made of the same, and whose decision holds."""
+    same = [
+        one.version
+        for one in versions
+        if one.tags.get(OUTCOME_TAG, Outcome.OUTDATED) not in _OPEN
+        and made_of.items() <= one.tags.items()
+    ]
+    return same[-1] if same else None
+
+
+def _report(record: CheckedRecord, name: str) -> None:
+    champion = f"version {record.champion.version}" if record.champion else "none yet"
+    logger().info(
+        "%d rows decide (%s answers, sha256 %s); champion of %s: %s",
+        record.num_rows,
+        record.answers,
+        record.held_out.sha256[:12],
+        name,
+        champion,
+    )

@@ -1,0 +1,111 @@
+"""What an adapter was made of and by what: enough to make it again, as tags of its version."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from tasks.config import BaseModelSettings
+from tasks.records import (
+    BaseModelRecord,
+    CheckedRecord,
+    DataRecord,
+    RunRecord,
+    SavedRecord,
+    VersionRecord,
+)
+from tasks.runtime import home
+
+DATA, EVAL = "lineage.data_sha256", "lineage.eval_data_sha256"
+FINGERPRINT, CONFIGURATION = "lineage.base_fingerprint", "lineage.configuration_sha256"
+ADAPTER = "lineage.adapter_sha256"
+TASK, CLASSES = "lineage.task", "lineage.classes_sha256"
+DTYPE, QUANTIZATION = "lineage.base_dtype", "lineage.base_quantization"
+
+
+def identity(data: DataRecord, base_fingerprint: str, configuration_sha256: str) -> dict[str, str]:
+    """Give the tags by which two versions made of the same are known."""
+    return {
+        DATA: data.train.sha256,
+        EVAL: data.eval.sha256 if data.eval else "none",
+        FINGERPRINT: base_fingerprint,
+        CONFIGURATION: configuration_sha256,
+    }
+
+
+def lineage(
+    data: DataRecord, saved: SavedRecord, checked: CheckedRecord, run: RunRecord
+) -> dict[str, str]:
+    """Give all tags of a version's lineage."""
+    made_of = identity(data, checked.base_fingerprint, checked.configuration_sha256)
+    return made_of | {
+        **answers(saved.base.settings),
+        **loaded_as(saved.base),
+        "lineage.base": saved.base.reference,
+        "lineage.base_revision": saved.base.revision or "none",
+        "lineage.held_out_sha256": checked.held_out.sha256,
+        ADAPTER: saved.weights.sha256,
+        "lineage.packages_sha256": hashlib.sha256(package_versions().encode()).hexdigest(),
+        "lineage.hardware": hardware(),
+        "lineage.prefect_flow_run_id": run.flow_run_id,
+        **_commit(home.CHECKOUT),
+    }
+
+
+def answers(base: BaseModelSettings) -> dict[str, str]:
+    """Give the tags of what a base's answers are: two with others can't be compared."""
+    classes = "\0".join(base.labels)
+    return {TASK: base.task.value, CLASSES: hashlib.sha256(classes.encode()).hexdigest()}
+
+
+def loaded_as(base: BaseModelRecord) -> dict[str, str]:
+    """Give the tags of how a base is loaded: on one loaded otherwise, an adapter does worse."""
+    return {DTYPE: base.dtype, QUANTIZATION: base.settings.quantization.value}
+
+
+def loaded_otherwise(version: VersionRecord, base: BaseModelRecord) -> str | None:
+    """Say how the base of a version's training was loaded, where that was another way."""
+    here = loaded_as(base)
+    then = {key: version.tags.get(key, value) for key, value in here.items()}
+    if then == here:
+        return None
+    return (
+        f"{version.uri} was trained on the base in {then[DTYPE]} with quantization "
+        f"{then[QUANTIZATION]}, and is scored on it in {here[DTYPE]} with quantization "
+        f"{here[QUANTIZATION]}, which may put it at a disadvantage"
+    )
+
+
+def package_versions() -> str:
+    """Give every installed package with its version, as a constraints file."""
+    found = {(one.name.lower(), one.version) for one in metadata.distributions() if one.name}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(found))
+
+
+def hardware() -> str:
+    """Name the processor, its cores, and the GPU if there is one."""
+    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(":")[2].strip() for line in facts.splitlines() if "model name" in line]
+    processor = next(iter(names), platform.processor() or platform.machine())
+    torch = sys.modules.get("torch")
+    gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""
+    return f"{processor}, {os.cpu_count()} cores{gpu}"
+
+
+def _commit(checkout: Path) -> dict[str, str]:
+    """Give the commit of adapterflow's checkout, and whether files differ from it."""
+    commit, changes = _git(checkout, "rev-parse", "HEAD"), _git(checkout, "status", "--porcelain")
+    is_dirty = "unknown" if changes is None else str(bool(changes)).lower()
+    return {"lineage.git_commit": commit or "unknown", "lineage.git_dirty": is_dirty}
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(checkout), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)  # noqa: S603 - git's own words
+    except (OSError, subprocess.SubprocessError):  # no git, or no checkout
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,49 @@
+"""The comparison in Prefect's artifacts and in MLflow's run."""
+
+from prefect.artifacts import create_markdown_artifact
+
+from tasks.durability.step import step
+from tasks.engine.scoring.plot import draw_comparison
+from tasks.engine.scoring.score_files import read_scores
+from tasks.records import (
+    CHALLENGER,
+    CheckedRecord,
+    DecisionRecord,
+    EvaluatedRecord,
+    RunRecord,
+)
+from tasks.retraining.comparison_report import comparison_report
+from tasks.runtime.markdown import embedded
+from tasks.tracking import Tracker
+
+
+@step
+def publish_comparison(
+    evaluated: EvaluatedRecord, decision: DecisionRecord, checked: CheckedRecord, run: RunRecord
+) -> str:
+    """Publish the comparison where people look, and give it as Markdown without the picture."""
+    picture = draw_comparison(evaluated, decision, run.folder / "evaluation" / "comparison.png")
+    markdown = comparison_report(evaluated, decision, checked)
+    tracker = Tracker(run)
+    tracker.log_file(picture)
+    tracker.log_text(markdown, "comparison.md")
+    tracker.log_table(_table(evaluated), "comparison.json")
+    create_markdown_artifact(
+        markdown=f"{markdown}\n{embedded('scores', picture)}\n",
+        key="adapter-comparison",
+        description=decision.reason,
+    )
+    return markdown
+
+
+def _table(evaluated: EvaluatedRecord) -> list[dict[str, object]]:
+    """Give each row with the answers of all models, for MLflow's table."""
+    prompts, scores = read_scores(evaluated.rows.path, evaluated.answers)
+    return [
+        {
+            "prompt": prompt,
+            "expected": scores[CHALLENGER].expected[row],
+            **{name: one.rows[row].answer for name, one in scores.items()},
+        }
+        for row, prompt in enumerate(prompts)
+    ]

@@ -1,0 +1,34 @@
+"""After the six steps: register the adapter as a version, with what it was made of."""
+
+from tasks.config import RegistrySettings
+from tasks.durability.step import step
+from tasks.errors import PassingError
+from tasks.records import CheckedRecord, DataRecord, RunRecord, SavedRecord, VersionRecord
+from tasks.retraining.lineage import lineage, package_versions
+from tasks.runtime.progress import logger
+from tasks.tracking import Registry, Tracker, mlflow_run_id
+
+
+@step
+def register_adapter(
+    saved: SavedRecord,
+    data: DataRecord,
+    checked: CheckedRecord,
+    settings: RegistrySettings,
+    run: RunRecord,
+) -> VersionRecord:
+    """Register the adapter as the challenger, once however often this is tried.
+
+    Raises:
+        PassingError: the registry can't be reached.
+    """
+    tracker = Tracker(run)
+    tracker.log_text(package_versions(), "package_versions.txt")
+    source = tracker.log_adapter(saved)
+    if source is None:
+        raise PassingError(f"MLflow at {run.tracking_uri} can't be reached to register the adapter")
+    registry = Registry(run.tracking_uri, settings.name)
+    tags = lineage(data, saved, checked, run)
+    version = registry.register(source, mlflow_run_id(run), tags)
+    logger().info("registered as %s, the challenger", version.uri)
+    return version

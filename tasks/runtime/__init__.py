@@ -1,0 +1,1 @@
+"""The process around a step: home folder, progress, logs, measurements, addresses, events."""

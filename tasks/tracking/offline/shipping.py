@@ -1,0 +1,197 @@
+"""How a journal's operations get to MLflow: in order, each at least once, counting once.
+
+The run is found by its flow run, or made. Where it is another run than before, such as in a new
+database, the whole journal is shipped again.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.records import RunRecord
+from tasks.tracking.offline import outages
+from tasks.tracking.offline.journal import Entry, Journal, Position
+from tasks.tracking.offline.writer import RunWriter
+from tasks.tracking.store import ready_client, store_lock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FLOW_RUN_TAG = "prefect.flow_run_id"
+
+_METRICS = "log_metrics"
+_MAX_ENTRIES_A_BATCH = 500
+
+
+@dataclass
+class Outcome:
+    """What became of a shipment."""
+
+    uri: str | None = None
+    """Of the store; None where the journal does not say."""
+    num_shipped: int = 0
+    refused: list[str] = field(default_factory=list)
+    """Why the server will never take an operation, one line each."""
+    problem: str | None = None
+    """Why something still waits; None where all is shipped, or time ran out."""
+    num_waiting: int = 0
+    """What is left in the journal; `ship_all` counts it."""
+    model_uri: str | None = None
+    """Of the last adapter in the shipment."""
+
+
+def ship_all(folders: Iterable[Path], seconds: float = math.inf) -> Iterator[tuple[Path, Outcome]]:
+    """Ship what waits in run folders, and in the run folders right under these; say what became.
+
+    Nothing is begun after so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    for journal in journals(folders):
+        if time.monotonic() > deadline:
+            return
+        if journal.num_waiting():
+            outcome = Shipper(journal).ship(deadline - time.monotonic())
+            outcome.num_waiting = journal.num_waiting()
+            yield journal.folder.parent, outcome
+
+
+def journals(folders: Iterable[Path]) -> list[Journal]:
+    """Give the journals of run folders, and of the run folders right under these."""
+    resolved = {folder.expanduser().resolve() for folder in folders}
+    candidates = {path for folder in resolved for path in (folder, *folder.glob("*/"))}
+    journals = (Journal(path) for path in sorted(candidates))
+    return [journal for journal in journals if journal.is_open()]
+
+
+@lru_cache(maxsize=16)
+def shipper_of(run_folder: Path) -> "Shipper":
+    """Give this process's shipper of a run, which is connected once for all steps.
+
+    A server with passwords takes a third of a second for whatever it is asked.
+    """
+    return Shipper(Journal(run_folder))
+
+
+class Shipper:
+    """Ships one journal, and stays connected as long as all goes well."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._run: RunRecord | None = None
+        self._writer: RunWriter | None = None
+        self._left_at: Position | None = None
+
+    def ship(
+        self, seconds: float = math.inf, *, insist: bool = False, wait_seconds: float = 0
+    ) -> Outcome:
+        """Ship what waits, for so many seconds; an outage is part of the outcome, and no error.
+
+        Args:
+            seconds: no operation is begun after them.
+            insist: try, even if the store was just seen to be out of reach.
+            wait_seconds: for another process that is shipping the same journal.
+        """
+        from filelock import Timeout
+
+        outcome = Outcome()
+        try:
+            run = self._journal.run()
+            outcome.uri = run.tracking_uri
+            if run != self._run:  # it goes on in another store
+                self._run, self._writer = run, None
+            outcome.problem = None if insist else outages.why_to_wait(outcome.uri)
+            if not outcome.problem:
+                with self._journal.alone(wait_seconds):
+                    self._ship(run, time.monotonic() + seconds, outcome)
+        except Timeout:
+            outcome.problem = "another process is shipping it"
+        except Exception as error:  # noqa: BLE001 - whatever it was, the journal has it all
+            outcome.problem = outages.reason(error)
+            self._writer = None
+        return outcome
+
+    def _ship(self, run: RunRecord, deadline: float, outcome: Outcome) -> None:
+        if self._left_at != self._journal.position:  # another process went on from there
+            self._writer = None
+        for batch in _batches(self._unshipped(run)):
+            with outages.watch(run.tracking_uri):
+                self._apply(batch, outcome)
+            if batch[-1].name == "discard":
+                self._journal.drop()
+                return
+            if time.monotonic() > deadline:
+                return
+
+    def _unshipped(self, run: RunRecord) -> Iterator[Entry]:
+        if next(self._journal.waiting(), None) is None:
+            return
+        if self._writer is None:
+            with outages.watch(run.tracking_uri):
+                self._writer = self._connect(run)
+        yield from self._journal.waiting()
+
+    def _connect(self, run: RunRecord) -> RunWriter:
+        client, experiment_id = ready_client(run.tracking_uri, run.experiment)
+        with store_lock(run.tracking_uri):
+            run_id = _find(client, experiment_id, run.flow_run_id)
+            if run_id is None:
+                run_id = _create(client, experiment_id, run, next(self._journal.entries()))
+        if run_id != self._journal.position.run_id:
+            self._journal.position = Position(run_id=run_id)
+        return RunWriter(client, run_id, self._journal.folder)
+
+    def _apply(self, batch: list[Entry], outcome: Outcome) -> None:
+        try:
+            self._write(batch, outcome)
+        except Exception as error:
+            if not outages.is_refusal(error):
+                raise
+            if len(batch) > 1:
+                for entry in batch:
+                    self._apply([entry], outcome)
+                return
+            self._journal.set_aside(batch[0], outages.reason(error))
+            outcome.refused.append(f"{batch[0].name}: {outages.reason(error)}")
+        else:
+            outcome.num_shipped += len(batch)
+        self._move_to(batch[-1].end)
+
+    def _write(self, batch: list[Entry], outcome: Outcome) -> None:
+        assert self._writer is not None  # noqa: S101 - connected before the first batch
+        arguments = batch[0].arguments
+        if len(batch) > 1:
+            arguments = {"points": [p for entry in batch for p in entry.arguments["points"]]}
+        outcome.model_uri = self._writer.apply(batch[0].name, arguments) or outcome.model_uri
+
+    def _move_to(self, end: int) -> None:
+        position = self._journal.position.model_copy(update={"shipped_bytes": end})
+        self._journal.position = self._left_at = position
+
+
+def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Put metrics that follow each other together: a thousand cost a server what one costs."""
+    batch: list[Entry] = []
+    for entry in entries:
+        alone = entry.name != _METRICS or (batch and batch[0].name != _METRICS)
+        if batch and (alone or len(batch) == _MAX_ENTRIES_A_BATCH):
+            yield batch
+            batch = []
+        batch.append(entry)
+    if batch:
+        yield batch
+
+
+def _find(client: "MlflowClient", experiment_id: str, flow_run_id: str) -> str | None:
+    same_flow_run = f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'"
+    runs = client.search_runs([experiment_id], filter_string=same_flow_run, max_results=1)
+    return runs[0].info.run_id if runs else None
+
+
+def _create(client: "MlflowClient", experiment_id: str, run: RunRecord, opened: Entry) -> str:
+    tags = {**opened.arguments["tags"], FLOW_RUN_TAG: run.flow_run_id}
+    made = client.create_run(experiment_id, opened.time_ms, tags, run.run_name)
+    return str(made.info.run_id)

@@ -1,0 +1,288 @@
+"""What `deployments/` says, read as Prefect and the command line read it; no server needed."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import Flow
+from prefect.cli.deploy._models import DeploymentConfig, PrefectYamlModel
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.importtools import import_object
+
+from flows.server import automations
+from flows.server.deployment_parameters import read_parameters
+from flows.server.embedded import HEARTBEAT_SECONDS
+from flows.server.stack import POOL
+from tasks.errors import UserError
+
+CHECKOUT = Path(__file__).parents[2]
+PRODUCTION = CHECKOUT / "deployments" / "production"
+
+
+def deployments() -> list[DeploymentConfig]:
+    """Read prefect.yaml as `prefect deploy` does."""
+    text = (CHECKOUT / "deployments/prefect.yaml").read_text()
+    return PrefectYamlModel.model_validate(yaml.safe_load(text)).deployments
+
+
+def inputs_of(deployment: DeploymentConfig) -> dict[str, str]:
+    """Give the inputs of the step that reads a deployment's parameters."""
+    assert isinstance(deployment.build, list)
+    return {k: v for k, v in next(iter(deployment.build[0].values())).items() if k != "id"}
+
+
+def flow_of(deployment: DeploymentConfig) -> Flow[Any, Any]:
+    """Import the flow that a deployment starts."""
+    assert deployment.entrypoint
+    flow = import_object(deployment.entrypoint)
+    assert isinstance(flow, Flow)
+    return flow
+
+
+each_deployment = pytest.mark.parametrize(
+    "deployment", deployments(), ids=lambda one: f"{one.entrypoint}-{one.name}"
+)
+
+
+@each_deployment
+def test_parameters_are_a_valid_configuration(
+    deployment: DeploymentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that a deployment names is what its flow takes, by the flow's own validation."""
+    monkeypatch.chdir(CHECKOUT)
+    flow = flow_of(deployment)
+    inputs = inputs_of(deployment)
+    assert inputs["flow"] == flow.name
+    given = read_parameters(**inputs)["config"]
+    values = {**deployment.parameters, "config": given}
+    validated = flow.validate_parameters(values)
+    assert validated["config"].model_dump(mode="json") == given
+
+
+@each_deployment
+def test_a_second_run_queues(deployment: DeploymentConfig) -> None:
+    """Every deployment runs once at a time and drops no run, unless its runs may wait for a person.
+
+    Such a run lets the next one have the device, and Prefect crashes it if it held a slot.
+    """
+    limit = deployment.concurrency_limit
+    if flow_of(deployment).name == "retrain-adapter":
+        assert limit is None
+        return
+    assert limit is not None
+    assert not isinstance(limit, int)
+    assert limit.limit == 1
+    assert limit.collision_strategy == "ENQUEUE"
+
+
+@each_deployment
+def test_one_worker_runs_them_all(deployment: DeploymentConfig) -> None:
+    """Every deployment is in the one work pool, and has tags to be found by."""
+    assert deployment.work_pool
+    assert deployment.work_pool.name == POOL
+    assert deployment.tags
+
+
+def test_the_schedule_has_a_time_zone_and_waits_to_be_switched_on() -> None:
+    """The demo's data is not trained every week by whoever only tries the stack."""
+    schedules = [s for one in deployments() for s in (one.schedules or [])]
+    assert len(schedules) == 2  # training, and retraining
+    for schedule in schedules:
+        said = schedule.model_dump()  # type: ignore[union-attr]
+        cron = CronSchedule(cron=said["cron"], timezone=said["timezone"])
+        assert cron.timezone == "Europe/Berlin"
+        assert said["slug"], "without one Prefect forgets how a schedule was switched"
+        assert said["active"] == "{{ weekly.active }}"  # tests/e2e/test_stack.py deploys it
+
+
+def test_the_data_that_starts_a_retraining_is_the_data_that_it_trains_on() -> None:
+    """The trigger's paths are the files of rows, absolute, as events carry them."""
+    read = read_parameters("train-adapter", str(CHECKOUT / "deployments/scheduled-training.yaml"))
+    paths = [Path(path) for path in read["data_paths"] if not path.endswith("*")]
+    assert [path.name for path in paths] == ["train.jsonl", "eval.jsonl"]
+    assert all(path.is_absolute() and path.exists() for path in paths)
+
+
+def test_what_the_form_of_answers_says_works_on_every_worker() -> None:
+    """It names a file that is here, and no output, which a worker has in its own home."""
+    config = read_parameters("predict-batch", str(CHECKOUT / "deployments/answers.yaml"))["config"]
+    assert Path(config["input"]).is_file()
+    assert config["output"] is None
+
+
+def test_a_mistake_in_a_deployment_is_the_usual_message(tmp_path: Path) -> None:
+    """`prefect deploy` refuses a file as `adapterflow train` does."""
+    file = tmp_path / "wrong.yaml"
+    file.write_text("base_model: {source: org/model}\ndata: {train: org/rows}\nlora: {rank: 8}\n")
+    with pytest.raises(UserError, match=r"did you mean lora\.r"):
+        read_parameters("train-adapter", str(file))
+
+
+def form(entrypoint: str) -> dict[str, Any]:
+    """Give the OpenAPI schema of which Prefect's UI makes a flow's form."""
+    flow: Any = import_object(entrypoint)
+    return parameter_schema(flow).model_dump()
+
+
+def test_the_form_has_the_sections_in_the_order_of_the_work() -> None:
+    """Base model, data, LoRA, training, then what is less often changed."""
+    schema = form("flows.train_adapter.train_adapter")
+    sections = schema["definitions"]["TrainAdapterConfig"]["properties"]
+    order = ["base_model", "data", "lora", "training", "inference", "output", "tracking", "seed"]
+    assert list(sections) == order
+    assert [sections[name]["title"] for name in order[:4]] == [
+        "Base model",
+        "Data",
+        "LoRA",
+        "Training",
+    ]
+
+
+@pytest.mark.parametrize(
+    "entrypoint",
+    [
+        "flows.train_adapter.train_adapter",
+        "flows.retrain_adapter.retrain_adapter",
+        "flows.predict_batch.predict_batch",
+    ],
+)
+def test_each_field_of_the_form_has_a_title_and_one_line(entrypoint: str) -> None:
+    """Somebody who never saw the YAML is told what each field is."""
+    schema = form(entrypoint)
+    fields = [
+        (model, name, field)
+        for model, definition in schema["definitions"].items()
+        for name, field in definition.get("properties", {}).items()
+    ]
+    assert len(fields) > 15
+    for model, name, field in fields:
+        assert field.get("title"), (model, name)
+        assert field.get("description"), (model, name)
+        assert "\n" not in field["description"], (model, name)
+
+
+def test_choices_are_drop_downs() -> None:
+    """Every setting with a few possible values lists them in the form."""
+    definitions = form("flows.train_adapter.train_adapter")["definitions"]
+    assert definitions["Dtype"]["enum"] == ["auto", "float32", "bfloat16", "float16"]
+    assert definitions["Quantization"]["enum"] == ["none", "4bit", "8bit"]
+    assert "shared-prefix" in definitions["Batching"]["enum"]
+
+
+def test_a_lost_run_is_ended_after_three_heartbeats() -> None:
+    """The automation waits for more than one heartbeat: a healthy run is never taken for lost."""
+    automation = automations.lost_runs()
+    assert automation.trigger.within.total_seconds() == 3 * HEARTBEAT_SECONDS  # type: ignore[union-attr]
+    assert HEARTBEAT_SECONDS >= 30, "the least that Prefect allows"
+
+
+def compose(**variables: str) -> dict[str, Any]:
+    """Read the compose file, with these variables in place of their defaults."""
+    text = (PRODUCTION / "compose.yaml").read_text()
+    for name, value in variables.items():
+        text = re.sub(rf"\$\{{{name}:-[^}}]*\}}", value, text)
+    read: dict[str, Any] = yaml.safe_load(text)
+    return read
+
+
+def test_public_addresses_are_used_wherever_people_are_led() -> None:
+    """Behind a reverse proxy the pages, the links and the hosts that are let in are its own."""
+    prefect, mlflow = "https://runs.example.org", "https://mlflow.example.org/"
+    services = compose(PREFECT_PUBLIC_URL=prefect, MLFLOW_PUBLIC_URL=mlflow)["services"]
+    server, worker = services["prefect"]["environment"], services["worker"]["environment"]
+    assert server["PREFECT_SERVER_UI_API_URL"] == f"{prefect}/api"
+    assert prefect in server["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    assert {one["PREFECT_UI_URL"] for one in (server, worker)} == {prefect}
+    assert worker["MLFLOW_PUBLIC_URL"] == mlflow
+
+
+def test_mlflow_lets_its_public_host_in(tmp_path: Path) -> None:
+    """The command takes the host from the address; a stand-in of mlflow shows what it is given."""
+    given = tmp_path / "mlflow"
+    given.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    given.chmod(0o755)
+    command = [word.replace("$$", "$") for word in compose()["services"]["mlflow"]["command"]]
+    done = subprocess.run(
+        command,
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "MLFLOW_PUBLIC_URL": "https://mlflow.example.org",
+            "MLFLOW_ARTIFACTS": "s3://a bucket/path",
+        },
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    words = done.stdout.splitlines()
+    assert "--allowed-hosts=mlflow:5000,127.0.0.1:5000,localhost:5000,mlflow.example.org" in words
+    assert "--cors-allowed-origins=https://mlflow.example.org" in words
+    assert "--artifacts-destination=s3://a bucket/path" in words
+
+
+def test_the_compose_file_publishes_on_loopback_and_asks_for_passwords() -> None:
+    """No server answers the network, none answers without a password, no secret has a default."""
+    services = compose()["services"]
+    ports = [port for one in services.values() for port in one.get("ports", [])]
+    assert len(ports) == 2
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"] == "${PREFECT_AUTH}"
+    assert "--app-name=basic-auth" in " ".join(services["mlflow"]["command"])
+    assert "PASSWORD" not in str([one.get("command") for one in services.values()])
+    assert "flows.server.automations" in str(services["worker"]["command"])
+    assert "--host=127.0.0.1" in services["postgres"]["healthcheck"]["test"]
+    text = (PRODUCTION / "compose.yaml").read_text()
+    for secret in ("PREFECT_AUTH", "POSTGRES_PASSWORD", "MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY"):
+        assert f"${{{secret}:?" in text
+        assert f"{secret}:-" not in text
+
+
+def test_the_compose_client_accepts_the_compose_files(tmp_path: Path) -> None:
+    """Whatever compose client is here resolves the files, with every secret given."""
+    client = compose_client()
+    secrets = tmp_path / "secrets.env"
+    lines = (PRODUCTION / "example.env").read_text().splitlines()
+    secrets.write_text("\n".join(f"{x}made-up" if x.endswith("=") else x for x in lines))
+    files = [f"--file={PRODUCTION / name}" for name in ("compose.yaml", "compose.gpu.yaml")]
+    done = subprocess.run(
+        [*client, "--env-file", secrets, *files, "config"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    resolved = yaml.safe_load(done.stdout)
+    assert set(resolved["services"]) == {"postgres", "prefect", "mlflow", "worker"}
+
+
+def compose_client() -> list[str]:
+    """Give the compose client's command; skip where there is none."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        try:
+            subprocess.run([*command, "version"], capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return command
+    pytest.skip("no compose client is installed")
+
+
+def test_a_kubernetes_job_asks_for_a_gpu_and_takes_secrets_from_a_secret() -> None:
+    """The rendered manifest has the GPU as a number, and names no secret's value."""
+    from prefect.utilities.templating import apply_values
+
+    template = json.loads((PRODUCTION / "kubernetes-job-template.json").read_text())
+    properties = template["variables"]["properties"]
+    values = {name: one["default"] for name, one in properties.items() if "default" in one}
+    job = apply_values(template["job_configuration"], {**values, "image": "registry/adapterflow"})
+    pod = job["job_manifest"]["spec"]["template"]["spec"]
+    # The image's user, who is not root, may write to the shared storage.
+    group = pod["securityContext"]["fsGroup"]
+    assert f"useradd --uid {group} --gid {group} " in (PRODUCTION / "Dockerfile").read_text()
+    container = pod["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert container["envFrom"] == [{"secretRef": {"name": "adapterflow"}}]
+    assert not [name for name in container["env"] if "PASSWORD" in name or "TOKEN" in name]

@@ -1,0 +1,312 @@
+"""The six steps end to end on a tiny base, with a real Prefect server and a real MLflow store."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flow_runs import sums, tiny_config
+from mlflow import MlflowClient
+from mlflow_runs import id_of, logged
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.flow_engine import run_flow
+from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Running
+
+from flows.cli import runs
+from flows.train_adapter import train_adapter
+from tasks.config import TrainAdapterConfig
+from tasks.durability.run_lock import alive
+from tasks.durability.step_name import StepName
+from tasks.engine import prepared_data
+from tasks.engine.training import training
+from tasks.errors import UserError, VerificationError
+from tasks.records import ReportRecord
+from tasks.runtime import home
+from tasks.tracking import open_run, tracking_uri
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainAdapterConfig:
+    """Configure a run of seconds."""
+    return tiny_config(tiny_base, sums(tmp_path_factory.mktemp("data") / "sums.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def report(prefect_server: None, config: TrainAdapterConfig) -> ReportRecord:
+    """Run the flow once, for all tests that look at what it left behind."""
+    return runs.execute(runs.create_run(config))
+
+
+def mlflow_client(config: TrainAdapterConfig) -> MlflowClient:
+    """Look into the store that the flow wrote to."""
+    return MlflowClient(tracking_uri(config.tracking))
+
+
+def mlflow_status(config: TrainAdapterConfig, flow_run_id: UUID) -> list[str]:
+    """Give the status of every MLflow run of a flow run."""
+    client = mlflow_client(config)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    assert experiment
+    found = client.search_runs(
+        [experiment.experiment_id], f"tags.`prefect.flow_run_id` = '{flow_run_id}'"
+    )
+    return [run.info.status for run in found]
+
+
+def failing_once(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the first training spoil the model and fail, and later ones go well."""
+    real: Callable[..., Any] = training.train
+    calls: list[int] = []
+
+    def train(model: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        calls.append(1)
+        if len(calls) == 1:
+            for parameter in model.parameters():
+                parameter.data += 1
+            raise error
+        return real(model, *args, **kwargs)
+
+    monkeypatch.setattr(training, "train", train)
+    return calls
+
+
+def test_the_adapter_folder_holds_only_the_adapter(report: ReportRecord) -> None:
+    """A run leaves weights, configuration, card and manifest of the adapter, and no base."""
+    assert {path.name for path in report.saved.folder.iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+        "manifest.json",
+    }
+
+
+def test_the_report_goes_to_json_and_back(report: ReportRecord) -> None:
+    """Records lose nothing on their way through JSON, so another process can go on from them."""
+    assert ReportRecord.model_validate_json(report.model_dump_json()) == report
+
+
+def test_mlflow_has_the_whole_record(report: ReportRecord, config: TrainAdapterConfig) -> None:
+    """One finished run holds parameters, curves, seconds and memory of each step, and the data."""
+    run = logged(report.run)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["lora/lora_alpha"] == "16"
+    assert run.data.tags["dataset.train.sha256"] == report.data.train.sha256
+    assert {"train/loss", "train/learning_rate", "train/grad_norm", "eval/loss"} <= set(
+        run.data.metrics
+    )
+    for step in ("load_base_model", "inject_adapter", "train_adapter", "load_adapter"):
+        assert run.data.metrics[f"seconds/{step}"] > 0
+        assert run.data.metrics[f"peak_memory_mb/{step}"] > 0
+
+
+def test_mlflow_has_the_picture_and_the_table(
+    report: ReportRecord, config: TrainAdapterConfig
+) -> None:
+    """The run's artifacts show the loss curve and the answers, base beside adapter."""
+    client = mlflow_client(config)
+    files = {file.path for file in client.list_artifacts(id_of(report.run))}
+    assert {"loss_curve.png", "samples.json", "report.md", "configuration.json"} <= files
+    table = json.loads(
+        Path(client.download_artifacts(id_of(report.run), "samples.json")).read_text()
+    )
+    assert {"prompt", "base_answer", "adapter_answer"} <= set(table["columns"])
+    assert len(table["data"]) == report.loaded.num_samples == 3
+
+
+def test_prefect_shows_the_report(report: ReportRecord) -> None:
+    """The flow run has a Markdown artifact with the numbers and the curve in it."""
+    with get_client(sync_client=True) as client:
+        artifacts = [a for a in client.read_artifacts() if a.key == "adapter-report"]
+    text = next(str(a.data) for a in artifacts if str(a.flow_run_id) == report.run.flow_run_id)
+    assert f"{report.trained.train_loss:.4f}" in text
+    assert "data:image/png;base64," in text
+
+
+def test_a_retried_training_starts_from_an_unspoiled_model(
+    report: ReportRecord, config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that failed half-way leaves nothing of its model to the retry, bit for bit."""
+    calls = failing_once(RuntimeError("half-way"), monkeypatch)
+    again = runs.execute(runs.create_run(config))
+    assert len(calls) == 2
+    assert again.trained.weights.sha256 == report.trained.weights.sha256
+
+
+def test_a_failed_proof_fails_the_run_at_once(
+    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proof that failed is not tried again, and MLflow says FAILED."""
+    calls = failing_once(VerificationError("unproven"), monkeypatch)
+    run = runs.create_run(config)
+    with pytest.raises(VerificationError, match="unproven"):
+        runs.execute(run)
+    assert (len(calls), mlflow_status(config, run.id)) == (1, ["FAILED"])
+
+
+def test_an_interrupted_run_is_killed_and_goes_on(
+    report: ReportRecord, config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Ctrl-C MLflow says KILLED; the reopened run ends in the same MLflow run, finished."""
+    failing_once(KeyboardInterrupt(), monkeypatch)
+    run = runs.create_run(config)
+    with pytest.raises(KeyboardInterrupt):
+        runs.execute(run)
+    assert mlflow_status(config, run.id) == ["KILLED"]
+    resumed = runs.execute(runs.reopen_run(run.id))
+    assert mlflow_status(config, run.id) == ["FINISHED"]
+    assert resumed.trained.weights.sha256 == report.trained.weights.sha256
+
+
+def test_the_next_run_ends_what_died_without_a_word(config: TrainAdapterConfig) -> None:
+    """A run that was killed outright is FAILED in MLflow and crashed in Prefect, not RUNNING."""
+    dead, living = runs.create_run(config), runs.create_run(config)
+    folders = {run.id: home.outputs() / f"{run.name}-{str(run.id)[:8]}" for run in (dead, living)}
+    for run in (dead, living):
+        name, identity = str(run.name), str(run.id)
+        folder = folders[run.id]
+        open_run(config.tracking, run_name=name, flow_run_id=identity, folder=folder, tags={})
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(dead.id, Running(), force=True)
+    with alive(folders[living.id]):
+        runs.execute(runs.create_run(config))
+    assert mlflow_status(config, dead.id) == ["FAILED"]
+    assert mlflow_status(config, living.id) == ["RUNNING"]
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(dead.id).state
+    assert state
+    assert state.is_crashed()
+
+
+def test_a_retry_that_waits_is_left_to_start(config: TrainAdapterConfig) -> None:
+    """A dead run that somebody has retried, and no worker has taken up yet, stays scheduled."""
+    dead = runs.create_run(config)
+    folder = home.outputs() / f"{dead.name}-{str(dead.id)[:8]}"
+    open_run(
+        config.tracking,
+        run_name=str(dead.name),
+        flow_run_id=str(dead.id),
+        folder=folder,
+        tags={},
+    )
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(dead.id, AwaitingRetry(), force=True)
+        runs.execute(runs.create_run(config))
+        state = client.read_flow_run(dead.id).state
+    assert state
+    assert state.is_scheduled()
+
+
+@pytest.mark.parametrize(
+    ("ended", "status"), [(Crashed(), "FAILED"), (Cancelled(), "KILLED"), (Completed(), "FINISHED")]
+)
+def test_what_a_lost_machine_left_is_ended(
+    config: TrainAdapterConfig, ended: State[None], status: str
+) -> None:
+    """A RUNNING MLflow run without a folder here ends as Prefect says that its flow run did."""
+    lost = runs.create_run(config)
+    client = mlflow_client(config)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    assert experiment
+    client.create_run(experiment.experiment_id, tags={"prefect.flow_run_id": str(lost.id)})
+    with get_client(sync_client=True) as prefect:
+        prefect.set_flow_run_state(lost.id, ended, force=True)
+    runs.execute(runs.create_run(config))
+    assert mlflow_status(config, lost.id) == [status]
+
+
+def test_completed_steps_do_not_run_again(
+    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reopened run takes the kept records of the steps that it completed."""
+    calls = failing_once(VerificationError("once"), monkeypatch)
+    run = runs.create_run(config)
+    with pytest.raises(VerificationError):
+        runs.execute(run)
+    monkeypatch.setattr("tasks.inject_adapter.inject", None)
+    runs.execute(runs.reopen_run(run.id))
+    assert len(calls) == 2
+
+
+def test_a_record_whose_file_is_gone_is_made_anew(
+    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kept record counts only while its files are as recorded."""
+    failing_once(VerificationError("once"), monkeypatch)
+    run = runs.create_run(config)
+    with pytest.raises(VerificationError):
+        runs.execute(run)
+    initial = next((home.outputs() / f"{run.name}-{str(run.id)[:8]}").rglob("default.safetensors"))
+    initial.write_bytes(b"spoiled")
+    assert runs.execute(runs.reopen_run(run.id)).trained.injected.is_intact()
+
+
+def test_redoing_runs_that_step_and_those_after_it(
+    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A completed run redone from the training trains from its first row, to equal weights."""
+    run = runs.create_run(config)
+    once = runs.execute(run)
+    calls = failing_once(VerificationError("redone"), monkeypatch)
+    monkeypatch.setattr("tasks.inject_adapter.inject", None)
+    with pytest.raises(VerificationError, match="redone"):
+        runs.execute(runs.reopen_run(run.id, StepName.TRAIN_ADAPTER))
+    again = runs.execute(runs.reopen_run(run.id))
+    assert len(calls) == 2
+    assert again.saved.weights.sha256 == once.saved.weights.sha256
+    assert mlflow_status(config, run.id) == ["FINISHED"]
+
+
+def test_a_mistake_in_a_redo_keeps_the_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    """Redoing a finished run on data that has changed fails, and the finished adapter stays."""
+    own = tiny_config(tiny_base, sums(tmp_path / "sums.jsonl"))
+    run = runs.create_run(own)
+    report = runs.execute(run)
+    sums(tmp_path / "sums.jsonl", count=20)
+    prepared_data._remembered.cache_clear()
+    with pytest.raises(UserError, match="changed"):
+        runs.execute(runs.reopen_run(run.id, StepName.TRAIN_ADAPTER))
+    assert report.saved.is_intact()
+    assert mlflow_status(own, run.id) == ["FAILED"]
+
+
+def test_a_run_that_goes_on_is_not_reopened(config: TrainAdapterConfig) -> None:
+    """A run that another process is executing is left alone."""
+    run = runs.create_run(config)
+    folder = home.outputs() / f"{run.name}-{str(run.id)[:8]}"
+    with alive(folder), pytest.raises(UserError, match="going on in another process"):
+        runs.reopen_run(run.id)
+
+
+def test_a_mistake_leaves_one_message_and_nothing_else(config: TrainAdapterConfig) -> None:
+    """A target that matches nothing fails the flow run with that message, before any MLflow run."""
+    home.outputs().mkdir(parents=True, exist_ok=True)
+    before = set(home.outputs().iterdir())
+    lora = config.lora.model_copy(update={"target_modules": ["q_prj"]})
+    wrong = config.model_copy(update={"lora": lora})
+    run = runs.create_run(wrong)
+    with pytest.raises(UserError, match="did you mean q_proj"):
+        runs.execute(run)
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(run.id).state
+    assert state
+    assert state.is_failed()
+    assert str(state.message).startswith("lora.target_modules ['q_prj'] match nothing")
+    assert mlflow_status(wrong, run.id) == []
+    assert set(home.outputs().iterdir()) == before
+
+
+def test_the_flow_runs_from_json_parameters(config: TrainAdapterConfig, tmp_path: Path) -> None:
+    """What the UI sends, plain JSON, starts the same run as the configuration object."""
+    elsewhere = config.model_copy(
+        update={"output": config.output.model_copy(update={"folder": str(tmp_path)})}
+    )
+    report = run_flow(train_adapter, parameters={"config": json.loads(elsewhere.model_dump_json())})
+    assert isinstance(report, ReportRecord)
+    assert report.saved.folder.is_relative_to(tmp_path)
+    shutil.rmtree(tmp_path)

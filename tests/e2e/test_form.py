@@ -1,0 +1,108 @@
+"""Prefect's form as a person meets it: filled in with a browser, and the run that it starts."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from flow_runs import sums
+from running_stack import RunningStack, wait_until
+
+from tasks.durability.step_name import StepName
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+    from prefect.client.schemas.objects import FlowRun
+
+pytestmark = pytest.mark.slow
+
+DEPLOYMENT = "train-adapter/on-demand"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """Start a stack once for this module."""
+    browser()
+    running = RunningStack(tmp_path_factory.mktemp("stack"))
+    try:
+        running.up()
+        yield running
+    finally:
+        running.command("down")
+
+
+def browser() -> str:
+    """Give the browser's program; skip where there is none."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if not found:
+        pytest.skip("no chromium is installed")
+    return found
+
+
+@pytest.fixture
+def page(stack: RunningStack) -> Iterator["Page"]:
+    """Open a window of the browser, which knows nothing yet."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not start for root.
+        running = playwright.chromium.launch(
+            executable_path=browser(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = running.new_page(viewport={"width": 1300, "height": 1000})
+        page.set_default_timeout(120_000)
+        yield page
+        running.close()
+
+
+def fill(page: "Page", title: str, value: str) -> None:
+    """Write to the field under a title."""
+    page.locator(f"xpath=//*[normalize-space(text())='{title}']/following::textarea[1]").fill(value)
+
+
+def submitted(page: "Page", stack: RunningStack) -> list["FlowRun"]:
+    """Submit the form, and give the run; a click that a page just being made lost is repeated."""
+    button = page.get_by_role("button", name="Submit")
+    if not stack.runs_of(DEPLOYMENT) and button.is_visible():
+        button.click()
+        page.wait_for_timeout(10_000)
+    return stack.runs_of(DEPLOYMENT)
+
+
+def test_a_person_fills_in_the_form_and_sees_the_run_through(
+    stack: RunningStack, page: "Page", tiny_base: Path, tmp_path: Path
+) -> None:
+    """From the form to the six steps, the report with the loss curve and the link to MLflow."""
+    deployment = stack.deployment(DEPLOYMENT)
+    page.goto(f"{stack.prefect_url}/deployments/deployment/{deployment.id}/run")
+    fill(page, "Source", str(tiny_base))
+    fill(page, "Hub id (Optional)", "tests/tiny-llama")
+    fill(page, "Train", str(sums(tmp_path / "sums.jsonl")))
+    fill(page, "Eval (Optional)", str(sums(tmp_path / "held_out.jsonl", 4)))
+    run = wait_until(lambda: submitted(page, stack), "the run that the form starts")[0]
+    assert run.parameters["config"]["base_model"]["source"] == str(tiny_base)
+
+    stack.ended(run)
+    page.goto(f"{stack.prefect_url}/runs/flow-run/{run.id}")
+    page.get_by_text("Completed", exact=True).first.wait_for()
+    page.get_by_text("Task Runs", exact=True).click()
+    for step in StepName:
+        page.get_by_text(str(step), exact=True).first.wait_for()
+    page.get_by_text("Artifacts", exact=True).last.click()
+    page.get_by_text("adapter-report").first.click()
+    page.locator("img[alt='loss curve']").wait_for()
+    link = page.get_by_role("link", name="The MLflow run").get_attribute("href")
+    assert link
+    assert link.startswith(f"{stack.mlflow_url}/#/experiments/")
+
+
+def test_the_newer_pages_have_the_form_too(stack: RunningStack, page: "Page") -> None:
+    """Prefect's second UI shows the sections by their titles, in the order of the work."""
+    deployment = stack.deployment(DEPLOYMENT)
+    page.goto(f"{stack.prefect_url}/v2/deployments/deployment/{deployment.id}/run")
+    page.get_by_text("Base model", exact=True).first.wait_for()
+    said = page.inner_text("body")
+    places = [said.index(f"\n{title}") for title in ("Base model", "Data", "LoRA", "Training")]
+    assert places == sorted(places)
+    assert "BaseModelSettings" not in said

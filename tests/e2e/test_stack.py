@@ -1,0 +1,460 @@
+"""What `adapterflow up` gives a team: deployments, runs that link to MLflow, events, alerts."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psutil
+import pytest
+from engine_steps import LABELLED
+from flow_runs import sums, tiny_config
+from mlflow import MlflowClient
+from prefect import Flow
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.events import Event, Resource
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import AwaitingRetry, Completed, Running
+from running_stack import RunningStack, wait_until
+from tiny_models import tiny_bert
+
+from flows.server.automations import install, lost_runs
+from flows.server.stack import Stack
+from flows.train_adapter import train_adapter
+from tasks.runtime import events
+
+pytestmark = pytest.mark.slow
+
+TRAINING, RETRAINING = "train-adapter/on-demand", "train-adapter/on-schedule"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """Start a stack once for this module."""
+    running = RunningStack(tmp_path_factory.mktemp("stack"))
+    try:
+        printed = running.up()
+        assert running.prefect_url in printed
+        assert running.mlflow_url in printed
+        yield running
+    finally:
+        running.command("down")
+
+
+def parameters(base: Path, data: Path, **sections: dict[str, object]) -> dict[str, Any]:
+    """Give a deployment's parameters for a training of a second."""
+    return {"config": json.loads(tiny_config(base, data, **sections).model_dump_json())}
+
+
+@pytest.fixture(scope="module")
+def labelled_run(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> FlowRun:
+    """Start a run of a deployment, on a base whose output layer transformers has to make up."""
+    folder = tmp_path_factory.mktemp("labelled")
+    file = folder / "questions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in LABELLED))
+    task: dict[str, object] = {"task": "sequence-classification", "hub_id": None}
+    base = tiny_bert(folder / "tiny-bert")
+    return stack.start(TRAINING, parameters(base, file, base_model=task))
+
+
+def test_all_that_was_said_is_in_the_run_s_log(stack: RunningStack, labelled_run: FlowRun) -> None:
+    """Beside the steps' own lines, Prefect has those of transformers."""
+    stack.ended(labelled_run)
+
+    def line_of(logger: str, words: str) -> str | None:
+        """Give the first line of a logger with these words; lines arrive after a run's end too."""
+        lines = (line for line in stack.log_of(labelled_run) if line.name.startswith(logger))
+        return next((line.message for line in lines if words in line.message), None)
+
+    theirs = wait_until(lambda: line_of("transformers.", "classifier.weight"), "transformers' line")
+    assert "MISSING" in theirs
+    words = "held-out answers exactly right"
+    wait_until(lambda: line_of("prefect.task_runs", words), "the steps' own line")
+
+
+def test_a_run_of_a_deployment_links_to_mlflow_and_back(
+    stack: RunningStack, labelled_run: FlowRun
+) -> None:
+    """The report links to the MLflow run, and that to the flow run; both have one name."""
+    run = labelled_run
+    ended = stack.ended(run)
+    assert ended.state
+    assert ended.state.name == "Completed", f"{ended.state.message}{stack.logs()}"
+    assert ended.name == f"tiny-bert-questions-{run.name}"
+    artifacts = stack.artifacts(run)
+    client = MlflowClient(stack.mlflow_url)
+    experiment = client.get_experiment_by_name("adapterflow")
+    assert experiment
+    tag = f"tags.`prefect.flow_run_id` = '{run.id}'"
+    recorded = client.search_runs([experiment.experiment_id], tag)[0]
+    assert recorded.info.run_name == ended.name
+    page = f"{stack.mlflow_url}/#/experiments/{experiment.experiment_id}/runs/"
+    assert page + recorded.info.run_id in artifacts["mlflow-run"]
+    assert page + recorded.info.run_id in artifacts["adapter-report"]
+    assert (
+        f"{stack.prefect_url}/runs/flow-run/{run.id}" in recorded.data.tags["mlflow.note.content"]
+    )
+
+
+def test_changed_data_starts_a_training_and_unchanged_data_none(
+    stack: RunningStack, tiny_base: Path, tmp_path: Path
+) -> None:
+    """An event for the deployment's file starts it; a second finds nothing new and says so."""
+    data = sums(tmp_path / "sums.jsonl")
+    config = {**parameters(tiny_base, data)["config"], "seed": 7}
+    redeploy(stack, config, tmp_path)
+    assert stack.command("notify", str(data)).returncode == 0
+    first = wait_until(lambda: stack.runs_of(RETRAINING), "the run that the event starts")[0]
+    ended = stack.ended(first)
+    assert ended.state
+    assert ended.state.name == "Completed", f"{ended.state.message}{stack.logs()}"
+    stack.command("notify", str(data))
+    second = wait_until(
+        lambda: [run for run in stack.runs_of(RETRAINING) if run.id != first.id], "a second run"
+    )[0]
+    skipped = stack.ended(second).state
+    assert skipped
+    assert skipped.name == "Skipped"
+    assert "nothing to train" in str(skipped.message)
+
+
+def test_a_schedule_is_off_at_first_and_then_stays_as_it_was_switched(stack: RunningStack) -> None:
+    """It is after the next deployment what it was, also beside one that somebody made in the UI."""
+    name = "retrain-adapter/on-schedule"
+    (schedule,) = stack.deployment(name).schedules
+    assert not schedule.active
+    for is_on in (True, False):
+        found = stack.deployment(name)
+        weekly = next(one for one in found.schedules if one.slug == "weekly")
+        with stack.client() as client:
+            client.update_deployment_schedule(found.id, weekly.id, active=is_on)
+            yearly = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 0 1 1 *"), active=False)
+            client.create_deployment_schedules(found.id, [yearly])
+        deploy(stack, Path(__file__).parents[2] / "deployments/prefect.yaml")
+        again = stack.deployment(name).schedules
+        assert {one.active for one in again if one.slug == "weekly"} == {is_on}
+
+
+def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:
+    """Deploy the retraining with another file of parameters, as an edited file would be."""
+    import yaml
+
+    file = folder / "retraining.yaml"
+    file.write_text(json.dumps(config))
+    checkout = Path(__file__).parents[2]
+    deployments = yaml.safe_load((checkout / "deployments/prefect.yaml").read_text())
+    step = "flows.server.deployment_parameters.read_parameters"
+    only = [
+        one
+        for one in deployments["deployments"]
+        if one["name"] == "on-schedule" and one["entrypoint"] == "flows.train_adapter.train_adapter"
+    ]
+    only[0]["build"][0][step]["file"] = str(file)
+    edited = folder / "prefect.yaml"
+    edited.write_text(yaml.safe_dump({**deployments, "deployments": only}))
+    deploy(stack, edited)
+
+
+def deploy(stack: RunningStack, file: Path) -> None:
+    """Deploy what a file says, as a person does."""
+    words = ["--no-prompt", "deploy", f"--prefect-file={file}", "--all"]
+    subprocess.run(
+        [sys.executable, "-m", "prefect", *words],
+        cwd=Path(__file__).parents[2],
+        env={**stack.environment, "PREFECT_API_URL": f"{stack.prefect_url}/api"},
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_a_watched_folder_is_told_of(stack: RunningStack, tiny_base: Path, tmp_path: Path) -> None:
+    """`watch` tells of a file that is new to it and of each change, until Ctrl-C."""
+    (tmp_path / "watched").mkdir()
+    data = sums(tmp_path / "watched" / "sums.jsonl", 20)
+    config = {**parameters(tiny_base, data)["config"], "seed": 8}
+    redeploy(stack, config, tmp_path)
+    known = {run.id for run in stack.runs_of(RETRAINING)}
+    watching = stack.begin("watch", str(data.parent), "--every=0.3")
+    try:
+        for count in (20, 28):
+            sums(data, count)
+            new = wait_until(
+                lambda: [run for run in stack.runs_of(RETRAINING) if run.id not in known],
+                "the run that the change starts",
+            )
+            ended = stack.ended(new[0]).state
+            assert ended
+            assert ended.name == "Completed", ended.message
+            known.add(new[0].id)
+    finally:
+        watching.send_signal(signal.SIGINT)
+        said, problems = watching.communicate(timeout=30)
+    assert said.count("told: ") == 2
+    assert "Traceback" not in problems
+
+
+def test_a_run_without_signs_of_life_is_crashed(stack: RunningStack) -> None:
+    """What `up` installs, with 10 s in place of 90, crashes a silent run.
+
+    One that ended stays so, whatever its end is called, and so does one that waits for a retry.
+    """
+    wanted = lost_runs()
+    trigger = wanted.trigger.model_copy(update={"within": timedelta(seconds=10)})
+    quick = wanted.model_copy(update={"name": "lost after ten seconds", "trigger": trigger})
+    flow: Flow[..., Any] = train_adapter
+    with stack.client() as client:
+        install(client, quick)
+        silent, *others = (client.create_flow_run(flow, state=Running()) for _ in range(3))
+        send_heartbeats(stack, silent, *others)
+        states: list[State[Any]] = [Completed(name="Skipped"), AwaitingRetry()]
+        for run, state in zip(others, states, strict=True):
+            client.set_flow_run_state(run.id, state, force=True)
+    try:
+        found = stack.ended(silent).state
+        assert found
+        assert found.name == "Crashed"
+        assert "the machine may be lost" in str(found.message)
+        with stack.client() as client:
+            now = [client.read_flow_run(run.id).state for run in others]
+        assert [one.name for one in now if one] == ["Skipped", "AwaitingRetry"]
+    finally:
+        remove(stack, quick.name)
+
+
+def remove(stack: RunningStack, automation: str) -> None:
+    """Delete an automation by its name."""
+    with stack.client() as client:
+        for one in client.read_automations_by_name(automation):
+            client.delete_automation(one.id)
+
+
+def test_a_server_that_was_away_takes_no_run_for_lost(stack: RunningStack) -> None:
+    """While it was away every deadline passed; what `up` installs waits all the same.
+
+    A second automation, about a run of its own, shows that the server did look at the deadlines.
+    """
+    wanted = lost_runs()
+    flow: Flow[..., Any] = train_adapter
+    with stack.client() as client:
+        healthy, looked_at = (client.create_flow_run(flow, state=Running()) for _ in range(2))
+        match = {"prefect.resource.id": f"prefect.flow-run.{looked_at.id}"}
+        trigger = wanted.trigger.model_copy(update={"match": match})
+        other = wanted.model_copy(update={"name": "about one run", "trigger": trigger})
+        install(client, other)
+    send_heartbeats(stack, healthy, looked_at)
+    try:
+        psutil.Process(noted(stack)["prefect"]).kill()
+        with database(stack) as connection:
+            # Prefect forgets a deadline that passed more than a minute ago.
+            connection.execute("UPDATE automation_bucket SET end = datetime('now', '15 seconds')")
+            connection.commit()
+        stack.up()
+        assert stack.ended(looked_at).state
+        assert str(healthy.id) in expected(stack), "it would never count as lost"
+        with stack.client() as client:
+            state = client.read_flow_run(healthy.id).state
+            client.set_flow_run_state(healthy.id, Completed(), force=True)
+        assert state
+        assert state.name == "Running"
+    finally:
+        remove(stack, other.name)
+
+
+def send_heartbeats(stack: RunningStack, *runs: FlowRun) -> None:
+    """Send a sign of life of each run, and wait until the server expects further ones."""
+    with temporary_settings({PREFECT_API_URL: f"{stack.prefect_url}/api"}):
+        events.send(map(heartbeat, runs))
+
+    wait_until(
+        lambda: all(str(run.id) in expected(stack) for run in runs), "the server to expect them"
+    )
+
+
+def expected(stack: RunningStack) -> str:
+    """Give all runs of which the server expects a further heartbeat."""
+    with database(stack) as connection:
+        return str(connection.execute("SELECT bucketing_key FROM automation_bucket").fetchall())
+
+
+def database(stack: RunningStack) -> closing[sqlite3.Connection]:
+    """Open Prefect's database."""
+    return closing(sqlite3.connect(stack.folder / "home/.prefect/prefect.db"))
+
+
+def heartbeat(run: FlowRun) -> Event:
+    """Make the sign of life that a run's process sends."""
+    labels = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+    return Event(event="prefect.flow-run.heartbeat", resource=Resource(labels))
+
+
+class Receiver:
+    """A webhook's receiver."""
+
+    def __init__(self) -> None:
+        self.received: list[dict[str, Any]] = []
+        self.content_types: list[str | None] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.content_types.append(self.headers["Content-Type"])
+                receiver.received.append(json.loads(body))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Listen for as long as the test runs."""
+    listening = Receiver()
+    yield listening
+    listening.close()
+
+
+def test_a_failed_run_is_told_to_the_webhook(
+    stack: RunningStack, receiver: Receiver, tiny_base: Path, tmp_path: Path
+) -> None:
+    """The alert is JSON that says what went wrong, whatever characters are in it.
+
+    The webhook's address is on stdin: in the list of processes everybody would see it.
+    """
+    done = stack.command("alert", "-", given=f"{receiver.url}\n")
+    assert done.returncode == 0, done.stderr
+    nowhere = tmp_path / 'no "such"\t<\\>\x07 rows.jsonl'
+    run = stack.start(TRAINING, parameters(tiny_base, nowhere))
+    ended = stack.ended(run)
+    assert ended.state
+    assert ended.state.name == "Failed"
+    told = wait_until(lambda: receiver.received, "the alert")[0]
+    assert receiver.content_types == ["application/json"]
+    assert told["text"].startswith(f"train-adapter: the run {ended.name} is Failed: ")
+    assert nowhere.name in told["text"]
+    assert str(run.id) in told["flow_run"]
+
+
+def test_runs_of_two_deployments_take_turns_on_a_device(
+    stack: RunningStack, tiny_base: Path, tmp_path: Path
+) -> None:
+    """While one deployment's run has the device, another's waits, and both complete."""
+    training: dict[str, object] = {"num_train_epochs": 10}
+    given = parameters(tiny_base, sums(tmp_path / "sums.jsonl"), training=training)
+    other = {"config": {**given["config"], "seed": 1}}
+    runs = [stack.start(TRAINING, given), stack.start(RETRAINING, other)]
+    for run in runs:
+        ended = stack.ended(run)
+        assert ended.state
+        assert ended.state.name == "Completed", ended.state.message
+    times = sorted(training_times(stack, str(run.id)) for run in runs)
+    assert times[0][1] <= times[1][0]
+    leases = [folder.parent for folder in stack.folder.rglob("concurrency_leases")]
+    assert leases == [stack.folder / "home/.prefect"], (
+        "other stacks of the user must not share them"
+    )
+
+
+def training_times(stack: RunningStack, flow_run_id: str) -> tuple[float, float]:
+    """Give when the first of the six steps began and the last ended, in seconds."""
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    chosen = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
+    with stack.client() as client:
+        tasks = client.read_task_runs(flow_run_filter=chosen)
+    steps = {task.name: task for task in tasks}
+    first, last = steps["load_base_model"].start_time, steps["load_adapter"].end_time
+    assert first
+    assert last
+    return first.timestamp(), last.timestamp()
+
+
+def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> None:
+    """A second `up` starts what is missing; `down` leaves none of its processes, and only those."""
+    stack = RunningStack(tmp_path)
+    try:
+        stack.up()
+        before = noted(stack)
+        bystander = psutil.Popen(["sleep", "600"])
+        stack.up()
+        assert noted(stack) == before
+        psutil.Process(before["mlflow"]).kill()  # its child goes on, and holds the port
+        stack.up()
+        again = noted(stack)
+        assert {name for name in again if again[name] != before[name]} == {"mlflow"}
+    finally:
+        done = stack.command("down")
+    assert done.stdout.strip() == "ended: worker, mlflow, prefect"
+    assert not [pid for pid in again.values() if psutil.pid_exists(pid) and is_running(pid)]
+    assert bystander.is_running()
+    bystander.kill()
+    bystander.wait()
+    with pytest.raises(URLError):
+        urlopen(f"{stack.prefect_url}/api/health", timeout=5)  # noqa: S310
+    assert stack.command("down").stdout.strip() == "nothing was running"
+
+
+def noted(stack: RunningStack) -> dict[str, int]:
+    """Give the ids of the stack's processes."""
+    file = stack.folder / "home/.prefect/stack.json"
+    return {name: one["pid"] for name, one in json.loads(file.read_text()).items()}
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process does more than wait to be forgotten."""
+    return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+
+
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    """A port that another program has is a user's mistake, and nothing is left running."""
+    stack = RunningStack(tmp_path)
+    taken = HTTPServer(("127.0.0.1", stack.mlflow_port), BaseHTTPRequestHandler)
+    try:
+        ports = (f"--prefect-port={stack.prefect_port}", f"--mlflow-port={stack.mlflow_port}")
+        done = stack.command("up", *ports)
+    finally:
+        taken.server_close()
+    assert done.returncode == 2
+    assert "--mlflow-port" in done.stderr
+    assert stack.command("down").stdout.strip() == "nothing was running"
+
+
+def test_a_busy_server_has_no_worker_yet() -> None:
+    """While Prefect answers 503, as it does when its database is busy, `up` goes on waiting."""
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        assert not Stack(server.server_port, mlflow_port=1)._worker_is_online()
+    finally:
+        server.shutdown()
+        server.server_close()

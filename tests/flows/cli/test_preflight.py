@@ -1,0 +1,68 @@
+"""What `adapterflow check` says is what then happens, and it leaves nothing behind."""
+
+from pathlib import Path
+
+import pytest
+from flow_runs import sums, tiny_config
+
+from flows.cli import runs
+from tasks.config import TrainAdapterConfig
+from tasks.engine.training.forecast import forecast
+from tasks.errors import UserError
+from tasks.runtime import home
+
+
+@pytest.fixture
+def config(tiny_base: Path, tmp_path: Path) -> TrainAdapterConfig:
+    """Configure a run of seconds, with steps of five rows, of which the last has three."""
+    training: dict[str, object] = {"batch_size": 5, "eval_steps": 3}
+    return tiny_config(tiny_base, sums(tmp_path / "sums.jsonl"), training=training)
+
+
+def test_the_counts_are_those_of_the_run(prefect_server: None, config: TrainAdapterConfig) -> None:
+    """Steps, evaluations, parameters, tokens and batching are what the run then records."""
+    found = forecast(config, with_probe=True)
+    report = runs.execute(runs.create_run(config))
+    trained, injected = report.trained, report.trained.injected
+    evaluations = [point for point in trained.loss_curve if point.eval_loss is not None]
+    assert found.num_steps == trained.num_steps
+    assert found.num_evaluations == len(evaluations)
+    assert found.num_trainable_parameters == injected.num_trainable_parameters
+    assert found.num_total_parameters == injected.num_total_parameters
+    assert found.data == report.data
+    assert found.probe
+    assert found.probe.batching == trained.batching
+
+
+def test_the_probe_measures(config: TrainAdapterConfig) -> None:
+    """Memory and seconds are those of real steps and evaluations."""
+    probe = forecast(config, with_probe=True).probe
+    assert probe
+    assert probe.peak_memory_bytes > probe.base_bytes > 0
+    assert probe.seconds_per_step > 0
+    assert probe.seconds_per_evaluation > 0
+
+
+def test_without_a_probe_nothing_is_guessed(
+    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base is not even loaded, and the time is not known."""
+    monkeypatch.setattr("tasks.engine.base.base_models.load_base", None)
+    found = forecast(config, with_probe=False)
+    assert (found.probe, found.seconds_training) == (None, None)
+
+
+def test_nothing_is_left(
+    config: TrainAdapterConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check makes no run folder and no store; only what was converted or tokenised is kept."""
+    monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
+    forecast(config, with_probe=True)
+    assert {path.name for path in home.home().iterdir()} <= {".cache"}
+
+
+def test_a_mistake_is_the_runs_own(config: TrainAdapterConfig) -> None:
+    """What would stop the run stops the check, with the same message."""
+    lora = config.lora.model_copy(update={"target_modules": ["q_prj"]})
+    with pytest.raises(UserError, match="did you mean q_proj"):
+        forecast(config.model_copy(update={"lora": lora}), with_probe=False)

@@ -1,0 +1,77 @@
+"""Which run `adapterflow resume` means."""
+
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from flows.cli import run_list
+from flows.cli.run_search import find_run
+from tasks.config import TrackingSettings
+from tasks.durability.run_lock import alive
+from tasks.errors import UserError
+from tasks.runtime import home
+from tasks.tracking import Status, Tracker, open_run
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path))
+
+
+def left_by(name: str, status: Status | None) -> UUID:
+    """Make the folder of a run."""
+    identity = uuid4()
+    folder = home.outputs() / f"{name}-{str(identity)[:8]}"
+    run = open_run(
+        TrackingSettings(), run_name=name, flow_run_id=str(identity), folder=folder, tags={}
+    )
+    if status:
+        Tracker(run).end(status)
+    return identity
+
+
+def test_the_last_interrupted_run_is_meant() -> None:
+    """Without a name it is the run that was opened last among those that did not finish."""
+    left_by("first", "FAILED")
+    second = left_by("second", None)
+    left_by("third", "FINISHED")
+    assert find_run(None) == second
+
+
+def test_a_run_that_is_going_on_was_not_interrupted() -> None:
+    """A living process's run is not the one to go on with."""
+    failed = left_by("failed", "FAILED")
+    living = left_by("living", None)
+    with alive(home.outputs() / f"living-{str(living)[:8]}"):
+        assert find_run(None) == failed
+
+
+def test_a_run_is_found_by_id_name_or_folder() -> None:
+    """Whatever a user copies from a screen names the run; a finished one, too."""
+    identity = left_by("brave-otter", "FINISHED")
+    folder = home.outputs() / f"brave-otter-{str(identity)[:8]}"
+    for given in (str(identity), "brave-otter", folder.name, str(folder)):
+        assert find_run(given) == identity
+
+
+def test_a_run_without_a_folder_is_found(tmp_path: Path) -> None:
+    """Killed before it had one, or with one elsewhere, a run is the last one all the same."""
+    left_by("older", "FAILED")
+    identity = uuid4()
+    folder = tmp_path / "elsewhere" / "killed-early"
+    run_list.note_start(str(identity), folder)
+    assert find_run(None) == find_run("killed-early") == identity
+    with alive(folder), pytest.raises(UserError):
+        find_run("other")
+    run_list.note_end(str(identity))
+    assert find_run(None) != identity
+
+
+def test_an_unknown_name_shows_what_there_is() -> None:
+    """The message names the runs of this home; with none interrupted it says so."""
+    with pytest.raises(UserError, match=r"no run of .* was interrupted"):
+        find_run(None)
+    left_by("brave-otter", "FINISHED")
+    with pytest.raises(UserError, match=r"named 'brave-other'; the last ones: brave-otter"):
+        find_run("brave-other")

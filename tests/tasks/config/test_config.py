@@ -1,0 +1,190 @@
+"""A configuration is read whole or refused with a message that says what to write instead."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flows.cli.starting_point import starting_configuration
+from tasks.config import BaseModelSettings, DataSettings, RowFormat, TrainAdapterConfig
+from tasks.config.reading import is_hub_dataset, read_config
+from tasks.errors import UserError
+
+SMALLEST = "base_model: {source: org/base}\ndata: {train: org/rows}\n"
+
+
+def written(folder: Path, text: str) -> Path:
+    """Write a configuration file."""
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_what_is_not_set_has_its_default(tmp_path: Path) -> None:
+    """Base and data are enough; an empty section stands for its defaults."""
+    config = read_config(written(tmp_path, SMALLEST + "lora:\n  # r: 4\n"))
+    assert config == TrainAdapterConfig(
+        base_model=BaseModelSettings(source="org/base"), data=DataSettings(train="org/rows")
+    )
+
+
+@pytest.mark.parametrize("number", ["2e-4", "2.0e-4", "0.0002", "2E-4", ".2e-3"])
+def test_numbers_are_read_as_people_write_them(tmp_path: Path, number: str) -> None:
+    """A learning rate without a decimal point is a number, in the file as in an override."""
+    path = written(tmp_path, SMALLEST + f"training: {{learning_rate: {number}}}\n")
+    assert read_config(path).training.learning_rate == pytest.approx(2e-4)
+    overridden = read_config(path, [f"training.weight_decay={number}"])
+    assert overridden.training.weight_decay == pytest.approx(2e-4)
+
+
+def test_norwegian_is_a_language(tmp_path: Path) -> None:
+    """Where a text is wanted, `no` and `1e5` are texts; `true` and `yes` are truth values."""
+    text = SMALLEST + "output: {language: [no, 1e5]}\nlora: {use_dora: true, use_rslora: yes}\n"
+    config = read_config(written(tmp_path, text))
+    assert config.output.language == ["no", "1e5"]
+    assert config.lora.use_dora
+    assert config.lora.use_rslora
+
+
+def test_later_overrides_win(tmp_path: Path) -> None:
+    """An override replaces one setting and leaves its neighbours."""
+    path = written(tmp_path, SMALLEST + "lora: {r: 4, lora_alpha: 8}\n")
+    config = read_config(
+        path, ["lora.r=8", "lora.r=32", "lora.target_modules=[q_proj]", "tracking.tags.team=a=b"]
+    )
+    assert (config.lora.r, config.lora.lora_alpha) == (32, 8)
+    assert config.lora.target_modules == ["q_proj"]
+    assert config.tracking.tags == {"team": "a=b"}
+
+
+def test_paths_are_relative_to_who_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file's paths start at its folder, an override's at the working directory."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "rows.jsonl").touch()
+    (there / "base").symlink_to(here)
+    monkeypatch.chdir(here)
+    path = written(there, "base_model: {source: base}\ndata: {train: rows.jsonl}\n")
+    config = read_config(Path(os.path.relpath(path)), ["data.eval=rows.jsonl"])
+    assert Path(config.data.train).samefile(there / "rows.jsonl")
+    assert config.data.eval == str(here / "rows.jsonl")
+    assert config.base_model.source.endswith("base")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("org/name", True), ("org/rows.jsonl", False), ("a/b/c", False), ("name", False)],
+)
+def test_a_hub_id_is_told_from_a_path(source: str, *, expected: bool) -> None:
+    """Only `org/name` that looks like no data file can be on the Hub."""
+    assert is_hub_dataset(source) is expected
+
+
+@pytest.mark.parametrize(
+    ("addition", "message"),
+    [
+        ("lora: {rank: 8}", r"lora\.rank is no setting; did you mean lora\.r\? settings of lora: "),
+        ("learning_rate: 1", r"did you mean training\.learning_rate\? settings: base_model, data"),
+        ("training: {epochs: 1}", r"did you mean training\.num_train_epochs\?"),
+        ("training: {lr: 1}", r"training\.lr is no setting; settings of training: "),
+        ("training: {batch_size: 0}", r"batch_size is 0; it must be greater than or equal to 1"),
+        ("lora: {bias: some}", r"lora\.bias is 'some'; it must be 'none', 'all' or 'lora_only'"),
+        ("lora: {target_modules: [q, 1]}", r"lora\.target_modules\.1 is 1; .*string"),
+        ("lora: {target_modules: 1}", r"target_modules is 1; it must be a valid string or .*list"),
+        ("tracking: {run_name: 1}", r"run_name is 1; .* \(put it in quotes\)"),
+        ("lora: 3", r"lora is 3; it must be a mapping of adapter_name, r"),
+        ("seed: null", r"seed is null; it must be a valid integer"),
+        ("seed: 1\nseed: 2", r"line 4, column 1: seed is given twice"),
+        ("lora: [1", r"run\.yaml is no valid YAML: line 4"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, addition: str, message: str) -> None:
+    """A message gives the dotted path, what was given and what is possible."""
+    with pytest.raises(UserError, match=message) as caught:
+        read_config(written(tmp_path, f"{SMALLEST}{addition}\n"))
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """Missing, unknown and contradictory settings come in one message, one a line."""
+    text = "data: {train: a, eval: b, eval_split: c}\nlora: {rank: 1, r: 0}\n"
+    with pytest.raises(UserError, match="has 4 mistakes") as caught:
+        read_config(written(tmp_path, text))
+    lines = str(caught.value).splitlines()[1:]
+    assert [line.split()[1].rstrip(":") for line in lines] == [
+        "base_model.source",
+        "data",
+        "lora.r",
+        "lora.rank",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "text\n", "\x00"])
+def test_a_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    """Only a mapping of settings is a configuration."""
+    with pytest.raises(UserError, match=r"run\.yaml (is|holds)"):
+        read_config(written(tmp_path, text))
+
+
+def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    """A slip in the file's name is answered with the right one; a folder is not a file."""
+    written(tmp_path, SMALLEST)
+    with pytest.raises(UserError, match=r"run\.yml does not exist; did you mean .*run\.yaml\?"):
+        read_config(tmp_path / "run.yml")
+    with pytest.raises(UserError, match="is a folder"):
+        read_config(tmp_path)
+    (tmp_path / "run.yaml").write_bytes(b"seed: \xff")
+    with pytest.raises(UserError, match="UTF-8"):
+        read_config(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize("override", ["lora.r", "=3", "lora..r=3", "lora.r=[", "lora.rank=8"])
+def test_a_wrong_override_is_quoted(tmp_path: Path, override: str) -> None:
+    """What is no `key.path=value`, or sets nothing known, is shown as it was given."""
+    with pytest.raises(UserError) as caught:
+        read_config(written(tmp_path, SMALLEST), [override])
+    assert override in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "no", "1e5", "ä: #'\"b " + "long " * 20 + "1"])
+def test_the_starting_point_holds_defaults(tmp_path: Path, name: str) -> None:
+    """It reads back as what was given plus defaults, whatever the path and wherever it is saved."""
+    data = tmp_path / name / "rows.jsonl"
+    data.parent.mkdir()
+    data.write_text('{"instruction": "a", "output": "b"}\n', encoding="utf-8")
+    text = starting_configuration(data, "org/1e5")
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    assert read_config(written(folder, text)) == TrainAdapterConfig(
+        base_model=BaseModelSettings(source="org/1e5"), data=DataSettings(train=str(data))
+    )
+    assert f"format {RowFormat.INSTRUCTION}" in text
+
+
+def test_every_commented_setting_is_ready_to_use(tmp_path: Path) -> None:
+    """With each `# name: default` uncommented, the configuration is still the same."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"text": "a"}\n', encoding="utf-8")
+    text = starting_configuration(data, "org/base")
+    config = read_config(written(tmp_path, text))
+    uncommented = text.replace("  # ", "  ")
+    assert read_config(written(tmp_path, uncommented)) == config
+    assert all(f"\n{name}:" in text for name in TrainAdapterConfig.model_fields)
+    assert max(map(len, text.splitlines())) <= max(100, len(str(data)) + 12)
+
+
+@pytest.mark.parametrize(
+    ("row", "base", "message"),
+    [('{"a": "b"}', "org/base", "columns a"), ('{"text": "b"}', "", r"base_model\.source is ''")],
+)
+def test_no_starting_point_without_data_and_base(
+    tmp_path: Path, row: str, base: str, message: str
+) -> None:
+    """Data that could not be trained on are refused before a configuration is written."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text(row, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        starting_configuration(data, base)

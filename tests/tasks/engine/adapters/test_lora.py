@@ -1,0 +1,225 @@
+"""Step 2: every LoRA choice is written out, and what cannot work is refused by name."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from engine_steps import configured, gpt2_base, loaded, qwen2_base
+
+from tasks.config import BaseModelSettings, LoraSettings, TrainAdapterConfig
+from tasks.engine.adapters import lora
+from tasks.engine.base.base_models import load_skeleton
+from tasks.engine.base.sources import find_base
+from tasks.errors import UserError
+from tasks.records import LoraRecord
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+LLAMA_LINEAR = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+
+
+def skeleton(folder: Path) -> "PreTrainedModel":
+    """Build the model in a folder without its weights."""
+    return load_skeleton(find_base(BaseModelSettings(source=str(folder))))
+
+
+def settings(**given: object) -> LoraSettings:
+    """Give LoRA settings."""
+    return LoraSettings.model_validate(given)
+
+
+def resolve(folder: Path, **given: object) -> "LoraConfig":
+    """Resolve settings for the model in a folder."""
+    return lora.resolve_lora(settings(**given), skeleton(folder))
+
+
+def refusal(folder: Path, **given: object) -> str:
+    """Give the message with which settings are refused."""
+    with pytest.raises(UserError) as caught:
+        resolve(folder, **given)
+    return str(caught.value)
+
+
+def described(folder: Path, **given: object) -> LoraRecord:
+    """Give step 2's record."""
+    return configured(loaded(folder)[1], settings(**given))
+
+
+def test_alpha_is_twice_the_rank(tiny_base: Path) -> None:
+    """Alpha is 2r for every rank, unless it is set."""
+    assert [resolve(tiny_base, r=r).lora_alpha for r in (1, 8, 48)] == [2, 16, 96]
+    assert resolve(tiny_base, r=8, lora_alpha=8.5).lora_alpha == 8.5
+
+
+@pytest.mark.parametrize(
+    ("wanted", "resolved"),
+    [
+        ("auto", ["q_proj", "v_proj"]),
+        ("all-linear", LLAMA_LINEAR),
+        (["up_proj", "q_proj"], ["q_proj", "up_proj"]),
+        ("o_proj", ["o_proj"]),
+    ],
+)
+def test_targets_are_written_out(
+    tiny_base: Path, wanted: str | list[str], resolved: list[str]
+) -> None:
+    """The record names every adapted layer, however it was asked for."""
+    record = described(tiny_base, target_modules=wanted)
+
+    assert record.peft_config["target_modules"] == resolved
+    assert record.matches.per_target == dict.fromkeys(resolved, 2)
+    assert record.matches.per_layer == {"0": len(resolved), "1": len(resolved)}
+
+
+def test_all_linear_leaves_out_the_output_layer(tiny_base: Path, tmp_path: Path) -> None:
+    """`all-linear` never adapts the layer that gives the logits, tied to the embeddings or not."""
+    for folder in (tiny_base, qwen2_base(tmp_path / "qwen2")):
+        assert resolve(folder, target_modules="all-linear").target_modules == set(LLAMA_LINEAR)
+
+
+def test_gpt2_is_adapted_in_its_conv1d(tmp_path: Path) -> None:
+    """GPT-2's linear layers are found although they are no `nn.Linear`."""
+    folder = gpt2_base(tmp_path)
+
+    assert resolve(folder).target_modules == {"c_attn"}
+    everything = described(folder, target_modules="all-linear")
+    # c_proj is one name for two layers: the attention's and the feed-forward's.
+    assert everything.matches.per_target == {"c_attn": 2, "c_fc": 2, "c_proj": 4}
+
+
+def test_gemma_is_adapted_in_all_linear_layers(tmp_path: Path) -> None:
+    """A Gemma, whose heads are wider than its hidden size, is counted right."""
+    from engine_steps import random_base
+    from transformers import Gemma2Config
+
+    config = Gemma2Config(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    record = described(random_base(config, tmp_path), r=8, target_modules=["q_proj"])
+    assert record.num_trainable_parameters == 2 * 8 * (32 + 4 * 16)
+
+
+def test_a_part_of_a_name_selects_one_layer(tiny_base: Path) -> None:
+    """A dotted name narrows the choice down to the layers that it ends."""
+    record = described(tiny_base, target_modules=["layers.1.self_attn.q_proj"])
+    assert record.matches.per_layer == {"1": 1}
+
+
+def test_one_name_that_matches_nothing_is_an_error(tiny_base: Path) -> None:
+    """A misspelt name is refused even beside good ones, with the nearest and all possible names."""
+    message = refusal(tiny_base, target_modules=["q_proj", "v_prj"])
+
+    assert "['v_prj'] match nothing in LlamaForCausalLM; did you mean v_proj?" in message
+    assert message.endswith(", ".join(LLAMA_LINEAR))
+
+
+@pytest.mark.parametrize("name", ["self_attn", "input_layernorm", "proj", ""])
+def test_what_lora_cannot_adapt_is_an_error(tiny_base: Path, name: str) -> None:
+    """A block, a norm and a mere part of a name are no targets."""
+    assert "match nothing" in refusal(tiny_base, target_modules=[name])
+
+
+def test_no_target_is_an_error(tiny_base: Path) -> None:
+    """An empty list of targets is refused."""
+    assert "target_modules" in refusal(tiny_base, target_modules=[])
+
+
+def test_modules_to_save_must_exist(tiny_base: Path) -> None:
+    """A misspelt module to train whole is refused with the nearest name."""
+    assert "did you mean lm_head?" in refusal(tiny_base, modules_to_save=["lm_heads"])
+    assert resolve(tiny_base, modules_to_save=["lm_head"]).modules_to_save == ["lm_head"]
+
+
+def test_a_module_is_adapted_or_trained_whole(tiny_base: Path) -> None:
+    """A name in both lists is refused, and so is one whose module holds an adapted layer."""
+    for name in ("q_proj", "self_attn", "model"):
+        message = refusal(tiny_base, target_modules=["q_proj"], modules_to_save=[name])
+        assert f"['{name}'] cover layers that target_modules adapts" in message
+
+
+def test_an_odd_rank_cannot_be_orthogonal(tiny_base: Path) -> None:
+    """PEFT's orthogonal matrices want an even rank; an odd one is refused by its number."""
+    assert "lora.r is 5" in refusal(tiny_base, r=5, init="orthogonal")
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_packed_base_cannot_be_rewritten(init: str) -> None:
+    """PiSSA and OLoRA alter the base's weights, so that a quantised base is refused."""
+    given = {"base_model": {"source": "org/base", "quantization": "4bit"}, "data": {"train": "x"}}
+    with pytest.raises(ValueError, match=f"lora.init {init} rewrites the base's weights"):
+        TrainAdapterConfig.model_validate(given | {"lora": {"init": init}})
+
+
+def test_an_unusual_rank_is_remarked(tiny_base: Path) -> None:
+    """A rank outside 8 to 64 is allowed and remarked with its number; one inside is not."""
+
+    def said(r: int) -> list[str]:
+        return [s for s in described(tiny_base, r=r).remarks if "rank" in s]
+
+    assert said(7) == ["rank 7 is outside the usual 8 to 64"]
+    assert said(65) == ["rank 65 is outside the usual 8 to 64"]
+    assert said(8) == said(64) == []
+
+
+def test_a_large_share_is_remarked(tiny_base: Path) -> None:
+    """More than one per cent trainable is remarked with the share; less is not."""
+    config = resolve(tiny_base)
+    assert lora.remarks(config, 10, 990) == ()
+    assert lora.remarks(config, 25, 975) == ("2.50% of all parameters train, above the usual 1 %",)
+
+
+def test_a_count_is_what_the_paper_says(tiny_base: Path) -> None:
+    """Each adapted layer of shape [out, in] adds r·(in + out) parameters."""
+    model, base = loaded(tiny_base)
+    record = configured(base, settings(r=8, target_modules=["up_proj"]))
+    out_features, in_features = model.get_parameter("model.layers.0.mlp.up_proj.weight").shape
+
+    assert record.num_trainable_parameters == 2 * 8 * (in_features + out_features)
+    assert record.num_total_parameters == base.num_parameters + record.num_trainable_parameters
+
+
+VARIANTS = [
+    {"use_rslora": True},
+    {"use_dora": True},
+    {"bias": "all"},
+    {"bias": "lora_only"},
+    {"init": "pissa"},
+    {"init": "olora"},
+    {"init": "gaussian"},
+    {"init": "orthogonal"},
+    {"modules_to_save": ["lm_head"]},
+    {"lora_dropout": 0.1, "lora_alpha": 3.5},
+]
+
+
+@pytest.mark.parametrize("given", VARIANTS, ids=str)
+def test_a_configuration_survives_json(tiny_base: Path, given: dict[str, object]) -> None:
+    """The configuration in the record, read back from JSON, is the one that was resolved."""
+    record = described(tiny_base, **given)
+    again = LoraRecord.model_validate_json(record.model_dump_json())
+
+    assert lora.from_json(again.peft_config) == resolve(tiny_base, **given)
+
+
+@pytest.mark.parametrize("given", VARIANTS[:6], ids=str)
+def test_a_choice_reaches_the_configuration(tiny_base: Path, given: dict[str, object]) -> None:
+    """Each variant that is set is in PEFT's configuration, and is not there otherwise."""
+    ((name, value),) = given.items()
+    name = {"init": "init_lora_weights"}.get(name, name)
+
+    assert getattr(resolve(tiny_base, **given), name) == value
+    assert getattr(resolve(tiny_base), name) != value
+
+
+def test_a_skeleton_costs_no_memory(tiny_base: Path) -> None:
+    """Configuring needs no weights: every tensor of the skeleton is on the meta device."""
+    assert {p.device for p in skeleton(tiny_base).parameters()} == {torch.device("meta")}

@@ -1,0 +1,168 @@
+"""The decision's rule: what must hold for all scores, and each outcome's sentence."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from tasks.config import AnswerKind, DecisionSettings
+from tasks.engine.scoring.decision import decide
+from tasks.engine.scoring.model_scores import ModelScores, RowScores
+from tasks.records import DecisionRecord, Outcome
+
+METRICS = ("exact_match", "token_f1", "loss", "macro_f1")
+SEEDS = range(10)
+
+
+def scores(
+    hits: Sequence[float], nats: Sequence[float] | None = None, labels: str = "ab"
+) -> ModelScores:
+    """Give a model that answers these rows right, or by a share, or not."""
+    expected = [labels[row % len(labels)] for row in range(len(hits))]
+    rows = [
+        RowScores(
+            answer=expected[row] if hit >= 1 else "c",
+            nats=nats[row] if nats else 2 - hit,
+            num_tokens=1 + row % 3,
+            metrics={"exact_match": float(hit >= 1), "token_f1": hit, "accuracy": float(hit >= 1)},
+        )
+        for row, hit in enumerate(hits)
+    ]
+    return ModelScores(AnswerKind.LABELS, expected, rows)
+
+
+def drawn(seed: int, skill: float, num_rows: int = 40) -> ModelScores:
+    """Draw a model of some skill."""
+    draw = random.Random(seed)  # noqa: S311 - no secret
+    return scores([float(draw.random() < skill) for _ in range(num_rows)])
+
+
+def decided(
+    incumbent: ModelScores,
+    challenger: ModelScores,
+    unchanged_since: int | None = None,
+    **settings: object,
+) -> DecisionRecord:
+    """Decide with few bootstrap samples, which take the most of the time."""
+    wanted = DecisionSettings.model_validate({"min_rows": 2, "bootstrap_samples": 100} | settings)
+    return decide(
+        wanted,
+        incumbent,
+        challenger,
+        incumbent_name="champion",
+        unchanged_since=unchanged_since,
+    )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_tie_keeps_the_champion(seed: int, metric: str) -> None:
+    """Whatever the scores are, a model with the very same ones does not take the place."""
+    model = drawn(seed, seed / len(SEEDS))
+    decision = decided(model, model, metric=metric)
+    assert decision.outcome is Outcome.REJECT
+    assert "a tie keeps" in decision.reason
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_two_models_never_beat_each_other(seed: int, metric: str) -> None:
+    """Of two models at most one is promoted over the other, and only one that scores better."""
+    one, other = drawn(seed, 0.4), drawn(seed + 1000, 0.8)
+    there, back = decided(one, other, metric=metric), decided(other, one, metric=metric)
+    assert [there.outcome, back.outcome].count(Outcome.PROMOTE) <= 1
+    assert there.difference == pytest.approx(-(back.difference or 0))
+    for decision in (there, back):
+        assert decision.outcome is not Outcome.PROMOTE or (decision.difference or 0) > 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_demanding_more_promotes_no_more(seed: int) -> None:
+    """A challenger that fails a demand fails every harder one: margin, confidence, guard."""
+    one, other = drawn(seed, 0.4), drawn(seed + 1000, 0.75)
+    easy = decided(one, other)
+    harder = [
+        decided(one, other, margin=0.3),
+        decided(one, other, confidence=0.999),
+        decided(one, other, guards={"loss": 0.0}),
+        decided(one, other, min_rows=41),
+    ]
+    if easy.outcome is not Outcome.PROMOTE:
+        assert all(decision.outcome is not Outcome.PROMOTE for decision in harder)
+    assert harder[-1].outcome is Outcome.REFUSE
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_interval_holds_the_difference(seed: int) -> None:
+    """The bootstrap interval lies around the difference that was measured."""
+    decision = decided(drawn(seed, 0.3), drawn(seed + 1000, 0.7), confidence=0.99)
+    assert decision.interval
+    assert decision.interval[0] <= (decision.difference or 0) <= decision.interval[1]
+
+
+def test_the_interval_is_that_of_pairs() -> None:
+    """Rows that differ by the same leave no doubt, however much the rows differ by themselves."""
+    shares = [row / 100 for row in range(90)]
+    better = scores([share + 0.05 for share in shares])
+    decision = decided(scores(shares), better, metric="token_f1")
+    assert decision.interval == pytest.approx((0.05, 0.05))
+    assert decision.outcome is Outcome.PROMOTE
+
+
+def test_one_lucky_row_is_not_enough() -> None:
+    """A better score whose interval reaches zero is rejected as what may be chance."""
+    decision = decided(scores([1, 0] * 20), scores([1, 1] + [1, 0] * 19))
+    assert decision.outcome is Outcome.REJECT
+    assert "may be chance" in decision.reason
+
+
+def test_fewer_rows_than_demanded_decide_nothing() -> None:
+    """However much better, with too few rows the answer is a refusal with both numbers."""
+    decision = decided(scores([0] * 20), scores([1] * 20), min_rows=21)
+    assert decision.outcome is Outcome.REFUSE
+    assert decision.reason == "refused: 20 held-out rows decide nothing, decision.min_rows is 21"
+
+
+def test_the_margin_must_be_reached() -> None:
+    """A sure gain below the margin is rejected; one that just reaches it is not."""
+    before, after = scores([0.0] * 40 + [1] * 60), scores([0.0] * 20 + [1] * 80)
+    assert "less than the margin 0.3" in decided(before, after, margin=0.3).reason
+    assert decided(before, after, margin=0.2).outcome is Outcome.PROMOTE
+
+
+def test_a_guard_stops_a_better_challenger() -> None:
+    """Better in the deciding metric, but worse in a guarded one than tolerated: rejected."""
+    before = scores([0] * 20 + [1] * 20, nats=[1.0] * 40)
+    after = scores([1] * 40, nats=[1.5] * 40)
+    stopped = decided(before, after, guards={"loss": 0.1})
+    assert stopped.outcome is Outcome.REJECT
+    assert "guard loss went from" in stopped.reason
+    assert decided(before, after, guards={"loss": 0.5}).outcome is Outcome.PROMOTE
+
+
+def test_less_loss_is_better() -> None:
+    """Where the loss decides, the lower one wins."""
+    low, high = scores([1] * 20, nats=[1.0] * 20), scores([1] * 20, nats=[2.0] * 20)
+    assert decided(high, low, metric="loss").outcome is Outcome.PROMOTE
+    assert "which is worse" in decided(low, high, metric="loss").reason
+
+
+def test_a_loss_that_is_no_number_is_not_promoted() -> None:
+    """A challenger whose loss is NaN is rejected, and so is one guarded by it."""
+    good, broken = scores([0] * 20), scores([1] * 20, nats=[float("nan")] * 20)
+    assert decided(good, broken, metric="loss").outcome is Outcome.REJECT
+    assert decided(good, broken, guards={"loss": 9}).outcome is Outcome.REJECT
+
+
+def test_what_is_made_of_the_same_is_not_promoted() -> None:
+    """However much better, a forced retraining on unchanged data stays challenger."""
+    decision = decided(scores([0] * 40), scores([1] * 40), unchanged_since=3)
+    assert decision.outcome is Outcome.REJECT
+    assert "what version 3 was made of" in decision.reason
+
+
+def test_a_promotion_tells_its_numbers() -> None:
+    """The sentence has metric, both scores, rows, gain and interval."""
+    decision = decided(scores([0.0] * 40 + [1] * 60), scores([0.0] * 20 + [1] * 80))
+    start = "promoted: exact_match 0.8 against the champion's 0.6 on 100 rows (gain 0.2, 95% inter"
+    assert decision.reason.startswith(start)

@@ -1,0 +1,94 @@
+"""A folder is there whole or not at all, and the error says what to do."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.engine.adapters import adapter_state
+from tasks.engine.whole_folders import whole_folder
+from tasks.errors import AdapterflowError
+
+
+def test_a_folder_that_is_written_well_takes_its_place(tmp_path: Path) -> None:
+    """The new folder stands where the old one did, and nothing is left beside it."""
+    for content in ("old", "new"):
+        with whole_folder(tmp_path / "adapter") as partial:
+            (partial / "file").write_text(content)
+    assert (tmp_path / "adapter" / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
+    """Whatever fails within, the folder is as it was, and no half one is left."""
+    (tmp_path / "adapter").mkdir()
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "adapter") as partial:
+        (partial / "file").write_text(f"half {1 / 0}")
+    assert [path.name for path in tmp_path.rglob("*")] == ["adapter"]
+
+
+def test_an_interrupted_exchange_keeps_the_old_folder(tmp_path: Path) -> None:
+    """Stopped between its two renamings, here or in a process that was killed, it is undone."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "file").write_text("old")
+    with pytest.MonkeyPatch.context() as patch:
+        real = Path.rename
+        patch.setattr(Path, "rename", lambda self, to: _stop_at_partial(real, self, to))
+        with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "adapter"):
+            pass
+    assert (tmp_path / "adapter" / "file").read_text() == "old"
+    (tmp_path / "adapter").rename(tmp_path / ".adapter.old")
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "adapter") as partial:
+        (partial / "file").write_text(f"half {1 / 0}")
+    assert (tmp_path / "adapter" / "file").read_text() == "old"
+
+
+def _stop_at_partial(rename: Callable[[Path, Path], Path], path: Path, to: Path) -> Path:
+    if path.name.endswith(".partial"):
+        raise KeyboardInterrupt
+    return rename(path, to)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A file where a folder should be is one message with the path."""
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(AdapterflowError, match=r"file/adapter can't be written.*go on with the run"),
+        whole_folder(tmp_path / "file" / "adapter"),
+    ):
+        pass
+
+
+WEIGHTS = {"a": torch.zeros(4096)}
+
+
+def _save_with_little_room(folder: str) -> None:
+    """Save weights in a process whose files may have 4 KiB, as on a disk that is full then."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    with whole_folder(Path(folder) / "adapter") as partial:
+        adapter_state.save_weights(WEIGHTS, partial / "adapter_model.safetensors")
+
+
+def test_a_full_disk_leaves_no_half_adapter(tmp_path: Path) -> None:
+    """When the kernel refuses to write on, nothing stands under the final name or beside it."""
+    done = subprocess.run(
+        [sys.executable, __file__, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "AdapterflowError" in done.stderr
+    assert "can't be written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+if __name__ == "__main__":
+    _save_with_little_room(sys.argv[1])

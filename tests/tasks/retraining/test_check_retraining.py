@@ -1,0 +1,56 @@
+"""What is known of a retraining's end before anything is trained."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from retraining_runs import retraining
+
+from tasks.engine.scoring.held_out import HeldOut, open_held_out
+from tasks.errors import UserError
+from tasks.records import Outcome, VersionRecord
+from tasks.retraining.check_retraining import _check_count, _same
+from tasks.tracking import OUTCOME_TAG
+
+
+def repeating(folder: Path, count: int) -> HeldOut:
+    """Open twelve sums, of which so many are asked once more in other dress."""
+    config = retraining(folder / "no-base", folder, "sums")
+    file = folder / "held_out.jsonl"
+    lines = file.read_text().splitlines()
+    again = [line.replace("What is", "WHAT is ") for line in lines[:count]]
+    file.write_text("\n".join([*lines, *again]) + "\n")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    evaluation = config.evaluation.model_copy(update={"sha256": digest})
+    return open_held_out(evaluation, config.data, config.base_model.task)
+
+
+def test_a_question_that_is_repeated_is_one_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Copies do not make up for rows that are lacking, and are told where there are enough."""
+    with pytest.raises(UserError, match=r"15 rows \(3 repeat another's .*min_rows is 13"):
+        _check_count(repeating(tmp_path, 3), 13)
+    assert not caplog.messages
+    _check_count(repeating(tmp_path, 3), 12)
+    assert "15 rows (3 repeat another's question)" in caplog.text
+    caplog.clear()
+    _check_count(repeating(tmp_path, 0), 12)
+    assert not caplog.messages
+
+
+def version(number: int, **tags: str) -> VersionRecord:
+    """Give a version of a registered model."""
+    return VersionRecord(
+        name="sums", version=number, created_ms=0, run_id=None, source="", aliases=(), tags=tags
+    )
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_a_verdict_makes_a_retraining_superfluous(outcome: Outcome) -> None:
+    """Overtaken, or put to a person who did not answer, a challenger is no reason to skip."""
+    made = version(1, data="x", **{OUTCOME_TAG: outcome.value})
+    is_open = outcome in (Outcome.OUTDATED, Outcome.UNANSWERED)
+    assert _same([made], {"data": "x"}) == (None if is_open else 1)
+    assert _same([made], {"data": "y"}) is None
+    assert _same([version(1, data="x")], {"data": "x"}) is None

@@ -1,0 +1,80 @@
+"""The comparison's report says what changed, and in which direction."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.config import AnswerKind
+from tasks.engine.scoring.model_scores import ModelScores, RowScores
+from tasks.records import (
+    CheckedRecord,
+    DecisionRecord,
+    EvaluatedRecord,
+    FileRecord,
+    Outcome,
+    ScoredModel,
+)
+from tasks.retraining.comparison_report import comparison_report, row_changes
+
+LINE = (
+    '{"row": 1, "prompt": "a|b?", "expected": "yes", "models": {'
+    '"base": {"answer": "no", "nats": 2.0, "num_tokens": 1, "metrics": {"exact_match": 0.0}}, '
+    '"challenger": {"answer": "yes", "nats": 1.0, "num_tokens": 1, "metrics": {"exact_match": 1.0}}'
+    "}}\n"
+)
+
+
+def scores(*hits: float) -> ModelScores:
+    """Give a model with these hits."""
+    rows = [
+        RowScores(answer="", nats=2 - hit, num_tokens=1, metrics={"exact_match": hit})
+        for hit in hits
+    ]
+    return ModelScores(AnswerKind.TEXT, ["x"] * len(hits), rows)
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "loss"])
+def test_rows_are_better_or_worse_for_the_challenger(metric: str) -> None:
+    """Rows that changed stand in the list of their direction, equal rows in none."""
+    assert row_changes(metric, scores(0, 1, 1, 0), scores(1, 0, 1, 0)) == ([0], [1])
+
+
+def test_the_report_begins_with_the_decision(tmp_path: Path) -> None:
+    """Its first line is the reason; the better score is marked, and a row that changed is shown."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(LINE)
+    models = tuple(
+        ScoredModel(
+            name=name,
+            source=name,
+            weights_sha256="0",
+            scores={"exact_match": score},
+            rows_per_second=2.0,
+        )
+        for name, score in (("base", 0.0), ("challenger", 1.0))
+    )
+    record = FileRecord.of(file)
+    evaluated = EvaluatedRecord(
+        rows=record, num_rows=1, answers=AnswerKind.TEXT, models=models, remarks=("unfair",)
+    )
+    checked = CheckedRecord(
+        held_out=record,
+        num_rows=1,
+        answers=AnswerKind.TEXT,
+        leaked_rows=(),
+        similar_rows=(1,),
+        base_fingerprint="",
+        configuration_sha256="",
+        champion=None,
+        unchanged_since=None,
+    )
+    decision = DecisionRecord(
+        outcome=Outcome.PROMOTE, reason="promoted: so", metric="exact_match", num_rows=1
+    )
+    text = comparison_report(evaluated, decision, checked)
+    assert text.startswith("# promoted: so\n")
+    assert "| exact_match (decides) | 0 | **1** |" in text
+    assert "## 1 rows got better" in text
+    assert "| a\\|b? | yes | no | yes |" in text
+    assert "of them in the training data: 1" in text
+    assert "\n- unfair\n" in text

@@ -1,0 +1,434 @@
+"""The adapter as an MLflow model: what is stored, and what answers when it is loaded."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow_runs import client_of, logged
+from plain_adapters import lora_folder
+from tiny_models import tiny_adapter, tiny_llama
+from transformers import AutoTokenizer
+
+from tasks.config import AdapterSettings, BaseModelSettings, TrackingSettings
+from tasks.engine.adapters.adapter_set import AdapterSet
+from tasks.engine.base.sources import find_base
+from tasks.engine.objectives.generation import answer
+from tasks.inference.serving import bundle_adapters
+from tasks.records import BaseModelRecord, FileRecord, SavedRecord
+from tasks.tracking import Tracker, open_run
+from tasks.tracking.adapter_pyfunc import Way
+
+PROMPTS = ["What is the capital of France?", "My card was declined."]
+
+ANSWER_IN_A_NEW_PROCESS = """
+import json, sys
+import mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+rows = json.loads(sys.argv[2])
+print(json.dumps(model.predict(pandas.DataFrame(rows), params={"max_new_tokens": 8})))
+assert "tasks" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a base model."""
+    return tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def saved(base: Path, tmp_path_factory: pytest.TempPathFactory) -> SavedRecord:
+    """Save an adapter for it, with a record as step 5 gives it."""
+    folder = tiny_adapter(base, tmp_path_factory.mktemp("adapter"))
+    (folder / "manifest.json").write_text("{}")
+    weights = FileRecord.of(folder / "adapter_model.safetensors")
+    return SavedRecord(
+        template="chat",
+        base=BaseModelRecord(
+            settings=BaseModelSettings(source=str(base)),
+            location=str(base),
+            revision=None,
+            reference=str(base),
+            fingerprint=find_base(BaseModelSettings(source=str(base))).fingerprint,
+            files=(),
+            architecture="LlamaForCausalLM",
+            dtype="float32",
+            num_parameters=0,
+            num_bytes=0,
+        ),
+        adapter_name="tickets.v1",
+        folder=folder,
+        weights=weights,
+        config=FileRecord.of(folder / "adapter_config.json"),
+        manifest=FileRecord.of(folder / "manifest.json"),
+        num_adapter_parameters=0,
+        adapter_bytes=weights.size_bytes,
+        header_bytes=0,
+        round_trip_logit_difference=0.0,
+        hub_url=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    """Open a run in a new store."""
+    store = tmp_path_factory.mktemp("store")
+    settings = TrackingSettings(uri=f"sqlite:///{store}/mlflow.db")
+    return Tracker(open_run(settings, run_name="r", flow_run_id="f", folder=store, tags={}))
+
+
+@pytest.fixture(scope="module")
+def uri(tracker: Tracker, saved: SavedRecord) -> str:
+    """Log the adapter."""
+    uri = tracker.log_adapter(saved)
+    assert uri
+    return uri
+
+
+def model_folder(tracker: Tracker, uri: str) -> Path:
+    """Give the folder of a logged model's files."""
+    location = (
+        client_of(tracker.run).get_logged_model(uri.removeprefix("models:/")).artifact_location
+    )
+    return Path(location.removeprefix("file://"))
+
+
+def greedy_answers(base: Path, adapter: Path | None, texts: list[str]) -> list[str]:
+    """Answer one text at a time with transformers and PEFT alone."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    if adapter:
+        model = PeftModel.from_pretrained(model, adapter)
+    answers = []
+    for text in texts:
+        batch = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        tokens = model.generate(**batch, max_new_tokens=8, do_sample=False)
+        new = tokens[0, batch["input_ids"].shape[1] :]
+        answers.append(str(tokenizer.decode(new, skip_special_tokens=True)).strip())
+    return answers
+
+
+def as_chat(prompt: str) -> str:
+    """Write a prompt as the tiny model's chat template does."""
+    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+
+
+PROMPTS_AS_CHATS = [as_chat(prompt) for prompt in PROMPTS]
+
+
+class Loaded:
+    """A logged model as a user loads it, with another base if one is given."""
+
+    def __init__(self, tracker: Tracker, uri: str, base: Path | None = None, **more: str) -> None:
+        import mlflow.pyfunc
+
+        config = ({"base_model": str(base)} if base else {}) | more
+        folder = str(model_folder(tracker, uri))
+        self.model = mlflow.pyfunc.load_model(folder, model_config=config or None)
+
+    def answers(self, rows: list[dict[str, object]], max_new_tokens: int = 8) -> list[str]:
+        """Answer a table's rows."""
+        import pandas as pd  # type: ignore[import-untyped]
+
+        params = {"max_new_tokens": max_new_tokens}
+        return list(self.model.predict(pd.DataFrame(rows), params=params))
+
+
+def test_no_base_weights_are_stored(tracker: Tracker, saved: SavedRecord, uri: str) -> None:
+    """A logged adapter is as large as the adapter, and some kilobytes of code and settings."""
+    files = [path for path in model_folder(tracker, uri).rglob("*") if path.is_file()]
+
+    assert [path.name for path in files if path.suffix == ".safetensors"] == [
+        "adapter_model.safetensors"
+    ]
+    assert sum(path.stat().st_size for path in files) < saved.adapter_bytes + 50_000
+
+
+def test_same_adapter_is_logged_once(tracker: Tracker, saved: SavedRecord, uri: str) -> None:
+    """Logging the same adapter again gives the same model, which the run shows once."""
+    assert tracker.log_adapter(saved) == uri
+
+    outputs = logged(tracker.run).outputs
+    assert outputs is not None
+    assert [f"models:/{output.model_id}" for output in outputs.model_outputs] == [uri]
+
+
+def test_half_logged_adapter_is_completed(tracker: Tracker, saved: SavedRecord, uri: str) -> None:
+    """A model that a kill left without all its files is filled, under the same URI."""
+    (model_folder(tracker, uri) / "MLmodel").unlink()
+    client_of(tracker.run).finalize_logged_model(uri.removeprefix("models:/"), "FAILED")
+
+    assert tracker.log_adapter(saved) == uri
+    assert (model_folder(tracker, uri) / "MLmodel").is_file()
+
+
+@pytest.mark.slow
+def test_answers_in_a_new_process(
+    tracker: Tracker,
+    saved: SavedRecord,
+    uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A logged adapter, loaded by its URI without this project, answers as transformers does."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.run.tracking_uri)
+    rows = json.dumps([{"prompt": prompt} for prompt in PROMPTS])
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", ANSWER_IN_A_NEW_PROCESS, uri, rows],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    answers = json.loads(done.stdout.splitlines()[-1])
+    base, chats = Path(saved.base.location), [as_chat(prompt) for prompt in PROMPTS]
+    assert answers == greedy_answers(base, saved.folder, chats)
+    assert answers != greedy_answers(base, None, chats)
+
+
+def test_messages_and_prompts_answer_alike(tracker: Tracker, uri: str) -> None:
+    """A prompt is a user's message, and messages may come as a list or as JSON."""
+    model = Loaded(tracker, uri)
+    chat = [{"role": "user", "content": PROMPTS[0]}]
+
+    answers = model.answers([{"prompt": PROMPTS[0]}])
+    assert model.answers([{"messages": chat}]) == answers
+    assert model.answers([{"messages": json.dumps(chat)}]) == answers
+
+
+@pytest.mark.parametrize(
+    "messages", ["[", "3", '{"role": "user"}', [{"role": "user"}], ["hello"], []], ids=str
+)
+def test_messages_that_are_no_talk_are_refused(
+    tracker: Tracker, uri: str, messages: object
+) -> None:
+    """What is no list of messages is told, and is no failure of the server."""
+    with pytest.raises(MlflowException, match="must be a list of objects"):
+        Loaded(tracker, uri).model.unwrap_python_model()._job(
+            {"messages": messages}, "tickets.v1", Way(8, 0.0, None, ())
+        )
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf])
+def test_a_temperature_is_none_or_more(tracker: Tracker, uri: str, temperature: float) -> None:
+    """Others are refused, not taken for greedy."""
+    model = Loaded(tracker, uri).model.unwrap_python_model()
+    with pytest.raises(MlflowException, match="possible is 0 or more"):
+        model._way(temperature=temperature)
+
+
+@pytest.mark.parametrize("row", [{"text": "hello"}, {"prompt": None}, {}])
+def test_row_without_question_is_refused(
+    tracker: Tracker, uri: str, row: dict[str, object]
+) -> None:
+    """A table or row without prompt and messages raises, and is not left out in silence."""
+    with pytest.raises(MlflowException, match="needs"):
+        Loaded(tracker, uri).answers([row])
+
+
+def test_max_new_tokens_bounds_the_answer(tracker: Tracker, uri: str) -> None:
+    """The signature's params reach the model."""
+    model = Loaded(tracker, uri)
+    rows: list[dict[str, object]] = [{"prompt": PROMPTS[0]}]
+
+    (short,), (long,) = (model.answers(rows, max_new_tokens=number) for number in (1, 12))
+    assert len(short) < len(long)
+    assert long.startswith(short)
+
+
+def test_base_without_chat_template(
+    tracker: Tracker, uri: str, saved: SavedRecord, tmp_path: Path
+) -> None:
+    """Without a chat template the prompt is continued as it is, on the base the user names."""
+    plain = tiny_llama(tmp_path / "plain", chat_template=False)
+    model = Loaded(tracker, uri, base=plain)
+
+    answers = model.answers([{"prompt": prompt} for prompt in PROMPTS])
+    assert answers == greedy_answers(plain, saved.folder, PROMPTS)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_adapter_for_another_base_is_refused(
+    tracker: Tracker, uri: str, tmp_path: Path, layers: int
+) -> None:
+    """A base with fewer or more layers than the adapter was made for raises on loading."""
+    other = tiny_llama(tmp_path / "other", layers=layers)
+
+    with pytest.raises(ValueError, match="made for another base"):
+        Loaded(tracker, uri, base=other, base_fingerprint="")
+
+
+def test_another_base_of_the_same_shape_is_refused(
+    tracker: Tracker, uri: str, tmp_path: Path
+) -> None:
+    """Weights that the adapter was not trained on are told apart, and taken where that is said."""
+    other = tiny_llama(tmp_path / "other", seed=1)
+
+    with pytest.raises(ValueError, match="not the one that the adapters were trained on"):
+        Loaded(tracker, uri, base=other)
+    assert Loaded(tracker, uri, base=other, base_fingerprint="").answers([{"prompt": "x"}])
+
+
+def test_missing_base_says_how_to_name_it(
+    tracker: Tracker, saved: SavedRecord, tmp_path: Path
+) -> None:
+    """A base that is gone and has no public name is an error that shows the remedy."""
+    gone = saved.base.model_copy(
+        update={"location": str(tmp_path / "gone"), "reference": str(tmp_path / "gone")}
+    )
+    uri = tracker.log_adapter(saved.model_copy(update={"base": gone, "adapter_name": "gone"}))
+    assert uri
+
+    with pytest.raises(ValueError, match="base_model"):
+        Loaded(tracker, uri)
+
+
+def bundled(base: Path, folders: dict[str, Path], bundle: Path) -> Any:  # noqa: ANN401
+    """Load several adapters, which say what they were made for, as one model."""
+    import mlflow.pyfunc
+
+    for folder in folders.values():
+        recorded = {"reference": str(base), "dtype": "float32"}
+        (folder / "manifest.json").write_text(json.dumps({"base_model": recorded}))
+    wanted = [AdapterSettings(name=name, source=str(path)) for name, path in folders.items()]
+    bundle_adapters(wanted, bundle, None)
+    return mlflow.pyfunc.load_model(str(bundle))
+
+
+def test_each_thread_gets_its_own_adapter_s_answers(base: Path, tmp_path: Path) -> None:
+    """Of several adapters in one model each answers its own requests, however they come."""
+    import pandas as pd
+
+    names = ("first", "second")
+    folders = {name: tiny_adapter(base, tmp_path / name, seed=n) for n, name in enumerate(names)}
+    model = bundled(base, folders, tmp_path / "bundle")
+
+    def ask(name: str) -> list[str]:
+        params = {"max_new_tokens": 8, "adapter": name}
+        return list(model.predict(pd.DataFrame({"prompt": PROMPTS}), params=params))
+
+    chats = PROMPTS_AS_CHATS
+    expected = {name: greedy_answers(base, path, chats) for name, path in folders.items()}
+    assert expected["first"] != expected["second"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, names * 4))
+    assert answers == [expected[name] for name in names * 4]
+    assert (
+        list(model.predict(pd.DataFrame({"prompt": PROMPTS}), params={"max_new_tokens": 8}))
+        == (expected["first"])
+    )
+
+
+def test_answers_are_those_of_the_set_whatever_the_base_asks_for(
+    base: Path, tmp_path: Path
+) -> None:
+    """Beams and penalties of the base change nothing; its own end token ends an adapter's.
+
+    So answers are the same as `predict` gives, and adapters with other ends share no batch.
+    """
+    own = Path(shutil.copytree(base, tmp_path / "base"))
+    settings = json.loads((own / "generation_config.json").read_text())
+    settings |= {"num_beams": 3, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2}
+    (own / "generation_config.json").write_text(json.dumps(settings))
+    folders = {name: tiny_adapter(own, tmp_path / name, seed=n) for n, name in enumerate("ab")}
+    asked = [{"prompt": prompt} for prompt in PROMPTS]
+    first = greedy_answers(base, folders["b"], PROMPTS_AS_CHATS)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    said = tokenizer(first[0])["input_ids"]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(max(said, key=said.count))
+    tokenizer.save_pretrained(folders["b"])
+
+    model = bundled(own, folders, tmp_path / "bundle").unwrap_python_model()
+    jobs = [
+        model._job(row, name, model._way(adapter=name, max_new_tokens=8)[1])
+        for row in asked
+        for name in folders
+    ]
+    model._answer_all(jobs)
+    adapters = AdapterSet.on(
+        BaseModelSettings.model_validate({"source": str(own), "dtype": "float32"})
+    )
+    for name, folder in folders.items():
+        adapters.load(folder, name)
+        expected = answer(
+            adapters.model,
+            adapters.adapters[name].tokenizer,
+            PROMPTS_AS_CHATS,
+            max_new_tokens=8,
+            batch_size=1,
+            adds_special_tokens=False,
+        )
+        assert [job.answer for job in jobs if job.adapter == name] == [
+            text.strip() for text in expected
+        ]
+    assert jobs[1].answer != first[0]
+
+
+def test_of_a_request_that_failed_nothing_waits(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other rows are not computed before the next request's."""
+    folders = {"only": tiny_adapter(base, tmp_path / "only")}
+    model = bundled(base, folders, tmp_path / "bundle").unwrap_python_model()
+    adapter, way = model._way(max_new_tokens=8)
+    jobs = [model._job({"prompt": PROMPTS[0]}, adapter, way) for _ in range(40)]
+    with monkeypatch.context() as patch:
+        patch.setattr(model.model, "generate", _run_out)
+        with pytest.raises(MemoryError):
+            model._answer_all(jobs)
+    assert not model._waiting
+
+
+def _run_out(**_: object) -> None:
+    raise MemoryError
+
+
+MIXED: dict[str, dict[str, Any]] = {
+    "plain": {"target_modules": ["q_proj", "up_proj"]},
+    "other layers and rank": {"target_modules": ["v_proj", "embed_tokens"], "r": 5},
+    "DoRA": {"use_dora": True},
+    "whole head": {"modules_to_save": ["lm_head"]},
+    "whole norm": {"modules_to_save": ["norm"]},
+}
+
+
+def test_rows_that_wait_together_are_computed_together(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch has rows of several adapters, each row with its own; DoRA and whole modules apart."""
+    folders = {
+        name: lora_folder(base, tmp_path / name, seed=n, **given)
+        for n, (name, given) in enumerate(MIXED.items())
+    }
+    named = {f"a{n}": path for n, path in enumerate(folders.values())}
+    model = bundled(base, named, tmp_path / "bundle").unwrap_python_model()
+    sizes: list[int] = []
+    generate = model.model.generate
+
+    def counted(**given: Any) -> Any:  # noqa: ANN401
+        sizes.append(len(given["input_ids"]))
+        return generate(**given)
+
+    monkeypatch.setattr(model.model, "generate", counted)
+    jobs = []
+    for prompt in PROMPTS:
+        for name in named:
+            adapter, way = model._way(adapter=name, max_new_tokens=8)
+            jobs.append(model._job({"prompt": prompt}, adapter, way))
+    model._answer_all(jobs)
+    expected = {name: greedy_answers(base, path, PROMPTS_AS_CHATS) for name, path in named.items()}
+    assert len({tuple(answers) for answers in expected.values()}) == len(named)
+    for name, answers in expected.items():
+        assert [job.answer for job in jobs if job.adapter == name] == answers
+    assert sizes == [2 * len(PROMPTS)] + 3 * [len(PROMPTS)]
