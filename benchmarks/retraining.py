@@ -18,7 +18,7 @@ import click
 
 from benchmarks import machine
 from benchmarks.tables import table
-from flows.cli.main import prepare_process
+from flows.cli.process import prepare_process
 from tasks.config import RetrainAdapterConfig, RowFormat, TrackingSettings
 from tasks.records import CHAMPION
 from tasks.runtime import home

@@ -9,7 +9,8 @@ from tasks.engine.adapters.activation import adapters_disabled
 from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.loading import load_adapter as load_into
 from tasks.engine.objectives.generation import matches
-from tasks.engine.objectives.model_task import ModelTask, model_task
+from tasks.engine.objectives.objective import Objective
+from tasks.engine.objectives.registry import objective_of
 from tasks.engine.prepared_data import PreparedData, prepare_again
 from tasks.errors import VerificationError
 from tasks.records import DataRecord, LoadedRecord, RunRecord, SampleRecord, SavedRecord
@@ -35,7 +36,7 @@ def load_adapter(
     effect = (probe_logits(model) - before).abs().max().item()
     if not effect:
         raise VerificationError("the loaded adapter changes no logit of the base")
-    kind = model_task(saved.base.settings.task)
+    kind = objective_of(saved.base.settings.task)
     samples = _sample(model, kind, prepare_again(data, saved.base), settings)
     record = LoadedRecord(
         saved=saved,
@@ -50,7 +51,7 @@ def load_adapter(
 
 
 def _sample(
-    model: "PreTrainedModel", kind: ModelTask, data: PreparedData, settings: InferenceSettings
+    model: "PreTrainedModel", kind: Objective, data: PreparedData, settings: InferenceSettings
 ) -> list[SampleRecord]:
     if data.eval is None or data.record.row_format == "text":
         return []

@@ -1,10 +1,9 @@
 """Before step 1: check configuration and data, while a mistake still costs seconds."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from tasks.config import TrainAdapterConfig
+from tasks.durability.run_folder import check_output_folder
 from tasks.durability.step import step
 from tasks.engine.adapters.lora import resolve_lora
 from tasks.engine.base.base_models import load_skeleton
@@ -14,7 +13,6 @@ from tasks.engine.data.examples import read_examples
 from tasks.engine.prepared_data import PreparedData, prepare_data
 from tasks.errors import UserError
 from tasks.records import DataRecord, SplitRecord
-from tasks.runtime import home
 from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger, progress
 
@@ -53,25 +51,6 @@ def check_inputs(config: TrainAdapterConfig) -> tuple[BaseSource, PreparedData]:
     resolve_lora(config.lora, load_skeleton(base), wanted.task)
     with progress("tokenised row") as shown:
         return base, prepare_data(sets, config.data, config.seed, base, shown.at)
-
-
-def output_folder(config: TrainAdapterConfig) -> Path:
-    """Give the folder that run folders go into."""
-    wanted = config.output.folder
-    # Against the home and not the working directory, which a retry may not share.
-    return home.outputs() if wanted is None else home.home() / Path(wanted).expanduser()
-
-
-def check_output_folder(config: TrainAdapterConfig) -> None:
-    """Check that run folders can be made.
-
-    Raises:
-        UserError: they cannot.
-    """
-    folder = output_folder(config)
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"output.folder {folder} can't be written: {existing} is not writable")
 
 
 def _report(record: DataRecord) -> None:

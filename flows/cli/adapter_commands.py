@@ -57,10 +57,10 @@ def predict(  # noqa: PLR0913 - what a user may give
     # JSON is YAML, whatever characters a path has.
     first = [f"{key}={json.dumps(value)}" for key, value in given.items() if value]
     config = _config(target, [*first, *overrides])
-    from tasks.engine.data.question_files import open_questions
+    from tasks.engine.scoring.question_files import open_questions
 
     open_questions(config)
-    from flows.cli.main import prepare_process
+    from flows.cli.process import prepare_process
 
     prepare_process()
     from flows.predict_batch import predict_batch

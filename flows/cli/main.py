@@ -5,29 +5,19 @@ Exit status 0: done. 1: the run failed, and the last line is the command that go
 the cheap checks have passed.
 """
 
-import os
-import shutil
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from flows.cli.adapter_commands import bundle, combine, export, predict, push
+from flows.cli.process import prepare_process, quiet, run_to_its_end
 from flows.cli.retraining_commands import history, retrain, rollback
 from flows.server.data_events import notify, watch
-from flows.server.servers import check_server
 from flows.server.stack import down, up
 from tasks.durability.step_name import StepName
 from tasks.errors import AdapterflowError, UserError
 from tasks.runtime import home
-from tasks.runtime.libraries import import_libraries
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun
-
-    from tasks.records import ReportRecord, RetrainedRecord
 
 _EXISTING = click.Path(path_type=Path)
 _SET = click.option(
@@ -129,10 +119,11 @@ def check(
     from tasks.config.reading import read_config
 
     config = read_config(config_file, overrides)
-    _quiet()
+    quiet()
     from tasks.engine.training.forecast import forecast
+    from tasks.validate_inputs import check_inputs
 
-    found = forecast(config, with_probe=probe)
+    found = forecast(config, *check_inputs(config), with_probe=probe)
     if as_json:
         click.echo(found.model_dump_json())
         return
@@ -201,73 +192,6 @@ def init(data_file: Path, base_model: str, output: Path) -> None:
     text = starting_configuration(data_file, base_model)
     output.write_text(text, encoding="utf-8")
     click.echo(f"wrote {output}; start with: adapterflow train {output}")
-
-
-def prepare_process() -> None:
-    """Make this process ready for a flow run, before Prefect is imported."""
-    from flows.server.embedded import use_embedded_server
-
-    click.echo("starting (half a minute the first time) ...", err=True)
-    server = use_embedded_server()
-    _quiet()
-    import flows.cli.runs  # noqa: F401 - takes seconds, in which the server starts
-
-    import_libraries()
-    if server:
-        server.wait()
-    else:
-        check_server()
-
-
-def _quiet() -> None:
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; ours are lines there
-    from flows.cli.console import quiet_libraries, show_our_lines
-
-    quiet_libraries()
-    show_our_lines()
-
-
-def run_to_its_end(flow_run: "FlowRun", *, as_json: bool) -> None:
-    """Execute a run, and print what came out; end with status 1 and how to go on if it failed."""
-    from flows.cli.runs import execute_any
-
-    # Prefect ends the run on SIGTERM, and then sends the process the signal once more.
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        report = execute_any(flow_run)
-    except UserError:
-        raise
-    except BaseException as error:  # noqa: BLE001 - whatever ended the run, say how to go on
-        _say_how_to_go_on(flow_run, error)
-        raise SystemExit(1) from None
-    if as_json:
-        click.echo(report.model_dump_json())
-    else:
-        _summarise(report)
-
-
-def _summarise(report: "ReportRecord | RetrainedRecord") -> None:
-    from flows.cli.comparison_summary import print_comparison
-    from flows.cli.summary import print_summary
-    from tasks.records import ReportRecord
-
-    if isinstance(report, ReportRecord):
-        print_summary(report)
-    else:
-        print_comparison(report)
-
-
-def _stop(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's signature
-    raise SystemExit(128 + number)
-
-
-def _say_how_to_go_on(flow_run: "FlowRun", error: BaseException) -> None:
-    stopped = not isinstance(error, Exception)
-    reason = str(error).strip() or type(error).__name__
-    click.echo("the run was stopped" if stopped else f"the run failed: {reason}", err=True)
-    program = "adapterflow" if shutil.which("adapterflow") else sys.argv[0]
-    click.echo(f"to go on: {program} resume {flow_run.id}", err=True)
 
 
 def main() -> None:

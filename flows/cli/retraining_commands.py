@@ -29,7 +29,7 @@ _STORE = click.option(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:  # noqa: FBT001
     """Train an adapter anew, compare it with the champion, and promote it if it is better."""
-    from flows.cli.main import prepare_process, run_to_its_end
+    from flows.cli.process import prepare_process, run_to_its_end
     from tasks.config import RetrainAdapterConfig
     from tasks.config.reading import read_settings
     from tasks.engine.data.examples import read_examples

@@ -16,10 +16,10 @@ from flows.retrain_adapter import retrain_adapter
 from flows.train_adapter import train_adapter
 from tasks.config import RetrainAdapterConfig, TrainAdapterConfig
 from tasks.durability.redo import ask
+from tasks.durability.run_folder import run_folder
 from tasks.durability.run_lock import is_alive
 from tasks.durability.run_names import full_name
 from tasks.durability.step_name import StepName
-from tasks.durability.tracked_run import run_folder
 from tasks.errors import UserError
 from tasks.records import ReportRecord, RetrainedRecord
 

@@ -1,14 +1,10 @@
 """What a finished run says at its end: answers side by side, where things are, how to look on."""
 
-import re
-import shutil
-import sys
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 
 from flows.server.embedded import ui_command as prefect_ui_command
+from flows.server.programs import near, runnable
 from tasks.records import ReportRecord, RunRecord, SampleRecord
 from tasks.tracking import Tracker, mlflow_run_id, ship_command
 from tasks.tracking import ui_command as mlflow_ui_command
@@ -63,7 +59,7 @@ def _lines(report: ReportRecord) -> list[tuple[str, str]]:
     return [
         *lines,
         ("loss", f"{loss} after {trained.num_steps} steps in {trained.seconds_training:.0f} s"),
-        ("adapter", f"{_near(saved.folder)} ({saved.weights.size_bytes / 1e6:.1f} MB)"),
+        ("adapter", f"{near(saved.folder)} ({saved.weights.size_bytes / 1e6:.1f} MB)"),
         *([("on the Hub", saved.hub_url)] if saved.hub_url else []),
         ("MLflow run", _mlflow_run(report.run)),
         *_waiting(report.run),
@@ -79,16 +75,3 @@ def _mlflow_run(run: RunRecord) -> str:
 def _waiting(run: RunRecord) -> list[tuple[str, str]]:
     waiting = Tracker(run).what_waits()
     return [("waiting", f"{waiting}; ship with: {ship_command(run)}")] if waiting else []
-
-
-def _near(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def runnable(command: str) -> str:
-    """Write programs of this environment with their path where the shell would not find them."""
-    for program in ("mlflow", "prefect"):
-        ours = Path(sys.executable).with_name(program)
-        if shutil.which(program) != str(ours):
-            command = re.sub(rf"(^|\s){program} ", rf"\1{_near(ours)} ", command)
-    return command

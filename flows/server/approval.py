@@ -10,8 +10,8 @@ from prefect.settings import get_current_settings
 from prefect.states import Running
 from pydantic import Field
 
-from flows.cli.summary import runnable
 from flows.server.embedded import ui_command
+from flows.server.programs import runnable
 from tasks.config import ApprovalSettings, OnTimeout
 from tasks.errors import UserError
 from tasks.records import DecisionRecord, Outcome

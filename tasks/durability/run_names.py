@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from pydantic import ValidationError
 
 from tasks.config import PredictBatchConfig, RetrainAdapterConfig, TrainAdapterConfig
-from tasks.durability.tracked_run import run_folder
+from tasks.durability.run_folder import run_folder
 
 _LONGEST_PART = 32
 _LONGEST_NAME = 80

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from tasks.config import TrainAdapterConfig
 from tasks.durability.dead_runs import end_dead_runs
 from tasks.durability.retention import tidy
+from tasks.durability.run_folder import check_output_folder, run_folder
 from tasks.durability.run_lock import alive
 from tasks.durability.unchanged import INPUTS_TAG, fingerprint
 from tasks.errors import UserError
@@ -20,7 +21,6 @@ from tasks.runtime import home
 from tasks.runtime.links import link_to_prefect
 from tasks.runtime.progress import logger
 from tasks.tracking import Status, Tracker, open_run, ship_all, ship_command
-from tasks.validate_inputs import check_output_folder, output_folder
 
 _SECONDS_FOR_EARLIER_RUNS = 5.0
 _SECONDS_FOR_THE_LOCK = 10.0
@@ -65,11 +65,6 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
 
 def _own_folder(config: TrainAdapterConfig) -> Path:
     return run_folder(config, str(flow_run.get_name()), str(flow_run.get_id()))
-
-
-def run_folder(config: TrainAdapterConfig, name: str, flow_run_id: str) -> Path:
-    """Give the folder that a flow run writes to."""
-    return output_folder(config) / f"{name}-{flow_run_id[:8]}"
 
 
 @contextmanager

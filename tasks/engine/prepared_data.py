@@ -10,7 +10,7 @@ from tasks.engine.base.sources import BaseSource
 from tasks.engine.data.examples import ExampleSets, Split, read_examples
 from tasks.engine.data.rendering import Renderer, choose_template
 from tasks.engine.data.tokenization import TokenizedSplit
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, DataRecord
 
@@ -71,7 +71,7 @@ def _prepare(
     on_progress: OnRows | None = None,
 ) -> PreparedData:
     tokenizer = load_tokenizer(base.location, base.revision)
-    task = model_task(base.settings.task)
+    task = objective_of(base.settings.task)
     is_text = sets.row_format in (RowFormat.TEXT, RowFormat.LABELLED, RowFormat.TAGGED)
     template = choose_template(settings.template, tokenizer, is_text=is_text)
     renderer = Renderer.of(tokenizer, template, sets.row_format)

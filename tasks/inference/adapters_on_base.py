@@ -7,7 +7,7 @@ from typing import Any
 from tasks.config import AdapterSettings, BaseModelSettings, Task, TrackingSettings
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.base.task_traits import traits_of
 from tasks.errors import UserError
 from tasks.runtime.progress import logger
 from tasks.tracking import fetched_adapter, is_mlflow_uri
@@ -91,9 +91,9 @@ def _told_of_base(adapter: AdapterFolder) -> Mapping[str, Any]:
     """Give what an adapter tells of its base: its manifest, or else what PEFT writes."""
     if recorded := adapter.manifest.get("base_model"):
         return dict(recorded)
-    kinds = {model_task(task).peft_task_type: task for task in Task}
-    task = kinds.get(str(adapter.config.task_type), Task.CAUSAL_LM)
-    if model_task(task).generates:
+    tasks = {traits_of(task).peft_task_type: task for task in Task}
+    task = tasks.get(str(adapter.config.task_type), Task.CAUSAL_LM)
+    if traits_of(task).generates:
         return {"task": task}
     # PEFT keeps no names of classes; transformers' own are these.
     return {"task": task, "labels": [f"LABEL_{number}" for number in range(_num_classes(adapter))]}

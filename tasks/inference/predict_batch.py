@@ -7,10 +7,10 @@ from tasks.config import PredictBatchConfig
 from tasks.durability.step import step
 from tasks.engine.adapters.adapter_set import AdapterSet, LoadedAdapter
 from tasks.engine.adapters.compatibility import tokenizer_identity
-from tasks.engine.data.question_files import QuestionFile, check_columns, open_questions
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.base.task_traits import traits_of
 from tasks.engine.scoring.answer_files import write_answers
 from tasks.engine.scoring.prediction import Answered, Question, answer_questions
+from tasks.engine.scoring.question_files import QuestionFile, check_columns, open_questions
 from tasks.inference.adapters_on_base import found_adapters, load_adapters
 from tasks.inference.answer_chunks import AnswerChunks
 from tasks.records import FileRecord, PredictionRecord
@@ -47,7 +47,7 @@ def predict_batch(config: PredictBatchConfig) -> PredictionRecord:
 def _columns(config: PredictBatchConfig, adapters: AdapterSet) -> dict[str, str]:
     """Name the new columns, by what of an answer goes there."""
     columns = {"answer": config.answer_column}
-    if not model_task(adapters.base.settings.task).generates:
+    if not traits_of(adapters.base.settings.task).generates:
         columns["probability"] = config.probability_column
     return {**columns, "error": config.error_column}
 

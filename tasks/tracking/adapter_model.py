@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tasks.config import Task
 from tasks.engine.base.sources import BaseSource
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.base.task_traits import traits_of
 from tasks.records import BaseModelRecord, SavedRecord
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def model_config(
         "base_fingerprint": base.fingerprint,
         "dtype": dtype,
         "quantization": str(base.settings.quantization),
-        "auto_class": model_task(base.settings.task).auto_class,
+        "auto_class": traits_of(base.settings.task).auto_class,
         "labels": list(base.settings.labels),
         "adapters": dict(templates),
         "default_adapter": next(iter(templates)),
@@ -150,7 +150,7 @@ def signature(adapter: str, base: BaseSource | BaseModelRecord) -> "ModelSignatu
     from mlflow.types.schema import AnyType, Array
 
     named = ParamSpec("adapter", DataType.string, adapter)
-    if not model_task(base.settings.task).generates:
+    if not traits_of(base.settings.task).generates:
         given, label = ColSpec(DataType.string, "text"), ColSpec(DataType.string, "label")
         if base.settings.task is Task.TOKEN_CLASSIFICATION:
             words = Array(DataType.string)

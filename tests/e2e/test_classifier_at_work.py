@@ -21,6 +21,7 @@ from tasks.inference import predict_batch as task
 from tasks.inference.adapters_on_base import base_of
 from tasks.inference.exporting import merge_adapter
 from tasks.records import ReportRecord
+from tasks.validate_inputs import check_inputs
 
 ROWS = [*LABELLED] * 4
 ANIMAL, MONEY, PLACE = (str(row["text"]) for row in LABELLED[:3])
@@ -105,7 +106,7 @@ def test_check_says_what_the_run_then_does(
     report: ReportRecord, config: TrainAdapterConfig
 ) -> None:
     """The forecast counts the head, and its probe trains."""
-    found = forecast(config, with_probe=True)
+    found = forecast(config, *check_inputs(config), with_probe=True)
     assert found.task == "sequence-classification"
     assert found.data == report.data
     assert found.num_trainable_parameters == report.trained.injected.num_trainable_parameters

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import LoraInit, LoraSettings, Task
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.base.task_traits import traits_of
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, LoraRecord, TargetMatches
 
@@ -42,13 +42,13 @@ def resolve_lora(
 
     if settings.init is LoraInit.ORTHOGONAL and settings.r % 2:
         raise UserError(f"lora.init orthogonal needs an even rank; lora.r is {settings.r}")
-    kind = model_task(task)
-    head = kind.head_modules(skeleton)
+    traits = traits_of(task)
+    head = traits.head_modules(skeleton)
     targets = _resolve_targets(settings.target_modules, skeleton, head)
     whole = list(dict.fromkeys([*settings.modules_to_save, *head]))
     _check_modules_to_save(whole, targets, skeleton)
     return LoraConfig(
-        task_type=kind.peft_task_type,
+        task_type=traits.peft_task_type,
         r=settings.r,
         lora_alpha=2 * settings.r if settings.lora_alpha is None else settings.lora_alpha,
         lora_dropout=settings.lora_dropout,

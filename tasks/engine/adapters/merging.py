@@ -18,7 +18,7 @@ from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.base.base_models import load_base, load_config, load_tokenizer
 from tasks.engine.base.license import license_of
 from tasks.engine.base.sources import BaseSource, find_base
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.base.task_traits import traits_of
 from tasks.engine.whole_folders import check_new, whole_folder, write_manifest
 from tasks.errors import VerificationError
 from tasks.records import FileRecord, MergedRecord, PackedGap
@@ -198,7 +198,7 @@ def _card(record: MergedRecord, source: BaseSource) -> str:
 base_model: {record.base_model}
 base_model_relation: finetune
 library_name: transformers
-pipeline_tag: {model_task(source.settings.task).pipeline_tag}
+pipeline_tag: {traits_of(source.settings.task).pipeline_tag}
 {licence}tags: [adapterflow, merged-lora]
 ---
 # {record.base_model} with a LoRA adapter merged in

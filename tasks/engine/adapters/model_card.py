@@ -4,7 +4,7 @@ import yaml
 
 from tasks.config import OutputSettings
 from tasks.engine.base.license import license_of
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.base.task_traits import traits_of
 from tasks.records import DataRecord, TrainedRecord
 
 
@@ -18,7 +18,7 @@ def _metadata(trained: TrainedRecord, output: OutputSettings) -> str:
     fields = {
         "base_model": base.reference,
         "library_name": "peft",
-        "pipeline_tag": model_task(base.settings.task).pipeline_tag,
+        "pipeline_tag": traits_of(base.settings.task).pipeline_tag,
         "tags": ["lora", "adapterflow"],
         **({"license": output.license} if output.license else license_of(base)),
         "language": output.language or None,
@@ -35,7 +35,7 @@ def _body(trained: TrainedRecord, data: DataRecord) -> str:
     eval_loss = "not measured" if trained.eval_loss is None else f"{trained.eval_loss:.4f}"
     revision = f', revision="{base.revision}"' if base.revision else ""
     targets = ", ".join(lora.matches.per_target)
-    auto_class = model_task(base.settings.task).auto_class
+    auto_class = traits_of(base.settings.task).auto_class
     learnt = f" ({data.train.num_trained_tokens:,} trained tokens)" if not data.labels else ""
     return f"""# LoRA adapter for {base.reference}
 

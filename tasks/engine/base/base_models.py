@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.config import BaseModelSettings, Dtype, Quantization, Task
 from tasks.engine.base.memory import give_back
 from tasks.engine.base.sources import BaseSource
+from tasks.engine.base.task_traits import traits_of
 from tasks.engine.failures import failure
-from tasks.engine.objectives.model_task import model_task
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord
 
@@ -24,7 +24,7 @@ _HEAD_SEED = 0
 def _auto_class(task: Task) -> Any:  # noqa: ANN401 - an Auto class has no common type
     import transformers
 
-    return getattr(transformers, model_task(task).auto_class)
+    return getattr(transformers, traits_of(task).auto_class)
 
 
 @lru_cache(maxsize=4)
@@ -77,8 +77,29 @@ def load_config(source: BaseSource | BaseModelRecord) -> "PretrainedConfig":
         reason = str(error).strip().splitlines()[0]
         message = f"transformers cannot read the configuration of {source.location!r}: {reason}"
         raise failure(error, message) from error
-    model_task(source.settings.task).complete_config(config, source)
+    if not traits_of(source.settings.task).generates:
+        _name_classes(config, source)
     return config
+
+
+def _name_classes(config: "PretrainedConfig", source: BaseSource | BaseModelRecord) -> None:
+    """Write the classes into the configuration, and the padding token.
+
+    Decoders with a classification head look for the last token that is not padding.
+
+    Raises:
+        UserError: no classes are known.
+    """
+    labels = source.settings.labels
+    if not labels:
+        raise UserError(
+            f"base_model.labels is empty, but task {source.settings.task.value} needs the "
+            "classes; name them in the order of the model's outputs"
+        )
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
+    tokenizer = load_tokenizer(source.location, source.revision)
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def load_skeleton(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
@@ -181,7 +202,7 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         message = f"the base model {source.location!r} cannot be loaded: {error}"
         raise failure(error, message) from error
-    head = model_task(settings.task).head_modules(model)
+    head = traits_of(settings.task).head_modules(model)
     missing = sorted(key for key in info["missing_keys"] if key.partition(".")[0] not in head)
     if missing:
         # transformers only logs it, and goes on with random numbers in their place.
@@ -235,7 +256,7 @@ def _quantization_config(source: BaseSource | BaseModelRecord, dtype: "torch.dty
     if settings.quantization is Quantization.NONE:
         return None
     # What trains whole can't be packed. Unless told, transformers leaves out the output layer.
-    skipped = model_task(settings.task).head_modules(load_skeleton(source)) or None
+    skipped = traits_of(settings.task).head_modules(load_skeleton(source)) or None
     if settings.quantization is Quantization.NF4:
         return BitsAndBytesConfig(
             load_in_4bit=True,

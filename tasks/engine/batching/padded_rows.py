@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Padding:
-    """What `ModelTask` asks about batches where rows can only be padded."""
+    """What `Objective` asks about batches where rows can only be padded."""
 
     def choose_batching(
         self,

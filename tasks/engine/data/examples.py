@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from tasks.config import Task
 from tasks.config.data import DataSettings, RowFormat
 from tasks.config.reading import is_hub_dataset
+from tasks.engine.base.task_traits import traits_of
 from tasks.engine.data.row_formats import BadRowError, Example, detect_row_format, read_example
 from tasks.engine.data.row_sources import Row, read_rows
-from tasks.engine.objectives.model_task import model_task
 from tasks.errors import UserError
 
 _Numbered = list[tuple[Row, Example]]
@@ -78,7 +78,7 @@ def read_examples(
     """
     train_revision, eval_revision = _revisions(settings)
     rows = read_rows(settings.train, settings.train_split, train_revision)
-    learnable = model_task(task).row_formats
+    learnable = traits_of(task).row_formats
     row_format = detect_row_format(rows[0], settings.train, settings.format, learnable)
     numbered = _checked(rows, row_format, settings.train)
     if row_format in _CLASSIFIED:

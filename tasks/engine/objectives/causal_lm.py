@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from tasks.config import DataSettings, RowFormat, TrainingSettings
+from tasks.config import DataSettings, Task, TrainingSettings
 from tasks.engine.base.base_models import mixed_precision
 from tasks.engine.base.sources import BaseSource
+from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Batches, Part
 from tasks.engine.data.examples import Split
 from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.row_formats import GENERATIVE, Example
+from tasks.engine.data.row_formats import Example
 from tasks.engine.data.token_cache import tokenized
 from tasks.engine.data.tokenization import TokenizedSplit, tokenize_split
 from tasks.engine.objectives.generation import Generating
@@ -27,12 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CausalLM(Generating):
-    """A causal language model; see `ModelTask`."""
+    """A causal language model; see `Objective`."""
 
-    auto_class: str = "AutoModelForCausalLM"
-    peft_task_type: str = "CAUSAL_LM"
-    pipeline_tag: str = "text-generation"
-    row_formats: tuple[RowFormat, ...] = GENERATIVE
+    traits: ClassVar[TaskTraits] = traits_of(Task.CAUSAL_LM)
 
     def tokenize(
         self,

@@ -8,50 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.engine.base.base_models import load_tokenizer, mixed_precision
-from tasks.engine.base.sources import BaseSource
+from tasks.engine.base.base_models import mixed_precision
 from tasks.engine.batching.batches import Batches, Part
 from tasks.engine.batching.padded_rows import LabelledBatches, Padding, longest_input, model_inputs
-from tasks.errors import UserError
-from tasks.records import BaseModelRecord, TrainingPlan
+from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class Classifying(Padding):
-    """What `ModelTask` asks of a model with one output a class."""
-
-    generates: bool = False
-
-    def complete_config(
-        self, config: "PretrainedConfig", source: BaseSource | BaseModelRecord
-    ) -> None:
-        """Name the classes, and the token that does not count: decoders look for the last other.
-
-        Raises:
-            UserError: no classes are known.
-        """
-        labels = source.settings.labels
-        if not labels:
-            raise UserError(
-                f"base_model.labels is empty, but task {source.settings.task.value} needs the "
-                "classes; name them in the order of the model's outputs"
-            )
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: number for number, label in enumerate(labels)}
-        tokenizer = load_tokenizer(source.location, source.revision)
-        config.get_text_config().pad_token_id = tokenizer.pad_token_id
-
-    def head_modules(self, model: "PreTrainedModel") -> list[str]:
-        """Name what stands beside the base model proper and has weights."""
-        return [
-            name
-            for name, child in model.named_children()
-            if name != model.base_model_prefix and next(child.parameters(), None) is not None
-        ]
+    """What `Objective` asks of a model with one output a class."""
 
     def label_nats(self, model: "PreTrainedModel", part: Part) -> "Tensor":
         """Give each class's cross entropy."""

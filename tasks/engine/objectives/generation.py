@@ -6,29 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.engine.objectives.model_task import Answer
+from tasks.engine.objectives.objective import Answer
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from tasks.engine.base.sources import BaseSource
-    from tasks.records import BaseModelRecord
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class Generating:
-    """What `ModelTask` asks of a language model, whose output layer the base has."""
-
-    generates: bool = True
-
-    def complete_config(
-        self, config: "PretrainedConfig", source: "BaseSource | BaseModelRecord"
-    ) -> None:
-        """Leave the configuration as it is."""
-
-    def head_modules(self, model: "PreTrainedModel") -> list[str]:  # noqa: ARG002
-        """Name none."""
-        return []
+    """What `Objective` asks of a language model, whose output layer the base has."""
 
     def metrics(
         self,

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from tasks.config import DataSettings, LossOn, RowFormat
+from tasks.config import DataSettings, LossOn, Task
 from tasks.engine.base.base_models import load_config, mixed_precision
 from tasks.engine.base.sources import BaseSource
+from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Batch, Batches, Part, Row, as_batch, cut
 from tasks.engine.batching.padded_rows import Padding, longest_input, model_inputs, padded_part
 from tasks.engine.data.examples import Split
@@ -14,7 +15,7 @@ from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example
 from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
 from tasks.engine.objectives.generation import Generating
-from tasks.engine.objectives.model_task import Answer
+from tasks.engine.objectives.objective import Answer
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, TrainingPlan
 
@@ -62,16 +63,9 @@ class PairBatches:
 
 @dataclass(frozen=True)
 class Seq2Seq(Generating, Padding):
-    """A model of an encoder and a decoder; see `ModelTask`."""
+    """A model of an encoder and a decoder; see `Objective`."""
 
-    auto_class: str = "AutoModelForSeq2SeqLM"
-    peft_task_type: str = "SEQ_2_SEQ_LM"
-    pipeline_tag: str = "text2text-generation"
-    row_formats: tuple[RowFormat, ...] = (
-        RowFormat.MESSAGES,
-        RowFormat.PROMPT_COMPLETION,
-        RowFormat.INSTRUCTION,
-    )
+    traits: ClassVar[TaskTraits] = traits_of(Task.SEQ2SEQ)
 
     def tokenize(
         self,

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tasks.config import DataSettings, RowFormat
+from tasks.config import DataSettings, Task
 from tasks.engine.base.base_models import load_config
 from tasks.engine.base.sources import BaseSource
+from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Part
 from tasks.engine.batching.padded_rows import longest_input
 from tasks.engine.data.examples import Split
@@ -15,7 +16,7 @@ from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example
 from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
 from tasks.engine.objectives.classes import Classifying, class_logits, class_scores, guesses
-from tasks.engine.objectives.model_task import Answer
+from tasks.engine.objectives.objective import Answer
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, TrainingPlan
 
@@ -35,12 +36,9 @@ class ClassifiedRow(TokenizedRow):
 
 @dataclass(frozen=True)
 class SequenceClassification(Classifying):
-    """A model with one output a class; see `ModelTask`."""
+    """A model with one output a class; see `Objective`."""
 
-    auto_class: str = "AutoModelForSequenceClassification"
-    peft_task_type: str = "SEQ_CLS"
-    pipeline_tag: str = "text-classification"
-    row_formats: tuple[RowFormat, ...] = (RowFormat.LABELLED,)
+    traits: ClassVar[TaskTraits] = traits_of(Task.SEQUENCE_CLASSIFICATION)
 
     def tokenize(
         self,

@@ -7,11 +7,12 @@ section 5.3); its other tokens have no label.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tasks.config import DataSettings, RowFormat
+from tasks.config import DataSettings, Task
 from tasks.engine.base.base_models import load_config
 from tasks.engine.base.sources import BaseSource
+from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Part
 from tasks.engine.batching.padded_rows import longest_input
 from tasks.engine.data.examples import Split
@@ -21,7 +22,7 @@ from tasks.engine.data.tokenization import IGNORED, TokenizedRow, TokenizedSplit
 from tasks.engine.objectives.class_counts import entity_f1
 from tasks.engine.objectives.classes import Classifying, Guess, class_logits, class_scores, guesses
 from tasks.engine.objectives.entities import names_entities
-from tasks.engine.objectives.model_task import Answer
+from tasks.engine.objectives.objective import Answer
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, TrainingPlan
 
@@ -44,12 +45,9 @@ class TaggedRow(TokenizedRow):
 
 @dataclass(frozen=True)
 class TokenClassification(Classifying):
-    """A model with one output a class for each token; see `ModelTask`."""
+    """A model with one output a class for each token; see `Objective`."""
 
-    auto_class: str = "AutoModelForTokenClassification"
-    peft_task_type: str = "TOKEN_CLS"
-    pipeline_tag: str = "token-classification"
-    row_formats: tuple[RowFormat, ...] = (RowFormat.TAGGED,)
+    traits: ClassVar[TaskTraits] = traits_of(Task.TOKEN_CLASSIFICATION)
 
     def tokenize(
         self,

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.engine.data.question_files import QuestionFile
 from tasks.engine.scoring.prediction import Answered
+from tasks.engine.scoring.question_files import QuestionFile
 from tasks.errors import UserError
 
 

@@ -10,7 +10,7 @@ from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.batching.batches import as_items
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow
-from tasks.engine.objectives.model_task import ModelTask
+from tasks.engine.objectives.objective import Objective
 from tasks.engine.scoring.held_out import HeldOut
 from tasks.engine.scoring.model_scores import ModelScores, RowScores
 from tasks.records import TrainingPlan
@@ -93,7 +93,7 @@ def evaluate(
 
 
 def row_losses(
-    task: ModelTask,
+    task: Objective,
     model: "PreTrainedModel",
     rows: Sequence[TokenizedRow],
     pad_token_id: int,

@@ -11,7 +11,8 @@ from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import BadRowError, Example, detect_row_format, read_example
 from tasks.engine.data.row_sources import read_rows
 from tasks.engine.objectives.generation import matches
-from tasks.engine.objectives.model_task import ModelTask, model_task
+from tasks.engine.objectives.objective import Objective
+from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
     Raises:
         UserError: the rows can't be read, have no answers, or are plain text.
     """
-    kind = model_task(task)
+    kind = objective_of(task)
     row_format, examples = read_answered(rows, kind)
     tokenizer = check_tokenizer(adapter, tokenizer)
     template = template_of(adapter, tokenizer)
@@ -56,14 +57,14 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
     return score
 
 
-def read_answered(file: Path, kind: ModelTask) -> tuple[RowFormat, list[Example]]:
+def read_answered(file: Path, kind: Objective) -> tuple[RowFormat, list[Example]]:
     """Read the rows of a file, each with its answer.
 
     Raises:
         UserError: the rows can't be read, have no answers, or are plain text.
     """
     rows = read_rows(str(file), "train", None)
-    row_format = detect_row_format(rows[0], str(file), learnable=kind.row_formats)
+    row_format = detect_row_format(rows[0], str(file), learnable=kind.traits.row_formats)
     if row_format is RowFormat.TEXT:
         raise UserError(f"{file} has plain text, which has no answers to score")
     examples = []

@@ -20,7 +20,8 @@ from tasks.engine.data.examples import Split
 from tasks.engine.data.rendering import Rendered, Renderer
 from tasks.engine.data.row_formats import Example
 from tasks.engine.data.tokenization import TokenizedRow
-from tasks.engine.objectives.model_task import ModelTask, model_task
+from tasks.engine.objectives.objective import Objective
+from tasks.engine.objectives.registry import objective_of
 from tasks.engine.scoring.exact_match import read_answered
 from tasks.engine.scoring.row_metrics import RowMetric, resolve_kind, row_metrics
 from tasks.errors import UserError
@@ -35,7 +36,7 @@ _KINDS = {RowFormat.LABELLED: AnswerKind.LABELS, RowFormat.TAGGED: AnswerKind.TA
 class HeldOut:
     """The rows that decide, and how they are measured."""
 
-    task: ModelTask
+    task: Objective
     file: FileRecord
     row_format: RowFormat
     examples: Sequence[Example]
@@ -69,7 +70,7 @@ class HeldOut:
                 `data.max_length`.
         """
         settings = self.data.model_copy(update={"on_lost_answer": OnLostAnswer.ERROR})
-        if self.task.generates:
+        if self.task.traits.generates:
             settings = settings.model_copy(update={"loss_on": LossOn.COMPLETION})
             renderer = _LastAnswer(renderer.tokenizer, renderer.template, renderer.separator)
         split = Split(self.source, self.evaluation.sha256, tuple(self.examples))
@@ -85,7 +86,7 @@ class HeldOut:
         self._check_classes(base.settings.labels)
         self.tokenized(renderer, base)
         limit = getattr(load_config(base).get_text_config(), "max_position_embeddings", None)
-        if not limit or not self.task.generates:  # what is classified is cut, as in training
+        if not limit or not self.task.traits.generates:  # what is classified is cut, as in training
             return
         for example in self.examples:
             encoded = renderer.tokenizer(self.task.prompt(renderer, example))["input_ids"]
@@ -141,7 +142,7 @@ def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task
             f"{evaluation.sha256}: scores on other rows can't be compared; restore the file, or "
             "set the new sha256"
         )
-    work = model_task(task)
+    work = objective_of(task)
     row_format, examples = read_answered(path, work)
     expected = [example.answer for example in examples]
     kind = resolve_kind(_KINDS.get(row_format, evaluation.answers), expected)

@@ -9,7 +9,7 @@ from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import BadRowError, Example, read_question
 from tasks.engine.data.row_sources import Row
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def answer_questions(
     Returns:
         One a question, in their order.
     """
-    kind = model_task(adapters.base.settings.task)
+    kind = objective_of(adapters.base.settings.task)
     done: dict[int, Answered] = {}
     prompts: dict[int, _Prompt] = {}
     for index, question in enumerate(questions):
@@ -128,13 +128,13 @@ def _render(adapters: AdapterSet, question: Question, max_new_tokens: int) -> _P
     adapter, example = adapters.adapters[question.adapter], question.example
     is_chat = adapter.template is Template.CHAT and example.text is None
     renderer = Renderer.of(adapter.tokenizer, adapter.template, question.row_format)
-    kind = model_task(adapters.base.settings.task)
+    kind = objective_of(adapters.base.settings.task)
     try:
         text = kind.prompt(renderer, example)
     except UserError as error:
         return Answered(error=str(error))
     prompt = _Prompt(question.adapter, text, adds_special_tokens=not is_chat)
-    room = max_new_tokens if kind.generates else 0
+    room = max_new_tokens if kind.traits.generates else 0
     too_long = _too_long(adapters, adapter.tokenizer, prompt, room)
     return Answered(error=f"row {example.row}: {too_long}") if too_long else prompt
 

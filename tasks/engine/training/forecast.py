@@ -22,7 +22,6 @@ from tasks.engine.data.tokenization import shared_prefix_length
 from tasks.engine.prepared_data import PreparedData
 from tasks.records import DataRecord, Record
 from tasks.runtime.measuring import measured
-from tasks.validate_inputs import check_inputs
 
 # Enough for the memory to reach its peak, and for one slow step not to count.
 _PROBE_STEPS = 6
@@ -72,13 +71,14 @@ class Forecast(Record):
         return self.num_steps * self.probe.seconds_per_step + evaluations
 
 
-def forecast(config: TrainAdapterConfig, *, with_probe: bool) -> Forecast:
-    """Say what training as configured will take.
+def forecast(
+    config: TrainAdapterConfig, source: BaseSource, data: PreparedData, *, with_probe: bool
+) -> Forecast:
+    """Return what training as configured will take, on inputs that were checked.
 
     Raises:
         UserError: anything that was given cannot work, as the run itself would say.
     """
-    source, data = check_inputs(config)
     skeleton = base_models.load_skeleton(source)
     num_base = skeleton.num_parameters()
     config_of_lora = lora.resolve_lora(config.lora, skeleton, config.base_model.task)

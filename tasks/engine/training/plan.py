@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tasks.config import TrainingSettings
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.objectives.registry import objective_of
 from tasks.engine.prepared_data import PreparedData
 from tasks.engine.training.checkpoints import Checkpoints
 from tasks.errors import AdapterflowError
@@ -33,7 +33,7 @@ def planned(
     made_for = sha256("".join(part.model_dump_json() for part in inputs).encode()).hexdigest()
     plan = checkpoints.plan(made_for)
     if plan is None:
-        task = model_task(injected.lora.base.settings.task)
+        task = objective_of(injected.lora.base.settings.task)
         choice = task.choose_batching(settings, data, model)
         plan = TrainingPlan(
             made_for=made_for,

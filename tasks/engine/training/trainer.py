@@ -22,7 +22,7 @@ from tasks.engine.data.tokenization import IGNORED
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
 from tasks.engine.kernels.lean_layers import lean_layers
 from tasks.engine.kernels.row_attention import attending_by_row
-from tasks.engine.objectives.model_task import ModelTask
+from tasks.engine.objectives.objective import Objective
 from tasks.engine.training.checkpoints import Checkpoints, Kept, kept_in
 from tasks.records import TrainingPlan
 
@@ -53,7 +53,7 @@ class AdapterTrainer(Trainer):
         self,
         *,
         adapter_name: str,
-        task: ModelTask,
+        task: Objective,
         order: RowOrder,
         checkpoints: Checkpoints,
         num_checkpoints: int,

@@ -19,7 +19,7 @@ from tasks.engine.base.memory import give_back
 from tasks.engine.batching.batches import as_items
 from tasks.engine.batching.row_order import row_order
 from tasks.engine.failures import is_of_the_memory
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.objectives.registry import objective_of
 from tasks.engine.prepared_data import PreparedData
 from tasks.engine.training.arguments import training_arguments
 from tasks.engine.training.callbacks import OnTraining, Pace, Watch
@@ -156,7 +156,7 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
 ) -> AdapterTrainer:
     rows = data.train.rows
     held_out = Rows(as_items(data.eval.rows)) if data.eval else None
-    task = model_task(injected.lora.base.settings.task)
+    task = objective_of(injected.lora.base.settings.task)
     trainer = AdapterTrainer(
         adapter_name=injected.lora.adapter_name,
         task=task,

@@ -24,7 +24,7 @@ from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow
-from tasks.engine.objectives.model_task import model_task
+from tasks.engine.objectives.registry import objective_of
 from tasks.engine.objectives.seq2seq import PairRow
 from tasks.engine.objectives.sequence_classification import ClassifiedRow
 from tasks.engine.scoring.evaluation import PADDED, evaluate, row_losses
@@ -130,7 +130,7 @@ def test_other_tasks_have_a_loss_a_row_too(task: Task, tmp_path: Path) -> None:
     labels = LABELS if task is Task.SEQUENCE_CLASSIFICATION else ()
     given = {"source": str(make(tmp_path / "base")), "task": task, "labels": labels}
     model = load_base(find_base(BaseModelSettings.model_validate({**given, "dtype": "float32"})))
-    work = model_task(task)
+    work = objective_of(task)
     together = row_losses(work, model, rows, 0, 3)
     for row, (nats, num_labels) in zip(rows, together, strict=True):
         (part,) = work.make_batches(PADDED, 0)(as_items([row]))["parts"]

@@ -1,17 +1,19 @@
-"""What depends on the model's task, in one place: rows, tokens, batches, loss, metrics, answers.
+"""What depends on what is learnt: tokens, batches, loss, metrics, prompts and answers.
 
-A new task is one more object of this shape, in a file of its own.
+A new objective is one more class of this shape, in a file of its own, and an entry in the
+registry.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from tasks.config import DataSettings, RowFormat, Task, TrainingSettings
+from tasks.config import DataSettings, TrainingSettings
+from tasks.engine.base.task_traits import TaskTraits
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.engine.base.sources import BaseSource
     from tasks.engine.batching.batches import Batches, Part
@@ -34,42 +36,12 @@ class Answer:
     text that was generated."""
 
 
-class ModelTask(Protocol):
-    """All that is another for each task."""
+class Objective(Protocol):
+    """All that differs from task to task."""
 
     @property
-    def auto_class(self) -> str:
-        """Name the transformers class that loads a model for the task."""
-        ...
-
-    @property
-    def peft_task_type(self) -> str:
-        """Name the task as PEFT does."""
-        ...
-
-    @property
-    def pipeline_tag(self) -> str:
-        """Name the task as the Hub does."""
-        ...
-
-    @property
-    def row_formats(self) -> tuple[RowFormat, ...]:
-        """Give the formats of rows that can be learnt from."""
-        ...
-
-    @property
-    def generates(self) -> bool:
-        """Tell whether answers are generated, token by token."""
-        ...
-
-    def complete_config(
-        self, config: "PretrainedConfig", source: "BaseSource | BaseModelRecord"
-    ) -> None:
-        """Write into the base's configuration what the task needs beyond it."""
-        ...
-
-    def head_modules(self, model: "PreTrainedModel") -> list[str]:
-        """Name the modules that the base has no weights for, so that they train whole."""
+    def traits(self) -> TaskTraits:
+        """What is fixed for the task, whatever the model and the data."""
         ...
 
     def tokenize(
@@ -153,24 +125,3 @@ class ModelTask(Protocol):
     ) -> list[Answer]:
         """Answer prompts, in their order."""
         ...
-
-
-def model_task(task: Task) -> ModelTask:
-    """Give what there is for a task."""
-    match task:
-        case Task.SEQUENCE_CLASSIFICATION:
-            from tasks.engine.objectives.sequence_classification import SequenceClassification
-
-            return SequenceClassification()
-        case Task.TOKEN_CLASSIFICATION:
-            from tasks.engine.objectives.token_classification import TokenClassification
-
-            return TokenClassification()
-        case Task.SEQ2SEQ:
-            from tasks.engine.objectives.seq2seq import Seq2Seq
-
-            return Seq2Seq()
-        case Task.CAUSAL_LM:
-            from tasks.engine.objectives.causal_lm import CausalLM
-
-            return CausalLM()

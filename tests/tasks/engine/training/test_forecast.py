@@ -10,6 +10,7 @@ from tasks.config import TrainAdapterConfig
 from tasks.engine.training.forecast import forecast
 from tasks.errors import UserError
 from tasks.runtime import home
+from tasks.validate_inputs import check_inputs
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def config(tiny_base: Path, tmp_path: Path) -> TrainAdapterConfig:
 
 def test_the_counts_are_those_of_the_run(prefect_server: None, config: TrainAdapterConfig) -> None:
     """Steps, evaluations, parameters, tokens and batching are what the run then records."""
-    found = forecast(config, with_probe=True)
+    found = forecast(config, *check_inputs(config), with_probe=True)
     report = runs.execute(runs.create_run(config))
     trained, injected = report.trained, report.trained.injected
     evaluations = [point for point in trained.loss_curve if point.eval_loss is not None]
@@ -36,7 +37,7 @@ def test_the_counts_are_those_of_the_run(prefect_server: None, config: TrainAdap
 
 def test_the_probe_measures(config: TrainAdapterConfig) -> None:
     """Memory and seconds are those of real steps and evaluations."""
-    probe = forecast(config, with_probe=True).probe
+    probe = forecast(config, *check_inputs(config), with_probe=True).probe
     assert probe
     assert probe.peak_memory_bytes > probe.base_bytes > 0
     assert probe.seconds_per_step > 0
@@ -48,7 +49,7 @@ def test_without_a_probe_nothing_is_guessed(
 ) -> None:
     """The base is not even loaded, and the time is not known."""
     monkeypatch.setattr("tasks.engine.base.base_models.load_base", None)
-    found = forecast(config, with_probe=False)
+    found = forecast(config, *check_inputs(config), with_probe=False)
     assert (found.probe, found.seconds_training) == (None, None)
 
 
@@ -57,7 +58,7 @@ def test_nothing_is_left(
 ) -> None:
     """A check makes no run folder and no store; only what was converted or tokenised is kept."""
     monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
-    forecast(config, with_probe=True)
+    forecast(config, *check_inputs(config), with_probe=True)
     assert {path.name for path in home.home().iterdir()} <= {".cache"}
 
 
@@ -65,4 +66,8 @@ def test_a_mistake_is_the_runs_own(config: TrainAdapterConfig) -> None:
     """What would stop the run stops the check, with the same message."""
     lora = config.lora.model_copy(update={"target_modules": ["q_prj"]})
     with pytest.raises(UserError, match="did you mean q_proj"):
-        forecast(config.model_copy(update={"lora": lora}), with_probe=False)
+        forecast(
+            config.model_copy(update={"lora": lora}),
+            *check_inputs(config.model_copy(update={"lora": lora})),
+            with_probe=False,
+        )
