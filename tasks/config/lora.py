@@ -1,6 +1,8 @@
 """Step 2's settings: the shape of the adapter (LoRA, https://arxiv.org/abs/2106.09685)."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import ClassVar
 
 from pydantic import ConfigDict, Field
 
@@ -29,6 +31,7 @@ class LoraSettings(Section):
     """The adapter's rank, scale, targets and variants."""
 
     model_config = ConfigDict(title="LoRA")
+    former_names: ClassVar[Mapping[str, str]] = {"init": "init_lora_weights"}
 
     adapter_name: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]+$")
     """The adapter's name in the model and of its folder."""
@@ -59,6 +62,6 @@ class LoraSettings(Section):
     use_dora: bool = Field(title="DoRA", default=False)
     """Train magnitude and direction apart (DoRA, https://arxiv.org/abs/2402.09353)."""
 
-    init: LoraInit = LoraInit.DEFAULT
+    init_lora_weights: LoraInit = LoraInit.DEFAULT
     """`default`: A Kaiming-uniform, B zero. `pissa` and `olora` move the base's main directions
     into the adapter, and are saved as a plain LoRA of twice the rank."""

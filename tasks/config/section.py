@@ -1,10 +1,14 @@
 """What all sections of a configuration have in common."""
 
-from typing import Any
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
+
+log = logging.getLogger(__name__)
 
 
 def _title(name: str, _: Any) -> str:  # noqa: ANN401 - a field, or a computed one
@@ -26,6 +30,36 @@ class Section(BaseModel):
         protected_namespaces=(),
         field_title_generator=_title,
     )
+
+    former_names: ClassVar[Mapping[str, str]] = {}
+    """Fields by the names that they had in the release before, which are accepted for now."""
+    former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """By field, its values by the names that they had in the release before."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_former_names(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given
+        """Read settings by their former names, with a warning that names the new one.
+
+        Raises:
+            ValueError: a setting was given by both names.
+        """
+        if not isinstance(given, dict):
+            return given
+        renamed = dict(given)
+        for former, name in cls.former_names.items():
+            if former not in given:
+                continue
+            if name in given:
+                raise ValueError(f"{former} is now {name}, and both were given; remove {former}")
+            log.warning("the setting %s is now called %s; please rename it", former, name)
+            renamed[name] = renamed.pop(former)
+        for name, values in cls.former_values.items():
+            value = renamed.get(name)
+            if isinstance(value, str) and value in values:
+                log.warning("%s: %s is now called %s; please rename it", name, value, values[value])
+                renamed[name] = values[value]
+        return renamed
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -60,10 +60,11 @@ class TrainAdapterConfig(Section):
 
     @model_validator(mode="after")
     def _packed_weights_cannot_be_altered(self) -> Self:
-        packing, init = self.base_model.quantization, self.lora.init
+        packing, init = self.base_model.quantization, self.lora.init_lora_weights
         if packing is not Quantization.NONE and init in (LoraInit.PISSA, LoraInit.OLORA):
             raise ValueError(
-                f"lora.init {init.value} rewrites the base's weights, which base_model.quantization"
-                f" {packing.value} has packed; use init default, or quantization none"
+                f"lora.init_lora_weights {init.value} rewrites the base's weights, which "
+                f"base_model.quantization {packing.value} has quantized; use init_lora_weights "
+                "default, or quantization none"
             )
         return self

@@ -1,7 +1,8 @@
 """Step 4's settings: the optimisation and its schedule."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -28,7 +29,7 @@ class Batching(StrEnum):
 class Optimizer(StrEnum):
     """The form of AdamW."""
 
-    ADAMW = "adamw"
+    ADAMW_TORCH = "adamw_torch"
     PAGED_ADAMW_8BIT = "paged_adamw_8bit"
 
 
@@ -36,6 +37,12 @@ class TrainingSettings(Section):
     """How the adapter is trained."""
 
     model_config = ConfigDict(title="Training")
+    former_names: ClassVar[Mapping[str, str]] = {
+        "optimizer": "optim",
+        "lr_scheduler": "lr_scheduler_type",
+        "keep_best": "load_best_model_at_end",
+    }
+    former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"optim": {"adamw": "adamw_torch"}}
 
     num_train_epochs: float = Field(default=1.0, gt=0)
     """Passes over the training rows."""
@@ -52,11 +59,11 @@ class TrainingSettings(Section):
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate of AdamW; adapters want about ten times that of full fine-tuning."""
 
-    optimizer: Optimizer = Optimizer.ADAMW
+    optim: Optimizer = Optimizer.ADAMW_TORCH
     """`paged_adamw_8bit` (bitsandbytes) keeps its state in 8 bits, and in the computer's memory
     where the GPU's does not suffice; it needs a GPU, and has not been measured here."""
 
-    lr_scheduler: Scheduler = Scheduler.COSINE
+    lr_scheduler_type: Scheduler = Scheduler.COSINE
     """How the learning rate falls after the warm-up."""
 
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
@@ -84,7 +91,7 @@ class TrainingSettings(Section):
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop when the evaluation loss has not fallen for so many evaluations."""
 
-    keep_best: bool = True
+    load_best_model_at_end: bool = True
     """End with the checkpoint of the lowest evaluation loss, not with the last one."""
 
     checkpoint_minutes: float = Field(default=5.0, ge=0)

@@ -40,7 +40,7 @@ def config_of(base: Path, data: Path) -> TrainAdapterConfig:
         data,
         base_model={"task": "sequence-classification", "hub_id": None},
         lora={"target_modules": "all-linear"},
-        training={"num_train_epochs": 6, "learning_rate": 2e-2, "keep_best": False},
+        training={"num_train_epochs": 6, "learning_rate": 2e-2, "load_best_model_at_end": False},
         inference={"sample_rows": 100},
     )
 

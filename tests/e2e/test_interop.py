@@ -25,7 +25,7 @@ OURS: list[dict[str, object]] = [
     {"use_dora": True},
     {"modules_to_save": ["lm_head"]},
     {"target_modules": ["embed_tokens", "lm_head"]},
-    {"init": "pissa"},
+    {"init_lora_weights": "pissa"},
 ]
 THEIRS: list[dict[str, Any]] = [
     {},
@@ -68,7 +68,7 @@ def test_plain_peft_and_plain_transformers_read_ours(
         "transformers, with the base": AutoModelForCausalLM.from_pretrained(saved.folder),
     }
     # An adapter that altered its base adds up the same terms in another order.
-    atol = 1e-4 * live.abs().max().item() if "init" in settings else 0
+    atol = 1e-4 * live.abs().max().item() if "init_lora_weights" in settings else 0
     for reader in readers.values():
         torch.testing.assert_close(logits(reader), live, rtol=0, atol=atol)
 

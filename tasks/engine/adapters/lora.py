@@ -40,8 +40,10 @@ def resolve_lora(
     """
     from peft import LoraConfig
 
-    if settings.init is LoraInit.ORTHOGONAL and settings.r % 2:
-        raise UserError(f"lora.init orthogonal needs an even rank; lora.r is {settings.r}")
+    if settings.init_lora_weights is LoraInit.ORTHOGONAL and settings.r % 2:
+        raise UserError(
+            f"lora.init_lora_weights orthogonal needs an even rank; lora.r is {settings.r}"
+        )
     traits = traits_of(task)
     head = traits.head_modules(skeleton)
     targets = _resolve_targets(settings.target_modules, skeleton, head)
@@ -57,7 +59,7 @@ def resolve_lora(
         bias=settings.bias.value,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
-        init_lora_weights=_INIT.get(settings.init, settings.init.value),
+        init_lora_weights=_INIT.get(settings.init_lora_weights, settings.init_lora_weights.value),
     )
 
 

@@ -10,7 +10,7 @@ from tasks.config.training import Optimizer
 from tasks.records import InjectedRecord
 
 _OPTIMIZERS = {
-    Optimizer.ADAMW: "adamw_torch_fused",
+    Optimizer.ADAMW_TORCH: "adamw_torch_fused",
     Optimizer.PAGED_ADAMW_8BIT: "paged_adamw_8bit",
 }
 
@@ -33,9 +33,9 @@ def training_arguments(
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        optim=_OPTIMIZERS[settings.optimizer],
+        optim=_OPTIMIZERS[settings.optim],
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler.value,
+        lr_scheduler_type=settings.lr_scheduler_type.value,
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
@@ -45,7 +45,7 @@ def training_arguments(
         save_steps=settings.eval_steps or 500,
         # Patience and an early end are part of the state, too.
         restore_callback_states_from_checkpoint=True,
-        load_best_model_at_end=settings.keep_best and evaluates,
+        load_best_model_at_end=settings.load_best_model_at_end and evaluates,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=settings.logging_steps,

@@ -61,8 +61,8 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         VerificationError: the adapter did not change, the base did, no token was trained on, or a
             loss was not finite.
     """
-    if settings.optimizer is Optimizer.PAGED_ADAMW_8BIT and not torch.cuda.is_available():
-        raise UserError("training.optimizer paged_adamw_8bit needs a GPU; use adamw")
+    if settings.optim is Optimizer.PAGED_ADAMW_8BIT and not torch.cuda.is_available():
+        raise UserError("training.optim paged_adamw_8bit needs a GPU; use adamw_torch")
     if not data.record.train.num_trained_tokens:
         raise VerificationError("no token of the training rows is trained on")
     state, plan, seconds = _trained(
@@ -71,7 +71,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     change = _verify(model, injected, state)
     weights = adapter_state.read_adapter(model, injected.lora.adapter_name)
     file = adapter_state.save_weights(weights, folder / "trained" / adapter_state.WEIGHTS_FILE)
-    best = state.best_global_step if settings.keep_best and data.eval else None
+    best = state.best_global_step if settings.load_best_model_at_end and data.eval else None
     curve = loss_curve(state)
     passes = state.epoch or 0.0
     return TrainedRecord(

@@ -17,8 +17,8 @@ from tasks.errors import AdapterflowError, UserError
 
 VARIANTS = [
     {},
-    {"init": "pissa"},
-    {"init": "olora", "use_rslora": True},
+    {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "olora", "use_rslora": True},
     {"use_dora": True, "modules_to_save": ["lm_head"]},
 ]
 

@@ -21,10 +21,15 @@ VARIANTS = [
     {"use_rslora": True, "lora_dropout": 0.5},
     {"modules_to_save": ["lm_head"]},
     {"bias": "all"},
-    {"init": "gaussian"},
+    {"init_lora_weights": "gaussian"},
     {"target_modules": ["embed_tokens", "lm_head"]},
 ]
-ROUNDING = [{"init": "orthogonal"}, {"init": "pissa"}, {"init": "olora"}, {"use_dora": True}]
+ROUNDING = [
+    {"init_lora_weights": "orthogonal"},
+    {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "olora"},
+    {"use_dora": True},
+]
 
 
 def settings(**given: object) -> LoraSettings:
@@ -129,7 +134,9 @@ def test_an_adapter_is_told_by_its_whole_name() -> None:
     assert not adapter_state.is_adapter_parameter("lm_head.original_module.weight")
 
 
-@pytest.mark.parametrize("given", [{}, {"init": "gaussian"}, {"init": "orthogonal"}], ids=str)
+@pytest.mark.parametrize(
+    "given", [{}, {"init_lora_weights": "gaussian"}, {"init_lora_weights": "orthogonal"}], ids=str
+)
 def test_equal_seeds_give_equal_adapters(
     tiny_base: Path, tmp_path: Path, given: dict[str, object]
 ) -> None:

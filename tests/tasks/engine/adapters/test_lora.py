@@ -148,15 +148,17 @@ def test_a_module_is_adapted_or_trained_whole(tiny_base: Path) -> None:
 
 def test_an_odd_rank_cannot_be_orthogonal(tiny_base: Path) -> None:
     """PEFT's orthogonal matrices want an even rank; an odd one is refused by its number."""
-    assert "lora.r is 5" in refusal(tiny_base, r=5, init="orthogonal")
+    assert "lora.r is 5" in refusal(tiny_base, r=5, init_lora_weights="orthogonal")
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_a_packed_base_cannot_be_rewritten(init: str) -> None:
     """PiSSA and OLoRA alter the base's weights, so that a quantised base is refused."""
     given = {"base_model": {"source": "org/base", "quantization": "4bit"}, "data": {"train": "x"}}
-    with pytest.raises(ValueError, match=f"lora.init {init} rewrites the base's weights"):
-        TrainAdapterConfig.model_validate(given | {"lora": {"init": init}})
+    with pytest.raises(
+        ValueError, match=f"lora.init_lora_weights {init} rewrites the base's weights"
+    ):
+        TrainAdapterConfig.model_validate(given | {"lora": {"init_lora_weights": init}})
 
 
 def test_an_unusual_rank_is_remarked(tiny_base: Path) -> None:
@@ -192,10 +194,10 @@ VARIANTS = [
     {"use_dora": True},
     {"bias": "all"},
     {"bias": "lora_only"},
-    {"init": "pissa"},
-    {"init": "olora"},
-    {"init": "gaussian"},
-    {"init": "orthogonal"},
+    {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "olora"},
+    {"init_lora_weights": "gaussian"},
+    {"init_lora_weights": "orthogonal"},
     {"modules_to_save": ["lm_head"]},
     {"lora_dropout": 0.1, "lora_alpha": 3.5},
 ]
@@ -214,7 +216,6 @@ def test_a_configuration_survives_json(tiny_base: Path, given: dict[str, object]
 def test_a_choice_reaches_the_configuration(tiny_base: Path, given: dict[str, object]) -> None:
     """Each variant that is set is in PEFT's configuration, and is not there otherwise."""
     ((name, value),) = given.items()
-    name = {"init": "init_lora_weights"}.get(name, name)
 
     assert getattr(resolve(tiny_base, **given), name) == value
     assert getattr(resolve(tiny_base), name) != value

@@ -36,16 +36,16 @@ VARIANTS: list[dict[str, object]] = [
     {"modules_to_save": ["lm_head"]},
     {"modules_to_save": ["embed_tokens", "norm"]},
     {"target_modules": ["embed_tokens", "lm_head"]},
-    {"init": "gaussian"},
-    {"init": "orthogonal"},
+    {"init_lora_weights": "gaussian"},
+    {"init_lora_weights": "orthogonal"},
 ]
 ALTERING: list[dict[str, object]] = [
-    {"init": "pissa"},
-    {"init": "olora"},
-    {"init": "pissa", "use_rslora": True},
-    {"init": "olora", "use_dora": True},
-    {"init": "pissa", "modules_to_save": ["lm_head"]},
-    {"init": "pissa", "target_modules": ["embed_tokens", "q_proj"]},
+    {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "olora"},
+    {"init_lora_weights": "pissa", "use_rslora": True},
+    {"init_lora_weights": "olora", "use_dora": True},
+    {"init_lora_weights": "pissa", "modules_to_save": ["lm_head"]},
+    {"init_lora_weights": "pissa", "target_modules": ["embed_tokens", "q_proj"]},
 ]
 
 

@@ -48,7 +48,7 @@ PLAN = TrainingPlan(
     loss_in_chunks=False,
     num_threads=1,
 )
-LEARNING = training(max_steps=40, batch_size=5, keep_best=False)
+LEARNING = training(max_steps=40, batch_size=5, load_best_model_at_end=False)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_texts_are_learnt_by_adapter_and_head(bert: Path, tmp_path: Path) -> Non
 def test_the_metrics_are_of_the_held_out_rows(bert: Path, tmp_path: Path) -> None:
     """Accuracy and macro-F1 are those of a plain loop over the rows with the kept weights."""
     model, record = injected(bert, tmp_path, base_settings=classifier(bert))
-    result = train_here(model, record, tmp_path, training(keep_best=False))
+    result = train_here(model, record, tmp_path, training(load_best_model_at_end=False))
     held_out = prepared(record.lora.base, tmp_path).eval
     assert held_out is not None
     expected = [row.labels[0] for row in held_out.rows]

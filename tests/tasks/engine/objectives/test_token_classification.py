@@ -152,7 +152,7 @@ def report(
         Path(written(folder / "rows.jsonl", ROWS * 4)),
         base_model={"task": "token-classification", "hub_id": None},
         lora={"target_modules": "all-linear"},
-        training={"num_train_epochs": 6, "learning_rate": 2e-2, "keep_best": False},
+        training={"num_train_epochs": 6, "learning_rate": 2e-2, "load_best_model_at_end": False},
         inference={"sample_rows": 100},
     )
     return runs.execute(runs.create_run(config))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DROPOUT = LoraSettings(r=4, lora_dropout=0.3)
-WORSENING = training(max_steps=6, eval_steps=1, learning_rate=1.0, lr_scheduler="constant")
+WORSENING = training(max_steps=6, eval_steps=1, learning_rate=1.0, lr_scheduler_type="constant")
 
 
 class Killed(Exception):  # noqa: N818 - not an error of ours
@@ -91,10 +91,10 @@ WAYS: dict[str, dict[str, object]] = {
     "shared prefix": {"batching": "shared-prefix"},
     "accumulated, logged seldom": {"gradient_accumulation_steps": 2, "logging_steps": 3},
     "evaluated every third step": {"eval_steps": 3, "save_total_limit": 1},
-    "the last weights, stopped within a pass": {"keep_best": False, "max_steps": 7},
+    "the last weights, stopped within a pass": {"load_best_model_at_end": False, "max_steps": 7},
     "stopped early": {
         "learning_rate": 1.0,
-        "lr_scheduler": "constant",
+        "lr_scheduler_type": "constant",
         "eval_steps": 1,
         "early_stopping_patience": 1,
     },
@@ -199,7 +199,7 @@ def test_old_checkpoints_are_removed_but_the_best_and_the_last(
 
 
 def test_the_best_checkpoint_is_kept(tiny_base: Path, tmp_path: Path) -> None:
-    """With `keep_best` the run ends with the weights of the lowest held-out loss."""
+    """With `load_best_model_at_end` the run ends with the weights of the lowest held-out loss."""
     model, record = injected(tiny_base, tmp_path)
     result = train_here(model, record, tmp_path, WORSENING)
     losses = {p.step: p.eval_loss for p in result.loss_curve if p.eval_loss is not None}
@@ -213,9 +213,9 @@ def test_the_best_checkpoint_is_kept(tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_the_last_weights_are_kept_on_request(tiny_base: Path, tmp_path: Path) -> None:
-    """Without `keep_best` the run ends with the last weights and their held-out loss."""
+    """Without `load_best_model_at_end` the last weights and their held-out loss are kept."""
     model, record = injected(tiny_base, tmp_path)
-    last = WORSENING.model_copy(update={"keep_best": False})
+    last = WORSENING.model_copy(update={"load_best_model_at_end": False})
     result = train_here(model, record, tmp_path, last)
 
     assert result.best_step is None
@@ -224,11 +224,17 @@ def test_the_last_weights_are_kept_on_request(tiny_base: Path, tmp_path: Path) -
     assert final.read_bytes() == result.weights.path.read_bytes()
 
 
-@pytest.mark.parametrize("keep_best", [True, False])
-def test_early_stopping_stops(tiny_base: Path, tmp_path: Path, keep_best: object) -> None:
+@pytest.mark.parametrize("load_best_model_at_end", [True, False])
+def test_early_stopping_stops(
+    tiny_base: Path, tmp_path: Path, load_best_model_at_end: object
+) -> None:
     """A held-out loss that does not fall any more ends the run before its last step."""
     model, record = injected(tiny_base, tmp_path)
-    changes = {"early_stopping_patience": 1, "max_steps": 40, "keep_best": keep_best}
+    changes = {
+        "early_stopping_patience": 1,
+        "max_steps": 40,
+        "load_best_model_at_end": load_best_model_at_end,
+    }
     result = train_here(model, record, tmp_path, WORSENING.model_copy(update=changes))
 
     assert result.num_steps < 40
@@ -255,7 +261,7 @@ def test_training_needs_no_held_out_rows(tiny_base: Path, tmp_path: Path) -> Non
 def test_a_loss_that_is_no_number_ends_the_run(tiny_base: Path, tmp_path: Path) -> None:
     """A diverged run fails at once and names the learning rate."""
     model, record = injected(tiny_base, tmp_path, LoraSettings(r=4, target_modules=["lm_head"]))
-    diverging = training(learning_rate=1e38, lr_scheduler="constant")
+    diverging = training(learning_rate=1e38, lr_scheduler_type="constant")
     with pytest.raises(VerificationError, match=r"loss is (nan|inf).*lower training.learning_rate"):
         train_here(model, record, tmp_path, diverging)
 
@@ -304,7 +310,9 @@ def test_accumulation_is_a_larger_batch(tiny_base: Path, tmp_path: Path) -> None
 def test_held_out_loss_is_the_mean_over_tokens(tiny_base: Path, tmp_path: Path) -> None:
     """Each held-out token counts the same, however the rows are batched."""
     model, record = injected(tiny_base, tmp_path)
-    result = train_here(model, record, tmp_path, training(keep_best=False, batch_size=1))
+    result = train_here(
+        model, record, tmp_path, training(load_best_model_at_end=False, batch_size=1)
+    )
     held_out = prepared(record.lora.base, tmp_path).eval
     assert held_out is not None
     loss, tokens = 0.0, 0
@@ -351,7 +359,7 @@ def test_an_optimiser_that_needs_a_gpu_is_refused_without_one(
     """The paged 8-bit optimiser is the user's mistake on a CPU, before anything is written."""
     model, record = injected(tiny_base, tmp_path)
     with pytest.raises(UserError, match="needs a GPU; use adamw"):
-        train_here(model, record, tmp_path, training(optimizer="paged_adamw_8bit"))
+        train_here(model, record, tmp_path, training(optim="paged_adamw_8bit"))
     assert not (tmp_path / "checkpoints").exists()
 
 
