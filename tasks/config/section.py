@@ -52,7 +52,7 @@ class Section(BaseModel):
                 continue
             if name in given:
                 raise ValueError(f"{former} is now {name}, and both were given; remove {former}")
-            log.warning("the setting %s is now called %s; please rename it", former, name)
+            log.warning("the setting %s is now called %s; rename it, or deploy again", former, name)
             renamed[name] = renamed.pop(former)
         for name, values in cls.former_values.items():
             value = renamed.get(name)
