@@ -6,6 +6,7 @@ from prefect.states import Failed
 
 from tasks.config import PredictBatchConfig
 from tasks.durability.device_slot import device_slot
+from tasks.durability.kept_results import RecordSerializer
 from tasks.durability.run_names import namer
 from tasks.errors import UserError
 from tasks.inference.predict_batch import predict_batch as predict
@@ -17,7 +18,7 @@ from tasks.runtime.run_log import prepare_run_log
     name="predict-batch",
     flow_run_name=namer(PredictBatchConfig),
     persist_result=True,
-    result_serializer="json",
+    result_serializer=RecordSerializer(),
 )
 def predict_batch(config: PredictBatchConfig) -> PredictionRecord | State[PredictionRecord]:
     """Answer a file of rows with one or several adapters on one base.

@@ -10,7 +10,7 @@ from flows.server.approval import approved, check_can_wait
 from flows.train_adapter import six_steps
 from tasks.config import RetrainAdapterConfig
 from tasks.durability.device_slot import device_slot
-from tasks.durability.kept_results import keep_results_whole
+from tasks.durability.kept_results import RecordSerializer, keep_results_whole
 from tasks.durability.redo import redoing
 from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
@@ -32,7 +32,7 @@ from tasks.validate_inputs import validate_inputs
     name="retrain-adapter",
     flow_run_name=namer(RetrainAdapterConfig),
     persist_result=True,
-    result_serializer="json",
+    result_serializer=RecordSerializer(),
 )
 def retrain_adapter(
     config: RetrainAdapterConfig,

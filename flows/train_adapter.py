@@ -10,7 +10,7 @@ from prefect.states import Completed, Failed
 from tasks.config import TrainAdapterConfig
 from tasks.configure_lora import configure_lora
 from tasks.durability.device_slot import device_slot
-from tasks.durability.kept_results import keep_results_whole
+from tasks.durability.kept_results import RecordSerializer, keep_results_whole
 from tasks.durability.redo import redoing
 from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
@@ -32,7 +32,7 @@ from tasks.validate_inputs import validate_inputs
     name="train-adapter",
     flow_run_name=namer(TrainAdapterConfig),
     persist_result=True,
-    result_serializer="json",
+    result_serializer=RecordSerializer(),
 )
 def train_adapter(
     config: TrainAdapterConfig,

@@ -14,6 +14,7 @@ from prefect import Task
 from prefect.cache_policies import DEFAULT
 from prefect.client.schemas.objects import State, TaskRun
 
+from tasks.durability.kept_results import RecordSerializer
 from tasks.durability.record_schema import RecordSchema
 from tasks.durability.redo import Generation
 from tasks.engine.failures import is_of_the_disk
@@ -48,7 +49,7 @@ def step(function: Callable[P, R]) -> Step[P, R]:
     return Step(
         _measured(function),
         persist_result=True,
-        result_serializer="json",
+        result_serializer=RecordSerializer(),
         cache_policy=DEFAULT + RecordSchema() + Generation(),
         retries=len(_RETRY_SECONDS),
         retry_delay_seconds=_RETRY_SECONDS,
