@@ -13,6 +13,7 @@ from tasks.engine.base import hub
 from tasks.engine.whole_folders import MANIFEST_FILE, check_new, whole_folder
 from tasks.errors import UserError
 from tasks.records import FileRecord
+from tasks.runtime.folder_links import refuse_links_out
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -106,13 +107,15 @@ def find_adapter(
         named: what messages call it; the source unless given.
 
     Raises:
-        UserError: there is no adapter there, or its files are not what its manifest says.
+        UserError: there is no adapter there, a link leads out of its folder, or its files are not
+            what its manifest says.
     """
     folder = Path(source).expanduser()
     if _is_hub_id(str(source), folder):
         folder = hub.download(str(source), revision, [*hub.ADAPTER_FILES], "adapter")
     elif revision:
         raise UserError(f"revision {revision!r} was given, but {source} is no Hub id; remove it")
+    refuse_links_out(folder, named or str(source))
     _check_files(source, folder)
     found = AdapterFolder(named or str(source), folder.resolve())
     _check_manifest(found)

@@ -15,6 +15,7 @@ from tasks.engine.base import hub
 from tasks.engine.base.gguf_conversion import converted_folder
 from tasks.errors import UserError
 from tasks.records import FileRecord
+from tasks.runtime.folder_links import refuse_links_out
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def find_base(settings: BaseModelSettings) -> BaseSource:
     A GGUF file is converted to safetensors the first time (once per content).
 
     Raises:
-        UserError: there is no such model, revision, folder, file or package.
+        UserError: there is no such model, revision, folder, file or package, or a link leads out of
+            the folder.
         PassingError: the Hub can't be reached.
     """
     path = Path(settings.source).expanduser()
@@ -54,6 +56,7 @@ def find_base(settings: BaseModelSettings) -> BaseSource:
                 f"revision {settings.revision!r} was given, but {settings.source!r} is a folder "
                 "here, not a Hub id; remove revision"
             )
+        refuse_links_out(path, f"base_model.source {path}")
         return _from_folder(settings, path.resolve())
     if settings.source.count("/") == 1 and not settings.source.startswith((".", "~", "/")):
         return _from_hub(settings)
