@@ -197,7 +197,7 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
 
     A request names its adapter by the param `adapter`; the first answers those that name none.
     """
-    from tasks.config import AdapterSettings
+    from tasks.config.reading import adapter_here
     from tasks.engine.whole_folders import check_new
 
     check_new(folder)
@@ -208,7 +208,7 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
             raise UserError(
                 f"{one!r} is no NAME=ADAPTER, as in tickets=outputs/run/adapters/default"
             )
-        wanted.append(AdapterSettings(name=name, source=source))
+        wanted.append(adapter_here(source, name))
     _show_steps()
     from tasks.inference.serving import bundle_adapters, serve_command
 

@@ -18,6 +18,7 @@ from flows.server.stack import down, up
 from tasks.durability.step_name import StepName
 from tasks.errors import AdapterflowError, UserError
 from tasks.runtime import home
+from tasks.runtime.addresses import without_password
 
 _EXISTING = click.Path(path_type=Path)
 _SET = click.option(
@@ -199,10 +200,10 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except UserError as mistake:
-        click.echo(f"error: {mistake}", err=True)
+        click.echo(f"error: {without_password(str(mistake))}", err=True)
         sys.exit(2)
     except AdapterflowError as failure:
-        click.echo(f"error: {failure}", err=True)
+        click.echo(f"error: {without_password(str(failure))}", err=True)
         sys.exit(1)
     except click.ClickException as mistake:
         mistake.show()

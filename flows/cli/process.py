@@ -10,6 +10,7 @@ import click
 
 from flows.server.servers import check_server
 from tasks.errors import UserError
+from tasks.runtime.addresses import without_password
 from tasks.runtime.libraries import import_libraries
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _stop(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handle
 
 def _say_how_to_go_on(flow_run: "FlowRun", error: BaseException) -> None:
     stopped = not isinstance(error, Exception)
-    reason = str(error).strip() or type(error).__name__
+    reason = without_password(str(error).strip()) or type(error).__name__
     click.echo("the run was stopped" if stopped else f"the run failed: {reason}", err=True)
     program = "adapterflow" if shutil.which("adapterflow") else sys.argv[0]
     click.echo(f"to go on: {program} resume {flow_run.id}", err=True)

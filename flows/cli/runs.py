@@ -10,11 +10,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
 from prefect.utilities.names import generate_slug
+from pydantic import ValidationError
 
 from flows.cli.run_list import note_end, note_start
 from flows.retrain_adapter import retrain_adapter
 from flows.train_adapter import train_adapter
 from tasks.config import RetrainAdapterConfig, TrainAdapterConfig
+from tasks.config.mistakes import validation_message
 from tasks.durability.redo import ask
 from tasks.durability.run_folder import run_folder
 from tasks.durability.run_lock import is_alive
@@ -60,7 +62,7 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
                 f"the run {flow_run_id} completed; start a new one, or give --redo-from"
             )
         kind, _ = _of(client.read_flow(flow_run.flow_id).name)
-        config = kind.model_validate(flow_run.parameters["config"])
+        config = _checked(kind, flow_run)
         folder = run_folder(config, str(flow_run.name), str(flow_run_id))
         if is_alive(folder):
             raise UserError(f"the run {flow_run.name} is going on in another process")
@@ -69,6 +71,18 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
         note_start(str(flow_run_id), folder)
         return client.read_flow_run(flow_run_id)
+
+
+def _checked(kind: type[TrainAdapterConfig], flow_run: FlowRun) -> TrainAdapterConfig:
+    given = flow_run.parameters["config"]
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        mistakes = validation_message(kind, error, given)
+        raise UserError(
+            f"the run {flow_run.id} was begun with settings that this version refuses; start a new "
+            f"one: {mistakes}"
+        ) from None
 
 
 def execute(flow_run: FlowRun) -> ReportRecord:

@@ -1,14 +1,13 @@
 """The configuration of the batch inference flow: rows in, the same rows with answers out."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings
 from tasks.config.section import Section
-from tasks.runtime.addresses import refuse_password
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 """Extensions of the files that rows are read from and written to."""
@@ -57,9 +56,7 @@ class PredictBatchConfig(Section):
     overwrite: bool = False
     """Replace an output file that is there."""
 
-    tracking_uri: Annotated[str | None, AfterValidator(refuse_password)] = Field(
-        default=None, min_length=1
-    )
+    tracking_uri: str | None = Field(default=None, min_length=1)
     """Where MLflow is, for adapters that it keeps, without a password; `MLFLOW_TRACKING_URI`, or
     the embedded store, unless set."""
 

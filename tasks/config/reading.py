@@ -9,17 +9,19 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
+from tasks.config.adapter import AdapterSettings
 from tasks.config.mistakes import nearest, sections, validation_message
 from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.errors import UserError
+from tasks.runtime.addresses import masked, without_password
 
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 """Extensions of the data files that can be read."""
 
 _HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 _OVERRIDE = re.compile(r"^([\w-]+(?:\.[\w-]+)*)=(.*)$", re.DOTALL)
-_ADDRESS = re.compile(r"^(package|models|runs):")
+_ADDRESS = re.compile(r"^(package|models|runs):|^[A-Za-z][\w+.-]*://")
 _LOCATIONS = (
     ("base_model", "source"),
     ("adapters", "source"),
@@ -63,6 +65,11 @@ def settings_here(
     return _checked(config, given, overrides, name)
 
 
+def adapter_here(source: str, name: str = "default") -> AdapterSettings:
+    """Check an adapter from the command line, as a configuration's is checked."""
+    return settings_here(AdapterSettings, {"source": source, "name": name}, (), "the adapter")
+
+
 def _checked(
     config: type[AnyConfig], given: dict[str, Any], overrides: Sequence[str], name: str
 ) -> AnyConfig:
@@ -74,10 +81,16 @@ def _checked(
     try:
         return config.model_validate(given)
     except pydantic.ValidationError as error:
-        name = " ".join([name, *(f"--set {override}" for override in overrides)])
+        name = " ".join([name, *(f"--set {_shown(override)}" for override in overrides)])
         lines = validation_message(config, error, given).splitlines()
         heading = f"{name}: " if len(lines) == 1 else f"{name} has {len(lines)} mistakes:\n- "
-        raise UserError(heading + "\n- ".join(lines)) from error
+        raise UserError(without_password(heading + "\n- ".join(lines))) from None
+
+
+def _shown(override: str) -> str:
+    """Return an override without the secret of an address in its value."""
+    key, sign, value = override.partition("=")
+    return f"{key}{sign}{masked(value)}" if sign else masked(override)
 
 
 def is_hub_dataset(source: str) -> bool:
@@ -170,12 +183,15 @@ def _apply(given: dict[str, Any], override: str) -> None:
     match = _OVERRIDE.match(override)
     if not match:
         raise UserError(
-            f"--set {override!r} is no key.path=value; write it as in training.learning_rate=1e-4"
+            f"--set {_shown(override)!r} is no key.path=value; write it as in "
+            "training.learning_rate=1e-4"
         )
     try:
         value = _parse(match[2])
     except yaml.YAMLError as error:
-        raise UserError(f"--set {override!r}: the value is no YAML: {_where(error)}") from error
+        raise UserError(
+            f"--set {_shown(override)!r}: the value is no YAML: {_where(error)}"
+        ) from error
     *sections, name = match[1].split(".")
     change: dict[str, Any] = {name: value}
     for section in reversed(sections):

@@ -1,22 +1,53 @@
 """What all sections of a configuration have in common."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from tasks.runtime.addresses import refuse_password
+
 log = logging.getLogger(__name__)
+
+_OF_MLFLOW = {"uri", "tracking_uri"}
+_FOR_MLFLOW = (
+    "leave the setting out and set MLFLOW_TRACKING_URI to the whole address, or, for a server, "
+    "give name and password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+)
+_FOR_THE_REST = (
+    "take it out; a token for the Hub belongs into HF_TOKEN, and a file that needs one is best "
+    "fetched first"
+)
 
 
 def _title(name: str, _: Any) -> str:  # noqa: ANN401 - a field, or a computed one
     return name.replace("_", " ").capitalize()
 
 
+def _texts(value: object) -> Iterator[str]:
+    """Yield the texts of a setting; a section within it looks after its own."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for pair in value.items() for one in pair for text in _texts(one))
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from (text for one in value for text in _texts(one))
+
+
 class Section(BaseModel):
     """A frozen part of the configuration: unknown keys are refused, each field is documented.
+
+    No setting may hold a secret, as all of them are kept with the run.
 
     Its JSON schema is the form in Prefect's UI.
     """
@@ -28,6 +59,7 @@ class Section(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
         protected_namespaces=(),
+        hide_input_in_errors=True,
         field_title_generator=_title,
     )
 
@@ -60,6 +92,13 @@ class Section(BaseModel):
                 log.warning("%s: %s is now called %s; please rename it", name, value, values[value])
                 renamed[name] = values[value]
         return renamed
+
+    @field_validator("*")
+    @classmethod
+    def _holds_no_secret(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any setting
+        for text in _texts(value):
+            refuse_password(text, _FOR_MLFLOW if info.field_name in _OF_MLFLOW else _FOR_THE_REST)
+        return value
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -1,11 +1,8 @@
 """The record's settings: which MLflow store and experiment."""
 
-from typing import Annotated
-
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from tasks.config.section import Section
-from tasks.runtime.addresses import refuse_password
 
 
 class TrackingSettings(Section):
@@ -13,9 +10,7 @@ class TrackingSettings(Section):
 
     model_config = ConfigDict(title="Tracking")
 
-    uri: Annotated[str | None, AfterValidator(refuse_password)] = Field(
-        title="MLflow URI", default=None, min_length=1
-    )
+    uri: str | None = Field(title="MLflow URI", default=None, min_length=1)
     """An MLflow tracking URI, without a password; `MLFLOW_TRACKING_URI`, or the embedded store,
     unless set."""
 

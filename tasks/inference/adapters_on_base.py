@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tasks.config import AdapterSettings, BaseModelSettings, Task, TrackingSettings
+from tasks.config.reading import settings_here
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
 from tasks.engine.base.task_traits import traits_of
@@ -84,7 +85,7 @@ def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSe
         "revision": revision if source == reference else None,
         **{key: recorded[key] for key in _TRAINED_ON if key in recorded},
     }
-    return BaseModelSettings.model_validate(settings)
+    return settings_here(BaseModelSettings, settings, (), f"the base of {adapter.source}")
 
 
 def _told_of_base(adapter: AdapterFolder) -> Mapping[str, Any]:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.config import AdapterSettings, Dtype
+from tasks.config import Dtype
+from tasks.config.reading import adapter_here
 from tasks.engine.adapters.combining import METHODS, Combination, combine
 from tasks.engine.adapters.folders import copy_adapter
 from tasks.engine.adapters.gguf_adapter import write_gguf
@@ -27,7 +28,7 @@ def export_adapter(source: str, folder: Path) -> None:
     Raises:
         UserError: there is no such adapter, or the folder is there already.
     """
-    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+    with found_adapters([adapter_here(source)]) as (adapter,):
         copy_adapter(adapter, folder)
 
 
@@ -45,7 +46,7 @@ def push_to_hub(source: str, repo_id: str, *, private: bool) -> tuple[str, Seque
     """
     if not _HUB_ID.fullmatch(repo_id):
         raise UserError(f"{repo_id!r} is no Hub id; write it as ORG/NAME")
-    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+    with found_adapters([adapter_here(source)]) as (adapter,):
         check_push(repo_id)
         base, remarks = adapter.config.base_model_name_or_path, []
         if not base or Path(base).is_absolute():
@@ -65,7 +66,7 @@ def merge_adapter(  # noqa: PLR0913 - what a user may give
     max_new_tokens: int,
 ) -> MergedRecord:
     """Write an adapter merged into its base to a folder; see `export_merged`."""
-    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+    with found_adapters([adapter_here(source)]) as (adapter,):
         base = base_of(adapter, base_model)
         score = None
         if rows:
@@ -84,7 +85,7 @@ def merge_adapter(  # noqa: PLR0913 - what a user may give
 
 def adapter_as_gguf(source: str, file: Path, base_model: str | None) -> GgufRecord:
     """Write an adapter as one GGUF file; see `write_gguf`."""
-    with found_adapters([AdapterSettings(source=source)]) as (adapter,):
+    with found_adapters([adapter_here(source)]) as (adapter,):
         return write_gguf(adapter, base_of(adapter, base_model), file)
 
 
@@ -109,7 +110,7 @@ def combine_adapters(
         raise UserError(f"--method {how.method!r} is none; possible: {', '.join(METHODS)}")
     if len(weighted) <= 1:
         raise UserError("give two adapters or more to combine")
-    wanted = [AdapterSettings(source=source) for source, _ in weighted]
+    wanted = [adapter_here(source) for source, _ in weighted]
     with found_adapters(wanted) as adapters:
         base = base_of(adapters[0], base_model)
         return combine(adapters, [weight for _, weight in weighted], base, folder, how)

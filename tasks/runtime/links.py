@@ -4,6 +4,8 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.utilities.urls import url_for
 
+from tasks.runtime.addresses import masked
+
 # MLflow shows this tag as the run's description, in Markdown.
 _DESCRIPTION_TAG = "mlflow.note.content"
 
@@ -15,7 +17,7 @@ def link_to_prefect() -> dict[str, str]:
     url = url_for("flow-run", obj_id=str(flow_run.get_id()))
     if not url:
         return {}
-    name = flow_run.get_name()
+    name, url = flow_run.get_name(), masked(url)
     return {
         "prefect.flow_run_url": url,
         _DESCRIPTION_TAG: f"Prefect flow run [{name}]({url})",

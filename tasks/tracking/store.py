@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from tasks.config import TrackingSettings
 from tasks.errors import UserError
 from tasks.runtime import home
-from tasks.runtime.addresses import without_password
+from tasks.runtime.addresses import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +35,7 @@ def tracking_uri(settings: TrackingSettings) -> str:
     """Give the tracking URI: the settings', else `MLFLOW_TRACKING_URI`, else the embedded store's.
 
     A relative SQLite path is taken from adapterflow's home, whatever the working directory. A
-    password in the variable is masked, as the URI is recorded and shown; `connecting_uri` has it.
+    secret in the variable is masked, as the URI is recorded and shown; `connecting_uri` has it.
 
     Raises:
         UserError: The URI is a folder of files, which mlflow 3.17 no longer writes, or a database
@@ -47,9 +47,9 @@ def tracking_uri(settings: TrackingSettings) -> str:
     if given.startswith("sqlite"):
         return _absolute(given)
     if given.startswith("file:") or not re.match(r"[a-z][a-z0-9+-]*:|databricks", given):
-        shown = without_password(given)
+        shown = masked(given)
         raise UserError(f"tracking uri {shown!r} is a folder of files; {POSSIBLE}")
-    return without_password(given)
+    return masked(given)
 
 
 def connecting_uri(uri: str) -> str:
@@ -59,7 +59,7 @@ def connecting_uri(uri: str) -> str:
         UserError: it was recorded without its password, which the variable does not have.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if without_password(given) == uri:
+    if masked(given) == masked(uri):
         return given
     if "***" in uri:
         raise UserError(
@@ -84,7 +84,7 @@ def _embedded_uri() -> str:
 def _absolute(sqlite_uri: str) -> str:
     path, mark, options = sqlite_uri.partition(":///")[2].partition("?")
     if path in {"", ":memory:"}:
-        raise UserError(f"tracking uri {sqlite_uri!r} names no file; {POSSIBLE}")
+        raise UserError(f"tracking uri {masked(sqlite_uri)!r} names no file; {POSSIBLE}")
     absolute = (home.home() / Path(path).expanduser()).resolve()
     return f"{sqlite_uri.partition(':')[0]}:///{absolute}{mark}{options}"
 
