@@ -146,13 +146,14 @@ def resume(run: str | None, redo_from: str | None, as_json: bool) -> None:  # no
 
     RUN is the run's id or name; without it, the run of this home that was interrupted last.
     """
-    from flows.cli.run_search import find_run
+    from flows.cli.run_search import find_run, interrupted_runs
 
-    found = find_run(run)
+    found = [find_run(run)] if run else interrupted_runs()
     prepare_process()
-    from flows.cli.runs import reopen_run
+    from flows.cli.runs import reopen_last, reopen_run
 
-    flow_run = reopen_run(found, StepName(redo_from) if redo_from else None)
+    first_step = StepName(redo_from) if redo_from else None
+    flow_run = reopen_run(found[0], first_step) if run else reopen_last(found, first_step)
     click.echo(f"going on with {flow_run.name}", err=True)
     run_to_its_end(flow_run, as_json=as_json)
 

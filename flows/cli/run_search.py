@@ -23,7 +23,7 @@ def find_run(given: str | None) -> UUID:
     with suppress(ValueError):
         return UUID(given or "")
     if given is None:
-        return _last_interrupted()
+        return interrupted_runs()[0]
     started = unended()
     runs = [seen.run for seen in recorded_runs([home.outputs(), *started.values()])]
     fitting = [UUID(run.flow_run_id) for run in runs if _is_named(run, given)]
@@ -34,15 +34,21 @@ def find_run(given: str | None) -> UUID:
     raise UserError(f"no run of {home.home()} is named {given!r}; the last ones: {names}")
 
 
-def _last_interrupted() -> UUID:
-    for flow_run_id, folder in reversed(unended().items()):
-        if not is_alive(folder):
-            return UUID(flow_run_id)
-    # Those that a worker started here.
-    recorded = [seen for seen in recorded_runs([home.outputs()]) if _is_interrupted(seen)]
-    if recorded:
-        return UUID(recorded[-1].run.flow_run_id)
-    raise UserError(f"no run of {home.home()} was interrupted; name one by its id or name")
+def interrupted_runs() -> list[UUID]:
+    """Return the runs of this home that seem to have been interrupted, the last one first.
+
+    Those of its command line come before those that a worker started here. One that was killed
+    just after it completed is among them: only Prefect knows.
+
+    Raises:
+        UserError: there is none.
+    """
+    listed = [key for key, folder in reversed(unended().items()) if not is_alive(folder)]
+    recorded = [seen.run for seen in recorded_runs([home.outputs()]) if _is_interrupted(seen)]
+    found = [*listed, *(run.flow_run_id for run in reversed(recorded))]
+    if not found:
+        raise UserError(f"no run of {home.home()} was interrupted; name one by its id or name")
+    return [UUID(one) for one in dict.fromkeys(found)]
 
 
 def _is_interrupted(seen: RecordedRun) -> bool:

@@ -1,5 +1,7 @@
 """Flow runs of the training flows in this process: made, opened again, executed."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +26,7 @@ from tasks.durability.run_names import full_name
 from tasks.durability.step_name import StepName
 from tasks.errors import UserError
 from tasks.records import ReportRecord, RetrainedRecord
+from tasks.runtime import home
 
 _FLOWS: dict[type[TrainAdapterConfig], Flow[..., Any]] = {
     TrainAdapterConfig: train_adapter,
@@ -71,6 +74,29 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
         note_start(str(flow_run_id), folder)
         return client.read_flow_run(flow_run_id)
+
+
+def reopen_last(flow_run_ids: Sequence[UUID], redo_from: StepName | None = None) -> FlowRun:
+    """Open the first of these runs that did not complete, to go on with it.
+
+    A kill between a run's completion and its note in the home's list leaves it there as if it had
+    been interrupted; the note is made up for. A run that this Prefect does not know is passed over.
+
+    Raises:
+        UserError: all of them completed, or none is known.
+    """
+    num_completed = 0
+    for flow_run_id in flow_run_ids:
+        with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+            state = client.read_flow_run(flow_run_id).state
+            if not (state and state.is_completed()):
+                return reopen_run(flow_run_id, redo_from)
+            note_end(str(flow_run_id))
+            num_completed += 1
+    raise UserError(
+        f"no run of {home.home()} was interrupted: {num_completed} completed, "
+        f"{len(flow_run_ids) - num_completed} are not in this Prefect; name one by its id or name"
+    )
 
 
 def _checked(kind: type[TrainAdapterConfig], flow_run: FlowRun) -> TrainAdapterConfig:

@@ -4,9 +4,12 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from flow_runs import sums, tiny_config
+from prefect.client.orchestration import get_client
+from prefect.states import Completed
 
-from flows.cli import run_list
-from flows.cli.run_search import find_run
+from flows.cli import run_list, runs
+from flows.cli.run_search import find_run, interrupted_runs
 from tasks.config import TrackingSettings
 from tasks.durability.run_lock import alive
 from tasks.errors import UserError
@@ -75,3 +78,33 @@ def test_an_unknown_name_shows_what_there_is() -> None:
     left_by("brave-otter", "FINISHED")
     with pytest.raises(UserError, match=r"named 'brave-other'; the last ones: brave-otter"):
         find_run("brave-other")
+
+
+def begun(base: Path, rows: Path, *, is_completed: bool) -> UUID:
+    """Leave a run in the home's list, as a kill does, that Prefect may know to be completed."""
+    run = runs.create_run(tiny_config(base, rows))
+    if is_completed:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run.id, Completed(), force=True)
+    return run.id
+
+
+def test_a_run_that_was_killed_after_it_completed_is_looked_past(
+    prefect_server: None, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Plain `resume` reaches the run interrupted before it, and the list is right afterwards."""
+    rows = sums(tmp_path / "sums.jsonl")
+    interrupted = begun(tiny_base, rows, is_completed=False)
+    completed = [begun(tiny_base, rows, is_completed=True) for _ in range(2)]
+    assert interrupted_runs() == [*reversed(completed), interrupted]
+    assert runs.reopen_last(interrupted_runs()).id == interrupted
+    assert interrupted_runs() == [interrupted]
+
+
+def test_where_all_completed_none_was_interrupted(
+    prefect_server: None, tiny_base: Path, tmp_path: Path
+) -> None:
+    """The message counts what was looked past, those of another Prefect among them."""
+    completed = begun(tiny_base, sums(tmp_path / "sums.jsonl"), is_completed=True)
+    with pytest.raises(UserError, match="1 completed, 1 are not in this Prefect"):
+        runs.reopen_last([completed, uuid4()])
