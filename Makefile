@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo up down lint test test-all chaos bench
+.PHONY: help install demo up down lint test test-all audit chaos bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,6 +13,7 @@ help:
 	@echo "make up        Prefect, MLflow and a worker on this machine, with the deployments; make down ends them"
 	@echo "make test      lint, types and the fast tests"
 	@echo "make test-all  the slow tests: the real model, new processes, servers"
+	@echo "make audit     known vulnerabilities of the pinned dependencies (asks pypi.org)"
 	@echo "make chaos     210 kills at seeded moments, and a table of what became of them (half an hour)"
 	@echo "make bench     compare with Trainer and TRL on this machine (hours; ARGS=--quick: minutes)"
 	@echo "make install   only make .venv"
@@ -50,6 +51,15 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -m slow
+
+# An environment of its own: what audits is no dependency of what is audited.
+.venv-audit/installed: constraints.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt pip-audit
+	touch $@
+
+audit: .venv-audit/installed
+	.venv-audit/bin/python .ci/audit.py
 
 chaos: install
 	$(BIN)/python tests/support/chaos.py --kills 210 --seed 1

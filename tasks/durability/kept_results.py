@@ -147,5 +147,5 @@ def _is_declared_ours(serializer: Serializer | None) -> bool:
 
 # All of Prefect's ways to a kept result lead through these two: a step's record, a flow's result
 # and a subflow's, which no other hook reaches. A result that can't be read so counts as absent.
-ResultRecord.deserialize = _read_as_declared  # type: ignore[method-assign, assignment]
-ResultRecord.deserialize_from_result_and_metadata = _read_apart_as_declared  # type: ignore[method-assign, assignment]
+ResultRecord.deserialize = _read_as_declared  # type: ignore[method-assign]
+ResultRecord.deserialize_from_result_and_metadata = _read_apart_as_declared  # type: ignore[method-assign]

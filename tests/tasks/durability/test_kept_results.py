@@ -3,11 +3,11 @@
 import base64
 import json
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import httpx
 import pytest
 from prefect import Flow, flow, task
@@ -43,7 +43,7 @@ class Touches:
 
 def pickled(mark: Path) -> tuple[dict[str, Any], str]:
     """Name the serializer `pickle`, with a pickle that runs a command."""
-    return {"type": "pickle"}, base64.encodebytes(cloudpickle.dumps(Touches(mark))).decode()
+    return {"type": "pickle"}, base64.encodebytes(pickle.dumps(Touches(mark))).decode()
 
 
 def called(mark: Path) -> tuple[dict[str, Any], str]:

@@ -1,7 +1,7 @@
 """A folder that somebody sent gives away no file that is not in it."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -70,13 +70,13 @@ def test_a_link_out_of_an_adapter_is_refused(  # noqa: PLR0913 - fixtures
     (adapter / "README.md").unlink(missing_ok=True)
     link(adapter, secret)
     to = tmp_path / "to"
-    words = {
+    words: dict[str, Sequence[object]] = {
         "export": [adapter, to],
         "push": [adapter, "org/name"],
         "bundle": [to, f"one={adapter}"],
         "combine": [to, adapter, adapter],
-    }[verb]
-    status, _, problem = run_in_process(capsys, monkeypatch, verb, *words)
+    }
+    status, _, problem = run_in_process(capsys, monkeypatch, verb, *words[verb])
     assert status == 2, problem
     assert "is a symbolic link out of the folder" in problem
     assert not to.exists()
