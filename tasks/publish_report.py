@@ -3,6 +3,7 @@
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from tasks.durability.step import step
+from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.training.loss_curve import draw_loss_curve
 from tasks.records import DataRecord, LoadedRecord, ReportRecord, RunRecord, TrainedRecord
 from tasks.runtime.markdown import cell, embedded
@@ -73,6 +74,8 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
         "steps": f"{trained.num_steps:,} in {trained.seconds_training:.0f} s",
         "training loss": f"{trained.train_loss:.4f}",
     }
+    if report.data.unread:
+        numbers["not read"] = cell(unread_text(report.data.unread), _LONGEST_CELL)
     if trained.eval_loss is not None:
         numbers["held-out loss"] = f"{trained.eval_loss:.4f}"
     if trained.eval_metrics:

@@ -10,6 +10,7 @@ from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.hub import check_push
 from tasks.engine.base.sources import BaseSource, find_base
 from tasks.engine.data.examples import read_examples
+from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.prepared_data import PreparedData, prepare_data
 from tasks.errors import UserError
 from tasks.records import DataRecord, SplitRecord
@@ -57,6 +58,8 @@ def _report(record: DataRecord) -> None:
     _say("training", record.train, record.labels)
     if record.eval:
         _say("held-out", record.eval, record.labels)
+    if record.unread:
+        logger().warning("not read: %s", unread_text(record.unread))
     if record.untrained_labels:
         logger().warning(
             "%d labels have no training row: %s",

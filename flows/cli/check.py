@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.training.forecast import Forecast
 from tasks.records import SplitRecord
 
@@ -30,6 +31,7 @@ def _sizes(found: Forecast) -> list[tuple[str, str]]:
         ("base", f"{found.base}, {found.dtype}{packed}, for {found.task}"),
         ("adapter", f"{adapter} train ({share:.2%})"),
         *((name, _rows(split, found.data.labels)) for name, split in splits if split),
+        *([("not read", unread_text(found.data.unread))] if found.data.unread else []),
         ("steps", f"{steps}; evaluated {found.num_evaluations} times"),
     ]
 

@@ -48,7 +48,8 @@ class DataSettings(Section):
     model_config = ConfigDict(title="Data")
 
     train: str = Field(min_length=1)
-    """A JSONL, JSON, CSV or Parquet file, a folder written by `datasets`, or a Hub dataset id."""
+    """A JSONL, JSON, CSV, TSV or Parquet file, a folder written by `datasets`, or a Hub dataset
+    id."""
 
     eval: str | None = Field(default=None, min_length=1)
     """Held-out rows of the same kinds; without it, `eval_fraction` of the training rows."""

@@ -9,7 +9,7 @@ from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings
 from tasks.config.section import Section
 
-ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 """Extensions of the files that rows are read from and written to."""
 
 
@@ -22,7 +22,7 @@ class PredictBatchConfig(Section):
     """The adapters, all of them on one base in memory."""
 
     input: str = Field(min_length=1)
-    """A JSONL, CSV or Parquet file of rows as in training; their answers need not be there."""
+    """A JSONL, CSV, TSV or Parquet file of rows as in training; their answers need not be there."""
 
     output: str | None = Field(default=None, min_length=1)
     """A file of the same kind, which gets the rows in their order with new columns: the answer,

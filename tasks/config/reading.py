@@ -16,7 +16,7 @@ from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.errors import UserError
 from tasks.runtime.addresses import masked, without_password
 
-DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Extensions of the data files that can be read."""
 
 _HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")

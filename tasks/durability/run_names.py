@@ -18,7 +18,7 @@ _LONGEST_PART = 32
 _LONGEST_NAME = 80
 _OF_ANY_DATA = {"train", "training", "data", "rows"}
 """File names that say nothing; their folder's does."""
-_FILE_ENDINGS = {".jsonl", ".json", ".csv", ".parquet", ".gguf"}
+_FILE_ENDINGS = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".gguf"}
 """What follows a point in a model's name is part of it."""
 
 

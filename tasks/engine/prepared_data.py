@@ -91,5 +91,6 @@ def _prepare(
         num_eval_rows_in_train=sets.num_eval_rows_in_train,
         labels=sets.labels,
         untrained_labels=sets.untrained_labels,
+        unread=dict(sets.unread),
     )
     return PreparedData(renderer, train, held_out, record)

@@ -114,6 +114,8 @@ class DataRecord(Record):
     """The classes, in the order of the model's outputs, where rows are classified."""
     untrained_labels: tuple[str, ...] = ()
     """Those of them that no training row has."""
+    unread: dict[str, int] = {}
+    """In how many rows something stands that is not read, by the column's name."""
 
 
 class BaseModelRecord(Record):

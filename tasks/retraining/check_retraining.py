@@ -9,6 +9,7 @@ from tasks.engine.base.sources import BaseSource, find_base
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.leakage import Leaks, find_leaks, normalised_question
 from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import found_adapters
@@ -34,6 +35,8 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
     held_out = open_held_out(config.evaluation, config.data, config.base_model.task)
     _check_metrics(config, held_out)
     _check_count(held_out, config.decision.min_rows)
+    if held_out.unread:
+        logger().warning("not read of %s: %s", held_out.source, unread_text(held_out.unread))
     base = find_base(config.base_model.model_copy(update={"labels": data.labels}))
     _check_rows(data, held_out, base)
     leaks = _check_leakage(config, held_out)

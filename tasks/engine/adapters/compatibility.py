@@ -49,7 +49,7 @@ def fitting_weights(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[st
     if problems:
         raise _unfit(adapter, model, problems)
     weights = adapter.weights()
-    _check_copies(adapter, own, {key: weights.pop(key) for key in copies})
+    _check_copies(adapter, own, {key: weights.pop(key) for key in sorted(copies)})
     return weights
 
 

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tasks.config import Task
 from tasks.config.data import DataSettings, RowFormat
@@ -12,6 +12,7 @@ from tasks.config.reading import is_hub_dataset
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.data.row_formats import BadRowError, Example, detect_row_format, read_example
 from tasks.engine.data.row_sources import Row, read_rows
+from tasks.engine.data.unread_columns import count_unread
 from tasks.errors import UserError
 
 _Numbered = list[tuple[Row, Example]]
@@ -38,6 +39,8 @@ class ExampleSets:
     eval: Split | None
     labels: tuple[str, ...] = ()
     """The classes, where rows are classified."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """In how many rows of the sources something stands that is not read, by the column's name."""
 
     @property
     def untrained_labels(self) -> tuple[str, ...]:
@@ -84,10 +87,13 @@ def read_examples(
     if row_format in _CLASSIFIED:
         labels = labels or _labels(numbered, settings.train)
         _check_labels(numbered, labels, settings.train)
+    unread = count_unread(rows, row_format)
     held_out: _Numbered = []
     if settings.eval or settings.eval_split:
         source, split = settings.eval or settings.train, settings.eval_split or "train"
-        held_out = _checked(read_rows(source, split, eval_revision), row_format, source)
+        held_out_rows = read_rows(source, split, eval_revision)
+        held_out = _checked(held_out_rows, row_format, source)
+        unread += count_unread(held_out_rows, row_format)
         if row_format in _CLASSIFIED:
             _check_labels(held_out, labels, source)
     elif settings.eval_fraction > 0 and len(numbered) > 1:
@@ -100,6 +106,7 @@ def read_examples(
         train=_split(settings.train, numbered),
         eval=_split(settings.eval or settings.train, held_out) if held_out else None,
         labels=labels,
+        unread=unread,
     )
 
 
@@ -108,7 +115,9 @@ def _labels(numbered: _Numbered, source: str) -> tuple[str, ...]:
     found = {label for _, example in numbered for label in example.labels}
     if len(found) == 1:
         raise UserError(f"{source}: all rows have the label {found.pop()!r}; two are needed")
-    return tuple(sorted(found, key=int if all(map(str.isdecimal, found)) else None))
+    if all(map(str.isdecimal, found)):
+        return tuple(sorted(found, key=lambda label: (int(label), label)))  # `1` and `01` are two
+    return tuple(sorted(found))
 
 
 def _check_labels(numbered: _Numbered, labels: tuple[str, ...], source: str) -> None:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from tasks.config.data import RowFormat
 from tasks.config.mistakes import nearest
+from tasks.engine.data.json_values import DuplicateKeyError, from_cell
 from tasks.engine.data.row_sources import Row
+from tasks.engine.data.unread_columns import message_refusal, refusal
 from tasks.errors import UserError
 
 ROLES = ("system", "user", "assistant")
@@ -112,20 +114,47 @@ def detect_row_format(
     if fitting:
         raise UserError(f"{columns}, which fit {' and '.join(fitting)}; set data.format to one")
     choices = "; ".join(f"{one}: {', '.join(_REQUIRED[one])}" for one in possible)
-    raise UserError(f"{columns}; possible are {choices}{_nearest_column(row, possible)}")
+    raise UserError(f"{columns}; possible are {choices}; {_advice(row, possible)}")
 
 
-def _nearest_column(row: Row, possible: Sequence[RowFormat]) -> str:
+def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
+    """Say how the columns of a row that fits no format may come to fit one."""
+    if {"chosen", "rejected"} & set(row):
+        return (
+            "preferences (chosen, rejected) are not learnt; to imitate the chosen answers, write "
+            "them as completion beside prompt, or as the last of the messages"
+        )
+    if RowFormat.MESSAGES in possible and (advice := _advice_on_turns(row)):
+        return advice
     for row_format in possible:
         for column in _REQUIRED[row_format]:
             near = nearest(column, [str(given) for given in row])
             if near and near != column:
-                return f"; rename {near} to {column}?"
+                return f"rename {near} to {column}?"
     for row_format in possible:
         lacking = [column for column in _REQUIRED[row_format] if column not in row]
         if len(lacking) < len(_REQUIRED[row_format]):
-            return f"; for {row_format}, {', '.join(lacking)} is missing"
-    return "; rename the columns to one of these"
+            return f"for {row_format}, {', '.join(lacking)} is missing"
+    return "rename the columns to one of these"
+
+
+def _advice_on_turns(row: Row) -> str | None:
+    """Say how a column that holds the turns of a conversation becomes `messages`."""
+    for column, value in row.items():
+        try:
+            turns = from_cell(value)
+        except DuplicateKeyError:
+            continue
+        first = turns[0] if isinstance(turns, list) and turns else None
+        if isinstance(first, dict) and {"role", "content"} <= set(first):
+            return f"rename {column} to messages"
+        if isinstance(first, dict) and {"from", "value"} <= set(first):
+            return (
+                f"{column} is a conversation as ShareGPT has it: write it as messages, a list of "
+                "objects with role in place of from (human becomes user, gpt assistant; system "
+                "stays) and content in place of value"
+            )
+    return None
 
 
 class BadRowError(ValueError):
@@ -136,8 +165,11 @@ def read_example(number: int, row: Row, row_format: RowFormat) -> Example:
     """Read a row to learn from.
 
     Raises:
-        BadRowError: a column is missing, or what is in it can't be learnt.
+        BadRowError: a column is missing, or what is in it can't be learnt, or another column, which
+            is not read, changes what the row means.
     """
+    if reason := refusal(row, row_format):
+        raise BadRowError(reason)
     return _READERS[row_format](number, row)
 
 
@@ -148,47 +180,69 @@ def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
     message is an empty one of the assistant's.
 
     Raises:
-        BadRowError: no format's columns are there, or there is no text in them.
+        BadRowError: no format's columns are there, or there is no text in them, or another column,
+            which is not read, changes what is asked.
     """
     row_format = next((one for one in _ASKED if row.get(_REQUIRED[one][0]) is not None), None)
     if row_format is None:
         columns = ", ".join(map(str, row)) or "none"
         possible = ", ".join(_REQUIRED[one][0] for one in _ASKED)
-        raise BadRowError(f"a row needs one of {possible}; this one's columns: {columns}")
+        advice = _advice_on_turns(row)
+        hint = f"; {advice}" if advice else ""
+        raise BadRowError(f"a row needs one of {possible}; this one's columns: {columns}{hint}")
+    if reason := refusal(row, row_format, asks=True):
+        raise BadRowError(reason)
     if row_format is RowFormat.TEXT:
         return row_format, _text_example(number, row)
     if row_format is RowFormat.TAGGED:
         words = _words(row)
         return row_format, Example(number, (), " ".join(words), words=words)
     if row_format is RowFormat.MESSAGES:
-        asked = _messages({"messages": _from_cell(row["messages"])})
-        asked = asked[:-1] if asked[-1].role == "assistant" else asked
-        if not asked:
-            raise BadRowError("the assistant's message is the only one; there is no question")
+        given = _cell(row["messages"], "messages")
+        if isinstance(given, list) and _is_answer(given[-1:]):
+            given = given[:-1]
+            if not given:
+                raise BadRowError("the assistant's message is the only one; there is no question")
+        asked = _messages(row, given, asks=True)
         return row_format, Example(number, (*asked, Message("assistant", "")))
     prompt = _instruction(row) if row_format is RowFormat.INSTRUCTION else _prompt(row)
     return row_format, Example(number, _turns(row, prompt, ""))
 
 
-def _from_cell(given: object) -> object:
-    """Read a list that a CSV file can only hold as JSON."""
+def _is_answer(last: list[object]) -> bool:
+    return any(isinstance(one, dict) and one.get("role") == "assistant" for one in last)
+
+
+def _cell(given: object, column: str) -> object:
     try:
-        return json.loads(given) if isinstance(given, str) else given
-    except ValueError:
-        return given
+        return from_cell(given)
+    except DuplicateKeyError as error:
+        raise BadRowError(f"in {column}, {error}; keep one of the two") from error
 
 
-def _messages(row: Row) -> tuple[Message, ...]:
-    given = _column(row, "messages")
+def _messages(row: Row, given: object, *, asks: bool = False) -> tuple[Message, ...]:
+    """Read the turns of a row, after its system text where it has one in a column of its own."""
     if not isinstance(given, list) or not given:
         raise BadRowError(
             f"messages is {_short(given)}; it must be a list of objects with role and content"
         )
-    return tuple(_message(one, f"message {index}") for index, one in enumerate(given, start=1))
+    said = tuple(
+        _message(one, f"message {index}", asks=asks) for index, one in enumerate(given, start=1)
+    )
+    opening = _opening(row)
+    own = next((one for one in said if one.role == "system" and one.content.strip()), None)
+    if not opening or own in opening:
+        return said
+    if own:
+        raise BadRowError(
+            f"the column system says {_short(opening[0].content)}, the system message of messages "
+            f"{_short(own.content)}; keep one of the two"
+        )
+    return (*opening, *(one for one in said if one.role != "system"))
 
 
 def _messages_example(number: int, row: Row) -> Example:
-    messages = _messages(row)
+    messages = _messages(row, _cell(_column(row, "messages"), "messages"))
     if messages[-1].role != "assistant":
         raise BadRowError(
             f"the last message is the {messages[-1].role}'s; it must be the assistant's, which is "
@@ -199,12 +253,14 @@ def _messages_example(number: int, row: Row) -> Example:
     return Example(number, messages)
 
 
-def _message(given: object, name: str) -> Message:
+def _message(given: object, name: str, *, asks: bool) -> Message:
     if not isinstance(given, dict) or not {"role", "content"} <= set(given):
         raise BadRowError(f"{name} is {_short(given)}; it must be an object with role and content")
     role, content = given["role"], given["content"]
     if role not in ROLES:
         raise BadRowError(f"{name} has the role {_short(role)}; possible: {', '.join(ROLES)}")
+    if reason := message_refusal(given, asks=asks):
+        raise BadRowError(f"{name} {reason}")
     if isinstance(content, list) and all(_is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
     # Many datasets have empty system messages; nothing can be learnt from an empty answer.
@@ -263,7 +319,7 @@ def _words(row: Row) -> tuple[str, ...]:
 
 
 def _list(row: Row, name: str) -> list[object]:
-    given = _from_cell(_column(row, name))
+    given = _cell(_column(row, name), name)
     given = given.tolist() if hasattr(given, "tolist") else given  # as Parquet has it
     if not isinstance(given, list) or not given:
         raise BadRowError(f"{name} is {_short(given)}; it must be a list of texts")
@@ -286,9 +342,13 @@ _READERS: dict[RowFormat, Callable[[int, Row], Example]] = {
 
 
 def _turns(row: Row, prompt: str, answer: str) -> tuple[Message, ...]:
+    return (*_opening(row), Message("user", prompt), Message("assistant", answer))
+
+
+def _opening(row: Row) -> tuple[Message, ...]:
+    """Return the system message of a row that has its text in a column of its own."""
     system = _optional(row, "system")
-    opening = (Message("system", system),) if system else ()
-    return (*opening, Message("user", prompt), Message("assistant", answer))
+    return (Message("system", system),) if system else ()
 
 
 def _column(row: Row, name: str) -> object:

@@ -3,17 +3,23 @@
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.config.reading import DATA_SUFFIXES, is_hub_dataset, missing_file
+from tasks.engine.data.json_values import DuplicateKeyError, duplicate_line, parse_json
 from tasks.engine.failures import failure
 from tasks.errors import UserError
 
 Row = dict[str, object]
 # A line that cannot be read stands among the rows as the error that says why.
 _Line = Row | UserError
+
+CSV_SUFFIXES = (".csv", ".tsv")
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_QUOTED = re.compile(r'"[^"]*"')
 
 
 def read_rows(source: str, split: str, revision: str | None) -> list[Row]:
@@ -68,7 +74,26 @@ def read_lines(path: Path) -> list[_Line]:
     if suffix == ".json":
         _check_text(text, path, 1)
         return list(_json_rows(text, path))
-    return list(_csv_rows(text, path) if suffix == ".csv" else _jsonl_rows(text, path))
+    return list(_csv_rows(text, path) if suffix in CSV_SUFFIXES else _jsonl_rows(text, path))
+
+
+def csv_separator(text: str, path: Path) -> str:
+    """Return what separates the cells of a CSV file, by its first line: a comma, `;` or a tab.
+
+    A comma wins where there is one (in a `.tsv` file a tab), as names of columns seldom have any.
+
+    Raises:
+        UserError: the line has not the usual one, but both of the others.
+    """
+    names = _QUOTED.sub("", re.split("[\r\n]", text, maxsplit=1)[0])
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    found = [usual] if usual in names else [one for one in ",;\t" if one in names]
+    if len(found) > 1:
+        raise UserError(
+            f"{path}, line 1: the columns could be separated by {_SEPARATORS[found[0]]} or by "
+            f"{_SEPARATORS[found[1]]}; save the file with commas"
+        )
+    return found[0] if found else usual
 
 
 def _readable(lines: list[_Line]) -> list[Row]:
@@ -121,13 +146,13 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[_Line]:
             where = f"{path}, line {number}"
             try:
                 _check_text(line, path, number)
-                yield _object(_json(line, where), where)
+                yield _object(_json(line, path, number), where)
             except UserError as error:
                 yield error
 
 
 def _json_rows(text: str, path: Path) -> list[Row]:
-    content = _json(text, str(path))
+    content = _json(text, path)
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         if len(lists) != 1:
@@ -142,9 +167,16 @@ def _json_rows(text: str, path: Path) -> list[Row]:
     return [_object(row, f"{path}, row {number}") for number, row in enumerate(content, start=1)]
 
 
-def _json(text: str, where: str) -> object:
+def _json(text: str, path: Path, first_line: int | None = None) -> object:
+    """Parse a file, or the line of it that has this number."""
+    where = f"{path}, line {first_line}" if first_line else str(path)
     try:
-        return json.loads(text)
+        return parse_json(text)
+    except DuplicateKeyError as error:
+        line = (first_line or 1) + duplicate_line(text) - 1
+        raise UserError(
+            f"{path}, line {line}: {error}; keep one of the two, or give each a name of its own"
+        ) from error
     except json.JSONDecodeError as error:
         position = f"column {error.colno}"
         if error.lineno > 1:
@@ -173,7 +205,8 @@ def _kind(value: object) -> str:
 def _csv_rows(text: str, path: Path) -> Iterator[_Line]:
     # The default of 128 KiB a cell is less than some documents have.
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    separator = csv_separator(text, path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         columns = next(reader, [])
         _check_text("".join(columns), path, 1)
@@ -191,7 +224,8 @@ def _csv_rows(text: str, path: Path) -> Iterator[_Line]:
             if cells and len(cells) != len(columns):
                 yield UserError(
                     f"{path}, line {reader.line_num}: {len(cells)} cells, but the first line names "
-                    f"{len(columns)} columns; put cells with commas or line breaks in quotes"
+                    f"{len(columns)} columns, separated by {_SEPARATORS[separator]}; put cells "
+                    "that have one, or a line break, in quotes"
                 )
             elif cells:
                 yield dict(zip(columns, cells, strict=True))
@@ -203,9 +237,13 @@ def _from_parquet(path: Path) -> list[Row]:
     from pyarrow import ArrowException, parquet
 
     try:
-        rows: list[Row] = parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
+        table = parquet.read_table(path)
+        names = list(table.column_names)
+        rows: list[Row] = table.to_pylist()
+    except (ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path} is no readable Parquet file: {error}") from error
+    if twice := next((one for at, one in enumerate(names) if one in names[:at]), None):
+        raise UserError(f"{path} has two columns named {twice!r}; give each a name of its own")
     return rows
 
 

@@ -1,11 +1,11 @@
 """Answers by real generation: greedy, in batches."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.engine.data.json_values import parse_answer, same_json
 from tasks.engine.objectives.objective import Answer
 
 if TYPE_CHECKING:
@@ -149,17 +149,14 @@ def _end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") 
 
 
 def matches(answer_text: str, expected: str) -> bool:
-    """Tell whether an answer is the expected one: equal values where both are JSON, else text.
+    """Return whether an answer is the expected one: JSON objects and lists by value, else text.
 
-    Surrounding white space does not count.
+    Surrounding white space does not count. A number alone is a text: the version 3.10 is not 3.1.
     """
     given, wanted = answer_text.strip(), expected.strip()
+    if not wanted.startswith(("{", "[")):
+        return given == wanted
     try:
-        # `true` and `1` are equal in Python, but not in JSON.
-        return _canonical(given) == _canonical(wanted)
+        return same_json(parse_answer(given), parse_answer(wanted))
     except (ValueError, RecursionError):  # the latter for `[[[[…`, which small models like to write
         return given == wanted
-
-
-def _canonical(text: str) -> str:
-    return json.dumps(json.loads(text), sort_keys=True)

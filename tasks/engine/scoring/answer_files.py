@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tasks.engine.data.row_sources import CSV_SUFFIXES, csv_separator
 from tasks.engine.scoring.prediction import Answered
 from tasks.engine.scoring.question_files import QuestionFile
 from tasks.errors import UserError
@@ -21,7 +22,7 @@ def write_answers(
         columns: names of the new columns, by the fields of `Answered` that go there.
         target: the file to write, of the input's kind.
     """
-    kinds = {".csv": _write_csv, ".parquet": _write_parquet}
+    kinds = {**dict.fromkeys(CSV_SUFFIXES, _write_csv), ".parquet": _write_parquet}
     write = kinds.get(asked.source.suffix.lower(), _write_json)
     new = [{name: getattr(one, field) for field, name in columns.items()} for one in answers]
     write(asked, new, target)
@@ -49,9 +50,12 @@ def _json_line(row: Mapping[str, object]) -> str:
 def _write_csv(asked: QuestionFile, new: _New, target: Path) -> None:
     # The names of the columns are text; what is further down need not be.
     with asked.source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        old = next(csv.reader(file))
+        separator = csv_separator(file.readline(), asked.source)
+        file.seek(0)
+        old = next(csv.reader(file, delimiter=separator))
     with target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*old, *new[0]], lineterminator="\n")
+        names = [*old, *new[0]]
+        writer = csv.DictWriter(file, names, delimiter=separator, lineterminator="\n")
         writer.writeheader()
         for row, added in zip(asked.rows, new, strict=True):
             kept = {} if isinstance(row, UserError) else row

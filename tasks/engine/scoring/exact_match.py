@@ -1,6 +1,7 @@
 """The share of rows that a model answers exactly right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from tasks.engine.adapters.folders import AdapterFolder
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import BadRowError, Example, detect_row_format, read_example
 from tasks.engine.data.row_sources import read_rows
+from tasks.engine.data.unread_columns import count_unread
 from tasks.engine.objectives.generation import matches
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
@@ -34,10 +36,11 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
         UserError: the rows can't be read, have no answers, or are plain text.
     """
     kind = objective_of(task)
-    row_format, examples = read_answered(rows, kind)
+    answered = read_answered(rows, kind)
+    examples = answered.examples
     tokenizer = check_tokenizer(adapter, tokenizer)
     template = template_of(adapter, tokenizer)
-    renderer = Renderer.of(tokenizer, template, row_format)
+    renderer = Renderer.of(tokenizer, template, answered.row_format)
     prompts = [kind.prompt(renderer, example) for example in examples]
 
     def score(model: "PreTrainedModel") -> float:
@@ -57,7 +60,17 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
     return score
 
 
-def read_answered(file: Path, kind: Objective) -> tuple[RowFormat, list[Example]]:
+@dataclass(frozen=True)
+class AnsweredRows:
+    """Rows whose answers are known."""
+
+    row_format: RowFormat
+    examples: list[Example]
+    unread: Mapping[str, int]
+    """In how many of them something stands that is not read, by the column's name."""
+
+
+def read_answered(file: Path, kind: Objective) -> AnsweredRows:
     """Read the rows of a file, each with its answer.
 
     Raises:
@@ -73,4 +86,4 @@ def read_answered(file: Path, kind: Objective) -> tuple[RowFormat, list[Example]
             examples.append(read_example(number, row, row_format))
         except BadRowError as error:
             raise UserError(f"{file}, row {number}: {error}") from error
-    return row_format, examples
+    return AnsweredRows(row_format, examples, count_unread(rows, row_format))

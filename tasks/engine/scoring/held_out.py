@@ -44,6 +44,8 @@ class HeldOut:
     evaluation: EvaluationSettings
     kind: AnswerKind
     metrics: Mapping[str, RowMetric]
+    unread: Mapping[str, int]
+    """In how many of the rows something stands that is not read, by the column's name."""
 
     @property
     def source(self) -> str:
@@ -143,8 +145,17 @@ def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task
             "set the new sha256"
         )
     work = objective_of(task)
-    row_format, examples = read_answered(path, work)
-    expected = [example.answer for example in examples]
-    kind = resolve_kind(_KINDS.get(row_format, evaluation.answers), expected)
-    metrics = row_metrics(kind, expected, evaluation.metrics)
-    return HeldOut(work, file, row_format, examples, data, evaluation, kind, metrics)
+    rows = read_answered(path, work)
+    expected = [example.answer for example in rows.examples]
+    kind = resolve_kind(_KINDS.get(rows.row_format, evaluation.answers), expected)
+    return HeldOut(
+        task=work,
+        file=file,
+        row_format=rows.row_format,
+        examples=rows.examples,
+        data=data,
+        evaluation=evaluation,
+        kind=kind,
+        metrics=row_metrics(kind, expected, evaluation.metrics),
+        unread=rows.unread,
+    )

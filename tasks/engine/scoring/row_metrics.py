@@ -6,13 +6,13 @@ single tokens (ROUGE-1's) is SQuAD's token F1, without its removal of English ar
 """
 
 import importlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tasks.config import AnswerKind
+from tasks.engine.data.json_values import parse_answer, same_json
 from tasks.engine.objectives.class_counts import entity_f1
 from tasks.engine.objectives.entities import names_entities
 from tasks.engine.objectives.generation import matches
@@ -135,27 +135,15 @@ def _field_accuracy(answer: str, expected: str) -> float:
     if not isinstance(given, dict):
         return 0.0
     fields = given.keys() | wanted.keys()
-    equal = sum(
-        _canonical(given.get(one, _MISSING)) == _canonical(wanted.get(one, _MISSING))
-        for one in fields
-    )
+    equal = sum(same_json(given.get(one, _MISSING), wanted.get(one, _MISSING)) for one in fields)
     return equal / len(fields) if fields else 1.0
-
-
-def _canonical(value: object) -> str | None:
-    return None if value is _MISSING else json.dumps(value, sort_keys=True)
 
 
 def _parsed(text: str) -> object:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return parse_answer(text)
     except (ValueError, RecursionError):
         return _MISSING
-
-
-def _refuse(constant: str) -> None:
-    """Refuse NaN and Infinity, which Python reads and JSON does not have."""
-    raise ValueError(constant)
 
 
 def _imported(name: str, place: str) -> Callable[..., Any]:

@@ -1,0 +1,101 @@
+"""JSON as rows and answers have it: each key once in an object, numbers compared by their value."""
+
+import json
+import re
+from decimal import Decimal
+from typing import Any
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]')
+_COLON = re.compile(r"\s*:")
+
+
+class DuplicateKeyError(ValueError):
+    """An object has a key twice; JSON does not say which of the two counts."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key!r} is given twice in one object")
+        self.key = key
+
+
+def parse_json(text: str) -> object:
+    """Parse JSON whose objects have each key once.
+
+    Raises:
+        DuplicateKeyError: an object has a key twice, of which Python would keep the last.
+        ValueError: the text is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def from_cell(given: object) -> object:
+    """Parse what a CSV file can only hold as JSON; what is none stays as it is.
+
+    Raises:
+        DuplicateKeyError: an object in it has a key twice.
+    """
+    try:
+        return parse_json(given) if isinstance(given, str) else given
+    except DuplicateKeyError:
+        raise
+    except (ValueError, RecursionError):
+        return given
+
+
+def parse_answer(text: str) -> object:
+    """Parse JSON as `parse_json` does, to compare it by `same_json`.
+
+    Raises:
+        ValueError: the text is no JSON; NaN and Infinity, which Python reads, are none.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_int=Decimal,
+            parse_float=Decimal,
+            parse_constant=_refuse,
+        )
+    except ArithmeticError as error:  # an exponent of more digits than Decimal takes
+        raise ValueError(str(error)) from error
+
+
+def same_json(one: object, other: object) -> bool:
+    """Return whether two values from `parse_answer` are equal; `true` and `1` are not."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_json(one[k], other[k]) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_json, one, other))
+    return one == other
+
+
+def duplicate_line(text: str) -> int:
+    """Return the line, from 1, of the first key of valid JSON that its object has already."""
+    seen: list[set[str]] = []
+    for token in _TOKEN.finditer(text):
+        match token[0]:
+            case "{" | "[":
+                seen.append(set())
+            case "}" | "]":
+                seen.pop()
+            case key if _COLON.match(text, token.end()):
+                name = json.loads(key, strict=False)
+                if name in seen[-1]:
+                    return text.count("\n", 0, token.start()) + 1
+                seen[-1].add(name)
+    return 1
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise DuplicateKeyError(next(key for at, key in enumerate(keys) if key in keys[:at]))
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
