@@ -1,15 +1,15 @@
 """Mistakes in a configuration, told in one line each: what was given and what is possible."""
 
-import difflib
 import re
 import reprlib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic
 from pydantic_core import ErrorDetails
 
+from tasks.config.likeness import nearest_setting
 from tasks.config.section import Section
 
 Config = type[Section]
@@ -29,11 +29,6 @@ def _inner(config: Config, name: str) -> Config | None:
     for one in possible:
         possible += typing.get_args(one)
     return next((x for x in possible if isinstance(x, type) and issubclass(x, Section)), None)
-
-
-def nearest(given: str, possible: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Find the name most like the given one, or None if none is `cutoff` (0 to 1) alike."""
-    return next(iter(difflib.get_close_matches(given, list(possible), n=1, cutoff=cutoff)), None)
 
 
 def validation_message(
@@ -120,12 +115,10 @@ def _setting_meant(config: Config, name: str, prefix: str, names: list[str]) -> 
     elsewhere |= {top: top for top in config.model_fields}
     if name in elsewhere:
         return elsewhere[name]
-    if here := nearest(name, names, cutoff=0.4 if prefix else 0.6):
+    if here := nearest_setting(name, names):
         return prefix + here
-    if len(name) <= len("lr"):
-        return None  # Too short to be like anything: half of it is in most names.
     settings = [one for one in elsewhere if one not in sections(config)]
-    return elsewhere.get(nearest(name, settings, cutoff=0.5) or "")
+    return elsewhere.get(nearest_setting(name, settings) or "")
 
 
 def _section(config: Config, path: str) -> Config:

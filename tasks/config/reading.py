@@ -10,7 +10,8 @@ import pydantic
 import yaml
 
 from tasks.config.adapter import AdapterSettings
-from tasks.config.mistakes import nearest, sections, validation_message
+from tasks.config.likeness import nearest_file
+from tasks.config.mistakes import sections, validation_message
 from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.errors import UserError
@@ -105,7 +106,7 @@ def missing_file(path: Path) -> str:
     folder = path.absolute().parent
     if not folder.is_dir():
         return f"{path} does not exist, nor does the folder {folder}"
-    near = nearest(path.name, sorted(one.name for one in folder.iterdir()), cutoff=0.75)
+    near = nearest_file(path.name, (one.name for one in folder.iterdir()))
     return f"{path} does not exist" + (f"; did you mean {folder / near}?" if near else "")
 
 

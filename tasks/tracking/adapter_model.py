@@ -26,7 +26,7 @@ CODE = Path(__file__).with_name("adapter_pyfunc.py")
 _SHA256_TAG = "adapter.sha256"
 
 # What one request may ask for.
-_LIMITS = {"max_rows": 256, "max_prompt_tokens": 32768, "max_new_tokens": 2048}
+_LIMITS = {"max_rows": 256, "max_prompt_tokens": 32768, "max_new_tokens": 2048, "batch_size": 16}
 
 
 def log_adapter(

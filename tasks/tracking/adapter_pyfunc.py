@@ -23,8 +23,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-BATCH_SIZE = 16
-
 
 @dataclass(frozen=True)
 class Way:
@@ -62,6 +60,10 @@ class AdapterModel(PythonModel):
 
     The param `adapter` names which of the stored adapters answers; all of them are in memory, on
     one base. Requests may come at once: what waits is answered together, each row by its adapter.
+
+    In bfloat16 and float16 an answer may depend on which others it is computed with. Where it must
+    not, set `dtype` to float32, or `batch_size` to 1, by `model_config` (of a server: by the
+    environment's SERVING_MODEL_CONFIG, as JSON).
     """
 
     # Without it mlflow 3.17 asks for type hints on `predict` whenever this is loaded; with them it
@@ -72,9 +74,12 @@ class AdapterModel(PythonModel):
         """Load base, adapters and tokenizers.
 
         Raises:
-            ValueError: The base is not found, or an adapter's weights do not fit it exactly.
+            ValueError: The base is not found, or an adapter's weights do not fit it exactly, or
+                no row could be computed.
         """
         self.config = dict(context.model_config)
+        if self.config["batch_size"] < 1:
+            raise ValueError(f"batch_size is {self.config['batch_size']}; it must be 1 or more")
         base, revision = find_base(self.config)
         folders = {name: Path(context.artifacts[name]) for name in self.config["adapters"]}
         self.model = _load_base(base, revision, self.config, _whole_modules(folders.values()))
@@ -195,7 +200,8 @@ class AdapterModel(PythonModel):
         """Take the one that has waited longest, and others of its way."""
         with self._queue:
             way = self._waiting[0].way
-            batch = [job for job in self._waiting if job.way == way][:BATCH_SIZE]
+            batch = [job for job in self._waiting if job.way == way]
+            batch = batch[: self.config["batch_size"]]
             for job in batch:
                 self._waiting.remove(job)
         return batch

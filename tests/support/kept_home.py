@@ -1,4 +1,4 @@
-"""The home of an older version, as it was left by a kill in mid-training, put where a test wants it.
+"""The home of an older version, left by a kill in mid-training, put where a test wants it.
 
 `tests/e2e/kept-home-347bbb7.tar.xz` was made by the version of that commit: a training of a tiny
 Llama, killed by SIGKILL once its checkpoint of step 20 of 60 was written.

@@ -7,10 +7,10 @@ weight, A of shape [r, in] and B of shape [out, r].
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import LoraInit, LoraSettings, Task
+from tasks.config.likeness import nearest
 from tasks.engine.base.task_traits import traits_of
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, LoraRecord, TargetMatches
@@ -225,7 +225,7 @@ def _path(module: str) -> list[str]:
 def _no_match(
     field: str, unmatched: list[str], possible: list[str], model: "PreTrainedModel"
 ) -> UserError:
-    near = [match for name in unmatched for match in get_close_matches(name, possible, n=1)]
+    near = [match for name in unmatched if (match := nearest(name, possible))]
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     return UserError(
         f"lora.{field} {unmatched} match nothing in {type(model).__name__}{hint}; "

@@ -6,11 +6,11 @@ names one model for good.
 
 import hashlib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 
 from tasks.config import BaseModelSettings
+from tasks.config.likeness import nearest_file
 from tasks.engine.base import hub
 from tasks.engine.base.gguf_conversion import converted_folder
 from tasks.errors import UserError
@@ -64,8 +64,8 @@ def find_base(settings: BaseModelSettings) -> BaseSource:
 
 
 def _no_such_path(path: Path) -> UserError:
-    near = get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    near = nearest_file(path.name, (one.name for one in path.parent.glob("*")))
+    hint = f"; did you mean {near}?" if near else ""
     return UserError(
         f"base_model.source {str(path)!r} is no folder, GGUF file or Hub id (org/name){hint}"
     )

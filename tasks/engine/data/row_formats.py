@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tasks.config.data import RowFormat
-from tasks.config.mistakes import nearest
+from tasks.config.likeness import nearest
 from tasks.engine.data.json_values import DuplicateKeyError, from_cell
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.unread_columns import message_refusal, refusal

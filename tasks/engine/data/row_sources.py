@@ -237,13 +237,9 @@ def _from_parquet(path: Path) -> list[Row]:
     from pyarrow import ArrowException, parquet
 
     try:
-        table = parquet.read_table(path)
-        names = list(table.column_names)
-        rows: list[Row] = table.to_pylist()
-    except (ArrowException, OSError, ValueError) as error:
+        rows: list[Row] = parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
         raise UserError(f"{path} is no readable Parquet file: {error}") from error
-    if twice := next((one for at, one in enumerate(names) if one in names[:at]), None):
-        raise UserError(f"{path} has two columns named {twice!r}; give each a name of its own")
     return rows
 
 

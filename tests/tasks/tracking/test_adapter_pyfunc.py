@@ -375,6 +375,23 @@ def test_answers_are_those_of_the_set_whatever_the_base_asks_for(
     assert jobs[1].answer != first[0]
 
 
+@pytest.mark.parametrize("config", [{"batch_size": 1}, {"dtype": "float32"}])
+def test_an_answer_can_be_had_whatever_it_is_computed_with(
+    base: Path, tmp_path: Path, config: dict[str, object]
+) -> None:
+    """Of a model in bfloat16, rows that are asked at once are answered as each of them alone."""
+    import mlflow.pyfunc
+    import pandas as pd
+
+    bundled(base, {"only": tiny_adapter(base, tmp_path / "only")}, tmp_path / "bundle")
+    config = {"dtype": "bfloat16"} | config
+    model = mlflow.pyfunc.load_model(str(tmp_path / "bundle"), model_config=config)
+    asked = pd.DataFrame({"prompt": [f"What is {'very ' * (n % 5)}red {n}?" for n in range(24)]})
+    params = {"max_new_tokens": 24}
+    alone = [model.predict(asked[n : n + 1], params=params)[0] for n in range(24)]
+    assert model.predict(asked, params=params) == alone
+
+
 def test_of_a_request_that_failed_nothing_waits(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,9 @@
 """Rows of every format become checked examples, split the same way each time."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +117,105 @@ def test_a_malformed_chat_is_named(tmp_path: Path, messages: object, message: st
         read_examples(DataSettings(train=written(tmp_path, [{"messages": messages}])), seed=0)
 
 
+CALL = {"type": "function", "function": {"name": "clock", "arguments": {}}}
+CHAT: Row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+
+
+def answered(**more: object) -> Row:
+    """Make a conversation whose answer has other keys, too."""
+    return {
+        "messages": [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b", **more},
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (answered(tool_calls=[CALL]), "message 2 has the key tool_calls: .*leave such rows out"),
+        (answered(reasoning_content="c"), "message 2 has the key reasoning_content"),
+        (answered(thinking="c"), "message 2 has the key thinking"),
+        (answered(weight=0), "message 2 has the key weight: .*leave out"),
+        (answered(train=False), "message 2 has the key train"),
+        (CHAT | {"tools": [CALL]}, "a column tools: .*not handed to the chat template"),
+        (CHAT | {"label": False}, "a column label: .*unwanted one would be imitated"),
+        (many(1)[0] | {"label": "True"}, "a column label"),
+        (CHAT | {"rejected": "c"}, "a column rejected: preferences are not learnt"),
+        (CHAT | {"images": ["a.png"]}, "a column images: only text is read"),
+        ({"text": "a", "audios": ["a.mp3"]}, "a column audios"),
+        (many(1)[0] | {"weight": 0.5}, "a column weight"),
+        (
+            {"instruction": "a", "output": "b", "history": [["c", "d"]]},
+            "a column history: .*write the row as messages",
+        ),
+    ],
+)
+def test_what_changes_the_meaning_of_a_row_is_refused(
+    tmp_path: Path, row: Row, message: str
+) -> None:
+    """Without what is not read, the row would teach something else than its author wrote."""
+    with pytest.raises(UserError, match=rf"rows\.jsonl, row 1: (there is )?{message}"):
+        read_examples(DataSettings(train=written(tmp_path, [row])), seed=0)
+
+
+def test_what_else_is_not_read_is_counted(tmp_path: Path) -> None:
+    """Each such column and key is named with its rows, those of held-out rows among them."""
+    empty: dict[str, object] = {"tool_calls": None, "weight": 1, "images": []}
+    rows = [answered(**empty) | {"id": 1, "tools": "[]"}, answered(name="x") | {"id": 2}]
+    held_out = [CHAT | {"id": 3, "label": "good"}]
+    settings = DataSettings(
+        train=written(tmp_path, rows), eval=written(tmp_path, held_out, "eval.jsonl")
+    )
+    sets = read_examples(settings, seed=0)
+    assert sets.unread == {
+        "id": 3,
+        "weight of messages": 1,
+        "name of messages": 1,
+        "label": 1,
+    }
+
+
+def test_a_system_column_beside_messages_is_their_system_turn(tmp_path: Path) -> None:
+    """As in rows of prompt and completion; two different system texts are refused."""
+    own = {"messages": [{"role": "system", "content": "s"}, *CHAT["messages"]]}  # type: ignore[misc]
+    rows = [CHAT | {"system": "s"}, own | {"system": "s"}, own | {"system": None}]
+    settings = DataSettings(train=written(tmp_path, rows), eval_fraction=0)
+    examples = read_examples(settings, seed=0).train.examples
+    assert {one.messages for one in examples} == {(Message("system", "s"), USER, ANSWER)}
+    with pytest.raises(UserError, match=r'row 1: the column system says "t", .* keep one'):
+        read_examples(DataSettings(train=written(tmp_path, [own | {"system": "t"}])), seed=0)
+
+
+def test_a_key_given_twice_in_a_cell_is_refused(tmp_path: Path) -> None:
+    """Messages that a CSV file holds as JSON are read as strictly as JSON itself."""
+    path = tmp_path / "rows.csv"
+    path.write_text('messages,id\n"[{""role"": ""user"", ""role"": ""assistant""}]",1\n')
+    with pytest.raises(UserError, match="row 1: in messages, the key 'role' is given twice"):
+        read_examples(DataSettings(train=str(path)), seed=0)
+
+
+def test_the_order_of_classes_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """Numbers that are equal, as `1` and `01`, have a fixed order, too."""
+    names = ["1", "01", "001", "2", "02"]
+    rows: list[Row] = [{"text": "a", "label": name} for name in names]
+    code = (
+        "import sys; from tasks.config import DataSettings, Task; "
+        "from tasks.engine.data.examples import read_examples; "
+        "print(read_examples(DataSettings(train=sys.argv[1]), 0, Task('sequence-classification'))"
+        ".labels)"
+    )
+    command = [sys.executable, "-c", code, written(tmp_path, rows)]
+    said = {
+        subprocess.run(
+            command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True
+        ).stdout
+        for seed in "123"
+    }
+    assert said == {b"('001', '01', '1', '02', '2')\n"}
+
+
 @pytest.mark.parametrize(
     ("row", "wanted", "message"),
     [
@@ -121,6 +223,11 @@ def test_a_malformed_chat_is_named(tmp_path: Path, messages: object, message: st
         ({"promt": "a", "completion": "b"}, "auto", "rename promt to prompt?"),
         ({"prompt": "a", "x": "b"}, "auto", "for prompt-completion, completion is missing"),
         ({"prompt": "a", "completion": "b"}, "text", "possible are text: text"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "auto", "as ShareGPT has it: write"),
+        ({"chat": [{"role": "user", "content": "a"}]}, "auto", "rename chat to messages$"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "auto", "preferences .* are not learnt"),
+        ({"completions": "a", "content": "b"}, "auto", "rename completions to completion"),
+        ({"conversations": "a"}, "auto", "rename the columns to one of these$"),
         (
             {"prompt": "a", "completion": "b", "messages": []},
             "auto",

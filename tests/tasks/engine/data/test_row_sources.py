@@ -80,6 +80,19 @@ def test_a_datasets_folder_gives_its_splits(tmp_path: Path) -> None:
         ("a.csv", b"text,text\na,b\n", "line 1: the column names text, text"),
         ("a.csv", b'text\n"a"b\n', "line 2: no valid CSV"),
         ("a.csv", b"text\n", "has no rows"),
+        ("a.csv", b"prompt;completion\tx\na;b\tc\n", "separated by semicolons or by tabs"),
+        ("a.csv", b"prompt;completion\na;b;c\n", "line 2: 3 cells, .* 2 columns, .* semicolons"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "b", "text": "c"}\n',
+            "line 2: the key 'text' is given",
+        ),
+        ("a.jsonl", b'{"m": [{"n": 1, "n": 2}]}\n', "line 1: the key 'n' is given twice"),
+        (
+            "a.json",
+            b'[{"n": {"n": 1}},\n {"n": "n",\n "\\u006e": 2}]',
+            "line 3: the key 'n' is given",
+        ),
         ("a.parquet", b"text", "no readable Parquet file"),
         ("a.txt", b"text", r"extension \.txt; possible: \.jsonl, "),
     ],
@@ -92,11 +105,31 @@ def test_what_is_no_row_is_refused(tmp_path: Path, name: str, content: bytes, me
     assert name in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'prompt;completion\na, b;"c;"\n'),
+        ("a.csv", "prompt\tcompletion\na, b\tc;\n"),
+        ("a.tsv", "prompt\tcompletion\na, b\tc;\n"),
+        ("a.tsv", 'prompt,completion\n"a, b",c;\n'),
+        ("a.csv", '"prompt",completion\n"a, b",c;\n'),
+    ],
+)
+def test_the_first_line_tells_what_separates_cells(tmp_path: Path, name: str, content: str) -> None:
+    """Spreadsheets save a table with semicolons or tabs where commas are part of numbers."""
+    (tmp_path / name).write_text(content)
+    rows = read_rows(str(tmp_path / name), "train", None)
+    assert rows == [{"prompt": "a, b", "completion": "c;"}]
+
+
 def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     """A slip in a name is answered with the right one, a missing folder with its name."""
     written(tmp_path, "rows.jsonl")
     with pytest.raises(UserError, match=r"row\.jsonl does not exist; did you mean .*rows\.jsonl\?"):
         read_rows(str(tmp_path / "row.jsonl"), "train", None)
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(UserError, match=r"b\.jsonl does not exist(?!; did)"):
+        read_rows(str(tmp_path / "b.jsonl"), "train", None)
     with pytest.raises(UserError, match="nor does the folder"):
         read_rows(str(tmp_path / "data" / "rows.jsonl"), "train", None)
 

@@ -212,18 +212,25 @@ def test_progress_adds_up_to_all_prompts(
         ('{"b": [1, 2], "a": "x"}', '{"a":"x","b":[1,2]}'),
         ('\n{ "a": "\\u00e9" } ', '{"a": "é"}'),
         ("[true, null]", "[ true,null ]"),
+        ('{"n": 1e3}', '{"n": 1000.0}'),
+        ('{"n": 1.0}', '{"n": 1}'),
         (" Paris\n", "Paris"),
         ("[" * 100_000, "[" * 100_000),
     ],
 )
 def test_equal_answers_match(given: str, expected: str) -> None:
-    """White space around any answer, and key order and spacing within JSON, do not count."""
+    """White space around any answer does not count; key order, spacing and notation in JSON."""
     assert matches(given, expected)
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
+        ("3.1", "3.10"),
+        ("1e3", "1000.0"),
+        ('"a"', '"\\u0061"'),
+        ('{"a": 2, "a": 1}', '{"a": 1}'),
+        ('{"a": 1e99999999999999999999}', '{"a": 1}'),
         ("[1]", "[true]"),
         ("0", "false"),
         ('"1"', "1"),
