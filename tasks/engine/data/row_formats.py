@@ -119,7 +119,7 @@ def detect_row_format(
 
 def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
     """Say how the columns of a row that fits no format may come to fit one."""
-    if {"chosen", "rejected"} & set(row):
+    if any(str(column).startswith(("chosen", "rejected")) for column in row):
         return (
             "preferences (chosen, rejected) are not learnt; to imitate the chosen answers, write "
             "them as completion beside prompt, or as the last of the messages"
@@ -152,9 +152,17 @@ def _advice_on_turns(row: Row) -> str | None:
             return (
                 f"{column} is a conversation as ShareGPT has it: write it as messages, a list of "
                 "objects with role in place of from (human becomes user, gpt assistant; system "
-                "stays) and content in place of value"
+                f"stays) and content in place of value{_roleless(turns)}"
             )
     return None
+
+
+def _roleless(turns: list[object]) -> str:
+    """Name the speakers of a ShareGPT conversation for whom there is no role."""
+    known = {"human", "gpt", *ROLES}
+    speakers = [str(one.get("from")) for one in turns if isinstance(one, dict)]
+    others = [one for one in dict.fromkeys(speakers) if one not in known]
+    return f"; there is no role for {', '.join(others)}: leave such rows out" if others else ""
 
 
 class BadRowError(ValueError):
@@ -263,6 +271,11 @@ def _message(given: object, name: str, *, asks: bool) -> Message:
         raise BadRowError(f"{name} {reason}")
     if isinstance(content, list) and all(_is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
+    if isinstance(content, list):
+        raise BadRowError(
+            f"the content of {name} is {_short(content)}; it must be text, or a list of objects "
+            "with the type text and a text; nothing else is read"
+        )
     # Many datasets have empty system messages; nothing can be learnt from an empty answer.
     may_be_blank = role != "assistant"
     return Message(role, _text(content, f"the content of {name}", may_be_blank=may_be_blank))

@@ -18,6 +18,7 @@ Row = dict[str, object]
 _Line = Row | UserError
 
 CSV_SUFFIXES = (".csv", ".tsv")
+_PLAIN = (".txt", ".md")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _QUOTED = re.compile(r'"[^"]*"')
 
@@ -63,8 +64,10 @@ def read_lines(path: Path) -> list[_Line]:
         )
     suffix = path.suffix.lower()
     if suffix not in DATA_SUFFIXES:
+        hint = '; write plain text as rows {"text": …}, one a line' if suffix in _PLAIN else ""
         raise UserError(
             f"{path} has the extension {suffix or '(none)'}; possible: {', '.join(DATA_SUFFIXES)}"
+            + hint
         )
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; at least one row is needed")

@@ -115,16 +115,19 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+SEPARATORS = {"rows.csv": ",", "semicolons.csv": ";", "rows.tsv": "\t"}
+
+
 def _write_csv(file: Path, rows: list[dict[str, object]]) -> None:
     with file.open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, list(rows[0]))
+        writer = csv.DictWriter(opened, list(rows[0]), delimiter=SEPARATORS[file.name])
         writer.writeheader()
         writer.writerows(rows)
 
 
 FILES: dict[str, Callable[[Path, list[dict[str, object]]], object]] = {
     "rows.jsonl": lambda file, rows: file.write_text("\n".join(map(json.dumps, rows))),
-    "rows.csv": _write_csv,
+    **dict.fromkeys(SEPARATORS, _write_csv),
     "rows.parquet": lambda file, rows: parquet.write_table(pa.Table.from_pylist(rows), file),
 }
 
@@ -140,8 +143,8 @@ def test_every_row_gets_its_adapter_s_answer(
     output = tmp_path / f"answers{Path(name).suffix}"
     rows: list[dict[str, Any]]
     match output.suffix:
-        case ".csv":
-            rows = list(csv.DictReader(output.open(newline="")))
+        case ".csv" | ".tsv":
+            rows = list(csv.DictReader(output.open(newline=""), delimiter=SEPARATORS[name]))
         case ".parquet":
             rows = parquet.read_table(output).to_pylist()
         case _:
@@ -175,6 +178,8 @@ BAD: dict[str, tuple[object, str]] = {
     "no UTF-8": ('{"prompt": "\udcff"}', "no UTF-8 text (line 2"),
     "too large a number": ('{"n": ' + "1" * 5000 + "}", "line 2: the JSON can't be read"),
     "half a character": ('{"adapter": "a", "prompt": "\\ud83d"}', "half of a surrogate pair"),
+    "a key twice": ('{"prompt": "a", "prompt": "b"}', "line 2: the key 'prompt' is given twice"),
+    "tools": ({"adapter": "a", "prompt": "x", "tools": [{}]}, "row 2: there is a column tools"),
     "no question": ({"adapter": "a", "note": "x"}, "row 2: a row needs one of messages, prompt"),
     "empty": ({"adapter": "a", "prompt": " "}, "row 2: prompt is empty"),
     "no adapter": ({"prompt": "x"}, "row 2: adapter is missing; possible: a, b"),

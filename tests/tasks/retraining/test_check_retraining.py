@@ -39,6 +39,23 @@ def test_a_question_that_is_repeated_is_one_row(
     assert not caplog.messages
 
 
+def test_what_is_not_read_of_the_rows_that_decide_is_known(tmp_path: Path) -> None:
+    """Other columns are counted; one that changes what a row means is refused, as in training."""
+    config = retraining(tmp_path / "no-base", tmp_path, "sums")
+    file = tmp_path / "held_out.jsonl"
+    plain = file.read_text()
+
+    def opened(column: str) -> HeldOut:
+        file.write_text(plain.replace("{", f"{{{column}, ", 1))
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        evaluation = config.evaluation.model_copy(update={"sha256": digest})
+        return open_held_out(evaluation, config.data, config.base_model.task)
+
+    assert opened('"id": 7').unread == {"id": 1}
+    with pytest.raises(UserError, match=r"held_out\.jsonl, row 1: there is a column label"):
+        opened('"label": false')
+
+
 def version(number: int, **tags: str) -> VersionRecord:
     """Give a version of a registered model."""
     return VersionRecord(

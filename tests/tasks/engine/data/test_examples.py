@@ -10,7 +10,7 @@ import pytest
 
 from tasks.config import DataSettings, RowFormat
 from tasks.engine.data.examples import content_sha256, read_examples
-from tasks.engine.data.row_formats import Example, Message
+from tasks.engine.data.row_formats import BadRowError, Example, Message, read_question
 from tasks.engine.data.row_sources import Row
 from tasks.errors import UserError
 
@@ -186,6 +186,18 @@ def test_a_system_column_beside_messages_is_their_system_turn(tmp_path: Path) ->
     assert {one.messages for one in examples} == {(Message("system", "s"), USER, ANSWER)}
     with pytest.raises(UserError, match=r'row 1: the column system says "t", .* keep one'):
         read_examples(DataSettings(train=written(tmp_path, [own | {"system": "t"}])), seed=0)
+
+
+def test_of_a_question_counts_what_is_asked() -> None:
+    """How an answer is to be learnt is no part of the question; earlier calls of tools are."""
+    asked = answered(weight=0, tool_calls=[CALL]) | {"label": False, "system": "s"}
+    _, example = read_question(1, asked)
+    assert example.prompt_messages == (Message("system", "s"), USER)
+    earlier: list[object] = [*answered(tool_calls=[CALL])["messages"]]  # type: ignore[misc]
+    with pytest.raises(BadRowError, match="message 2 has the key tool_calls"):
+        read_question(1, {"messages": [*earlier, {"role": "user", "content": "c"}]})
+    with pytest.raises(BadRowError, match="there is a column history"):
+        read_question(1, {"instruction": "a", "history": [["c", "d"]]})
 
 
 def test_a_key_given_twice_in_a_cell_is_refused(tmp_path: Path) -> None:

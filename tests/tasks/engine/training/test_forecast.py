@@ -6,11 +6,12 @@ import pytest
 from flow_runs import sums, tiny_config
 
 from flows.cli import runs
+from flows.cli.check import print_forecast
 from tasks.config import TrainAdapterConfig
 from tasks.engine.training.forecast import forecast
 from tasks.errors import UserError
 from tasks.runtime import home
-from tasks.validate_inputs import check_inputs
+from tasks.validate_inputs import _report, check_inputs
 
 
 @pytest.fixture
@@ -51,6 +52,20 @@ def test_without_a_probe_nothing_is_guessed(
     monkeypatch.setattr("tasks.engine.base.base_models.load_base", None)
     found = forecast(config, *check_inputs(config), with_probe=False)
     assert (found.probe, found.seconds_training) == (None, None)
+
+
+def test_what_is_not_read_is_named(
+    config: TrainAdapterConfig,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The check and the run's log say which columns are not read, and of how many rows."""
+    file = Path(config.data.train)
+    file.write_text(file.read_text().replace("{", '{"id": 1, ', 3))
+    print_forecast(found := forecast(config, with_probe=False))
+    _report(found.data)
+    assert "id (3 rows)" in capsys.readouterr().out
+    assert "not read: id (3 rows)" in caplog.text
 
 
 def test_nothing_is_left(
