@@ -141,14 +141,10 @@ def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
 def _advice_on_turns(row: Row) -> str | None:
     """Say how a column that holds the turns of a conversation becomes `messages`."""
     for column, value in row.items():
-        try:
-            turns = from_cell(value)
-        except DuplicateKeyError:
-            continue
-        first = turns[0] if isinstance(turns, list) and turns else None
-        if isinstance(first, dict) and {"role", "content"} <= set(first):
+        turns = _turns_in(value)
+        if turns and {"role", "content"} <= set(turns[0]):
             return f"rename {column} to messages"
-        if isinstance(first, dict) and {"from", "value"} <= set(first):
+        if turns and {"from", "value"} <= set(turns[0]):
             return (
                 f"{column} is a conversation as ShareGPT has it: write it as messages, a list of "
                 "objects with role in place of from (human becomes user, gpt assistant; system "
@@ -157,11 +153,19 @@ def _advice_on_turns(row: Row) -> str | None:
     return None
 
 
-def _roleless(turns: list[object]) -> str:
+def _turns_in(value: object) -> list[dict[object, object]]:
+    try:
+        given = from_cell(value)
+    except DuplicateKeyError:
+        return []
+    are_turns = isinstance(given, list) and all(isinstance(one, dict) for one in given)
+    return given if isinstance(given, list) and are_turns else []
+
+
+def _roleless(turns: list[dict[object, object]]) -> str:
     """Name the speakers of a ShareGPT conversation for whom there is no role."""
-    known = {"human", "gpt", *ROLES}
-    speakers = [str(one.get("from")) for one in turns if isinstance(one, dict)]
-    others = [one for one in dict.fromkeys(speakers) if one not in known]
+    speakers = dict.fromkeys(str(one.get("from")) for one in turns)
+    others = [one for one in speakers if one not in {"human", "gpt", *ROLES}]
     return f"; there is no role for {', '.join(others)}: leave such rows out" if others else ""
 
 

@@ -179,8 +179,8 @@ def test_what_else_is_not_read_is_counted(tmp_path: Path) -> None:
 
 def test_a_system_column_beside_messages_is_their_system_turn(tmp_path: Path) -> None:
     """As in rows of prompt and completion; two different system texts are refused."""
-    own = {"messages": [{"role": "system", "content": "s"}, *CHAT["messages"]]}  # type: ignore[misc]
-    rows = [CHAT | {"system": "s"}, own | {"system": "s"}, own | {"system": None}]
+    own: Row = {"messages": [{"role": "system", "content": "s"}, *CHAT["messages"]]}  # type: ignore[misc]
+    rows: list[Row] = [CHAT | {"system": "s"}, own | {"system": "s"}, own | {"system": None}]
     settings = DataSettings(train=written(tmp_path, rows), eval_fraction=0)
     examples = read_examples(settings, seed=0).train.examples
     assert {one.messages for one in examples} == {(Message("system", "s"), USER, ANSWER)}
