@@ -177,7 +177,8 @@ def count_unread(rows: Iterable[Row], row_format: RowFormat) -> Counter[str]:
     """Count the rows in which something stands that is not read, by the column's or key's name."""
     found: Counter[str] = Counter()
     for row in rows:
-        found.update(list(dict.fromkeys(_unread_names(row, row_format))))
+        for name in dict.fromkeys(_unread_names(row, row_format)):
+            found[name] += 1
     return found
 
 
@@ -195,10 +196,10 @@ def _unread_names(row: Row, row_format: RowFormat) -> Iterator[str]:
                 yield from (f"{name} of messages" for name in _unread(message, _READ_OF_MESSAGES))
 
 
-def _unread(given: Mapping[str, object], read: set[str]) -> Iterator[str]:
-    for name, value in given.items():
-        if name not in read and not _says_nothing(value):
-            yield name
+def _unread(given: Mapping[str, object], read: set[str]) -> list[str]:
+    if given.keys() <= read:  # as nearly always
+        return []
+    return [name for name, value in given.items() if name not in read and not _says_nothing(value)]
 
 
 def _says_nothing(value: object) -> bool:
