@@ -62,7 +62,7 @@ def test_what_is_not_read_is_named(
     """The check and the run's log say which columns are not read, and of how many rows."""
     file = Path(config.data.train)
     file.write_text(file.read_text().replace("{", '{"id": 1, ', 3))
-    print_forecast(found := forecast(config, with_probe=False))
+    print_forecast(found := forecast(config, *check_inputs(config), with_probe=False))
     _report(found.data)
     assert "id (3 rows)" in capsys.readouterr().out
     assert "not read: id (3 rows)" in caplog.text
