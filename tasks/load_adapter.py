@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tasks.config import InferenceSettings, Template
+from tasks.config import InferenceSettings
 from tasks.durability.step import step
 from tasks.engine import workbench
 from tasks.engine.adapters.activation import adapters_disabled
@@ -57,6 +57,7 @@ def _sample(
         return []
     examples = data.eval.examples[: settings.sample_rows]
     prompts = [kind.prompt(data.renderer, example) for example in examples]
+    expected = [kind.expected(data.renderer, example) for example in examples]
 
     with progress("answer") as shown:
 
@@ -67,7 +68,6 @@ def _sample(
                 prompts,
                 max_new_tokens=settings.max_new_tokens,
                 batch_size=settings.batch_size,
-                adds_special_tokens=data.renderer.template is Template.PLAIN,
                 on_progress=lambda count: shown.add(count, 2 * len(prompts)),
             )
             return [one.text for one in given]
@@ -78,13 +78,13 @@ def _sample(
     return [
         SampleRecord(
             prompt=example.question,
-            expected=example.answer,
+            expected=wanted,
             base_answer=base,
             adapter_answer=adapter,
-            base_matches=matches(base, example.answer),
-            adapter_matches=matches(adapter, example.answer),
+            base_matches=matches(base, wanted),
+            adapter_matches=matches(adapter, wanted),
         )
-        for example, base, adapter in zip(examples, plain, adapted, strict=True)
+        for example, wanted, base, adapter in zip(examples, expected, plain, adapted, strict=True)
     ]
 
 

@@ -91,7 +91,29 @@ def _say(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
         logger().warning("%d %s rows lost their answer", split.num_dropped_rows, what)
     if split.num_untrained_answers:
         logger().warning(
-            "%d earlier answers in %s rows are not trained on: the chat template rewrites them",
+            "%d earlier answers in %s rows are not trained on: the chat template rewrites them "
+            "once the conversation goes on",
             split.num_untrained_answers,
+            what,
+        )
+    if split.num_completed_answers:
+        logger().warning(
+            "the chat template writes nothing that stops generation behind %d answers of the %s "
+            "rows; an end token is put there",
+            split.num_completed_answers,
+            what,
+        )
+    if split.num_endless_answers:
+        logger().warning(
+            "%d answers of the %s rows have no end, as the tokenizer has no end token: generation "
+            "will go on to max_new_tokens",
+            split.num_endless_answers,
+            what,
+        )
+    if split.num_reopened_answers:
+        logger().warning(
+            "the chat template opens %d answers of the %s rows otherwise than it asks for them; "
+            "they are trained behind what it asks for them with",
+            split.num_reopened_answers,
             what,
         )

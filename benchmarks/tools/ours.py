@@ -11,7 +11,6 @@ from tasks.config import (
     DataSettings,
     InferenceSettings,
     LoraSettings,
-    Template,
     TrainingSettings,
 )
 from tasks.engine.adapters.activation import adapters_disabled
@@ -89,7 +88,6 @@ def _let_answer(
                 prompts,
                 max_new_tokens=settings.max_new_tokens,
                 batch_size=settings.batch_size,
-                adds_special_tokens=data.renderer.template is Template.PLAIN,
             )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tasks.config import DataSettings, RowFormat
-from tasks.engine.base.base_models import load_tokenizer
+from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.sources import BaseSource
 from tasks.engine.data.examples import ExampleSets, Split, read_examples
 from tasks.engine.data.rendering import Renderer, choose_template
@@ -74,7 +74,9 @@ def _prepare(
     task = objective_of(base.settings.task)
     is_text = sets.row_format in (RowFormat.TEXT, RowFormat.LABELLED, RowFormat.TAGGED)
     template = choose_template(settings.template, tokenizer, is_text=is_text)
-    renderer = Renderer.of(tokenizer, template, sets.row_format)
+    renderer = Renderer.of(
+        tokenizer, template, sets.row_format, end_ids(base.location, base.revision)
+    )
 
     def tokenize(split: Split) -> TokenizedSplit:
         return task.tokenize(split, renderer, settings, base, on_progress)

@@ -75,6 +75,7 @@ def _identity(adapter: LoadedAdapter) -> dict[str, object]:
         "configuration": adapter.config_sha256,
         "template": adapter.template,
         "end": adapter.tokenizer.eos_token,
+        "response_template": getattr(adapter.tokenizer, "response_template", None),
         **tokenizer_identity(adapter.tokenizer),
     }
 

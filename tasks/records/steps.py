@@ -97,6 +97,12 @@ class SplitRecord(Record):
     """Texts of which the end is cut off, where the answer is no part of them."""
     num_untrained_answers: int = 0
     """Earlier answers of a talk that the chat template rewrites later on."""
+    num_completed_answers: int = 0
+    """Those behind which an end token was put, as the chat template writes none."""
+    num_endless_answers: int = 0
+    """Those that end in nothing that stops generation."""
+    num_reopened_answers: int = 0
+    """Those that the chat template opens otherwise than it asks for them."""
     num_dropped_rows: int = 0
 
 

@@ -4,7 +4,7 @@ from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig, Templ
 from tasks.durability.step import step
 from tasks.engine.adapters.adapter_set import check_shareable
 from tasks.engine.adapters.compatibility import check_base
-from tasks.engine.base.base_models import load_tokenizer
+from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.sources import BaseSource, find_base
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.leakage import Leaks, find_leaks, normalised_question
@@ -95,7 +95,8 @@ def _check_count(held_out: HeldOut, min_rows: int) -> None:
 
 def _check_rows(data: DataRecord, held_out: HeldOut, base: BaseSource) -> None:
     tokenizer = load_tokenizer(base.location, base.revision)
-    renderer = Renderer.of(tokenizer, Template(data.template), held_out.row_format)
+    ends = end_ids(base.location, base.revision)
+    renderer = Renderer.of(tokenizer, Template(data.template), held_out.row_format, ends)
     held_out.check(renderer, base)
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.models
-from jinja2 import TemplateError
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
@@ -36,6 +35,16 @@ class Way:
     """Tokens that end an answer."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A prompt as a text, and what its chat template writes around the content of an answer."""
+
+    text: str
+    is_chat: bool = False
+    before: str = ""
+    after: str = ""
+
+
 @dataclass(eq=False)
 class Job:
     """One prompt on its way to an answer."""
@@ -44,6 +53,7 @@ class Job:
     """Its tokens."""
     adapter: str
     way: Way
+    asked: Asked = field(default_factory=lambda: Asked(""))
     words: list[int | None] = field(default_factory=list)
     """The first token of each word, where words are tagged."""
     answer: str | dict[str, Any] | None = None
@@ -152,21 +162,27 @@ class AdapterModel(PythonModel):
         tokenizer, is_chat = self.tokenizers[adapter], self.chats[adapter]
         words = _words_of(row) if self.tags_words else []
         if self.labels:
-            text = " ".join(words) or _text_of(row)
+            asked = Asked(" ".join(words) or _text_of(row))
         else:
-            text = _as_text(tokenizer, row, is_chat)
+            asked = _asked(tokenizer, row, is_chat)
+        if self.writes_anew and not self.labels:  # an encoder's text ends as its tokenizer ends it
+            asked = Asked(asked.text.rstrip())
         # A tokenizer keeps how it pads between calls: two threads at once would disturb each other.
         with self._tokenizing:
             # The chat template wrote the special tokens already.
             encoded = tokenizer(
-                text, add_special_tokens=not is_chat, return_offsets_mapping=self.tags_words
+                asked.text,
+                add_special_tokens=not asked.is_chat,
+                return_offsets_mapping=self.tags_words,
             )
         tokens: list[int] = encoded["input_ids"]
+        if not asked.is_chat:
+            tokens = _undoubled(tokenizer, asked.text, tokens)
         most = self._longest_prompt(tokenizer, way)
         if not 0 < len(tokens) <= most:
             raise _refused(f"the prompt has {len(tokens)} tokens; possible are 1 to {most}")
         firsts = first_tokens(words, encoded["offset_mapping"]) if words else []
-        return Job(tokens, adapter, way, firsts)
+        return Job(tokens, adapter, way, asked, firsts)
 
     def _longest_prompt(self, tokenizer: Any, way: Way) -> int:  # noqa: ANN401
         most: int = self.config["max_prompt_tokens"]
@@ -242,7 +258,7 @@ class AdapterModel(PythonModel):
             tokens = self.model.generate(**batch, generation_config=how)
         new_tokens = tokens if self.writes_anew else tokens[:, batch["input_ids"].shape[1] :]
         return [
-            self.tokenizers[job.adapter].decode(ids, skip_special_tokens=True).strip()
+            read_answer(self.tokenizers[job.adapter], job.asked, ids.tolist()).strip()
             for job, ids in zip(jobs, new_tokens, strict=True)
         ]
 
@@ -456,7 +472,7 @@ def _words_of(row: dict[str, Any]) -> list[str]:
     return list(words)
 
 
-def _as_text(tokenizer: Any, row: dict[str, Any], chat: bool) -> str:  # noqa: ANN401, FBT001
+def _asked(tokenizer: Any, row: dict[str, Any], chat: bool) -> Asked:  # noqa: ANN401, FBT001
     """Write a row's prompt or messages as the text that the answer continues."""
     messages, prompt = row.get("messages"), row.get("prompt")
     # An empty cell of a table is NaN.
@@ -465,13 +481,78 @@ def _as_text(tokenizer: Any, row: dict[str, Any], chat: bool) -> str:  # noqa: A
     if not chat:
         if not isinstance(prompt, str):
             raise _refused("the adapter was trained without a chat template: give `prompt`")
-        return prompt
+        return Asked(prompt)
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _turns(messages)
+    return ask(tokenizer, turns)
+
+
+def ask(tokenizer: Any, turns: list[dict[str, Any]]) -> Asked:  # noqa: ANN401
+    """Write a conversation as its chat template does, and see what that writes around an answer.
+
+    Raises:
+        MlflowException: The template refuses the conversation.
+    """
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:  # many templates refuse a system message, or two users
+    except Exception as error:  # a template is a program: it may raise anything
         raise _refused(f"the chat template refuses the messages: {error}") from error
-    return text
+    mark = "\ue000answer\ue001"  # characters for private use, which no template knows
+    try:
+        marked: str = tokenizer.apply_chat_template(
+            [*turns, {"role": "assistant", "content": mark}], tokenize=False
+        )
+    except Exception:  # noqa: BLE001
+        marked = ""
+    head, found, after = marked.rpartition(mark)
+    if not found:
+        return Asked(text, is_chat=True)
+    before = head.removeprefix(text) if head.startswith(text) else ""
+    return Asked(text, is_chat=True, before=before, after=after)
+
+
+def read_answer(tokenizer: Any, asked: Asked, tokens: list[int]) -> str:  # noqa: ANN401
+    """Return the content of an answer, without special tokens and what the template writes."""
+    if not asked.is_chat:
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+    text = str(tokenizer.decode(tokens, skip_special_tokens=False))
+    added = (str(one.content) for one in tokenizer.added_tokens_decoder.values() if one.special)
+    specials = sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
+    special = re.compile("|".join(map(re.escape, specials)) or "(?!)")
+    response = _response(tokenizer, text, asked.text)
+    if response is not None:
+        return special.sub("", response)
+    if text.startswith(asked.before):
+        text = text.removeprefix(asked.before)
+    elif (opening := asked.before.strip()) and text.lstrip().startswith(opening):
+        text = text.lstrip().removeprefix(opening).lstrip()
+    closing = asked.after.strip()
+    if mark := special.search(closing):
+        # A base that was not taught to stop goes on with turns of its own.
+        text = text.partition(mark.group())[0]
+        closing = closing[: mark.start()].rstrip()
+    return special.sub("", text).removesuffix(asked.after).removesuffix(closing)
+
+
+def _response(tokenizer: Any, text: str, prompt: str) -> str | None:  # noqa: ANN401
+    """Return the content as the tokenizer's response template reads it, if it has one."""
+    if getattr(tokenizer, "response_template", None) is None:
+        return None
+    try:
+        content = tokenizer.parse_response(text, prefix=prompt).get("content")
+    except Exception:  # noqa: BLE001 - what a model writes need not be of the template's form
+        return None
+    return content if isinstance(content, str) and content else None
+
+
+def _undoubled(tokenizer: Any, text: str, tokens: list[int]) -> list[int]:  # noqa: ANN401
+    """Leave out a special token that the tokenizer adds where the text has it already."""
+    own: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids)
+    if own and own[0] in special and tokens[:2] == [own[0], own[0]] and own[:2] != tokens[:2]:
+        tokens = tokens[1:]
+    if own and own[-1] in special and tokens[-2:] == [own[-1]] * 2 and own[-2:] != tokens[-2:]:
+        tokens = tokens[:-1]
+    return tokens
 
 
 def _turns(messages: Any) -> list[dict[str, Any]]:  # noqa: ANN401

@@ -20,6 +20,7 @@ from tasks.engine.base import base_models
 from tasks.engine.base.sources import BaseSource, find_base
 from tasks.engine.batching.batches import PackedBatches, PaddedBatches, as_items
 from tasks.engine.batching.loss import summed_loss
+from tasks.engine.data import prompts
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.tokenization import shared_prefix_length
 from tasks.engine.kernels.row_attention import attending_by_row
@@ -91,7 +92,11 @@ def test_the_converted_model_answers(smollm2: BaseSource, tickets: PreparedData)
     )
     model = base_models.load_base(smollm2)
     (answer,) = generation.answer(
-        model, tokenizer, [str(prompt)], max_new_tokens=12, batch_size=1, adds_special_tokens=False
+        model,
+        tokenizer,
+        [prompts.Prompt(str(prompt), adds_special_tokens=False)],
+        max_new_tokens=12,
+        batch_size=1,
     )
     assert "Paris" in answer
 

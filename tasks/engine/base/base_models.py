@@ -42,7 +42,8 @@ def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrain
         whose: it is, in messages.
 
     Raises:
-        UserError: there is none, or a slow one that cannot tell where tokens begin.
+        UserError: there is none, a slow one that cannot tell where tokens begin, or one with
+            nothing to pad with.
     """
     from transformers import AutoTokenizer
 
@@ -55,9 +56,31 @@ def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrain
         raise UserError(
             f"the tokenizer of {whose} {location!r} has no fast version, which is needed here"
         )
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise UserError(
+            f"the tokenizer of {whose} {location!r} has neither a padding nor an end token, of "
+            "which one is needed to put texts of unlike length in a batch; name one of its tokens "
+            "pad_token or eos_token in its tokenizer_config.json"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+@lru_cache(maxsize=4)
+def end_ids(location: str, revision: str | None) -> tuple[int, ...]:
+    """Return the tokens at which a base stops by itself, beside its tokenizer's end token."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        config = GenerationConfig.from_pretrained(location, revision=revision or "main")
+    except OSError:  # as when the model itself is loaded
+        config = GenerationConfig.from_model_config(
+            AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+        )
+    given = config.eos_token_id
+    ends = given if isinstance(given, list) else [given]
+    return tuple(sorted({int(end) for end in ends if end is not None}))
 
 
 def load_config(source: BaseSource | BaseModelRecord) -> "PretrainedConfig":

@@ -1,19 +1,28 @@
 """Examples as text: the chat template or plain joining, and where the answers stand in it.
 
-An answer's place is found by rendering the conversation up to it: what is there before the answer
-begins, and what is there once it has ended. That works for every chat template, also for those
-that do not mark the assistant's part.
+An answer's place is found by rendering the conversation up to it, and once more with a mark in
+place of its content: what is there before the content, and what the template writes behind it. That
+works for every chat template, also for those that do not mark the assistant's part.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from tasks.config import RowFormat, Template
+from tasks.engine.data.prompts import Prompt, special_texts
 from tasks.engine.data.row_formats import Example, Message
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_SHOWN_CHARACTERS = 80
+
+_MARK = "\ue000answer\ue001"
+"""Stands for an answer's content: characters for private use, which no template knows."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,24 @@ class Rendered:
     answers: tuple[tuple[int, int], ...]
     num_unplaced_answers: int = 0
     """Earlier answers that the template changes once the talk goes on; they are not trained on."""
+    content_end: int = field(default=0, compare=False)
+    """Where the last answer's content ends, and what the template writes behind it begins."""
+    is_completed: bool = field(default=False, compare=False)
+    """Whether an end token was put behind an answer for which the template writes none."""
+    is_endless: bool = field(default=False, compare=False)
+    """Whether nothing that stops generation is trained on."""
+    is_reopened: bool = field(default=False, compare=False)
+    """Whether the template opens an answer otherwise than it asks for one."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a template writes around the last answer of some turns."""
+
+    head: str
+    """All before the content."""
+    after: str
+    """All behind it."""
 
 
 @dataclass(frozen=True)
@@ -34,29 +61,63 @@ class Renderer:
     template: Template
     separator: str = "\n\n"
     """Between the turns of a plain example."""
+    ends: tuple[str, ...] = ()
+    """The texts of tokens that stop generation, beside the tokenizer's end token."""
+    _afters: dict[tuple[str, ...], str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(
-        cls, tokenizer: "PreTrainedTokenizerBase", template: Template, row_format: RowFormat
+        cls,
+        tokenizer: "PreTrainedTokenizerBase",
+        template: Template,
+        row_format: RowFormat,
+        end_ids: Iterable[int] = (),
     ) -> Self:
-        """Give the renderer for rows of a format."""
+        """Return the renderer for rows of a format.
+
+        Args:
+            tokenizer: whose chat template and special tokens are written.
+            template: `chat` or `plain`.
+            row_format: of the rows.
+            end_ids: the tokens at which the base stops, beside the tokenizer's end token.
+        """
         # A `completion` continues its `prompt` as it stands; the other formats are separate texts.
         continues = row_format is RowFormat.PROMPT_COMPLETION
-        return cls(tokenizer, template, "" if continues else "\n\n")
+        ends = tuple(
+            str(token)
+            for token in tokenizer.convert_ids_to_tokens(sorted(end_ids))
+            if token is not None
+        )
+        return cls(tokenizer, template, "" if continues else "\n\n", ends)
 
-    def prompt(self, example: Example) -> str:
-        """Give the text that a model answers: all before the last answer, and its opening."""
+    def prompt(self, example: Example) -> Prompt:
+        """Return the text that a model answers: all before the last answer, and its opening."""
         if example.text is not None:
             raise UserError(f"row {example.row} is plain text: it has no prompt to answer")
-        if self.template is Template.CHAT:
-            return self._chat(example, len(example.messages) - 1, opened=True)
-        return self._plain_prompt(example.prompt_messages)
+        if self.template is not Template.CHAT:
+            return Prompt(self._plain_prompt(example.prompt_messages))
+        turns = self._bare(example.prompt_messages)
+        text = self._chat(example.row, turns, opened=True)
+        frame = self._frame(example.row, turns)
+        if frame is None:
+            return Prompt(text, adds_special_tokens=False)
+        before = frame.head.removeprefix(text) if frame.head.startswith(text) else ""
+        return Prompt(text, adds_special_tokens=False, before=before, after=frame.after)
+
+    def expected(self, example: Example) -> str:
+        """Return what an answer is read as that repeats the trained one exactly.
+
+        A template may rewrite what it is given: it trims white space, or moves a thought.
+        """
+        rendered, prompt = self.full(example), self.prompt(example)
+        start = rendered.answers[-1][0]
+        return prompt.content(self.tokenizer, rendered.text[start : rendered.content_end])
 
     def full(self, example: Example) -> Rendered:
-        """Give the text to train on, ended by the tokenizer's end token.
+        """Return the text to train on, whose last answer ends in what stops generation.
 
         Raises:
-            UserError: the template refuses the turns, or leaves no trace of the last answer.
+            UserError: the template refuses the turns, or leaves no trace of an answer.
         """
         if example.text is not None:
             return self._whole(example.text)
@@ -65,66 +126,206 @@ class Renderer:
         return self._full_plain(example)
 
     def _whole(self, text: str) -> Rendered:
-        ended = text + self._end()
-        return Rendered(ended, ((0, len(ended)),))
+        ended = self._ended(text)
+        return Rendered(ended, ((0, len(ended)),), is_endless=not self._all_ends)
+
+    @cached_property
+    def _all_ends(self) -> tuple[str, ...]:
+        return tuple(one for one in (self._end(), *self.ends) if one)
 
     def _end(self) -> str:
-        return str(self.tokenizer.eos_token or "")
+        return str(self.tokenizer.eos_token or next(iter(self.ends), ""))
 
-    def _plain_prompt(self, messages: tuple[Message, ...]) -> str:
-        turns = [m.content + (self._end() if m.role == "assistant" else "") for m in messages]
+    def _ended(self, text: str) -> str:
+        """Put the end token behind a text that does not have one yet."""
+        return text if text.rstrip().endswith(self._all_ends) else text + self._end()
+
+    def _plain_prompt(self, messages: Sequence[Message]) -> str:
+        turns = [self._ended(m.content) if m.role == "assistant" else m.content for m in messages]
         return "".join(turn + self.separator for turn in turns)
 
     def _full_plain(self, example: Example) -> Rendered:
-        text, spans = "", []
+        text, spans, content_end = "", [], 0
         for message in example.messages:
             start = len(text)
             text += message.content
             if message.role == "assistant":
-                text += self._end()
+                content_end = len(text)
+                text = text[:start] + self._ended(message.content)
                 spans.append((start, len(text)))
             text += self.separator
-        return Rendered(text.removesuffix(self.separator), tuple(spans))
+        return Rendered(
+            text.removesuffix(self.separator),
+            tuple(spans),
+            content_end=content_end,
+            is_endless=not self._all_ends,
+        )
+
+    def _bare(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Take the end from contents that bring their own: the template writes it, or it is put."""
+        return tuple(
+            Message(one.role, self._bare_content(one.content)) if one.role == "assistant" else one
+            for one in messages
+        )
+
+    def _bare_content(self, content: str) -> str:
+        end = next((one for one in self._all_ends if content.rstrip().endswith(one)), "")
+        return content.rstrip().removesuffix(end) if end else content
 
     def _full_chat(self, example: Example) -> Rendered:
-        text = self._chat(example, len(example.messages), opened=False)
-        places = [
-            self._place(example, turn, text)
-            for turn, message in enumerate(example.messages)
-            if message.role == "assistant"
+        row, turns = example.row, self._bare(example.messages)
+        text = self._chat(row, turns, opened=False)
+        earlier = [
+            self._place(row, turns[: number + 1], text)
+            for number, turn in enumerate(turns[:-1])
+            if turn.role == "assistant"
         ]
-        if places[-1] is None:
+        found = [place for place in earlier if place is not None]
+        start, content_end, text, is_reopened = self._last(row, turns, text)
+        written = self._generated(text[content_end:], text[content_end:])
+        is_ended = written.endswith(self._all_ends) if self._all_ends else False
+        if not is_ended:
+            text += self._next_marker(row, turns) or self._end()
+        end = content_end + len(written) if is_ended else len(text)
+        return Rendered(
+            text,
+            (*found, (start, end)),
+            len(earlier) - len(found),
+            content_end,
+            is_completed=bool(self._all_ends) and not is_ended,
+            is_endless=not self._all_ends,
+            is_reopened=is_reopened,
+        )
+
+    def _last(self, row: int, turns: tuple[Message, ...], text: str) -> tuple[int, int, str, bool]:
+        """Find the last answer: its start, its content's end, the text, whether it was reopened."""
+        opening = self._opening(row, turns)
+        behind = len(text) - len(self._after(row, turns, text))
+        if text.startswith(opening):
+            self._check_content(row, turns[-1].content, text[len(opening) : behind])
+            return len(opening), behind, text, False
+        # Some templates ask for an answer with more than they write before one that is there, such
+        # as the beginning of a thought. It is trained behind what it is asked for with.
+        frame, asked = self._frame(row, turns[:-1]), self._chat(row, turns[:-1], opened=False)
+        if (
+            frame is None
+            or not (frame.head.startswith(asked) and opening.startswith(asked))
+            or not text.startswith(frame.head)
+        ):
             raise UserError(
-                f"row {example.row}: the chat template rewrites the prompt once the answer is "
+                f"row {row}: the chat template rewrites the prompt once the answer is "
                 "there, so the answer can't be told apart; set data.template to plain"
             )
-        found = tuple(place for place in places if place is not None)
-        return Rendered(text, found, len(places) - len(found))
+        self._check_content(row, turns[-1].content, text[len(frame.head) : behind])
+        longer = len(opening) - len(frame.head)
+        return len(opening), behind + longer, opening + text[len(frame.head) :], True
 
-    def _place(self, example: Example, turn: int, text: str) -> tuple[int, int] | None:
-        before = self._chat(example, turn, opened=True)
-        through = self._chat(example, turn + 1, opened=False)
-        if not (text.startswith(through) and through.startswith(before)):
+    def _place(self, row: int, turns: tuple[Message, ...], text: str) -> tuple[int, int] | None:
+        """Find an earlier answer, the last of the turns; None if the text has it otherwise."""
+        try:
+            through, opening = self._chat(row, turns, opened=False), self._opening(row, turns)
+        except UserError:  # a template may refuse what is no whole conversation
             return None
-        end = through.rfind(self._end(), len(before)) if self._end() else -1
-        # What a template writes after the end token (a line break) is never generated.
-        return len(before), len(through) if end < 0 else end + len(self._end())
+        behind = len(through) - len(self._after(row, turns, through))
+        if not through.startswith(opening) or not text.startswith(through[:behind]):
+            return None
+        self._check_content(row, turns[-1].content, through[len(opening) : behind])
+        return len(opening), behind + len(self._generated(through[behind:], text[behind:]))
 
-    def _chat(self, example: Example, num_turns: int, *, opened: bool) -> str:
-        from jinja2 import TemplateError
+    def _opening(self, row: int, turns: tuple[Message, ...]) -> str:
+        """Return all that stands before the last of the turns when it is asked for."""
+        if len(turns) > 1:
+            return self._chat(row, turns[:-1], opened=True)
+        frame = self._frame(row, ())  # no template is asked for a conversation without turns
+        return frame.head if frame else ""
 
-        turns = [{"role": one.role, "content": one.content} for one in example.messages[:num_turns]]
+    def _after(self, row: int, turns: tuple[Message, ...], text: str) -> str:
+        """Return what the template writes behind the content of the last of the turns."""
+        roles = tuple(turn.role for turn in turns)
+        known = self._afters.get(roles)
+        if known is not None and text.endswith(known):
+            return known
+        frame = self._frame(row, turns[:-1])
+        if frame and text.endswith(frame.after):
+            self._afters[roles] = frame.after
+            return frame.after
+        _, content, after = text.rpartition(turns[-1].content.strip())
+        return after if content else ""
+
+    def _frame(self, row: int, asked: tuple[Message, ...]) -> _Frame | None:
+        """Render a mark as the answer to some turns, and look at what stands around it."""
+        try:
+            text = self._chat(row, (*asked, Message("assistant", _MARK)), opened=False)
+        except UserError:
+            return None
+        head, mark, after = text.rpartition(_MARK)
+        return _Frame(head, after) if mark else None
+
+    def _generated(self, after: str, text: str) -> str:
+        """Return what of `after` is to be generated: up to an end token, and as the text has it.
+
+        What closes a whole conversation does not stand behind its earlier answers. Where a turn has
+        no end, the beginning of the next may be one, as with GLM-4.5.
+        """
+        taken = ""
+        for piece in self._pieces(after):
+            if not text.startswith(taken + piece):
+                break
+            taken += piece
+            if piece in self._all_ends:
+                return taken
+        following = text[len(taken) :]
+        return taken + next((one for one in self._all_ends if following.startswith(one)), "")
+
+    def _pieces(self, text: str) -> list[str]:
+        """Part a text before and behind each special token."""
+        return [one for one in self._special.split(text) if one]
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        texts = sorted({*special_texts(self.tokenizer), *self._all_ends}, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, texts)) or '(?!)'})")
+
+    def _next_marker(self, row: int, turns: tuple[Message, ...]) -> str:
+        """Return the end token that the user's next turn begins with, if it does."""
+        marked = (*turns[:-1], Message("assistant", _MARK))
+        try:
+            text = self._chat(row, (*marked, Message("user", "?")), opened=False)
+        except UserError:
+            return ""
+        following = text.rpartition(_MARK)[2].lstrip()
+        return next((one for one in self._all_ends if following.startswith(one)), "")
+
+    def _check_content(self, row: int, content: str, written: str) -> None:
+        if "".join(content.split()) not in "".join(written.split()):
+            shown = (
+                content if len(content) <= _SHOWN_CHARACTERS else f"{content[:_SHOWN_CHARACTERS]}…"
+            )
+            raise UserError(
+                f"row {row}: the chat template does not write the answer {shown!r} as it stands: "
+                f"it writes {written[:_SHOWN_CHARACTERS]!r}; change the row, or set data.template "
+                "to plain"
+            )
+
+    def _chat(self, row: int, messages: Sequence[Message], *, opened: bool) -> str:
+        turns = [{"role": one.role, "content": one.content} for one in messages]
         try:
             rendered = self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=opened
             )
-        except TemplateError as error:  # many templates refuse a system message, or two users
+        except Exception as error:  # a template is a program: it may raise anything
             roles = ", ".join(turn["role"] for turn in turns) or "none"
             raise UserError(
-                f"row {example.row}: the chat template refuses the turns ({roles}): {error}; "
+                f"row {row}: the chat template refuses the turns ({roles}): {_reason(error)}; "
                 "change the row, or set data.template to plain"
             ) from error
         return str(rendered)
+
+
+def _reason(error: Exception) -> str:
+    from jinja2 import TemplateError
+
+    return str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
 
 
 def choose_template(
@@ -133,7 +334,8 @@ def choose_template(
     """Resolve `auto`: the chat template where there is one and the rows are no plain text.
 
     Raises:
-        UserError: `chat` was asked for, and the tokenizer has no chat template or rows are text.
+        UserError: `chat` was asked for, and the tokenizer has no chat template or rows are text;
+            or it has several by name, of which none is the default.
     """
     has_template = bool(tokenizer.chat_template)
     if wanted is Template.CHAT and is_text:
@@ -142,6 +344,14 @@ def choose_template(
         raise UserError(
             f"data.template is chat, but the tokenizer of {tokenizer.name_or_path!r} has no chat "
             "template; use auto or plain, or an instruct model"
+        )
+    named = tokenizer.chat_template
+    is_unclear = isinstance(named, dict) and "default" not in named and not is_text
+    if is_unclear and wanted is not Template.PLAIN:
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has the chat templates "
+            f"{', '.join(sorted(named))}, and none is named default; rename one, or set "
+            "data.template to plain"
         )
     if wanted is not Template.AUTO:
         return wanted

@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from tasks.config import DataSettings
-from tasks.engine.data import rendering, tokenization
+from tasks.engine.data import prompts, rendering, tokenization
 from tasks.engine.data.examples import Split
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, TokenizedSplit
@@ -53,11 +53,16 @@ def _key(split: Split, renderer: Renderer, settings: DataSettings) -> str:
         "rows": split.sha256,
         "template": renderer.template,
         "separator": renderer.separator,
+        "ends": renderer.ends,
         "settings": [settings.loss_on, settings.max_length, settings.on_lost_answer],
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
         "special": [str(tokenizer.eos_token), str(tokenizer.bos_token), tokenizer.chat_template],
         # Another version of the code may tokenise otherwise.
-        "code": [inspect.getsource(rendering), inspect.getsource(tokenization)],
+        "code": [
+            inspect.getsource(rendering),
+            inspect.getsource(prompts),
+            inspect.getsource(tokenization),
+        ],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 

@@ -1,12 +1,14 @@
 """Examples as tokens, with labels where the loss is; what is cut or lost is counted."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Self
 
 from tasks.config import DataSettings, LossOn, OnLostAnswer, Template
 from tasks.engine.data.examples import Split
+from tasks.engine.data.prompts import encode
 from tasks.engine.data.rendering import Rendered, Renderer
 from tasks.engine.data.row_formats import Example
 from tasks.errors import UserError
@@ -92,10 +94,14 @@ def tokenize_split(
             no token at all is left to train on.
     """
     kept: list[tuple[Example, TokenizedRow]] = []
-    num_shortened = num_unplaced = 0
+    num_shortened = num_unplaced = num_completed = num_endless = num_reopened = 0
     for number, example in enumerate(split.examples, 1):
-        rendered = renderer.full(example)
+        with naming(split.source):
+            rendered = renderer.full(example)
         num_unplaced += rendered.num_unplaced_answers
+        num_completed += rendered.is_completed
+        num_endless += rendered.is_endless
+        num_reopened += rendered.is_reopened
         whole = _tokenize(rendered, renderer, settings.loss_on)
         row = TokenizedRow(
             whole.input_ids[: settings.max_length], whole.labels[: settings.max_length]
@@ -115,7 +121,19 @@ def tokenize_split(
         [example for example, _ in kept],
         num_shortened_answers=num_shortened,
         num_untrained_answers=num_unplaced,
+        num_completed_answers=num_completed,
+        num_endless_answers=num_endless,
+        num_reopened_answers=num_reopened,
     )
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Name the source in a user's mistake that names a row only."""
+    try:
+        yield
+    except UserError as mistake:
+        raise UserError(f"{source}, {mistake}") from mistake
 
 
 def shared_prefix_length(rows: Iterable[TokenizedRow]) -> int:
@@ -134,19 +152,15 @@ def shared_prefix_length(rows: Iterable[TokenizedRow]) -> int:
 
 
 def _tokenize(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> TokenizedRow:
-    encoded = renderer.tokenizer(
-        rendered.text,
-        # A chat template writes the special tokens itself.
-        add_special_tokens=renderer.template is Template.PLAIN,
-        return_offsets_mapping=True,
-    )
-    ids: list[int] = list(encoded["input_ids"])
+    # A chat template writes the special tokens itself.
+    is_plain = renderer.template is Template.PLAIN
+    ids, places = encode(renderer.tokenizer, rendered.text, adds_special_tokens=is_plain)
     spans = ((0, len(rendered.text)),) if loss_on is LossOn.ALL else rendered.answers
     labels = [
         # A token may begin in the prompt (`is ` + `Paris`: its space is part of the word), and one
         # of white space may have an empty span at its end, as GPT-NeoX's tokenizer trims them.
         token if any(a < end and start < b for a, b in spans) else IGNORED
-        for token, (start, end) in zip(ids, encoded["offset_mapping"], strict=True)
+        for token, (start, end) in zip(ids, places, strict=True)
     ]
     return TokenizedRow(ids, labels)
 

@@ -10,6 +10,7 @@ from tasks.engine.base.sources import BaseSource
 from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Batches, Part
 from tasks.engine.data.examples import Split
+from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example
 from tasks.engine.data.token_cache import tokenized
@@ -77,12 +78,16 @@ class CausalLM(Generating):
         with mixed_precision(model):
             return nats(labelled_logits(model, part), part["labels"])
 
-    def prompt(self, renderer: Renderer, example: Example) -> str:
-        """Give all that precedes the answer; a plain text is to be continued.
+    def prompt(self, renderer: Renderer, example: Example) -> Prompt:
+        """Return all that precedes the answer; a plain text is to be continued.
 
         Raises:
             UserError: the row has words to tag.
         """
         if example.words:
             raise UserError(f"row {example.row}: a language model answers no column tokens")
-        return renderer.prompt(example) if example.text is None else example.text
+        return renderer.prompt(example) if example.text is None else Prompt(example.text)
+
+    def expected(self, renderer: Renderer, example: Example) -> str:
+        """Return what an answer is read as that repeats the trained one."""
+        return renderer.expected(example)

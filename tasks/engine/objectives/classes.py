@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from tasks.engine.data.rendering import Renderer
+    from tasks.engine.data.row_formats import Example
+
 
 @dataclass(frozen=True)
 class Classifying(Padding):
@@ -27,6 +30,10 @@ class Classifying(Padding):
         from tasks.engine.batching.loss import nats
 
         return nats(class_logits(model, part), part["labels"])
+
+    def expected(self, renderer: "Renderer", example: "Example") -> str:  # noqa: ARG002
+        """Return the labels."""
+        return example.answer
 
     def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
         """Give the way of batching that was chosen."""
@@ -53,13 +60,12 @@ class Guess:
     """Of each token, its characters [start, end) of the text; [0, 0] of padding."""
 
 
-def guesses(  # noqa: PLR0913 - what is judged, by what, how many at once
+def guesses(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     texts: Sequence[str],
     *,
     batch_size: int,
-    adds_special_tokens: bool,
     on_progress: Callable[[int], None] | None,
 ) -> Iterator[Guess]:
     """Judge texts in batches of like length; one that is too long for the model is cut."""
@@ -77,7 +83,6 @@ def guesses(  # noqa: PLR0913 - what is judged, by what, how many at once
             padding_side="right",
             truncation=True,
             max_length=limit,
-            add_special_tokens=adds_special_tokens,
             return_offsets_mapping=True,
         )
         offsets = inputs.pop("offset_mapping").tolist()

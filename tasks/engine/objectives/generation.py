@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.engine.data.json_values import parse_answer, same_json
+from tasks.engine.data.prompts import Prompt
 from tasks.engine.objectives.objective import Answer
 
 if TYPE_CHECKING:
@@ -29,11 +30,10 @@ class Generating:
         self,
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         max_new_tokens: int,
         batch_size: int,
-        adds_special_tokens: bool,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """Answer greedily."""
@@ -43,7 +43,6 @@ class Generating:
             prompts,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            adds_special_tokens=adds_special_tokens,
             on_progress=on_progress,
         )
         return [Answer(text) for text in texts]
@@ -52,11 +51,10 @@ class Generating:
 def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at once
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int,
     batch_size: int,
-    adds_special_tokens: bool,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Answer prompts greedily.
@@ -67,18 +65,17 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
         prompts: rendered prompts.
         max_new_tokens: longest answer in tokens.
         batch_size: prompts answered at once.
-        adds_special_tokens: whether the prompts still lack the tokenizer's special tokens.
         on_progress: told how many more prompts are answered.
 
     Returns:
-        The answers in the prompts' order, without special tokens.
+        The content of the answers in the prompts' order, without special tokens.
     """
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].text))
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = [prompts[index] for index in indices]
-        texts = _answer_batch(model, tokenizer, batch, max_new_tokens, adds_special_tokens)
+        texts = _answer_batch(model, tokenizer, batch, max_new_tokens)
         for index, text in zip(indices, texts, strict=True):
             answers[index] = text
         if on_progress:
@@ -89,21 +86,17 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
 def _answer_batch(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[str],
+    prompts: list[Prompt],
     max_new_tokens: int,
-    adds_special_tokens: bool,  # noqa: FBT001 - private
 ) -> list[str]:
     import torch
     from transformers import GenerationConfig
 
-    inputs = tokenizer(
-        prompts,
+    inputs = tokenizer.pad(
+        {"input_ids": [prompt.tokens(tokenizer) for prompt in prompts]},
         return_tensors="pt",
-        padding=True,
         # Answers begin where prompts end; an encoder counts positions from the first token on.
         padding_side="right" if model.config.is_encoder_decoder else "left",
-        add_special_tokens=adds_special_tokens,
-        return_token_type_ids=False,
     ).to(model.device)
     # A configuration of our own: a model's own may ask for sampling, and generate() takes from it
     # whatever is unset here. A penalty would count padding, too.
@@ -122,7 +115,7 @@ def _answer_batch(
             **inputs, generation_config=greedy
         )
     new = output if model.config.is_encoder_decoder else output[:, inputs["input_ids"].shape[1] :]
-    return tokenizer.batch_decode(new, skip_special_tokens=True)
+    return [prompt.read(tokenizer, ids) for prompt, ids in zip(prompts, new.tolist(), strict=True)]
 
 
 @contextmanager

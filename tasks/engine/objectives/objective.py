@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tasks.engine.batching.batches import Batches, Part
     from tasks.engine.batching.choice import BatchingChoice
     from tasks.engine.data.examples import Split
+    from tasks.engine.data.prompts import Prompt
     from tasks.engine.data.rendering import Renderer
     from tasks.engine.data.row_formats import Example
     from tasks.engine.data.tokenization import TokenizedSplit
@@ -104,23 +105,26 @@ class Objective(Protocol):
         """
         ...
 
-    def prompt(self, renderer: "Renderer", example: "Example") -> str:
-        """Give the text that is answered.
+    def prompt(self, renderer: "Renderer", example: "Example") -> "Prompt":
+        """Return the text that is answered.
 
         Raises:
             UserError: the example has none.
         """
         ...
 
+    def expected(self, renderer: "Renderer", example: "Example") -> str:
+        """Return the right answer, as the task reads answers."""
+        ...
+
     def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at once
         self,
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
-        prompts: Sequence[str],
+        prompts: Sequence["Prompt"],
         *,
         max_new_tokens: int,
         batch_size: int,
-        adds_special_tokens: bool,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """Answer prompts, in their order."""

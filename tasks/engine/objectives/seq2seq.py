@@ -11,11 +11,11 @@ from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Batch, Batches, Part, Row, as_batch, cut
 from tasks.engine.batching.padded_rows import Padding, longest_input, model_inputs, padded_part
 from tasks.engine.data.examples import Split
+from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example
-from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
+from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit, naming
 from tasks.engine.objectives.generation import Generating
-from tasks.engine.objectives.objective import Answer
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, TrainingPlan
 
@@ -92,8 +92,9 @@ class Seq2Seq(Generating, Padding):
         rows: list[TokenizedRow] = []
         num_shortened_texts = num_shortened_answers = 0
         for done, example in enumerate(split.examples, 1):
-            prompt = tokenizer(self.prompt(renderer, example))["input_ids"]
-            answer = tokenizer(text_target=example.answer)["input_ids"]
+            with naming(split.source):
+                prompt = self.prompt(renderer, example).tokens(tokenizer)
+            answer = tokenizer(text_target=_without_end(example.answer, tokenizer))["input_ids"]
             num_shortened_texts += len(prompt) > limit
             num_shortened_answers += len(answer) > limit
             rows.append(PairRow(prompt[:limit], answer[:limit]))
@@ -130,28 +131,16 @@ class Seq2Seq(Generating, Padding):
             logits = model(**inputs, decoder_input_ids=shifted, use_cache=False).logits
         return nats(logits, labels)
 
-    def prompt(self, renderer: Renderer, example: Example) -> str:
-        """Give what the encoder reads: all before the answer."""
-        return renderer.prompt(example).rstrip()
+    def prompt(self, renderer: Renderer, example: Example) -> Prompt:
+        """Return what the encoder reads: all before the answer, with the tokenizer's end token."""
+        return Prompt(renderer.prompt(example).text.rstrip())
 
-    def answer(  # noqa: PLR0913 - the signature of all tasks
-        self,
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        batch_size: int,
-        adds_special_tokens: bool,  # noqa: ARG002 - an encoder's text has its end token
-        on_progress: Callable[[int], None] | None = None,
-    ) -> list[Answer]:
-        """Answer greedily."""
-        return super().answer(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            adds_special_tokens=True,
-            on_progress=on_progress,
-        )
+    def expected(self, renderer: Renderer, example: Example) -> str:  # noqa: ARG002
+        """Return the answer: no template writes around what a decoder learns."""
+        return example.answer
+
+
+def _without_end(answer: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Take off the end that the tokenizer adds itself."""
+    end = tokenizer.eos_token
+    return answer.rstrip().removesuffix(str(end)) if end else answer

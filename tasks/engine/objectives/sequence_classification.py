@@ -12,6 +12,7 @@ from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Part
 from tasks.engine.batching.padded_rows import longest_input
 from tasks.engine.data.examples import Split
+from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example
 from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
@@ -84,7 +85,7 @@ class SequenceClassification(Classifying):
         """Give the share of rows that are right, and the mean of the classes' F1."""
         return class_scores(list(chain(*expected)), list(chain(*predicted)))
 
-    def prompt(self, renderer: Renderer, example: Example) -> str:  # noqa: ARG002
+    def prompt(self, renderer: Renderer, example: Example) -> Prompt:  # noqa: ARG002
         """Give the text.
 
         Raises:
@@ -94,17 +95,16 @@ class SequenceClassification(Classifying):
             raise UserError(
                 f"row {example.row}: what is classified is the column text, which is missing"
             )
-        return example.text
+        return Prompt(example.text)
 
     def answer(  # noqa: PLR0913 - the signature of all tasks
         self,
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         max_new_tokens: int,  # noqa: ARG002 - nothing is generated
         batch_size: int,
-        adds_special_tokens: bool,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """Give each text's likeliest class and its probability; too long a text is cut."""
@@ -112,9 +112,8 @@ class SequenceClassification(Classifying):
         found = guesses(
             model,
             tokenizer,
-            prompts,
+            [prompt.text for prompt in prompts],
             batch_size=batch_size,
-            adds_special_tokens=adds_special_tokens,
             on_progress=on_progress,
         )
         answers = {one.index: Answer(names[one.classes], one.probabilities) for one in found}

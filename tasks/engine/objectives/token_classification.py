@@ -16,6 +16,7 @@ from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Part
 from tasks.engine.batching.padded_rows import longest_input
 from tasks.engine.data.examples import Split
+from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, TokenizedSplit
@@ -109,7 +110,7 @@ class TokenClassification(Classifying):
             scores["entity_f1"] = entity_f1(*rows)
         return scores
 
-    def prompt(self, renderer: Renderer, example: Example) -> str:  # noqa: ARG002
+    def prompt(self, renderer: Renderer, example: Example) -> Prompt:  # noqa: ARG002
         """Give the words with a space between them.
 
         Raises:
@@ -119,17 +120,16 @@ class TokenClassification(Classifying):
             raise UserError(
                 f"row {example.row}: what is tagged is the column tokens, which is missing"
             )
-        return example.text or ""
+        return Prompt(example.text or "")
 
     def answer(  # noqa: PLR0913 - the signature of all tasks
         self,
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         max_new_tokens: int,  # noqa: ARG002 - nothing is generated
         batch_size: int,
-        adds_special_tokens: bool,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """Give the likeliest tag of each word, with a space between them.
@@ -140,12 +140,13 @@ class TokenClassification(Classifying):
         found = guesses(
             model,
             tokenizer,
-            prompts,
+            [prompt.text for prompt in prompts],
             batch_size=batch_size,
-            adds_special_tokens=adds_special_tokens,
             on_progress=on_progress,
         )
-        answers = {one.index: _tags(prompts[one.index].split(" "), one, names) for one in found}
+        answers = {
+            one.index: _tags(prompts[one.index].text.split(" "), one, names) for one in found
+        }
         return [answers[index] for index in range(len(prompts))]
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.config import Batching, Template
+from tasks.config import Batching
 from tasks.engine.adapters.adapter_set import AdapterSet
+from tasks.engine.base.base_models import end_ids
 from tasks.engine.batching.batches import as_items
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow
@@ -57,7 +58,8 @@ def evaluate(
         UserError: a metric of the user's fails.
     """
     prompter = adapters.adapters[prompted_as]
-    renderer = Renderer.of(prompter.tokenizer, prompter.template, held_out.row_format)
+    ends = end_ids(adapters.base.location, adapters.base.revision)
+    renderer = Renderer.of(prompter.tokenizer, prompter.template, held_out.row_format, ends)
     settings = held_out.evaluation
     with adapters.using(name) as model:
         started = time.perf_counter()
@@ -67,7 +69,6 @@ def evaluate(
             [held_out.task.prompt(renderer, example) for example in held_out.examples],
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
-            adds_special_tokens=prompter.template is Template.PLAIN,
             on_progress=on_progress,
         )
         seconds = time.perf_counter() - started
@@ -78,6 +79,7 @@ def evaluate(
             int(prompter.tokenizer.pad_token_id),
             settings.batch_size,
         )
+    expected = [held_out.task.expected(renderer, example) for example in held_out.examples]
     rows = [
         RowScores(
             answer=given.text,
@@ -85,11 +87,9 @@ def evaluate(
             num_tokens=num_tokens,
             metrics={name: one(given.text, wanted) for name, one in held_out.metrics.items()},
         )
-        for given, wanted, (nats, num_tokens) in zip(
-            answers, held_out.expected, losses, strict=True
-        )
+        for given, wanted, (nats, num_tokens) in zip(answers, expected, losses, strict=True)
     ]
-    return Evaluation(ModelScores(held_out.kind, held_out.expected, rows), seconds)
+    return Evaluation(ModelScores(held_out.kind, expected, rows), seconds)
 
 
 def row_losses(

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.config import RowFormat, Task, Template
+from tasks.config import RowFormat, Task
 from tasks.engine.adapters.compatibility import check_tokenizer, template_of
 from tasks.engine.adapters.folders import AdapterFolder
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import BadRowError, Example, detect_row_format, read_example
 from tasks.engine.data.row_sources import read_rows
+from tasks.engine.data.tokenization import naming
 from tasks.engine.data.unread_columns import count_unread
 from tasks.engine.objectives.generation import matches
 from tasks.engine.objectives.objective import Objective
@@ -41,7 +42,9 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
     tokenizer = check_tokenizer(adapter, tokenizer)
     template = template_of(adapter, tokenizer)
     renderer = Renderer.of(tokenizer, template, answered.row_format)
-    prompts = [kind.prompt(renderer, example) for example in examples]
+    with naming(str(rows)):
+        prompts = [kind.prompt(renderer, example) for example in examples]
+        expected = [kind.expected(renderer, example) for example in examples]
 
     def score(model: "PreTrainedModel") -> float:
         answers = kind.answer(
@@ -50,11 +53,8 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
             prompts,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            adds_special_tokens=template is Template.PLAIN,
         )
-        right = (
-            matches(given.text, one.answer) for given, one in zip(answers, examples, strict=True)
-        )
+        right = (matches(one.text, wanted) for one, wanted in zip(answers, expected, strict=True))
         return sum(right) / len(examples)
 
     return score

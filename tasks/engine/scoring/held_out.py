@@ -74,7 +74,9 @@ class HeldOut:
         settings = self.data.model_copy(update={"on_lost_answer": OnLostAnswer.ERROR})
         if self.task.traits.generates:
             settings = settings.model_copy(update={"loss_on": LossOn.COMPLETION})
-            renderer = _LastAnswer(renderer.tokenizer, renderer.template, renderer.separator)
+            renderer = _LastAnswer(
+                renderer.tokenizer, renderer.template, renderer.separator, renderer.ends
+            )
         split = Split(self.source, self.evaluation.sha256, tuple(self.examples))
         return self.task.tokenize(split, renderer, settings, base, None).rows
 
@@ -91,10 +93,10 @@ class HeldOut:
         if not limit or not self.task.traits.generates:  # what is classified is cut, as in training
             return
         for example in self.examples:
-            encoded = renderer.tokenizer(self.task.prompt(renderer, example))["input_ids"]
-            if len(encoded) + self.evaluation.max_new_tokens > limit:
+            tokens = self.task.prompt(renderer, example).tokens(renderer.tokenizer)
+            if len(tokens) + self.evaluation.max_new_tokens > limit:
                 raise UserError(
-                    f"{self.source}, row {example.row}: the prompt has {len(encoded)} tokens; with "
+                    f"{self.source}, row {example.row}: the prompt has {len(tokens)} tokens; with "
                     f"evaluation.max_new_tokens {self.evaluation.max_new_tokens} the model takes "
                     f"{limit - self.evaluation.max_new_tokens}"
                 )

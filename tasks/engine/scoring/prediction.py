@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from tasks.config import RowFormat, Template
+from tasks.config import RowFormat
 from tasks.engine.adapters.adapter_set import AdapterSet
+from tasks.engine.base.base_models import end_ids
+from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import BadRowError, Example, read_question
 from tasks.engine.data.row_sources import Row
 from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,6 @@ class Answered:
     probability: float | None = None
     """Of a class, where rows are classified."""
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    adapter: str
-    text: str
-    adds_special_tokens: bool
 
 
 def read_row(
@@ -88,33 +79,29 @@ def answer_questions(
     """
     kind = objective_of(adapters.base.settings.task)
     done: dict[int, Answered] = {}
-    prompts: dict[int, _Prompt] = {}
+    prompts: dict[int, Prompt] = {}
+    asked: dict[str, list[int]] = {}
     for index, question in enumerate(questions):
         rendered = (
             question
             if isinstance(question, Answered)
             else _render(adapters, question, max_new_tokens)
         )
-        if isinstance(rendered, Answered):
-            done[index] = rendered
-        else:
+        if isinstance(question, Question) and isinstance(rendered, Prompt):
             prompts[index] = rendered
+            asked.setdefault(question.adapter, []).append(index)
+        elif isinstance(rendered, Answered):
+            done[index] = rendered
     if on_progress and done:
         on_progress(len(done))
-    for name, special in sorted({(p.adapter, p.adds_special_tokens) for p in prompts.values()}):
-        of_group = [
-            index
-            for index, prompt in prompts.items()
-            if (prompt.adapter, prompt.adds_special_tokens) == (name, special)
-        ]
+    for name, of_group in sorted(asked.items()):
         with adapters.using(name) as model:
             given = kind.answer(
                 model,
                 adapters.adapters[name].tokenizer,
-                [prompts[index].text for index in of_group],
+                [prompts[index] for index in of_group],
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
-                adds_special_tokens=special,
                 on_progress=on_progress,
             )
         done |= {
@@ -124,33 +111,24 @@ def answer_questions(
     return [done[index] for index in range(len(questions))]
 
 
-def _render(adapters: AdapterSet, question: Question, max_new_tokens: int) -> _Prompt | Answered:
+def _render(adapters: AdapterSet, question: Question, max_new_tokens: int) -> Prompt | Answered:
     adapter, example = adapters.adapters[question.adapter], question.example
-    is_chat = adapter.template is Template.CHAT and example.text is None
-    renderer = Renderer.of(adapter.tokenizer, adapter.template, question.row_format)
+    ends = end_ids(adapters.base.location, adapters.base.revision)
+    renderer = Renderer.of(adapter.tokenizer, adapter.template, question.row_format, ends)
     kind = objective_of(adapters.base.settings.task)
     try:
-        text = kind.prompt(renderer, example)
+        prompt = kind.prompt(renderer, example)
     except UserError as error:
         return Answered(error=str(error))
-    prompt = _Prompt(question.adapter, text, adds_special_tokens=not is_chat)
     room = max_new_tokens if kind.traits.generates else 0
-    too_long = _too_long(adapters, adapter.tokenizer, prompt, room)
+    too_long = _too_long(adapters, len(prompt.tokens(adapter.tokenizer)), room)
     return Answered(error=f"row {example.row}: {too_long}") if too_long else prompt
 
 
-def _too_long(
-    adapters: AdapterSet,
-    tokenizer: "PreTrainedTokenizerBase",
-    prompt: _Prompt,
-    max_new_tokens: int,
-) -> str | None:
+def _too_long(adapters: AdapterSet, num_tokens: int, max_new_tokens: int) -> str | None:
     """Say that a prompt and its answer are more than the model was made for."""
     limit = getattr(adapters.model.config.get_text_config(), "max_position_embeddings", None)
-    if not limit:
-        return None
-    ids = tokenizer(prompt.text, add_special_tokens=prompt.adds_special_tokens)["input_ids"]
-    if len(ids) + max_new_tokens <= limit:
+    if not limit or num_tokens + max_new_tokens <= limit:
         return None
     room = f"with {max_new_tokens} for the answer, " if max_new_tokens else ""
-    return f"the prompt has {len(ids)} tokens; {room}the model takes {limit - max_new_tokens}"
+    return f"the prompt has {num_tokens} tokens; {room}the model takes {limit - max_new_tokens}"

@@ -16,6 +16,7 @@ from tiny_models import tiny_adapter, tiny_tokenizer
 from tasks.config import AdapterSettings, BaseModelSettings, PredictBatchConfig
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.adapters.folders import find_adapter
+from tasks.engine.data.prompts import Prompt
 from tasks.engine.objectives.generation import answer
 from tasks.engine.scoring import prediction
 from tasks.errors import UserError
@@ -51,10 +52,9 @@ def _answers(loaded: AdapterSet, prompts: Sequence[str]) -> list[str]:
     return answer(
         loaded.model,
         loaded.tokenizer,
-        prompts,
+        [Prompt(text, adds_special_tokens=False) for text in prompts],
         max_new_tokens=6,
         batch_size=1,
-        adds_special_tokens=False,
     )
 
 

@@ -18,6 +18,7 @@ from mlflow_server import free_port
 from tiny_models import tiny_adapter
 
 from tasks.config import AdapterSettings
+from tasks.engine.data.prompts import Prompt
 from tasks.engine.objectives.generation import answer
 from tasks.inference.adapters_on_base import found_adapters, load_adapters
 from tasks.inference.serving import bundle_adapters
@@ -108,10 +109,9 @@ def expected(wanted: list[AdapterSettings]) -> dict[str, list[str]]:
                 (answered,) = answer(
                     model,
                     adapters.tokenizer,
-                    [str(text)],
+                    [Prompt(str(text), adds_special_tokens=False)],
                     max_new_tokens=6,
                     batch_size=1,
-                    adds_special_tokens=False,
                 )
                 found.setdefault(name, []).append(answered.strip())
     return found

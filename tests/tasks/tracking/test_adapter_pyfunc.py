@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from tasks.config import AdapterSettings, BaseModelSettings, TrackingSettings
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.base.sources import find_base
+from tasks.engine.data.prompts import Prompt
 from tasks.engine.objectives.generation import answer
 from tasks.inference.serving import bundle_adapters
 from tasks.records import BaseModelRecord, FileRecord, SavedRecord
@@ -364,10 +365,9 @@ def test_answers_are_those_of_the_set_whatever_the_base_asks_for(
         expected = answer(
             adapters.model,
             adapters.adapters[name].tokenizer,
-            PROMPTS_AS_CHATS,
+            [Prompt(text, adds_special_tokens=False) for text in PROMPTS_AS_CHATS],
             max_new_tokens=8,
             batch_size=1,
-            adds_special_tokens=False,
         )
         assert [job.answer for job in jobs if job.adapter == name] == [
             text.strip() for text in expected

@@ -65,7 +65,7 @@ def test_prompt_is_what_precedes_the_last_answer(
     rendered = renderer.full(example(*turns))
 
     start, end = rendered.answers[-1]
-    assert rendered.text[:start] == renderer.prompt(example(*turns))
+    assert rendered.text[:start] == renderer.prompt(example(*turns)).text
     assert rendered.text[start:end] == f"{turns[-1][1]}<|im_end|>"
 
 
@@ -105,12 +105,16 @@ def test_turns_that_the_template_refuses_are_the_users_mistake(
 def test_template_without_end_token_gives_the_whole_turn(
     tokenizer: "PreTrainedTokenizerFast",
 ) -> None:
-    """Where a turn ends in a mark other than the tokenizer's end token, the mark is learnt."""
+    """Where a turn ends in a mark other than the tokenizer's end token, the mark is learnt.
+
+    The end token, which stops generation, follows the last one.
+    """
     tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>\n", "<end_of_turn>")
 
     rendered = Renderer(tokenizer, Template.CHAT).full(example(*TALK))
 
-    assert answers(rendered) == ["b<end_of_turn>", "d<end_of_turn>"]
+    assert answers(rendered) == ["b<end_of_turn>", "d<end_of_turn><|im_end|>"]
+    assert rendered.is_completed
 
 
 def test_completion_continues_its_prompt_as_it_stands(

@@ -8,6 +8,7 @@ import torch
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from tasks.engine.data.prompts import Prompt
 from tasks.engine.objectives.generation import answer, matches
 
 if TYPE_CHECKING:
@@ -39,10 +40,9 @@ def answers(
     return answer(
         model,
         tokenizer,
-        prompts,
+        [Prompt(text) for text in prompts],
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
-        adds_special_tokens=True,
     )
 
 
@@ -176,10 +176,9 @@ def test_special_tokens_are_added_only_where_asked(
         return answer(
             model,
             tokenizer,
-            [prompt],
+            [Prompt(prompt, adds_special_tokens=adds)],
             max_new_tokens=6,
             batch_size=1,
-            adds_special_tokens=adds,
         )
 
     assert ask("<s>fox", adds=False) == ask("fox", adds=True)
@@ -195,10 +194,9 @@ def test_progress_adds_up_to_all_prompts(
     answer(
         model,
         tokenizer,
-        PROMPTS,
+        [Prompt(text) for text in PROMPTS],
         max_new_tokens=1,
         batch_size=2,
-        adds_special_tokens=True,
         on_progress=seen.append,
     )
 

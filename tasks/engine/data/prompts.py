@@ -1,0 +1,102 @@
+"""A prompt as a model reads it, and its answer without what a chat template writes around it.
+
+A template may write more than the content of an answer: an empty thought in front of it (Qwen3,
+GLM-4.5), the name of a channel (gpt-oss), a mark behind it. All of that is trained and generated,
+and none of it is the answer.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to answer, and what stands around the content of its answer."""
+
+    text: str
+    adds_special_tokens: bool = True
+    """Whether the text still lacks the tokenizer's special tokens; a chat template writes them."""
+    before: str = ""
+    """What the template writes between the text and the content."""
+    after: str = ""
+    """What the template writes behind the content."""
+
+    def tokens(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+        """Return the tokens that a model reads."""
+        return encode(tokenizer, self.text, adds_special_tokens=self.adds_special_tokens)[0]
+
+    def read(self, tokenizer: "PreTrainedTokenizerBase", tokens: list[int]) -> str:
+        """Return the content of a generated answer, without special tokens."""
+        if self.adds_special_tokens:
+            return str(tokenizer.decode(tokens, skip_special_tokens=True))
+        return self.content(tokenizer, str(tokenizer.decode(tokens, skip_special_tokens=False)))
+
+    def content(self, tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+        """Return the content of an answer as it was generated or trained."""
+        specials = special_texts(tokenizer)
+        if self.adds_special_tokens:
+            return _without(specials, text)
+        response = _response(tokenizer, text, self.text)
+        if response is not None:
+            return _without(specials, response)
+        if text.startswith(self.before):
+            text = text.removeprefix(self.before)
+        elif (opening := self.before.strip()) and text.lstrip().startswith(opening):
+            text = text.lstrip().removeprefix(opening).lstrip()
+        closing = self.after.strip()
+        if special := _first(specials, closing):
+            # A base that was not taught to stop goes on with turns of its own.
+            text = text.partition(special)[0]
+            closing = closing.partition(special)[0].rstrip()
+        return _without(specials, text).removesuffix(self.after).removesuffix(closing)
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", text: str, *, adds_special_tokens: bool
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return a text's tokens, and the characters [start, end) that each stands for.
+
+    A special token that the tokenizer would add is left out where the text has it already.
+    """
+    encoded = tokenizer(text, add_special_tokens=adds_special_tokens, return_offsets_mapping=True)
+    ids: list[int] = list(encoded["input_ids"])
+    places: list[tuple[int, int]] = [(start, end) for start, end in encoded["offset_mapping"]]
+    if adds_special_tokens and len(ids) > 1:
+        special = set(tokenizer.all_special_ids)
+        added = [one in special and place == (0, 0) for one, place in zip(ids, places, strict=True)]
+        first = int(added[0] and not added[1] and ids[0] == ids[1])
+        last = len(ids) - int(added[-1] and not added[-2] and ids[-1] == ids[-2])
+        return ids[first:last], places[first:last]
+    return ids, places
+
+
+def special_texts(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Return the texts of the tokens that are no text of an answer, the longest first."""
+    added: Iterable[Any] = tokenizer.added_tokens_decoder.values()
+    texts = {str(one.content) for one in added if one.special} | set(tokenizer.all_special_tokens)
+    return sorted(texts, key=len, reverse=True)
+
+
+def _first(specials: Sequence[str], text: str) -> str:
+    found = re.search("|".join(map(re.escape, specials)), text) if specials else None
+    return found.group() if found else ""
+
+
+def _without(specials: Sequence[str], text: str) -> str:
+    return re.sub("|".join(map(re.escape, specials)), "", text) if specials else text
+
+
+def _response(tokenizer: "PreTrainedTokenizerBase", text: str, prompt: str) -> str | None:
+    """Return the content as the tokenizer's response template reads it, if it has one."""
+    if getattr(tokenizer, "response_template", None) is None:
+        return None
+    try:
+        content = tokenizer.parse_response(text, prefix=prompt).get("content")
+    except Exception:  # noqa: BLE001 - what a model writes need not be of the template's form
+        return None
+    return content if isinstance(content, str) and content else None

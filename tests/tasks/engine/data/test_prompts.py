@@ -1,0 +1,152 @@
+"""An answer is its content, whatever a chat template writes around it."""
+
+from typing import Any
+
+import pytest
+from chat_templates import SHAPES, Shape
+
+from tasks.config import DataSettings, RowFormat, Template
+from tasks.engine.data.examples import Split
+from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.row_formats import Example, Message
+from tasks.engine.data.tokenization import IGNORED, TokenizedSplit, tokenize_split
+from tasks.engine.objectives.generation import matches
+from tasks.tracking.adapter_pyfunc import ask, read_answer
+
+CONTENTS = {
+    "word": "apple",
+    "json": '{"fruit": "apple", "n": [1, 2]}',
+    "lines": "first line\n\nsecond line",
+    "end within": "<|im_start|>final</s> and more",
+}
+TURNS = (Message("user", "fruit?"), Message("assistant", "apple"), Message("user", "more"))
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES)
+def shape(request: pytest.FixtureRequest) -> Shape:
+    """Give each shape of template."""
+    found: Shape = request.param
+    return found
+
+
+def renderer_of(shape: Shape) -> Renderer:
+    """Render as the template does, for a base that stops as its does."""
+    return Renderer.of(shape.tokenizer(), Template.CHAT, RowFormat.MESSAGES, shape.end_ids())
+
+
+def tokenized(renderer: Renderer, *examples: Example) -> TokenizedSplit:
+    """Tokenise examples as in training."""
+    split = Split("rows.jsonl", "0" * 64, examples)
+    return tokenize_split(split, renderer, DataSettings(train="rows.jsonl"))
+
+
+def imitated(renderer: Renderer, example: Example) -> list[int]:
+    """Return what a model generates that imitates the row exactly: up to where it is stopped."""
+    [row] = tokenized(renderer, example).rows
+    start = len(renderer.prompt(example).tokens(renderer.tokenizer))
+    assert IGNORED not in row.labels[start : start + 1]
+    ends = renderer.tokenizer.convert_tokens_to_ids([*renderer.ends, "<|im_end|>"])
+    trained = [label for label in row.labels[start:] if label != IGNORED]
+    stop = next(place for place, token in enumerate(trained) if token in ends)
+    return trained[: stop + 1]
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+@pytest.mark.parametrize("asked", [TURNS[:1], TURNS, (Message("system", "s"), *TURNS)])
+def test_exact_imitation_is_the_right_answer(
+    shape: Shape, content: str, asked: tuple[Message, ...]
+) -> None:
+    """A model that repeats the trained tokens is read as the right answer, here and in MLflow."""
+    renderer = renderer_of(shape)
+    example = Example(1, (*asked, Message("assistant", content)))
+
+    tokens, prompt = imitated(renderer, example), renderer.prompt(example)
+    answer = prompt.read(renderer.tokenizer, tokens)
+    assert matches(answer, renderer.expected(example))
+    assert answer.strip() == content.replace("<|im_start|>", "")
+    turns: list[dict[str, Any]] = [{"role": one.role, "content": one.content} for one in asked]
+    served = ask(renderer.tokenizer, turns)
+    assert (served.text, served.before, served.after) == (prompt.text, prompt.before, prompt.after)
+    assert read_answer(renderer.tokenizer, served, tokens) == answer
+
+
+def test_every_answer_of_a_conversation_is_trained(shape: Shape) -> None:
+    """Earlier answers are learnt as the last one is, unless they are counted as rewritten."""
+    example = Example(1, (*TURNS, Message("assistant", "pear")))
+
+    split = tokenized(renderer_of(shape), example)
+
+    labels = [label for label in split.rows[0].labels if label != IGNORED]
+    trained = renderer_of(shape).tokenizer.decode(labels)
+    assert ("apple" in trained) != bool(split.record.num_untrained_answers)
+    is_rewritten = any(
+        one is shape for name, one in SHAPES.items() if "qwen" in name or "r1" in name
+    )
+    assert split.record.num_untrained_answers == is_rewritten
+    assert "fruit" not in trained
+    assert "more" not in trained
+
+
+@pytest.mark.parametrize("thought", ["", "\n\n", "\nabc\n"])
+def test_thought_that_the_data_has_is_no_second_one(thought: str) -> None:
+    """Where rows bring their thoughts, a template's empty one is not read out of them twice."""
+    renderer = renderer_of(SHAPES["qwen3"])
+    content = f"<think>{thought}</think>\n\napple"
+    example = Example(1, (*TURNS[:1], Message("assistant", content)))
+
+    answer = renderer.prompt(example).read(renderer.tokenizer, imitated(renderer, example))
+    assert answer == renderer.expected(example)
+    assert answer.endswith("apple")
+
+
+def test_answer_without_an_end_is_completed_and_counted() -> None:
+    """Where the template writes no end, an end token is trained behind the last answer."""
+    example = Example(1, (*TURNS, Message("assistant", "pear")))
+    for name, shape in SHAPES.items():
+        split = tokenized(renderer_of(shape), example)
+        last = next(label for label in reversed(split.rows[0].labels) if label != IGNORED)
+        assert last in renderer_of(shape).tokenizer.convert_tokens_to_ids(list(shape.ends))
+        # GPT-OSS and its like write an end that stops; GLM's is the next turn's.
+        is_lacking = name in ("glm4.5", "no end", "another end")
+        assert split.record.num_completed_answers == is_lacking, name
+    assert renderer_of(SHAPES["glm4.5"]).full(example).text[-len("<|user|>") :] == "<|user|>"
+
+
+def test_conversation_that_the_assistant_begins_is_trained(shape: Shape) -> None:
+    """A greeting without a question is an answer, too."""
+    turns = (Message("assistant", "Welcome!"), *TURNS[:2])
+
+    rendered = renderer_of(shape).full(Example(1, turns))
+
+    start, end = rendered.answers[-1]
+    assert "apple" in rendered.text[start:end]
+    assert rendered.num_unplaced_answers or rendered.text[rendered.answers[0][0] :].startswith(
+        "Welcome!"
+    )
+
+
+def test_base_that_goes_on_is_cut_at_the_template_s_end() -> None:
+    """Turns that a base writes behind its answer are no part of the answer."""
+    shape = SHAPES["another end"]
+    prompt = renderer_of(shape).prompt(Example(1, (*TURNS, Message("assistant", ""))))
+    tokenizer = shape.tokenizer()
+
+    said = tokenizer("apple<|turn_end|>\n<|im_start|>user\nmore", add_special_tokens=False)
+    assert prompt.read(tokenizer, said["input_ids"]) == "apple"
+
+
+def test_response_template_of_the_tokenizer_is_used() -> None:
+    """Where the tokenizer says how answers are read, they are read so."""
+    tokenizer = SHAPES["qwen3"].tokenizer()
+    tokenizer.response_template = {
+        "defaults": {"role": "assistant"},
+        "start_anchor": "<|im_start|>assistant\n",
+        "fields": {
+            "thinking": {"open": "<think>", "close": "</think>", "content": "text"},
+            "content": {"close": "<|im_end|>", "content": "text"},
+        },
+    }
+    prompt = Prompt("<|im_start|>assistant\n", adds_special_tokens=False)
+
+    assert prompt.content(tokenizer, "<think>\nlong\n</think>\n\napple<|im_end|>") == "apple"
