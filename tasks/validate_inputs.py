@@ -17,6 +17,32 @@ from tasks.records import DataRecord, SplitRecord
 from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger, progress
 
+_REMARKS = {
+    "num_shortened_texts": "%d %s texts are cut short",
+    "num_shortened_answers": "%d %s answers are cut short",
+    "num_dropped_rows": "%d %s rows lost their answer",
+    "num_untrained_answers": (
+        "%d earlier answers in %s rows are not trained on: the chat template rewrites them once "
+        "the conversation goes on"
+    ),
+    "num_unwritten_messages": (
+        "%d messages to the assistant in %s rows are left out or rewritten by the chat template"
+    ),
+    "num_completed_answers": (
+        "%d answers of %s rows are followed by nothing that stops generation in the chat template; "
+        "an end token is put there"
+    ),
+    "num_endless_answers": (
+        "%d answers of %s rows have no end, as the tokenizer has no end token: generation goes on "
+        "to max_new_tokens"
+    ),
+    "num_reopened_answers": (
+        "%d answers of %s rows are opened otherwise by the chat template than it asks for them; "
+        "they are trained behind what it asks for them with"
+    ),
+}
+"""What a user should know of a split, by the record's counts."""
+
 
 @step
 def validate_inputs(config: TrainAdapterConfig) -> DataRecord:
@@ -83,37 +109,6 @@ def _say(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
         f"{len(labels)} labels" if labels else f"{split.num_trained_tokens} of them trained on",
         split.sha256[:12],
     )
-    if split.num_shortened_texts:
-        logger().warning("%d %s texts are cut short", split.num_shortened_texts, what)
-    if split.num_shortened_answers:
-        logger().warning("%d %s answers are cut short", split.num_shortened_answers, what)
-    if split.num_dropped_rows:
-        logger().warning("%d %s rows lost their answer", split.num_dropped_rows, what)
-    if split.num_untrained_answers:
-        logger().warning(
-            "%d earlier answers in %s rows are not trained on: the chat template rewrites them "
-            "once the conversation goes on",
-            split.num_untrained_answers,
-            what,
-        )
-    if split.num_completed_answers:
-        logger().warning(
-            "the chat template writes nothing that stops generation behind %d answers of the %s "
-            "rows; an end token is put there",
-            split.num_completed_answers,
-            what,
-        )
-    if split.num_endless_answers:
-        logger().warning(
-            "%d answers of the %s rows have no end, as the tokenizer has no end token: generation "
-            "will go on to max_new_tokens",
-            split.num_endless_answers,
-            what,
-        )
-    if split.num_reopened_answers:
-        logger().warning(
-            "the chat template opens %d answers of the %s rows otherwise than it asks for them; "
-            "they are trained behind what it asks for them with",
-            split.num_reopened_answers,
-            what,
-        )
+    for name, message in _REMARKS.items():
+        if number := getattr(split, name):
+            logger().warning(message, number, what)

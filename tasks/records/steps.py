@@ -97,6 +97,8 @@ class SplitRecord(Record):
     """Texts of which the end is cut off, where the answer is no part of them."""
     num_untrained_answers: int = 0
     """Earlier answers of a talk that the chat template rewrites later on."""
+    num_unwritten_messages: int = 0
+    """Messages to the assistant that the chat template leaves out or rewrites."""
     num_completed_answers: int = 0
     """Those behind which an end token was put, as the chat template writes none."""
     num_endless_answers: int = 0

@@ -33,6 +33,8 @@ class Rendered:
     answers: tuple[tuple[int, int], ...]
     num_unplaced_answers: int = 0
     """Earlier answers that the template changes once the talk goes on; they are not trained on."""
+    num_unwritten_messages: int = field(default=0, compare=False)
+    """Messages of others than the assistant that the template leaves out or rewrites."""
     content_end: int = field(default=0, compare=False)
     """Where the last answer's content ends, and what the template writes behind it begins."""
     is_completed: bool = field(default=False, compare=False)
@@ -191,6 +193,7 @@ class Renderer:
             text,
             (*found, (start, end)),
             len(earlier) - len(found),
+            _num_unwritten(turns, text),
             content_end,
             is_completed=bool(self._all_ends) and not is_ended,
             is_endless=not self._all_ends,
@@ -297,7 +300,7 @@ class Renderer:
         return next((one for one in self._all_ends if following.startswith(one)), "")
 
     def _check_content(self, row: int, content: str, written: str) -> None:
-        if "".join(content.split()) not in "".join(written.split()):
+        if _squeezed(content) not in _squeezed(written):
             shown = (
                 content if len(content) <= _SHOWN_CHARACTERS else f"{content[:_SHOWN_CHARACTERS]}…"
             )
@@ -320,6 +323,18 @@ class Renderer:
                 "change the row, or set data.template to plain"
             ) from error
         return str(rendered)
+
+
+def _squeezed(text: str) -> str:
+    """Take out white space, which templates trim and add."""
+    return "".join(text.split())
+
+
+def _num_unwritten(turns: Sequence[Message], text: str) -> int:
+    squeezed = _squeezed(text)
+    return sum(
+        turn.role != "assistant" and _squeezed(turn.content) not in squeezed for turn in turns
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -94,11 +94,12 @@ def tokenize_split(
             no token at all is left to train on.
     """
     kept: list[tuple[Example, TokenizedRow]] = []
-    num_shortened = num_unplaced = num_completed = num_endless = num_reopened = 0
+    num_shortened = num_unplaced = num_unwritten = num_completed = num_endless = num_reopened = 0
     for number, example in enumerate(split.examples, 1):
         with naming(split.source):
             rendered = renderer.full(example)
         num_unplaced += rendered.num_unplaced_answers
+        num_unwritten += rendered.num_unwritten_messages
         num_completed += rendered.is_completed
         num_endless += rendered.is_endless
         num_reopened += rendered.is_reopened
@@ -121,6 +122,7 @@ def tokenize_split(
         [example for example, _ in kept],
         num_shortened_answers=num_shortened,
         num_untrained_answers=num_unplaced,
+        num_unwritten_messages=num_unwritten,
         num_completed_answers=num_completed,
         num_endless_answers=num_endless,
         num_reopened_answers=num_reopened,

@@ -215,6 +215,16 @@ def test_a_tokenizer_without_padding_pads_with_its_end(tiny_base: Path, tmp_path
     ).convert_tokens_to_ids("<|im_end|>")
 
 
+def test_a_tokenizer_with_nothing_to_pad_with_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    """Without padding and end token no batch can be made, which is known before any weight."""
+    folder = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    neither = {"pad_token": None, "eos_token": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | neither))
+    with pytest.raises(UserError, match="neither a padding nor an end token"):
+        load_tokenizer(str(folder), None)
+
+
 def test_a_slow_tokenizer_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     """A tokenizer in Python only cannot tell where tokens begin, and is refused."""
     shutil.copy(tiny_base / "config.json", tmp_path)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import pytest
-from tiny_models import tiny_tokenizer
+from tiny_models import BOS, tiny_tokenizer
 
 from tasks.config import Template
 from tasks.engine.data.rendering import Rendered, Renderer, choose_template
@@ -177,3 +177,85 @@ def test_chat_that_cannot_be_is_refused(
     """`chat` without a chat template, or with `text` rows, names the alternatives."""
     with pytest.raises(UserError, match=message):
         choose_template(Template.CHAT, tiny_tokenizer(chat_template=has_template), is_text=is_text)
+
+
+def test_template_that_loses_the_answer_is_refused(tokenizer: "PreTrainedTokenizerFast") -> None:
+    """An answer that is not in what would be trained, as with content in parts only, is told."""
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content']",
+        "message['content'] | selectattr('type', 'defined') | map(attribute='text') | join",
+    )
+
+    with pytest.raises(UserError, match="row 7: the chat template does not write the answer 'b'"):
+        Renderer(tokenizer, Template.CHAT).full(example(*TALK))
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        "{{ messages[0]['content'] + 1 }}",
+        "{{ 1 // 0 }}",
+        "{{ messages[0]['parts'][0]['text'] }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    ],
+)
+def test_template_that_fails_names_the_row(
+    tokenizer: "PreTrainedTokenizerFast", failing: str
+) -> None:
+    """Whatever a template raises, it is told with the row and a way out."""
+    tokenizer.chat_template = failing
+
+    with pytest.raises(UserError, match=r"row 7: the chat template refuses.*data\.template"):
+        Renderer(tokenizer, Template.CHAT).full(example(*TALK))
+
+
+def test_end_token_within_an_answer_does_not_end_it(tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Where turns end in another token than the tokenizer's, that one may stand in an answer."""
+    tokenizer.eos_token = BOS
+    struck = example(("user", "strike"), ("assistant", "HTML: <s>struck</s> text"))
+
+    [answer] = answers(Renderer(tokenizer, Template.CHAT).full(struck))
+
+    assert answer == "HTML: <s>struck</s> text<|im_end|>\n<s>"
+
+
+@pytest.mark.parametrize("template", [Template.CHAT, Template.PLAIN])
+@pytest.mark.parametrize("behind", ["", "\n"])
+def test_end_that_the_data_has_is_not_doubled(
+    tokenizer: "PreTrainedTokenizerFast", template: Template, behind: str
+) -> None:
+    """A content that ends in the end token already gets no second one."""
+    finished = example(("user", "a"), ("assistant", f"b<|im_end|>{behind}"))
+
+    [answer] = answers(Renderer(tokenizer, template).full(finished))
+
+    assert answer.rstrip() == "b<|im_end|>"
+
+
+def test_tokenizer_without_an_end_token_is_counted(tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Where nothing stops generation, that is known of each row."""
+    tokenizer.eos_token = None
+
+    for template in (Template.CHAT, Template.PLAIN):
+        assert Renderer(tokenizer, template).full(example(*TALK)).is_endless
+
+
+def test_templates_by_name_without_a_default_are_refused() -> None:
+    """Several chat templates, none of them the default, are named before anything is rendered."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = {"rag": "a", "tool_use": "b"}
+
+    with pytest.raises(UserError, match="chat templates rag, tool_use, and none is named default"):
+        choose_template(Template.AUTO, tokenizer, is_text=False)
+    assert choose_template(Template.PLAIN, tokenizer, is_text=False) is Template.PLAIN
+
+
+def test_question_that_the_template_drops_is_counted(tokenizer: "PreTrainedTokenizerFast") -> None:
+    """A template without a place for a system message leaves it out; that is no secret."""
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "in messages %}", "in messages if message['role'] != 'system' %}"
+    )
+
+    rendered = Renderer(tokenizer, Template.CHAT).full(example(("system", "s!"), *TALK))
+
+    assert rendered.num_unwritten_messages == 1

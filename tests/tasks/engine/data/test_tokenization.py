@@ -119,6 +119,30 @@ def test_beginning_that_the_tokenizer_adds_is_not_learnt(
     assert trained_text(tokenizer, row) == "b<|im_end|>"
 
 
+@pytest.mark.parametrize("ended", ["", "<|im_end|>"])
+def test_special_tokens_that_a_text_has_are_not_doubled(
+    tokenizer: "PreTrainedTokenizerFast", ended: str
+) -> None:
+    """A finished prompt as `text` keeps one beginning and one end, whoever wrote them."""
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A <|im_end|>", special_tokens=[("<s>", 1), ("<|im_end|>", 2)]
+    )
+    finished = Example(1, (), f"<s>The quick fox{ended}")
+
+    [row] = tokenized(tokenizer, [finished], Template.PLAIN).rows
+
+    assert tokenizer.decode(row.input_ids) == "<s>The quick fox<|im_end|>"
+    assert trained_text(tokenizer, row) == "<s>The quick fox<|im_end|>"
+
+
+def test_mistake_in_a_row_names_its_source(tokenizer: "PreTrainedTokenizerFast") -> None:
+    """What a template refuses is found by file and row."""
+    tokenizer.chat_template = "{{ raise_exception('no') }}"
+
+    with pytest.raises(UserError, match=r"rows\.jsonl, row 3: the chat template refuses"):
+        tokenized(tokenizer, [TALK])
+
+
 def test_text_row_is_learnt_whole(tokenizer: "PreTrainedTokenizerFast") -> None:
     """Every token of a `text` row has a label, and each but the first a loss."""
     [row] = tokenized(tokenizer, [Example(1, (), "The quick fox")], Template.PLAIN).rows
