@@ -3,6 +3,7 @@
 Both are deterministic and need no network. The model answers nonsense, but always the same.
 """
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,39 @@ def tiny_llama(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def reciting_llama(folder: Path, tokenizer: "PreTrainedTokenizerFast", tokens: list[int]) -> Path:
+    """Save a Llama that follows each of the tokens, all of them different, by the next one.
+
+    Its one layer adds nothing; the output layer knows what follows what. A model that has learnt
+    its rows perfectly, without a training.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    assert len(set(tokens)) == len(tokens)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=512,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for weight in (model.model.layers[0].self_attn.o_proj, model.model.layers[0].mlp.down_proj):
+            weight.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.eye(len(tokenizer), 512))
+        model.lm_head.weight.zero_()
+        for token, following in itertools.pairwise(tokens):
+            model.lm_head.weight[following, token] = 1.0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -65,14 +65,23 @@ def encode(
     """
     encoded = tokenizer(text, add_special_tokens=adds_special_tokens, return_offsets_mapping=True)
     ids: list[int] = list(encoded["input_ids"])
-    places: list[tuple[int, int]] = [(start, end) for start, end in encoded["offset_mapping"]]
+    places: list[tuple[int, int]] = encoded["offset_mapping"]
     if adds_special_tokens and len(ids) > 1:
-        special = set(tokenizer.all_special_ids)
-        added = [one in special and place == (0, 0) for one, place in zip(ids, places, strict=True)]
-        first = int(added[0] and not added[1] and ids[0] == ids[1])
-        last = len(ids) - int(added[-1] and not added[-2] and ids[-1] == ids[-2])
+        first = int(ids[0] == ids[1] and _is_added(tokenizer, ids[0], places[0], places[1]))
+        is_doubled = ids[-1] == ids[-2] and _is_added(tokenizer, ids[-1], places[-1], places[-2])
+        last = len(ids) - int(is_doubled)
         return ids[first:last], places[first:last]
     return ids, places
+
+
+def _is_added(
+    tokenizer: "PreTrainedTokenizerBase",
+    token: int,
+    place: tuple[int, int],
+    neighbour: tuple[int, int],
+) -> bool:
+    """Return whether a special token stands for nothing of the text, and its neighbour does."""
+    return place == (0, 0) != neighbour and token in tokenizer.all_special_ids
 
 
 def special_texts(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
