@@ -28,6 +28,10 @@ _REMARKS = {
     "num_unwritten_messages": (
         "%d messages to the assistant in %s rows are left out or rewritten by the chat template"
     ),
+    "num_stopped_answers": (
+        "%d answers of %s rows have the text of an end token in them: they are trained on to their "
+        "end, but generation stops there"
+    ),
     "num_completed_answers": (
         "%d answers of %s rows are followed by nothing that stops generation in the chat template; "
         "an end token is put there"

@@ -99,6 +99,8 @@ class SplitRecord(Record):
     """Earlier answers of a talk that the chat template rewrites later on."""
     num_unwritten_messages: int = 0
     """Messages to the assistant that the chat template leaves out or rewrites."""
+    num_stopped_answers: int = 0
+    """Those with the text of an end token in them, at which generation stops."""
     num_completed_answers: int = 0
     """Those behind which an end token was put, as the chat template writes none."""
     num_endless_answers: int = 0

@@ -21,7 +21,7 @@ class Shape:
         """Make a tokenizer with the template."""
         tokenizer = tiny_tokenizer()
         tokenizer.add_special_tokens(
-            {"additional_special_tokens": ["<|im_start|>", *self.specials]}  # type: ignore[dict-item]
+            {"additional_special_tokens": ["<|im_start|>", *self.specials]}
         )
         tokenizer.add_tokens(["<think>", "</think>"])
         tokenizer.chat_template = self.template
@@ -29,7 +29,8 @@ class Shape:
 
     def end_ids(self) -> list[int]:
         """Return the tokens that stop generation."""
-        return [int(one) for one in self.tokenizer().convert_tokens_to_ids(list(self.ends))]
+        tokenizer = self.tokenizer()
+        return [tokenizer.added_tokens_encoder[end] for end in self.ends]
 
 
 EACH = "{% for m in messages %}"

@@ -39,10 +39,24 @@ class Rendered:
     """Where the last answer's content ends, and what the template writes behind it begins."""
     is_completed: bool = field(default=False, compare=False)
     """Whether an end token was put behind an answer for which the template writes none."""
+    is_stopped_within: bool = field(default=False, compare=False)
+    """Whether the last answer has the text of an end token in it, at which generation stops."""
     is_endless: bool = field(default=False, compare=False)
     """Whether nothing that stops generation is trained on."""
     is_reopened: bool = field(default=False, compare=False)
     """Whether the template opens an answer otherwise than it asks for one."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the record of a split counts, by its names."""
+        return {
+            "num_untrained_answers": self.num_unplaced_answers,
+            "num_unwritten_messages": self.num_unwritten_messages,
+            "num_stopped_answers": self.is_stopped_within,
+            "num_completed_answers": self.is_completed,
+            "num_endless_answers": self.is_endless,
+            "num_reopened_answers": self.is_reopened,
+        }
 
 
 @dataclass(frozen=True)
@@ -159,6 +173,7 @@ class Renderer:
         return Rendered(
             text.removesuffix(self.separator),
             tuple(spans),
+            is_stopped_within=self._stops_within(example.messages[-1].content),
             content_end=content_end,
             is_endless=not self._all_ends,
         )
@@ -173,6 +188,9 @@ class Renderer:
     def _bare_content(self, content: str) -> str:
         end = next((one for one in self._all_ends if content.rstrip().endswith(one)), "")
         return content.rstrip().removesuffix(end) if end else content
+
+    def _stops_within(self, content: str) -> bool:
+        return any(end in self._bare_content(content) for end in self._all_ends)
 
     def _full_chat(self, example: Example) -> Rendered:
         row, turns = example.row, self._bare(example.messages)
@@ -195,6 +213,7 @@ class Renderer:
             len(earlier) - len(found),
             _num_unwritten(turns, text),
             content_end,
+            is_stopped_within=self._stops_within(turns[-1].content),
             is_completed=bool(self._all_ends) and not is_ended,
             is_endless=not self._all_ends,
             is_reopened=is_reopened,

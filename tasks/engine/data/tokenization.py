@@ -1,5 +1,6 @@
 """Examples as tokens, with labels where the loss is; what is cut or lost is counted."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,20 +95,16 @@ def tokenize_split(
             no token at all is left to train on.
     """
     kept: list[tuple[Example, TokenizedRow]] = []
-    num_shortened = num_unplaced = num_unwritten = num_completed = num_endless = num_reopened = 0
+    counts: Counter[str] = Counter()
     for number, example in enumerate(split.examples, 1):
         with naming(split.source):
             rendered = renderer.full(example)
-        num_unplaced += rendered.num_unplaced_answers
-        num_unwritten += rendered.num_unwritten_messages
-        num_completed += rendered.is_completed
-        num_endless += rendered.is_endless
-        num_reopened += rendered.is_reopened
+        counts.update(rendered.counts)
         whole = _tokenize(rendered, renderer, settings.loss_on)
         row = TokenizedRow(
             whole.input_ids[: settings.max_length], whole.labels[: settings.max_length]
         )
-        num_shortened += 0 < row.num_trained_tokens < whole.num_trained_tokens
+        counts["num_shortened_answers"] += 0 < row.num_trained_tokens < whole.num_trained_tokens
         if row.num_trained_tokens:
             kept.append((example, row))
         elif settings.on_lost_answer is OnLostAnswer.ERROR:
@@ -120,12 +117,7 @@ def tokenize_split(
         split,
         [row for _, row in kept],
         [example for example, _ in kept],
-        num_shortened_answers=num_shortened,
-        num_untrained_answers=num_unplaced,
-        num_unwritten_messages=num_unwritten,
-        num_completed_answers=num_completed,
-        num_endless_answers=num_endless,
-        num_reopened_answers=num_reopened,
+        **counts,
     )
 
 

@@ -23,7 +23,7 @@ CONTENTS = {
 TURNS = (Message("user", "fruit?"), Message("assistant", "apple"), Message("user", "more"))
 
 
-@pytest.fixture(params=SHAPES.values(), ids=SHAPES)
+@pytest.fixture(params=SHAPES.values(), ids=list(SHAPES))
 def shape(request: pytest.FixtureRequest) -> Shape:
     """Give each shape of template."""
     found: Shape = request.param
@@ -41,12 +41,17 @@ def tokenized(renderer: Renderer, *examples: Example) -> TokenizedSplit:
     return tokenize_split(split, renderer, DataSettings(train="rows.jsonl"))
 
 
+def ids_of(tokenizer: Any, token: str) -> int:  # noqa: ANN401
+    """Return the id of a token."""
+    return int(tokenizer.convert_tokens_to_ids(token))
+
+
 def imitated(renderer: Renderer, example: Example) -> list[int]:
     """Return what a model generates that imitates the row exactly: up to where it is stopped."""
     [row] = tokenized(renderer, example).rows
     start = len(renderer.prompt(example).tokens(renderer.tokenizer))
     assert IGNORED not in row.labels[start : start + 1]
-    ends = renderer.tokenizer.convert_tokens_to_ids([*renderer.ends, "<|im_end|>"])
+    ends = [ids_of(renderer.tokenizer, end) for end in {*renderer.ends, "<|im_end|>"}]
     trained = [label for label in row.labels[start:] if label != IGNORED]
     stop = next(place for place, token in enumerate(trained) if token in ends)
     return trained[: stop + 1]
@@ -106,8 +111,8 @@ def test_answer_without_an_end_is_completed_and_counted() -> None:
     for name, shape in SHAPES.items():
         split = tokenized(renderer_of(shape), example)
         last = next(label for label in reversed(split.rows[0].labels) if label != IGNORED)
-        assert last in renderer_of(shape).tokenizer.convert_tokens_to_ids(list(shape.ends))
-        # GPT-OSS and its like write an end that stops; GLM's is the next turn's.
+        assert last in shape.end_ids()
+        # GLM's end is the next turn's beginning.
         is_lacking = name in ("glm4.5", "no end", "another end")
         assert split.record.num_completed_answers == is_lacking, name
     assert renderer_of(SHAPES["glm4.5"]).full(example).text[-len("<|user|>") :] == "<|user|>"

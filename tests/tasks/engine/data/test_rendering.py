@@ -214,9 +214,10 @@ def test_end_token_within_an_answer_does_not_end_it(tokenizer: "PreTrainedTokeni
     tokenizer.eos_token = BOS
     struck = example(("user", "strike"), ("assistant", "HTML: <s>struck</s> text"))
 
-    [answer] = answers(Renderer(tokenizer, Template.CHAT).full(struck))
+    rendered = Renderer(tokenizer, Template.CHAT).full(struck)
 
-    assert answer == "HTML: <s>struck</s> text<|im_end|>\n<s>"
+    assert answers(rendered) == ["HTML: <s>struck</s> text<|im_end|>\n<s>"]
+    assert rendered.is_stopped_within
 
 
 @pytest.mark.parametrize("template", [Template.CHAT, Template.PLAIN])
