@@ -546,6 +546,8 @@ def _response(tokenizer: Any, text: str, prompt: str) -> str | None:  # noqa: AN
 
 def _undoubled(tokenizer: Any, text: str, tokens: list[int]) -> list[int]:  # noqa: ANN401
     """Leave out a special token that the tokenizer adds where the text has it already."""
+    if tokens[:1] != tokens[1:2] and tokens[-1:] != tokens[-2:-1]:
+        return tokens
     own: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     special = set(tokenizer.all_special_ids)
     if own and own[0] in special and tokens[:2] == [own[0], own[0]] and own[:2] != tokens[:2]:

@@ -255,11 +255,17 @@ class Renderer:
         return len(opening), behind + len(self._generated(through[behind:], text[behind:]))
 
     def _opening(self, row: int, turns: tuple[Message, ...]) -> str:
-        """Return all that stands before the last of the turns when it is asked for."""
+        """Return all that stands before the last of the turns when it is asked for.
+
+        Raises:
+            UserError: the template refuses what would tell.
+        """
         if len(turns) > 1:
             return self._chat(row, turns[:-1], opened=True)
         frame = self._frame(row, ())  # no template is asked for a conversation without turns
-        return frame.head if frame else ""
+        if frame is None:
+            raise UserError(f"row {row}: the chat template does not let the assistant begin")
+        return frame.head
 
     def _after(self, row: int, turns: tuple[Message, ...], text: str) -> str:
         """Return what the template writes behind the content of the last of the turns."""
