@@ -52,8 +52,8 @@ def retrain_adapter(
     try:
         if config.decision.approval:
             check_can_wait()
-        with being_alive(config), ExitStack() as device:
-            data = validate_inputs(config)
+        with being_alive(config) as folder, ExitStack() as device:
+            data = validate_inputs(config, folder)
             device.enter_context(device_slot())
             # Asked once it is this run's turn: the run before it may have made a champion.
             checked = check_retraining(config, data)

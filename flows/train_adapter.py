@@ -52,8 +52,8 @@ def train_adapter(
     prepare_run_log()
     keep_results_whole()
     try:
-        with being_alive(config):
-            data = validate_inputs(config)
+        with being_alive(config) as folder:
+            data = validate_inputs(config, folder)
             with device_slot():
                 # Asked once it is this run's turn: the run before it may have trained just this.
                 if skip_unchanged and (earlier := trained_before(config, data)):

@@ -11,7 +11,7 @@ from tasks.engine.adapters.loading import load_adapter as load_into
 from tasks.engine.objectives.generation import matches
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
-from tasks.engine.prepared_data import PreparedData, prepare_again
+from tasks.engine.prepared_data import PreparedData, open_data
 from tasks.errors import VerificationError
 from tasks.records import DataRecord, LoadedRecord, RunRecord, SampleRecord, SavedRecord
 from tasks.runtime.progress import logger, progress
@@ -37,7 +37,7 @@ def load_adapter(
     if not effect:
         raise VerificationError("the loaded adapter changes no logit of the base")
     kind = objective_of(saved.base.settings.task)
-    samples = _sample(model, kind, prepare_again(data, saved.base), settings)
+    samples = _sample(model, kind, open_data(data, saved.base), settings)
     record = LoadedRecord(
         saved=saved,
         logit_effect=effect,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tasks.config import TrainingSettings
 from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.prepared_data import prepare_again
+from tasks.engine.prepared_data import open_data
 from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
 from tasks.runtime.progress import logger, progress
 from tasks.tracking import Tracker
@@ -26,7 +26,7 @@ def train_adapter(
     from tasks.engine.training.callbacks import TrainingProgress
     from tasks.engine.training.training import train
 
-    prepared = prepare_again(data, injected.lora.base)
+    prepared = open_data(data, injected.lora.base)
     model = workbench.take(injected)
     tracker = Tracker(run)
     tracker.log_params({f"training/{k}": v for k, v in settings.model_dump(mode="json").items()})

@@ -1,6 +1,7 @@
 """Before step 1: check configuration and data, while a mistake still costs seconds."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tasks.config import TrainAdapterConfig
 from tasks.durability.run_folder import check_output_folder
@@ -13,7 +14,7 @@ from tasks.engine.data.examples import read_examples
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.prepared_data import PreparedData, prepare_data
 from tasks.errors import UserError
-from tasks.records import DataRecord, SplitRecord
+from tasks.records import DataRecord, SplitRecord, tokens_in
 from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger, progress
 
@@ -49,19 +50,27 @@ _REMARKS = {
 
 
 @step
-def validate_inputs(config: TrainAdapterConfig) -> DataRecord:
+def validate_inputs(config: TrainAdapterConfig, run_folder: Path) -> DataRecord:
     """Check all that can be checked without the model's weights, the cheapest first.
+
+    The data is read here and nowhere else in the run: its tokens go to files in the run's folder,
+    which the steps, a retry, another process and a resumed run read.
 
     Raises:
         UserError: anything that was given cannot work.
+        AdapterflowError: the tokens can't be written.
     """
-    _, prepared = check_inputs(config)
+    _, prepared = check_inputs(config, tokens_in(run_folder))
     _report(prepared.record)
     return prepared.record
 
 
-def check_inputs(config: TrainAdapterConfig) -> tuple[BaseSource, PreparedData]:
-    """Check all that can be checked without the model's weights; give what was found on the way.
+def check_inputs(config: TrainAdapterConfig, folder: Path) -> tuple[BaseSource, PreparedData]:
+    """Check all that can be checked without the model's weights; return what was found on the way.
+
+    Args:
+        config: the training.
+        folder: for the tokens.
 
     Raises:
         UserError: anything that was given cannot work.
@@ -81,7 +90,7 @@ def check_inputs(config: TrainAdapterConfig) -> tuple[BaseSource, PreparedData]:
     base = find_base(wanted.model_copy(update={"labels": sets.labels}))
     resolve_lora(config.lora, load_skeleton(base), wanted.task)
     with progress("tokenised row") as shown:
-        return base, prepare_data(sets, config.data, config.seed, base, shown.at)
+        return base, prepare_data(sets, config.data, config.seed, base, folder, shown.at)
 
 
 def _report(record: DataRecord) -> None:

@@ -35,7 +35,7 @@ def run(job: Job) -> Outcome:
     data_settings = DataSettings.model_validate(settings["data"])
     source = find_base(BaseModelSettings.model_validate(settings["base_model"]))
     sets = read_examples(data_settings, job.seed)
-    data = prepare_data(sets, data_settings, job.seed, source, lambda *_: None)
+    data = prepare_data(sets, data_settings, job.seed, source, job.folder / "tokens")
     model = load_base(source)
     lora_settings = LoraSettings.model_validate(settings["lora"])
     base = describe_base(source, model)

@@ -1,16 +1,30 @@
 """What `adapterflow check` shows: sizes, tokens, steps, and by a probe memory and time."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
+from tasks.config import TrainAdapterConfig
 from tasks.engine.data.unread_columns import unread_text
-from tasks.engine.training.forecast import Forecast
+from tasks.engine.training.forecast import Forecast, forecast
 from tasks.records import SplitRecord
+from tasks.validate_inputs import check_inputs
 
 _MB = 1e6
 _SECONDS_A_MINUTE = 60
 _SECONDS_AN_HOUR = 3600
+
+
+def forecast_of(config: TrainAdapterConfig, *, with_probe: bool) -> Forecast:
+    """Return what training as configured will take; nothing is left behind.
+
+    Raises:
+        UserError: anything that was given cannot work, as the run itself would say.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return forecast(config, *check_inputs(config, Path(folder)), with_probe=with_probe)
 
 
 def print_forecast(found: Forecast) -> None:

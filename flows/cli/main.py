@@ -95,10 +95,10 @@ for command in (
 def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
     """Train an adapter as CONFIG.yaml says."""
     from tasks.config.reading import read_config
-    from tasks.engine.data.examples import read_examples
+    from tasks.engine.data.examples import check_first_rows
 
     config = read_config(config_file, overrides)
-    read_examples(config.data, config.seed, config.base_model.task, config.base_model.labels)
+    check_first_rows(config.data, config.base_model.task, config.base_model.labels)
     prepare_process()
     from flows.cli.runs import create_run
 
@@ -121,15 +121,12 @@ def check(
 
     config = read_config(config_file, overrides)
     quiet()
-    from tasks.engine.training.forecast import forecast
-    from tasks.validate_inputs import check_inputs
+    from flows.cli.check import forecast_of, print_forecast
 
-    found = forecast(config, *check_inputs(config), with_probe=probe)
+    found = forecast_of(config, with_probe=probe)
     if as_json:
         click.echo(found.model_dump_json())
         return
-    from flows.cli.check import print_forecast
-
     print_forecast(found)
 
 

@@ -32,12 +32,12 @@ def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json:
     from flows.cli.process import prepare_process, run_to_its_end
     from tasks.config import RetrainAdapterConfig
     from tasks.config.reading import read_settings
-    from tasks.engine.data.examples import read_examples
+    from tasks.engine.data.examples import check_first_rows
     from tasks.engine.scoring.held_out import open_held_out
 
     config = read_settings(RetrainAdapterConfig, config_file, overrides)
     wanted = config.base_model
-    read_examples(config.data, config.seed, wanted.task, wanted.labels)
+    check_first_rows(config.data, wanted.task, wanted.labels)
     open_held_out(config.evaluation, config.data, wanted.task)
     prepare_process()
     from flows.cli.runs import create_run

@@ -19,8 +19,8 @@ class OutputSettings(Section):
     adapter is a version in MLflow's registry always does."""
 
     keep_checkpoints_days: float = Field(default=30.0, gt=0)
-    """How many days an interrupted run keeps the checkpoints that it goes on from; a finished one
-    needs none."""
+    """How many days an interrupted run keeps the checkpoints that it goes on from (a finished one
+    needs none), and any run its tokenised rows."""
 
     push_to_hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
     """A Hub id (`org/name`) to push the adapter to; needs a token in `HF_TOKEN`."""

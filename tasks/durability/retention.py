@@ -2,19 +2,22 @@
 
 Checkpoints of a finished run serve nobody: a redo trains from its first row. Those of an
 interrupted run are what it goes on from, for as many days as the settings say. A finished run's
-folder holds its adapter and stays, unless the settings say how many runs are to be kept.
+folder holds its adapter and stays, unless the settings say how many runs are to be kept. The
+tokenised rows stay for those days in any run: a redo trains on them.
 """
 
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from tasks.config import OutputSettings
 from tasks.durability.run_lock import alive
 from tasks.errors import UserError
-from tasks.records import RunRecord, checkpoints_in
+from tasks.records import RunRecord, checkpoints_in, tokens_in
 from tasks.runtime.progress import logger
-from tasks.tracking import RecordedRun, Tracker, is_registered, recorded_runs
+from tasks.tracking import RecordedRun, Tracker, is_begun, is_registered, recorded_runs
 
 _SECONDS_A_DAY = 86_400
 
@@ -34,8 +37,16 @@ def tidy(settings: OutputSettings, own: RunRecord) -> None:
 def _tidy(settings: OutputSettings, own: RunRecord) -> None:
     runs = recorded_runs([own.folder.parent])
     for seen in runs:
-        if seen.status == "FINISHED" or _age_days(seen) > settings.keep_checkpoints_days:
-            _remove_checkpoints(seen)
+        is_old = _age_days(seen.opened_ms / 1000) > settings.keep_checkpoints_days
+        if seen.status == "FINISHED" or is_old:
+            _remove_all(checkpoints_in(seen.run.folder).glob("checkpoint-*"), seen.run.folder)
+        if is_old:
+            _remove_all([tokens_in(seen.run.folder)], seen.run.folder)
+    for tokens in own.folder.parent.glob(f"*/{tokens_in(Path()).name}"):
+        if not is_begun(tokens.parent) and _age_days(tokens.stat().st_mtime) > (
+            settings.keep_checkpoints_days
+        ):
+            _remove_all([tokens, tokens.parent], tokens.parent)
     if settings.keep_runs is None:
         return
     finished = [
@@ -48,18 +59,18 @@ def _tidy(settings: OutputSettings, own: RunRecord) -> None:
             _remove_run(seen)
 
 
-def _age_days(seen: RecordedRun) -> float:
-    return (time.time() - seen.opened_ms / 1000) / _SECONDS_A_DAY
+def _age_days(since: float) -> float:
+    return (time.time() - since) / _SECONDS_A_DAY
 
 
-def _remove_checkpoints(seen: RecordedRun) -> None:
-    """Remove what training goes on from; the trained weights beside it are step 4's result."""
-    checkpoints = list(checkpoints_in(seen.run.folder).glob("checkpoint-*"))
-    if not checkpoints:
+def _remove_all(folders: Iterable[Path], run_folder: Path) -> None:
+    """Remove folders of a run that nobody executes."""
+    found = [folder for folder in folders if folder.exists()]
+    if not found:
         return
-    with suppress(UserError), alive(seen.run.folder):
-        for checkpoint in checkpoints:
-            shutil.rmtree(checkpoint, ignore_errors=True)
+    with suppress(UserError), alive(run_folder):
+        for folder in found:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_run(seen: RecordedRun) -> None:

@@ -3,7 +3,7 @@
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,13 +14,21 @@ from tasks.durability.dead_runs import end_dead_runs
 from tasks.durability.retention import tidy
 from tasks.durability.run_folder import check_output_folder, run_folder
 from tasks.durability.run_lock import alive
-from tasks.durability.unchanged import INPUTS_TAG, fingerprint
+from tasks.durability.unchanged import INPUTS_TAG, ROWS_TAG, fingerprint, rows_sha256
 from tasks.errors import UserError
-from tasks.records import DataRecord, RunRecord
+from tasks.records import DataRecord, RunRecord, tokens_in
 from tasks.runtime import home
 from tasks.runtime.links import link_to_prefect
 from tasks.runtime.progress import logger
-from tasks.tracking import Status, Tracker, open_run, ship_all, ship_command
+from tasks.tracking import (
+    Status,
+    Tracker,
+    is_begun,
+    open_run,
+    ship_all,
+    ship_command,
+    tag_before,
+)
 
 _SECONDS_FOR_EARLIER_RUNS = 5.0
 _SECONDS_FOR_THE_LOCK = 10.0
@@ -28,16 +36,32 @@ _RECORDED_VERSIONS = ("adapterflow", "torch", "transformers", "peft", "bitsandby
 
 
 @contextmanager
-def being_alive(config: TrainAdapterConfig) -> Iterator[None]:
+def being_alive(config: TrainAdapterConfig) -> Iterator[Path]:
     """Hold this flow run's lock, so that nobody takes it for dead or executes it, too.
+
+    Gives the run's folder. What was written there goes again, if no run came of it: the data or
+    the configuration had a mistake, or there was nothing to train.
 
     Raises:
         UserError: the output folder can't be written, or another process is executing the run.
     """
     check_output_folder(config)
     # A run that looks whether this one is alive holds the lock for a moment.
-    with alive(_own_folder(config), _SECONDS_FOR_THE_LOCK):
-        yield
+    folder = _own_folder(config)
+    with alive(folder, _SECONDS_FOR_THE_LOCK):
+        try:
+            yield folder
+        except UserError:
+            _remove_unbegun(folder)
+            raise
+        _remove_unbegun(folder)
+
+
+def _remove_unbegun(folder: Path) -> None:
+    if not is_begun(folder):
+        shutil.rmtree(tokens_in(folder), ignore_errors=True)
+        with suppress(OSError):  # there is something else, or no folder
+            folder.rmdir()
 
 
 @contextmanager
@@ -45,15 +69,28 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
     """Open this flow run's MLflow run, and end it FINISHED, FAILED or KILLED.
 
     A mistake in a new run leaves no run and no folder, unless something was trained already.
+
+    Raises:
+        UserError: the run is gone on with, on other rows than it began with.
     """
     folder = _own_folder(config)
-    is_new = not folder.exists()
+    is_new = not is_begun(folder)
+    rows = rows_sha256(data)
+    if tag_before(folder, ROWS_TAG) not in (None, rows):
+        raise UserError(
+            f"the rows of {data.train.source} changed since this run began, and the files of its "
+            "tokens are gone; start a new run"
+        )
     run = open_run(
         config.tracking,
         run_name=str(flow_run.get_name()),
         flow_run_id=str(flow_run.get_id()),
         folder=folder,
-        tags={INPUTS_TAG: fingerprint(config, data), **link_to_prefect()},
+        tags={
+            INPUTS_TAG: fingerprint(config, data),
+            ROWS_TAG: rows,
+            **link_to_prefect(),
+        },
     )
     tracker = Tracker(run)
     with _truly_ended(run, tracker, is_new=is_new):

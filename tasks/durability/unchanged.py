@@ -1,4 +1,4 @@
-"""Whether the same adapter was trained before: the same data, configuration and base settings.
+"""Whether the same adapter was trained before: of the same tokens, base, configuration and code.
 
 What a run is a function of goes as one sha256 into a tag of its MLflow run, where a later run looks
 for it. Names of files, folders and experiments are no part of it.
@@ -9,18 +9,28 @@ import json
 
 from tasks.config import TrainAdapterConfig
 from tasks.records import DataRecord
+from tasks.runtime.code_identity import code_sha256
 from tasks.tracking import finished_run
 
 INPUTS_TAG = "adapterflow.inputs"
+ROWS_TAG = "adapterflow.rows"
 
 
 def fingerprint(config: TrainAdapterConfig, data: DataRecord) -> str:
-    """Give the sha256 of all that the trained adapter depends on.
+    """Return the sha256 of all that the trained adapter depends on.
 
-    A Hub id without a revision counts as the same base, whatever its repository became.
+    The tokens stand for the rows, for the code and libraries that read and render them, and for
+    the date where a chat template writes it; the code and the libraries for all that follows.
     """
+    tokens = [file.sha256 for file in data.tokens]
+    inputs = [config.sha256(), tokens, data.base_fingerprint, code_sha256()]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+def rows_sha256(data: DataRecord) -> str:
+    """Return the sha256 of the rows as they were given, whatever code reads them."""
     rows = [data.train.sha256, data.eval.sha256 if data.eval else None]
-    return hashlib.sha256(json.dumps([config.sha256(), rows]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def trained_before(config: TrainAdapterConfig, data: DataRecord) -> str | None:

@@ -1,18 +1,24 @@
-"""The data, checked and tokenised before step 1, so that a bad row costs seconds and no model."""
+"""The data as tokens: made once a run, before step 1, and read by every step from its files.
 
-from collections.abc import Callable
+A bad row costs seconds then, and no model. Whatever becomes of the user's files later, the run has
+the rows that its record names.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import Path
 
-from tasks.config import DataSettings, RowFormat
+from tasks.config import DataSettings, RowFormat, Template
 from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.sources import BaseSource
-from tasks.engine.data.examples import ExampleSets, Split, read_examples
+from tasks.engine.data.examples import ExampleSets
 from tasks.engine.data.rendering import Renderer, choose_template
-from tasks.engine.data.tokenization import TokenizedSplit
+from tasks.engine.data.token_files import MappedRows, TokenFile, write_token_file
+from tasks.engine.data.tokenization import SplitCounts, Tokenized, TokenizedSplit
+from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, DataRecord
+from tasks.records import BaseModelRecord, DataRecord, FileRecord, SplitRecord
 
 OnRows = Callable[[int, int], None]
 
@@ -27,72 +33,95 @@ class PreparedData:
     record: DataRecord
 
 
-def prepare_data(
-    sets: ExampleSets, settings: DataSettings, seed: int, base: BaseSource, on_progress: OnRows
-) -> PreparedData:
-    """Tokenise examples that were read as the settings and the seed say.
-
-    Raises:
-        UserError: anything about the data that cannot work, with the row.
-    """
-    return _prepare(sets, settings, seed, base, on_progress)
-
-
-def prepare_again(record: DataRecord, base: BaseModelRecord) -> PreparedData:
-    """Give the recorded data once more, as a later step or a retry needs it.
-
-    Raises:
-        UserError: the files have changed since they were recorded.
-    """
-    again = _remembered(record.model_dump_json(), base.model_dump_json())
-    for before, after in (
-        (record.train, again.record.train),
-        (record.eval, again.record.eval),
-    ):
-        if before != after:
-            name = (before or record.train).source
-            raise UserError(f"{name} changed since this run began; start a new run")
-    return again
-
-
-@lru_cache(maxsize=1)
-def _remembered(record_json: str, base_json: str) -> PreparedData:
-    record = DataRecord.model_validate_json(record_json)
-    base = BaseModelRecord.model_validate_json(base_json)
-    sets = read_examples(record.settings, record.seed, base.settings.task, base.settings.labels)
-    return _prepare(sets, record.settings, record.seed, base)
-
-
-def _prepare(
+def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where these go
     sets: ExampleSets,
     settings: DataSettings,
     seed: int,
-    base: BaseSource | BaseModelRecord,
+    base: BaseSource,
+    folder: Path,
     on_progress: OnRows | None = None,
 ) -> PreparedData:
+    """Tokenise examples that were read as the settings and the seed say, into files.
+
+    Args:
+        sets: the examples.
+        settings: where they are from, and how they become tokens.
+        seed: of the split.
+        base: which model they are for.
+        folder: for the files; equal data makes equal ones, which may replace those that are there.
+        on_progress: told the rows done and the rows in all, split by split.
+
+    Raises:
+        UserError: anything about the data that cannot work, with the row.
+        AdapterflowError: the files can't be written.
+    """
     tokenizer = load_tokenizer(base.location, base.revision)
     task = objective_of(base.settings.task)
     is_text = sets.row_format in (RowFormat.TEXT, RowFormat.LABELLED, RowFormat.TAGGED)
     template = choose_template(settings.template, tokenizer, is_text=is_text)
-    renderer = Renderer.of(
-        tokenizer, template, sets.row_format, end_ids(base.location, base.revision)
-    )
-
-    def tokenize(split: Split) -> TokenizedSplit:
-        return task.tokenize(split, renderer, settings, base, on_progress)
-
-    train = tokenize(sets.train)
-    held_out = tokenize(sets.eval) if sets.eval else None
+    ends = end_ids(base.location, base.revision)
+    renderer = Renderer.of(tokenizer, template, sets.row_format, ends)
+    splits = {"train": sets.train, **({"eval": sets.eval} if sets.eval else {})}
+    records, files = {}, []
+    for name, split in splits.items():
+        file = folder / f"{name}.arrow"
+        counts = SplitCounts(split)
+        tokenized = task.tokenize(split, renderer, settings, base)
+        write_token_file(file, _counted(tokenized, counts, on_progress))
+        records[name] = counts.record()
+        files.append(FileRecord.of(file))
     record = DataRecord(
         settings=settings,
         seed=seed,
         row_format=sets.row_format.value,
         template=template.value,
-        train=train.record,
-        eval=held_out.record if held_out else None,
+        train=records["train"],
+        eval=records.get("eval"),
         num_eval_rows_in_train=sets.num_eval_rows_in_train,
         labels=sets.labels,
         untrained_labels=sets.untrained_labels,
         unread=dict(sets.unread),
+        base_fingerprint=base.fingerprint,
+        tokens=tuple(files),
     )
-    return PreparedData(renderer, train, held_out, record)
+    return _opened(record, renderer, task)
+
+
+def open_data(record: DataRecord, base: BaseModelRecord) -> PreparedData:
+    """Open the recorded data, as a later step, a retry or another process needs it.
+
+    Raises:
+        UserError: a file of tokens is gone or changed.
+    """
+    if spoiled := record.spoiled_files():
+        raise UserError(f"{spoiled[0]} is gone or changed since this run recorded it")
+    tokenizer = load_tokenizer(base.location, base.revision)
+    ends = end_ids(base.location, base.revision)
+    renderer = Renderer.of(tokenizer, Template(record.template), RowFormat(record.row_format), ends)
+    return _opened(record, renderer, objective_of(base.settings.task))
+
+
+def _opened(record: DataRecord, renderer: Renderer, task: Objective) -> PreparedData:
+    train, *held_out = record.tokens
+
+    def split(of: SplitRecord, given: FileRecord) -> TokenizedSplit:
+        file = TokenFile(given.path)
+        return TokenizedSplit(MappedRows(file, task.row_type), file.examples(), of)
+
+    return PreparedData(
+        renderer=renderer,
+        train=split(record.train, train),
+        eval=split(record.eval, held_out[0]) if record.eval else None,
+        record=record,
+    )
+
+
+def _counted(
+    tokenized: Iterator[Tokenized], counts: SplitCounts, on_progress: OnRows | None
+) -> Iterator[Tokenized]:
+    total = len(counts.split.examples)
+    for number, one in enumerate(tokenized, 1):
+        counts.add(one)
+        yield one
+        if on_progress:
+            on_progress(number, total)

@@ -36,6 +36,7 @@ from tasks.records.steps import (
     TrainedRecord,
     TrainingPlan,
     checkpoints_in,
+    tokens_in,
 )
 
 __all__ = [
@@ -72,4 +73,5 @@ __all__ = [
     "TrainingPlan",
     "VersionRecord",
     "checkpoints_in",
+    "tokens_in",
 ]

@@ -81,6 +81,11 @@ def checkpoints_in(run_folder: Path) -> Path:
     return run_folder / "checkpoints"
 
 
+def tokens_in(run_folder: Path) -> Path:
+    """Return the place of the tokenised rows in a run's folder."""
+    return run_folder / "tokens"
+
+
 class SplitRecord(Record):
     """One split after tokenisation."""
 
@@ -126,6 +131,10 @@ class DataRecord(Record):
     """Those of them that no training row has."""
     unread: dict[str, int] = {}
     """In how many rows something stands that is not read, by the column's name."""
+    base_fingerprint: str
+    """Of the base whose tokenizer the rows are for."""
+    tokens: tuple[FileRecord, ...]
+    """The tokenised rows: those to train on and, if there are any, the held-out ones."""
 
 
 class BaseModelRecord(Record):

@@ -1,14 +1,16 @@
 """Before a retraining: what can be known of its end before anything is trained."""
 
+from itertools import chain
+
 from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig, Template
 from tasks.durability.step import step
 from tasks.engine.adapters.adapter_set import check_shareable
 from tasks.engine.adapters.compatibility import check_base
 from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.sources import BaseSource, find_base
-from tasks.engine.data.examples import read_examples
 from tasks.engine.data.leakage import Leaks, find_leaks, normalised_question
 from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.token_files import TokenFile
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.errors import UserError
@@ -39,7 +41,7 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
         logger().warning("not read of %s: %s", held_out.source, unread_text(held_out.unread))
     base = find_base(config.base_model.model_copy(update={"labels": data.labels}))
     _check_rows(data, held_out, base)
-    leaks = _check_leakage(config, held_out)
+    leaks = _check_leakage(config, data, held_out)
     versions = Registry(tracking_uri(config.tracking), config.registry.name).versions()
     champion = next((one for one in versions if CHAMPION in one.aliases), None)
     if champion:
@@ -100,11 +102,9 @@ def _check_rows(data: DataRecord, held_out: HeldOut, base: BaseSource) -> None:
     held_out.check(renderer, base)
 
 
-def _check_leakage(config: RetrainAdapterConfig, held_out: HeldOut) -> Leaks:
-    wanted = config.base_model
-    sets = read_examples(config.data, config.seed, wanted.task, wanted.labels)
+def _check_leakage(config: RetrainAdapterConfig, data: DataRecord, held_out: HeldOut) -> Leaks:
     # The training picks its checkpoint by its own held-out rows, so these are seen, too.
-    seen = [*sets.train.examples, *(sets.eval.examples if sets.eval else ())]
+    seen = chain.from_iterable(TokenFile(one.path).examples() for one in data.tokens)
     leaks = find_leaks(held_out.examples, seen)
     rows = sorted({*leaks.exact, *leaks.normalised})
     if not rows:

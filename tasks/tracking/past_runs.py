@@ -16,6 +16,18 @@ from tasks.tracking.offline.shipping import FLOW_RUN_TAG, journals
 from tasks.tracking.store import ready_client, tracking_uri
 
 
+def is_begun(run_folder: Path) -> bool:
+    """Return whether the folder is of a run that MLflow has heard of, or will."""
+    return Journal(run_folder).is_open()
+
+
+def tag_before(run_folder: Path, tag: str) -> str | None:
+    """Return a tag that the run was opened with the last time it was, if it was."""
+    opened = Journal(run_folder).named("reopen") if is_begun(run_folder) else ()
+    values = [entry.arguments["tags"].get(tag) for entry in opened]
+    return values[-1] if values else None
+
+
 def mlflow_run_id(run: RunRecord) -> str | None:
     """Give the MLflow run's id; None while no server has heard of the run."""
     return Journal(run.folder).position.run_id

@@ -59,7 +59,7 @@ def test_all_tools_train_on_the_tokens_that_ours_trains_on(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = DataSettings(train=str(file), eval_fraction=0, max_length=2048)
     source = find_base(BaseModelSettings(source=str(tiny_base)))
-    ours = prepare_data(read_examples(settings, 0), settings, 0, source, lambda *_: None)
+    ours = prepare_data(read_examples(settings, 0), settings, 0, source, tmp_path / "tokens")
     for row, expected in zip(rows, ours.train.rows, strict=True):
         given = tokens_and_labels(row, tokenizer, 2048)
         end = len(given["labels"])

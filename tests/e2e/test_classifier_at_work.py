@@ -12,16 +12,15 @@ from mlflow_runs import client_of, logged
 from tiny_models import tiny_bert, tiny_llama
 
 from flows.cli import runs
+from flows.cli.check import forecast_of
 from tasks.config import PredictBatchConfig, TrainAdapterConfig
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.adapters.folders import find_adapter
-from tasks.engine.training.forecast import forecast
 from tasks.errors import UserError
 from tasks.inference import predict_batch as task
 from tasks.inference.adapters_on_base import base_of
 from tasks.inference.exporting import merge_adapter
 from tasks.records import ReportRecord
-from tasks.validate_inputs import check_inputs
 
 ROWS = [*LABELLED] * 4
 ANIMAL, MONEY, PLACE = (str(row["text"]) for row in LABELLED[:3])
@@ -106,7 +105,7 @@ def test_check_says_what_the_run_then_does(
     report: ReportRecord, config: TrainAdapterConfig
 ) -> None:
     """The forecast counts the head, and its probe trains."""
-    found = forecast(config, *check_inputs(config), with_probe=True)
+    found = forecast_of(config, with_probe=True)
     assert found.task == "sequence-classification"
     assert found.data == report.data
     assert found.num_trainable_parameters == report.trained.injected.num_trainable_parameters

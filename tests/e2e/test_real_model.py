@@ -53,12 +53,13 @@ def smollm2() -> BaseSource:
 
 
 @pytest.fixture(scope="session")
-def tickets(smollm2: BaseSource) -> PreparedData:
+def tickets(smollm2: BaseSource, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     """Tokenise the demo's data."""
     from tasks.config.reading import read_config
 
     settings = read_config(DEMO).data
-    return prepare_data(read_examples(settings, 0), settings, 0, smollm2, lambda *_: None)
+    folder = tmp_path_factory.mktemp("tokens")
+    return prepare_data(read_examples(settings, 0), settings, 0, smollm2, folder)
 
 
 @pytest.fixture(scope="module")

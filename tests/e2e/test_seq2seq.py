@@ -48,7 +48,7 @@ def prepared(t5: Path, rows: Path, **changes: object) -> PreparedData:
     """Tokenise all rows."""
     data = DataSettings.model_validate({"train": str(rows), "eval_fraction": 0, **changes})
     sets = read_examples(data, 0, Task.SEQ2SEQ)
-    return prepare_data(sets, data, 0, find_base(settings_of(t5)), lambda *_: None)
+    return prepare_data(sets, data, 0, find_base(settings_of(t5)), rows.parent / "tokens")
 
 
 def test_the_loss_is_the_plain_one(t5: Path, tmp_path: Path) -> None:

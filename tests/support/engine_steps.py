@@ -86,7 +86,7 @@ def prepared(base: BaseModelRecord, folder: Path, num_eval_rows: int = 2) -> Pre
         | {"template": "plain", "eval_fraction": 0}
     )
     sets = read_examples(settings, 0, base.settings.task, base.settings.labels)
-    return prepare_data(sets, settings, 0, find_base(base.settings), lambda *_: None)
+    return prepare_data(sets, settings, 0, find_base(base.settings), folder / "tokens")
 
 
 def training(**changes: object) -> TrainingSettings:

@@ -160,7 +160,12 @@ class PackedBatches:
 
 def as_items(rows: Sequence[TokenizedRow]) -> list[dict[str, list[int]]]:
     """Give rows in the form in which data loaders hand them to `Batches`."""
-    return [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
+    return [as_item(row) for row in rows]
+
+
+def as_item(row: TokenizedRow) -> dict[str, list[int]]:
+    """Give one of them."""
+    return {"input_ids": row.input_ids, "labels": row.labels}
 
 
 def as_batch(parts: list[Part]) -> Batch:

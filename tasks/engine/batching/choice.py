@@ -4,15 +4,17 @@ A model may do something else with what says which row sees what (a sliding wind
 place in the sequence), without any error. So packing is tried on two rows first, beside padding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tasks.config import Batching, TrainingSettings
 from tasks.engine.base.base_models import device, mixed_precision
 from tasks.engine.batching.batches import Batches, PackedBatches, PaddedBatches, Part, as_items
 from tasks.engine.batching.loss import can_chunk, labelled_logits
+from tasks.engine.data.token_files import row_lengths
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, shared_prefix_length
 from tasks.engine.failures import is_of_the_memory
 from tasks.engine.kernels.adapter_layers import num_unfused
@@ -22,6 +24,7 @@ from tasks.errors import UserError
 from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -65,8 +68,8 @@ def choose_batching(
             model's attention does not keep rows apart.
     """
     tokens = most_tokens(settings)
-    rows = [*data.train.rows, *(data.eval.rows if data.eval else [])]
-    probe = as_items(sorted(rows, key=lambda row: len(row.input_ids))[:: max(1, len(rows) - 1)])
+    splits = [data.train.rows, *([data.eval.rows] if data.eval else [])]
+    probe = as_items(_shortest_and_longest(splits))
     padded = PaddedBatches(data.renderer.tokenizer.pad_token_id or 0, _ALL)
     [plain] = (_on_device(part, model) for part in padded(probe)["parts"])
     expected = _logits(model, plain)
@@ -77,7 +80,7 @@ def choose_batching(
     wanted = settings.batching
     if wanted is Batching.PADDED:
         return fallback
-    length = _prefix_length(rows, wanted)
+    length = _prefix_length(splits, wanted)
     [packed] = (_on_device(part, model) for part in PackedBatches(length, _ALL)(probe)["parts"])
     why_not = _why_not_packed(model, packed, _by_row(expected, plain))
     if why_not is None:
@@ -111,13 +114,26 @@ def _unaltered(model: "PreTrainedModel", *, in_chunks: bool) -> Iterator[str]:
         )
 
 
-def _prefix_length(rows: list[TokenizedRow], wanted: Batching) -> int:
-    length = shared_prefix_length(rows) if wanted is not Batching.PACKED else 0
+def _shortest_and_longest(splits: Sequence[Sequence[TokenizedRow]]) -> list[TokenizedRow]:
+    rows = [(split, place) for split in splits for place in _extremes(row_lengths(split))]
+    rows.sort(key=lambda found: len(found[0][found[1]].input_ids))
+    return [split[place] for split, place in rows[:: max(1, len(rows) - 1)]]
+
+
+def _extremes(lengths: "np.ndarray") -> list[int]:
+    """Find the first of the shortest and the last of the longest."""
+    longest = len(lengths) - 1 - int(lengths[::-1].argmax())
+    return sorted({int(lengths.argmin()), longest})
+
+
+def _prefix_length(splits: Sequence[Sequence[TokenizedRow]], wanted: Batching) -> int:
+    length = shared_prefix_length(chain(*splits)) if wanted is not Batching.PACKED else 0
     if wanted is Batching.SHARED_PREFIX:
         if not length:
             raise UserError("training.batching is shared-prefix, but the rows begin differently")
         return length
-    mean_length = sum(len(row.input_ids) for row in rows) / len(rows)
+    lengths = [row_lengths(split) for split in splits]
+    mean_length = int(sum(one.sum() for one in lengths)) / sum(map(len, lengths))
     return length if length >= _WORTHWHILE_SHARE * mean_length else 0
 
 

@@ -25,7 +25,9 @@ class RowOrder(Sampler[int]):
         batch_size: with it, rows of similar length come together in each batch of so many.
     """
 
-    def __init__(self, lengths: Sequence[int], seed: int, batch_size: int | None = None) -> None:
+    def __init__(
+        self, lengths: "Sequence[int] | np.ndarray", seed: int, batch_size: int | None = None
+    ) -> None:
         self._lengths = np.asarray(lengths)
         self._seed = seed
         self._batch_size = batch_size
@@ -43,7 +45,7 @@ class RowOrder(Sampler[int]):
         order = random.permutation(len(self._lengths))
         if self._batch_size is not None:
             order = self._grouped(order, self._batch_size, random)
-        return iter(order.tolist())
+        return map(int, order)
 
     def _grouped(
         self, order: "np.ndarray", batch_size: int, random: np.random.Generator
@@ -65,6 +67,8 @@ class RowOrder(Sampler[int]):
         return np.concatenate([first, *shuffled, last])
 
 
-def row_order(lengths: Sequence[int], batching: str, rows_per_step: int, seed: int) -> RowOrder:
+def row_order(
+    lengths: "Sequence[int] | np.ndarray", batching: str, rows_per_step: int, seed: int
+) -> RowOrder:
     """Give the order that suits a way of batching: by length only where there is padding."""
     return RowOrder(lengths, seed, rows_per_step if batching == Batching.PADDED else None)

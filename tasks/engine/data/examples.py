@@ -1,24 +1,26 @@
 """Examples to learn from: checked rows as chat messages, in a training and an evaluation split."""
 
 import hashlib
-import json
 import random
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
+
+import numpy as np
 
 from tasks.config import Task
 from tasks.config.data import DataSettings, RowFormat
 from tasks.config.reading import is_hub_dataset
 from tasks.engine.base.task_traits import traits_of
-from tasks.engine.data.row_formats import BadRowError, Example, detect_row_format, read_example
-from tasks.engine.data.row_sources import Row, read_rows
-from tasks.engine.data.unread_columns import count_unread
+from tasks.engine.data.kept_rows import KeptRows, canonical
+from tasks.engine.data.row_formats import Example, detect_row_format
+from tasks.engine.data.row_sources import Row, iter_rows
 from tasks.errors import UserError
-
-_Numbered = list[tuple[Row, Example]]
 
 _SHOWN_LABELS = 5
 _CLASSIFIED = (RowFormat.LABELLED, RowFormat.TAGGED)
+_FIRST_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Split:
 
     source: str
     sha256: str
-    examples: tuple[Example, ...]
+    examples: Sequence[Example] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,16 @@ class ExampleSets:
     """The classes, where rows are classified."""
     unread: Mapping[str, int] = field(default_factory=dict)
     """In how many rows of the sources something stands that is not read, by the column's name."""
+    num_eval_rows_in_train: int = 0
+    """How many evaluation examples are trained on, too, and so prove nothing."""
 
     @property
     def untrained_labels(self) -> tuple[str, ...]:
         """The classes that no training example has."""
+        if not self.labels:
+            return ()
         trained = {label for one in self.train.examples for label in one.labels}
         return tuple(label for label in self.labels if label not in trained)
-
-    @property
-    def num_eval_rows_in_train(self) -> int:
-        """How many evaluation examples are trained on, too, and so prove nothing."""
-        known = {(one.messages, one.text) for one in self.train.examples}
-        held_out = self.eval.examples if self.eval else ()
-        return sum((one.messages, one.text) in known for one in held_out)
 
 
 def read_examples(
@@ -66,7 +65,7 @@ def read_examples(
 
     Without `eval` and `eval_split`, `eval_fraction` of the rows (at least one of two or more) are
     held out. Every row is checked, also those that `max_train_rows` leaves out. Of an `eval` that
-    has splits, `train` is read.
+    has splits, `train` is read. Each source is read once, row by row, and not held in memory.
 
     Args:
         settings: where the rows are, and how they are split.
@@ -79,66 +78,97 @@ def read_examples(
             no known class; the message names the row.
 
     """
-    train_revision, eval_revision = _revisions(settings)
-    rows = read_rows(settings.train, settings.train_split, train_revision)
-    learnable = traits_of(task).row_formats
-    row_format = detect_row_format(rows[0], settings.train, settings.format, learnable)
-    numbered = _checked(rows, row_format, settings.train)
+    row_format, rows = _opened(settings, task)
+    kept = KeptRows(rows, row_format, settings.train)
     if row_format in _CLASSIFIED:
-        labels = labels or _labels(numbered, settings.train)
-        _check_labels(numbered, labels, settings.train)
-    unread = count_unread(rows, row_format)
-    held_out: _Numbered = []
+        labels = labels or _labels(kept.first_with, settings.train)
+        _check_labels(kept.first_with, labels, settings.train)
+    train: Sequence[int] = range(len(kept))
+    held_out_rows, held_out = kept, train[:0]
     if settings.eval or settings.eval_split:
-        source, split = settings.eval or settings.train, settings.eval_split or "train"
-        held_out_rows = read_rows(source, split, eval_revision)
-        held_out = _checked(held_out_rows, row_format, source)
-        unread += count_unread(held_out_rows, row_format)
+        source = settings.eval or settings.train
+        held_out_rows = KeptRows(_held_out_rows(settings), row_format, source)
+        held_out = range(len(held_out_rows))
         if row_format in _CLASSIFIED:
-            _check_labels(held_out, labels, source)
-    elif settings.eval_fraction > 0 and len(numbered) > 1:
-        num_held_out = max(1, round(settings.eval_fraction * len(numbered)))
-        held_out, numbered = _drawn(numbered, min(num_held_out, len(numbered) - 1), seed)
+            _check_labels(held_out_rows.first_with, labels, source)
+    elif settings.eval_fraction > 0 and len(kept) > 1:
+        num_held_out = max(1, round(settings.eval_fraction * len(kept)))
+        held_out, train = _drawn(train, min(num_held_out, len(kept) - 1), seed)
     if settings.max_train_rows is not None:
-        numbered, _ = _drawn(numbered, min(settings.max_train_rows, len(numbered)), seed)
+        train, _ = _drawn(train, min(settings.max_train_rows, len(train)), seed)
+    seen = np.isin(held_out_rows.contents(held_out), kept.contents(train))
     return ExampleSets(
         row_format=row_format,
-        train=_split(settings.train, numbered),
-        eval=_split(settings.eval or settings.train, held_out) if held_out else None,
+        train=_split(settings.train, kept, train),
+        eval=_split(settings.eval or settings.train, held_out_rows, held_out) if held_out else None,
         labels=labels,
-        unread=unread,
+        unread=kept.unread + held_out_rows.unread if held_out_rows is not kept else kept.unread,
+        num_eval_rows_in_train=int(seen.sum()),
     )
 
 
-def _labels(numbered: _Numbered, source: str) -> tuple[str, ...]:
-    """Give the rows' classes, sorted: numbers as such, if all are."""
-    found = {label for _, example in numbered for label in example.labels}
+def check_first_rows(
+    settings: DataSettings, task: Task = Task.CAUSAL_LM, labels: tuple[str, ...] = ()
+) -> None:
+    """Check the first thousand rows of each source, for a mistake that shows at once.
+
+    A small file is checked whole; what is behind, and whether there are two classes, is checked
+    where the data is read for the run.
+
+    Raises:
+        UserError: as `read_examples`.
+    """
+    row_format, rows = _opened(settings, task)
+    sources = [(settings.train, rows)]
+    if settings.eval or settings.eval_split:
+        sources.append((settings.eval or settings.train, _held_out_rows(settings)))
+    for source, given in sources:
+        kept = KeptRows(islice(given, _FIRST_ROWS), row_format, source)
+        if row_format in _CLASSIFIED and labels:
+            _check_labels(kept.first_with, labels, source)
+
+
+def _opened(settings: DataSettings, task: Task) -> tuple[RowFormat, Iterator[Row]]:
+    """Return the format of the training rows, and all of them."""
+    revision, _ = _revisions(settings)
+    rows = iter_rows(settings.train, settings.train_split, revision)
+    first = next(rows)
+    learnable = traits_of(task).row_formats
+    row_format = detect_row_format(first, settings.train, settings.format, learnable)
+    return row_format, chain([first], rows)
+
+
+def _held_out_rows(settings: DataSettings) -> Iterator[Row]:
+    _, revision = _revisions(settings)
+    return iter_rows(settings.eval or settings.train, settings.eval_split or "train", revision)
+
+
+def _labels(found: Mapping[str, int], source: str) -> tuple[str, ...]:
+    """Return the rows' classes, sorted: numbers as such, if all are."""
     if len(found) == 1:
-        raise UserError(f"{source}: all rows have the label {found.pop()!r}; two are needed")
+        raise UserError(f"{source}: all rows have the label {next(iter(found))!r}; two are needed")
     if all(map(str.isdecimal, found)):
         return tuple(sorted(found, key=lambda label: (int(label), label)))  # `1` and `01` are two
     return tuple(sorted(found))
 
 
-def _check_labels(numbered: _Numbered, labels: tuple[str, ...], source: str) -> None:
+def _check_labels(found: Mapping[str, int], labels: tuple[str, ...], source: str) -> None:
     known = set(labels)
-    for _, example in numbered:
-        if strange := next((label for label in example.labels if label not in known), None):
+    for label, row in found.items():
+        if label not in known:
             few = ", ".join(labels[:_SHOWN_LABELS]) + (", …" if len(labels) > _SHOWN_LABELS else "")
             raise UserError(
-                f"{source}, row {example.row}: the label {strange!r} is none of the "
+                f"{source}, row {row}: the label {label!r} is none of the "
                 f"{len(labels)} classes ({few}); they are those of the training rows, or of "
                 "base_model.labels"
             )
 
 
-def content_sha256(rows: Sequence[Row]) -> str:
+def content_sha256(rows: Iterable[Row]) -> str:
     """Hash rows in order as canonical JSON: sorted keys, UTF-8, one line a row."""
     digest = hashlib.sha256()
     for row in rows:
-        # Only Parquet and datasets hold values that JSON lacks, such as dates.
-        line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
-        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+        digest.update(canonical(row))
     return digest.hexdigest()
 
 
@@ -157,28 +187,13 @@ def _revisions(settings: DataSettings) -> tuple[str | None, str | None]:
     )
 
 
-def _drawn(items: _Numbered, count: int, seed: int) -> tuple[_Numbered, _Numbered]:
+def _drawn(places: Sequence[int], count: int, seed: int) -> tuple[Sequence[int], Sequence[int]]:
     """Draw by the seed; both the drawn and the others keep their order."""
-    drawn = set(random.Random(seed).sample(range(len(items)), count))  # noqa: S311  # no secret
-    return (
-        [item for index, item in enumerate(items) if index in drawn],
-        [item for index, item in enumerate(items) if index not in drawn],
-    )
+    drawn = np.zeros(len(places), dtype=bool)
+    drawn[random.Random(seed).sample(range(len(places)), count)] = True  # noqa: S311  # no secret
+    all_places = np.asarray(places, dtype=np.int64)
+    return array("q", all_places[drawn].tobytes()), array("q", all_places[~drawn].tobytes())
 
 
-def _split(source: str, numbered: _Numbered) -> Split:
-    return Split(
-        source=source,
-        sha256=content_sha256([row for row, _ in numbered]),
-        examples=tuple(example for _, example in numbered),
-    )
-
-
-def _checked(rows: list[Row], row_format: RowFormat, source: str) -> _Numbered:
-    checked = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            checked.append((row, read_example(number, row, row_format)))
-        except BadRowError as error:
-            raise UserError(f"{source}, row {number}: {error}") from error
-    return checked
+def _split(source: str, rows: KeptRows, places: Sequence[int]) -> Split:
+    return Split(source, rows.sha256(places), rows.examples(places))

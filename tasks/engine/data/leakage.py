@@ -27,7 +27,7 @@ class Leaks:
     """Whose question is there, whatever the answer, but for case, marks and white space."""
 
 
-def find_leaks(held_out: Sequence[Example], trained: Sequence[Example]) -> Leaks:
+def find_leaks(held_out: Sequence[Example], trained: Iterable[Example]) -> Leaks:
     """Find the held-out rows among the trained ones.
 
     Each answer of a trained talk is learnt, so a row may be any part of one, or go on after one. A
@@ -35,17 +35,18 @@ def find_leaks(held_out: Sequence[Example], trained: Sequence[Example]) -> Leaks
     """
     words, plain = ([_talk(one, write) for one in held_out] for write in (str, normalised))
     whole, questions = _Talks(words, with_answers=True), _Talks(plain, with_answers=False)
-    texts = []
+    in_texts: set[int] = set()
     for example in trained:
         whole.add(_talk(example, str))
         questions.add(_talk(example, normalised))
         if example.text is not None and not example.labels:
-            texts.append(f" {normalised(example.text)} ")
+            text = f" {normalised(example.text)} "
+            in_texts.update(place for place, said in enumerate(plain) if _is_said(said, text))
     exact, alike = [], []
-    for example, written, said in zip(held_out, words, plain, strict=True):
+    for place, (example, written, said) in enumerate(zip(held_out, words, plain, strict=True)):
         if whole.have(written):
             exact.append(example.row)
-        elif questions.have(said) or any(_is_said(said, text) for text in texts):
+        elif questions.have(said) or place in in_texts:
             alike.append(example.row)
     return Leaks(tuple(exact), tuple(alike))
 

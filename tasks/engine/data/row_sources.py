@@ -1,17 +1,21 @@
 """Rows as they are given: from a file, a folder that `datasets` wrote, or the Hub."""
 
 import csv
-import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.config.reading import DATA_SUFFIXES, is_hub_dataset, missing_file
 from tasks.engine.data.json_values import DuplicateKeyError, duplicate_line, parse_json
 from tasks.engine.failures import failure
 from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Row = dict[str, object]
 # A line that cannot be read stands among the rows as the error that says why.
@@ -21,10 +25,16 @@ CSV_SUFFIXES = (".csv", ".tsv")
 _PLAIN = (".txt", ".md")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _QUOTED = re.compile(r'"[^"]*"')
+_ROWS_AT_ONCE = 1000
 
 
 def read_rows(source: str, split: str, revision: str | None) -> list[Row]:
-    """Read all rows of a source, in order; there is at least one.
+    """Read all rows of a source into memory, as `iter_rows` gives them."""
+    return list(iter_rows(source, split, revision))
+
+
+def iter_rows(source: str, split: str, revision: str | None) -> Iterator[Row]:
+    """Read the rows of a source one by one, in order; there is at least one.
 
     `split` and `revision` tell the parts and versions of a Hub dataset or `datasets` folder; a
     file is its own split `train`.
@@ -35,6 +45,7 @@ def read_rows(source: str, split: str, revision: str | None) -> list[Row]:
 
     """
     path = Path(source).expanduser()
+    rows: Iterator[Row]
     if is_hub_dataset(source):
         rows = _from_hub(source, split, revision)
     elif revision is not None:
@@ -45,14 +56,23 @@ def read_rows(source: str, split: str, revision: str | None) -> list[Row]:
         rows = _from_folder(path, split)
     else:
         _require_only_split(source, split, path)
-        rows = _readable(read_lines(path))
-    if not rows:
+        rows = _readable(iter_lines(path))
+    first = next(rows, None)
+    if first is None:
         raise UserError(f"{source} has no rows; at least one is needed")
-    return rows
+    yield first
+    yield from rows
 
 
 def read_lines(path: Path) -> list[_Line]:
+    """Read a file's rows into memory, as `iter_lines` gives them."""
+    return list(iter_lines(path))
+
+
+def iter_lines(path: Path) -> Iterator[_Line]:
     """Read a file's rows, and in their places the errors of those that can't be read.
+
+    Only a `.json` file, which is one value, is in memory as a whole.
 
     Raises:
         UserError: The file as a whole is missing, empty, malformed or of an unknown kind.
@@ -72,12 +92,16 @@ def read_lines(path: Path) -> list[_Line]:
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; at least one row is needed")
     if suffix == ".parquet":
-        return list(_from_parquet(path))
-    text = _text_of(path)
+        return _from_parquet(path)
     if suffix == ".json":
+        text = "".join(_text_lines(path, newline=""))
         _check_text(text, path, 1)
-        return list(_json_rows(text, path))
-    return list(_csv_rows(text, path) if suffix in CSV_SUFFIXES else _jsonl_rows(text, path))
+        return iter(_json_rows(text, path))
+    if suffix in CSV_SUFFIXES:
+        # newline="" keeps the line breaks within quoted cells as they are.
+        return _csv_rows(_text_lines(path, newline=""), path)
+    # U+2028 and the like, and "\r" between values, may stand within a line.
+    return _jsonl_rows(_text_lines(path, newline="\n"), path)
 
 
 def csv_separator(text: str, path: Path) -> str:
@@ -99,11 +123,11 @@ def csv_separator(text: str, path: Path) -> str:
     return found[0] if found else usual
 
 
-def _readable(lines: list[_Line]) -> list[Row]:
+def _readable(lines: Iterable[_Line]) -> Iterator[Row]:
     for line in lines:
         if isinstance(line, UserError):
             raise line
-    return [line for line in lines if not isinstance(line, UserError)]
+        yield line
 
 
 def _require_only_split(source: str, split: str, path: Path) -> None:
@@ -115,12 +139,11 @@ def _require_only_split(source: str, split: str, path: Path) -> None:
         )
 
 
-def _text_of(path: Path) -> str:
+def _text_lines(path: Path, newline: str) -> Iterator[str]:
     """Read a file; a byte that is no UTF-8 becomes half of a surrogate pair: see `_check_text`."""
     try:
-        # newline="" keeps the line breaks within quoted CSV cells as they are.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            return file.read()
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
+            yield from file
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -142,9 +165,9 @@ def _check_text(text: str, path: Path, line: int) -> None:
         ) from error
 
 
-def _jsonl_rows(text: str, path: Path) -> Iterator[_Line]:
-    # Not splitlines(): U+2028 and the like may stand unescaped within a JSON string.
-    for number, line in enumerate(text.split("\n"), start=1):
+def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
+    for number, ended in enumerate(lines, start=1):
+        line = ended.removesuffix("\n")
         if line.strip():
             where = f"{path}, line {number}"
             try:
@@ -205,11 +228,13 @@ def _kind(value: object) -> str:
     return names.get(type(value), "number")
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[_Line]:
+def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
     # The default of 128 KiB a cell is less than some documents have.
     csv.field_size_limit(sys.maxsize)
-    separator = csv_separator(text, path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines = iter(lines)
+    first = next(lines, "")
+    separator = csv_separator(first, path)
+    reader = csv.reader(chain([first], lines), delimiter=separator, strict=True)
     try:
         columns = next(reader, [])
         _check_text("".join(columns), path, 1)
@@ -236,17 +261,18 @@ def _csv_rows(text: str, path: Path) -> Iterator[_Line]:
         raise UserError(f"{path}, line {reader.line_num}: no valid CSV: {error}") from error
 
 
-def _from_parquet(path: Path) -> list[Row]:
+def _from_parquet(path: Path) -> Iterator[Row]:
     from pyarrow import ArrowException, parquet
 
     try:
-        rows: list[Row] = parquet.read_table(path).to_pylist()
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+                yield from batch.to_pylist()
     except (ArrowException, OSError) as error:
         raise UserError(f"{path} is no readable Parquet file: {error}") from error
-    return rows
 
 
-def _from_folder(path: Path, split: str) -> list[Row]:
+def _from_folder(path: Path, split: str) -> Iterator[Row]:
     import datasets
 
     try:
@@ -263,17 +289,22 @@ def _from_folder(path: Path, split: str) -> list[Row]:
         loaded = loaded[split]
     else:
         _require_only_split(str(path), split, path)
-    rows: list[Row] = loaded.to_list()
-    return rows
+    return _plain_rows(loaded)
 
 
-def _from_hub(source: str, split: str, revision: str | None) -> list[Row]:
+def _plain_rows(loaded: "Dataset") -> Iterator[Row]:
+    """Return a mapped dataset's rows as `to_list` would, a few at once."""
+    for table in loaded.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+        yield from table.to_pylist()
+
+
+def _from_hub(source: str, split: str, revision: str | None) -> Iterator[Row]:
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     asked = f"Hub dataset {source}" + (f" at revision {revision}" if revision else "")
     try:
-        rows: list[Row] = datasets.load_dataset(source, split=split, revision=revision).to_list()
+        loaded = datasets.load_dataset(source, split=split, revision=revision)
     except DatasetNotFoundError as error:
         raise UserError(
             f"{asked} was not found, and no file or folder has this name; check the id and the "
@@ -285,4 +316,4 @@ def _from_hub(source: str, split: str, revision: str | None) -> list[Row]:
             f"{asked}, split {split!r} could not be loaded: {error}; check data.train_split and "
             "data.eval_split, and the connection to the Hub; without one, give a local file",
         ) from error
-    return rows
+    return _plain_rows(loaded)

@@ -1,11 +1,11 @@
 """Examples as tokens, with labels where the loss is; what is cut or lost is counted."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import takewhile
-from typing import Self
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
+from typing import ClassVar, Self
 
 from tasks.config import DataSettings, LossOn, OnLostAnswer, Template
 from tasks.engine.data.examples import Split
@@ -18,6 +18,8 @@ from tasks.records import SplitRecord
 IGNORED = -100
 """The label of a token that is not trained on (PyTorch's cross entropy skips it)."""
 
+_EXAMPLES_AT_ONCE = 1000
+
 
 @dataclass(frozen=True)
 class TokenizedRow:
@@ -25,6 +27,8 @@ class TokenizedRow:
 
     input_ids: list[int]
     labels: list[int]
+    labels_are_tokens: ClassVar[bool] = True
+    """Whether labels are the row's own tokens, or something else that has to be kept beside."""
 
     @property
     def num_trained_tokens(self) -> int:
@@ -38,87 +42,111 @@ class TokenizedRow:
 
 
 @dataclass(frozen=True)
+class Tokenized:
+    """What became of one example."""
+
+    example: Example
+    row: TokenizedRow | None
+    """None where the example is dropped."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What happened on the way, by the fields of `SplitRecord`."""
+
+
+@dataclass
+class SplitCounts:
+    """What is counted of a split, row by row."""
+
+    split: Split
+    num_rows: int = 0
+    num_tokens: int = 0
+    num_trained_tokens: int = 0
+    longest_tokens: int = 0
+    num_dropped_rows: int = 0
+    on_the_way: Counter[str] = field(default_factory=Counter)
+
+    def add(self, one: Tokenized) -> None:
+        """Count what became of one example."""
+        self.on_the_way.update(one.counts)
+        if one.row is None:
+            self.num_dropped_rows += 1
+            return
+        lengths = [len(sequence) for sequence in one.row.sequences]
+        self.num_rows += 1
+        self.num_tokens += sum(lengths)
+        self.num_trained_tokens += one.row.num_trained_tokens
+        self.longest_tokens = max(self.longest_tokens, *lengths)
+
+    def record(self) -> SplitRecord:
+        """Return what was counted, with where the rows are from."""
+        return SplitRecord(
+            source=self.split.source,
+            sha256=self.split.sha256,
+            num_rows=self.num_rows,
+            num_tokens=self.num_tokens,
+            num_trained_tokens=self.num_trained_tokens,
+            longest_tokens=self.longest_tokens,
+            num_dropped_rows=self.num_dropped_rows,
+            **self.on_the_way,
+        )
+
+
+@dataclass(frozen=True)
 class TokenizedSplit:
     """The rows of a split, the examples that they came from, and what happened on the way."""
 
-    rows: list[TokenizedRow]
-    examples: list[Example]
+    rows: Sequence[TokenizedRow]
+    examples: Sequence[Example]
     record: SplitRecord
 
     @classmethod
-    def of(
-        cls,
-        split: Split,
-        rows: list[TokenizedRow],
-        examples: Sequence[Example] | None = None,
-        **counts: int,
-    ) -> Self:
-        """Put together what a split became.
-
-        Args:
-            split: the examples.
-            rows: what became of them.
-            examples: those that the rows came from, if not all.
-            counts: what was cut or lost, by the record's names.
-        """
-        lengths = [[len(sequence) for sequence in row.sequences] for row in rows]
-        record = SplitRecord(
-            source=split.source,
-            sha256=split.sha256,
-            num_rows=len(rows),
-            num_tokens=sum(map(sum, lengths)),
-            num_trained_tokens=sum(row.num_trained_tokens for row in rows),
-            longest_tokens=max(map(max, lengths)),
-            num_dropped_rows=len(split.examples) - len(rows),
-            **counts,
-        )
-        return cls(rows, list(split.examples if examples is None else examples), record)
+    def of(cls, split: Split, tokenized: Iterable[Tokenized]) -> Self:
+        """Hold in memory what a split became."""
+        counts, rows, examples = SplitCounts(split), [], []
+        for one in tokenized:
+            counts.add(one)
+            if one.row is not None:
+                rows.append(one.row)
+                examples.append(one.example)
+        return cls(rows, examples, counts.record())
 
 
-def tokenize_split(
-    split: Split,
-    renderer: Renderer,
-    settings: DataSettings,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> TokenizedSplit:
-    """Tokenise a split's examples.
+def tokenize_split(split: Split, renderer: Renderer, settings: DataSettings) -> Iterator[Tokenized]:
+    """Tokenise a split's examples, one after the other.
 
     Args:
         split: the examples.
         renderer: how an example becomes text, with a fast tokenizer that tells where each token
             begins.
         settings: longest row, where the loss is, what to do with a lost answer.
-        on_progress: told the rows done and the rows in all.
 
     Raises:
         UserError: a row's whole answer lies beyond `max_length` and the settings say `error`, or
             no token at all is left to train on.
     """
-    kept: list[tuple[Example, TokenizedRow]] = []
-    counts: Counter[str] = Counter()
-    for number, example in enumerate(split.examples, 1):
+    num_kept = 0
+    for example in split.examples:
         with naming(split.source):
             rendered = renderer.full(example)
-        counts.update(rendered.counts)
         whole = _tokenize(rendered, renderer, settings.loss_on)
         row = TokenizedRow(
             whole.input_ids[: settings.max_length], whole.labels[: settings.max_length]
         )
-        counts["num_shortened_answers"] += 0 < row.num_trained_tokens < whole.num_trained_tokens
-        if row.num_trained_tokens:
-            kept.append((example, row))
-        elif settings.on_lost_answer is OnLostAnswer.ERROR:
+        is_kept = row.num_trained_tokens > 0
+        if not is_kept and settings.on_lost_answer is OnLostAnswer.ERROR:
             raise _lost_answer(split, example, len(whole.input_ids), settings.max_length)
-        if on_progress:
-            on_progress(number, len(split.examples))
-    if not kept:
+        num_kept += is_kept
+        is_shortened = 0 < row.num_trained_tokens < whole.num_trained_tokens
+        counts = {**rendered.counts, "num_shortened_answers": int(is_shortened)}
+        yield Tokenized(example, row if is_kept else None, counts)
+    if not num_kept:
         raise UserError(f"{split.source}: no row has an answer within {settings.max_length} tokens")
-    return TokenizedSplit.of(
-        split,
-        [row for _, row in kept],
-        [example for example, _ in kept],
-        **counts,
-    )
+
+
+def some_at_once(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Return examples by as many as a tokenizer takes at once without holding much."""
+    left = iter(examples)
+    while some := list(islice(left, _EXAMPLES_AT_ONCE)):
+        yield some
 
 
 @contextmanager
@@ -135,14 +163,18 @@ def shared_prefix_length(rows: Iterable[TokenizedRow]) -> int:
 
     Each row keeps at least one untrained token of its own, from which its answer is predicted.
     """
-    rows = list(rows)
-    # What the smallest and the largest sequence share, all in between share, too.
-    smallest, largest = (pick(row.input_ids for row in rows) for pick in (min, max))
-    common = sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(smallest, largest, strict=False))
-    )
-    untrained = (next(i for i, x in enumerate(r.labels) if x != IGNORED) for r in rows)
-    return max(0, min(common, min(untrained) - 1))
+    common: list[int] | None = None
+    first_trained = 0
+    for row in rows:
+        untrained = sum(1 for _ in takewhile(lambda label: label == IGNORED, row.labels))
+        if common is None:
+            common, first_trained = row.input_ids, untrained
+        first_trained = min(first_trained, untrained)
+        pairs = zip(common, row.input_ids[:first_trained], strict=False)
+        common = common[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))]
+        if not common:
+            break
+    return max(0, min(len(common or []), first_trained - 1))
 
 
 def _tokenize(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> TokenizedRow:

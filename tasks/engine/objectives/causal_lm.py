@@ -1,6 +1,6 @@
 """The task of continuing a text: tokens are learnt, and answers generated."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,8 +13,7 @@ from tasks.engine.data.examples import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example
-from tasks.engine.data.token_cache import tokenized
-from tasks.engine.data.tokenization import TokenizedSplit, tokenize_split
+from tasks.engine.data.tokenization import Tokenized, TokenizedRow, tokenize_split
 from tasks.engine.objectives.generation import Generating
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, TrainingPlan
@@ -32,6 +31,7 @@ class CausalLM(Generating):
     """A causal language model; see `Objective`."""
 
     traits: ClassVar[TaskTraits] = traits_of(Task.CAUSAL_LM)
+    row_type: ClassVar[type[TokenizedRow]] = TokenizedRow
 
     def tokenize(
         self,
@@ -39,15 +39,9 @@ class CausalLM(Generating):
         renderer: Renderer,
         settings: DataSettings,
         base: BaseSource | BaseModelRecord,  # noqa: ARG002
-        on_progress: Callable[[int, int], None] | None,
-    ) -> TokenizedSplit:
-        """Give tokens with labels where the loss is, as they are kept, or made now."""
-        return tokenized(
-            split,
-            renderer,
-            settings,
-            lambda: tokenize_split(split, renderer, settings, on_progress),
-        )
+    ) -> Iterator[Tokenized]:
+        """Return each row's tokens, with labels where the loss is."""
+        return tokenize_split(split, renderer, settings)
 
     def choose_batching(
         self, settings: TrainingSettings, data: "PreparedData", model: "PreTrainedModel"

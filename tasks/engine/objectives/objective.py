@@ -4,7 +4,7 @@ A new objective is one more class of this shape, in a file of its own, and an en
 registry.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tasks.engine.data.prompts import Prompt
     from tasks.engine.data.rendering import Renderer
     from tasks.engine.data.row_formats import Example
-    from tasks.engine.data.tokenization import TokenizedSplit
+    from tasks.engine.data.tokenization import Tokenized, TokenizedRow
     from tasks.engine.prepared_data import PreparedData
     from tasks.records import BaseModelRecord, TrainingPlan
 
@@ -45,22 +45,25 @@ class Objective(Protocol):
         """What is fixed for the task, whatever the model and the data."""
         ...
 
+    @property
+    def row_type(self) -> "type[TokenizedRow]":
+        """The kind of tokenised rows."""
+        ...
+
     def tokenize(
         self,
         split: "Split",
         renderer: "Renderer",
         settings: DataSettings,
         base: "BaseSource | BaseModelRecord",
-        on_progress: Callable[[int, int], None] | None,
-    ) -> "TokenizedSplit":
-        """Turn the examples of a split into tokens and what is learnt of them.
+    ) -> "Iterator[Tokenized]":
+        """Turn the examples of a split into tokens and what is learnt of them, one by one.
 
         Args:
             split: the examples.
             renderer: how they become text, and the tokenizer.
             settings: longest row, and what to do with one that is longer.
             base: which model they are for, with the classes in the order of its outputs.
-            on_progress: told the rows done and the rows in all.
         """
         ...
 

@@ -1,6 +1,6 @@
 """The task of turning a text into another: the encoder reads one, the decoder writes the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +14,7 @@ from tasks.engine.data.examples import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example
-from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit, naming
+from tasks.engine.data.tokenization import Tokenized, TokenizedRow, naming
 from tasks.engine.objectives.generation import Generating
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, TrainingPlan
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 class PairRow(TokenizedRow):
     """One row; `labels` are the tokens of the answer, all of them trained on."""
+
+    labels_are_tokens = False
 
     @property
     def num_trained_tokens(self) -> int:
@@ -66,6 +68,7 @@ class Seq2Seq(Generating, Padding):
     """A model of an encoder and a decoder; see `Objective`."""
 
     traits: ClassVar[TaskTraits] = traits_of(Task.SEQ2SEQ)
+    row_type: ClassVar[type[TokenizedRow]] = PairRow
 
     def tokenize(
         self,
@@ -73,9 +76,8 @@ class Seq2Seq(Generating, Padding):
         renderer: Renderer,
         settings: DataSettings,
         base: BaseSource | BaseModelRecord,
-        on_progress: Callable[[int, int], None] | None,
-    ) -> TokenizedSplit:
-        """Give the tokens of each prompt and of its answer, both cut where they are too many.
+    ) -> Iterator[Tokenized]:
+        """Return the tokens of each prompt and of its answer, both cut where they are too many.
 
         An answer has room of its own, so none is lost behind its prompt.
 
@@ -89,23 +91,15 @@ class Seq2Seq(Generating, Padding):
             )
         tokenizer = renderer.tokenizer
         limit = min(settings.max_length, longest_input(tokenizer, load_config(base)))
-        rows: list[TokenizedRow] = []
-        num_shortened_texts = num_shortened_answers = 0
-        for done, example in enumerate(split.examples, 1):
+        for example in split.examples:
             with naming(split.source):
                 prompt = self.prompt(renderer, example).tokens(tokenizer)
             answer = tokenizer(text_target=_without_end(example.answer, tokenizer))["input_ids"]
-            num_shortened_texts += len(prompt) > limit
-            num_shortened_answers += len(answer) > limit
-            rows.append(PairRow(prompt[:limit], answer[:limit]))
-            if on_progress:
-                on_progress(done, len(split.examples))
-        return TokenizedSplit.of(
-            split,
-            rows,
-            num_shortened_answers=num_shortened_answers,
-            num_shortened_texts=num_shortened_texts,
-        )
+            counts = {
+                "num_shortened_answers": int(len(answer) > limit),
+                "num_shortened_texts": int(len(prompt) > limit),
+            }
+            yield Tokenized(example, PairRow(prompt[:limit], answer[:limit]), counts)
 
     def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
         """Give the way of batching that was chosen."""

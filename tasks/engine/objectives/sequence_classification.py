@@ -1,6 +1,6 @@
 """The task of putting a text into one of several classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +15,7 @@ from tasks.engine.data.examples import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example
-from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
+from tasks.engine.data.tokenization import Tokenized, TokenizedRow, some_at_once
 from tasks.engine.objectives.classes import Classifying, class_logits, class_scores, guesses
 from tasks.engine.objectives.objective import Answer
 from tasks.errors import UserError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class ClassifiedRow(TokenizedRow):
     """One row; `labels` holds its class alone, as the number of the model's output."""
 
+    labels_are_tokens = False
+
     @property
     def num_trained_tokens(self) -> int:
         """Count the labels that a loss falls on: the row's class."""
@@ -40,6 +42,7 @@ class SequenceClassification(Classifying):
     """A model with one output a class; see `Objective`."""
 
     traits: ClassVar[TaskTraits] = traits_of(Task.SEQUENCE_CLASSIFICATION)
+    row_type: ClassVar[type[TokenizedRow]] = ClassifiedRow
 
     def tokenize(
         self,
@@ -47,22 +50,20 @@ class SequenceClassification(Classifying):
         renderer: Renderer,
         settings: DataSettings,
         base: BaseSource | BaseModelRecord,
-        on_progress: Callable[[int, int], None] | None,  # noqa: ARG002 - done at once
-    ) -> TokenizedSplit:
-        """Give each text's tokens, cut at the end where they are too many, and its class."""
+    ) -> Iterator[Tokenized]:
+        """Return each text's tokens, cut at the end where they are too many, and its class."""
         tokenizer = renderer.tokenizer
         limit = min(settings.max_length, longest_input(tokenizer, load_config(base)))
-        texts = [example.text or "" for example in split.examples]
-        ids = tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
-        full = [i for i, one in enumerate(ids) if len(one) == limit]
-        whole = tokenizer([texts[i] for i in full])["input_ids"] if full else []
         number = {label: index for index, label in enumerate(base.settings.labels)}
-        rows: list[TokenizedRow] = [
-            ClassifiedRow(list(one), [number[example.answer]])
-            for one, example in zip(ids, split.examples, strict=True)
-        ]
-        num_shortened = sum(len(one) > limit for one in whole)
-        return TokenizedSplit.of(split, rows, num_shortened_texts=num_shortened)
+        for examples in some_at_once(split.examples):
+            texts = [example.text or "" for example in examples]
+            ids = tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+            full = [text for text, one in zip(texts, ids, strict=True) if len(one) == limit]
+            uncut = iter(tokenizer(full)["input_ids"] if full else [])
+            for example, one in zip(examples, ids, strict=True):
+                row = ClassifiedRow(list(one), [number[example.answer]])
+                is_shortened = len(one) == limit and len(next(uncut)) > limit
+                yield Tokenized(example, row, {"num_shortened_texts": int(is_shortened)})
 
     def loss(
         self,

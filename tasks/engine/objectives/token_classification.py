@@ -4,7 +4,7 @@ A word is judged by the first token that has a part of it, as is usual (BERT, ar
 section 5.3); its other tokens have no label.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +19,7 @@ from tasks.engine.data.examples import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example
-from tasks.engine.data.tokenization import IGNORED, TokenizedRow, TokenizedSplit
+from tasks.engine.data.tokenization import IGNORED, Tokenized, TokenizedRow, some_at_once
 from tasks.engine.objectives.class_counts import entity_f1
 from tasks.engine.objectives.classes import Classifying, Guess, class_logits, class_scores, guesses
 from tasks.engine.objectives.entities import names_entities
@@ -38,6 +38,8 @@ UNKNOWN = "?"
 class TaggedRow(TokenizedRow):
     """One row; `labels[i]` is a word's tag at its first token, -100 at all other tokens."""
 
+    labels_are_tokens = False
+
     @property
     def num_trained_tokens(self) -> int:
         """Count the words that a loss falls on."""
@@ -49,6 +51,7 @@ class TokenClassification(Classifying):
     """A model with one output a class for each token; see `Objective`."""
 
     traits: ClassVar[TaskTraits] = traits_of(Task.TOKEN_CLASSIFICATION)
+    row_type: ClassVar[type[TokenizedRow]] = TaggedRow
 
     def tokenize(
         self,
@@ -56,31 +59,29 @@ class TokenClassification(Classifying):
         renderer: Renderer,
         settings: DataSettings,
         base: BaseSource | BaseModelRecord,
-        on_progress: Callable[[int, int], None] | None,  # noqa: ARG002 - done at once
-    ) -> TokenizedSplit:
-        """Give each row's tokens, cut at the end where they are too many, and its words' tags."""
+    ) -> Iterator[Tokenized]:
+        """Return each row's tokens, cut at the end where they are too many, and its words' tags."""
         tokenizer = renderer.tokenizer
         limit = min(settings.max_length, longest_input(tokenizer, load_config(base)))
         number = {label: index for index, label in enumerate(base.settings.labels)}
-        encoded = tokenizer(
-            [example.text or "" for example in split.examples],
-            truncation=True,
-            max_length=limit,
-            return_offsets_mapping=True,
-        )
-        rows: list[TokenizedRow] = []
-        num_shortened = 0
-        for ids, offsets, example in zip(
-            encoded["input_ids"], encoded["offset_mapping"], split.examples, strict=True
-        ):
-            labels = [IGNORED] * len(ids)
-            places = first_tokens(example.words, offsets)
-            for place, tag in zip(places, example.tags, strict=True):
-                if place is not None:
-                    labels[place] = number[tag]
-            num_shortened += len(ids) == limit and places[-1] is None
-            rows.append(TaggedRow(list(ids), labels))
-        return TokenizedSplit.of(split, rows, num_shortened_texts=num_shortened)
+        for examples in some_at_once(split.examples):
+            encoded = tokenizer(
+                [example.text or "" for example in examples],
+                truncation=True,
+                max_length=limit,
+                return_offsets_mapping=True,
+            )
+            for ids, offsets, example in zip(
+                encoded["input_ids"], encoded["offset_mapping"], examples, strict=True
+            ):
+                labels = [IGNORED] * len(ids)
+                places = first_tokens(example.words, offsets)
+                for place, tag in zip(places, example.tags, strict=True):
+                    if place is not None:
+                        labels[place] = number[tag]
+                is_shortened = len(ids) == limit and places[-1] is None
+                row = TaggedRow(list(ids), labels)
+                yield Tokenized(example, row, {"num_shortened_texts": int(is_shortened)})
 
     def loss(
         self,

@@ -19,7 +19,7 @@ from tasks.engine.base.sources import BaseSource
 from tasks.engine.data.examples import Split
 from tasks.engine.data.rendering import Rendered, Renderer
 from tasks.engine.data.row_formats import Example
-from tasks.engine.data.tokenization import TokenizedRow
+from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.scoring.exact_match import read_answered
@@ -78,7 +78,8 @@ class HeldOut:
                 renderer.tokenizer, renderer.template, renderer.separator, renderer.ends
             )
         split = Split(self.source, self.evaluation.sha256, tuple(self.examples))
-        return self.task.tokenize(split, renderer, settings, base, None).rows
+        tokenized = self.task.tokenize(split, renderer, settings, base)
+        return TokenizedSplit.of(split, tokenized).rows
 
     def check(self, renderer: Renderer, base: BaseSource) -> None:
         """Check that all rows can be answered and scored.

@@ -18,6 +18,7 @@ from tasks.engine.adapters import lora
 from tasks.engine.base import base_models
 from tasks.engine.base.sources import BaseSource
 from tasks.engine.batching.row_order import row_order
+from tasks.engine.data.token_files import row_lengths
 from tasks.engine.data.tokenization import shared_prefix_length
 from tasks.engine.prepared_data import PreparedData
 from tasks.records import DataRecord, Record
@@ -95,7 +96,7 @@ def forecast(
         task=config.base_model.task.value,
         num_total_parameters=num_base + num_trainable,
         num_trainable_parameters=num_trainable,
-        data=data.record,
+        data=data.record.model_copy(update={"tokens": ()}),  # they are gone by then
         num_steps=num_steps,
         num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
         rows_per_step=rows_per_step,
@@ -158,8 +159,8 @@ def _share(data: PreparedData, few: PreparedData) -> float:
     """Say how many times the tokens of the few held-out rows all of them are."""
     if data.eval is None or few.eval is None:
         return 0.0
-    all_tokens, few_tokens = (sum(len(r.input_ids) for r in s.rows) for s in (data.eval, few.eval))
-    return all_tokens / few_tokens
+    all_tokens, few_tokens = (row_lengths(one.rows).sum() for one in (data.eval, few.eval))
+    return float(all_tokens / few_tokens)
 
 
 def _seconds_per_step(
@@ -169,10 +170,10 @@ def _seconds_per_step(
 
     The first step warms up and does not count.
     """
-    lengths = [len(row.input_ids) for row in data.train.rows]
+    lengths = row_lengths(data.train.rows)
     if batching == Batching.SHARED_PREFIX:  # computed once a batch, so that it hardly counts
         prefix = shared_prefix_length(data.train.rows)
-        lengths = [length - prefix for length in lengths]
+        lengths = lengths - prefix
     rows = config.training.batch_size * config.training.gradient_accumulation_steps
     order = row_order(lengths, batching, rows, config.seed)
     tokens: list[int] = []
@@ -180,9 +181,8 @@ def _seconds_per_step(
         order.set_epoch(len(tokens) * rows // len(lengths))
         one_pass = list(order)
         tokens += [
-            sum(lengths[row] for row in one_pass[at : at + rows])
-            for at in range(0, len(lengths), rows)
+            int(lengths[one_pass[at : at + rows]].sum()) for at in range(0, len(lengths), rows)
         ]
     steps = zip(pairwise(step_ends), tokens[1:], strict=False)
     seconds_per_token = median((end - start) / count for (start, end), count in steps)
-    return seconds_per_token * sum(lengths) / math.ceil(len(lengths) / rows)
+    return seconds_per_token * int(lengths.sum()) / math.ceil(len(lengths) / rows)

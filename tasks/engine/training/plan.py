@@ -4,9 +4,11 @@ import logging
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tasks.config import TrainingSettings
+from tasks.engine.data.token_files import row_lengths
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.prepared_data import PreparedData
 from tasks.engine.training.checkpoints import Checkpoints
@@ -56,8 +58,8 @@ def with_less_memory(
     Raises:
         AdapterflowError: the size is the user's, or the longest row is a part by itself already.
     """
-    lengths = sorted(len(row.input_ids) for row in data.train.rows)
-    longest, largest_batch = lengths[-1], sum(lengths[-settings.batch_size :])
+    lengths = np.sort(row_lengths(data.train.rows))
+    longest, largest_batch = int(lengths[-1]), int(lengths[-settings.batch_size :].sum())
     given = min(plan.batch_tokens, largest_batch)
     log.warning("out of memory with %d tokens at once: %s", given, error)
     if settings.batch_tokens == "auto" and given > longest:

@@ -5,7 +5,7 @@ resumes and when it goes back to the best one. Here a checkpoint holds the adapt
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,9 @@ from transformers import Trainer
 
 from tasks.config import Batching
 from tasks.engine.adapters import adapter_state
-from tasks.engine.batching.batches import Batch, Part
+from tasks.engine.batching.batches import Batch, Part, as_item
 from tasks.engine.batching.row_order import RowOrder
-from tasks.engine.data.tokenization import IGNORED
+from tasks.engine.data.tokenization import IGNORED, TokenizedRow
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
 from tasks.engine.kernels.lean_layers import lean_layers
 from tasks.engine.kernels.row_attention import attending_by_row
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 
 class Rows(Dataset[dict[str, list[int]]]):
-    """Tokenised rows as a data set."""
+    """Tokenised rows as a data set, each read when its turn comes."""
 
-    def __init__(self, items: list[dict[str, list[int]]]) -> None:
-        self._items = items
+    def __init__(self, rows: Sequence[TokenizedRow]) -> None:
+        self._rows = rows
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return self._items[index]
+        return as_item(self._rows[index])
 
 
 class AdapterTrainer(Trainer):

@@ -16,8 +16,8 @@ from tasks.config import TrainingSettings
 from tasks.config.training import Optimizer
 from tasks.engine.adapters import adapter_state
 from tasks.engine.base.memory import give_back
-from tasks.engine.batching.batches import as_items
 from tasks.engine.batching.row_order import row_order
+from tasks.engine.data.token_files import row_lengths
 from tasks.engine.failures import is_of_the_memory
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.prepared_data import PreparedData
@@ -155,13 +155,13 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
     checkpoints: Checkpoints,
 ) -> AdapterTrainer:
     rows = data.train.rows
-    held_out = Rows(as_items(data.eval.rows)) if data.eval else None
+    held_out = Rows(data.eval.rows) if data.eval else None
     task = objective_of(injected.lora.base.settings.task)
     trainer = AdapterTrainer(
         adapter_name=injected.lora.adapter_name,
         task=task,
         order=row_order(
-            [len(row.input_ids) for row in rows],
+            row_lengths(rows),
             plan.batching,
             settings.batch_size * settings.gradient_accumulation_steps,
             injected.lora.seed,
@@ -173,7 +173,7 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         args=training_arguments(
             settings, injected, checkpoints.folder, evaluates=held_out is not None
         ),
-        train_dataset=Rows(as_items(rows)),
+        train_dataset=Rows(rows),
         eval_dataset=held_out,
         data_collator=task.make_batches(plan, data.renderer.tokenizer.pad_token_id or 0),
     )

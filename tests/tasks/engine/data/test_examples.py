@@ -74,7 +74,7 @@ def test_a_row_becomes_messages(
 def test_plain_text_has_no_turns(tmp_path: Path) -> None:
     """A `text` row is kept as it is, blanks included."""
     sets = read_examples(DataSettings(train=written(tmp_path, [{"text": " a\n"}])), seed=0)
-    assert sets.train.examples == (Example(1, (), " a\n"),)
+    assert tuple(sets.train.examples) == (Example(1, (), " a\n"),)
     assert sets.train.examples[0].answer == ""
 
 

@@ -38,7 +38,8 @@ def renderer_of(shape: Shape) -> Renderer:
 def tokenized(renderer: Renderer, *examples: Example) -> TokenizedSplit:
     """Tokenise examples as in training."""
     split = Split("rows.jsonl", "0" * 64, examples)
-    return tokenize_split(split, renderer, DataSettings(train="rows.jsonl"))
+    tokens = tokenize_split(split, renderer, DataSettings(train="rows.jsonl"))
+    return TokenizedSplit.of(split, tokens)
 
 
 def ids_of(tokenizer: Any, token: str) -> int:  # noqa: ANN401

@@ -16,7 +16,7 @@ from tasks.engine.data.examples import Split, read_examples
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example, Message
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, TokenizedSplit, tokenize_split
-from tasks.engine.prepared_data import prepare_again, prepare_data
+from tasks.engine.prepared_data import open_data, prepare_data
 from tasks.errors import UserError
 from tasks.records import DataRecord
 
@@ -48,7 +48,8 @@ def tokenized(
     """Tokenise examples; plain completions continue their prompts."""
     renderer = Renderer(tokenizer, template, separator="")
     chosen = DataSettings.model_validate({"train": "rows.jsonl"} | settings)
-    return tokenize_split(Split("rows.jsonl", "0" * 64, tuple(examples)), renderer, chosen)
+    split = Split("rows.jsonl", "0" * 64, tuple(examples))
+    return TokenizedSplit.of(split, tokenize_split(split, renderer, chosen))
 
 
 def trained_text(tokenizer: "PreTrainedTokenizerFast", row: TokenizedRow) -> str:
@@ -232,15 +233,19 @@ def test_first_token_has_no_loss() -> None:
     assert TokenizedRow([5, 6], [5, IGNORED]).num_trained_tokens == 0
 
 
-def test_progress_counts_rows(tokenizer: "PreTrainedTokenizerFast") -> None:
+def test_progress_counts_rows(tiny_base: Path, tmp_path: Path) -> None:
     """Whoever watches is told of every row, up to all of them."""
     seen: list[tuple[int, int]] = []
-    split = Split("rows.jsonl", "0" * 64, (TALK, TALK, TALK))
+    write_rows(tmp_path / "rows.jsonl", 3)
+    settings = DataSettings(train=str(tmp_path / "rows.jsonl"), eval_fraction=0)
+    source = find_base(BaseModelSettings(source=str(tiny_base)))
 
-    tokenize_split(
-        split,
-        Renderer(tokenizer, Template.CHAT),
-        DataSettings(train="rows.jsonl"),
+    prepare_data(
+        read_examples(settings, 0),
+        settings,
+        0,
+        source,
+        tmp_path / "tokens",
         lambda done, total: seen.append((done, total)),
     )
 
@@ -258,7 +263,7 @@ def prepared(base: Path, file: Path, **settings: object) -> DataRecord:
     chosen = DataSettings.model_validate({"train": str(file)} | settings)
     source = find_base(BaseModelSettings(source=str(base)))
     sets = read_examples(chosen, 0)
-    return prepare_data(sets, chosen, 0, source, lambda _done, _total: None).record
+    return prepare_data(sets, chosen, 0, source, file.parent / "tokens").record
 
 
 @pytest.mark.parametrize("format_", ["prompt-completion", "instruction"])
@@ -270,7 +275,7 @@ def test_only_completions_join_their_prompts(tiny_base: Path, tmp_path: Path, fo
     settings = DataSettings(train=str(file), template=Template.PLAIN)
     source = find_base(BaseModelSettings(source=str(tiny_base)))
 
-    data = prepare_data(read_examples(settings, 0), settings, 0, source, lambda *_: None)
+    data = prepare_data(read_examples(settings, 0), settings, 0, source, tmp_path / "tokens")
 
     text = data.renderer.tokenizer.decode(data.train.rows[0].input_ids)
     assert text == ("2+2=4<|im_end|>" if "-" in format_ else "2+2\n\n=4<|im_end|>")
@@ -288,20 +293,18 @@ def test_chat_without_a_chat_template_is_refused(tmp_path: Path) -> None:
         prepared(base, tmp_path / "rows.jsonl", template="chat")
 
 
-def test_data_is_prepared_again_from_its_record(tiny_base: Path, tmp_path: Path) -> None:
-    """A later step gets the same rows from the record alone; changed files are refused."""
+def test_tokens_outlive_the_users_file(tiny_base: Path, tmp_path: Path) -> None:
+    """A later step gets the same rows from the record alone, also once the data is gone."""
     write_rows(tmp_path / "rows.jsonl", 8)
     settings = BaseModelSettings.model_validate({"source": str(tiny_base), "dtype": "float32"})
-    source = find_base(settings)
-    base = describe_base(source, load_base(source))
+    base = describe_base(find_base(settings), load_base(find_base(settings)))
     record = prepared(tiny_base, tmp_path / "rows.jsonl", eval_fraction=0.25)
-    other = prepared(tiny_base, tmp_path / "rows.jsonl", eval_fraction=0.5)
+    (tmp_path / "rows.jsonl").unlink()
 
-    again = prepare_again(record, base)
-    write_rows(tmp_path / "rows.jsonl", 8, completion="c")
+    again = open_data(record, base)
 
-    assert again.record == record
     assert again.eval is not None
     assert (len(again.train.rows), len(again.eval.rows)) == (6, 2)
-    with pytest.raises(UserError, match=r"rows\.jsonl changed since this run began"):
-        prepare_again(other, base)
+    record.tokens[1].path.write_bytes(b"spoiled")
+    with pytest.raises(UserError, match=r"eval\.arrow is gone or changed"):
+        open_data(record, base)

@@ -285,7 +285,7 @@ def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
     rows = [{"text": "x" * 500, "label": "animal"}, {"text": "y", "label": "money"}]
     settings = DataSettings(train=written(tmp_path / "t.jsonl", rows), eval_fraction=0)
     sets = read_examples(settings, 0, CLASSIFYING, LABELS)
-    data = prepare_data(sets, settings, 0, find_base(classifier(bert)), lambda *_: None)
+    data = prepare_data(sets, settings, 0, find_base(classifier(bert)), tmp_path / "tokens")
     assert data.train.record.num_shortened_texts == 1
     assert data.train.record.longest_tokens == 64
 

@@ -89,7 +89,7 @@ def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:
     model, _ = loaded(folder, settings)
     data = DataSettings(train=written(tmp_path / "rows.jsonl", ROWS), eval_fraction=0)
     sets = read_examples(data, 0, Task.TOKEN_CLASSIFICATION)
-    rows = prepare_data(sets, data, 0, find_base(settings), lambda *_: None).train.rows
+    rows = prepare_data(sets, data, 0, find_base(settings), tmp_path / "tokens").train.rows
     alone = [
         row.num_trained_tokens
         * model(

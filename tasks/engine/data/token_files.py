@@ -1,0 +1,233 @@
+"""A split's tokens as a file: written once a run, row by row, and mapped by its readers.
+
+It is an Arrow IPC file, uncompressed, so that a reader takes what it looks at from the file's own
+pages. Beside each row's tokens stands the example that they came from, as JSON. Equal rows make
+equal files, byte by byte.
+
+    input_ids  list<int32>
+    is_label   list<bool>   one bit a token, where labels are the row's own tokens
+    labels     list<int32>  where they are something else: classes, tags, another text
+    example    large_string
+"""
+
+import json
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tasks.engine.data.lazy_sequence import LazySequence
+from tasks.engine.data.row_formats import Example, Message
+from tasks.engine.data.tokenization import IGNORED, Tokenized, TokenizedRow
+from tasks.engine.whole_folders import writing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+_TOKENS_AT_ONCE = 2**20
+_ROWS_AT_ONCE = 4096
+
+
+class MappedRows(LazySequence[TokenizedRow]):
+    """The rows of a token file; each is a Python object only while somebody has it."""
+
+    def __init__(self, file: "TokenFile", kind: type[TokenizedRow]) -> None:
+        super().__init__(len(file), lambda place: file.row(place, kind))
+        self.lengths = file.lengths()
+        """Tokens of each row's `input_ids`, int64."""
+
+
+def row_lengths(rows: "Sequence[TokenizedRow]") -> "np.ndarray":
+    """Return how many `input_ids` each row has, int64."""
+    if isinstance(rows, MappedRows):
+        return rows.lengths
+    return np.array([len(row.input_ids) for row in rows], dtype=np.int64)
+
+
+def write_token_file(file: Path, tokenized: Iterable[Tokenized]) -> None:
+    """Write the rows that are not dropped, whole or not at all.
+
+    Raises:
+        AdapterflowError: the file can't be written.
+    """
+    with _new_file(file) as writer:
+        part = _Part()
+        for one in tokenized:
+            if one.row is not None:
+                part.add(one.row, one.example)
+            if part.is_full():
+                writer(part)
+                part = _Part()
+        writer(part)
+
+
+class TokenFile:
+    """A token file, mapped."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._parts = [_Mapped.of(batch) for batch in batches]
+        self._ends = np.cumsum([len(part.example) for part in self._parts]).tolist()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._ends else 0
+
+    def lengths(self) -> "np.ndarray":
+        """Return how many tokens each row's `input_ids` are, int64."""
+        lengths = [np.diff(part.input_ids.ends) for part in self._parts]
+        return np.concatenate(lengths, dtype=np.int64)
+
+    def row(self, place: int, kind: type[TokenizedRow]) -> TokenizedRow:
+        """Read one row."""
+        part, at = self._find(place)
+        ids = part.input_ids.numbers(at)
+        if kind.labels_are_tokens:
+            labels = np.where(part.is_label.flags(at), ids, IGNORED)
+        else:
+            labels = part.labels.numbers(at)
+        return kind(ids.tolist(), labels.tolist())
+
+    def examples(self) -> LazySequence[Example]:
+        """Return the examples that the rows came from, each read when it is asked for."""
+        return LazySequence(len(self), self._example)
+
+    def _example(self, place: int) -> Example:
+        part, at = self._find(place)
+        return _read_example(part.example[at].as_py())
+
+    def _find(self, place: int) -> tuple["_Mapped", int]:
+        number = bisect_right(self._ends, place)
+        before = self._ends[number - 1] if number else 0
+        return self._parts[number], place - before
+
+
+class _Lists(NamedTuple):
+    """A column of lists, as views of the file."""
+
+    ends: "np.ndarray"
+    values: Any
+    """A `pyarrow.Array` of all of them."""
+
+    @classmethod
+    def of(cls, column: Any) -> "_Lists":  # noqa: ANN401 - pyarrow has no types
+        return cls(column.offsets.to_numpy(), column.values)
+
+    def numbers(self, at: int) -> "np.ndarray":
+        start, end = int(self.ends[at]), int(self.ends[at + 1])
+        found: np.ndarray = self.values.slice(start, end - start).to_numpy()
+        return found
+
+    def flags(self, at: int) -> "np.ndarray":
+        start, end = int(self.ends[at]), int(self.ends[at + 1])
+        found: np.ndarray = self.values.slice(start, end - start).to_numpy(zero_copy_only=False)
+        return found
+
+
+class _Mapped(NamedTuple):
+    """Some rows of the file."""
+
+    input_ids: _Lists
+    is_label: _Lists
+    labels: _Lists
+    example: "pa.Array"
+
+    @classmethod
+    def of(cls, batch: Any) -> "_Mapped":  # noqa: ANN401 - pyarrow has no types
+        ids, is_label, labels, example = batch.columns
+        return cls(_Lists.of(ids), _Lists.of(is_label), _Lists.of(labels), example)
+
+
+class _Part:
+    """Rows that are written together."""
+
+    def __init__(self) -> None:
+        self._values = {
+            "input_ids": array("i"),
+            "is_label": array("b"),
+            "labels": array("i"),
+        }
+        self._ends = {name: array("i", [0]) for name in self._values}
+        self._examples: list[str] = []
+
+    def add(self, row: TokenizedRow, example: Example) -> None:
+        values = self._values
+        values["input_ids"].extend(row.input_ids)
+        if row.labels_are_tokens:
+            values["is_label"].extend(label != IGNORED for label in row.labels)
+        else:
+            values["labels"].extend(row.labels)
+        for name, ends in self._ends.items():
+            ends.append(len(values[name]))
+        self._examples.append(_written(example))
+
+    def is_full(self) -> bool:
+        return (
+            len(self._examples) >= _ROWS_AT_ONCE
+            or len(self._values["input_ids"]) >= _TOKENS_AT_ONCE
+        )
+
+    def batch(self) -> "pa.RecordBatch":
+        import pyarrow as pa
+
+        columns = []
+        for name, field in zip(self._values, _schema(), strict=False):
+            values = np.asarray(self._values[name])
+            inner = pa.array(values.astype(bool) if name == "is_label" else values)
+            ends = pa.array(np.asarray(self._ends[name]))
+            columns.append(pa.ListArray.from_arrays(ends, inner, type=field.type))
+        columns.append(pa.array(self._examples, pa.large_string()))
+        return pa.record_batch(columns, schema=_schema())
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "input_ids": pa.list_(pa.int32()),
+            "is_label": pa.list_(pa.bool_()),
+            "labels": pa.list_(pa.int32()),
+            "example": pa.large_string(),
+        }
+    )
+
+
+@contextmanager
+def _new_file(file: Path) -> "Iterator[Any]":
+    """Give what writes rows to a sibling, which takes the file's place once all are on the disk."""
+    import pyarrow as pa
+
+    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    try:
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with new.open("wb") as opened:
+                with pa.ipc.new_file(opened, _schema()) as writer:
+                    yield lambda part: writer.write_batch(part.batch())
+                opened.flush()
+                os.fsync(opened.fileno())
+            new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _written(example: Example) -> str:
+    turns = [[one.role, one.content] for one in example.messages]
+    fields = [example.row, turns, example.text, example.label, example.words, example.tags]
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _read_example(text: str) -> Example:
+    row, turns, plain, label, words, tags = json.loads(text)
+    messages = tuple(Message(role, content) for role, content in turns)
+    return Example(row, messages, plain, label, tuple(words), tuple(tags))
