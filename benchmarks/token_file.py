@@ -84,10 +84,11 @@ def make(base: str, folder: Path, num_rows: int) -> None:
 @click.argument("num_rows", type=int)
 def read(base: str, folder: Path, num_rows: int) -> None:
     """Read every row as a training does, once to look for a shared prefix and once in its order."""
+    from tasks.engine.objectives.model_task import model_task
+
     from tasks.engine.batching.row_order import row_order
     from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths
     from tasks.engine.data.tokenization import shared_prefix_length
-    from tasks.engine.objectives.model_task import model_task
     from tasks.records import DataRecord
 
     record = DataRecord.model_validate_json((folder / "data.json").read_text())

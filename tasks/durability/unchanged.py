@@ -23,7 +23,7 @@ def fingerprint(config: TrainAdapterConfig, data: DataRecord) -> str:
     the date where a chat template writes it; the code and the libraries for all that follows.
     """
     tokens = [file.sha256 for file in data.tokens]
-    inputs = [config.sha256(), tokens, data.base_fingerprint, code_sha256()]
+    inputs = [config.sha256(), tokens, data.base_sha256, code_sha256()]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 

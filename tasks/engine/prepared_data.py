@@ -81,7 +81,7 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
         labels=sets.labels,
         untrained_labels=sets.untrained_labels,
         unread=dict(sets.unread),
-        base_fingerprint=base.fingerprint,
+        base_sha256=base.sha256(),
         tokens=tuple(files),
     )
     return _opened(record, renderer, task)

@@ -9,11 +9,12 @@ from tasks.engine.adapters.adapter_set import AdapterSet, LoadedAdapter
 from tasks.engine.adapters.compatibility import tokenizer_identity
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.scoring.answer_files import write_answers
-from tasks.engine.scoring.prediction import Answered, Question, answer_questions
+from tasks.engine.scoring.prediction import Answered, Question, answer_questions, prompts_sha256
 from tasks.engine.scoring.question_files import QuestionFile, check_columns, open_questions
 from tasks.inference.adapters_on_base import found_adapters, load_adapters
 from tasks.inference.answer_chunks import AnswerChunks
 from tasks.records import FileRecord, PredictionRecord
+from tasks.runtime.code_identity import code_sha256
 from tasks.runtime.progress import logger, progress
 
 _SHOWN_ERRORS = 3
@@ -55,9 +56,16 @@ def _columns(config: PredictBatchConfig, adapters: AdapterSet) -> dict[str, str]
 def _job(
     asked: QuestionFile, config: PredictBatchConfig, adapters: AdapterSet
 ) -> dict[str, object]:
-    """Give all that the answers are a function of; how many at once only changes the speed."""
+    """Return all that the answers are a function of.
+
+    How many at once changes the speed and, of a base in half precision, what is rounded off; a run
+    that memory stopped is to go on with fewer. A chat template may write today's date: so the
+    first prompt of each adapter counts as it is rendered now.
+    """
     base = adapters.base.settings
     return {
+        "code": code_sha256(),
+        "prompts": prompts_sha256(adapters, asked.questions),
         "input": FileRecord.of(asked.source).sha256,
         "base_model": f"{adapters.base.fingerprint} {adapters.model.dtype} {base.quantization}",
         "task": [base.task, *base.labels],

@@ -131,8 +131,8 @@ class DataRecord(Record):
     """Those of them that no training row has."""
     unread: dict[str, int] = {}
     """In how many rows something stands that is not read, by the column's name."""
-    base_fingerprint: str
-    """Of the base whose tokenizer the rows are for."""
+    base_sha256: str
+    """Of the base whose tokenizer the rows are for: its weights and its configuration."""
     tokens: tuple[FileRecord, ...]
     """The tokenised rows: those to train on and, if there are any, the held-out ones."""
 

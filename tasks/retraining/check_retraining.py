@@ -1,5 +1,7 @@
 """Before a retraining: what can be known of its end before anything is trained."""
 
+import hashlib
+import json
 from itertools import chain
 
 from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig, Template
@@ -13,6 +15,7 @@ from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.token_files import TokenFile
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
+from tasks.engine.scoring.row_metrics import source_sha256
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import found_adapters
 from tasks.records import CHAMPION, CheckedRecord, DataRecord, Outcome, VersionRecord
@@ -47,7 +50,8 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
     if champion:
         _check_champion(champion, base)
         _fetch(champion, base, tracking_uri(config.tracking))
-    made_of = lineage.identity(data, base.fingerprint, config.sha256())
+    configuration = _configuration_sha256(config)
+    made_of = lineage.identity(data, base.fingerprint, configuration)
     record = CheckedRecord(
         held_out=held_out.file,
         num_rows=len(held_out.examples),
@@ -55,12 +59,18 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
         leaked_rows=leaks.exact,
         similar_rows=leaks.normalised,
         base_fingerprint=base.fingerprint,
-        configuration_sha256=config.sha256(),
+        configuration_sha256=configuration,
         champion=champion,
         unchanged_since=_same(versions, made_of),
     )
     _report(record, config.registry.name)
     return record
+
+
+def _configuration_sha256(config: RetrainAdapterConfig) -> str:
+    """Hash what is configured, with the code of the user's own metrics, which judge by it."""
+    own = [source_sha256(place) for place in config.evaluation.metrics.values()]
+    return hashlib.sha256(json.dumps([config.sha256(), own]).encode()).hexdigest()
 
 
 def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:

@@ -18,8 +18,10 @@ from tasks.records import (
     VersionRecord,
 )
 from tasks.runtime import home
+from tasks.runtime.code_identity import code_sha256
 
 DATA, EVAL = "lineage.data_sha256", "lineage.eval_data_sha256"
+TOKENS, BASE, CODE = "lineage.tokens_sha256", "lineage.base_sha256", "lineage.code_sha256"
 FINGERPRINT, CONFIGURATION = "lineage.base_fingerprint", "lineage.configuration_sha256"
 ADAPTER = "lineage.adapter_sha256"
 TASK, CLASSES = "lineage.task", "lineage.classes_sha256"
@@ -27,10 +29,13 @@ DTYPE, QUANTIZATION = "lineage.base_dtype", "lineage.base_quantization"
 
 
 def identity(data: DataRecord, base_fingerprint: str, configuration_sha256: str) -> dict[str, str]:
-    """Give the tags by which two versions made of the same are known."""
+    """Return the tags by which two versions made of the same are known."""
     return {
         DATA: data.train.sha256,
         EVAL: data.eval.sha256 if data.eval else "none",
+        TOKENS: " ".join(file.sha256 for file in data.tokens),
+        BASE: data.base_sha256,
+        CODE: code_sha256(),
         FINGERPRINT: base_fingerprint,
         CONFIGURATION: configuration_sha256,
     }

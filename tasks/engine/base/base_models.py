@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import BaseModelSettings, Dtype, Quantization, Task
@@ -27,9 +28,22 @@ def _auto_class(task: Task) -> Any:  # noqa: ANN401 - an Auto class has no commo
     return getattr(transformers, traits_of(task).auto_class)
 
 
-@lru_cache(maxsize=4)
 def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerBase":
-    """Load the base's tokenizer once, as `read_tokenizer` does."""
+    """Load the base's tokenizer as `read_tokenizer` does; once, while its files stay the same."""
+    folder = Path(location)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    states = ((file.name, file.stat()) for file in files if file.is_file())
+    return _tokenizer(
+        location, revision, tuple((name, one.st_size, one.st_mtime_ns) for name, one in states)
+    )
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(
+    location: str,
+    revision: str | None,
+    files: tuple[tuple[str, int, int], ...],  # noqa: ARG001 - part of what it is found by
+) -> "PreTrainedTokenizerBase":
     return read_tokenizer(location, revision, "the base model")
 
 

@@ -14,28 +14,58 @@ from filelock import FileLock
 
 from tasks.errors import UserError
 from tasks.runtime import home
+from tasks.runtime.code_identity import library_versions
 
 log = logging.getLogger(__name__)
+
+_SETTINGS = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+"""What transformers 5.23 may read beside a GGUF file."""
 
 
 def converted_folder(gguf: Path) -> Path:
     """Give the folder with the model in float32 safetensors, its tokenizer and configuration.
 
-    The folder is keyed by the GGUF file's sha256. It is written under a lock to a temporary
-    sibling and renamed into place, so a folder that exists is complete.
+    The folder is found by all that it is a function of: the GGUF file, the settings beside it that
+    transformers reads, too, this code and the libraries that convert. It is written under a lock
+    to a temporary sibling and renamed into place, so a folder that exists is complete.
 
     Raises:
         UserError: transformers cannot read the file.
     """
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = home.cache() / "converted" / f"{gguf.stem}-{digest[:16]}"
+    made_by = _made_by(gguf)
+    folder = home.cache() / "converted" / f"{gguf.stem}-{digest[:16]}-{made_by[:8]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             log.info("converting %s to safetensors, once (about 20 s per 100 MB)", gguf.name)
             _convert(gguf, folder)
     return folder
+
+
+def _made_by(gguf: Path) -> str:
+    """Hash what the conversion is a function of, beside the file itself."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for name, version in library_versions().items():
+        digest.update(f"{name} {version}\n".encode())
+    for file in (gguf.parent / name for name in _SETTINGS):
+        if file.is_file():
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -32,6 +32,13 @@ class BaseSource:
     files: tuple[FileRecord, ...] = ()
     """The weight files of a local base."""
 
+    def sha256(self) -> str:
+        """Hash what the base is, its configuration included, which the fingerprint is not of."""
+        file = Path(self.location) / "config.json"
+        # A Hub id's fingerprint is its commit, which covers all of its files.
+        configuration = file.read_bytes() if file.is_file() else b""
+        return hashlib.sha256(self.fingerprint.encode() + b"\0" + configuration).hexdigest()
+
 
 def find_base(settings: BaseModelSettings) -> BaseSource:
     """Find the base model and fix which one it is, without loading it.

@@ -1,5 +1,7 @@
 """Answers to rows: each by its own adapter, all of them on one base, in batches of like length."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -109,6 +111,19 @@ def answer_questions(
             for index, one in zip(of_group, given, strict=True)
         }
     return [done[index] for index in range(len(questions))]
+
+
+def prompts_sha256(adapters: AdapterSet, questions: Sequence[Question | Answered]) -> str:
+    """Hash the first prompt of each adapter that has one, as it is rendered at this moment."""
+    first: dict[str, str] = {}
+    for question in questions:
+        if isinstance(question, Question) and question.adapter not in first:
+            rendered = _render(adapters, question, 0)
+            if isinstance(rendered, Prompt):
+                first[question.adapter] = rendered.text
+        if len(first) == len(adapters.adapters):
+            break
+    return hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()
 
 
 def _render(adapters: AdapterSet, question: Question, max_new_tokens: int) -> Prompt | Answered:

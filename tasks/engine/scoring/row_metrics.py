@@ -5,10 +5,13 @@ words and marks of all languages as tokens: its own tokens are a to z and digits
 single tokens (ROUGE-1's) is SQuAD's token F1, without its removal of English articles.
 """
 
+import hashlib
 import importlib
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tasks.config import AnswerKind
@@ -158,6 +161,17 @@ def _imported(name: str, place: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"evaluation.metrics.{name}: {place} is no function")
     return found  # type: ignore[no-any-return]
+
+
+def source_sha256(place: str) -> str:
+    """Hash the file that one of the user's metrics, which was imported before, is defined in.
+
+    Other files that it imports are not looked at.
+    """
+    module = sys.modules[place.partition(":")[0]]
+    source = Path(module.__file__ or "")
+    content = source.read_bytes() if source.is_file() else b""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _checked(name: str, function: Callable[..., Any]) -> RowMetric:
