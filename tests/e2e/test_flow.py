@@ -289,6 +289,17 @@ def test_a_run_that_goes_on_is_not_reopened(config: TrainAdapterConfig) -> None:
         runs.reopen_run(run.id)
 
 
+def test_unchanged_inputs_are_skipped_and_leave_nothing(
+    report: ReportRecord, config: TrainAdapterConfig
+) -> None:
+    """A run that finds itself trained already ends Skipped, without a folder of its own."""
+    before = set(home.outputs().iterdir())
+    parameters = {"config": config.model_dump(mode="json"), "skip_unchanged": True}
+    state = run_flow(train_adapter, parameters=parameters, return_type="state")
+    assert (state.name, report.saved.is_intact()) == ("Skipped", True)
+    assert set(home.outputs().iterdir()) == before
+
+
 def test_a_mistake_leaves_one_message_and_nothing_else(config: TrainAdapterConfig) -> None:
     """A target that matches nothing fails the flow run with that message, before any MLflow run."""
     home.outputs().mkdir(parents=True, exist_ok=True)

@@ -207,7 +207,7 @@ def _new_file(file: Path) -> "Iterator[Any]":
     """Give what writes rows to a sibling, which takes the file's place once all are on the disk."""
     import pyarrow as pa
 
-    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    new = file.with_name(f".{file.name}.new")
     try:
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Old runs give their room back, and nothing that anybody needs goes."""
 
+import os
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tiny_models import tiny_adapter
 from tasks.config import OutputSettings, TrackingSettings
 from tasks.durability import retention
 from tasks.durability.run_lock import alive
-from tasks.records import FileRecord, RunRecord, SavedRecord, checkpoints_in
+from tasks.records import FileRecord, RunRecord, SavedRecord, checkpoints_in, tokens_in
 from tasks.tracking import Tracker, mlflow_run_id, open_run
 
 DAYS = 86_400_000
@@ -71,6 +72,27 @@ def test_an_interrupted_run_keeps_its_checkpoints_for_a_while(
     retention.tidy(OutputSettings(), own(tmp_path))
     assert (has_checkpoint(young), has_checkpoint(old)) == (True, False)
     assert old.folder.exists()
+
+
+def test_tokens_stay_as_long_as_checkpoints(tmp_path: Path) -> None:
+    """A redo trains on them, so a finished run keeps them, too, but not for ever."""
+    young = left_by(tmp_path, "young", "FINISHED", age_days=29)
+    old = left_by(tmp_path, "old", "FINISHED", age_days=31)
+    for run in (young, old):
+        tokens_in(run.folder).mkdir()
+    retention.tidy(OutputSettings(), own(tmp_path))
+    assert [tokens_in(run.folder).exists() for run in (young, old)] == [True, False]
+
+
+def test_what_was_killed_before_it_was_a_run_goes(tmp_path: Path) -> None:
+    """Tokens that no run came of are removed once nobody will go on with it."""
+    for name, age in (("young", 29), ("old", 31)):
+        tokens = tokens_in(tmp_path / name)
+        tokens.mkdir(parents=True)
+        then = time.time() - age * DAYS / 1000
+        os.utime(tokens, (then, then))
+    retention.tidy(OutputSettings(), own(tmp_path))
+    assert [(tmp_path / name).exists() for name in ("young", "old")] == [True, False]
 
 
 def test_a_run_that_is_going_on_is_left_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import datetime as dt
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,24 @@ def test_other_settings_do_not_go_on(
         predict(source, max_new_tokens=5)
     with pytest.raises(UserError, match="another input"):
         predict(jsonl(tmp_path, [*routed(), {"prompt": "x", "adapter": "a"}]))
+
+
+def test_answers_to_yesterdays_prompts_do_not_go_on(
+    tiny_base: Path, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template that writes the time makes other prompts of the same rows."""
+    own = {name: Path(shutil.copytree(f, tmp_path / name)) for name, f in adapters.items()}
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%H:%M:%S') }}" + str(tokenizer.chat_template)
+    tokenizer.save_pretrained(own["a"])
+    predict, source = Predicting(tiny_base, own, tmp_path), jsonl(tmp_path, routed())
+    with monkeypatch.context() as patch:
+        stop_in_chunk(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            predict(source)
+    time.sleep(1)
+    with pytest.raises(UserError, match="another prompts"):
+        predict(source)
 
 
 def test_another_base_or_adapter_does_not_go_on(
