@@ -296,6 +296,7 @@ def test_unchanged_inputs_are_skipped_and_leave_nothing(
     before = set(home.outputs().iterdir())
     parameters = {"config": config.model_dump(mode="json"), "skip_unchanged": True}
     state = run_flow(train_adapter, parameters=parameters, return_type="state")
+    assert isinstance(state, State)
     assert (state.name, report.saved.is_intact()) == ("Skipped", True)
     assert set(home.outputs().iterdir()) == before
 

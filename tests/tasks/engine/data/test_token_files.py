@@ -1,6 +1,7 @@
 """Tokens are made once a run, and are the same for everybody who reads them from their files."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,9 @@ def test_a_dropped_example_has_no_row(tmp_path: Path) -> None:
     assert (list(MappedRows(file, TokenizedRow)), list(file.examples())) == ([kept], [EXAMPLES[1]])
 
 
-def prepared(base: Path, folder: Path, rows: list[dict[str, str]], **data: object) -> PreparedData:
+def prepared(
+    base: Path, folder: Path, rows: Sequence[Mapping[str, object]], **data: object
+) -> PreparedData:
     """Tokenise rows to train on."""
     folder.mkdir(exist_ok=True)
     file = folder / "rows.jsonl"
@@ -81,9 +84,10 @@ def prepared(base: Path, folder: Path, rows: list[dict[str, str]], **data: objec
 
 def test_each_format_has_its_own_tokens(tiny_base: Path, tmp_path: Path) -> None:
     """The same rows, read as another format by a second run, are what that run trains on."""
-    row = {"prompt": "The fox", "completion": " runs", "instruction": "Say", "output": "dog"}
+    turns = [{"role": "user", "content": "The"}, {"role": "assistant", "content": "fox runs"}]
+    row = {"messages": turns, "instruction": "Say", "output": "dog"}
     texts = []
-    for given in ("prompt-completion", "instruction"):
+    for given in ("messages", "instruction"):
         data = prepared(tiny_base, tmp_path, [row], format=given)
         texts.append(data.renderer.tokenizer.decode(data.train.rows[0].input_ids))
     assert "runs" in texts[0]
