@@ -70,6 +70,8 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
 def _configuration_sha256(config: RetrainAdapterConfig) -> str:
     """Hash what is configured, with the code of the user's own metrics, which judge by it."""
     own = [source_sha256(place) for place in config.evaluation.metrics.values()]
+    if not own:
+        return config.sha256()
     return hashlib.sha256(json.dumps([config.sha256(), own]).encode()).hexdigest()
 
 

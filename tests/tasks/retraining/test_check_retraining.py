@@ -9,7 +9,7 @@ from retraining_runs import retraining
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.errors import UserError
 from tasks.records import Outcome, VersionRecord
-from tasks.retraining.check_retraining import _check_count, _same
+from tasks.retraining.check_retraining import _check_count, _configuration_sha256, _same
 from tasks.tracking import OUTCOME_TAG
 
 
@@ -71,3 +71,19 @@ def test_only_a_verdict_makes_a_retraining_superfluous(outcome: Outcome) -> None
     assert _same([made], {"data": "x"}) == (None if is_open else 1)
     assert _same([made], {"data": "y"}) is None
     assert _same([version(1, data="x")], {"data": "x"}) is None
+
+
+def test_another_metric_of_the_same_name_is_another_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code of the user's own metrics is part of what a version is known by."""
+    file = tmp_path / "own_metric_of_test.py"
+    file.write_text("def score(answer, expected):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = retraining(tmp_path / "no-base", tmp_path, "sums")
+    own = config.evaluation.model_copy(update={"metrics": {"own": "own_metric_of_test:score"}})
+    config = config.model_copy(update={"evaluation": own})
+    open_held_out(own, config.data, config.base_model.task)
+    before = _configuration_sha256(config)
+    file.write_text("def score(answer, expected):\n    return 0.0\n")
+    assert _configuration_sha256(config) != before
