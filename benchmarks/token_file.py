@@ -58,7 +58,7 @@ def peaks(base: str, num_rows: int) -> dict[str, float]:
 def make(base: str, folder: Path, num_rows: int) -> None:
     """Make the file as `validate_inputs` does."""
     from tasks.engine.data.examples import read_examples
-    from tasks.engine.prepared_data import prepare_data
+    from tasks.engine.preparation import prepare_data
 
     source = find_base(BaseModelSettings(source=base))
     _write_rows(source, folder / "rows.jsonl", num_rows)
@@ -84,16 +84,15 @@ def make(base: str, folder: Path, num_rows: int) -> None:
 @click.argument("num_rows", type=int)
 def read(base: str, folder: Path, num_rows: int) -> None:
     """Read every row as a training does, once to look for a shared prefix and once in its order."""
-    from tasks.engine.objectives.model_task import model_task
-
     from tasks.engine.batching.row_order import row_order
     from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths
     from tasks.engine.data.tokenization import shared_prefix_length
+    from tasks.engine.objectives.registry import objective_of
     from tasks.records import DataRecord
 
     record = DataRecord.model_validate_json((folder / "data.json").read_text())
     started, num_tokens = time.perf_counter(), 0
-    task = model_task(BaseModelSettings(source=base).task)
+    task = objective_of(BaseModelSettings(source=base).task)
     for file in record.tokens:
         rows = MappedRows(TokenFile(file.path), task.row_type)
         shared_prefix_length(rows)

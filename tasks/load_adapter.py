@@ -8,10 +8,11 @@ from tasks.engine import workbench
 from tasks.engine.adapters.activation import adapters_disabled
 from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.loading import load_adapter as load_into
+from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.objectives.generation import matches
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
-from tasks.engine.prepared_data import PreparedData, open_data
+from tasks.engine.preparation import open_data
 from tasks.errors import VerificationError
 from tasks.records import DataRecord, LoadedRecord, RunRecord, SampleRecord, SavedRecord
 from tasks.runtime.progress import logger, progress

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tasks.config import TrainingSettings
 from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.prepared_data import open_data
+from tasks.engine.preparation import open_data
 from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
 from tasks.runtime.progress import logger, progress
 from tasks.tracking import Tracker

@@ -11,8 +11,9 @@ from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.hub import check_push
 from tasks.engine.base.sources import BaseSource, find_base
 from tasks.engine.data.examples import read_examples
+from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.unread_columns import unread_text
-from tasks.engine.prepared_data import PreparedData, prepare_data
+from tasks.engine.preparation import prepare_data
 from tasks.errors import UserError
 from tasks.records import DataRecord, SplitRecord, tokens_in
 from tasks.runtime.libraries import import_libraries

@@ -22,8 +22,9 @@ from tasks.engine.base.base_models import describe_base, load_base, load_skeleto
 from tasks.engine.base.memory import give_back
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.examples import read_examples
+from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.objectives.generation import answer
-from tasks.engine.prepared_data import PreparedData, prepare_data
+from tasks.engine.preparation import prepare_data
 from tasks.engine.training.callbacks import TrainingProgress
 from tasks.engine.training.training import train
 from tasks.records import BaseModelRecord

@@ -27,7 +27,7 @@ _LIBRARIES = (
 @cache  # neither changes under a running process
 def code_sha256() -> str:
     """Return the sha256 of this package's source and of the versions of Python and libraries."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")

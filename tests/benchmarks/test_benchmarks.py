@@ -22,7 +22,7 @@ from benchmarks.workloads import WORKLOADS
 from tasks.config import BaseModelSettings, DataSettings, TrackingSettings
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.examples import read_examples
-from tasks.engine.prepared_data import prepare_data
+from tasks.engine.preparation import prepare_data
 from tasks.retraining import lineage
 from tasks.tracking import Registry, ready_client, tracking_uri
 

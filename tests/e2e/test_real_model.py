@@ -22,10 +22,11 @@ from tasks.engine.batching.batches import PackedBatches, PaddedBatches, as_items
 from tasks.engine.batching.loss import summed_loss
 from tasks.engine.data import prompts
 from tasks.engine.data.examples import read_examples
+from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.tokenization import shared_prefix_length
 from tasks.engine.kernels.row_attention import attending_by_row
 from tasks.engine.objectives import generation
-from tasks.engine.prepared_data import PreparedData, prepare_data
+from tasks.engine.preparation import prepare_data
 from tasks.records import ReportRecord
 from tasks.runtime.measuring import measured
 

@@ -15,8 +15,9 @@ from tasks.config import BaseModelSettings, DataSettings, PredictBatchConfig, Ta
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
 from tasks.engine.data.examples import read_examples
+from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.objectives.seq2seq import PairBatches, Seq2Seq
-from tasks.engine.prepared_data import PreparedData, prepare_data
+from tasks.engine.preparation import prepare_data
 from tasks.errors import UserError
 from tasks.inference import predict_batch as task
 from tasks.inference.exporting import merge_adapter

@@ -20,7 +20,8 @@ from tasks.engine.adapters.saving import adapter_files, save_adapter
 from tasks.engine.base.base_models import describe_base, load_base, load_skeleton
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.examples import read_examples
-from tasks.engine.prepared_data import PreparedData, prepare_data
+from tasks.engine.data.prepared_data import PreparedData
+from tasks.engine.preparation import prepare_data
 from tasks.records import BaseModelRecord, InjectedRecord, LoraRecord, SavedRecord, TrainedRecord
 
 if TYPE_CHECKING:

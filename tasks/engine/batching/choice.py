@@ -14,12 +14,12 @@ from tasks.config import Batching, TrainingSettings
 from tasks.engine.base.base_models import device, mixed_precision
 from tasks.engine.batching.batches import Batches, PackedBatches, PaddedBatches, Part, as_items
 from tasks.engine.batching.loss import can_chunk, labelled_logits
+from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import row_lengths
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, shared_prefix_length
 from tasks.engine.failures import is_of_the_memory
 from tasks.engine.kernels.adapter_layers import num_unfused
 from tasks.engine.kernels.row_attention import attending_by_row
-from tasks.engine.prepared_data import PreparedData
 from tasks.errors import UserError
 from tasks.records import TrainingPlan
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.engine.batching.choice import BatchingChoice
-    from tasks.engine.prepared_data import PreparedData
+    from tasks.engine.data.prepared_data import PreparedData
 
 
 class Padding:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tasks.engine.batching.choice import BatchingChoice
-    from tasks.engine.prepared_data import PreparedData
+    from tasks.engine.data.prepared_data import PreparedData
 
 
 @dataclass(frozen=True)

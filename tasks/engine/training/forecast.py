@@ -18,9 +18,9 @@ from tasks.engine.adapters import lora
 from tasks.engine.base import base_models
 from tasks.engine.base.sources import BaseSource
 from tasks.engine.batching.row_order import row_order
+from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import row_lengths
 from tasks.engine.data.tokenization import shared_prefix_length
-from tasks.engine.prepared_data import PreparedData
 from tasks.records import DataRecord, Record
 from tasks.runtime.measuring import measured
 

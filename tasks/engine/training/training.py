@@ -17,10 +17,10 @@ from tasks.config.training import Optimizer
 from tasks.engine.adapters import adapter_state
 from tasks.engine.base.memory import give_back
 from tasks.engine.batching.row_order import row_order
+from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import row_lengths
 from tasks.engine.failures import is_of_the_memory
 from tasks.engine.objectives.registry import objective_of
-from tasks.engine.prepared_data import PreparedData
 from tasks.engine.training.arguments import training_arguments
 from tasks.engine.training.callbacks import OnTraining, Pace, Watch
 from tasks.engine.training.checkpoints import Checkpoints

@@ -10,13 +10,14 @@ from benchmarks.token_file import peaks
 from tasks.config import BaseModelSettings, DataSettings
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.examples import read_examples
+from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.row_formats import Example, Message
 from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths, write_token_file
 from tasks.engine.data.tokenization import IGNORED, Tokenized, TokenizedRow, shared_prefix_length
 from tasks.engine.objectives.seq2seq import PairRow
 from tasks.engine.objectives.sequence_classification import ClassifiedRow
 from tasks.engine.objectives.token_classification import TaggedRow
-from tasks.engine.prepared_data import PreparedData, prepare_data
+from tasks.engine.preparation import prepare_data
 from tasks.errors import UserError
 
 EXAMPLES = (

@@ -16,7 +16,7 @@ from tasks.engine.data.examples import Split, read_examples
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example, Message
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, TokenizedSplit, tokenize_split
-from tasks.engine.prepared_data import open_data, prepare_data
+from tasks.engine.preparation import open_data, prepare_data
 from tasks.errors import UserError
 from tasks.records import DataRecord
 

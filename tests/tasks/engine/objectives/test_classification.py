@@ -280,7 +280,7 @@ def test_rows_that_are_classified_cannot_be_packed(bert: Path, tmp_path: Path) -
 
 def test_long_texts_are_cut_and_counted(bert: Path, tmp_path: Path) -> None:
     """A text is cut to what the model was made for, whatever `max_length` allows."""
-    from tasks.engine.prepared_data import prepare_data
+    from tasks.engine.preparation import prepare_data
 
     rows = [{"text": "x" * 500, "label": "animal"}, {"text": "y", "label": "money"}]
     settings = DataSettings(train=written(tmp_path / "t.jsonl", rows), eval_fraction=0)

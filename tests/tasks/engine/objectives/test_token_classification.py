@@ -21,7 +21,7 @@ from tasks.engine.data.examples import read_examples
 from tasks.engine.objectives.class_counts import entity_f1
 from tasks.engine.objectives.entities import names_entities
 from tasks.engine.objectives.token_classification import TokenClassification, first_tokens
-from tasks.engine.prepared_data import prepare_data
+from tasks.engine.preparation import prepare_data
 from tasks.errors import UserError
 from tasks.inference import predict_batch as task
 from tasks.records import ReportRecord, TrainingPlan

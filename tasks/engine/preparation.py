@@ -5,13 +5,13 @@ the rows that its record names.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.config import DataSettings, RowFormat, Template
 from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.sources import BaseSource
 from tasks.engine.data.examples import ExampleSets
+from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.rendering import Renderer, choose_template
 from tasks.engine.data.token_files import MappedRows, TokenFile, write_token_file
 from tasks.engine.data.tokenization import SplitCounts, Tokenized, TokenizedSplit
@@ -21,16 +21,6 @@ from tasks.errors import UserError
 from tasks.records import BaseModelRecord, DataRecord, FileRecord, SplitRecord
 
 OnRows = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """Both splits as tokens, the way they were rendered, and the record of it."""
-
-    renderer: Renderer
-    train: TokenizedSplit
-    eval: TokenizedSplit | None
-    record: DataRecord
 
 
 def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where these go
