@@ -50,8 +50,8 @@ def train(told: Told) -> Trained:
         TrainingArguments,
     )
 
-    from tasks.engine.base.base_models import multiplies_bfloat16_fast
     from tasks.engine.base.sources import find_base
+    from tasks.engine.base.weight_dtype import multiplies_bfloat16_fast
 
     location = find_base(BaseModelSettings(source=told.base)).location
     tokenizer = AutoTokenizer.from_pretrained(location)

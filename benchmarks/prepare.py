@@ -12,7 +12,7 @@ from benchmarks.messages import Prepared, RowsRequest
 from benchmarks.rows import IGNORED, tokens_and_labels
 from benchmarks.workloads import WORKLOADS
 from tasks.config import BaseModelSettings
-from tasks.engine.base.base_models import load_tokenizer, weight_dtype
+from tasks.engine.base.base_models import load_tokenizer
 from tasks.engine.base.sources import find_base
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def prepare(request: RowsRequest) -> Prepared:
     tokens = [tokens_and_labels(row, tokenizer, workload.max_length) for row in rows]
     return Prepared(
         base=Path(source.location),
-        dtype=str(weight_dtype(settings)).removeprefix("torch."),
+        dtype=source.dtype,
         train=write_rows(rows, request.folder / "train.jsonl"),
         held_out=write_rows(held_out, request.folder / "held_out.jsonl"),
         tokens=[len(row["input_ids"]) for row in tokens],

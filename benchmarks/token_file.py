@@ -19,7 +19,8 @@ import click
 
 from tasks.config import BaseModelSettings, DataSettings
 from tasks.engine.base.base_models import load_tokenizer
-from tasks.engine.base.sources import BaseSource, find_base
+from tasks.engine.base.sources import find_base
+from tasks.records import BaseSource
 from tasks.runtime.measuring import measured, peak_memory_bytes
 
 _TOKENS = 200

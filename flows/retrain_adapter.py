@@ -10,7 +10,7 @@ from flows.server.approval import approved, check_can_wait
 from flows.train_adapter import six_steps
 from tasks.config import RetrainAdapterConfig
 from tasks.durability.device_slot import device_slot
-from tasks.durability.kept_results import RecordSerializer, keep_results_whole
+from tasks.durability.kept_results import RecordSerializer, keep_results_atomically
 from tasks.durability.redo import redoing
 from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
@@ -48,7 +48,7 @@ def retrain_adapter(
         redo_from: in a run that is gone on with, run this of the six steps and those after it anew.
     """
     prepare_run_log()
-    keep_results_whole()
+    keep_results_atomically()
     try:
         if config.decision.approval:
             check_can_wait()

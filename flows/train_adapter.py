@@ -10,7 +10,7 @@ from prefect.states import Completed, Failed
 from tasks.config import TrainAdapterConfig
 from tasks.configure_lora import configure_lora
 from tasks.durability.device_slot import device_slot
-from tasks.durability.kept_results import RecordSerializer, keep_results_whole
+from tasks.durability.kept_results import RecordSerializer, keep_results_atomically
 from tasks.durability.redo import redoing
 from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
@@ -50,7 +50,7 @@ def train_adapter(
             configuration.
     """
     prepare_run_log()
-    keep_results_whole()
+    keep_results_atomically()
     try:
         with being_alive(config) as folder:
             data = validate_inputs(config, folder)

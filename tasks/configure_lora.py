@@ -18,23 +18,26 @@ def configure_lora(
     Raises:
         UserError: a target name matches nothing.
     """
-    record = lora.describe_lora(settings, load_skeleton(base), base, seed)
+    skeleton = load_skeleton(base)
+    config = lora.resolve_lora(settings, skeleton, base.settings.task)
+    record = lora.describe_lora(
+        config, skeleton, base, adapter_name=settings.adapter_name, seed=seed
+    )
     Tracker(run).log_params(_params(record))
     for remark in record.remarks:
         logger().warning(remark)
     logger().info(
         "rank %s, alpha %g, on %s",
-        record.peft_config["r"],
-        record.peft_config["lora_alpha"],
+        config.r,
+        config.lora_alpha,
         ", ".join(f"{count} {name}" for name, count in record.matches.per_target.items()),
     )
     return record
 
 
 def _params(record: LoraRecord) -> dict[str, object]:
-    config = {
-        f"lora/{key}": value for key, value in record.peft_config.items() if value is not None
-    }
+    fields = record.peft_config.to_json()
+    config = {f"lora/{key}": value for key, value in fields.items() if value is not None}
     return {
         "lora/adapter_name": record.adapter_name,
         **config,

@@ -12,6 +12,10 @@ class UserError(AdapterflowError, ValueError):
     """
 
 
+class UnwritableError(AdapterflowError, OSError):
+    """A file or folder can't be written: the disk is full, or the place is not writable."""
+
+
 class PassingError(AdapterflowError):
     """What failed may go well in a while, such as a lost connection: it is tried again."""
 

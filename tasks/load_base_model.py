@@ -19,7 +19,7 @@ def load_base_model(
     Raises:
         UserError: there is no such model, or it cannot be loaded as the settings say.
     """
-    source = find_base(settings.model_copy(update={"labels": data.labels}))
+    source = find_base(settings, data.labels)
     model = load_base(source)
     record = describe_base(source, model)
     workbench.put(record, model)
@@ -40,7 +40,7 @@ def _params(record: BaseModelRecord) -> dict[str, object]:
     return {
         "base_model/source": record.settings.source,
         "base_model/task": record.settings.task.value,
-        "base_model/labels": ", ".join(record.settings.labels) or None,
+        "base_model/labels": ", ".join(record.labels) or None,
         "base_model/reference": record.reference,
         "base_model/revision": record.revision,
         "base_model/fingerprint": record.fingerprint,

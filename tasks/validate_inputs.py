@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tasks.config import TrainAdapterConfig
 from tasks.durability.run_folder import check_output_folder
@@ -9,13 +10,13 @@ from tasks.durability.step import step
 from tasks.engine.adapters.lora import resolve_lora
 from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.hub import check_push
-from tasks.engine.base.sources import BaseSource, find_base
+from tasks.engine.base.sources import find_base
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.preparation import prepare_data
 from tasks.errors import UserError
-from tasks.records import DataRecord, SplitRecord, tokens_in
+from tasks.records import BaseSource, DataRecord, LoraConfigRecord, SplitRecord, tokens_in
 from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger, progress
 
@@ -61,12 +62,20 @@ def validate_inputs(config: TrainAdapterConfig, run_folder: Path) -> DataRecord:
         UserError: anything that was given cannot work.
         AdapterflowError: the tokens can't be written.
     """
-    _, prepared = check_inputs(config, tokens_in(run_folder))
-    _report(prepared.record)
-    return prepared.record
+    record = check_inputs(config, tokens_in(run_folder)).data.record
+    _report(record)
+    return record
 
 
-def check_inputs(config: TrainAdapterConfig, folder: Path) -> tuple[BaseSource, PreparedData]:
+class CheckedInputs(NamedTuple):
+    """What was found while the inputs were checked."""
+
+    base: BaseSource
+    lora: LoraConfigRecord
+    data: PreparedData
+
+
+def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
     """Check all that can be checked without the model's weights; return what was found on the way.
 
     Args:
@@ -88,10 +97,11 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> tuple[BaseSource, 
             "eval_fraction above 0"
         )
     import_libraries()
-    base = find_base(wanted.model_copy(update={"labels": sets.labels}))
-    resolve_lora(config.lora, load_skeleton(base), wanted.task)
+    base = find_base(wanted, sets.labels)
+    lora = resolve_lora(config.lora, load_skeleton(base), wanted.task)
     with progress("tokenised row") as shown:
-        return base, prepare_data(sets, config.data, config.seed, base, folder, shown.at)
+        data = prepare_data(sets, config.data, config.seed, base, folder, shown.at)
+    return CheckedInputs(base, lora, data)
 
 
 def _report(record: DataRecord) -> None:

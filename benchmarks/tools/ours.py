@@ -16,7 +16,7 @@ from tasks.config import (
 from tasks.engine.adapters.activation import adapters_disabled
 from tasks.engine.adapters.injection import inject, probe_logits
 from tasks.engine.adapters.loading import load_adapter
-from tasks.engine.adapters.lora import describe_lora
+from tasks.engine.adapters.lora import describe_lora, resolve_lora
 from tasks.engine.adapters.saving import adapter_files, save_adapter
 from tasks.engine.base.base_models import describe_base, load_base, load_skeleton
 from tasks.engine.base.memory import give_back
@@ -40,7 +40,9 @@ def run(job: Job) -> Outcome:
     model = load_base(source)
     lora_settings = LoraSettings.model_validate(settings["lora"])
     base = describe_base(source, model)
-    lora = describe_lora(lora_settings, load_skeleton(source), base, job.seed)
+    skeleton = load_skeleton(source)
+    config = resolve_lora(lora_settings, skeleton, source.settings.task)
+    lora = describe_lora(config, skeleton, base, adapter_name="default", seed=job.seed)
     injected = inject(model, lora, job.folder / "initial" / "default.safetensors")
     outcome = Outcome(training_began=time.time(), num_tokens=data.record.train.num_tokens)
 

@@ -104,7 +104,7 @@ def export(  # noqa: PLR0913 - what a user may give
     ADAPTER is a folder, a Hub id, models:/name@alias or runs:/…. A merged model is read back and
     compared with base and adapter before FOLDER appears.
     """
-    from tasks.engine.whole_folders import check_new
+    from tasks.runtime.atomic_files import check_new
 
     is_gguf = target.suffix == ".gguf"
     if is_gguf and merged:
@@ -174,7 +174,7 @@ def combine(  # noqa: PLR0913 - what a user may give
     of the ranks; svd its best approximation of a rank; linear, ties, dare_linear and dare_ties are
     PEFT's others, also with _svd behind them. DENSITY is the share that TIES and DARE keep.
     """
-    from tasks.engine.whole_folders import check_new
+    from tasks.runtime.atomic_files import check_new
 
     check_new(folder)
     weighted = [_weighted(one) for one in adapters]
@@ -198,7 +198,7 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
     A request names its adapter by the param `adapter`; the first answers those that name none.
     """
     from tasks.config.reading import adapter_here
-    from tasks.engine.whole_folders import check_new
+    from tasks.runtime.atomic_files import check_new
 
     check_new(folder)
     wanted = []

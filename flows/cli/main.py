@@ -19,6 +19,7 @@ from tasks.durability.step_name import StepName
 from tasks.errors import AdapterflowError, UserError
 from tasks.runtime import home
 from tasks.runtime.addresses import without_password
+from tasks.runtime.atomic_files import write_atomically
 
 _EXISTING = click.Path(path_type=Path)
 _SET = click.option(
@@ -189,7 +190,7 @@ def init(data_file: Path, base_model: str, output: Path) -> None:
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent} to write {output.name} to")
     text = starting_configuration(data_file, base_model)
-    output.write_text(text, encoding="utf-8")
+    write_atomically(output, text)
     click.echo(f"wrote {output}; start with: adapterflow train {output}")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from tasks.errors import AdapterflowError
+from tasks.runtime.atomic_files import write_atomically
 
 _SECONDS_TO_START = 240.0
 _SECONDS_TO_END = 60.0
@@ -47,9 +48,7 @@ class Background:
                 start_new_session=True,  # Ctrl-C in the terminal is not meant for it
             )
         noted = {**self._noted(), name: {"pid": process.pid, "port": port}}
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(noted))
-        new.replace(self._file)
+        write_atomically(self._file, json.dumps(noted))
 
     def wait(self, name: str, is_ready: Callable[[], bool]) -> None:
         """Wait until a process is ready.

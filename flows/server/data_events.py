@@ -15,6 +15,7 @@ from tasks.config.reading import plain_path
 from tasks.errors import AdapterflowError, UserError
 from tasks.records import FileRecord
 from tasks.runtime import events, home
+from tasks.runtime.atomic_files import write_atomically
 
 EVENT = "adapterflow.data.updated"
 _PATHS = click.Path(path_type=Path)
@@ -51,10 +52,8 @@ class Watched:
 
     def note(self, told: Iterable[FileRecord]) -> None:
         """Remember what was told, also for the next process."""
-        new = self._memory.with_suffix(".new")
-        new.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps({**self._told(), **{str(one.path): one.sha256 for one in told}}))
-        new.replace(self._memory)
+        known = {**self._told(), **{str(one.path): one.sha256 for one in told}}
+        write_atomically(self._memory, json.dumps(known))
 
     def _told(self) -> dict[str, str]:
         known: dict[str, str] = {}

@@ -1,15 +1,13 @@
 """Which saved adapter, and under what name."""
 
-import re
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from tasks.config.data import Template
+from tasks.config.hub_ids import is_hub_id
 from tasks.config.section import Section
-
-_PINNED = re.compile(r"([\w-][\w.-]*/[\w.-]+)@([\w./-]+)")
 
 
 class AdapterSettings(Section):
@@ -38,14 +36,15 @@ class AdapterSettings(Section):
     @classmethod
     def _revision_behind_the_id(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given
         source = given.get("source") if isinstance(given, dict) else None
-        match = _PINNED.fullmatch(source) if isinstance(source, str) else None
-        if not match or given.get("revision") or Path(match[0]).exists():
+        if not isinstance(source, str) or given.get("revision") or Path(source).exists():
             return given
-        return {**given, "source": match[1], "revision": match[2]}
+        name, _, revision = source.partition("@")
+        is_pinned = is_hub_id(name) and revision
+        return {**given, "source": name, "revision": revision} if is_pinned else given
 
     @model_validator(mode="after")
     def _revision_needs_a_hub_id(self) -> Self:
-        if self.revision and (":" in self.source or self.source.startswith(("/", ".", "~"))):
+        if self.revision and not is_hub_id(self.source):
             raise ValueError(
                 f"revision {self.revision!r} was given, but {self.source!r} is not a Hub id; "
                 "remove revision"

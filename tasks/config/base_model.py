@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from tasks.config.hub_ids import HubId, is_hub_id
 from tasks.config.section import Section
 
 
@@ -46,7 +47,7 @@ class BaseModelSettings(Section):
     revision: str | None = None
     """Branch, tag or commit of a Hub id; it is resolved to a commit, and that is recorded."""
 
-    hub_id: str | None = None
+    hub_id: HubId | None = None
     """The Hub id under which others find a base that is given here as a file or folder; it goes
     into `adapter_config.json`, so that the adapter loads on another machine."""
 
@@ -71,8 +72,8 @@ class BaseModelSettings(Section):
 
     @model_validator(mode="after")
     def _revision_needs_a_hub_id(self) -> Self:
-        local = self.source.startswith(("package:", "/", ".", "~")) or self.source.endswith(".gguf")
-        if self.revision and local:
+        is_on_hub = is_hub_id(self.source) and not self.source.endswith(".gguf")
+        if self.revision and not is_on_hub:
             raise ValueError(
                 f"revision {self.revision!r} was given, but {self.source!r} is not a Hub id; "
                 "remove revision"

@@ -2,6 +2,7 @@
 
 from pydantic import ConfigDict, Field
 
+from tasks.config.hub_ids import HubId
 from tasks.config.section import Section
 
 
@@ -22,7 +23,7 @@ class OutputSettings(Section):
     """How many days an interrupted run keeps the checkpoints that it goes on from (a finished one
     needs none), and any run its tokenised rows."""
 
-    push_to_hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    push_to_hub: HubId | None = None
     """A Hub id (`org/name`) to push the adapter to; needs a token in `HF_TOKEN`."""
 
     private: bool = True

@@ -10,6 +10,7 @@ import pydantic
 import yaml
 
 from tasks.config.adapter import AdapterSettings
+from tasks.config.hub_ids import is_hub_id
 from tasks.config.likeness import nearest_file
 from tasks.config.mistakes import sections, validation_message
 from tasks.config.section import Section
@@ -20,7 +21,6 @@ from tasks.runtime.addresses import masked, without_password
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Extensions of the data files that can be read."""
 
-_HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 _OVERRIDE = re.compile(r"^([\w-]+(?:\.[\w-]+)*)=(.*)$", re.DOTALL)
 _ADDRESS = re.compile(r"^(package|models|runs):|^[A-Za-z][\w+.-]*://")
 _LOCATIONS = (
@@ -96,7 +96,7 @@ def _shown(override: str) -> str:
 
 def is_hub_dataset(source: str) -> bool:
     """Tell whether a data source is a Hub id (`org/name`) and no file or folder that is there."""
-    return bool(_HUB_ID.match(source)) and not (
+    return is_hub_id(source) and not (
         source.lower().endswith(DATA_SUFFIXES) or Path(source).exists()
     )
 
@@ -234,5 +234,6 @@ def _locate(source: str, folder: Path, *, is_data: bool) -> str:
     suffixes = DATA_SUFFIXES if is_data else (".gguf",)
     is_path = source.startswith((".", "~")) or source.lower().endswith(suffixes)
     # What cannot be a Hub id is a path even if nothing is there, so that an error names it whole.
-    is_path = is_path or source.count("/") not in ((1,) if is_data else (0, 1))
+    is_name = is_hub_id(source) or (not is_data and "/" not in source)
+    is_path = is_path or not is_name
     return str(plain_path(path)) if path.exists() or is_path else source

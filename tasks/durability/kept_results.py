@@ -9,7 +9,6 @@ folder of the results could run code in the next resume; so what a file may beco
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from pydantic import Field
 
 from tasks.errors import AdapterflowError
 from tasks.records import Record
+from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.progress import logger
 
 Kind = TypeVar("Kind")
@@ -72,32 +72,26 @@ def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-class WholeFiles(LocalFileSystem):
+class AtomicFiles(LocalFileSystem):
     """A folder whose files are complete wherever they exist."""
 
-    _block_type_name = "Whole Files"
-    _block_type_slug = "whole-files"
+    _block_type_name = "Atomic Files"
+    _block_type_slug = "atomic-files"
 
     def write_path(self, path: str, content: bytes, *, _sync: bool = True) -> str:  # type: ignore[override]
-        """Write to a sibling, and rename it once all is on the disk."""
+        """Write a result's file, atomically."""
         file = Path(self._resolve_path(path))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        new = file.with_name(f".{file.name}.{os.getpid()}")
-        with new.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        new.replace(file)
+        write_atomically(file, content)
         return str(file)
 
 
-def keep_results_whole() -> None:
-    """Let the current flow run and its steps write their results whole, where these are files."""
+def keep_results_atomically() -> None:
+    """Write the results of the current flow run and its steps atomically, where they are files."""
     context = FlowRunContext.get()
     assert context is not None  # noqa: S101 - called by the flow
     storage = context.result_store.result_storage
     if type(storage) is LocalFileSystem:
-        context.result_store.result_storage = WholeFiles(basepath=storage.basepath)
+        context.result_store.result_storage = AtomicFiles(basepath=storage.basepath)
 
 
 _read_as_named = ResultRecord.deserialize

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from tasks.durability.step_name import StepName
 from tasks.records import Record, RunRecord, checkpoints_in
+from tasks.runtime.atomic_files import write_atomically
 from tasks.tracking import Tracker
 
 _REPORT = "publish_report"
@@ -88,10 +89,7 @@ def ask(run_folder: Path, first: StepName, *, by_parameter: bool = False) -> Non
         first_step=first,
         time_ms=time.time_ns() // 1_000_000,
     )
-    run_folder.mkdir(parents=True, exist_ok=True)
-    new = run_folder / f".{_FILE}.new"
-    new.write_text(after.model_dump_json(), encoding="utf-8")
-    new.replace(run_folder / _FILE)
+    write_atomically(run_folder / _FILE, after.model_dump_json())
 
 
 def read(run_folder: Path) -> Redone:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.config import DataSettings, RowFormat, Template
 from tasks.engine.base.base_models import end_ids, load_tokenizer
-from tasks.engine.base.sources import BaseSource
+from tasks.engine.base.sources import base_sha256
 from tasks.engine.data.examples import ExampleSets
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.rendering import Renderer, choose_template
@@ -18,7 +18,7 @@ from tasks.engine.data.tokenization import SplitCounts, Tokenized, TokenizedSpli
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, DataRecord, FileRecord, SplitRecord
+from tasks.records import BaseModelRecord, BaseSource, DataRecord, FileRecord, SplitRecord
 
 OnRows = Callable[[int, int], None]
 
@@ -71,7 +71,7 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
         labels=sets.labels,
         untrained_labels=sets.untrained_labels,
         unread=dict(sets.unread),
-        base_sha256=base.sha256(),
+        base_sha256=base_sha256(base),
         tokens=tuple(files),
     )
     return _opened(record, renderer, task)

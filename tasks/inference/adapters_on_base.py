@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tasks.config import AdapterSettings, BaseModelSettings, Task, TrackingSettings
+from tasks.config.hub_ids import is_hub_id
 from tasks.config.reading import settings_here
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
@@ -79,9 +80,10 @@ def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSe
     source = elsewhere or recorded.get("source") or reference
     if not source:
         raise UserError(f"{adapter.source} does not name its base; set base_model.source")
+    is_elsewhere = source == recorded.get("source") != reference
     settings = {
         "source": source,
-        "hub_id": reference if source == recorded.get("source") != reference else None,
+        "hub_id": reference if is_elsewhere and is_hub_id(str(reference)) else None,
         "revision": revision if source == reference else None,
         **{key: recorded[key] for key in _TRAINED_ON if key in recorded},
     }

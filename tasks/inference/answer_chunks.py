@@ -1,7 +1,7 @@
 """Answers so far, kept chunk by chunk beside the output, so that a kill costs one chunk at most.
 
-The folder's `job.json` says what the answers are a function of; each chunk is written to a
-temporary sibling and renamed. The output file appears whole, and then the folder goes.
+The folder's `job.json` says what the answers are a function of; each chunk is written
+atomically. So is the output file, and then the folder goes.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Self
 
 from tasks.engine.scoring.prediction import Answered
 from tasks.errors import UserError
+from tasks.runtime.atomic_files import atomic_file, write_atomically
 
 _JOB_FILE = "job.json"
 
@@ -57,15 +58,14 @@ class AnswerChunks:
         return [Answered(**json.loads(line)) for line in lines if line]
 
     def put(self, start: int, answers: list[Answered]) -> None:
-        """Keep a chunk, whole or not at all."""
+        """Keep a chunk."""
         lines = (json.dumps(asdict(one), ensure_ascii=True) + "\n" for one in answers)
-        _write_whole(self._file(start), "".join(lines))
+        write_atomically(self._file(start), "".join(lines))
 
     def finish(self, output: Path, write: Callable[[Path], None]) -> None:
-        """Let the output be written, rename it into place, and remove the chunks."""
-        temporary = self._folder / output.name
-        write(temporary)
-        temporary.replace(output)
+        """Let the output be written, atomically, and remove the chunks."""
+        with atomic_file(output) as sibling:
+            write(sibling)
         shutil.rmtree(self._folder)
 
     def _file(self, start: int) -> Path:
@@ -75,7 +75,7 @@ class AnswerChunks:
 def _check_job(folder: Path, job: Mapping[str, object]) -> None:
     file = folder / _JOB_FILE
     if not file.is_file():
-        _write_whole(file, json.dumps(job, indent=2) + "\n")
+        write_atomically(file, json.dumps(job, indent=2) + "\n")
         return
     before = json.loads(file.read_text(encoding="utf-8"))
     changed = sorted(key for key in before.keys() | job.keys() if before.get(key) != job.get(key))
@@ -86,9 +86,3 @@ def _check_job(folder: Path, job: Mapping[str, object]) -> None:
             f" ({key}: {before.get(key)}, now {job.get(key)}); go on as before, or delete that "
             "folder to start anew"
         )
-
-
-def _write_whole(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)

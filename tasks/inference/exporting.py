@@ -1,10 +1,10 @@
 """Adapters written out, from wherever they are kept: alone, merged, or several as one."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.config import Dtype
+from tasks.config.hub_ids import is_hub_id
 from tasks.config.reading import adapter_here
 from tasks.engine.adapters.combining import METHODS, Combination, combine
 from tasks.engine.adapters.folders import copy_adapter
@@ -19,7 +19,6 @@ from tasks.inference.adapters_on_base import base_of, found_adapters
 from tasks.records import CombinedRecord, GgufRecord, MergedRecord
 
 _BATCH_SIZE = 16
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def export_adapter(source: str, folder: Path) -> None:
@@ -44,7 +43,7 @@ def push_to_hub(source: str, repo_id: str, *, private: bool) -> tuple[str, Seque
         UserError: there is no such adapter, the id is none, or there is no valid token.
         AdapterflowError: the Hub refused, or can't be reached.
     """
-    if not _HUB_ID.fullmatch(repo_id):
+    if not is_hub_id(repo_id):
         raise UserError(f"{repo_id!r} is no Hub id; write it as ORG/NAME")
     with found_adapters([adapter_here(source)]) as (adapter,):
         check_push(repo_id)

@@ -68,7 +68,7 @@ def _job(
         "prompts": prompts_sha256(adapters, asked.questions),
         "input": FileRecord.of(asked.source).sha256,
         "base_model": f"{adapters.base.fingerprint} {adapters.model.dtype} {base.quantization}",
-        "task": [base.task, *base.labels],
+        "task": [base.task, *adapters.base.labels],
         "adapters": {name: _identity(one) for name, one in adapters.adapters.items()},
         "adapter_column": config.adapter_column,
         "max_new_tokens": config.max_new_tokens,

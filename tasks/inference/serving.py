@@ -30,7 +30,6 @@ def bundle_adapters(
         write_bundle(
             folder,
             adapters.base,
-            str(adapters.model.dtype).removeprefix("torch."),
             adapters.adapters,
             {one.name: adapter.path for one, adapter in zip(wanted, found, strict=True)},
         )

@@ -7,11 +7,11 @@ record whose files are gone or changed counts as absent (contract 3).
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
-from tasks.config import BaseModelSettings, DataSettings
+from tasks.config import BaseModelSettings, Bias, DataSettings
 
 
 class Record(BaseModel):
@@ -137,10 +137,13 @@ class DataRecord(Record):
     """The tokenised rows: those to train on and, if there are any, the held-out ones."""
 
 
-class BaseModelRecord(Record):
-    """Step 1: a base model, located for good and loaded as the settings say."""
+class BaseSource(Record):
+    """A base model that was found: which one it is, for good, and how it is loaded."""
 
     settings: BaseModelSettings
+    """As the user set them."""
+    labels: tuple[str, ...]
+    """The classes, in the order of the model's outputs, where its task has any."""
     location: str
     """A local folder, or a Hub id together with `revision`."""
     revision: str | None
@@ -151,8 +154,14 @@ class BaseModelRecord(Record):
     """`sha256:…` of the weight files, or `commit:…` of a Hub id."""
     files: tuple[FileRecord, ...]
     """The weight files of a local base; the Hub's client looks after the others itself."""
-    architecture: str
     dtype: str
+    """Of the weights, of packed ones that of the computation; what `auto` was resolved to."""
+
+
+class BaseModelRecord(BaseSource):
+    """Step 1: a base model, found and loaded."""
+
+    architecture: str
     num_parameters: int
     num_bytes: int
 
@@ -165,14 +174,47 @@ class TargetMatches(Record):
     """By the layer's number; `outside` for modules that are in no numbered layer."""
 
 
+class PeftConfigRecord(Record):
+    """The whole configuration of a PEFT method, with every choice written out.
+
+    Declared is what is read here. Whatever else PEFT has in it is kept as it is, so that the same
+    configuration can be built again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    __pydantic_extra__: dict[str, JsonValue]
+
+    peft_type: str
+    """PEFT's name of the method."""
+    task_type: str
+    target_modules: tuple[str, ...]
+    modules_to_save: tuple[str, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as JSON values, by PEFT's names."""
+        return self.model_dump(mode="json")
+
+
+class LoraConfigRecord(PeftConfigRecord):
+    """The configuration of LoRA."""
+
+    peft_type: Literal["LORA"]
+    r: int
+    lora_alpha: int | float
+    lora_dropout: float
+    bias: Bias
+    use_rslora: bool
+    use_dora: bool
+    init_lora_weights: bool | str
+
+
 class LoraRecord(Record):
     """Step 2: the resolved LoRA configuration."""
 
     base: BaseModelRecord
     adapter_name: str
     seed: int
-    peft_config: dict[str, object]
-    """`LoraConfig.to_dict()`, with every target module written out."""
+    peft_config: LoraConfigRecord
     matches: TargetMatches
     num_trainable_parameters: int
     num_total_parameters: int

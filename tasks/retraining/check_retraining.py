@@ -9,7 +9,7 @@ from tasks.durability.step import step
 from tasks.engine.adapters.adapter_set import check_shareable
 from tasks.engine.adapters.compatibility import check_base
 from tasks.engine.base.base_models import end_ids, load_tokenizer
-from tasks.engine.base.sources import BaseSource, find_base
+from tasks.engine.base.sources import find_base
 from tasks.engine.data.leakage import Leaks, find_leaks, normalised_question
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.token_files import TokenFile
@@ -18,7 +18,7 @@ from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.engine.scoring.row_metrics import source_sha256
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import found_adapters
-from tasks.records import CHAMPION, CheckedRecord, DataRecord, Outcome, VersionRecord
+from tasks.records import CHAMPION, BaseSource, CheckedRecord, DataRecord, Outcome, VersionRecord
 from tasks.retraining import lineage
 from tasks.runtime.progress import logger
 from tasks.tracking import OUTCOME_TAG, Registry, tracking_uri
@@ -42,7 +42,7 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
     _check_count(held_out, config.decision.min_rows)
     if held_out.unread:
         logger().warning("not read of %s: %s", held_out.source, unread_text(held_out.unread))
-    base = find_base(config.base_model.model_copy(update={"labels": data.labels}))
+    base = find_base(config.base_model, data.labels)
     _check_rows(data, held_out, base)
     leaks = _check_leakage(config, data, held_out)
     versions = Registry(tracking_uri(config.tracking), config.registry.name).versions()
@@ -143,11 +143,11 @@ def _check_champion(champion: VersionRecord, base: BaseSource) -> None:
             f"({made_for}), not for {base.reference} ({base.fingerprint}): the two can't be "
             "compared on one base; set base_model to the champion's, or another registry.name"
         )
-    here = lineage.answers(base.settings)
+    here = lineage.answers(base)
     if here != {key: champion.tags.get(key, value) for key, value in here.items()}:
         raise UserError(
             f"the champion {champion.uri} is for another task or for other classes than these "
-            f"{len(base.settings.labels)} of {base.settings.task.value}: the two can't be "
+            f"{len(base.labels)} of {base.settings.task.value}: the two can't be "
             "compared; set base_model.task and labels to the champion's, or another registry.name"
         )
 

@@ -8,9 +8,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from tasks.config import BaseModelSettings
 from tasks.records import (
-    BaseModelRecord,
+    BaseSource,
     CheckedRecord,
     DataRecord,
     RunRecord,
@@ -47,7 +46,7 @@ def lineage(
     """Give all tags of a version's lineage."""
     made_of = identity(data, checked.base_fingerprint, checked.configuration_sha256)
     return made_of | {
-        **answers(saved.base.settings),
+        **answers(saved.base),
         **loaded_as(saved.base),
         "lineage.base": saved.base.reference,
         "lineage.base_revision": saved.base.revision or "none",
@@ -60,18 +59,18 @@ def lineage(
     }
 
 
-def answers(base: BaseModelSettings) -> dict[str, str]:
+def answers(base: BaseSource) -> dict[str, str]:
     """Give the tags of what a base's answers are: two with others can't be compared."""
     classes = "\0".join(base.labels)
-    return {TASK: base.task.value, CLASSES: hashlib.sha256(classes.encode()).hexdigest()}
+    return {TASK: base.settings.task.value, CLASSES: hashlib.sha256(classes.encode()).hexdigest()}
 
 
-def loaded_as(base: BaseModelRecord) -> dict[str, str]:
+def loaded_as(base: BaseSource) -> dict[str, str]:
     """Give the tags of how a base is loaded: on one loaded otherwise, an adapter does worse."""
     return {DTYPE: base.dtype, QUANTIZATION: base.settings.quantization.value}
 
 
-def loaded_otherwise(version: VersionRecord, base: BaseModelRecord) -> str | None:
+def loaded_otherwise(version: VersionRecord, base: BaseSource) -> str | None:
     """Say how the base of a version's training was loaded, where that was another way."""
     here = loaded_as(base)
     then = {key: version.tags.get(key, value) for key, value in here.items()}

@@ -7,31 +7,29 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.engine.adapters.adapter_set import LoadedAdapter
-from tasks.engine.base.sources import BaseSource
-from tasks.records import BaseModelRecord
+from tasks.records import BaseSource
+from tasks.runtime.atomic_files import atomic_folder
 from tasks.tracking.adapter_model import CODE, model_config, requirements_on, signature
 
 
 def write_bundle(
     folder: Path,
-    base: BaseSource | BaseModelRecord,
-    dtype: str,
+    base: BaseSource,
     adapters: Mapping[str, LoadedAdapter],
     folders: Mapping[str, Path],
 ) -> None:
-    """Write the model to a new folder, without base weights, whole or not at all.
+    """Write the model to a new folder, without base weights, atomically.
 
     Args:
         folder: for `mlflow models serve -m` and `mlflow.pyfunc.load_model`.
         base: on which all of them were loaded.
-        dtype: of its weights.
         adapters: by their names, the first of them the default.
         folders: where their files lie.
     """
     import mlflow.pyfunc
 
     templates = {name: str(one.template) for name, one in adapters.items()}
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".bundle-") as made:
+    with atomic_folder(folder) as partial, tempfile.TemporaryDirectory(dir=partial.parent) as made:
         # mlflow names what it copies by the folder's own name, which many have in common.
         for name, path in folders.items():
             shutil.copytree(path, Path(made) / name)
@@ -39,11 +37,10 @@ def write_bundle(
             # mlflow 3.17 asks for an input example even where there is a signature.
             warnings.filterwarnings("ignore", ".*An input example", UserWarning)
             mlflow.pyfunc.save_model(
-                str(Path(made) / "model"),
+                str(partial),
                 python_model=str(CODE),
                 artifacts={name: str(Path(made) / name) for name in folders},
-                model_config=model_config(base, dtype, templates),
+                model_config=model_config(base, templates),
                 signature=signature(next(iter(adapters)), base),
                 pip_requirements=requirements_on(base),
             )
-        (Path(made) / "model").rename(folder)

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import Task
-from tasks.engine.base.sources import BaseSource
 from tasks.engine.base.task_traits import traits_of
-from tasks.records import BaseModelRecord, SavedRecord
+from tasks.records import BaseSource, SavedRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -104,21 +103,18 @@ def _save(
             str(path),
             python_model=str(CODE),
             artifacts={saved.adapter_name: str(saved.folder)},
-            model_config=model_config(saved.base, saved.base.dtype, templates),
+            model_config=model_config(saved.base, templates),
             signature=signature(saved.adapter_name, saved.base),
             pip_requirements=requirements,
             mlflow_model=info,
         )
 
 
-def model_config(
-    base: BaseSource | BaseModelRecord, dtype: str, templates: Mapping[str, str]
-) -> dict[str, object]:
+def model_config(base: BaseSource, templates: Mapping[str, str]) -> dict[str, object]:
     """Give what `adapter_pyfunc.py` reads; a user overrides any of it when loading.
 
     Args:
         base: of all the adapters.
-        dtype: in which it is loaded.
         templates: the adapters' names, the first of them the default, and how each is prompted.
     """
     return {
@@ -128,17 +124,17 @@ def model_config(
         "recorded_reference": base.reference,
         "recorded_revision": base.revision,
         "base_fingerprint": base.fingerprint,
-        "dtype": dtype,
+        "dtype": base.dtype,
         "quantization": str(base.settings.quantization),
         "auto_class": traits_of(base.settings.task).auto_class,
-        "labels": list(base.settings.labels),
+        "labels": list(base.labels),
         "adapters": dict(templates),
         "default_adapter": next(iter(templates)),
         **_LIMITS,
     }
 
 
-def signature(adapter: str, base: BaseSource | BaseModelRecord) -> "ModelSignature":
+def signature(adapter: str, base: BaseSource) -> "ModelSignature":
     """Give the signature; an example in its place would make mlflow run the model.
 
     Args:
@@ -184,7 +180,7 @@ def requirements(saved: SavedRecord) -> list[str]:
     return requirements_on(saved.base)
 
 
-def requirements_on(base: BaseSource | BaseModelRecord) -> list[str]:
+def requirements_on(base: BaseSource) -> list[str]:
     """Give the same for any adapters of a base."""
     names = ["torch", "transformers", "peft", "accelerate"]
     if base.settings.quantization != "none":

@@ -1,10 +1,10 @@
 """The rows a run was trained on, as MLflow shows them: source, digest and counts, no content."""
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.config.hub_ids import is_hub_id
 from tasks.records import SplitRecord
 
 if TYPE_CHECKING:
@@ -43,6 +43,6 @@ def _source(source: str) -> tuple[str, dict[str, object]]:
     path = Path(source).expanduser()
     if path.exists():
         return "local", {"uri": str(path.resolve())}
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+    if is_hub_id(source):
         return "hf", {"path": source}
     return "code", {"tags": {"source": source}}

@@ -78,7 +78,7 @@ def predicted(report: ReportRecord, tmp_path: Path) -> Callable[..., list[dict[s
 
 def test_the_six_steps_classify(report: ReportRecord) -> None:
     """Labels are recorded; from its file the adapter gets as many right as when it was trained."""
-    assert report.data.labels == report.saved.base.settings.labels == LABELS
+    assert report.data.labels == report.saved.base.labels == LABELS
     accuracy = report.trained.eval_metrics["accuracy"]
     assert report.data.eval
     assert report.loaded.num_samples == report.data.eval.num_rows

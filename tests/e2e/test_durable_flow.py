@@ -1,7 +1,7 @@
 """What a run of the flow survives within one process: outages, lost files, a full disk."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from prefect.flow_engine import run_flow
 from flows.cli import runs
 from flows.train_adapter import train_adapter
 from tasks.config import BaseModelSettings, TrainAdapterConfig
-from tasks.durability.kept_results import WholeFiles
+from tasks.durability.kept_results import AtomicFiles
 from tasks.engine.adapters import saving
-from tasks.engine.base.sources import BaseSource, find_base
+from tasks.engine.base.sources import find_base
 from tasks.errors import AdapterflowError, VerificationError
-from tasks.records import ReportRecord, SavedRecord
+from tasks.records import BaseSource, ReportRecord, SavedRecord
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -61,13 +61,13 @@ def test_a_lost_connection_is_waited_for(
     config = tiny_config(tiny_base, data, base_model=base)
     tries: list[int] = []
 
-    def find(settings: BaseModelSettings) -> BaseSource:
+    def find(settings: BaseModelSettings, labels: Sequence[str]) -> BaseSource:
         tries.append(1)
         with monkeypatch.context() as patch:
             if len(tries) == 1:
                 patch.setattr("huggingface_hub.hf_api.api.endpoint", "http://127.0.0.1:9")
                 patch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-            return find_base(settings)
+            return find_base(settings, labels)
 
     monkeypatch.setattr("tasks.validate_inputs.find_base", find)
     report = runs.execute(runs.create_run(config))
@@ -121,13 +121,13 @@ def test_a_full_disk_is_said_at_once(
     assert runs.execute(runs.reopen_run(run.id)).saved.is_intact()
 
 
-def test_a_result_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_result_is_kept_atomically(tmp_path: Path) -> None:
     """A result that could not be written to its end is absent, not half."""
-    files = WholeFiles(basepath=str(tmp_path))
+    files = AtomicFiles(basepath=str(tmp_path))
     files.write_path("key", b"whole")
     (tmp_path / "key").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.durability.kept_results.os.fsync", _no_room)
+        patch.setattr("tasks.runtime.atomic_files.os.fsync", _no_room)
         with pytest.raises(OSError, match="no room"):
             files.write_path("key", b"whole")
     assert not (tmp_path / "key").exists()
@@ -137,18 +137,18 @@ def _no_room(_: int) -> None:
     raise OSError("no room")
 
 
-def test_the_flow_keeps_results_whole(
+def test_the_flow_keeps_results_atomically(
     tiny_base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every record of a step goes through the whole writing."""
+    """Every record of a step is written atomically."""
     written: list[str] = []
-    real = WholeFiles.write_path
+    real = AtomicFiles.write_path
 
-    def write_path(self: WholeFiles, path: str, content: bytes, *, _sync: bool = True) -> str:
+    def write_path(self: AtomicFiles, path: str, content: bytes, *, _sync: bool = True) -> str:
         written.append(path)
         return real(self, path, content)
 
-    monkeypatch.setattr(WholeFiles, "write_path", write_path)
+    monkeypatch.setattr(AtomicFiles, "write_path", write_path)
     run = runs.create_run(tiny_config(tiny_base, data))
     runs.execute(run)
     with get_client(sync_client=True) as client:

@@ -17,7 +17,7 @@ from tasks.engine.adapters import adapter_state, injection, lora
 from tasks.engine.adapters.folders import find_adapter
 from tasks.engine.adapters.gguf_adapter import write_gguf
 from tasks.engine.base import base_models
-from tasks.engine.base.sources import BaseSource, find_base
+from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import PackedBatches, PaddedBatches, as_items
 from tasks.engine.batching.loss import summed_loss
 from tasks.engine.data import prompts
@@ -27,7 +27,7 @@ from tasks.engine.data.tokenization import shared_prefix_length
 from tasks.engine.kernels.row_attention import attending_by_row
 from tasks.engine.objectives import generation
 from tasks.engine.preparation import prepare_data
-from tasks.records import ReportRecord
+from tasks.records import BaseSource, ReportRecord
 from tasks.runtime.measuring import measured
 
 pytestmark = pytest.mark.slow
@@ -78,8 +78,9 @@ def injected(settings: BaseModelSettings, folder: Path) -> PreTrainedModel:
     source = find_base(settings)
     model = base_models.load_base(source)
     base = base_models.describe_base(source, model)
-    wanted = LoraSettings(target_modules="all-linear")
-    record = lora.describe_lora(wanted, base_models.load_skeleton(source), base, seed=0)
+    skeleton = base_models.load_skeleton(source)
+    config = lora.resolve_lora(LoraSettings(target_modules="all-linear"), skeleton)
+    record = lora.describe_lora(config, skeleton, base, adapter_name="default", seed=0)
     injection.inject(model, record, folder / "initial.safetensors")
     return model
 

@@ -58,7 +58,9 @@ def configured(
     base: BaseModelRecord, settings: LoraSettings | None = None, *, seed: int = 0
 ) -> LoraRecord:
     """Step 2: resolve the LoRA configuration."""
-    return lora.describe_lora(settings or LoraSettings(r=4), load_skeleton(base), base, seed)
+    settings, skeleton = settings or LoraSettings(r=4), load_skeleton(base)
+    config = lora.resolve_lora(settings, skeleton, base.settings.task)
+    return lora.describe_lora(config, skeleton, base, adapter_name=settings.adapter_name, seed=seed)
 
 
 def injected(
@@ -77,7 +79,7 @@ def injected(
 def prepared(base: BaseModelRecord, folder: Path, num_eval_rows: int = 2) -> PreparedData:
     """Prepare some short rows for the base's task, of which the last ones are held out."""
     folder.mkdir(exist_ok=True)
-    all_rows = LABELLED if base.settings.labels else ROWS
+    all_rows = LABELLED if base.labels else ROWS
     split = len(all_rows) - num_eval_rows
     files = {"train": all_rows[:split], "eval": all_rows[split:]}
     for name, rows in files.items():
@@ -86,8 +88,8 @@ def prepared(base: BaseModelRecord, folder: Path, num_eval_rows: int = 2) -> Pre
         {name: str(folder / f"{name}.jsonl") for name, rows in files.items() if rows}
         | {"template": "plain", "eval_fraction": 0}
     )
-    sets = read_examples(settings, 0, base.settings.task, base.settings.labels)
-    return prepare_data(sets, settings, 0, find_base(base.settings), folder / "tokens")
+    sets = read_examples(settings, 0, base.settings.task, base.labels)
+    return prepare_data(sets, settings, 0, base, folder / "tokens")
 
 
 def training(**changes: object) -> TrainingSettings:

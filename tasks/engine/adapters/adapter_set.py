@@ -18,9 +18,9 @@ from tasks.engine.adapters.compatibility import check_base, check_tokenizer, tem
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
 from tasks.engine.adapters.loading import load_folder, unload_adapter
 from tasks.engine.base.base_models import load_base, load_tokenizer
-from tasks.engine.base.sources import BaseSource, find_base
+from tasks.engine.base.sources import find_base
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, FileRecord
+from tasks.records import BaseSource, FileRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ class AdapterSet:
         self,
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
-        base: BaseSource | BaseModelRecord,
+        base: BaseSource,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer

@@ -6,12 +6,11 @@ what trains whole under `modules_to_save`.
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.engine.whole_folders import writing
 from tasks.errors import VerificationError
+from tasks.runtime.atomic_files import atomic_file
 
 if TYPE_CHECKING:
     import torch
@@ -68,22 +67,15 @@ def write_adapter(
 
 
 def save_weights(weights: dict[str, "torch.Tensor"], file: Path) -> Path:
-    """Write weights to a safetensors file, complete or not at all.
+    """Write weights to a safetensors file, atomically.
 
     Raises:
-        AdapterflowError: the disk is full, or the place is not writable.
+        UnwritableError: the disk is full, or the place is not writable.
     """
     from safetensors.torch import save_file
 
-    temporary = file.with_name(f".{file.name}.partial")
-    try:
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(weights, temporary, metadata={"format": "pt"})
-            temporary.replace(file)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with atomic_file(file) as sibling:
+        save_file(weights, sibling, metadata={"format": "pt"})
     return file
 
 

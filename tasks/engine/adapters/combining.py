@@ -27,10 +27,11 @@ from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.adapters.merging import FULL_PRECISION
 from tasks.engine.adapters.saving import write_files
 from tasks.engine.base.base_models import load_base, load_tokenizer
-from tasks.engine.base.sources import BaseSource, find_base
-from tasks.engine.whole_folders import check_new, whole_folder, write_manifest
+from tasks.engine.base.sources import find_base
+from tasks.engine.manifest import write_manifest
 from tasks.errors import UserError
-from tasks.records import CombinedRecord, FileRecord
+from tasks.records import BaseSource, CombinedRecord, FileRecord
+from tasks.runtime.atomic_files import atomic_folder, check_new
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -115,7 +116,7 @@ def combine(
     _check_rank(state, config["r"])
     del combined, model
     shares = _shares(adapters, weights)
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         write_files(partial, state, config, _card(source, how, shares))
         for file in adapters[0].tokenizer_files():
             shutil.copyfile(file, partial / file.name)

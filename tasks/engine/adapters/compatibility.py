@@ -11,13 +11,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Template
+from tasks.config.hub_ids import is_hub_id
 from tasks.engine.adapters.adapter_state import is_adapter_parameter, loadable
 from tasks.engine.adapters.folders import AdapterFolder
 from tasks.engine.base.base_models import read_tokenizer
-from tasks.engine.base.sources import BaseSource
 from tasks.engine.data.rendering import choose_template
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord
+from tasks.records import BaseSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Shapes = dict[str, tuple[int, ...]]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Initialisations that rewrite the base when the adapter is put in, and what needs more of a model
 # than its layers.
 _ALTERING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -53,7 +52,7 @@ def fitting_weights(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[st
     return weights
 
 
-def check_base(adapter: AdapterFolder, base: BaseSource | BaseModelRecord) -> tuple[str, ...]:
+def check_base(adapter: AdapterFolder, base: BaseSource) -> tuple[str, ...]:
     """Check that the adapter was made for this base; give what could not be told.
 
     Raises:
@@ -72,21 +71,21 @@ def check_base(adapter: AdapterFolder, base: BaseSource | BaseModelRecord) -> tu
         raise _another_base(adapter, f"{reference} ({fingerprint})", base)
     if reference == base.reference and not fingerprint:
         return ()
-    if reference != base.reference and all(_is_hub_id(r) for r in (reference, base.reference)):
+    if reference != base.reference and all(map(is_hub_id, (reference or "", base.reference))):
         raise _another_base(adapter, str(reference), base)
     made = f"{reference or 'an unnamed base'} ({fingerprint or 'no fingerprint'})"
     here = f"{base.reference} ({base.fingerprint})"
     return (f"{adapter.source} was made for {made}; whether {here} is that base can't be told",)
 
 
-def _check_classes(adapter: AdapterFolder, base: BaseSource | BaseModelRecord) -> None:
+def _check_classes(adapter: AdapterFolder, base: BaseSource) -> None:
     """Check that the outputs mean the same, where the adapter says what they mean."""
     labels = adapter.manifest.get("base_model", {}).get("labels")
-    if labels is not None and tuple(labels) != base.settings.labels:
+    if labels is not None and tuple(labels) != base.labels:
         made_for = ", ".join(labels) or "no classes"
         raise UserError(
             f"the adapter {adapter.source} was made for {made_for}; the base is loaded for "
-            f"{', '.join(base.settings.labels) or 'none'}: load each on a base of its own"
+            f"{', '.join(base.labels) or 'none'}: load each on a base of its own"
         )
 
 
@@ -233,9 +232,7 @@ def _unfit(adapter: AdapterFolder, model: "PreTrainedModel", problem: str) -> Us
     )
 
 
-def _another_base(
-    adapter: AdapterFolder, made_for: str, base: BaseSource | BaseModelRecord
-) -> UserError:
+def _another_base(adapter: AdapterFolder, made_for: str, base: BaseSource) -> UserError:
     return UserError(
         f"the adapter {adapter.source} was made for {made_for}; this is {base.reference} "
         f"({base.fingerprint}): load that base, or allow another one"
@@ -244,7 +241,3 @@ def _another_base(
 
 def _commit_of(revision: str | None) -> str | None:
     return f"commit:{revision}" if revision and _COMMIT.fullmatch(revision) else None
-
-
-def _is_hub_id(reference: str | None) -> bool:
-    return bool(reference and _HUB_ID.fullmatch(reference))

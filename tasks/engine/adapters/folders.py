@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.config.hub_ids import is_hub_id
 from tasks.engine.adapters.adapter_state import WEIGHTS_FILE, load_weights, loadable
 from tasks.engine.base import hub
-from tasks.engine.whole_folders import MANIFEST_FILE, check_new, whole_folder
+from tasks.engine.manifest import MANIFEST_FILE
 from tasks.errors import UserError
 from tasks.records import FileRecord
+from tasks.runtime.atomic_files import atomic_folder, check_new
 from tasks.runtime.folder_links import refuse_links_out
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def find_adapter(
             what its manifest says.
     """
     folder = Path(source).expanduser()
-    if _is_hub_id(str(source), folder):
+    if is_hub_id(str(source)) and not folder.exists():
         folder = hub.download(str(source), revision, [*hub.ADAPTER_FILES], "adapter")
     elif revision:
         raise UserError(f"revision {revision!r} was given, but {source} is no Hub id; remove it")
@@ -129,15 +131,10 @@ def copy_adapter(adapter: AdapterFolder, folder: Path) -> None:
         UserError: the folder is there already.
     """
     check_new(folder)
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         for file in adapter.path.iterdir():
             if file.is_file():
                 shutil.copyfile(file, partial / file.name)
-
-
-def _is_hub_id(source: str, folder: Path) -> bool:
-    looks_local = folder.is_absolute() or source.startswith((".", "~")) or folder.exists()
-    return not looks_local and source.count("/") == 1
 
 
 def _check_files(source: str | Path, folder: Path) -> None:

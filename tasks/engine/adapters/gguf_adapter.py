@@ -15,9 +15,9 @@ from tasks.engine.adapters.compatibility import check_base, fitting_weights
 from tasks.engine.adapters.folders import AdapterFolder
 from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.sources import find_base
-from tasks.engine.whole_folders import check_new, writing
 from tasks.errors import UserError
 from tasks.records import FileRecord, GgufRecord
+from tasks.runtime.atomic_files import atomic_file, check_new
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,8 +65,8 @@ def write_gguf(adapter: AdapterFolder, base: BaseModelSettings, file: Path) -> G
     weights = fitting_weights(adapter, model)
     scales = _scales(adapter, model)
     tensors = dict(_tensors(adapter, weights, scales, architecture, config))
-    with writing(file):
-        _write(file, tensors, architecture, adapter.config.lora_alpha, source.reference)
+    with atomic_file(file) as sibling:
+        _write(sibling, tensors, architecture, adapter.config.lora_alpha, source.reference)
     return GgufRecord(
         file=FileRecord.of(file),
         base_model=source.reference,
@@ -159,20 +159,15 @@ def _write(
 ) -> None:
     import gguf
 
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        writer = gguf.GGUFWriter(partial, architecture)
-        writer.add_type(gguf.GGUFType.ADAPTER)
-        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
-        writer.add_base_model_count(1)
-        writer.add_base_model_name(0, base_model)
-        for name, tensor in tensors.items():
-            writer.add_tensor(name, tensor)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        partial.rename(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
+    writer.add_base_model_count(1)
+    writer.add_base_model_name(0, base_model)
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

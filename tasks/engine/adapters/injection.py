@@ -5,11 +5,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import BaseModelSettings, Quantization
+from tasks.config import BaseModelSettings, Bias, Quantization
 from tasks.engine.adapters import adapter_state, lora
 from tasks.engine.adapters.activation import adapters_disabled
 from tasks.engine.adapters.plain_lora import ALTERS_BASE
 from tasks.engine.base.base_models import mixed_precision, seeded
+from tasks.engine.eval_mode import eval_mode
 from tasks.errors import VerificationError
 from tasks.records import FileRecord, InjectedRecord, LoraRecord, TargetMatches
 
@@ -92,17 +93,14 @@ def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.T
         inputs["use_cache"] = False
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids
-    was_training = model.training
     silenced = not adapters and getattr(model, "_hf_peft_config_loaded", False)
-    try:
-        with (
-            adapters_disabled(model) if silenced else nullcontext(),
-            mixed_precision(model),
-            torch.no_grad(),
-        ):
-            logits = model.eval()(**inputs).logits
-    finally:
-        model.train(was_training)
+    with (
+        eval_mode(model),
+        adapters_disabled(model) if silenced else nullcontext(),
+        mixed_precision(model),
+        torch.no_grad(),
+    ):
+        logits = model(**inputs).logits
     return logits.float().cpu()  # type: ignore[no-any-return]
 
 
@@ -123,7 +121,7 @@ def prepare_for_training(model: "PreTrainedModel", settings: BaseModelSettings) 
 
 def _add_adapter(model: "PreTrainedModel", record: LoraRecord) -> None:
     """Inject and activate the adapter; its weights are float32, and only they train."""
-    config = lora.from_json(record.peft_config)
+    config = lora.build_config(record.peft_config)
     with seeded(record.seed):
         model.add_adapter(config, adapter_name=record.adapter_name)
     model.set_adapter(record.adapter_name)
@@ -151,7 +149,7 @@ def _injected(model: "PreTrainedModel", record: LoraRecord) -> TargetMatches:
 
 
 def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:
-    bias = record.peft_config["bias"] != "none"
+    bias = record.peft_config.bias is not Bias.NONE
     names = [name for name, _ in trainable(model)]
     outside = [
         name
@@ -169,7 +167,7 @@ def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:
 def _verify_outputs(model: "PreTrainedModel", record: LoraRecord, before: "torch.Tensor") -> float:
     difference = (probe_logits(model) - before).abs().max().item()
     tolerance = 0.0
-    if record.peft_config["init_lora_weights"] in _INEXACT or record.peft_config["use_dora"]:
+    if record.peft_config.init_lora_weights in _INEXACT or record.peft_config.use_dora:
         full = record.base.dtype == "float32"
         share = _TOLERANCE_FLOAT32 if full else _TOLERANCE_LOW_PRECISION
         tolerance = share * before.abs().max().item()

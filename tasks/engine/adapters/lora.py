@@ -4,19 +4,26 @@ LoRA (https://arxiv.org/abs/2106.09685, section 4.1) adds B·A·alpha/r to a lin
 weight, A of shape [r, in] and B of shape [out, r].
 """
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import LoraInit, LoraSettings, Task
+from tasks.config import Bias, LoraInit, LoraSettings, Task
 from tasks.config.likeness import nearest
 from tasks.engine.base.task_traits import traits_of
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, LoraRecord, TargetMatches
+from tasks.records import (
+    BaseModelRecord,
+    LoraConfigRecord,
+    LoraRecord,
+    PeftConfigRecord,
+    TargetMatches,
+)
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import PeftConfig
     from transformers import PreTrainedModel
 
 _USUAL_RANKS = range(8, 65)
@@ -26,7 +33,7 @@ _INIT = {LoraInit.DEFAULT: True}
 
 def resolve_lora(
     settings: LoraSettings, skeleton: "PreTrainedModel", task: Task = Task.CAUSAL_LM
-) -> "LoraConfig":
+) -> LoraConfigRecord:
     """Write out every choice that the settings leave open.
 
     Args:
@@ -49,7 +56,7 @@ def resolve_lora(
     targets = _resolve_targets(settings.target_modules, skeleton, head)
     whole = list(dict.fromkeys([*settings.modules_to_save, *head]))
     _check_modules_to_save(whole, targets, skeleton)
-    return LoraConfig(
+    config = LoraConfig(
         task_type=traits.peft_task_type,
         r=settings.r,
         lora_alpha=2 * settings.r if settings.lora_alpha is None else settings.lora_alpha,
@@ -61,32 +68,35 @@ def resolve_lora(
         use_dora=settings.use_dora,
         init_lora_weights=_INIT.get(settings.init_lora_weights, settings.init_lora_weights.value),
     )
+    return LoraConfigRecord.model_validate(to_json(config))
 
 
 def describe_lora(
-    settings: LoraSettings, skeleton: "PreTrainedModel", base: BaseModelRecord, seed: int
+    config: LoraConfigRecord,
+    skeleton: "PreTrainedModel",
+    base: BaseModelRecord,
+    *,
+    adapter_name: str,
+    seed: int,
 ) -> LoraRecord:
-    """Resolve the configuration, and count what it selects and trains.
+    """Count what a resolved configuration selects and trains.
 
     Args:
-        settings: what the user set.
+        config: what `resolve_lora` returned.
         skeleton: the base on the meta device; it is changed.
         base: the loaded base's record.
+        adapter_name: the adapter's name in the model.
         seed: of the adapter's initial weights.
-
-    Raises:
-        UserError: a name matches nothing.
     """
-    config = resolve_lora(settings, skeleton, base.settings.task)
-    matches = match_targets(sorted(config.target_modules or ()), adaptable(skeleton))
+    matches = match_targets(list(config.target_modules), adaptable(skeleton))
     # Packed weights count fewer elements than the parameters they stand for.
     num_base = skeleton.num_parameters()
     num_trainable = count_trainable(config, skeleton)
     return LoraRecord(
         base=base,
-        adapter_name=settings.adapter_name,
+        adapter_name=adapter_name,
         seed=seed,
-        peft_config=to_json(config),
+        peft_config=config,
         matches=matches,
         num_trainable_parameters=num_trainable,
         num_total_parameters=num_base + num_trainable,
@@ -94,17 +104,17 @@ def describe_lora(
     )
 
 
-def to_json(config: "LoraConfig") -> dict[str, object]:
-    """Turn a LoRA configuration into JSON values, sets as sorted lists."""
-    fields = config.to_dict()
-    return {name: sorted(v) if isinstance(v, set) else v for name, v in fields.items()}
+def to_json(config: "PeftConfig") -> dict[str, Any]:
+    """Turn a configuration of PEFT into JSON values, sets as sorted lists."""
+    fields: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=sorted))
+    return fields
 
 
-def from_json(fields: Mapping[str, Any]) -> "LoraConfig":
-    """Rebuild the LoRA configuration that `to_json` wrote down."""
-    from peft import LoraConfig
+def build_config(record: PeftConfigRecord) -> "PeftConfig":
+    """Build PEFT's configuration, of whichever method, from its record."""
+    from peft import get_peft_config
 
-    return LoraConfig(**fields)
+    return get_peft_config(record.to_json())
 
 
 def match_targets(targets: list[str], modules: Iterable[str]) -> TargetMatches:
@@ -130,17 +140,17 @@ def adaptable(model: "PreTrainedModel") -> dict[str, object]:
     return {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
-def count_trainable(config: "LoraConfig", skeleton: "PreTrainedModel") -> int:
+def count_trainable(config: LoraConfigRecord, skeleton: "PreTrainedModel") -> int:
     """Count the parameters that would train, by injecting into the skeleton (which it changes)."""
     from peft import inject_adapter_in_model
 
-    probe = from_json({**to_json(config), "init_lora_weights": False})
+    probe = build_config(config.model_copy(update={"init_lora_weights": False}))
     skeleton.requires_grad_(requires_grad=False)
     model = inject_adapter_in_model(probe, skeleton)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def remarks(config: "LoraConfig", num_trainable: int, num_base: int) -> tuple[str, ...]:
+def remarks(config: LoraConfigRecord, num_trainable: int, num_base: int) -> tuple[str, ...]:
     """Say what is allowed but unusual, with its number."""
     said = []
     if config.r not in _USUAL_RANKS:
@@ -148,8 +158,10 @@ def remarks(config: "LoraConfig", num_trainable: int, num_base: int) -> tuple[st
     share = num_trainable / (num_base + num_trainable)
     if share > _USUAL_SHARE:
         said.append(f"{share:.2%} of all parameters train, above the usual 1 %")
-    if config.bias != "none":
-        said.append(f"bias={config.bias!r} trains base biases: disabling the adapter keeps them")
+    if config.bias is not Bias.NONE:
+        said.append(
+            f"bias={config.bias.value!r} trains base biases: disabling the adapter keeps them"
+        )
     return tuple(said)
 
 

@@ -17,11 +17,12 @@ from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.base.base_models import load_base, load_config, load_tokenizer
 from tasks.engine.base.license import license_of
-from tasks.engine.base.sources import BaseSource, find_base
+from tasks.engine.base.sources import find_base
 from tasks.engine.base.task_traits import traits_of
-from tasks.engine.whole_folders import check_new, whole_folder, write_manifest
+from tasks.engine.manifest import write_manifest
 from tasks.errors import VerificationError
-from tasks.records import FileRecord, MergedRecord, PackedGap
+from tasks.records import BaseSource, FileRecord, MergedRecord, PackedGap
+from tasks.runtime.atomic_files import atomic_folder, check_new
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +69,7 @@ def export_merged(
     saved_as = _saved_dtype(source, dtype)
     expected, expected_score = _with_adapter(adapter, source, score)
     log.info("merging, saving in %s ...", saved_as.value)
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         is_untied = _write_merged(adapter, source, partial, saved_as)
         log.info("reading it back ...")
         read_back = base.model_copy(

@@ -56,7 +56,7 @@ model.load_adapter("path/to/this/folder")
 | | |
 |---|---|
 | base | `{base.reference}` at `{base.revision or base.fingerprint}`, {base.dtype} |
-| rank, alpha, dropout | {config["r"]}, {config["lora_alpha"]:g}, {config["lora_dropout"]:g} |
+| rank, alpha, dropout | {config.r}, {config.lora_alpha:g}, {config.lora_dropout:g} |
 | adapted layers | {targets} |
 | trainable parameters | {trained.injected.num_trainable_parameters:,} ({share:.2%}) |
 | task | {base.settings.task.value} |

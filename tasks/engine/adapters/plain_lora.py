@@ -6,7 +6,9 @@ W' + s·B·A = W + s·(B·A - B0·A0), and [B, B0]·[A; -A0] is that difference 
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tasks.records import LoraConfigRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,30 +17,29 @@ ALTERS_BASE = ("pissa", "olora")
 
 
 def to_plain(
-    trained: dict[str, "Tensor"], initial: dict[str, "Tensor"], config: dict[str, Any]
-) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    trained: dict[str, "Tensor"], initial: dict[str, "Tensor"], config: LoraConfigRecord
+) -> tuple[dict[str, "Tensor"], LoraConfigRecord]:
     """Give weights and configuration that load into the unaltered base.
 
     Args:
         trained: the adapter's weights after training.
         initial: its weights before.
-        config: its `LoraConfig` as JSON values.
+        config: its configuration.
 
     Returns:
         Both unchanged where the initialisation left the base alone, else of rank 2r.
     """
-    if config["init_lora_weights"] not in ALTERS_BASE:
+    if config.init_lora_weights not in ALTERS_BASE:
         return trained, config
     weights = {key: _stacked(key, value, initial[key]) for key, value in trained.items()}
     # s = alpha/r, or alpha/sqrt(r) with rsLoRA, must stay what it was at twice the rank.
-    growth = math.sqrt(2) if config["use_rslora"] else 2
-    plain = {
-        **config,
-        "r": 2 * config["r"],
-        "lora_alpha": growth * config["lora_alpha"],
+    growth = math.sqrt(2) if config.use_rslora else 2
+    changes = {
+        "r": 2 * config.r,
+        "lora_alpha": growth * config.lora_alpha,
         "init_lora_weights": True,
     }
-    return weights, plain
+    return weights, config.model_copy(update=changes)
 
 
 def _stacked(key: str, trained: "Tensor", initial: "Tensor") -> "Tensor":

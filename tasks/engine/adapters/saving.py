@@ -18,9 +18,16 @@ from tasks.engine.adapters.injection import prepare_for_training, probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.adapters.plain_lora import ALTERS_BASE, to_plain
 from tasks.engine.base.base_models import load_base, load_tokenizer
-from tasks.engine.whole_folders import MANIFEST_FILE, whole_folder, write_manifest
+from tasks.engine.manifest import MANIFEST_FILE, write_manifest
 from tasks.errors import VerificationError
-from tasks.records import BaseModelRecord, FileRecord, SavedRecord, TrainedRecord
+from tasks.records import (
+    BaseModelRecord,
+    FileRecord,
+    LoraConfigRecord,
+    SavedRecord,
+    TrainedRecord,
+)
+from tasks.runtime.atomic_files import atomic_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +67,7 @@ def adapter_files(
         config=_filled_in(config, record.base),
         template=template,
         card=card,
-        is_converted=record.peft_config["init_lora_weights"] in ALTERS_BASE,
+        is_converted=record.peft_config.init_lora_weights in ALTERS_BASE,
     )
 
 
@@ -80,7 +87,7 @@ def save_adapter(
             gives other logits on a fresh base.
         AdapterflowError: the disk is full or the place is not writable.
     """
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         write_files(partial, files.weights, files.config, files.card)
         header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
         difference = _verify_round_trip(files, partial, live_logits)
@@ -102,9 +109,9 @@ def save_adapter(
     )
 
 
-def _filled_in(config: dict[str, Any], base: BaseModelRecord) -> dict[str, Any]:
+def _filled_in(config: LoraConfigRecord, base: BaseModelRecord) -> dict[str, Any]:
     return {
-        **config,
+        **config.to_json(),
         "base_model_name_or_path": base.reference,
         "revision": base.revision,
         "inference_mode": True,
@@ -134,7 +141,7 @@ def _facts(files: AdapterFiles) -> dict[str, object]:
             "dtype": base.dtype,
             "quantization": base.settings.quantization,
             "task": base.settings.task,
-            "labels": list(base.settings.labels),
+            "labels": list(base.labels),
         },
         "template": files.template,
         "tokenizer": tokenizer_identity(load_tokenizer(base.location, base.revision)),

@@ -6,13 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import BaseModelSettings, Dtype, Quantization, Task
+from tasks.config import Quantization, Task
 from tasks.engine.base.memory import give_back
-from tasks.engine.base.sources import BaseSource
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.failures import failure
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord
+from tasks.records import BaseModelRecord, BaseSource
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +96,7 @@ def end_ids(location: str, revision: str | None) -> tuple[int, ...]:
     return tuple(sorted({int(end) for end in ends if end is not None}))
 
 
-def load_config(source: BaseSource | BaseModelRecord) -> "PretrainedConfig":
+def load_config(source: BaseSource) -> "PretrainedConfig":
     """Load the base's configuration only, with what the task adds to it.
 
     Raises:
@@ -119,7 +118,7 @@ def load_config(source: BaseSource | BaseModelRecord) -> "PretrainedConfig":
     return config
 
 
-def _name_classes(config: "PretrainedConfig", source: BaseSource | BaseModelRecord) -> None:
+def _name_classes(config: "PretrainedConfig", source: BaseSource) -> None:
     """Write the classes into the configuration, and the padding token.
 
     Decoders with a classification head look for the last token that is not padding.
@@ -127,7 +126,7 @@ def _name_classes(config: "PretrainedConfig", source: BaseSource | BaseModelReco
     Raises:
         UserError: no classes are known.
     """
-    labels = source.settings.labels
+    labels = source.labels
     if not labels:
         raise UserError(
             f"base_model.labels is empty, but task {source.settings.task.value} needs the "
@@ -139,7 +138,7 @@ def _name_classes(config: "PretrainedConfig", source: BaseSource | BaseModelReco
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
-def load_skeleton(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
+def load_skeleton(source: BaseSource) -> "PreTrainedModel":
     """Build the base without weights (on the meta device), to look at its modules and sizes.
 
     Raises:
@@ -165,36 +164,6 @@ def device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def multiplies_bfloat16_fast() -> bool:
-    """Tell whether this hardware multiplies bfloat16 faster than float32.
-
-    A CPU without AMX or AVX512-BF16 emulates it, several times slower than float32.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    features = torch.cpu.get_capabilities()
-    return any(
-        features.get(name)
-        for name in (
-            "amx_bf16",
-            "amx_tile",
-            "avx512_bf16",
-        )
-    )
-
-
-def weight_dtype(settings: BaseModelSettings) -> "torch.dtype":
-    """Resolve the settings' type of the base's weights (for packed weights: of the computation)."""
-    import torch
-
-    if settings.dtype is not Dtype.AUTO:
-        dtype: torch.dtype = getattr(torch, settings.dtype.value)
-        return dtype
-    return torch.bfloat16 if multiplies_bfloat16_fast() else torch.float32
-
-
 def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
     """Compute as training does: what is float32 on a half-precision base multiplies in its type.
 
@@ -210,7 +179,7 @@ def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
     return torch.autocast(model.device.type, dtype=dtype)
 
 
-def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
+def load_base(source: BaseSource) -> "PreTrainedModel":
     """Load the base model onto the device, all of it frozen.
 
     Raises:
@@ -219,10 +188,11 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
         PassingError: the Hub can't be reached.
         AdapterflowError: the memory does not suffice.
     """
+    import torch
     from safetensors import SafetensorError
 
     settings = source.settings
-    dtype = _recorded_dtype(source)
+    dtype: torch.dtype = getattr(torch, source.dtype)
     give_back()  # a model that was thrown away, before this one takes its place
     try:
         with seeded(_HEAD_SEED):
@@ -253,16 +223,6 @@ def load_base(source: BaseSource | BaseModelRecord) -> "PreTrainedModel":
     return model  # type: ignore[no-any-return]
 
 
-def _recorded_dtype(source: BaseSource | BaseModelRecord) -> "torch.dtype":
-    """Give the type that was chosen once and for all: `auto` may differ on another machine."""
-    import torch
-
-    if isinstance(source, BaseSource):
-        return weight_dtype(source.settings)
-    dtype: torch.dtype = getattr(torch, source.dtype)
-    return dtype
-
-
 def _keep_layout(model: "PreTrainedModel") -> None:
     """Keep 4-bit weights in one layout.
 
@@ -286,7 +246,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _quantization_config(source: BaseSource | BaseModelRecord, dtype: "torch.dtype") -> Any:  # noqa: ANN401
+def _quantization_config(source: BaseSource, dtype: "torch.dtype") -> Any:  # noqa: ANN401
     from transformers import BitsAndBytesConfig
 
     settings = source.settings
@@ -308,14 +268,8 @@ def _quantization_config(source: BaseSource | BaseModelRecord, dtype: "torch.dty
 def describe_base(source: BaseSource, model: "PreTrainedModel") -> BaseModelRecord:
     """Record the loaded model: which one it is, and its size in parameters and bytes."""
     return BaseModelRecord(
-        settings=source.settings,
-        location=source.location,
-        revision=source.revision,
-        reference=source.reference,
-        fingerprint=source.fingerprint,
-        files=source.files,
+        **dict(source),
         architecture=type(model).__name__,
-        dtype=str(weight_dtype(source.settings)).removeprefix("torch."),
         num_parameters=model.num_parameters(),
         num_bytes=model.get_memory_footprint(),
     )

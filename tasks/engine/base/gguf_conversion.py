@@ -6,14 +6,13 @@ the converted folder takes one.
 
 import hashlib
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 
 from filelock import FileLock
 
 from tasks.errors import UserError
 from tasks.runtime import home
+from tasks.runtime.atomic_files import atomic_folder
 from tasks.runtime.code_identity import library_versions
 
 log = logging.getLogger(__name__)
@@ -40,10 +39,11 @@ def converted_folder(gguf: Path) -> Path:
 
     The folder is found by all that it is a function of: the GGUF file, the settings beside it that
     transformers reads, too, this code and the libraries that convert. It is written under a lock
-    to a temporary sibling and renamed into place, so a folder that exists is complete.
+    and atomically, so a folder that exists is complete.
 
     Raises:
         UserError: transformers cannot read the file.
+        UnwritableError: the disk is full, or the cache is not writable.
     """
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -53,7 +53,8 @@ def converted_folder(gguf: Path) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             log.info("converting %s to safetensors, once (about 20 s per 100 MB)", gguf.name)
-            _convert(gguf, folder)
+            with atomic_folder(folder) as partial:
+                _write_model(gguf, partial)
     return folder
 
 
@@ -66,16 +67,6 @@ def _made_by(gguf: Path) -> str:
         if file.is_file():
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        _write_model(gguf, temporary)
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_model(gguf: Path, folder: Path) -> None:

@@ -39,7 +39,6 @@ def download(name: str, revision: str | None, files: list[str], what: str) -> Pa
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
-        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -47,11 +46,6 @@ def download(name: str, revision: str | None, files: list[str], what: str) -> Pa
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
-    except HFValidationError:
-        raise UserError(
-            f"{name!r} is no Hub id (org/name), and there is no such folder here: "
-            f"give the {what}'s folder or Hub id"
-        ) from None
     except GatedRepoError:
         raise UserError(
             f"the {what} {name!r} is gated: accept its terms on the Hub and set HF_TOKEN"

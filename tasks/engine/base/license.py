@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from tasks.engine.base.sources import BaseSource
-from tasks.records import BaseModelRecord
+from tasks.records import BaseSource
 
 _FIELDS = ("license", "license_name", "license_link")
 """What the Hub reads; the last two where the licence is `other`."""
 
 
-def license_of(base: BaseSource | BaseModelRecord) -> dict[str, str]:
+def license_of(base: BaseSource) -> dict[str, str]:
     """Give the card's fields that tell the licence; empty where none is told."""
     from huggingface_hub import ModelCard, try_to_load_from_cache
 

@@ -5,58 +5,43 @@ names one model for good.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from tasks.config import BaseModelSettings
+from tasks.config.hub_ids import is_hub_id
 from tasks.config.likeness import nearest_file
 from tasks.engine.base import hub
 from tasks.engine.base.gguf_conversion import converted_folder
+from tasks.engine.base.weight_dtype import weight_dtype
 from tasks.errors import UserError
-from tasks.records import FileRecord
+from tasks.records import BaseSource, FileRecord
 from tasks.runtime.folder_links import refuse_links_out
 
 
-@dataclass(frozen=True)
-class BaseSource:
-    """A base model that was found: what to hand to `from_pretrained`, and how it is known."""
-
-    settings: BaseModelSettings
-    location: str
-    """A local folder, or a Hub id together with `revision`."""
-    revision: str | None
-    reference: str
-    """The base's name for other machines; a local path only where no Hub id is known."""
-    fingerprint: str
-    files: tuple[FileRecord, ...] = ()
-    """The weight files of a local base."""
-
-    def sha256(self) -> str:
-        """Hash what the base is, its configuration included, which the fingerprint is not of."""
-        file = Path(self.location) / "config.json"
-        # A Hub id's fingerprint is its commit, which covers all of its files.
-        configuration = file.read_bytes() if file.is_file() else b""
-        return hashlib.sha256(self.fingerprint.encode() + b"\0" + configuration).hexdigest()
-
-
-def find_base(settings: BaseModelSettings) -> BaseSource:
+def find_base(settings: BaseModelSettings, labels: Sequence[str] | None = None) -> BaseSource:
     """Find the base model and fix which one it is, without loading it.
 
     A GGUF file is converted to safetensors the first time (once per content).
+
+    Args:
+        settings: what the user set.
+        labels: the classes, in the order of the model's outputs; the settings' unless given.
 
     Raises:
         UserError: there is no such model, revision, folder, file or package, or a link leads out of
             the folder.
         PassingError: the Hub can't be reached.
     """
+    classes = tuple(settings.labels if labels is None else labels)
     path = Path(settings.source).expanduser()
     if settings.source.startswith("package:"):
         packaged = _packaged(settings.source.removeprefix("package:"))
         is_folder = packaged.is_dir()
-        return (_from_folder if is_folder else _from_gguf)(settings, packaged)
+        return (_from_folder if is_folder else _from_gguf)(settings, classes, packaged)
     if path.suffix == ".gguf":
-        return _from_gguf(settings, path)
+        return _from_gguf(settings, classes, path)
     if path.is_dir():
         if settings.revision:
             raise UserError(
@@ -64,10 +49,18 @@ def find_base(settings: BaseModelSettings) -> BaseSource:
                 "here, not a Hub id; remove revision"
             )
         refuse_links_out(path, f"base_model.source {path}")
-        return _from_folder(settings, path.resolve())
-    if settings.source.count("/") == 1 and not settings.source.startswith((".", "~", "/")):
-        return _from_hub(settings)
+        return _from_folder(settings, classes, path.resolve())
+    if is_hub_id(settings.source):
+        return _from_hub(settings, classes)
     raise _no_such_path(path)
+
+
+def base_sha256(source: BaseSource) -> str:
+    """Hash what the base is, its configuration included, which the fingerprint is not of."""
+    file = Path(source.location) / "config.json"
+    # A Hub id's fingerprint is its commit, which covers all of its files.
+    configuration = file.read_bytes() if file.is_file() else b""
+    return hashlib.sha256(source.fingerprint.encode() + b"\0" + configuration).hexdigest()
 
 
 def _no_such_path(path: Path) -> UserError:
@@ -99,14 +92,13 @@ def _packaged(name: str) -> Path:
     return found[0]
 
 
-def _from_gguf(settings: BaseModelSettings, path: Path) -> BaseSource:
+def _from_gguf(settings: BaseModelSettings, labels: tuple[str, ...], path: Path) -> BaseSource:
     if not path.is_file():
         raise _no_such_path(path)
-    folder = converted_folder(path)
-    return _from_folder(settings, folder)
+    return _from_folder(settings, labels, converted_folder(path))
 
 
-def _from_folder(settings: BaseModelSettings, folder: Path) -> BaseSource:
+def _from_folder(settings: BaseModelSettings, labels: tuple[str, ...], folder: Path) -> BaseSource:
     if not (folder / "config.json").is_file():
         has = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         if (folder / "adapter_config.json").is_file():
@@ -115,12 +107,14 @@ def _from_folder(settings: BaseModelSettings, folder: Path) -> BaseSource:
     _check_plain(folder, str(folder))
     files = _weight_files(folder)
     return BaseSource(
-        settings,
+        settings=settings,
+        labels=labels,
         location=str(folder),
         revision=None,
         reference=settings.hub_id or str(folder),
         fingerprint=_fingerprint(files),
         files=files,
+        dtype=weight_dtype(settings),
     )
 
 
@@ -148,7 +142,7 @@ def _fingerprint(files: tuple[FileRecord, ...]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _from_hub(settings: BaseModelSettings) -> BaseSource:
+def _from_hub(settings: BaseModelSettings, labels: tuple[str, ...]) -> BaseSource:
     name, revision = settings.source, settings.revision
     # The snapshot folder is named by the commit; its small files are enough to learn it.
     small = ["config.json", "adapter_config.json", "README.md"]
@@ -157,4 +151,13 @@ def _from_hub(settings: BaseModelSettings) -> BaseSource:
         raise UserError(f"{name!r} on the Hub has no config.json: it is no Transformers model")
     _check_plain(snapshot, name)
     commit = snapshot.name
-    return BaseSource(settings, name, commit, name, f"commit:{commit}")
+    return BaseSource(
+        settings=settings,
+        labels=labels,
+        location=name,
+        revision=commit,
+        reference=name,
+        fingerprint=f"commit:{commit}",
+        files=(),
+        dtype=weight_dtype(settings),
+    )

@@ -5,7 +5,6 @@ place in the sequence), without any error. So packing is tried on two rows first
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from tasks.engine.batching.loss import can_chunk, labelled_logits
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import row_lengths
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, shared_prefix_length
+from tasks.engine.eval_mode import eval_mode
 from tasks.engine.failures import is_of_the_memory
 from tasks.engine.kernels.adapter_layers import num_unfused
 from tasks.engine.kernels.row_attention import attending_by_row
@@ -73,7 +73,7 @@ def choose_batching(
     padded = PaddedBatches(data.renderer.tokenizer.pad_token_id or 0, _ALL)
     [plain] = (_on_device(part, model) for part in padded(probe)["parts"])
     expected = _logits(model, plain)
-    with _evaluating(model):
+    with eval_mode(model):
         in_chunks = can_chunk(model, plain, expected)
     remarks = tuple(_unaltered(model, in_chunks=in_chunks))
     fallback = BatchingChoice(Batching.PADDED, tokens, loss_in_chunks=in_chunks, remarks=remarks)
@@ -159,7 +159,7 @@ def _why_not_packed(model: "PreTrainedModel", packed: Part, expected: "Tensor") 
 def _logits(model: "PreTrainedModel", part: Part) -> "Tensor":
     import torch
 
-    with _evaluating(model), torch.no_grad(), mixed_precision(model):
+    with eval_mode(model), torch.no_grad(), mixed_precision(model):
         return labelled_logits(model, part)
 
 
@@ -170,14 +170,3 @@ def _by_row(logits: "Tensor", part: Part) -> "Tensor":
 
 def _on_device(part: Part, model: "PreTrainedModel") -> Part:
     return {name: tensor.to(model.device) for name, tensor in part.items()}
-
-
-@contextmanager
-def _evaluating(model: "PreTrainedModel") -> Iterator[None]:
-    """Switch dropout off, without which no two passes compare."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

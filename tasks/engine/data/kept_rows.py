@@ -21,8 +21,8 @@ from tasks.engine.data.lazy_sequence import LazySequence
 from tasks.engine.data.row_formats import BadRowError, Example, read_example
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.unread_columns import count_unread
-from tasks.engine.whole_folders import writing
 from tasks.errors import UserError
+from tasks.runtime.atomic_files import writing
 
 
 class KeptRows:

@@ -11,7 +11,6 @@ equal files, byte by byte.
 """
 
 import json
-import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -24,7 +23,7 @@ import numpy as np
 from tasks.engine.data.lazy_sequence import LazySequence
 from tasks.engine.data.row_formats import Example, Message
 from tasks.engine.data.tokenization import IGNORED, Tokenized, TokenizedRow
-from tasks.engine.whole_folders import writing
+from tasks.runtime.atomic_files import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -204,21 +203,11 @@ def _schema() -> "pa.Schema":
 
 @contextmanager
 def _new_file(file: Path) -> "Iterator[Any]":
-    """Give what writes rows to a sibling, which takes the file's place once all are on the disk."""
+    """Yield what writes rows; the file is there once all of them are on the disk."""
     import pyarrow as pa
 
-    new = file.with_name(f".{file.name}.new")
-    try:
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with new.open("wb") as opened:
-                with pa.ipc.new_file(opened, _schema()) as writer:
-                    yield lambda part: writer.write_batch(part.batch())
-                opened.flush()
-                os.fsync(opened.fileno())
-            new.replace(file)
-    finally:
-        new.unlink(missing_ok=True)
+    with atomic_file(file) as sibling, pa.ipc.new_file(sibling, _schema()) as writer:
+        yield lambda part: writer.write_batch(part.batch())
 
 
 def _written(example: Example) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import rms_norm, silu
 
 from tasks.engine.base.base_models import mixed_precision
+from tasks.engine.eval_mode import eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,10 +69,8 @@ def _probe(size: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def _agree(module: torch.nn.Module, forward: _Forward, probe: torch.Tensor) -> bool:
-    was_training = module.training
-    module.eval()  # no dropout
-    expected, given = module(probe), forward(probe)
-    module.train(was_training)
+    with eval_mode(module):
+        expected, given = module(probe), forward(probe)
     low = expected.dtype in {torch.bfloat16, torch.float16}
     tolerance = _TOLERANCE_LOW_PRECISION if low else _TOLERANCE
     return bool((given - expected).norm() <= tolerance * expected.norm())

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tasks.config import DataSettings, Task, TrainingSettings
 from tasks.engine.base.base_models import mixed_precision
-from tasks.engine.base.sources import BaseSource
 from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Batches, Part
 from tasks.engine.data.examples import Split
@@ -16,7 +15,7 @@ from tasks.engine.data.row_formats import Example
 from tasks.engine.data.tokenization import Tokenized, TokenizedRow, tokenize_split
 from tasks.engine.objectives.generation import Generating
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, TrainingPlan
+from tasks.records import BaseSource, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +37,7 @@ class CausalLM(Generating):
         split: Split,
         renderer: Renderer,
         settings: DataSettings,
-        base: BaseSource | BaseModelRecord,  # noqa: ARG002
+        base: BaseSource,  # noqa: ARG002
     ) -> Iterator[Tokenized]:
         """Return each row's tokens, with labels where the loss is."""
         return tokenize_split(split, renderer, settings)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.engine.base.base_models import mixed_precision
 from tasks.engine.batching.batches import Batches, Part
 from tasks.engine.batching.padded_rows import LabelledBatches, Padding, longest_input, model_inputs
+from tasks.engine.eval_mode import eval_mode
 from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
@@ -73,7 +74,6 @@ def guesses(
 
     limit = longest_input(tokenizer, model.config)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    model.eval()
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         inputs = tokenizer(
@@ -86,7 +86,7 @@ def guesses(
             return_offsets_mapping=True,
         )
         offsets = inputs.pop("offset_mapping").tolist()
-        with torch.inference_mode(), mixed_precision(model):
+        with eval_mode(model), torch.inference_mode(), mixed_precision(model):
             logits = model(**model_inputs(inputs.to(model.device))).logits
         best = logits.float().softmax(dim=-1).max(dim=-1)
         lines = zip(indices, best.indices.tolist(), best.values.tolist(), offsets, strict=True)

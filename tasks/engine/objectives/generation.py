@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tasks.engine.data.json_values import parse_answer, same_json
 from tasks.engine.data.prompts import Prompt
+from tasks.engine.eval_mode import eval_mode
 from tasks.engine.objectives.objective import Answer
 
 if TYPE_CHECKING:
@@ -109,8 +110,7 @@ def _answer_batch(
         eos_token_id=_end_tokens(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.eval()
-    with torch.inference_mode(), _contiguous_head(model):
+    with eval_mode(model), torch.inference_mode(), _contiguous_head(model):
         output: torch.Tensor = model.generate(  # type: ignore[operator]
             **inputs, generation_config=greedy
         )

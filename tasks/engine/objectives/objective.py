@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from tasks.engine.base.sources import BaseSource
     from tasks.engine.batching.batches import Batches, Part
     from tasks.engine.batching.choice import BatchingChoice
     from tasks.engine.data.examples import Split
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.engine.data.rendering import Renderer
     from tasks.engine.data.row_formats import Example
     from tasks.engine.data.tokenization import Tokenized, TokenizedRow
-    from tasks.records import BaseModelRecord, TrainingPlan
+    from tasks.records import BaseSource, TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Objective(Protocol):
         split: "Split",
         renderer: "Renderer",
         settings: DataSettings,
-        base: "BaseSource | BaseModelRecord",
+        base: "BaseSource",
     ) -> "Iterator[Tokenized]":
         """Turn the examples of a split into tokens and what is learnt of them, one by one.
 

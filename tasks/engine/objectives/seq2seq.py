@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tasks.config import DataSettings, LossOn, Task
 from tasks.engine.base.base_models import load_config, mixed_precision
-from tasks.engine.base.sources import BaseSource
 from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Batch, Batches, Part, Row, as_batch, cut
 from tasks.engine.batching.padded_rows import Padding, longest_input, model_inputs, padded_part
@@ -17,7 +16,7 @@ from tasks.engine.data.row_formats import Example
 from tasks.engine.data.tokenization import Tokenized, TokenizedRow, naming
 from tasks.engine.objectives.generation import Generating
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, TrainingPlan
+from tasks.records import BaseSource, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +74,7 @@ class Seq2Seq(Generating, Padding):
         split: Split,
         renderer: Renderer,
         settings: DataSettings,
-        base: BaseSource | BaseModelRecord,
+        base: BaseSource,
     ) -> Iterator[Tokenized]:
         """Return the tokens of each prompt and of its answer, both cut where they are too many.
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tasks.config import DataSettings, Task
 from tasks.engine.base.base_models import load_config
-from tasks.engine.base.sources import BaseSource
 from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Part
 from tasks.engine.batching.padded_rows import longest_input
@@ -19,7 +18,7 @@ from tasks.engine.data.tokenization import Tokenized, TokenizedRow, some_at_once
 from tasks.engine.objectives.classes import Classifying, class_logits, class_scores, guesses
 from tasks.engine.objectives.objective import Answer
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, TrainingPlan
+from tasks.records import BaseSource, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,12 +48,12 @@ class SequenceClassification(Classifying):
         split: Split,
         renderer: Renderer,
         settings: DataSettings,
-        base: BaseSource | BaseModelRecord,
+        base: BaseSource,
     ) -> Iterator[Tokenized]:
         """Return each text's tokens, cut at the end where they are too many, and its class."""
         tokenizer = renderer.tokenizer
         limit = min(settings.max_length, longest_input(tokenizer, load_config(base)))
-        number = {label: index for index, label in enumerate(base.settings.labels)}
+        number = {label: index for index, label in enumerate(base.labels)}
         for examples in some_at_once(split.examples):
             texts = [example.text or "" for example in examples]
             ids = tokenizer(texts, truncation=True, max_length=limit)["input_ids"]

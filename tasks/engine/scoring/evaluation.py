@@ -11,6 +11,7 @@ from tasks.engine.base.base_models import end_ids
 from tasks.engine.batching.batches import as_items
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow
+from tasks.engine.eval_mode import eval_mode
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.scoring.held_out import HeldOut
 from tasks.engine.scoring.model_scores import ModelScores, RowScores
@@ -107,12 +108,11 @@ def row_losses(
     # The order in which parts have them, which a stable sort keeps.
     order = sorted(range(len(items)), key=lambda index: batches.length(items[index]), reverse=True)
     found: list[tuple[float, int]] = []
-    model.eval()
     for start in range(0, len(order), batch_size):
         batch = batches([items[index] for index in order[start : start + batch_size]])
         for part in batch["parts"]:
             here = {key: value.to(model.device) for key, value in part.items()}
-            with torch.inference_mode():
+            with eval_mode(model), torch.inference_mode():
                 nats = task.label_nats(model, here)
             counts = (here["labels"] != IGNORED).sum(dim=1).tolist()
             found += zip(nats.sum(dim=1).tolist(), counts, strict=True)

@@ -15,7 +15,6 @@ from tasks.config import (
 )
 from tasks.config.reading import missing_file
 from tasks.engine.base.base_models import load_config
-from tasks.engine.base.sources import BaseSource
 from tasks.engine.data.examples import Split
 from tasks.engine.data.rendering import Rendered, Renderer
 from tasks.engine.data.row_formats import Example
@@ -25,7 +24,7 @@ from tasks.engine.objectives.registry import objective_of
 from tasks.engine.scoring.exact_match import read_answered
 from tasks.engine.scoring.row_metrics import RowMetric, resolve_kind, row_metrics
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, FileRecord
+from tasks.records import BaseSource, FileRecord
 from tasks.runtime import home
 
 _KINDS = {RowFormat.LABELLED: AnswerKind.LABELS, RowFormat.TAGGED: AnswerKind.TAGS}
@@ -62,9 +61,7 @@ class HeldOut:
         """The expected answers."""
         return [example.answer for example in self.examples]
 
-    def tokenized(
-        self, renderer: Renderer, base: BaseSource | BaseModelRecord
-    ) -> Sequence[TokenizedRow]:
+    def tokenized(self, renderer: Renderer, base: BaseSource) -> Sequence[TokenizedRow]:
         """Tokenise the rows as in training, but for labels on what is answered alone.
 
         Raises:
@@ -88,7 +85,7 @@ class HeldOut:
             UserError: as `tokenized`, or a row is of another class than the model's, or a prompt
                 and its answer are more than the model takes.
         """
-        self._check_classes(base.settings.labels)
+        self._check_classes(base.labels)
         self.tokenized(renderer, base)
         limit = getattr(load_config(base).get_text_config(), "max_position_embeddings", None)
         if not limit or not self.task.traits.generates:  # what is classified is cut, as in training

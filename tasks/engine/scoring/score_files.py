@@ -8,10 +8,11 @@ from tasks.config import AnswerKind
 from tasks.engine.scoring.held_out import HeldOut
 from tasks.engine.scoring.model_scores import ModelScores, RowScores
 from tasks.records import FileRecord
+from tasks.runtime.atomic_files import write_atomically
 
 
 def write_scores(held_out: HeldOut, scores: Mapping[str, ModelScores], file: Path) -> FileRecord:
-    """Write the models' scores, whole or not at all."""
+    """Write the models' scores, atomically."""
     lines = []
     for index, example in enumerate(held_out.examples):
         line = {
@@ -21,10 +22,7 @@ def write_scores(held_out: HeldOut, scores: Mapping[str, ModelScores], file: Pat
             "models": {name: one.rows[index].model_dump() for name, one in scores.items()},
         }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f".{file.name}.new")
-    new.write_text("".join(lines), encoding="utf-8")
-    new.replace(file)
+    write_atomically(file, "".join(lines))
     return FileRecord.of(file)
 
 

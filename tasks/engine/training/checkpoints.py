@@ -7,7 +7,6 @@ written (or removed) when the process died, and counts as absent.
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tasks.engine.whole_folders import writing
 from tasks.records import FileRecord, Record, TrainingPlan
+from tasks.runtime.atomic_files import sync, write_atomically, writing
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +60,7 @@ class Checkpoints:
 
     def keep_plan(self, plan: TrainingPlan) -> None:
         """Keep the plan for later tries."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / _PLAN, plan.model_dump_json(indent=2))
+        write_atomically(self.folder / _PLAN, plan.model_dump_json(indent=2))
 
     def newest(self) -> Path | None:
         """Give the newest whole checkpoint; what is not whole is removed."""
@@ -77,7 +75,7 @@ class Checkpoints:
         """Say that a step's checkpoint is whole once it is written; it survives a loss of power.
 
         Raises:
-            AdapterflowError: the disk is full, or the place is not writable.
+            UnwritableError: the disk is full, or the place is not writable.
         """
         checkpoint = self.folder / f"{PREFIX}{step}"
         try:
@@ -91,9 +89,9 @@ class Checkpoints:
     def _complete(self, checkpoint: Path, kept: Kept) -> None:
         files = sorted(path for path in checkpoint.iterdir() if path.name != _MANIFEST)
         for file in files:
-            _sync(file)
+            sync(file)
         manifest = _Manifest(kept=kept, files=tuple(FileRecord.of(file) for file in files))
-        _write(checkpoint / _MANIFEST, manifest.model_dump_json(indent=2))
+        write_atomically(checkpoint / _MANIFEST, manifest.model_dump_json(indent=2))
 
     def prune(self, keep: int, best_step: int | None) -> None:
         """Remove all but the newest ones, so that `keep` are left with the best one among them."""
@@ -128,19 +126,3 @@ def _is_whole(checkpoint: Path) -> bool:
         file.model_copy(update={"path": checkpoint / file.path.name}).is_intact()
         for file in manifest.files
     )
-
-
-def _write(file: Path, text: str) -> None:
-    new = file.with_name(f".{file.name}.partial")
-    new.write_text(text, encoding="utf-8")
-    _sync(new)
-    new.replace(file)
-    _sync(file.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

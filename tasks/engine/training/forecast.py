@@ -16,12 +16,11 @@ from statistics import median
 from tasks.config import Batching, TrainAdapterConfig
 from tasks.engine.adapters import lora
 from tasks.engine.base import base_models
-from tasks.engine.base.sources import BaseSource
 from tasks.engine.batching.row_order import row_order
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import row_lengths
 from tasks.engine.data.tokenization import shared_prefix_length
-from tasks.records import DataRecord, Record
+from tasks.records import BaseSource, DataRecord, LoraConfigRecord, Record
 from tasks.runtime.measuring import measured
 
 # Enough for the memory to reach its peak, and for one slow step not to count.
@@ -73,7 +72,12 @@ class Forecast(Record):
 
 
 def forecast(
-    config: TrainAdapterConfig, source: BaseSource, data: PreparedData, *, with_probe: bool
+    config: TrainAdapterConfig,
+    source: BaseSource,
+    lora_config: LoraConfigRecord,
+    data: PreparedData,
+    *,
+    with_probe: bool,
 ) -> Forecast:
     """Return what training as configured will take, on inputs that were checked.
 
@@ -82,8 +86,7 @@ def forecast(
     """
     skeleton = base_models.load_skeleton(source)
     num_base = skeleton.num_parameters()
-    config_of_lora = lora.resolve_lora(config.lora, skeleton, config.base_model.task)
-    num_trainable = lora.count_trainable(config_of_lora, skeleton)
+    num_trainable = lora.count_trainable(lora_config, skeleton)
     training = config.training
     rows_per_step = training.batch_size * training.gradient_accumulation_steps
     steps_per_pass = math.ceil(len(data.train.rows) / rows_per_step)
@@ -91,7 +94,7 @@ def forecast(
     every = training.eval_steps or steps_per_pass
     return Forecast(
         base=source.reference,
-        dtype=str(base_models.weight_dtype(config.base_model)).removeprefix("torch."),
+        dtype=source.dtype,
         quantization=config.base_model.quantization.value,
         task=config.base_model.task.value,
         num_total_parameters=num_base + num_trainable,
@@ -100,11 +103,16 @@ def forecast(
         num_steps=num_steps,
         num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
         rows_per_step=rows_per_step,
-        probe=_probe(config, source, data) if with_probe else None,
+        probe=_probe(config, source, lora_config, data) if with_probe else None,
     )
 
 
-def _probe(config: TrainAdapterConfig, source: BaseSource, data: PreparedData) -> Probe:
+def _probe(
+    config: TrainAdapterConfig,
+    source: BaseSource,
+    lora_config: LoraConfigRecord,
+    data: PreparedData,
+) -> Probe:
     from tasks.engine.adapters.injection import inject
     from tasks.engine.training.callbacks import TrainingProgress
     from tasks.engine.training.training import train
@@ -127,7 +135,11 @@ def _probe(config: TrainAdapterConfig, source: BaseSource, data: PreparedData) -
         model = base_models.load_base(source)
         base = base_models.describe_base(source, model)
         record = lora.describe_lora(
-            config.lora, base_models.load_skeleton(source), base, config.seed
+            lora_config,
+            base_models.load_skeleton(source),
+            base,
+            adapter_name=config.lora.adapter_name,
+            seed=config.seed,
         )
         injected = inject(model, record, Path(folder) / "initial.safetensors")
         trained = train(

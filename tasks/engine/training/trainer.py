@@ -5,8 +5,8 @@ resumes and when it goes back to the best one. Here a checkpoint holds the adapt
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from tasks.engine.adapters import adapter_state
 from tasks.engine.batching.batches import Batch, Part, as_item
 from tasks.engine.batching.row_order import RowOrder
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow
+from tasks.engine.eval_mode import eval_mode
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
 from tasks.engine.kernels.lean_layers import lean_layers
 from tasks.engine.kernels.row_attention import attending_by_row
@@ -168,7 +169,7 @@ class AdapterTrainer(Trainer):
         loss, num_labels = 0.0, 0
         expected: list[list[int]] = []
         predicted: list[list[int]] = []
-        with _eval_mode(self.model), torch.no_grad():
+        with eval_mode(self.model), torch.no_grad():
             for batch in self.get_eval_dataloader(eval_dataset):
                 for part in self._prepare_inputs(batch)["parts"]:
                     with self.compute_loss_context_manager():
@@ -214,13 +215,3 @@ def _labelled(values: torch.Tensor, part: Part) -> list[list[int]]:
     """Give each line's values where it has labels."""
     lines = zip(values, part["labels"], strict=True)
     return [line[labels != IGNORED].tolist() for line, labels in lines]
-
-
-@contextmanager
-def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from pydantic import ValidationError
 
 from tasks.records import Record, RunRecord
+from tasks.runtime.atomic_files import atomic_file, write_atomically
 
 UNREADABLE = "unreadable"
 _HEAD_BYTES = 80
@@ -54,7 +55,7 @@ class Journal:
     def open(self, run: RunRecord) -> None:
         """Make the journal if there is none, and remember which run it belongs to."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self._run_file, run.model_dump_json())
+        write_atomically(self._run_file, run.model_dump_json())
 
     def is_open(self) -> bool:
         """Tell whether there is a journal; a discarded run has none."""
@@ -123,7 +124,7 @@ class Journal:
 
     @position.setter
     def position(self, position: Position) -> None:
-        _write(self._position_file, position.model_dump_json())
+        write_atomically(self._position_file, position.model_dump_json())
 
     def keep(self, source: Path, key: str) -> str:
         """Keep a file, or a folder's files, for the upload; give the place within `folder`.
@@ -186,22 +187,11 @@ def _cut_half_line(descriptor: int) -> None:
     os.ftruncate(descriptor, content.rfind(b"\n") + 1)
 
 
-def _write(file: Path, text: str) -> None:
-    new = file.with_name(f"{file.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(file)
-
-
 def _put(source: Path, target: Path, *, link: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.with_name(f"{target.name}.new")
-    new.unlink(missing_ok=True)
-    try:
-        if not link:
-            raise OSError  # noqa: TRY301 - as where links are not possible
-        os.link(source, new)
-    except OSError:
-        shutil.copy2(source, new)
-    new.replace(target)
-    # Renaming a link over another link of the same file does nothing (rename(2)).
-    new.unlink(missing_ok=True)
+    with atomic_file(target) as sibling:
+        try:
+            if not link:
+                raise OSError  # noqa: TRY301 - as where links are not possible
+            os.link(source, sibling)
+        except OSError:
+            shutil.copy2(source, sibling)

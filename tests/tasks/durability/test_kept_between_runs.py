@@ -18,7 +18,7 @@ from tasks.validate_inputs import check_inputs
 
 def inputs(config: TrainAdapterConfig, folder: Path) -> str:
     """Return what a run of the configuration is found by."""
-    _, data = check_inputs(config, folder)
+    data = check_inputs(config, folder).data
     return fingerprint(config, data.record)
 
 

@@ -16,7 +16,7 @@ from plain_adapters import lora_folder
 from tiny_models import tiny_adapter, tiny_llama
 from transformers import AutoTokenizer
 
-from tasks.config import AdapterSettings, BaseModelSettings, TrackingSettings
+from tasks.config import AdapterSettings, BaseModelSettings, Dtype, TrackingSettings
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.prompts import Prompt
@@ -53,14 +53,8 @@ def saved(base: Path, tmp_path_factory: pytest.TempPathFactory) -> SavedRecord:
     return SavedRecord(
         template="chat",
         base=BaseModelRecord(
-            settings=BaseModelSettings(source=str(base)),
-            location=str(base),
-            revision=None,
-            reference=str(base),
-            fingerprint=find_base(BaseModelSettings(source=str(base))).fingerprint,
-            files=(),
+            **dict(find_base(BaseModelSettings(source=str(base), dtype=Dtype.FLOAT32))),
             architecture="LlamaForCausalLM",
-            dtype="float32",
             num_parameters=0,
             num_bytes=0,
         ),

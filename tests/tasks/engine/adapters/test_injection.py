@@ -189,7 +189,7 @@ def test_an_adapter_that_changes_the_model_is_found_out(
     """A fresh adapter with weights in B fails the proof."""
     model, base = loaded(tiny_base)
     record = configured(base)
-    random = record.peft_config | {"init_lora_weights": False}
+    random = record.peft_config.model_copy(update={"init_lora_weights": False})
     with pytest.raises(VerificationError, match="the fresh adapter changes logits by"):
         inject(model, record.model_copy(update={"peft_config": random}), tmp_path / "a")
 

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from engine_steps import configured, gpt2_base, loaded, qwen2_base
+from peft import LoraConfig
 
 from tasks.config import BaseModelSettings, LoraSettings, TrainAdapterConfig
 from tasks.engine.adapters import lora
 from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.sources import find_base
 from tasks.errors import UserError
-from tasks.records import LoraRecord
+from tasks.records import LoraConfigRecord, LoraRecord
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import PreTrainedModel
 
 LLAMA_LINEAR = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
@@ -31,7 +31,7 @@ def settings(**given: object) -> LoraSettings:
     return LoraSettings.model_validate(given)
 
 
-def resolve(folder: Path, **given: object) -> "LoraConfig":
+def resolve(folder: Path, **given: object) -> LoraConfigRecord:
     """Resolve settings for the model in a folder."""
     return lora.resolve_lora(settings(**given), skeleton(folder))
 
@@ -69,7 +69,7 @@ def test_targets_are_written_out(
     """The record names every adapted layer, however it was asked for."""
     record = described(tiny_base, target_modules=wanted)
 
-    assert record.peft_config["target_modules"] == resolved
+    assert list(record.peft_config.target_modules) == resolved
     assert record.matches.per_target == dict.fromkeys(resolved, 2)
     assert record.matches.per_layer == {"0": len(resolved), "1": len(resolved)}
 
@@ -77,14 +77,14 @@ def test_targets_are_written_out(
 def test_all_linear_leaves_out_the_output_layer(tiny_base: Path, tmp_path: Path) -> None:
     """`all-linear` never adapts the layer that gives the logits, tied to the embeddings or not."""
     for folder in (tiny_base, qwen2_base(tmp_path / "qwen2")):
-        assert resolve(folder, target_modules="all-linear").target_modules == set(LLAMA_LINEAR)
+        assert resolve(folder, target_modules="all-linear").target_modules == tuple(LLAMA_LINEAR)
 
 
 def test_gpt2_is_adapted_in_its_conv1d(tmp_path: Path) -> None:
     """GPT-2's linear layers are found although they are no `nn.Linear`."""
     folder = gpt2_base(tmp_path)
 
-    assert resolve(folder).target_modules == {"c_attn"}
+    assert resolve(folder).target_modules == ("c_attn",)
     everything = described(folder, target_modules="all-linear")
     # c_proj is one name for two layers: the attention's and the feed-forward's.
     assert everything.matches.per_target == {"c_attn": 2, "c_fc": 2, "c_proj": 4}
@@ -136,7 +136,7 @@ def test_no_target_is_an_error(tiny_base: Path) -> None:
 def test_modules_to_save_must_exist(tiny_base: Path) -> None:
     """A misspelt module to train whole is refused with the nearest name."""
     assert "did you mean lm_head?" in refusal(tiny_base, modules_to_save=["lm_heads"])
-    assert resolve(tiny_base, modules_to_save=["lm_head"]).modules_to_save == ["lm_head"]
+    assert resolve(tiny_base, modules_to_save=["lm_head"]).modules_to_save == ("lm_head",)
 
 
 def test_a_module_is_adapted_or_trained_whole(tiny_base: Path) -> None:
@@ -209,7 +209,25 @@ def test_a_configuration_survives_json(tiny_base: Path, given: dict[str, object]
     record = described(tiny_base, **given)
     again = LoraRecord.model_validate_json(record.model_dump_json())
 
-    assert lora.from_json(again.peft_config) == resolve(tiny_base, **given)
+    assert again.peft_config == resolve(tiny_base, **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"rank_pattern": {"q_proj": 2}, "layers_to_transform": [1]},
+        {"init_lora_weights": "gaussian", "lora_alpha": 8.5, "use_rslora": True, "bias": "all"},
+        {"modules_to_save": ["lm_head"], "trainable_token_indices": [3], "lora_bias": True},
+    ],
+    ids=str,
+)
+def test_no_field_of_peft_is_lost(given: dict[str, object]) -> None:
+    """What PEFT's configuration has beyond the declared fields is in the record, and is built."""
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["v_proj", "q_proj"], **given)
+    record = LoraConfigRecord.model_validate(lora.to_json(config))
+    again = LoraConfigRecord.model_validate_json(record.model_dump_json())
+    assert lora.build_config(again) == config
 
 
 @pytest.mark.parametrize("given", VARIANTS[:6], ids=str)
@@ -217,8 +235,8 @@ def test_a_choice_reaches_the_configuration(tiny_base: Path, given: dict[str, ob
     """Each variant that is set is in PEFT's configuration, and is not there otherwise."""
     ((name, value),) = given.items()
 
-    assert getattr(resolve(tiny_base, **given), name) == value
-    assert getattr(resolve(tiny_base), name) != value
+    assert resolve(tiny_base, **given).to_json()[name] == value
+    assert resolve(tiny_base).to_json()[name] != value
 
 
 def test_a_skeleton_costs_no_memory(tiny_base: Path) -> None:

@@ -17,6 +17,7 @@ from tasks.engine.base.base_models import load_base, load_config, load_skeleton,
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.tokenization import IGNORED
 from tasks.errors import UserError
+from tasks.records import BaseSource
 
 
 def settings(folder: Path, **more: object) -> BaseModelSettings:
@@ -49,12 +50,28 @@ def test_automatic_type_is_what_the_hardware_is_fast_at(
 ) -> None:
     """`auto` takes bfloat16 only where it is multiplied fast."""
     monkeypatch.setattr(
-        "tasks.engine.base.base_models.multiplies_bfloat16_fast", lambda: hardware == "fast"
+        "tasks.engine.base.weight_dtype.multiplies_bfloat16_fast", lambda: hardware == "fast"
     )
     model, record = loaded(tiny_base, settings(tiny_base, dtype="auto"))
 
     assert model.dtype == dtype
     assert record.dtype == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    "loads", [find_base, lambda wanted: loaded(Path(wanted.source), wanted)[1]]
+)
+def test_the_automatic_type_is_chosen_once(
+    tiny_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loads: Callable[[BaseModelSettings], BaseSource],
+) -> None:
+    """A base that was found, or recorded, on one machine has the same type on another."""
+    fast = "tasks.engine.base.weight_dtype.multiplies_bfloat16_fast"
+    monkeypatch.setattr(fast, lambda: True)
+    source = loads(settings(tiny_base, dtype="auto"))
+    monkeypatch.setattr(fast, lambda: False)
+    assert load_base(source).dtype == torch.bfloat16
 
 
 def test_the_base_is_frozen_and_complete(tiny_base: Path) -> None:

@@ -85,6 +85,14 @@ def test_a_folder_is_referred_to_by_its_hub_id(tiny_base: Path) -> None:
     assert find_base(settings(tiny_base)).reference == str(tiny_base)
 
 
+def test_found_classes_are_no_settings(tiny_base: Path) -> None:
+    """Classes that the rows have are the base's, and the settings stay what the user set."""
+    wanted = settings(tiny_base, task="sequence-classification")
+    found = find_base(wanted, ["no", "yes"])
+    assert found.labels == ("no", "yes")
+    assert found.settings == wanted
+
+
 def test_a_misspelt_path_names_the_nearest(tiny_base: Path) -> None:
     """A path that leads nowhere is refused, with the name that was probably meant."""
     wrong = tiny_base.with_name(tiny_base.name + "x")
@@ -141,7 +149,7 @@ def test_what_the_hub_does_not_have_is_refused(hub: HubStandIn, tiny_base: Path)
 
 
 def test_an_impossible_hub_id_is_refused(hub: HubStandIn) -> None:
-    """A name that the Hub's client does not accept gives our message, not its own error."""
+    """A name that the Hub's client would not accept is refused before it is asked."""
     assert "org/two words" in refusal("org/two words")
 
 

@@ -266,9 +266,9 @@ def test_all_linear_leaves_out_the_head(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
     skeleton = load_skeleton(find_base(classifier(tmp_path)))
     resolved = resolve_lora(LoraSettings(target_modules="all-linear"), skeleton, CLASSIFYING)
-    assert resolved.modules_to_save == ["classifier"]
+    assert resolved.modules_to_save == ("classifier",)
     expected = {"query", "key", "value", "intermediate.dense", "output.dense"}
-    assert set(resolved.target_modules or ()) == expected
+    assert set(resolved.target_modules) == expected
 
 
 def test_rows_that_are_classified_cannot_be_packed(bert: Path, tmp_path: Path) -> None:

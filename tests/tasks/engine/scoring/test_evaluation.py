@@ -179,5 +179,5 @@ def test_a_prompt_too_long_for_the_model_is_told_before(
     with pytest.raises(UserError, match=r"rows\.jsonl, row 1: the prompt has"):
         rows.check(
             Renderer.of(one.tokenizer, one.template, rows.row_format),
-            find_base(adapters.base.settings),
+            adapters.base,
         )

@@ -1,4 +1,4 @@
-"""A folder is there whole or not at all, and the error says what to do."""
+"""A file or folder is complete or not there, and the error says what to do."""
 
 import os
 import resource
@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from tasks.engine.adapters import adapter_state
-from tasks.engine.whole_folders import whole_folder
-from tasks.errors import AdapterflowError
+from tasks.errors import AdapterflowError, UnwritableError
+from tasks.runtime.atomic_files import atomic_folder, write_atomically
 
 
 def test_a_folder_that_is_written_well_takes_its_place(tmp_path: Path) -> None:
     """The new folder stands where the old one did, and nothing is left beside it."""
     for content in ("old", "new"):
-        with whole_folder(tmp_path / "adapter") as partial:
+        with atomic_folder(tmp_path / "adapter") as partial:
             (partial / "file").write_text(content)
     assert (tmp_path / "adapter" / "file").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
@@ -28,7 +28,7 @@ def test_a_folder_that_is_written_well_takes_its_place(tmp_path: Path) -> None:
 def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
     """Whatever fails within, the folder is as it was, and no half one is left."""
     (tmp_path / "adapter").mkdir()
-    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "adapter") as partial:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "adapter") as partial:
         (partial / "file").write_text(f"half {1 / 0}")
     assert [path.name for path in tmp_path.rglob("*")] == ["adapter"]
 
@@ -40,11 +40,11 @@ def test_an_interrupted_exchange_keeps_the_old_folder(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         real = Path.rename
         patch.setattr(Path, "rename", lambda self, to: _stop_at_partial(real, self, to))
-        with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "adapter"):
+        with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "adapter"):
             pass
     assert (tmp_path / "adapter" / "file").read_text() == "old"
     (tmp_path / "adapter").rename(tmp_path / ".adapter.old")
-    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "adapter") as partial:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "adapter") as partial:
         (partial / "file").write_text(f"half {1 / 0}")
     assert (tmp_path / "adapter" / "file").read_text() == "old"
 
@@ -59,10 +59,25 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """A file where a folder should be is one message with the path."""
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(AdapterflowError, match=r"file/adapter can't be written.*go on with the run"),
-        whole_folder(tmp_path / "file" / "adapter"),
+        pytest.raises(AdapterflowError, match=r"file/adapter can't be written.*resume the run"),
+        atomic_folder(tmp_path / "file" / "adapter"),
     ):
         pass
+
+
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    """After an error in writing, the file has its old content, and nothing is left beside it."""
+    write_atomically(tmp_path / "made" / "file", "old ä")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", _no_room)
+        with pytest.raises(UnwritableError, match=r"made/file can't be written: no room"):
+            write_atomically(tmp_path / "made" / "file", "new")
+    assert (tmp_path / "made" / "file").read_bytes() == "old ä".encode()
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["file"]
+
+
+def _no_room(_: int) -> None:
+    raise OSError("no room")
 
 
 WEIGHTS = {"a": torch.zeros(4096)}
@@ -72,7 +87,7 @@ def _save_with_little_room(folder: str) -> None:
     """Save weights in a process whose files may have 4 KiB, as on a disk that is full then."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-    with whole_folder(Path(folder) / "adapter") as partial:
+    with atomic_folder(Path(folder) / "adapter") as partial:
         adapter_state.save_weights(WEIGHTS, partial / "adapter_model.safetensors")
 
 
@@ -85,7 +100,7 @@ def test_a_full_disk_leaves_no_half_adapter(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert "AdapterflowError" in done.stderr
+    assert "UnwritableError" in done.stderr
     assert "can't be written" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,25 @@
+"""Hub ids, `org/name`, as the Hub's own client checks them (huggingface_hub 2.4)."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+_PATTERN = f"^{_PART}/{_PART}$"
+
+
+def is_hub_id(source: str) -> bool:
+    """Return whether this has the form of a Hub id; a local path may have it, too."""
+    is_refused = "--" in source or ".." in source or source.endswith(".git")
+    return re.fullmatch(_PATTERN, source) is not None and not is_refused
+
+
+def _checked(source: str) -> str:
+    if not is_hub_id(source):
+        raise ValueError(f"{source!r} is no Hub id (org/name)")
+    return source
+
+
+# The pattern is for the form; it can't say all that is checked.
+HubId = Annotated[str, Field(pattern=_PATTERN), AfterValidator(_checked)]

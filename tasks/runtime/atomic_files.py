@@ -1,0 +1,141 @@
+"""Write files and folders atomically: complete under their name, or not there at all.
+
+All that outlives a process is written here: to a hidden sibling, flushed to the disk, and renamed
+into place. A kill or a loss of power leaves the old content or the new one.
+"""
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tasks.errors import UnwritableError, UserError
+
+
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8; make its folder where there is none.
+
+    Raises:
+        UnwritableError: the disk is full, or the place is not writable.
+    """
+    with atomic_file(file) as sibling:
+        sibling.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(file: Path) -> Iterator[Path]:
+    """Yield a sibling to write to; it takes the file's place once all went well.
+
+    Raises:
+        UnwritableError: the disk is full, or the place is not writable.
+    """
+    # Another process or thread may be writing the same file: the last one wins.
+    sibling = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            yield sibling
+            sync(sibling)
+            sibling.replace(file)
+            sync(file.parent)
+    finally:
+        with suppress(OSError):
+            sibling.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a sibling folder to write to; it takes the folder's place once all went well.
+
+    After an error nothing is left of it, and an older folder in that place is as it was.
+
+    Raises:
+        UnwritableError: the disk is full, or the place is not writable.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
+    _put_back(old, folder)
+    try:
+        with writing(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            for path in [*partial.rglob("*"), partial]:
+                sync(path)
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+            sync(folder.parent)
+    except BaseException:
+        _put_back(old, folder)
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    """Undo the first half of an exchange that was interrupted, now or in an earlier process."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn an error in writing into one that names the place and the room that is left there.
+
+    Raises:
+        UnwritableError: writing failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UnwritableError) or not _is_of_writing(error):
+            raise
+        raise _unwritable(place, error) from error
+
+
+def _is_of_writing(error: Exception) -> bool:
+    from safetensors import SafetensorError
+
+    # torch 2.13 has no type for a write that failed, only this name in the text.
+    is_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)
+    return is_torch or isinstance(error, OSError | SafetensorError)
+
+
+def _unwritable(place: Path, error: Exception) -> UnwritableError:
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 1e6
+    return UnwritableError(
+        f"{place} can't be written: {error} ({free:,.0f} MB are free there); make room or give the "
+        "right to write, then resume the run or start again"
+    )
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems can't flush a folder, and need not.
+        if not (path.is_dir() and error.errno in {errno.EINVAL, errno.ENOTSUP}):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def check_new(place: Path) -> None:
+    """Check that a file or folder can be written without losing anything.
+
+    Raises:
+        UserError: there is something already, or no folder to put it in.
+    """
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"{place} exists; give another name, or remove it")
+    if not place.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {place.absolute().parent} to write {place.name} to")
