@@ -20,9 +20,7 @@ def configure_lora(
     """
     skeleton = load_skeleton(base)
     config = lora.resolve_lora(settings, skeleton, base.settings.task)
-    record = lora.describe_lora(
-        config, skeleton, base, adapter_name=settings.adapter_name, seed=seed
-    )
+    record = lora.describe_lora(config, skeleton, base, settings=settings, seed=seed)
     Tracker(run).log_params(_params(record))
     for remark in record.remarks:
         logger().warning(remark)

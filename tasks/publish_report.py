@@ -57,6 +57,8 @@ def write_report(report: ReportRecord) -> str:
         *(f"| {name} | {value} |" for name, value in _numbers(report).items()),
         "",
     ]
+    if remarks := (*report.trained.injected.lora.remarks, *report.trained.remarks):
+        lines += ["## Warnings", "", *(f"- {remark}" for remark in remarks), ""]
     if report.loaded.samples:
         lines += ["## Held-out answers", "", *_samples(report.loaded), ""]
     return "\n".join(lines)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from tasks.config import TrainAdapterConfig
 from tasks.durability.run_folder import check_output_folder
 from tasks.durability.step import step
-from tasks.engine.adapters.lora import resolve_lora
+from tasks.engine.adapters.lora import count_trainable, resolve_lora
 from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.hub import check_push
+from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.prepared_data import PreparedData
@@ -62,9 +63,11 @@ def validate_inputs(config: TrainAdapterConfig, run_folder: Path) -> DataRecord:
         UserError: anything that was given cannot work.
         AdapterflowError: the tokens can't be written.
     """
-    record = check_inputs(config, tokens_in(run_folder)).data.record
-    _report(record)
-    return record
+    found = check_inputs(config, tokens_in(run_folder))
+    _report(found.data.record)
+    if remark := _held_to_positions(found.base, found.data.record):
+        logger().warning(remark)
+    return found.data.record
 
 
 class CheckedInputs(NamedTuple):
@@ -98,10 +101,31 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
         )
     import_libraries()
     base = find_base(wanted, sets.labels)
-    lora = resolve_lora(config.lora, load_skeleton(base), wanted.task)
+    skeleton = load_skeleton(base)
+    lora = resolve_lora(config.lora, skeleton, wanted.task)
+    count_trainable(lora, skeleton)
     with progress("tokenised row") as shown:
         data = prepare_data(sets, config.data, config.seed, base, folder, shown.at)
     return CheckedInputs(base, lora, data)
+
+
+def _held_to_positions(base: BaseSource, record: DataRecord) -> str | None:
+    """Describe that rows were cut by the model's positions, and not by the user's limit."""
+    positions = limits_of(base).positions
+    cut = [
+        one.num_shortened_answers + one.num_shortened_texts + one.num_dropped_rows
+        for one in (record.train, record.eval)
+        if one
+    ]
+    if not positions or positions >= record.settings.max_length or not any(cut):
+        return None
+    longest = max(one.longest_tokens for one in (record.train, record.eval) if one)
+    if longest > positions:  # rotary positions go on
+        return None
+    return (
+        f"rows are cut at the model's {positions} positions, whatever data.max_length "
+        f"{record.settings.max_length} allows"
+    )
 
 
 def _report(record: DataRecord) -> None:

@@ -42,7 +42,7 @@ def run(job: Job) -> Outcome:
     base = describe_base(source, model)
     skeleton = load_skeleton(source)
     config = resolve_lora(lora_settings, skeleton, source.settings.task)
-    lora = describe_lora(config, skeleton, base, adapter_name="default", seed=job.seed)
+    lora = describe_lora(config, skeleton, base, settings=lora_settings, seed=job.seed)
     injected = inject(model, lora, job.folder / "initial" / "default.safetensors")
     outcome = Outcome(training_began=time.time(), num_tokens=data.record.train.num_tokens)
 

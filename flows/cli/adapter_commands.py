@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from tasks.config import PredictBatchConfig
 
 _PATH = click.Path(path_type=Path)
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHARE = click.FloatRange(0, 1, min_open=True)
 
 
@@ -197,6 +195,7 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
 
     A request names its adapter by the param `adapter`; the first answers those that name none.
     """
+    from tasks.config.adapter_name import check_adapter_name
     from tasks.config.reading import adapter_here
     from tasks.runtime.atomic_files import check_new
 
@@ -204,10 +203,14 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
     wanted = []
     for one in adapters:
         name, sign, source = one.partition("=")
-        if not (sign and source and _NAME.fullmatch(name)):
+        if not (sign and source and name):
             raise UserError(
                 f"{one!r} is no NAME=ADAPTER, as in tickets=outputs/run/adapters/default"
             )
+        try:
+            check_adapter_name(name)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         wanted.append(adapter_here(source, name))
     _show_steps()
     from tasks.inference.serving import bundle_adapters, serve_command

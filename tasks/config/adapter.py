@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from tasks.config.adapter_name import AdapterName
 from tasks.config.data import Template
 from tasks.config.hub_ids import is_hub_id
 from tasks.config.section import Section
@@ -19,7 +20,7 @@ class AdapterSettings(Section):
     """A folder, a Hub id (`org/name`, or `org/name@revision`), or an address in MLflow:
     `models:/name@alias`, `models:/name/version`, `models:/m-…`, `runs:/run id/name`."""
 
-    name: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]+$")
+    name: AdapterName = "default"
     """The name by which rows and requests ask for it."""
 
     revision: str | None = None

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, Field
 
+from tasks.config.adapter_name import AdapterName
 from tasks.config.section import Section
 
 
@@ -33,7 +34,7 @@ class LoraSettings(Section):
     model_config = ConfigDict(title="LoRA")
     former_names: ClassVar[Mapping[str, str]] = {"init": "init_lora_weights"}
 
-    adapter_name: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]+$")
+    adapter_name: AdapterName = "default"
     """The adapter's name in the model and of its folder."""
 
     r: int = Field(title="Rank (r)", default=16, ge=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tasks.config import DataSettings, RowFormat, Template
 from tasks.engine.base.base_models import end_ids, load_tokenizer
+from tasks.engine.base.input_limits import check_embedded, limits_of
 from tasks.engine.base.sources import base_sha256
 from tasks.engine.data.examples import ExampleSets
 from tasks.engine.data.prepared_data import PreparedData
@@ -56,7 +57,7 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
     for name, split in splits.items():
         file = folder / f"{name}.arrow"
         counts = SplitCounts(split)
-        tokenized = task.tokenize(split, renderer, settings, base)
+        tokenized = _embedded(task.tokenize(split, renderer, settings, base), split.source, base)
         write_token_file(file, _counted(tokenized, counts, on_progress))
         records[name] = counts.record()
         files.append(FileRecord.of(file))
@@ -115,3 +116,13 @@ def _counted(
         yield one
         if on_progress:
             on_progress(number, total)
+
+
+def _embedded(tokenized: Iterator[Tokenized], source: str, base: BaseSource) -> Iterator[Tokenized]:
+    """Check on the way that the base has an embedding for each token."""
+    limits, tokenizer = limits_of(base), load_tokenizer(base.location, base.revision)
+    for one in tokenized:
+        if one.row is not None:
+            where = f"{source}, row {one.example.row}"
+            check_embedded(one.row.sequences, where, limits, tokenizer)
+        yield one

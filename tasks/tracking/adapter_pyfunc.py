@@ -93,6 +93,7 @@ class AdapterModel(PythonModel):
         base, revision = find_base(self.config)
         folders = {name: Path(context.artifacts[name]) for name in self.config["adapters"]}
         self.model = _load_base(base, revision, self.config, _whole_modules(folders.values()))
+        self.num_embeddings = self.model.get_input_embeddings().weight.shape[0]
         self.labels = self.config.get("labels", [])
         self.tags_words = self.config.get("auto_class") == "AutoModelForTokenClassification"
         self.writes_anew = self.model.config.is_encoder_decoder
@@ -105,6 +106,8 @@ class AdapterModel(PythonModel):
             # Answers begin where prompts end. Encoders count positions from the first token on.
             in_front = not (self.labels or self.writes_anew)
             tokenizer.padding_side = "left" if in_front else "right"
+            if (tokenizer.pad_token_id or 0) >= self.num_embeddings:  # masked, but looked up
+                tokenizer.pad_token = tokenizer.eos_token
             self.tokenizers[name] = tokenizer
             self.ends[name] = _end_tokens(self.model, tokenizer)
             # Modules can't have every name that MLflow allows.
@@ -178,6 +181,12 @@ class AdapterModel(PythonModel):
         tokens: list[int] = encoded["input_ids"]
         if not asked.is_chat:
             tokens = _undoubled(tokenizer, asked.text, tokens)
+        if max(tokens, default=0) >= self.num_embeddings:
+            unknown = tokenizer.convert_ids_to_tokens(max(tokens))
+            raise _refused(
+                f"the prompt has the token {unknown!r} ({max(tokens)}); the base has embeddings "
+                f"for tokens 0 to {self.num_embeddings - 1} only"
+            )
         most = self._longest_prompt(tokenizer, way)
         if not 0 < len(tokens) <= most:
             raise _refused(f"the prompt has {len(tokens)} tokens; possible are 1 to {most}")

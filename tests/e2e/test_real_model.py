@@ -79,8 +79,9 @@ def injected(settings: BaseModelSettings, folder: Path) -> PreTrainedModel:
     model = base_models.load_base(source)
     base = base_models.describe_base(source, model)
     skeleton = base_models.load_skeleton(source)
-    config = lora.resolve_lora(LoraSettings(target_modules="all-linear"), skeleton)
-    record = lora.describe_lora(config, skeleton, base, adapter_name="default", seed=0)
+    wanted = LoraSettings(target_modules="all-linear")
+    config = lora.resolve_lora(wanted, skeleton)
+    record = lora.describe_lora(config, skeleton, base, settings=wanted, seed=0)
     injection.inject(model, record, folder / "initial.safetensors")
     return model
 

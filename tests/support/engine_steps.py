@@ -60,7 +60,7 @@ def configured(
     """Step 2: resolve the LoRA configuration."""
     settings, skeleton = settings or LoraSettings(r=4), load_skeleton(base)
     config = lora.resolve_lora(settings, skeleton, base.settings.task)
-    return lora.describe_lora(config, skeleton, base, adapter_name=settings.adapter_name, seed=seed)
+    return lora.describe_lora(config, skeleton, base, settings=settings, seed=seed)
 
 
 def injected(

@@ -4,7 +4,6 @@ The base is in memory once. Switched off, it gives its own logits bit for bit; s
 adapter, that adapter's, whatever was active in between.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,19 +12,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from tasks.config import BaseModelSettings, Template
+from tasks.config.adapter_name import check_adapter_name
 from tasks.engine.adapters.activation import disable_adapters, switch_adapter
 from tasks.engine.adapters.compatibility import check_base, check_tokenizer, template_of
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
 from tasks.engine.adapters.loading import load_folder, unload_adapter
-from tasks.engine.base.base_models import load_base, load_tokenizer
+from tasks.engine.base.base_models import load_base, load_tokenizer, pad_with_known
+from tasks.engine.base.input_limits import limits_in
 from tasks.engine.base.sources import find_base
 from tasks.errors import UserError
 from tasks.records import BaseSource, FileRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ class AdapterSet:
         self.model = model
         self.tokenizer = tokenizer
         self.base = base
+        self.limits = limits_in(model)
         self._loaded: dict[str, LoadedAdapter] = {}
         self._active: str | None = None
 
@@ -102,8 +102,10 @@ class AdapterSet:
             UserError: it is not there, its name is taken, or it does not go with this base; the
                 set is as it was.
         """
-        if not _NAME.fullmatch(name):
-            raise UserError(f"adapter name {name!r}: only letters, digits, _ and - are possible")
+        try:
+            check_adapter_name(name)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         folder = source if isinstance(source, AdapterFolder) else find_adapter(source, revision)
         loaded = self._checked(folder, name, template, any_base=any_base)
         try:
@@ -167,6 +169,7 @@ class AdapterSet:
                 raise
             remarks = (str(mistake),)
         tokenizer = check_tokenizer(folder, self.tokenizer)
+        pad_with_known(tokenizer, self.limits.num_embeddings)
         return LoadedAdapter(
             name=name,
             source=folder.source,

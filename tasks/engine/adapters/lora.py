@@ -6,12 +6,19 @@ weight, A of shape [r, in] and B of shape [out, r].
 
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Bias, LoraInit, LoraSettings, Task
 from tasks.config.likeness import nearest
+from tasks.engine.adapters.adaptable import adaptable
+from tasks.engine.adapters.out_of_reach import (
+    describe_out_of_reach,
+    describe_passed_over,
+    fused_experts,
+)
 from tasks.engine.base.task_traits import traits_of
 from tasks.errors import UserError
 from tasks.records import (
@@ -56,6 +63,7 @@ def resolve_lora(
     targets = _resolve_targets(settings.target_modules, skeleton, head)
     whole = list(dict.fromkeys([*settings.modules_to_save, *head]))
     _check_modules_to_save(whole, targets, skeleton)
+    _check_adapter_name(settings.adapter_name, whole, skeleton)
     config = LoraConfig(
         task_type=traits.peft_task_type,
         r=settings.r,
@@ -76,7 +84,7 @@ def describe_lora(
     skeleton: "PreTrainedModel",
     base: BaseModelRecord,
     *,
-    adapter_name: str,
+    settings: LoraSettings,
     seed: int,
 ) -> LoraRecord:
     """Count what a resolved configuration selects and trains.
@@ -85,22 +93,23 @@ def describe_lora(
         config: what `resolve_lora` returned.
         skeleton: the base on the meta device; it is changed.
         base: the loaded base's record.
-        adapter_name: the adapter's name in the model.
+        settings: what the user set; the adapter's name is theirs.
         seed: of the adapter's initial weights.
     """
     matches = match_targets(list(config.target_modules), adaptable(skeleton))
+    unreached = describe_unreached(settings, config, skeleton)
     # Packed weights count fewer elements than the parameters they stand for.
     num_base = skeleton.num_parameters()
     num_trainable = count_trainable(config, skeleton)
     return LoraRecord(
         base=base,
-        adapter_name=adapter_name,
+        adapter_name=settings.adapter_name,
         seed=seed,
         peft_config=config,
         matches=matches,
         num_trainable_parameters=num_trainable,
         num_total_parameters=num_base + num_trainable,
-        remarks=remarks(config, num_trainable, num_base),
+        remarks=(*unreached, *remarks(config, num_trainable, num_base)),
     )
 
 
@@ -131,23 +140,53 @@ def match_targets(targets: list[str], modules: Iterable[str]) -> TargetMatches:
     return TargetMatches(per_target=per_target, per_layer=dict(per_layer))
 
 
-def adaptable(model: "PreTrainedModel") -> dict[str, object]:
-    """Give the modules that LoRA can adapt, by their dotted names."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)
-    return {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
-
-
 def count_trainable(config: LoraConfigRecord, skeleton: "PreTrainedModel") -> int:
-    """Count the parameters that would train, by injecting into the skeleton (which it changes)."""
+    """Count the parameters that would train, by injecting into the skeleton (which it changes).
+
+    Raises:
+        UserError: PEFT refuses the configuration for this base.
+    """
     from peft import inject_adapter_in_model
 
     probe = build_config(config.model_copy(update={"init_lora_weights": False}))
     skeleton.requires_grad_(requires_grad=False)
-    model = inject_adapter_in_model(probe, skeleton)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # PEFT warns again where it counts
+            model = inject_adapter_in_model(probe, skeleton)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"PEFT can't adapt {type(skeleton).__name__} as the section lora says: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def describe_unreached(
+    settings: LoraSettings, config: LoraConfigRecord, skeleton: "PreTrainedModel"
+) -> tuple[str, ...]:
+    """Describe the base's weights that no target can reach, or that a choice of all passed over.
+
+    Args:
+        settings: what the user set.
+        config: what it was resolved to.
+        skeleton: the base, without adapters.
+    """
+    from torch import nn
+
+    said = describe_out_of_reach(skeleton)
+    targets = sorted(config.target_modules or ())
+    takes_all = targets == _all_linear(skeleton, list(config.modules_to_save or ()))
+    if settings.target_modules in ("auto", "all-linear") and takes_all:
+        output = skeleton.get_output_embeddings()
+        passed_over = [
+            module
+            for name, module in adaptable(skeleton).items()
+            if not isinstance(module, nn.Embedding | nn.Linear) and module is not output
+            if not any(_matches(name, target) for target in targets)
+            if config.r % getattr(module, "groups", 1) == 0  # else PEFT can't adapt it
+        ]
+        said += describe_passed_over(skeleton, passed_over, str(settings.target_modules))
+    return tuple(said)
 
 
 def remarks(config: LoraConfigRecord, num_trainable: int, num_base: int) -> tuple[str, ...]:
@@ -180,7 +219,7 @@ def _all_linear(model: "PreTrainedModel", head: list[str]) -> list[str]:
     output = model.get_output_embeddings()
     linear = {
         tuple(name.split("."))
-        for name, module in model.named_modules()
+        for name, module in adaptable(model).items()
         if isinstance(module, nn.Linear | Conv1D) and module is not output
     }
     of_head = {path for path in linear if path[0] in head}
@@ -228,6 +267,20 @@ def _check_modules_to_save(names: list[str], targets: list[str], model: "PreTrai
         )
 
 
+def _check_adapter_name(name: str, whole: list[str], model: "PreTrainedModel") -> None:
+    """Refuse a name that PEFT 0.21 can't tell from those of modules that train fully beside it."""
+    weights = [
+        n
+        for n, _ in model.named_parameters()
+        if any(_matches(p, w) for p in _path(n) for w in whole)
+    ]
+    if name in {part for one in [*weights, *whole] for part in one.split(".")}:
+        raise UserError(
+            f"lora.adapter_name {name!r} is also the name of a module or weight that trains fully "
+            f"({', '.join(whole)}), and PEFT would mistake one for the other; use another name"
+        )
+
+
 def _path(module: str) -> list[str]:
     """Give the dotted names of a module and of all that it lies in."""
     parts = module.split(".")
@@ -239,7 +292,9 @@ def _no_match(
 ) -> UserError:
     near = [match for name in unmatched if (match := nearest(name, possible))]
     hint = f"; did you mean {', '.join(near)}?" if near else ""
+    experts = fused_experts(model)
+    fused = f"; the experts are fused and can't be adapted yet: {experts}" if experts else ""
     return UserError(
         f"lora.{field} {unmatched} match nothing in {type(model).__name__}{hint}; "
-        f"possible: {', '.join(possible)}"
+        f"possible: {', '.join(possible)}{fused}"
     )

@@ -46,6 +46,8 @@ class AdapterFiles:
     config: dict[str, Any]
     template: str = ""
     card: str = ""
+    remarks: tuple[str, ...] = ()
+    """What the configuration and the training were remarked on."""
     is_converted: bool = False
     """Whether it was trained on an altered base, and is now for the unaltered one."""
 
@@ -67,6 +69,7 @@ def adapter_files(
         config=_filled_in(config, record.base),
         template=template,
         card=card,
+        remarks=(*record.remarks, *trained.remarks),
         is_converted=record.peft_config.init_lora_weights in ALTERS_BASE,
     )
 
@@ -144,6 +147,7 @@ def _facts(files: AdapterFiles) -> dict[str, object]:
             "labels": list(base.labels),
         },
         "template": files.template,
+        "remarks": list(files.remarks),
         "tokenizer": tokenizer_identity(load_tokenizer(base.location, base.revision)),
     }
 

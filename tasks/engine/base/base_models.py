@@ -43,7 +43,21 @@ def _tokenizer(
     revision: str | None,
     files: tuple[tuple[str, int, int], ...],  # noqa: ARG001 - part of what it is found by
 ) -> "PreTrainedTokenizerBase":
-    return read_tokenizer(location, revision, "the base model")
+    from transformers import AutoConfig
+
+    tokenizer = read_tokenizer(location, revision, "the base model")
+    config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+    pad_with_known(tokenizer, getattr(config.get_text_config(), "vocab_size", None))
+    return tokenizer
+
+
+def pad_with_known(tokenizer: "PreTrainedTokenizerBase", num_embeddings: int | None) -> None:
+    """Pad with the end token where the model has no embedding for the padding token.
+
+    What is padded is masked, but looked up all the same.
+    """
+    if num_embeddings and (tokenizer.pad_token_id or 0) >= num_embeddings:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrainedTokenizerBase":

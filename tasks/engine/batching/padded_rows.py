@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Batching, TrainingSettings
+from tasks.engine.base.input_limits import InputLimits
 from tasks.engine.batching.batches import Batch, Part, Row, as_batch, cut
 from tasks.engine.data.tokenization import IGNORED
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.engine.batching.choice import BatchingChoice
     from tasks.engine.data.prepared_data import PreparedData
@@ -88,7 +89,6 @@ def model_inputs(given: Any) -> dict[str, "Tensor"]:  # noqa: ANN401 - a part, o
     return {name: given[name] for name in ("input_ids", "attention_mask")}
 
 
-def longest_input(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig") -> int:
-    """Give the most tokens of a row that tokenizer and model were made for."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+def longest_input(tokenizer: "PreTrainedTokenizerBase", limits: InputLimits) -> int:
+    """Return the most tokens of a row that tokenizer and model were made for."""
+    return min(tokenizer.model_max_length, limits.positions or tokenizer.model_max_length)

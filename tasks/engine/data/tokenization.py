@@ -110,7 +110,9 @@ class TokenizedSplit:
         return cls(rows, examples, counts.record())
 
 
-def tokenize_split(split: Split, renderer: Renderer, settings: DataSettings) -> Iterator[Tokenized]:
+def tokenize_split(
+    split: Split, renderer: Renderer, settings: DataSettings, *, positions: int | None = None
+) -> Iterator[Tokenized]:
     """Tokenise a split's examples, one after the other.
 
     Args:
@@ -118,28 +120,28 @@ def tokenize_split(split: Split, renderer: Renderer, settings: DataSettings) -> 
         renderer: how an example becomes text, with a fast tokenizer that tells where each token
             begins.
         settings: longest row, where the loss is, what to do with a lost answer.
+        positions: tokens of the longest row that the model can compute; rows are held to it, too.
 
     Raises:
-        UserError: a row's whole answer lies beyond `max_length` and the settings say `error`, or
-            no token at all is left to train on.
+        UserError: a row's whole answer lies beyond `max_length` or the model's positions and the
+            settings say `error`, or no token at all is left to train on.
     """
+    limit = min(settings.max_length, positions or settings.max_length)
     num_kept = 0
     for example in split.examples:
         with naming(split.source):
             rendered = renderer.full(example)
         whole = _tokenize(rendered, renderer, settings.loss_on)
-        row = TokenizedRow(
-            whole.input_ids[: settings.max_length], whole.labels[: settings.max_length]
-        )
+        row = TokenizedRow(whole.input_ids[:limit], whole.labels[:limit])
         is_kept = row.num_trained_tokens > 0
         if not is_kept and settings.on_lost_answer is OnLostAnswer.ERROR:
-            raise _lost_answer(split, example, len(whole.input_ids), settings.max_length)
+            raise _lost_answer(split, example, len(whole.input_ids), settings.max_length, limit)
         num_kept += is_kept
         is_shortened = 0 < row.num_trained_tokens < whole.num_trained_tokens
         counts = {**rendered.counts, "num_shortened_answers": int(is_shortened)}
         yield Tokenized(example, row if is_kept else None, counts)
     if not num_kept:
-        raise UserError(f"{split.source}: no row has an answer within {settings.max_length} tokens")
+        raise UserError(f"{split.source}: no row has an answer within {limit} tokens")
 
 
 def some_at_once(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -191,9 +193,13 @@ def _tokenize(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> Tokeni
     return TokenizedRow(ids, labels)
 
 
-def _lost_answer(split: Split, example: Example, length: int, max_length: int) -> UserError:
+def _lost_answer(
+    split: Split, example: Example, length: int, max_length: int, limit: int
+) -> UserError:
+    within, remedy = f"data.max_length {max_length}", f"raise max_length to {length}, "
+    if limit < max_length:
+        within, remedy = f"the model's {limit} positions", ""
     return UserError(
-        f"{split.source}, row {example.row}: nothing of the answer is left within data.max_length "
-        f"{max_length} (the row has {length} tokens); raise max_length to {length}, shorten the "
-        "row, or set data.on_lost_answer to drop"
+        f"{split.source}, row {example.row}: nothing of the answer is left within {within} (the "
+        f"row has {length} tokens); {remedy}shorten the row, or set data.on_lost_answer to drop"
     )

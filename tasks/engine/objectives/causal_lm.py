@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tasks.config import DataSettings, Task, TrainingSettings
 from tasks.engine.base.base_models import mixed_precision
+from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Batches, Part
 from tasks.engine.data.examples import Split
@@ -37,10 +38,11 @@ class CausalLM(Generating):
         split: Split,
         renderer: Renderer,
         settings: DataSettings,
-        base: BaseSource,  # noqa: ARG002
+        base: BaseSource,
     ) -> Iterator[Tokenized]:
         """Return each row's tokens, with labels where the loss is."""
-        return tokenize_split(split, renderer, settings)
+        positions = limits_of(base).fixed_positions
+        return tokenize_split(split, renderer, settings, positions=positions)
 
     def choose_batching(
         self, settings: TrainingSettings, data: "PreparedData", model: "PreTrainedModel"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine.base.base_models import mixed_precision
+from tasks.engine.base.input_limits import limits_in
 from tasks.engine.batching.batches import Batches, Part
 from tasks.engine.batching.padded_rows import LabelledBatches, Padding, longest_input, model_inputs
 from tasks.engine.eval_mode import eval_mode
@@ -72,7 +73,7 @@ def guesses(
     """Judge texts in batches of like length; one that is too long for the model is cut."""
     import torch
 
-    limit = longest_input(tokenizer, model.config)
+    limit = longest_input(tokenizer, limits_in(model))
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]

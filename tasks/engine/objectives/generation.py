@@ -1,17 +1,23 @@
 """Answers by real generation: greedy, in batches."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
+from tasks.engine.base.input_limits import limits_in
 from tasks.engine.data.json_values import parse_answer, same_json
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.eval_mode import eval_mode
 from tasks.engine.objectives.objective import Answer
+from tasks.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,31 +76,66 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
 
     Returns:
         The content of the answers in the prompts' order, without special tokens.
+
+    Raises:
+        UserError: a prompt leaves no room for an answer within the model's positions.
     """
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].text))
+    positions = limits_in(model).fixed_positions
+    asked = [prompt.tokens(tokenizer) for prompt in prompts]
+    rooms = [max_new_tokens] * len(prompts)
+    if positions and prompts:
+        if model.config.is_encoder_decoder:
+            # In training, too, an encoder's text is cut where its positions end; the decoder has
+            # all positions for the answer.
+            asked = [ids[:positions] for ids in asked]
+        taken = [0 if model.config.is_encoder_decoder else len(ids) for ids in asked]
+        rooms = _rooms(taken, max_new_tokens, positions)
+    order = sorted(range(len(prompts)), key=lambda index: (-rooms[index], len(asked[index])))
     answers = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        batch = [prompts[index] for index in indices]
-        texts = _answer_batch(model, tokenizer, batch, max_new_tokens)
-        for index, text in zip(indices, texts, strict=True):
-            answers[index] = text
-        if on_progress:
-            on_progress(len(indices))
+    # Prompts with equal room only, so that an answer's length is its own prompt's affair.
+    for room, of_room in groupby(order, key=lambda index: rooms[index]):
+        alike = list(of_room)
+        for start in range(0, len(alike), batch_size):
+            indices = alike[start : start + batch_size]
+            new = _answer_batch(model, tokenizer, [asked[index] for index in indices], room)
+            for index, tokens in zip(indices, new, strict=True):
+                answers[index] = prompts[index].read(tokenizer, tokens)
+            if on_progress:
+                on_progress(len(indices))
     return answers
+
+
+def _rooms(taken: Sequence[int], max_new_tokens: int, positions: int) -> list[int]:
+    """Return how many tokens each answer may have: no more than positions are left for it."""
+    if max(taken) >= positions:
+        raise UserError(
+            f"a prompt has {max(taken)} tokens; the model has {positions} positions, for the "
+            "prompt and its answer together: shorten the prompt"
+        )
+    rooms = [min(max_new_tokens, positions - count) for count in taken]
+    if short := sum(room < max_new_tokens for room in rooms):
+        log.warning(
+            "%d of %d answers end before max_new_tokens %d at the model's %d positions",
+            short,
+            len(rooms),
+            max_new_tokens,
+            positions,
+        )
+    return rooms
 
 
 def _answer_batch(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[Prompt],
+    asked: list[list[int]],
     max_new_tokens: int,
-) -> list[str]:
+) -> list[list[int]]:
+    """Return the tokens that the model writes behind each of the prompts' tokens."""
     import torch
     from transformers import GenerationConfig
 
     inputs = tokenizer.pad(
-        {"input_ids": [prompt.tokens(tokenizer) for prompt in prompts]},
+        {"input_ids": asked},
         return_tensors="pt",
         # Answers begin where prompts end; an encoder counts positions from the first token on.
         padding_side="right" if model.config.is_encoder_decoder else "left",
@@ -115,7 +156,7 @@ def _answer_batch(
             **inputs, generation_config=greedy
         )
     new = output if model.config.is_encoder_decoder else output[:, inputs["input_ids"].shape[1] :]
-    return [prompt.read(tokenizer, ids) for prompt, ids in zip(prompts, new.tolist(), strict=True)]
+    return new.tolist()
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tasks.config import DataSettings, LossOn, Task
-from tasks.engine.base.base_models import load_config, mixed_precision
+from tasks.engine.base.base_models import mixed_precision
+from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Batch, Batches, Part, Row, as_batch, cut
 from tasks.engine.batching.padded_rows import Padding, longest_input, model_inputs, padded_part
@@ -89,7 +90,7 @@ class Seq2Seq(Generating, Padding):
                 "use completion"
             )
         tokenizer = renderer.tokenizer
-        limit = min(settings.max_length, longest_input(tokenizer, load_config(base)))
+        limit = min(settings.max_length, longest_input(tokenizer, limits_of(base)))
         for example in split.examples:
             with naming(split.source):
                 prompt = self.prompt(renderer, example).tokens(tokenizer)

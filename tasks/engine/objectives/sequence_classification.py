@@ -6,7 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tasks.config import DataSettings, Task
-from tasks.engine.base.base_models import load_config
+from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Part
 from tasks.engine.batching.padded_rows import longest_input
@@ -52,7 +52,7 @@ class SequenceClassification(Classifying):
     ) -> Iterator[Tokenized]:
         """Return each text's tokens, cut at the end where they are too many, and its class."""
         tokenizer = renderer.tokenizer
-        limit = min(settings.max_length, longest_input(tokenizer, load_config(base)))
+        limit = min(settings.max_length, longest_input(tokenizer, limits_of(base)))
         number = {label: index for index, label in enumerate(base.labels)}
         for examples in some_at_once(split.examples):
             texts = [example.text or "" for example in examples]

@@ -14,7 +14,7 @@ from tasks.config import (
     Task,
 )
 from tasks.config.reading import missing_file
-from tasks.engine.base.base_models import load_config
+from tasks.engine.base.input_limits import limits_of
 from tasks.engine.data.examples import Split
 from tasks.engine.data.rendering import Rendered, Renderer
 from tasks.engine.data.row_formats import Example
@@ -87,7 +87,7 @@ class HeldOut:
         """
         self._check_classes(base.labels)
         self.tokenized(renderer, base)
-        limit = getattr(load_config(base).get_text_config(), "max_position_embeddings", None)
+        limit = limits_of(base).positions
         if not limit or not self.task.traits.generates:  # what is classified is cut, as in training
             return
         for example in self.examples:

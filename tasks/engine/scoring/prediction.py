@@ -4,16 +4,21 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tasks.config import RowFormat
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.base.base_models import end_ids
+from tasks.engine.base.input_limits import describe_unknown
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import BadRowError, Example, read_question
 from tasks.engine.data.row_sources import Row
 from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -136,14 +141,23 @@ def _render(adapters: AdapterSet, question: Question, max_new_tokens: int) -> Pr
     except UserError as error:
         return Answered(error=str(error))
     room = max_new_tokens if kind.traits.generates else 0
-    too_long = _too_long(adapters, len(prompt.tokens(adapter.tokenizer)), room)
-    return Answered(error=f"row {example.row}: {too_long}") if too_long else prompt
+    problem = _problem(adapters, adapter.tokenizer, prompt, room)
+    return Answered(error=f"row {example.row}: {problem}") if problem else prompt
 
 
-def _too_long(adapters: AdapterSet, num_tokens: int, max_new_tokens: int) -> str | None:
-    """Say that a prompt and its answer are more than the model was made for."""
-    limit = getattr(adapters.model.config.get_text_config(), "max_position_embeddings", None)
-    if not limit or num_tokens + max_new_tokens <= limit:
+def _problem(
+    adapters: AdapterSet,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: Prompt,
+    max_new_tokens: int,
+) -> str | None:
+    """Describe why the model can't read a prompt or go on behind it; None if it can."""
+    limits = adapters.limits
+    ids = prompt.tokens(tokenizer)
+    if (unknown := limits.unknown_token(ids)) is not None:
+        return describe_unknown(unknown, limits, tokenizer)
+    limit = limits.positions
+    if not limit or len(ids) + max_new_tokens <= limit:
         return None
     room = f"with {max_new_tokens} for the answer, " if max_new_tokens else ""
-    return f"the prompt has {num_tokens} tokens; {room}the model takes {limit - max_new_tokens}"
+    return f"the prompt has {len(ids)} tokens; {room}the model takes {limit - max_new_tokens}"

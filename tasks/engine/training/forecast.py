@@ -56,6 +56,8 @@ class Forecast(Record):
     num_evaluations: int
     rows_per_step: int
     probe: Probe | None
+    remarks: tuple[str, ...] = ()
+    """What is allowed but unusual, or leaves weights frozen, as step 2 remarks it."""
 
     @property
     def adapter_bytes(self) -> int:
@@ -86,6 +88,7 @@ def forecast(
     """
     skeleton = base_models.load_skeleton(source)
     num_base = skeleton.num_parameters()
+    unreached = lora.describe_unreached(config.lora, lora_config, skeleton)
     num_trainable = lora.count_trainable(lora_config, skeleton)
     training = config.training
     rows_per_step = training.batch_size * training.gradient_accumulation_steps
@@ -104,6 +107,7 @@ def forecast(
         num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
         rows_per_step=rows_per_step,
         probe=_probe(config, source, lora_config, data) if with_probe else None,
+        remarks=(*unreached, *lora.remarks(lora_config, num_trainable, num_base)),
     )
 
 
@@ -138,7 +142,7 @@ def _probe(
             lora_config,
             base_models.load_skeleton(source),
             base,
-            adapter_name=config.lora.adapter_name,
+            settings=config.lora,
             seed=config.seed,
         )
         injected = inject(model, record, Path(folder) / "initial.safetensors")

@@ -59,6 +59,7 @@ class AdapterTrainer(Trainer):
         checkpoints: Checkpoints,
         num_checkpoints: int,
         plan: TrainingPlan,
+        initial: dict[str, torch.Tensor],
         **arguments: Any,  # noqa: ANN401 - Trainer's own
     ) -> None:
         super().__init__(**arguments)
@@ -68,6 +69,8 @@ class AdapterTrainer(Trainer):
         self._checkpoints = checkpoints
         self._num_checkpoints = num_checkpoints
         self._plan = plan
+        self._initial = initial
+        self._has_moved = False
         self._resumed_from = Kept()
         self._started = time.perf_counter()
         # Asks Trainer to count the labels of a whole step, over accumulation and devices.
@@ -188,6 +191,13 @@ class AdapterTrainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ANN401
+        """Compare trained weights only: a warm-up's first step has the rate 0 and trains none."""
+        if not self._has_moved:
+            now = adapter_state.read_adapter(self.model, self.adapter_name)
+            self._has_moved = adapter_state.change(self._initial, now) != 0
+        return self._has_moved and super()._determine_best_metric(metrics, trial)
 
     def _save(
         self,

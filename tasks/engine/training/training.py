@@ -88,7 +88,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         batching=plan.batching,
         loss_curve=curve,
         eval_metrics=_eval_metrics(state, best),
-        remarks=plan.remarks,
+        remarks=(*plan.remarks, *_not_improved(curve, best, settings)),
     )
 
 
@@ -169,6 +169,7 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         checkpoints=checkpoints,
         num_checkpoints=settings.save_total_limit,
         plan=plan,
+        initial=adapter_state.load_weights(injected.initial_weights.path),
         model=model,
         args=training_arguments(
             settings, injected, checkpoints.folder, evaluates=held_out is not None
@@ -193,7 +194,11 @@ def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerSt
     trained = adapter_state.read_adapter(model, injected.lora.adapter_name)
     change = adapter_state.change(initial, trained)
     if not change:
-        raise VerificationError("training left every adapter weight as it was")
+        raise VerificationError(
+            "training left every adapter weight as it was: no step had a learning rate or a "
+            "gradient that changes a float32 weight; raise training.learning_rate or take more "
+            "steps"
+        )
     if not math.isfinite(change):
         raise VerificationError("training left adapter weights that are no numbers")
     if adapter_state.base_checksum(model) != injected.base_checksum:
@@ -211,6 +216,26 @@ def _eval_loss(curve: tuple[LossPoint, ...], best: int | None) -> float | None:
     if not losses:
         return None
     return losses.get(best, losses[max(losses)]) if best else losses[max(losses)]
+
+
+def _not_improved(
+    curve: tuple[LossPoint, ...], best: int | None, settings: TrainingSettings
+) -> list[str]:
+    """Remark that the held-out loss never fell below that of the untrained adapter."""
+    losses = {p.step: p.eval_loss for p in curve if p.eval_loss is not None}
+    if best is None:
+        return []
+    # Only an evaluation of untrained weights is passed over where it is no worse than the best.
+    untrained = [loss for step, loss in losses.items() if step < best and loss <= losses[best]]
+    if not untrained:
+        return []
+    remark = (
+        f"the held-out loss never fell below {untrained[0]:.4f}, that of the untrained adapter: "
+        f"the best checkpoint is step {best} with {losses[best]:.4f}; lower "
+        f"training.learning_rate ({settings.learning_rate:g}), or give training rows that are "
+        "more like the held-out ones"
+    )
+    return [remark]
 
 
 def _eval_metrics(state: TrainerState, best: int | None) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from engine_steps import random_base
 from flow_runs import sums, tiny_config
 
 from flows.cli import runs
@@ -81,3 +82,21 @@ def test_a_mistake_is_the_runs_own(config: TrainAdapterConfig) -> None:
     lora = config.lora.model_copy(update={"target_modules": ["q_prj"]})
     with pytest.raises(UserError, match="did you mean q_proj"):
         forecast_of(config.model_copy(update={"lora": lora}), with_probe=False)
+
+
+def test_frozen_experts_are_told(config: TrainAdapterConfig, tmp_path: Path) -> None:
+    """The check tells of weights that no target reaches, without loading any."""
+    from transformers import MixtralConfig
+
+    mixture = MixtralConfig(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    base = random_base(mixture, tmp_path / "experts")
+    wanted = config.base_model.model_copy(update={"source": str(base)})
+    found = forecast_of(config.model_copy(update={"base_model": wanted}), with_probe=False)
+    assert "down_proj (MixtralExperts); fused experts can't be adapted yet" in found.remarks[0]

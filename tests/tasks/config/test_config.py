@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from flows.cli.starting_point import starting_configuration
-from tasks.config import BaseModelSettings, DataSettings, RowFormat, TrainAdapterConfig
+from tasks.config import (
+    AdapterSettings,
+    BaseModelSettings,
+    DataSettings,
+    RowFormat,
+    TrainAdapterConfig,
+)
 from tasks.config.reading import is_hub_dataset, read_config
 from tasks.errors import UserError
 
@@ -109,6 +115,16 @@ def test_a_mistake_is_named(tmp_path: Path, addition: str, message: str) -> None
     with pytest.raises(UserError, match=message) as caught:
         read_config(written(tmp_path, f"{SMALLEST}{addition}\n"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["train", "type", "keys", "pop", "forward", "_modules", "items"])
+def test_an_adapter_is_not_named_as_an_attribute(tmp_path: Path, name: str) -> None:
+    """A name that torch's containers refuse is refused wherever an adapter is named."""
+    message = f"no adapter can be named '{name}', which is an attribute of the torch containers"
+    with pytest.raises(UserError, match=f"lora.adapter_name: {message}"):
+        read_config(written(tmp_path, SMALLEST + f"lora: {{adapter_name: {name}}}\n"))
+    with pytest.raises(ValueError, match=message):
+        AdapterSettings(source="org/adapter", name=name)
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -301,6 +301,23 @@ def bundled(base: Path, folders: dict[str, Path], bundle: Path) -> Any:  # noqa:
     return mlflow.pyfunc.load_model(str(bundle))
 
 
+def test_a_token_without_an_embedding_is_refused(tmp_path: Path) -> None:
+    """A request with it is told, and others are padded with a token that the base has."""
+    import pandas as pd
+
+    base = tiny_llama(tmp_path / "base", layers=1, chat_template=False)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.add_special_tokens({"pad_token": "<filler>"})
+    tokenizer.save_pretrained(base)
+    folders = {"a": tiny_adapter(base, tmp_path / "a")}
+    model = bundled(base, folders, tmp_path / "bundle")
+
+    assert len(model.predict(pd.DataFrame({"prompt": PROMPTS}))) == len(PROMPTS)
+    with pytest.raises(MlflowException, match=r"'<extra>' .* embeddings for tokens 0 to "):
+        model.predict(pd.DataFrame({"prompt": ["The <extra>"]}))
+
+
 def test_each_thread_gets_its_own_adapter_s_answers(base: Path, tmp_path: Path) -> None:
     """Of several adapters in one model each answers its own requests, however they come."""
     import pandas as pd

@@ -279,6 +279,14 @@ def test_a_tokenizer_saved_along_can_pad(
     assert own.pad_token == own.eos_token
 
 
+def test_a_name_that_a_container_has_is_refused(tiny_base: Path, folders: dict[str, Path]) -> None:
+    """It is refused as in a configuration, and the set is as it was."""
+    adapters = on(tiny_base)
+    with pytest.raises(UserError, match="no adapter can be named 'keys'"):
+        adapters.load(folders["plain"], "keys")
+    assert not adapters.adapters
+
+
 def test_a_changed_file_is_noticed(tiny_base: Path, tmp_path: Path) -> None:
     """Weights that are not those that the manifest tells of are refused."""
     folder = save_here(*trained(tiny_base, tmp_path), tmp_path).folder

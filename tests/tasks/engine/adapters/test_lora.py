@@ -1,7 +1,7 @@
 """Step 2: every LoRA choice is written out, and what cannot work is refused by name."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from peft import LoraConfig
 
 from tasks.config import BaseModelSettings, LoraSettings, TrainAdapterConfig
 from tasks.engine.adapters import lora
+from tasks.engine.adapters.adaptable import adaptable
 from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.sources import find_base
 from tasks.errors import UserError
@@ -187,6 +188,94 @@ def test_a_count_is_what_the_paper_says(tiny_base: Path) -> None:
 
     assert record.num_trainable_parameters == 2 * 8 * (in_features + out_features)
     assert record.num_total_parameters == base.num_parameters + record.num_trainable_parameters
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+
+
+def small(**config: Any) -> "PreTrainedModel":  # noqa: ANN401 - as the architecture has it
+    """Build a model of an architecture without its weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMALL | config))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("wanted", ["auto", "all-linear", ["q_proj"]])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_experts_that_stay_frozen_are_remarked(kind: str, wanted: str | list[str]) -> None:
+    """However targets are chosen, the share of the fused experts and their names are told."""
+    model = small(model_type=kind, num_experts=4, num_local_experts=4, moe_intermediate_size=64)
+    given = settings(target_modules=wanted)
+    config = lora.resolve_lora(given, model)
+    experts = sum(
+        p.numel() for n, p in model.named_parameters() if "experts." in n and "bias" not in n
+    )
+
+    (remark,) = lora.describe_unreached(given, config, model)
+    assert remark.startswith(f"{experts / model.num_parameters():.0%} of the base's weights stay")
+    assert "gate_up_proj, down_proj (" in remark
+    assert "router" not in remark.lower()
+
+
+def test_an_expert_s_old_name_is_told_to_be_fused() -> None:
+    """A name of transformers 4 matches nothing, and the message says where the experts are."""
+    with pytest.raises(UserError, match=r"\['w1'\] match nothing .* fused .*MixtralExperts"):
+        lora.resolve_lora(settings(target_modules=["w1"]), small(model_type="mixtral"))
+
+
+def test_a_dense_model_has_nothing_out_of_reach(tiny_base: Path) -> None:
+    """Embeddings, norms and the output layer are no news, for no choice of targets."""
+    for wanted in ("auto", "all-linear", ["q_proj"]):
+        given, model = settings(target_modules=wanted), skeleton(tiny_base)
+        assert lora.describe_unreached(given, lora.resolve_lora(given, model), model) == ()
+
+
+def test_layers_that_all_linear_passes_over_are_remarked() -> None:
+    """Convolutions that could be adapted by name are told with their share."""
+    from transformers import SqueezeBertConfig, SqueezeBertForSequenceClassification
+
+    with torch.device("meta"):
+        model = SqueezeBertForSequenceClassification(SqueezeBertConfig(num_hidden_layers=1))
+    given = settings(target_modules="all-linear")
+    (remark,) = lora.describe_unreached(given, lora.resolve_lora(given, model), model)
+    assert "all-linear does not take; to adapt them, name them in lora.target_modules: " in remark
+    assert "query" in remark
+
+
+@pytest.mark.parametrize("name", ["weight", "lm_head"])
+def test_an_adapter_is_not_named_as_what_trains_beside_it(tiny_base: Path, name: str) -> None:
+    """PEFT would mistake the adapter for a module of `modules_to_save` or its weight."""
+    message = refusal(tiny_base, adapter_name=name, modules_to_save=["lm_head"])
+    assert f"lora.adapter_name '{name}' is also the name of a module" in message
+    resolve(tiny_base, adapter_name=name)
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "mamba", "deepseek_v3", "falcon_h1"])
+def test_all_layers_are_those_that_peft_takes(kind: str) -> None:
+    """No name is chosen that PEFT refuses, or takes for an expert: what is chosen is adapted."""
+    model = small(model_type=kind, num_heads=8, head_dim=8, first_k_dense_replace=1)
+    config = lora.resolve_lora(settings(r=4, target_modules="all-linear"), model)
+    adapted = lora.match_targets(sorted(config.target_modules or ()), adaptable(model))
+    lora.count_trainable(config, model)
+
+    assert "out_proj" not in adapted.per_target
+    assert "gate_proj" not in adapted.per_target or kind == "falcon_h1"
+    assert min(adapted.per_target.values()) > 0
+
+
+def test_what_peft_refuses_is_refused_before_the_weights() -> None:
+    """PEFT's own refusal is a user's mistake, with its reason."""
+    config = lora.resolve_lora(settings(target_modules=["conv1d"]), small(model_type="jamba"))
+    with pytest.raises(UserError, match="PEFT can't adapt JambaForCausalLM as the section lora"):
+        lora.count_trainable(config, small(model_type="jamba"))
 
 
 VARIANTS = [
