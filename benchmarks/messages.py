@@ -149,6 +149,55 @@ class Run(Message):
         return self.outcome.started or self.usage.began
 
 
+class Ready(Message):
+    """How the engine trains on a job's rows."""
+
+    in_use: list[str]
+    """Names of the techniques that it uses."""
+    batching: str
+    batch_tokens: int
+
+
+class Trial(Message):
+    """A few steps, with all techniques or without one."""
+
+    without: str | None
+    first_batch: int
+    num_steps: int
+
+
+class Trialed(Message):
+    """What the steps took."""
+
+    seconds: float
+    num_rows: int
+    peak_memory_mb: float
+    """Resident, at its highest since the steps began."""
+    losses: list[float]
+    """Mean token loss of each step."""
+
+    @property
+    def rows_per_second(self) -> float:
+        """Return the rate."""
+        return self.num_rows / self.seconds
+
+
+class Pair(Message):
+    """The same steps with a technique and without it."""
+
+    on: Trialed
+    off: Trialed
+
+
+class Ablation(Message):
+    """A technique on a workload."""
+
+    workload: str
+    without: str
+    pairs: list[Pair]
+    """None where the engine does not use the technique on this workload."""
+
+
 class RowsRequest(Message):
     """Which workload, how much of it, on which base."""
 

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from benchmarks.messages import Job, Message, Outcome, Run, Usage
 from benchmarks.tools import Tool
@@ -98,6 +99,51 @@ def ask(
     run_fresh(command, file.with_suffix(".log"), variables)
     lines = file.with_suffix(".answers.jsonl").read_text().splitlines()
     return [answer.model_validate_json(line) for line in lines]
+
+
+class Worker:
+    """A module that goes on running and answers one line of JSON with another."""
+
+    def __init__(
+        self, module: str, argument: Path, log: Path, variables: Mapping[str, str]
+    ) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", f"benchmarks.{module}", str(argument)],
+                env=variables,
+                cwd=CHECKOUT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.communicate()
+
+    def tell(self, request: Message) -> None:
+        """Send a line; of a process that has ended, `hear` says why."""
+        assert self._process.stdin is not None  # noqa: S101 - opened above
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{request.model_dump_json()}\n")
+            self._process.stdin.flush()
+
+    def hear(self, answer: type[Answer]) -> Answer:
+        """Wait for a line.
+
+        Raises:
+            ProcessFailed: the process ended instead.
+        """
+        assert self._process.stdout is not None  # noqa: S101 - opened above
+        line = self._process.stdout.readline()
+        if not line:
+            raise ProcessFailed(f"status {self._process.wait()}: {_last_lines(self._log)}")
+        return answer.model_validate_json(line)
 
 
 def run_tool(name: str, tool: Tool, job: Job, repeat: int, variables: Mapping[str, str]) -> Run:

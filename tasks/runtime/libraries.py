@@ -11,7 +11,7 @@ import gc
 from functools import cache
 from importlib import import_module
 
-_MODULES = (
+MODULES = (
     # First: it sets what torch reads when it is imported.
     "tasks.engine",
     "tasks.engine.training.training",
@@ -27,7 +27,7 @@ def import_libraries() -> None:
     was_on = gc.isenabled()
     gc.disable()
     try:
-        for name in _MODULES:
+        for name in MODULES:
             import_module(name)
     finally:
         if was_on:

@@ -1,0 +1,1 @@
+"""What the programs of the folder above share: the base, the rows, processes, tables."""

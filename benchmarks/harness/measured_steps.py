@@ -1,0 +1,143 @@
+"""A process that trains a few steps at a time and measures each: `… measured_steps JOB.json`.
+
+It loads the base once, answers `Ready`, and then each `Trial` on its input with a `Trialed`. What
+is timed is what a Trainer's step computes: batches, forward, backward, clipping, the optimiser.
+"""
+
+import gc
+import os
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import torch
+
+from benchmarks.harness.techniques import TECHNIQUES, Engine
+from benchmarks.messages import Job, Ready, Trial, Trialed
+from benchmarks.tools.ours import sections
+from tasks.config import BaseModelSettings, DataSettings, LoraSettings, TrainingSettings
+from tasks.engine.adapters import adapter_state
+from tasks.engine.adapters.injection import inject
+from tasks.engine.adapters.lora import describe_lora
+from tasks.engine.base.base_models import describe_base, load_base, load_skeleton
+from tasks.engine.base.memory import give_back
+from tasks.engine.base.sources import find_base
+from tasks.engine.batching.batches import as_items
+from tasks.engine.batching.choice import make_batches
+from tasks.engine.batching.row_order import row_order
+from tasks.engine.data.examples import read_examples
+from tasks.engine.objectives.model_task import model_task
+from tasks.engine.prepared_data import prepare_data
+from tasks.engine.training.checkpoints import Checkpoints
+from tasks.engine.training.plan import planned
+from tasks.runtime.measuring import measured
+
+if TYPE_CHECKING:
+    from tasks.engine.batching.batches import Batch, Row
+
+
+class Bench:
+    """A base with a fresh adapter, tokenised rows, and the plan that the engine made for them."""
+
+    def __init__(self, job: Job) -> None:
+        settings = sections(job)
+        data_settings = DataSettings.model_validate(settings["data"])
+        source = find_base(BaseModelSettings.model_validate(settings["base_model"]))
+        sets = read_examples(data_settings, job.seed)
+        data = prepare_data(sets, data_settings, job.seed, source, lambda *_: None)
+        self.model = load_base(source)
+        base = describe_base(source, self.model)
+        lora_settings = LoraSettings.model_validate(settings["lora"])
+        lora = describe_lora(lora_settings, load_skeleton(source), base, job.seed)
+        injected = inject(self.model, lora, job.folder / "initial.safetensors")
+        training = TrainingSettings.model_validate(settings["training"])
+        checkpoints = Checkpoints(job.folder / "checkpoints")
+        self.engine = Engine(planned(checkpoints, self.model, injected, data, training))
+        self._task = model_task(base.settings.task)
+        self._pad_token_id = data.renderer.tokenizer.pad_token_id or 0
+        self._rows = as_items(data.train.rows)
+        random.Random(job.seed).shuffle(self._rows)  # noqa: S311 - no secret
+        self._job, self._adapter = job, lora.adapter_name
+        self._initial = adapter_state.load_weights(injected.initial_weights.path)
+        # As `import_libraries` does at the start of each run.
+        give_back()
+        gc.freeze()
+
+    def in_use(self) -> list[str]:
+        """Return the techniques that the engine uses on these rows."""
+        return [name for name, one in TECHNIQUES.items() if one.without(self.engine) != self.engine]
+
+    def measure(self, trial: Trial) -> Trialed:
+        """Train some steps from the adapter's first weights, without one of the techniques."""
+        off = TECHNIQUES[trial.without].without if trial.without else None
+        engine = off(self.engine) if off else self.engine
+        adapter_state.write_adapter(self.model, self._adapter, self._initial)
+        self.model.train()
+        parameters = [one for one in self.model.parameters() if one.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self._job.learning_rate, fused=True)
+        losses = []
+        with engine.running(self.model):
+            give_back()
+            with measured() as measurement:
+                for batch in self._batches(engine, trial.first_batch, trial.num_steps):
+                    losses.append(self._step(engine, batch))
+                    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                    optimizer.step()
+                    optimizer.zero_grad()
+        return Trialed(
+            seconds=measurement.seconds,
+            num_rows=trial.num_steps * self._job.batch_size,
+            peak_memory_mb=measurement.peak_memory_bytes / 1e6,
+            losses=losses,
+        )
+
+    def _step(self, engine: Engine, batch: "Batch") -> float:
+        num_labels = int((batch["labels"] >= 0).sum())
+        total = 0.0
+        for part in batch["parts"]:
+            loss = engine.loss(self.model, part) / num_labels
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
+
+    def _batches(self, engine: Engine, first: int, count: int) -> Iterator["Batch"]:
+        """Collate the rows of so many batches, in the order that suits the way of batching."""
+        size = self._job.batch_size
+        start = first * size
+        rows: list[Row] = [
+            self._rows[at % len(self._rows)] for at in range(start, start + count * size)
+        ]
+        batches = make_batches(engine.plan, self._pad_token_id)
+        lengths = [batches.length(row) for row in rows]
+        order = list(row_order(lengths, engine.plan.batching, size, self._job.seed))
+        for at in range(0, len(order), size):
+            yield batches(self._chosen(rows, order[at : at + size]))
+
+    @staticmethod
+    def _chosen(rows: Sequence["Row"], places: Sequence[int]) -> list["Row"]:
+        return [rows[place] for place in places]
+
+
+def main() -> None:
+    """Answer trials until the input ends."""
+    answers = _answers()
+    bench = Bench(Job.model_validate_json(Path(sys.argv[1]).read_text()))
+    plan = bench.engine.plan
+    ready = Ready(in_use=bench.in_use(), batching=plan.batching, batch_tokens=plan.batch_tokens)
+    print(ready.model_dump_json(), file=answers, flush=True)
+    for line in sys.stdin:
+        trialed = bench.measure(Trial.model_validate_json(line))
+        print(trialed.model_dump_json(), file=answers, flush=True)
+
+
+def _answers() -> TextIO:
+    """Return what standard output was, which from now on is the log's."""
+    kept = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return kept
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The engine's techniques, each of which can be switched off alone. A new one is a line below.
+
+Nothing here is an option of the product: a technique is switched off by another plan, by a context
+that is not entered, or by the plain form of the same computation.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AttentionInterface
+
+from tasks.config import Batching
+from tasks.engine.batching import loss as engine_loss
+from tasks.engine.batching.loss import summed_loss
+from tasks.engine.data.tokenization import IGNORED
+from tasks.engine.kernels.adapter_layers import fused_adapter_layers
+from tasks.engine.kernels.kernel_attention import attend_one_by_one
+from tasks.engine.kernels.lean_layers import lean_layers
+from tasks.engine.kernels.row_attention import attending_by_row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tasks.engine.batching.batches import Part
+    from tasks.records import TrainingPlan
+
+_BY_ROW = "benchmark_row_by_row"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a training step is computed."""
+
+    plan: "TrainingPlan"
+    labels_only: bool = True
+    """Whether logits are computed at labelled positions only."""
+    fused: bool = True
+    lean: bool = True
+    tiled: bool = True
+    collector_off: bool = True
+
+    @property
+    def is_packed(self) -> bool:
+        """Return whether a part is one sequence of rows."""
+        return self.plan.batching != Batching.PADDED
+
+    @contextmanager
+    def running(self, model: "PreTrainedModel") -> Iterator[None]:
+        """Prepare the model for forward and backward passes of this kind."""
+        contexts: list[tuple[bool, Callable[[PreTrainedModel], Any]]] = [
+            (self.lean, lean_layers),
+            (self.fused, fused_adapter_layers),
+            (self.is_packed, attending_by_row if self.tiled else _attending_one_by_one),
+        ]
+        with ExitStack() as stack:
+            for wanted, context in contexts:
+                if wanted:
+                    stack.enter_context(context(model))
+            if not self.collector_off:
+                stack.enter_context(_collected())
+            yield
+
+    def loss(self, model: "PreTrainedModel", part: "Part") -> torch.Tensor:
+        """Return the cross entropy summed over the part's labels."""
+        in_chunks = self.plan.loss_in_chunks
+        if self.labels_only:
+            return summed_loss(model, part, in_chunks=in_chunks)
+        if in_chunks:
+            return _chunks_of_all_positions(model, part)
+        return summed_loss(model, _with_all_positions(part))
+
+
+@dataclass(frozen=True)
+class Technique:
+    """What can be switched off."""
+
+    title: str
+    without: Callable[[Engine], Engine]
+    """Return the engine without it; the same engine where it has no part in it."""
+
+
+def _planned(engine: Engine, **changes: object) -> Engine:
+    return replace(engine, plan=engine.plan.model_copy(update=changes))
+
+
+def _without_prefix(engine: Engine) -> Engine:
+    if not engine.plan.prefix_length:
+        return engine
+    return _planned(engine, batching=Batching.PACKED, prefix_length=0)
+
+
+TECHNIQUES = {
+    "shared-prefix": Technique("shared prefix", _without_prefix),
+    "packing": Technique(
+        "packing", lambda it: _planned(it, batching=Batching.PADDED, prefix_length=0)
+    ),
+    "chunked-loss": Technique("chunked loss", lambda it: _planned(it, loss_in_chunks=False)),
+    "labels-only": Technique("labels-only logits", lambda it: replace(it, labels_only=False)),
+    "fused-adapters": Technique("fused adapter layers", lambda it: replace(it, fused=False)),
+    "lean-layers": Technique("lean layers", lambda it: replace(it, lean=False)),
+    "tiled-attention": Technique(
+        "tiled attention", lambda it: replace(it, tiled=False) if it.is_packed else it
+    ),
+    "collector-off": Technique("collector off", lambda it: replace(it, collector_off=False)),
+}
+"""Those that a process can be without for a while; the limit on kept shapes is set at its start."""
+
+
+@contextmanager
+def _collected() -> Iterator[None]:
+    """Let Python's collector go through what the libraries made, as it would by itself."""
+    gc.unfreeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.freeze()
+
+
+@contextmanager
+def _attending_one_by_one(model: "PreTrainedModel") -> Iterator[None]:
+    """Compute packed rows' attention row by row with PyTorch's own, as where there is dropout."""
+    before = model.config._attn_implementation  # noqa: SLF001 - there is no public way to ask
+    model.set_attn_implementation(_BY_ROW)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _attend_one_by_one(  # noqa: PLR0913 - transformers' signature
+    module: torch.nn.Module,  # noqa: ARG001
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float | None = None,
+    **others: Any,  # noqa: ANN401, ARG001
+) -> tuple[torch.Tensor, None]:
+    ends = tuple(attention_mask.flatten().tolist())
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return attend_one_by_one(query, key, value, ends, scaling, 0.0), None
+
+
+AttentionInterface.register(_BY_ROW, _attend_one_by_one)
+
+
+def _with_all_positions(part: "Part") -> "Part":
+    """Return the part with logits asked for at every position."""
+    lines, length = part["input_ids"].shape
+    labels = part["labels"].new_full((lines, length), IGNORED)
+    labels[:, part["logits_to_keep"]] = part["labels"]
+    return {**part, "logits_to_keep": torch.arange(length), "labels": labels}
+
+
+def _chunks_of_all_positions(model: "PreTrainedModel", part: "Part") -> torch.Tensor:
+    """Return the chunked loss with the products of the unlabelled positions computed, too."""
+    every = _with_all_positions(part)
+    labels = every["labels"]
+    with engine_loss.mixed_precision(model):
+        hidden = engine_loss._labelled_states(model, every)  # noqa: SLF001 - no option of the product
+    head: Any = model.get_output_embeddings()
+
+    def summed(chosen: torch.Tensor) -> torch.Tensor:
+        known = labels[chosen].clamp(min=0)
+        apply: Any = engine_loss._ChunkedLoss.apply  # noqa: SLF001
+        return apply(hidden[chosen], head.weight, head.bias, known)  # type: ignore[no-any-return]
+
+    labelled = labels != IGNORED
+    return summed(labelled) + 0 * summed(~labelled)
