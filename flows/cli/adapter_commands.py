@@ -148,11 +148,11 @@ def push(adapter: str, repository: str, private: bool) -> None:  # noqa: FBT001
 @click.command()
 @click.argument("folder", type=_PATH)
 @click.argument("adapters", metavar="ADAPTER[=WEIGHT]...", nargs=-1, required=True)
-@click.option("--method", default="cat", show_default=True, help="PEFT's combination type.")
+@click.option("--method", default="cat", show_default=True, help="cat, svd, ties or dare_ties.")
 @click.option(
     "--density", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True
 )
-@click.option("--rank", type=click.IntRange(1), help="Of the result, with the svd methods.")
+@click.option("--rank", type=click.IntRange(1), help="Of the result, with svd.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of DARE's choice.")
 @click.option("--base-model", help="The base, if not the one that the first was made for.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -169,8 +169,8 @@ def combine(  # noqa: PLR0913 - what a user may give
     """Write one adapter made of several to FOLDER.
 
     Each ADAPTER counts with its WEIGHT, 1 unless given. cat is the exact weighted sum, at the sum
-    of the ranks; svd its best approximation of a rank; linear, ties, dare_linear and dare_ties are
-    PEFT's others, also with _svd behind them. DENSITY is the share that TIES and DARE keep.
+    of the ranks; svd is its best approximation of a rank; ties is for adapters that disagree, and
+    dare_ties for many of them. DENSITY is the share of the values that TIES and DARE keep.
     """
     from tasks.runtime.atomic_files import check_new
 

@@ -103,10 +103,12 @@ def combine_adapters(
         how: the method.
 
     Raises:
-        UserError: there are not two, or the method is none.
+        UserError: there are not two, the method is none, or it takes no rank.
     """
     if how.method not in METHODS:
         raise UserError(f"--method {how.method!r} is none; possible: {', '.join(METHODS)}")
+    if how.rank is not None and how.method != "svd":
+        raise UserError(f"--rank is for --method svd; {how.method} has the rank that its sum has")
     if len(weighted) <= 1:
         raise UserError("give two adapters or more to combine")
     wanted = [adapter_here(source) for source, _ in weighted]

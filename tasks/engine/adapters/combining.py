@@ -1,9 +1,7 @@
 """Several adapters of one base combined into one, by PEFT's `add_weighted_adapter`.
 
-`cat` is the weighted sum itself, at the sum of the ranks; `svd` the sum's best approximation of a
-given rank. `linear` adds up the A and the B each, which brings products of one adapter's A with
-another's B. TIES (https://arxiv.org/abs/2306.01708) drops small values and settles signs before it
-adds; DARE (https://arxiv.org/abs/2311.03099) drops values at random and scales up the rest.
+`METHODS` says what each way is for: the sum itself or its best approximation of a rank, TIES
+(https://arxiv.org/abs/2306.01708), and DARE (https://arxiv.org/abs/2311.03099) before TIES.
 """
 
 import logging
@@ -40,17 +38,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METHODS = (
-    "cat",
-    "svd",
-    "linear",
-    "ties",
-    "ties_svd",
-    "dare_linear",
-    "dare_linear_svd",
-    "dare_ties",
-    "dare_ties_svd",
-)
+METHODS = {
+    "cat": "the exact weighted sum, at the sum of the ranks",
+    "svd": "the sum's best approximation of one rank",
+    "ties": "for adapters that disagree: small values dropped, signs settled, then added up",
+    "dare_ties": "for many adapters: values dropped at random and the rest scaled up, then as ties",
+}
+"""The ways to combine that have a use of their own, and what each is for.
+
+PEFT's others are not here. Its `linear` kinds add up the A and the B each, which brings products of
+one adapter's A with another's B; its `…_svd` kinds of TIES and DARE compute the same from the whole
+products, at their size in memory.
+"""
 
 _NAME = "combined"
 
@@ -64,7 +63,7 @@ class Combination:
     density: float = 0.5
     """Share of the values that TIES and DARE keep, in (0, 1]."""
     rank: int | None = None
-    """Of the result, for the methods with `svd`; the largest of the adapters' unless set."""
+    """Of the result, for `svd`; the largest of the adapters' unless set."""
     seed: int = 0
     """Of DARE's choice."""
 
@@ -170,10 +169,10 @@ def _combined(
         # Else PEFT 0.21 scales what is combined, and has its scale already, once more.
         loaded.peft_config[name].use_rslora = False
     extra: dict[str, Any] = {}
-    if how.method.endswith("svd"):
+    if how.method == "svd":
         # The whole square matrices are of no use, and of the size of the base's own.
         extra |= {"svd_rank": how.rank, "svd_full_matrices": False}
-    if how.method.startswith(("ties", "dare")):
+    if how.method.endswith("ties"):
         extra["density"] = how.density
     try:
         with torch.random.fork_rng():

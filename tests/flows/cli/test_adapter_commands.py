@@ -177,7 +177,9 @@ def test_combine_makes_one_adapter_of_two(
     command = ("combine", tmp_path / "both", f"{adapter}=1", f"{adapter}=0.5")
     status, out, err = run_in_process(capsys, monkeypatch, *command, "--method=magic")
     assert (status, out) == (2, "")
-    assert "possible: cat, svd" in err
+    assert "possible: cat, svd, ties, dare_ties" in err
+    status, _, err = run_in_process(capsys, monkeypatch, *command, "--rank=4")
+    assert (status, "--rank is for --method svd" in err) == (2, True)
     status, out, err = run_in_process(capsys, monkeypatch, *command, "--json")
     assert status == 0, err
     record = CombinedRecord.model_validate_json(out)

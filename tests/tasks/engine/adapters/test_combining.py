@@ -97,7 +97,7 @@ def test_the_seed_makes_dare_repeatable(tiny_base: Path, tmp_path: Path) -> None
     found = []
     for seed in (1, 1, 2):
         torch.rand(seed)
-        record = combined(tiny_base, folders, Combination("dare_linear", seed=seed))
+        record = combined(tiny_base, folders, Combination("dare_ties", seed=seed))
         found.append((record.folder / "adapter_model.safetensors").read_bytes())
         record.folder.rename(tmp_path / f"kept{len(found)}")
     assert found[0] == found[1]
