@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import torch
+from tasks.engine.objectives.model_task import model_task
+from tasks.engine.prepared_data import prepare_data
 
 from benchmarks.harness.techniques import TECHNIQUES, Engine
 from benchmarks.messages import Job, Ready, Trial, Trialed
@@ -28,8 +30,6 @@ from tasks.engine.batching.batches import as_items
 from tasks.engine.batching.choice import make_batches
 from tasks.engine.batching.row_order import row_order
 from tasks.engine.data.examples import read_examples
-from tasks.engine.objectives.model_task import model_task
-from tasks.engine.prepared_data import prepare_data
 from tasks.engine.training.checkpoints import Checkpoints
 from tasks.engine.training.plan import planned
 from tasks.runtime.measuring import measured

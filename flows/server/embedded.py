@@ -34,12 +34,7 @@ CLIENT_SETTINGS = {
 _STARTUP_SECONDS = 180.0
 _UNKNOWN_SCHEMA = "Can't locate revision identified by"
 """What Prefect's migrations say of a database that a newer Prefect has migrated."""
-# What Prefect 3.8 sets for its own ephemeral server: no pages, and no services that no run needs.
-_SERVER_SETTINGS = {
-    "PREFECT_UI_ENABLED": "0",
-    "PREFECT__SERVER_EPHEMERAL": "1",
-    "PREFECT__SERVER_FINAL": "1",
-}
+_NO_PAGES = {"PREFECT_UI_ENABLED": "0"}
 
 
 class EmbeddedServer:
@@ -62,7 +57,7 @@ class EmbeddedServer:
                 stdin=subprocess.PIPE,  # never written to; closed when this process ends
                 stdout=log,
                 stderr=log,
-                env=os.environ | _SERVER_SETTINGS,
+                env=os.environ | _NO_PAGES,
                 pass_fds=[descriptor],
                 start_new_session=True,
             )
@@ -123,7 +118,7 @@ def use_embedded_server() -> EmbeddedServer | None:
     server = EmbeddedServer()
     os.environ["PREFECT_API_URL"] = server.api_url
     # It has no pages that a link could lead to.
-    os.environ["PREFECT_UI_ENABLED"] = _SERVER_SETTINGS["PREFECT_UI_ENABLED"]
+    os.environ.update(_NO_PAGES)
     refresh_global_settings_context()
     return server
 

@@ -10,9 +10,13 @@ import signal
 import socket
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 import uvicorn
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def _end_with_the_run() -> None:
@@ -33,6 +37,13 @@ class _Server(uvicorn.Server):
         self._lock.release()
 
 
+def _app() -> "FastAPI":
+    """Make Prefect's server as it makes its own ephemeral one: no pages, no service of no use."""
+    from prefect.server.api.server import create_app
+
+    return create_app(ephemeral=True, final=True)
+
+
 def main() -> None:
     """Serve on the listening socket whose descriptor is the first argument."""
     threading.Thread(target=_end_with_the_run, daemon=True).start()
@@ -40,7 +51,7 @@ def main() -> None:
     lock = FileLock(lock_file)
     lock.acquire()
     config = uvicorn.Config(
-        "prefect.server.api.server:create_app",
+        _app,
         factory=True,
         fd=int(descriptor),
         log_level="error",

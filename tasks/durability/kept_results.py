@@ -80,7 +80,7 @@ class AtomicFiles(LocalFileSystem):
 
     def write_path(self, path: str, content: bytes, *, _sync: bool = True) -> str:  # type: ignore[override]
         """Write a result's file, atomically."""
-        file = Path(self._resolve_path(path))
+        file = Path(self.basepath or "").expanduser() / path
         write_atomically(file, content)
         return str(file)
 

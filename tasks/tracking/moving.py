@@ -12,7 +12,7 @@ from tasks.errors import UserError
 from tasks.runtime import home
 from tasks.tracking.store import store_lock
 
-_PLACES = (
+PLACES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -35,7 +35,7 @@ def repair(old: Path) -> int:
         raise UserError(f"there is no MLflow store {file}; set ADAPTERFLOW_HOME to where it is")
     before, after = (f"{one.as_uri()}/" for one in (old, home.home()))
     with store_lock(f"sqlite:///{file}"), closing(sqlite3.connect(file)) as database, database:
-        changed = sum(_replace(database, *place, before, after) for place in _PLACES)
+        changed = sum(_replace(database, *place, before, after) for place in PLACES)
     if not changed:
         raise UserError(f"nothing in {file} leads to {old}; give the folder that held mlruns/")
     return changed

@@ -173,16 +173,16 @@ def _migrate(uri: str) -> None:
     if file is None:
         return
     from alembic.util.exc import CommandError
-    from mlflow.store.db import utils
+    from mlflow import db
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     # Sixty lines on a new database.
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    engine = utils.create_sqlalchemy_engine_with_retry(uri)
+    upgrade = db.upgrade.callback  # of the command `mlflow db upgrade`
+    assert upgrade is not None  # noqa: S101 - click: None only for a command that does nothing
     try:
-        if not utils._is_empty_database(engine):  # noqa: SLF001  # what `mlflow db upgrade` does
-            utils._upgrade_db(engine)  # noqa: SLF001
+        upgrade(uri)
     except CommandError as error:  # a revision that this mlflow has not heard of
         raise UserError(
             f"the MLflow store {file} was last used by a newer mlflow than {version('mlflow')} "

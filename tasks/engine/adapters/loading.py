@@ -89,10 +89,18 @@ def _unwrap(model: "PreTrainedModel") -> None:
     for name, module in list(model.named_modules()):
         if not isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
             continue
-        if module._get_available_adapters():  # noqa: SLF001 - there is no public word for it
+        if any(map(len, _holders(module))):
             continue
         is_tuner = isinstance(module, BaseTunerLayer)
         model.set_submodule(name, module.get_base_layer() if is_tuner else module.original_module)
+
+
+def _holders(module: Any) -> list[Any]:  # noqa: ANN401 - PEFT has no types
+    """Return the dictionaries in which a wrapper holds its adapters' weights by name."""
+    from torch.nn import ModuleDict, ParameterDict
+
+    parts = (getattr(module, name) for name in module.adapter_layer_names)
+    return [part for part in parts if isinstance(part, ModuleDict | ParameterDict)]
 
 
 @contextmanager

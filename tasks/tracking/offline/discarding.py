@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.tracking.store import database_file
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -16,10 +18,11 @@ def delete_run(client: "MlflowClient", run_id: str) -> None:
     for output in run.outputs.model_outputs if run.outputs else []:
         client.delete_logged_model(output.model_id)
     client.delete_run(run_id)
-    store = client._tracking_client.store  # noqa: SLF001
-    if isinstance(store, SqlAlchemyStore) and store.db_type == "sqlite":
+    if file := database_file(client.tracking_uri):
         _delete_files(run.info.artifact_uri)
-        store._hard_delete_run(run_id)  # noqa: SLF001  # what `mlflow gc` calls
+        store = SqlAlchemyStore(client.tracking_uri, (file.parent / "artifacts").as_uri())
+        # What `mlflow gc` calls; that command would empty the trash of other people's runs, too.
+        store._hard_delete_run(run_id)  # noqa: SLF001
 
 
 def _delete_files(artifact_uri: str) -> None:

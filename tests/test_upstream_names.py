@@ -1,0 +1,335 @@
+"""What we use of other libraries without their promise: still there, and as it was seen.
+
+`docs/fragile-reaches.md` says what each is for. A failure says what moved and who uses it.
+"""
+
+import ast
+import inspect
+import re
+import sqlite3
+import tomllib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from transformers import Trainer
+
+from tasks.engine.training.trainer import AdapterTrainer
+from tasks.tracking.moving import PLACES
+from tasks.tracking.store import database_file, store_client
+
+CHECKOUT = Path(__file__).parents[1]
+PAGE = CHECKOUT / "docs" / "fragile-reaches.md"
+TRAINER = "tasks/engine/training/trainer.py"
+SEEN = {
+    "transformers": "5.23",
+    "peft": "0.21",
+    "mlflow": "3.17",
+    "prefect": "3.8",
+    "torch": "2.13",
+}
+
+
+@dataclass(frozen=True)
+class Reach:
+    """A name, by its module and its place in it, and the file of ours that uses it."""
+
+    module: str
+    name: str
+    user: str
+    parameters: tuple[str, ...] | None = None
+    """Of a function, those that we give or override, by name."""
+    value: object = None
+    """Of a constant, what it was."""
+
+    def __str__(self) -> str:
+        """Return where it is."""
+        return f"{self.module}:{self.name}"
+
+    @property
+    def moved(self) -> str:
+        """Return what a failure says."""
+        library = self.module.partition(".")[0]
+        return (
+            f"{self} is not in {library} {version(library)} as it was in {SEEN[library]}; "
+            f"{self.user} uses it, and {PAGE.name} says what for"
+        )
+
+
+REACHES = (
+    Reach("transformers", "Trainer._save", TRAINER, ("output_dir", "state_dict")),
+    Reach("transformers", "Trainer._save_checkpoint", TRAINER, ("model", "trial")),
+    Reach(
+        "transformers",
+        "Trainer._load_from_checkpoint",
+        TRAINER,
+        ("resume_from_checkpoint", "model"),
+    ),
+    Reach("transformers", "Trainer._load_best_model", TRAINER, ()),
+    Reach("transformers", "Trainer._run_epoch", TRAINER, ("model", "epoch")),
+    Reach("transformers", "Trainer._get_train_sampler", TRAINER, ("train_dataset",)),
+    Reach("transformers", "Trainer._prepare_inputs", TRAINER, ("inputs",)),
+    Reach(
+        "transformers",
+        "PreTrainedConfig._attn_implementation",
+        "tasks/engine/kernels/row_attention.py",
+    ),
+    Reach(
+        "transformers",
+        "PreTrainedModel._hf_peft_config_loaded",
+        "tasks/engine/adapters/loading.py",
+        value=False,
+    ),
+    Reach("transformers.integrations.peft", "logger", "tasks/engine/adapters/loading.py"),
+    Reach(
+        "peft.tuners.tuners_utils",
+        "BaseTunerLayer.adapter_layer_names",
+        "tasks/engine/adapters/loading.py",
+    ),
+    Reach(
+        "peft.utils",
+        "ModulesToSaveWrapper.adapter_layer_names",
+        "tasks/engine/adapters/loading.py",
+        value=("modules_to_save",),
+    ),
+    Reach(
+        "peft.utils.constants",
+        "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
+        "tasks/engine/adapters/lora.py",
+    ),
+    Reach(
+        "mlflow.store.tracking.sqlalchemy_store",
+        "SqlAlchemyStore",
+        "tasks/tracking/store.py",
+        ("db_uri", "default_artifact_root"),
+    ),
+    Reach(
+        "mlflow.store.tracking.sqlalchemy_store",
+        "SqlAlchemyStore._hard_delete_run",
+        "tasks/tracking/offline/discarding.py",
+        ("run_id",),
+    ),
+    Reach("mlflow.db", "upgrade.callback", "tasks/tracking/store.py", ("url",)),
+    Reach("mlflow.tracking.context.registry", "resolve_tags", "tasks/tracking/run.py", ("tags",)),
+    Reach("mlflow.utils.validation", "MAX_PARAM_VAL_LENGTH", "tasks/tracking/run.py", value=6000),
+    Reach(
+        "mlflow.utils.validation",
+        "MAX_PARAMS_TAGS_PER_BATCH",
+        "tasks/tracking/offline/writer.py",
+        value=100,
+    ),
+    Reach(
+        "mlflow.utils.validation",
+        "MAX_METRICS_PER_BATCH",
+        "tasks/tracking/offline/writer.py",
+        value=1000,
+    ),
+    Reach(
+        "mlflow.utils.validation",
+        "MAX_DATASET_DIGEST_SIZE",
+        "tasks/tracking/datasets.py",
+        value=36,
+    ),
+    Reach("mlflow.store.db.utils", "_logger", "tasks/tracking/store.py"),
+    Reach(
+        "prefect.server.database",
+        "provide_database_interface",
+        "flows/server/prefect_server.py",
+        (),
+    ),
+    Reach(
+        "prefect.server.database.interface",
+        "PrefectDBInterface.session_context",
+        "flows/server/prefect_server.py",
+        ("begin_transaction",),
+    ),
+    Reach(
+        "prefect.server.api.server",
+        "create_app",
+        "flows/server/embedded_server.py",
+        ("ephemeral", "final"),
+    ),
+    Reach(
+        "prefect.filesystems",
+        "LocalFileSystem.write_path",
+        "tasks/durability/kept_results.py",
+        ("path", "content"),
+    ),
+    Reach(
+        "prefect.filesystems",
+        "LocalFileSystem._block_type_name",
+        "tasks/durability/kept_results.py",
+    ),
+    Reach(
+        "prefect.filesystems",
+        "LocalFileSystem._block_type_slug",
+        "tasks/durability/kept_results.py",
+    ),
+    Reach("prefect.flow_engine", "run_flow", "flows/cli/runs.py", ("flow", "flow_run")),
+    Reach("prefect.utilities.names", "generate_slug", "flows/cli/runs.py", ("n_words",)),
+    Reach("prefect._internal.concurrency", "logger", "flows/cli/console.py"),
+    Reach("torch", "ops.aten._softmax_backward_data", "tasks/engine/kernels/row_attention.py"),
+    Reach("torch", "ops.aten.silu_backward", "tasks/engine/kernels/lean_layers.py"),
+    Reach(
+        "torch.nn.attention.varlen",
+        "varlen_attn",
+        "tasks/engine/kernels/kernel_attention.py",
+        ("query", "key", "value", "scale", "window_size", "enable_gqa"),
+    ),
+)
+SET_WHILE_RUNNING = ("_tr_loss", "_globalstep_last_logged", "_initial_global_step")
+"""Attributes of a Trainer that no class has."""
+
+
+@pytest.mark.parametrize("reach", REACHES, ids=str)
+def test_the_name_is_as_it_was_seen(reach: Reach) -> None:
+    """It is there, takes the arguments that it is given, and a constant has its value."""
+    try:
+        found = import_module(reach.module)
+        for part in reach.name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        pytest.fail(reach.moved)
+    if reach.parameters is not None:
+        known = inspect.signature(found).parameters
+        assert set(reach.parameters) <= set(known), f"{reach.moved}: it takes {', '.join(known)}"
+    if reach.value is not None:
+        assert found == reach.value, f"{reach.moved}: it is {found!r}, and was {reach.value!r}"
+
+
+@pytest.mark.parametrize("name", SET_WHILE_RUNNING)
+def test_trainer_still_sets_what_the_class_does_not_have(name: str) -> None:
+    """What is taken from, or set in, a running Trainer is set by its own code."""
+    moved = f"transformers {version('transformers')}: Trainer sets no {name}; {TRAINER} uses it"
+    assert f"self.{name} = " in inspect.getsource(Trainer), moved
+
+
+def test_trainer_calls_an_epoch_by_keywords() -> None:
+    """Our `_run_epoch` passes on whatever it is given by name."""
+    assert re.search(r"self\._run_epoch\(\s*model=", inspect.getsource(Trainer)), (
+        f"transformers {version('transformers')}: Trainer calls _run_epoch otherwise; {TRAINER}"
+    )
+
+
+def test_a_control_keeps_whether_training_had_ended() -> None:
+    """A checkpoint's state has the flag that a resumed run is stopped by."""
+    from transformers import TrainerControl
+
+    assert "should_training_stop" in TrainerControl().state()["args"], (
+        f"transformers {version('transformers')}: TrainerControl keeps another state; {TRAINER}"
+    )
+
+
+def test_a_lora_layer_has_what_tells_it_from_other_kinds() -> None:
+    """The attributes by which plain LoRA is told are there, without documentation."""
+    import torch
+    from peft import LoraConfig
+    from peft.tuners.lora import Linear
+
+    layer = Linear(torch.nn.Linear(4, 4), "default", LoraConfig(r=2), r=2)
+    needed = ("lora_variant", "lora_bias", "scaling", "merged", "disable_adapters", "lora_A")
+    gone = [name for name in needed if not hasattr(layer, name)]
+    user = "tasks/engine/kernels/adapter_layers.py"
+    assert not gone, f"peft {version('peft')}: a LoRA layer has no {gone}; {user} uses it"
+
+
+def test_mlflow_s_tables_have_the_columns_that_are_rewritten(tmp_path: Path) -> None:
+    """A store of this MLflow has each column that the repair of a moved store sets."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    store_client(uri)
+    with closing(sqlite3.connect(str(database_file(uri)))) as database:
+        for table, column in PLACES:
+            known = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+            assert column in known, (
+                f"mlflow {version('mlflow')}: table {table} has no {column}, but "
+                f"{', '.join(sorted(known))}; tasks/tracking/moving.py rewrites it"
+            )
+
+
+def test_prefect_s_tables_have_the_columns_that_are_set() -> None:
+    """The time until which a heartbeat is waited for is where the server gives it grace."""
+    from prefect.server.database import provide_database_interface
+
+    db = provide_database_interface()
+    for table, columns in (
+        (db.Automation, {"id", "name"}),
+        (db.AutomationBucket, {"automation_id", "start", "end"}),
+    ):
+        gone = columns - {column.name for column in table.__table__.columns}
+        assert not gone, (
+            f"prefect {version('prefect')}: {table.__tablename__} has no {', '.join(gone)}; "
+            "flows/server/prefect_server.py sets it"
+        )
+
+
+def test_a_flow_s_results_are_kept_where_we_replace_the_storage() -> None:
+    """A flow run's context has the store, and the store the storage."""
+    from prefect.context import FlowRunContext
+    from prefect.results import ResultStore
+
+    fields = {*FlowRunContext.model_fields, *ResultStore.model_fields}
+    assert {"result_store", "result_storage"} <= fields, (
+        f"prefect {version('prefect')}: tasks/durability/kept_results.py finds no result storage"
+    )
+
+
+@pytest.mark.parametrize("library", SEEN)
+def test_only_the_seen_minor_version_is_allowed(library: str) -> None:
+    """The project's bounds are the minor version that the page names."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    [bounds] = [one for one in project["dependencies"] if re.match(rf"{library}\W", one)]
+    major, minor = map(int, SEEN[library].split("."))
+    assert bounds == f"{library}>={major}.{minor},<{major}.{minor + 1}"
+    assert re.search(
+        rf"^## {library} {SEEN[library]}$", PAGE.read_text(), re.IGNORECASE | re.MULTILINE
+    )
+
+
+def test_the_page_lists_every_private_name_that_is_used() -> None:
+    """No file reaches for a private name of a library that the page, and this test, lack."""
+    page = PAGE.read_text()
+    listed = {reach.name.split(".")[-1] for reach in REACHES} | {*SET_WHILE_RUNNING}
+    overridden = {name for name in vars(AdapterTrainer) if hasattr(Trainer, name)}
+    used = {name: TRAINER for name in overridden if re.match(r"_[a-z]", name)}
+    for file in _sources():
+        used |= dict.fromkeys(_foreign(file), str(file.relative_to(CHECKOUT)))
+    missing = {name: file for name, file in used.items() if name not in listed or name not in page}
+    assert not missing, f"not in {PAGE.name} and its test: {missing}"
+
+
+@pytest.mark.parametrize("reach", REACHES, ids=str)
+def test_the_file_that_is_named_uses_it(reach: Reach) -> None:
+    """What nobody reaches for any more goes from the page and from here."""
+    text = (CHECKOUT / reach.user).read_text()
+    assert reach.name.split(".")[-1] in text or reach.module in text
+
+
+def _foreign(file: Path) -> Iterator[str]:
+    """Return the private attributes that a file uses and none of our classes defines."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        match node:
+            case ast.Attribute(attr=name) if re.match(r"_[a-z]", name) and name not in _ours():
+                yield name
+
+
+@cache
+def _ours() -> set[str]:
+    """Return the private names that our code defines: functions, fields, what objects are given."""
+    names = {"_asdict"}  # public: NamedTuple's
+    for file in _sources():
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.FunctionDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                    names.add(name)
+                case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                    names.add(name)
+    return names.difference(SET_WHILE_RUNNING)
+
+
+def _sources() -> list[Path]:
+    return sorted([*CHECKOUT.glob("tasks/**/*.py"), *CHECKOUT.glob("flows/**/*.py")])
