@@ -18,11 +18,11 @@ from statistics import median
 
 import click
 
-from benchmarks.messages import Ablation, Job, Message, Pair, Ready, Trial, Trialed
-from benchmarks.processes import ProcessFailed, Worker, run_fresh
-from benchmarks.setting import Setting, setting_options
-from benchmarks.tables import table
-from benchmarks.workloads import WORKLOADS
+from benchmarks.harness.messages import Ablation, Job, Message, Pair, Ready, Trial, Trialed
+from benchmarks.harness.processes import ProcessFailed, Worker, run_fresh
+from benchmarks.harness.setting import Setting, setting_options
+from benchmarks.harness.tables import table
+from benchmarks.harness.workloads import WORKLOADS
 
 _TITLES = {
     "shared-prefix": "shared prefix",
@@ -171,7 +171,7 @@ def _worker(setting: Setting, job: Job, name: str, extra: Mapping[str, str]) -> 
     file = folder / "job.json"
     file.write_text(job.model_copy(update={"folder": folder}).model_dump_json(indent=2))
     log = folder / "output.log"
-    return Worker("harness.measured_steps", file, log, {**setting.variables, **extra})
+    return Worker("measured_steps", file, log, {**setting.variables, **extra})
 
 
 def _pairs(trials: _Trials, workload: str, technique: str, count: int) -> list[Pair]:

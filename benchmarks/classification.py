@@ -16,11 +16,11 @@ from pathlib import Path
 import click
 import yaml
 
-from benchmarks import machine
-from benchmarks.full_classifier import Told, Trained
-from benchmarks.messages import Peak, RunRequest
-from benchmarks.processes import ADAPTERFLOW, CHECKOUT, ask, environment, run_fresh
-from benchmarks.tables import table
+from benchmarks.harness import machine
+from benchmarks.harness.full_classifier import Told, Trained
+from benchmarks.harness.messages import Peak, RunRequest
+from benchmarks.harness.processes import ADAPTERFLOW, CHECKOUT, ask, environment, run_fresh
+from benchmarks.harness.tables import table
 from tasks.records import ReportRecord
 
 
@@ -150,7 +150,7 @@ def _adapter(told: Told, rate: float, variables: dict[str, str]) -> tuple[Report
 def _full(told: Told, variables: dict[str, str]) -> tuple[Trained, float]:
     file = told.folder / "full.json"
     file.write_text(told.model_dump_json())
-    command = [sys.executable, "-m", "benchmarks.full_classifier", str(file)]
+    command = [sys.executable, "-m", "benchmarks.harness.full_classifier", str(file)]
     usage = run_fresh(command, told.folder / "full.log", variables)
     answers = file.with_suffix(".answers.json").read_text()
     return Trained.model_validate_json(answers), usage.peak_memory_mb

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from benchmarks import machine
-from benchmarks.findings import Comparison
-from benchmarks.processes import run_fresh
-from benchmarks.setting import Setting, setting_options
-from benchmarks.side_by_side import Plan, compare_on
-from benchmarks.tables import as_markdown
+from benchmarks.harness import machine
+from benchmarks.harness.findings import Comparison
+from benchmarks.harness.processes import run_fresh
+from benchmarks.harness.setting import Setting, setting_options
+from benchmarks.harness.side_by_side import Plan, compare_on
+from benchmarks.harness.tables import as_markdown
+from benchmarks.harness.workloads import WORKLOADS
 from benchmarks.tools import COMPARED, TOOLS
-from benchmarks.workloads import WORKLOADS
 
 _JUDGED_ROWS = 64
 _QUICK_STEPS = 3
@@ -70,7 +70,7 @@ def _write(comparison: Comparison, folder: Path) -> None:
     results.write_text(comparison.model_dump_json(indent=2))
     (folder / "results.md").write_text(as_markdown(comparison))
     if comparison.findings:
-        command = [sys.executable, "-m", "benchmarks.pictures", str(results)]
+        command = [sys.executable, "-m", "benchmarks.harness.pictures", str(results)]
         run_fresh(command, folder / "pictures.log", os.environ)
 
 

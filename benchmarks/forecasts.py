@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from benchmarks.messages import Peak, RunRequest
-from benchmarks.processes import CHECKOUT, ask, run_fresh
-from benchmarks.setting import Setting, setting_options
-from benchmarks.tables import table
+from benchmarks.harness.messages import Peak, RunRequest
+from benchmarks.harness.processes import CHECKOUT, ask, run_fresh
+from benchmarks.harness.setting import Setting, setting_options
+from benchmarks.harness.tables import table
 
 _DEMO = CHECKOUT / "deployments" / "demo" / "tickets.yaml"
 _MEMORY, _TIME = 0.2, 0.3

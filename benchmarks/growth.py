@@ -13,13 +13,13 @@ from pathlib import Path
 
 import click
 
-from benchmarks.long_rows import long_rows
-from benchmarks.messages import Growth, Job, Loading, LoadingRequest, Point, Run
-from benchmarks.processes import ask, run_fresh, run_tool
-from benchmarks.setting import Setting, setting_options
-from benchmarks.tables import table
+from benchmarks.harness.long_rows import long_rows
+from benchmarks.harness.messages import Growth, Job, Loading, LoadingRequest, Point, Run
+from benchmarks.harness.processes import ask, run_fresh, run_tool
+from benchmarks.harness.setting import Setting, setting_options
+from benchmarks.harness.tables import table
+from benchmarks.harness.workloads import chat
 from benchmarks.tools import TOOLS
-from benchmarks.workloads import chat
 
 ROWS, TOKENS, RANK, ADAPTERS = "rows", "tokens a row", "rank", "adapters loaded"
 _BATCH = 4
@@ -49,7 +49,7 @@ def main(setting: Setting, quick: bool) -> None:  # noqa: FBT001
     ]
     file = setting.folder / "growth.json"
     file.write_text(Growth(points=points).model_dump_json(indent=2))
-    command = [sys.executable, "-m", "benchmarks.growth_picture", str(file)]
+    command = [sys.executable, "-m", "benchmarks.harness.growth_picture", str(file)]
     run_fresh(command, setting.folder / "picture.log", os.environ)
     header = ("", "value", "seconds", "peak MB")
     rows = [(p.series, f"{p.x:g}", f"{p.seconds:.2f}", f"{p.peak_memory_mb:.0f}") for p in points]

@@ -9,10 +9,10 @@ from statistics import median
 
 import click
 
-from benchmarks.generation_loop import Asked, Generated
-from benchmarks.processes import ADAPTERFLOW, ask, run_fresh, run_tool
-from benchmarks.setting import Setting, setting_options
-from benchmarks.tables import table
+from benchmarks.harness.generation_loop import Asked, Generated
+from benchmarks.harness.processes import ADAPTERFLOW, ask, run_fresh, run_tool
+from benchmarks.harness.setting import Setting, setting_options
+from benchmarks.harness.tables import table
 from benchmarks.tools import TOOLS
 from tasks.records import PredictionRecord
 

@@ -9,12 +9,12 @@ from collections import Counter, defaultdict
 
 import click
 
-from benchmarks.messages import Run
-from benchmarks.processes import run_tool
-from benchmarks.setting import Setting, setting_options
-from benchmarks.tables import table
+from benchmarks.harness.messages import Run
+from benchmarks.harness.processes import run_tool
+from benchmarks.harness.setting import Setting, setting_options
+from benchmarks.harness.tables import table
+from benchmarks.harness.workloads import WORKLOADS
 from benchmarks.tools import TOOLS
-from benchmarks.workloads import WORKLOADS
 
 _FEW_STEPS = 4
 _KINDS = {

@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
-from benchmarks.messages import Candidate, Job, Run, Verdict
-from benchmarks.processes import run_tool
-from benchmarks.setting import Setting, setting_options
-from benchmarks.tables import table
+from benchmarks.harness.messages import Candidate, Job, Run, Verdict
+from benchmarks.harness.processes import run_tool
+from benchmarks.harness.setting import Setting, setting_options
+from benchmarks.harness.tables import table
+from benchmarks.harness.workloads import WORKLOADS
 from benchmarks.tools import TOOLS
-from benchmarks.workloads import WORKLOADS
 
 _JUDGED_ROWS = 64
 

@@ -22,9 +22,9 @@ from statistics import median
 import click
 import psutil
 
-from benchmarks.processes import ADAPTERFLOW, run_fresh, run_tool
-from benchmarks.setting import Setting, setting_options
-from benchmarks.tables import table
+from benchmarks.harness.processes import ADAPTERFLOW, run_fresh, run_tool
+from benchmarks.harness.setting import Setting, setting_options
+from benchmarks.harness.tables import table
 from benchmarks.tools import TOOLS
 
 _HEADER = (

@@ -16,8 +16,8 @@ import torch
 from tasks.engine.objectives.model_task import model_task
 from tasks.engine.prepared_data import prepare_data
 
+from benchmarks.harness.messages import Job, Ready, Trial, Trialed
 from benchmarks.harness.techniques import TECHNIQUES, Engine
-from benchmarks.messages import Job, Ready, Trial, Trialed
 from benchmarks.tools.ours import sections
 from tasks.config import BaseModelSettings, DataSettings, LoraSettings, TrainingSettings
 from tasks.engine.adapters import adapter_state

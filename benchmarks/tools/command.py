@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.messages import Job, Outcome
-from benchmarks.recorded import mlflow_run, peak_memory_mb
+from benchmarks.harness.messages import Job, Outcome
+from benchmarks.harness.recorded import mlflow_run, peak_memory_mb
 from benchmarks.tools.ours import sections
 
 

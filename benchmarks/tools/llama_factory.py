@@ -5,9 +5,9 @@ import time
 
 from llamafactory.train.tuner import run_exp
 
-from benchmarks.messages import Job, Outcome
-from benchmarks.rows import prompt_and_completion
-from benchmarks.watching import Watch
+from benchmarks.harness.messages import Job, Outcome
+from benchmarks.harness.rows import prompt_and_completion
+from benchmarks.harness.watching import Watch
 
 
 def run(job: Job) -> Outcome:

@@ -4,8 +4,8 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from benchmarks.messages import Job, Outcome
-from benchmarks.watching import observed
+from benchmarks.harness.messages import Job, Outcome
+from benchmarks.harness.watching import observed
 from tasks.config import (
     BaseModelSettings,
     DataSettings,

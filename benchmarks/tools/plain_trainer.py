@@ -15,9 +15,9 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.messages import Job, Outcome
-from benchmarks.rows import tokens_and_labels
-from benchmarks.watching import Watch
+from benchmarks.harness.messages import Job, Outcome
+from benchmarks.harness.rows import tokens_and_labels
+from benchmarks.harness.watching import Watch
 
 
 def run(job: Job) -> Outcome:

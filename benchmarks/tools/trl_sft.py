@@ -6,10 +6,10 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.messages import Job, Outcome
-from benchmarks.rows import prompt_and_completion
+from benchmarks.harness.messages import Job, Outcome
+from benchmarks.harness.rows import prompt_and_completion
+from benchmarks.harness.watching import Watch
 from benchmarks.tools.plain_trainer import arguments, lora_config
-from benchmarks.watching import Watch
 
 
 def run(job: Job) -> Outcome:

@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.ablation import gain, worthless
 from benchmarks.harness.measured_steps import Bench
+from benchmarks.harness.messages import Ablation, Job, Pair, Trial, Trialed
 from benchmarks.harness.techniques import TECHNIQUES
-from benchmarks.messages import Ablation, Job, Pair, Trial, Trialed
-from benchmarks.workloads import WORKLOADS
+from benchmarks.harness.workloads import WORKLOADS
 
 CHECKOUT = Path(__file__).parents[2]
 _TRIAL = Trial(without=None, first_batch=1, num_steps=1)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from tiny_models import tiny_bert
 
-from benchmarks.findings import BASE, Comparison, Findings, figures
-from benchmarks.messages import Outcome
+from benchmarks.harness.findings import BASE, Comparison, Findings, figures
+from benchmarks.harness.messages import Outcome
+from benchmarks.harness.rows import IGNORED, tokens_and_labels
+from benchmarks.harness.watching import counted
+from benchmarks.harness.workloads import WORKLOADS
 from benchmarks.retraining import Loop
-from benchmarks.rows import IGNORED, tokens_and_labels
 from benchmarks.tools import DOCUMENTED, TOOLS
-from benchmarks.watching import counted
-from benchmarks.workloads import WORKLOADS
 from tasks.config import BaseModelSettings, DataSettings, TrackingSettings
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.examples import read_examples

@@ -1,10 +1,10 @@
-"""The process that a tool runs in: `python -m benchmarks.one_run TOOL JOB.json OUTCOME.json`."""
+"""The process that a tool runs in: `… benchmarks.harness.one_run TOOL JOB.json OUTCOME.json`."""
 
 import sys
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.messages import Job
+from benchmarks.harness.messages import Job
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How ours grows, as a picture: `python -m benchmarks.growth_picture GROWTH.json`."""
+"""How ours grows, as a picture: `python -m benchmarks.harness.growth_picture GROWTH.json`."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 
-from benchmarks.messages import Growth, Point
+from benchmarks.harness.messages import Growth, Point
 
 mpl.use("Agg")
 

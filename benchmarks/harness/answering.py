@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.messages import Message
+from benchmarks.harness.messages import Message
 
 Request = TypeVar("Request", bound=Message)
 

@@ -1,4 +1,4 @@
-"""What all programs of this folder have in common: the base, the machine's use, the results."""
+"""What all programs have in common: the base, the machine's use, the results."""
 
 import datetime as dt
 import functools
@@ -12,10 +12,17 @@ from typing import Any
 
 import click
 
-from benchmarks import machine
-from benchmarks.messages import Candidate, Job, JudgingRequest, Prepared, RowsRequest, Verdict
-from benchmarks.processes import CHECKOUT, ask, environment
-from benchmarks.workloads import WORKLOADS
+from benchmarks.harness import machine
+from benchmarks.harness.messages import (
+    Candidate,
+    Job,
+    JudgingRequest,
+    Prepared,
+    RowsRequest,
+    Verdict,
+)
+from benchmarks.harness.processes import CHECKOUT, ask, environment
+from benchmarks.harness.workloads import WORKLOADS
 
 RESULTS = CHECKOUT / "benchmarks" / "results"
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks import phrases
+from benchmarks.harness import phrases
 
 
 @dataclass(frozen=True)

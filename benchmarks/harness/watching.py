@@ -9,7 +9,7 @@ import torch
 from torch.utils import flop_counter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from benchmarks.messages import Job, Outcome, Work
+from benchmarks.harness.messages import Job, Outcome, Work
 
 if TYPE_CHECKING:
     from torch import nn

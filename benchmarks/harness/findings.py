@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.machine import Machine
-from benchmarks.messages import Job, Message, Run, Throughput, Verdict, Work
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.messages import Job, Message, Run, Throughput, Verdict, Work
 
 BASE = "base"
 """The verdict's key for the base without an adapter."""

@@ -1,11 +1,11 @@
-"""Loads one adapter under many names: `python -m benchmarks.many_adapters REQUEST.json`."""
+"""Loads one adapter under many names: `python -m benchmarks.harness.many_adapters REQUEST.json`."""
 
 import time
 
 import peft  # noqa: F401 - its import takes seconds, which are no part of a load
 
-from benchmarks.answering import answer, read_request
-from benchmarks.messages import Loading, LoadingRequest
+from benchmarks.harness.answering import answer, read_request
+from benchmarks.harness.messages import Loading, LoadingRequest
 from tasks.config import BaseModelSettings
 from tasks.engine.adapters.loading import load_adapter
 from tasks.engine.base.base_models import load_base

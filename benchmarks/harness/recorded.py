@@ -6,8 +6,8 @@ that is seen from outside is of the last step only.
 
 from typing import Any
 
-from benchmarks.answering import answer, read_request
-from benchmarks.messages import Peak, RunRequest
+from benchmarks.harness.answering import answer, read_request
+from benchmarks.harness.messages import Peak, RunRequest
 
 
 def mlflow_run(tracking_uri: str, flow_run_id: str) -> Any:  # noqa: ANN401 - MLflow's own type

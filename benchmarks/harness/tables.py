@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from benchmarks.findings import BASE, Comparison, Figures, Findings, Spread, figures
+from benchmarks.harness.findings import BASE, Comparison, Figures, Findings, Spread, figures
 from benchmarks.tools import DOCUMENTED, TOOLS
 
 _HEADER = (

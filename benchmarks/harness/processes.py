@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
-from benchmarks.messages import Job, Message, Outcome, Run, Usage
+from benchmarks.harness.messages import Job, Message, Outcome, Run, Usage
 from benchmarks.tools import Tool
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 _MAIN = "import sys; from flows.cli.main import main; sys.argv[0] = 'adapterflow'; main()"
 ADAPTERFLOW = (sys.executable, "-c", _MAIN)
 """The command line of this checkout, wherever the environment's own comes from."""
@@ -95,7 +95,7 @@ def ask(
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(request.model_dump_json(indent=2))
-    command = [sys.executable, "-m", f"benchmarks.{module}", str(file)]
+    command = [sys.executable, "-m", f"benchmarks.harness.{module}", str(file)]
     run_fresh(command, file.with_suffix(".log"), variables)
     lines = file.with_suffix(".answers.jsonl").read_text().splitlines()
     return [answer.model_validate_json(line) for line in lines]
@@ -110,7 +110,7 @@ class Worker:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", f"benchmarks.{module}", str(argument)],
+                [sys.executable, "-m", f"benchmarks.harness.{module}", str(argument)],
                 env=variables,
                 cwd=CHECKOUT,
                 stdin=subprocess.PIPE,
@@ -155,7 +155,14 @@ def run_tool(name: str, tool: Tool, job: Job, repeat: int, variables: Mapping[st
     job.folder.mkdir(parents=True, exist_ok=True)
     told, heard = job.folder / "job.json", job.folder / "outcome.json"
     told.write_text(job.model_dump_json(indent=2))
-    command = [str(tool.python), "-m", "benchmarks.one_run", tool.module, str(told), str(heard)]
+    command = [
+        str(tool.python),
+        "-m",
+        "benchmarks.harness.one_run",
+        tool.module,
+        str(told),
+        str(heard),
+    ]
     usage = run_fresh(command, job.folder / "output.log", variables)
     outcome = Outcome.model_validate_json(heard.read_text())
     return Run(tool=name, repeat=repeat, num_rows=job.num_rows, usage=usage, outcome=outcome)

@@ -1,4 +1,4 @@
-"""Makes the base and the rows that all tools share: `python -m benchmarks.prepare REQUEST.json`.
+"""Makes the base and the rows that all tools share: `… benchmarks.harness.prepare REQUEST.json`.
 
 A process of its own, so that the one that starts the tools stays small.
 """
@@ -7,16 +7,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.answering import answer, read_request
-from benchmarks.messages import Prepared, RowsRequest
-from benchmarks.rows import IGNORED, tokens_and_labels
-from benchmarks.workloads import WORKLOADS
+from benchmarks.harness.answering import answer, read_request
+from benchmarks.harness.messages import Prepared, RowsRequest
+from benchmarks.harness.rows import IGNORED, tokens_and_labels
+from benchmarks.harness.workloads import WORKLOADS
 from tasks.config import BaseModelSettings
 from tasks.engine.base.base_models import load_tokenizer
 from tasks.engine.base.sources import find_base
 
 if TYPE_CHECKING:
-    from benchmarks.workloads import Row
+    from benchmarks.harness.workloads import Row
 
 
 def prepare(request: RowsRequest) -> Prepared:

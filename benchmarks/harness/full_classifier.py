@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.messages import Message
+from benchmarks.harness.messages import Message
 from tasks.config import BaseModelSettings
 
 

@@ -1,4 +1,4 @@
-"""A plain script's way to answer rows: `python -m benchmarks.generation_loop REQUEST.json`.
+"""A plain script's way to answer rows: `python -m benchmarks.harness.generation_loop REQUEST.json`.
 
 transformers' own `generate` on a base with the adapter, over the rows as they come.
 """
@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.answering import answer, read_request
-from benchmarks.messages import Message
+from benchmarks.harness.answering import answer, read_request
+from benchmarks.harness.messages import Message
 
 
 class Asked(Message):

@@ -1,4 +1,4 @@
-"""One judge for all adapters: `python -m benchmarks.judging REQUEST.json`.
+"""One judge for all adapters: `python -m benchmarks.harness.judging REQUEST.json`.
 
 Each is loaded by PEFT on a fresh float32 base, and a plain forward pass gives the mean loss of the
 answers' tokens, over training rows and over rows that nobody trained on. So "at equal loss" is not
@@ -15,9 +15,9 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from benchmarks.answering import answer, read_request
-from benchmarks.messages import Candidate, JudgingRequest, Verdict
-from benchmarks.rows import IGNORED, tokens_and_labels
+from benchmarks.harness.answering import answer, read_request
+from benchmarks.harness.messages import Candidate, JudgingRequest, Verdict
+from benchmarks.harness.rows import IGNORED, tokens_and_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.findings import BASE, Findings, positions_a_forward
-from benchmarks.messages import (
+from benchmarks.harness.findings import BASE, Findings, positions_a_forward
+from benchmarks.harness.messages import (
     Candidate,
     Job,
     Prepared,
@@ -16,10 +16,10 @@ from benchmarks.messages import (
     ThroughputRequest,
     Verdict,
 )
-from benchmarks.processes import ProcessFailed, ask, run_tool
-from benchmarks.setting import Setting
+from benchmarks.harness.processes import ProcessFailed, ask, run_tool
+from benchmarks.harness.setting import Setting
+from benchmarks.harness.workloads import WORKLOADS
 from benchmarks.tools import TOOLS
-from benchmarks.workloads import WORKLOADS
 
 _COUNTED_STEPS = 4
 """FLOPs are counted in a run of its own over so many steps: it is slow, and all steps are alike."""

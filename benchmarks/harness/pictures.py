@@ -1,4 +1,4 @@
-"""The comparison as a picture: `python -m benchmarks.pictures RESULTS.json`."""
+"""The comparison as a picture: `python -m benchmarks.harness.pictures RESULTS.json`."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 
-from benchmarks.findings import Comparison, Figures, Spread, figures
+from benchmarks.harness.findings import Comparison, Figures, Spread, figures
 from benchmarks.tools import TOOLS
 
 mpl.use("Agg")

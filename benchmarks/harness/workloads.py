@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.long_rows import long_rows
+from benchmarks.harness.long_rows import long_rows
 
 Row = dict[str, list[dict[str, str]]]
 
-_DEMO = Path(__file__).resolve().parents[1] / "deployments" / "demo"
+_DEMO = Path(__file__).resolve().parents[2] / "deployments" / "demo"
 _SORTING = "You sort the messages of a bank's customers. Answer with the name of the intent."
 
 

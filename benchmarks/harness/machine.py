@@ -6,7 +6,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks.messages import Message
+from benchmarks.harness.messages import Message
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "trl")
 _PRODUCTS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")

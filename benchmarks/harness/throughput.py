@@ -1,4 +1,4 @@
-"""How fast this machine multiplies the base's matrices: `python -m benchmarks.throughput REQUEST`.
+"""How fast this machine multiplies the base's matrices: `… benchmarks.harness.throughput REQUEST`.
 
 One pass takes the model's own linear layers in order, each once with a batch's positions (as the
 forward pass does) and once with their gradient (as the backward pass does for frozen weights), and
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from benchmarks.answering import answer, read_request
-from benchmarks.messages import Throughput, ThroughputRequest
+from benchmarks.harness.answering import answer, read_request
+from benchmarks.harness.messages import Throughput, ThroughputRequest
 
 _SECONDS_A_FIGURE = 2.0
 _PASSES_AT_LEAST = 3
