@@ -15,6 +15,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import Trainer
@@ -190,7 +191,7 @@ SET_WHILE_RUNNING = ("_tr_loss", "_globalstep_last_logged", "_initial_global_ste
 def test_the_name_is_as_it_was_seen(reach: Reach) -> None:
     """It is there, takes the arguments that it is given, and a constant has its value."""
     try:
-        found = import_module(reach.module)
+        found: Any = import_module(reach.module)
         for part in reach.name.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError):

@@ -98,7 +98,7 @@ class Bench:
         total = 0.0
         for part in batch["parts"]:
             loss = engine.loss(self.model, part) / num_labels
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.item()
         return total
 

@@ -14,6 +14,7 @@ import torch
 from transformers import AttentionInterface
 
 from tasks.config import Batching
+from tasks.engine.base.base_models import mixed_precision
 from tasks.engine.batching import loss as engine_loss
 from tasks.engine.batching.loss import summed_loss
 from tasks.engine.data.tokenization import IGNORED
@@ -161,7 +162,7 @@ def _chunks_of_all_positions(model: "PreTrainedModel", part: "Part") -> torch.Te
     """Return the chunked loss with the products of the unlabelled positions computed, too."""
     every = _with_all_positions(part)
     labels = every["labels"]
-    with engine_loss.mixed_precision(model):
+    with mixed_precision(model):
         hidden = engine_loss._labelled_states(model, every)  # noqa: SLF001 - no option of the product
     head: Any = model.get_output_embeddings()
 
