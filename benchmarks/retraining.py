@@ -16,11 +16,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchmarks import machine
 from benchmarks.harness import machine
 from benchmarks.harness.tables import table
-from benchmarks.tables import table
-from flows.cli.main import prepare_process
 from flows.cli.process import prepare_process
 from tasks.config import RetrainAdapterConfig, RowFormat, TrackingSettings
 from tasks.records import CHAMPION

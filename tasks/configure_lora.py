@@ -1,9 +1,8 @@
 """Step 2 of 6: configure LoRA, every choice written out."""
 
+from tasks import engine
 from tasks.config import LoraSettings
 from tasks.durability.step import step
-from tasks.engine.adapters import lora
-from tasks.engine.base.base_models import load_skeleton
 from tasks.records import BaseModelRecord, LoraRecord, RunRecord
 from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
@@ -18,16 +17,14 @@ def configure_lora(
     Raises:
         UserError: a target name matches nothing.
     """
-    skeleton = load_skeleton(base)
-    config = lora.resolve_lora(settings, skeleton, base.settings.task)
-    record = lora.describe_lora(config, skeleton, base, settings=settings, seed=seed)
+    record = engine.configure_lora(settings, base, seed)
     Tracker(run).log_params(_params(record))
     for remark in record.remarks:
         logger().warning(remark)
     logger().info(
         "rank %s, alpha %g, on %s",
-        config.r,
-        config.lora_alpha,
+        record.peft_config.r,
+        record.peft_config.lora_alpha,
         ", ".join(f"{count} {name}" for name, count in record.matches.per_target.items()),
     )
     return record

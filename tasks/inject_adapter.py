@@ -1,8 +1,8 @@
 """Step 3 of 6: inject the adapter into the base, and prove that it changes nothing yet."""
 
+from tasks import engine
 from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.adapters.injection import inject
 from tasks.records import InjectedRecord, LoraRecord, RunRecord
 from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
@@ -17,7 +17,7 @@ def inject_adapter(lora: LoraRecord, run: RunRecord) -> InjectedRecord:
     """
     model = workbench.take(lora.base)
     file = run.folder / "initial" / f"{lora.adapter_name}.safetensors"
-    record = inject(model, lora, file)
+    record = engine.inject_adapter(model, lora, file)
     workbench.put(record, model)
     share = record.num_trainable_parameters / record.num_total_parameters
     tracker = Tracker(run)

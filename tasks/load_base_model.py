@@ -1,10 +1,9 @@
 """Step 1 of 6: load the base model, frozen, as the settings say."""
 
+from tasks import engine
 from tasks.config import BaseModelSettings
 from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.base.base_models import describe_base, load_base
-from tasks.engine.base.sources import find_base
 from tasks.records import BaseModelRecord, DataRecord, RunRecord
 from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
@@ -19,9 +18,7 @@ def load_base_model(
     Raises:
         UserError: there is no such model, or it cannot be loaded as the settings say.
     """
-    source = find_base(settings, data.labels)
-    model = load_base(source)
-    record = describe_base(source, model)
+    model, record = engine.load_base(settings, data.labels)
     workbench.put(record, model)
     Tracker(run).log_params(_params(record))
     logger().info(

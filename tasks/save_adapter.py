@@ -1,16 +1,11 @@
 """Step 5 of 6: save the adapter alone, and prove it on a fresh base."""
 
-from functools import partial
 from pathlib import Path
 
+from tasks import engine
 from tasks.config import OutputSettings
 from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.adapters.injection import probe_logits
-from tasks.engine.adapters.model_card import write_card
-from tasks.engine.adapters.saving import adapter_files
-from tasks.engine.adapters.saving import save_adapter as save_and_prove
-from tasks.engine.base.hub import push_adapter
 from tasks.records import DataRecord, RunRecord, SavedRecord, TrainedRecord
 from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
@@ -26,21 +21,11 @@ def save_adapter(
         VerificationError: what was saved is not what was trained.
         AdapterflowError: the push failed; the folder is complete.
     """
-    model = workbench.take(trained)
-    live_logits = probe_logits(model)
-    card = write_card(trained, data, settings)
-    files = adapter_files(model, trained, data.template, card)
-    del model  # the fresh base of the proof takes its place in memory
-    folder = run.folder / "adapters" / files.name
-    record = save_and_prove(files, folder, live_logits, _push(settings))
+    folder = run.folder / "adapters" / trained.injected.lora.adapter_name
+    # No reference to the model stays here: the fresh base of the proof takes its place in memory.
+    record = engine.save_adapter(workbench.take(trained), trained, data, settings, folder)
     _report(record, Tracker(run))
     return record
-
-
-def _push(settings: OutputSettings) -> "partial[str] | None":
-    if not settings.push_to_hub:
-        return None
-    return partial(push_adapter, repo_id=settings.push_to_hub, private=settings.private)
 
 
 def _report(record: SavedRecord, tracker: Tracker) -> None:

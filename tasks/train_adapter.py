@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
+from tasks import engine
 from tasks.config import TrainingSettings
 from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.preparation import open_data
 from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
 from tasks.runtime.progress import logger, progress
 from tasks.tracking import Tracker
@@ -24,9 +24,7 @@ def train_adapter(
         VerificationError: the adapter did not change, the base did, or the loss is no number.
     """
     from tasks.engine.training.callbacks import TrainingProgress
-    from tasks.engine.training.training import train
 
-    prepared = open_data(data, injected.lora.base)
     model = workbench.take(injected)
     tracker = Tracker(run)
     tracker.log_params({f"training/{k}": v for k, v in settings.model_dump(mode="json").items()})
@@ -40,14 +38,7 @@ def train_adapter(
             notes.update((name, f"{name} {value:.4f}") for name, value in losses.items())
             shown.at(now.step, now.num_steps, "  ".join(notes.values()))
 
-        record = train(
-            model,
-            injected,
-            prepared,
-            settings=settings,
-            folder=run.checkpoints,
-            on_progress=on_progress,
-        )
+        record = engine.train_adapter(model, injected, data, settings, run.checkpoints, on_progress)
     workbench.put(record, model)
     _report(record, tracker)
     return record

@@ -13,23 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import torch
-from tasks.engine.objectives.model_task import model_task
-from tasks.engine.prepared_data import prepare_data
 
 from benchmarks.harness.messages import Job, Ready, Trial, Trialed
 from benchmarks.harness.techniques import TECHNIQUES, Engine
 from benchmarks.tools.ours import sections
+from tasks import engine
 from tasks.config import BaseModelSettings, DataSettings, LoraSettings, TrainingSettings
 from tasks.engine.adapters import adapter_state
-from tasks.engine.adapters.injection import inject
-from tasks.engine.adapters.lora import describe_lora
-from tasks.engine.base.base_models import describe_base, load_base, load_skeleton
 from tasks.engine.base.memory import give_back
-from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
 from tasks.engine.batching.choice import make_batches
 from tasks.engine.batching.row_order import row_order
-from tasks.engine.data.examples import read_examples
+from tasks.engine.objectives.registry import objective_of
 from tasks.engine.training.checkpoints import Checkpoints
 from tasks.engine.training.plan import planned
 from tasks.runtime.measuring import measured
@@ -43,19 +38,17 @@ class Bench:
 
     def __init__(self, job: Job) -> None:
         settings = sections(job)
+        base_settings = BaseModelSettings.model_validate(settings["base_model"])
         data_settings = DataSettings.model_validate(settings["data"])
-        source = find_base(BaseModelSettings.model_validate(settings["base_model"]))
-        sets = read_examples(data_settings, job.seed)
-        data = prepare_data(sets, data_settings, job.seed, source, lambda *_: None)
-        self.model = load_base(source)
-        base = describe_base(source, self.model)
+        data = engine.prepare_data(data_settings, base_settings, job.seed, job.folder / "tokens")
+        self.model, base = engine.load_base(base_settings)
         lora_settings = LoraSettings.model_validate(settings["lora"])
-        lora = describe_lora(lora_settings, load_skeleton(source), base, job.seed)
-        injected = inject(self.model, lora, job.folder / "initial.safetensors")
+        lora = engine.configure_lora(lora_settings, base, job.seed)
+        injected = engine.inject_adapter(self.model, lora, job.folder / "initial.safetensors")
         training = TrainingSettings.model_validate(settings["training"])
         checkpoints = Checkpoints(job.folder / "checkpoints")
         self.engine = Engine(planned(checkpoints, self.model, injected, data, training))
-        self._task = model_task(base.settings.task)
+        self._task = objective_of(base.settings.task)
         self._pad_token_id = data.renderer.tokenizer.pad_token_id or 0
         self._rows = as_items(data.train.rows)
         random.Random(job.seed).shuffle(self._rows)  # noqa: S311 - no secret

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tasks.config import TrainAdapterConfig
 from tasks.engine.data.unread_columns import unread_text
-from tasks.engine.training.forecast import Forecast, forecast
+from tasks.engine.forecast import Forecast, forecast
 from tasks.records import SplitRecord
 from tasks.validate_inputs import check_inputs
 

@@ -1,4 +1,7 @@
-"""All that touches torch, transformers, peft and datasets; imports neither Prefect nor MLflow."""
+"""All that touches torch, transformers, peft and datasets; imports neither Prefect nor MLflow.
+
+Its face is a whole run: `prepare_data` and the six steps, which hand one live model along.
+"""
 
 import os
 
@@ -14,3 +17,23 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 # through them. A step's own products, which come again in each layer, are some dozens.
 for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "64")
+
+from tasks.engine.steps import (  # noqa: E402 - torch reads the above when it is imported
+    configure_lora,
+    inject_adapter,
+    load_adapter,
+    load_base,
+    prepare_data,
+    save_adapter,
+    train_adapter,
+)
+
+__all__ = [
+    "configure_lora",
+    "inject_adapter",
+    "load_adapter",
+    "load_base",
+    "prepare_data",
+    "save_adapter",
+    "train_adapter",
+]

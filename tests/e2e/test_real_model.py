@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
+from tasks import engine
 from tasks.config import BaseModelSettings, LoraSettings
-from tasks.engine.adapters import adapter_state, injection, lora
+from tasks.engine.adapters import adapter_state, injection
 from tasks.engine.adapters.folders import find_adapter
 from tasks.engine.adapters.gguf_adapter import write_gguf
 from tasks.engine.base import base_models
@@ -75,14 +76,9 @@ def demo() -> ReportRecord:
 
 def injected(settings: BaseModelSettings, folder: Path) -> PreTrainedModel:
     """Load the model with a fresh adapter on all linear layers."""
-    source = find_base(settings)
-    model = base_models.load_base(source)
-    base = base_models.describe_base(source, model)
-    skeleton = base_models.load_skeleton(source)
-    wanted = LoraSettings(target_modules="all-linear")
-    config = lora.resolve_lora(wanted, skeleton)
-    record = lora.describe_lora(config, skeleton, base, settings=wanted, seed=0)
-    injection.inject(model, record, folder / "initial.safetensors")
+    model, base = engine.load_base(settings)
+    record = engine.configure_lora(LoraSettings(target_modules="all-linear"), base, seed=0)
+    engine.inject_adapter(model, record, folder / "initial.safetensors")
     return model
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tiny_models import tiny_tokenizer
 
+from tasks import engine
 from tasks.config import (
     BaseModelSettings,
     DataSettings,
@@ -14,11 +15,9 @@ from tasks.config import (
     OutputSettings,
     TrainingSettings,
 )
-from tasks.engine.adapters import lora
-from tasks.engine.adapters.injection import inject, probe_logits
+from tasks.engine.adapters.injection import probe_logits
+from tasks.engine.adapters.model_card import write_card
 from tasks.engine.adapters.saving import adapter_files, save_adapter
-from tasks.engine.base.base_models import describe_base, load_base, load_skeleton
-from tasks.engine.base.sources import find_base
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.preparation import prepare_data
@@ -49,18 +48,14 @@ def loaded(
     settings = settings or BaseModelSettings.model_validate(
         {"source": str(folder), "dtype": "float32"}
     )
-    source = find_base(settings)
-    model = load_base(source)
-    return model, describe_base(source, model)
+    return engine.load_base(settings)
 
 
 def configured(
     base: BaseModelRecord, settings: LoraSettings | None = None, *, seed: int = 0
 ) -> LoraRecord:
     """Step 2: resolve the LoRA configuration."""
-    settings, skeleton = settings or LoraSettings(r=4), load_skeleton(base)
-    config = lora.resolve_lora(settings, skeleton, base.settings.task)
-    return lora.describe_lora(config, skeleton, base, settings=settings, seed=seed)
+    return engine.configure_lora(settings or LoraSettings(r=4), base, seed)
 
 
 def injected(
@@ -73,7 +68,7 @@ def injected(
     model, record = loaded(base, base_settings)
     configuration = configured(record, settings)
     file = folder / "initial" / f"{configuration.adapter_name}.safetensors"
-    return model, inject(model, configuration, file)
+    return model, engine.inject_adapter(model, configuration, file)
 
 
 def prepared(base: BaseModelRecord, folder: Path, num_eval_rows: int = 2) -> PreparedData:
@@ -107,15 +102,10 @@ def train_here(
     on_progress: "OnTraining | None" = None,
 ) -> TrainedRecord:
     """Step 4: train the model that was injected, on from a checkpoint in the folder, if any."""
-    from tasks.engine.training.training import train
-
-    return train(
-        model,
-        record,
-        prepared(record.lora.base, folder),
-        settings=settings or training(),
-        folder=folder / "checkpoints",
-        on_progress=on_progress or (lambda _: None),
+    data = prepared(record.lora.base, folder).record
+    checkpoints = folder / "checkpoints"
+    return engine.train_adapter(
+        model, record, data, settings or training(), checkpoints, on_progress
     )
 
 
@@ -137,12 +127,13 @@ def save_here(
     push: Callable[[Path], str] | None = None,
 ) -> SavedRecord:
     """Step 5: save the model's adapter to `folder/adapters/<name>`."""
-    from tasks.engine.adapters.model_card import write_card
-
     data = prepared(record.injected.lora.base, folder).record
-    card = write_card(record, data, OutputSettings(license="apache-2.0"))
-    files = adapter_files(model, record, "chat", card)
-    return save_adapter(files, folder / "adapters" / files.name, probe_logits(model), push)
+    settings = OutputSettings(license="apache-2.0")
+    folder = folder / "adapters" / record.injected.lora.adapter_name
+    if push is None:
+        return engine.save_adapter(model, record, data, settings, folder)
+    files = adapter_files(model, record, data.template, write_card(record, data, settings))
+    return save_adapter(files, folder, probe_logits(model), push)
 
 
 def logits(model: "PreTrainedModel") -> "Tensor":

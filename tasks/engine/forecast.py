@@ -8,7 +8,6 @@ time.
 import math
 import tempfile
 import time
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -20,6 +19,7 @@ from tasks.engine.batching.row_order import row_order
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import row_lengths
 from tasks.engine.data.tokenization import shared_prefix_length
+from tasks.engine.steps import configure_lora, inject_adapter, load_base, train_adapter
 from tasks.records import BaseSource, DataRecord, LoraConfigRecord, Record
 from tasks.runtime.measuring import measured
 
@@ -106,25 +106,18 @@ def forecast(
         num_steps=num_steps,
         num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
         rows_per_step=rows_per_step,
-        probe=_probe(config, source, lora_config, data) if with_probe else None,
+        probe=_probe(config, data) if with_probe else None,
         remarks=(*unreached, *lora.remarks(lora_config, num_trainable, num_base)),
     )
 
 
-def _probe(
-    config: TrainAdapterConfig,
-    source: BaseSource,
-    lora_config: LoraConfigRecord,
-    data: PreparedData,
-) -> Probe:
-    from tasks.engine.adapters.injection import inject
+def _probe(config: TrainAdapterConfig, data: PreparedData) -> Probe:
     from tasks.engine.training.callbacks import TrainingProgress
-    from tasks.engine.training.training import train
 
     settings = config.training.model_copy(
         update={"max_steps": _PROBE_STEPS, "eval_steps": None, "logging_steps": 1}
     )
-    few = _few_held_out(data, settings.batch_size)
+    num_eval_rows = _PROBE_EVAL_BATCHES * settings.batch_size
     step_ends: list[float] = []
     spent_evaluating = 0.0
 
@@ -136,23 +129,18 @@ def _probe(
             spent_evaluating += time.perf_counter() - step_ends[-1]
 
     with tempfile.TemporaryDirectory() as folder, measured() as measurement:
-        model = base_models.load_base(source)
-        base = base_models.describe_base(source, model)
-        record = lora.describe_lora(
-            lora_config,
-            base_models.load_skeleton(source),
-            base,
-            settings=config.lora,
-            seed=config.seed,
-        )
-        injected = inject(model, record, Path(folder) / "initial.safetensors")
-        trained = train(
+        model, base = load_base(config.base_model, data.record.labels)
+        lora = configure_lora(config.lora, base, config.seed)
+        injected = inject_adapter(model, lora, Path(folder) / "initial.safetensors")
+        checkpoints = Path(folder) / "checkpoints"
+        trained = train_adapter(
             model,
             injected,
-            few,
-            settings=settings,
-            folder=Path(folder) / "checkpoints",
-            on_progress=on_progress,
+            data.record,
+            settings,
+            checkpoints,
+            on_progress,
+            max_eval_rows=num_eval_rows,
         )
     return Probe(
         batching=trained.batching,
@@ -160,23 +148,16 @@ def _probe(
         peak_memory_bytes=measurement.peak_memory_bytes,
         peak_gpu_bytes=measurement.peak_gpu_bytes,
         seconds_per_step=_seconds_per_step(config, data, trained.batching, step_ends),
-        seconds_per_evaluation=spent_evaluating * _share(data, few),
+        seconds_per_evaluation=spent_evaluating * _share(data, num_eval_rows),
     )
 
 
-def _few_held_out(data: PreparedData, batch_size: int) -> PreparedData:
+def _share(data: PreparedData, num_rows: int) -> float:
+    """Return how many times the tokens of the first held-out rows all of them are."""
     if data.eval is None:
-        return data
-    count = _PROBE_EVAL_BATCHES * batch_size
-    return replace(data, eval=replace(data.eval, rows=data.eval.rows[:count]))
-
-
-def _share(data: PreparedData, few: PreparedData) -> float:
-    """Say how many times the tokens of the few held-out rows all of them are."""
-    if data.eval is None or few.eval is None:
         return 0.0
-    all_tokens, few_tokens = (row_lengths(one.rows).sum() for one in (data.eval, few.eval))
-    return float(all_tokens / few_tokens)
+    lengths = row_lengths(data.eval.rows)
+    return float(lengths.sum() / lengths[:num_rows].sum())
 
 
 def _seconds_per_step(

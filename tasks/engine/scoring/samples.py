@@ -1,0 +1,100 @@
+"""The proof that a saved adapter works: loaded on a fresh base, it answers beside the base."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tasks.config import InferenceSettings
+from tasks.engine.adapters.activation import adapters_disabled
+from tasks.engine.adapters.injection import probe_logits
+from tasks.engine.adapters.loading import load_adapter
+from tasks.engine.data.prepared_data import PreparedData
+from tasks.engine.objectives.generation import matches
+from tasks.engine.objectives.registry import objective_of
+from tasks.engine.preparation import open_data
+from tasks.errors import VerificationError
+from tasks.records import DataRecord, LoadedRecord, SampleRecord, SavedRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+OnAnswers = Callable[[int, int], None]
+
+
+def load_and_sample(
+    model: "PreTrainedModel",
+    saved: SavedRecord,
+    data: DataRecord,
+    settings: InferenceSettings,
+    on_progress: OnAnswers | None = None,
+) -> LoadedRecord:
+    """Load the saved adapter on a fresh base, and sample answers, base beside adapter.
+
+    Raises:
+        VerificationError: the loaded adapter has no effect on the base.
+    """
+    before = probe_logits(model)
+    load_adapter(model, saved.folder, saved.adapter_name)
+    effect = (probe_logits(model) - before).abs().max().item()
+    if not effect:
+        raise VerificationError("the loaded adapter changes no logit of the base")
+    samples = _sample(model, saved, open_data(data, saved.base), settings, on_progress)
+    return LoadedRecord(
+        saved=saved,
+        logit_effect=effect,
+        num_samples=len(samples),
+        base_exact_match=_share([sample.base_matches for sample in samples]),
+        adapter_exact_match=_share([sample.adapter_matches for sample in samples]),
+        samples=tuple(samples),
+    )
+
+
+def _sample(
+    model: "PreTrainedModel",
+    saved: SavedRecord,
+    data: PreparedData,
+    settings: InferenceSettings,
+    on_progress: OnAnswers | None,
+) -> list[SampleRecord]:
+    if data.eval is None or data.record.row_format == "text":
+        return []
+    objective = objective_of(saved.base.settings.task)
+    examples = data.eval.examples[: settings.sample_rows]
+    prompts = [objective.prompt(data.renderer, example) for example in examples]
+    expected = [objective.expected(data.renderer, example) for example in examples]
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        if on_progress:
+            on_progress(done, 2 * len(prompts))
+
+    def answers() -> list[str]:
+        given = objective.answer(
+            model,
+            data.renderer.tokenizer,
+            prompts,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            on_progress=count,
+        )
+        return [one.text for one in given]
+
+    adapted = answers()
+    with adapters_disabled(model):
+        plain = answers()
+    return [
+        SampleRecord(
+            prompt=example.question,
+            expected=wanted,
+            base_answer=base,
+            adapter_answer=adapter,
+            base_matches=matches(base, wanted),
+            adapter_matches=matches(adapter, wanted),
+        )
+        for example, wanted, base, adapter in zip(examples, expected, plain, adapted, strict=True)
+    ]
+
+
+def _share(hits: list[bool]) -> float | None:
+    return sum(hits) / len(hits) if hits else None

@@ -1,0 +1,205 @@
+"""The six steps as functions of their inputs: no Prefect, no MLflow, one live model handed along.
+
+Each is what the task of the same step calls. Together with `prepare_data` they are a whole run:
+
+    data = prepare_data(config.data, config.base_model, config.seed, folder / "tokens").record
+    model, base = load_base(config.base_model, data.labels)
+    lora = configure_lora(config.lora, base, config.seed)
+    injected = inject_adapter(model, lora, folder / "initial.safetensors")
+    trained = train_adapter(model, injected, data, config.training, folder / "checkpoints")
+    saved = save_adapter(model, trained, data, config.output, folder / "adapter")
+    fresh, _ = load_base(config.base_model, data.labels)
+    loaded = load_adapter(fresh, saved, data, config.inference)
+
+Everything heavy is imported where it is used, so that importing this costs nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.config import (
+    BaseModelSettings,
+    DataSettings,
+    InferenceSettings,
+    LoraSettings,
+    OutputSettings,
+    TrainingSettings,
+)
+from tasks.records import (
+    BaseModelRecord,
+    DataRecord,
+    InjectedRecord,
+    LoadedRecord,
+    LoraRecord,
+    SavedRecord,
+    TrainedRecord,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tasks.engine.data.prepared_data import PreparedData
+    from tasks.engine.training.callbacks import OnTraining
+
+
+def prepare_data(
+    settings: DataSettings, base: BaseModelSettings, seed: int, folder: Path
+) -> "PreparedData":
+    """Read, check and tokenize the rows for a base; the tokens are files in `folder`.
+
+    Raises:
+        UserError: a row or the base cannot work; the message names it.
+    """
+    from tasks.engine.base.sources import find_base
+    from tasks.engine.data.examples import read_examples
+    from tasks.engine.preparation import prepare_data
+
+    sets = read_examples(settings, seed, base.task, base.labels)
+    return prepare_data(sets, settings, seed, find_base(base, sets.labels), folder)
+
+
+def load_base(
+    settings: BaseModelSettings, labels: Sequence[str] | None = None
+) -> tuple["PreTrainedModel", BaseModelRecord]:
+    """Step 1: load the base model, frozen, onto the device.
+
+    Args:
+        settings: which model, and how its weights are held.
+        labels: the classes, in the order of the model's outputs; the settings' unless given.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded as the settings say.
+    """
+    from tasks.engine.base import base_models
+    from tasks.engine.base.sources import find_base
+
+    source = find_base(settings, labels)
+    model = base_models.load_base(source)
+    return model, base_models.describe_base(source, model)
+
+
+def configure_lora(settings: LoraSettings, base: BaseModelRecord, seed: int) -> LoraRecord:
+    """Step 2: resolve the LoRA configuration for the base, on its skeleton without weights.
+
+    Raises:
+        UserError: a target name matches nothing, or PEFT refuses the configuration.
+    """
+    from tasks.engine.adapters.lora import describe_lora, resolve_lora
+    from tasks.engine.base.base_models import load_skeleton
+
+    skeleton = load_skeleton(base)
+    config = resolve_lora(settings, skeleton, base.settings.task)
+    return describe_lora(config, skeleton, base, settings=settings, seed=seed)
+
+
+def inject_adapter(model: "PreTrainedModel", lora: LoraRecord, file: Path) -> InjectedRecord:
+    """Step 3: add a fresh adapter, whose initial weights are written to `file`.
+
+    Raises:
+        VerificationError: it is not where it should be, or changes the base's outputs.
+    """
+    from tasks.engine.adapters.injection import inject
+
+    return inject(model, lora, file)
+
+
+def train_adapter(  # noqa: PLR0913 - a training run has that many parts
+    model: "PreTrainedModel",
+    injected: InjectedRecord,
+    data: DataRecord,
+    settings: TrainingSettings,
+    folder: Path,
+    on_progress: "OnTraining | None" = None,
+    *,
+    max_eval_rows: int | None = None,
+) -> TrainedRecord:
+    """Step 4: train the adapter, from the last checkpoint in `folder` if there is one.
+
+    Args:
+        model: a base with the fresh adapter.
+        injected: the state that the model is in.
+        data: of the run; its tokens are read from the files that it names.
+        settings: the optimization.
+        folder: for checkpoints and the trained weights.
+        on_progress: called at every step and for everything logged.
+        max_eval_rows: evaluate on the first so many held-out rows only.
+
+    Raises:
+        UserError: a file of tokens is gone, or the optimizer does not run on this machine.
+        AdapterflowError: memory did not suffice.
+        VerificationError: the adapter did not change, the base did, or a loss was not finite.
+    """
+    from tasks.engine.preparation import open_data
+    from tasks.engine.training.training import train
+
+    opened = open_data(data, injected.lora.base)
+    if opened.eval and max_eval_rows is not None:
+        few = replace(opened.eval, rows=opened.eval.rows[:max_eval_rows])
+        opened = replace(opened, eval=few)
+    return train(
+        model,
+        injected,
+        opened,
+        settings=settings,
+        folder=folder,
+        on_progress=on_progress or (lambda _: None),
+    )
+
+
+def save_adapter(
+    model: "PreTrainedModel",
+    trained: TrainedRecord,
+    data: DataRecord,
+    settings: OutputSettings,
+    folder: Path,
+) -> SavedRecord:
+    """Step 5: save the adapter to a folder of its own, and push it where that is asked for.
+
+    A caller that keeps no reference to the model saves its memory: the fresh base of the proof
+    takes its place.
+
+    Raises:
+        VerificationError: what was saved is not what was trained.
+        AdapterflowError: the push failed; the folder is complete.
+    """
+    from tasks.engine.adapters import saving
+    from tasks.engine.adapters.injection import probe_logits
+    from tasks.engine.adapters.model_card import write_card
+    from tasks.engine.base.hub import push_adapter
+    from tasks.engine.base.memory import give_back
+
+    live_logits = probe_logits(model)
+    card = write_card(trained, data, settings)
+    files = saving.adapter_files(model, trained, data.template, card)
+    del model
+    give_back()
+    repo = settings.push_to_hub
+    push = partial(push_adapter, repo_id=repo, private=settings.private) if repo else None
+    return saving.save_adapter(files, folder, live_logits, push)
+
+
+def load_adapter(
+    model: "PreTrainedModel",
+    saved: SavedRecord,
+    data: DataRecord,
+    settings: InferenceSettings,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> LoadedRecord:
+    """Step 6: load the saved adapter on a fresh base, and let both answer held-out rows.
+
+    Args:
+        model: a fresh base.
+        saved: the adapter.
+        data: of the run, whose held-out rows are asked.
+        settings: how many rows, and how long an answer may get.
+        on_progress: told the answers done and the answers in all.
+
+    Raises:
+        VerificationError: the loaded adapter has no effect on the base.
+    """
+    from tasks.engine.scoring.samples import load_and_sample
+
+    return load_and_sample(model, saved, data, settings, on_progress)
