@@ -20,11 +20,11 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 def sections(config: Config) -> tuple[str, ...]:
     """Name the settings that are mappings of settings themselves."""
-    return tuple(name for name in config.model_fields if _inner(config, name))
+    return tuple(name for name in config.model_fields if section_of(config, name))
 
 
-def _inner(config: Config, name: str) -> Config | None:
-    """Give what a setting is a mapping of, or a list of mappings of, or either or null."""
+def section_of(config: Config, name: str) -> Config | None:
+    """Return the section that a setting is, or is a list of, alone or beside null."""
     possible = [config.model_fields[name].annotation]
     for one in possible:
         possible += typing.get_args(one)
@@ -125,5 +125,5 @@ def _section(config: Config, path: str) -> Config:
     """Follow a dotted path of settings; the places in lists count for nothing."""
     for part in filter(None, path.split(".")):
         if not part.isdigit():
-            config = _inner(config, part) or config
+            config = section_of(config, part) or config
     return config

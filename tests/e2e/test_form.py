@@ -1,6 +1,5 @@
 """Prefect's form as a person meets it: filled in with a browser, and the run that it starts."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,8 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from flow_runs import sums
 from running_stack import RunningStack, wait_until
-
-from tasks.durability.step_name import StepName
+from screenshots import browser, open_mlflow_run, open_prefect_run, open_report, window
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -21,9 +19,17 @@ DEPLOYMENT = "train-adapter/on-demand"
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def program() -> str:
+    """Return the browser's program; skip where there is none."""
+    found = browser()
+    if not found:
+        pytest.skip("no chromium is installed")
+    return found
+
+
+@pytest.fixture(scope="module")
+def stack(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """Start a stack once for this module."""
-    browser()
     running = RunningStack(tmp_path_factory.mktemp("stack"))
     try:
         running.up()
@@ -32,28 +38,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
         running.command("down")
 
 
-def browser() -> str:
-    """Give the browser's program; skip where there is none."""
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if not found:
-        pytest.skip("no chromium is installed")
-    return found
-
-
 @pytest.fixture
-def page(stack: RunningStack) -> Iterator["Page"]:
-    """Open a window of the browser, which knows nothing yet."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # Chromium's own sandbox does not start for root.
-        running = playwright.chromium.launch(
-            executable_path=browser(), args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = running.new_page(viewport={"width": 1300, "height": 1000})
-        page.set_default_timeout(120_000)
+def page(program: str) -> Iterator["Page"]:
+    """Open a window of the browser."""
+    with window(program) as page:
         yield page
-        running.close()
 
 
 def fill(page: "Page", title: str, value: str) -> None:
@@ -73,7 +62,7 @@ def submitted(page: "Page", stack: RunningStack) -> list["FlowRun"]:
 def test_a_person_fills_in_the_form_and_sees_the_run_through(
     stack: RunningStack, page: "Page", tiny_base: Path, tmp_path: Path
 ) -> None:
-    """From the form to the six steps, the report with the loss curve and the link to MLflow."""
+    """From the form to the six steps, the report with the loss curve and MLflow's page of the run."""
     deployment = stack.deployment(DEPLOYMENT)
     page.goto(f"{stack.prefect_url}/deployments/deployment/{deployment.id}/run")
     fill(page, "Source", str(tiny_base))
@@ -84,17 +73,10 @@ def test_a_person_fills_in_the_form_and_sees_the_run_through(
     assert run.parameters["config"]["base_model"]["source"] == str(tiny_base)
 
     stack.ended(run)
-    page.goto(f"{stack.prefect_url}/runs/flow-run/{run.id}")
-    page.get_by_text("Completed", exact=True).first.wait_for()
-    page.get_by_text("Task Runs", exact=True).click()
-    for step in StepName:
-        page.get_by_text(str(step), exact=True).first.wait_for()
-    page.get_by_text("Artifacts", exact=True).last.click()
-    page.get_by_text("adapter-report").first.click()
-    page.locator("img[alt='loss curve']").wait_for()
-    link = page.get_by_role("link", name="The MLflow run").get_attribute("href")
-    assert link
+    open_prefect_run(page, stack, run)
+    link = open_report(page)
     assert link.startswith(f"{stack.mlflow_url}/#/experiments/")
+    open_mlflow_run(page, link)
 
 
 def test_the_newer_pages_have_the_form_too(stack: RunningStack, page: "Page") -> None:

@@ -100,7 +100,7 @@ class RunningStack:
                 deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [found.id]}})
             )
 
-    def ended(self, run: FlowRun) -> FlowRun:
+    def ended(self, run: FlowRun, seconds: float = 240) -> FlowRun:
         """Wait for the end of a run, and give it as it is then."""
 
         def look() -> FlowRun | None:
@@ -108,7 +108,7 @@ class RunningStack:
                 found = client.read_flow_run(run.id)
             return found if found.state and found.state.name in ENDED else None
 
-        found = wait_until(look, f"the end of {run.name}")
+        found = wait_until(look, f"the end of {run.name}", seconds)
         assert isinstance(found, FlowRun)
         return found
 

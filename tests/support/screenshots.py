@@ -1,0 +1,111 @@
+"""Pages of a run in a browser: for the browser's tests, and as the pictures in the documentation.
+
+`make screenshots` trains the demo's adapter in a stack of its own and takes the pictures again.
+"""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from running_stack import RunningStack
+
+from tasks.durability.step_name import StepName
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+    from prefect.client.schemas.objects import FlowRun
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+_WIDTH, _HEIGHT = 1280, 860
+_SECONDS_TO_DRAW = 5
+
+
+def browser() -> str | None:
+    """Return the browser's program; None if there is none."""
+    return shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@contextmanager
+def window(program: str) -> Iterator["Page"]:
+    """Open a window of the browser, without history or cookies."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not start for root.
+        running = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = running.new_page(viewport={"width": _WIDTH, "height": _HEIGHT})
+        page.set_default_timeout(120_000)
+        yield page
+        running.close()
+
+
+def open_prefect_run(page: "Page", stack: RunningStack, run: "FlowRun") -> None:
+    """Open Prefect's page of a completed run, with its six steps in the list below the timeline."""
+    page.goto(f"{stack.prefect_url}/runs/flow-run/{run.id}")
+    page.get_by_text("Completed", exact=True).first.wait_for()
+    page.get_by_text("Task Runs", exact=True).click()
+    for step in StepName:
+        page.get_by_text(str(step), exact=True).first.wait_for()
+
+
+def open_report(page: "Page") -> str:
+    """Open the report from Prefect's page of a run; return the report's link to MLflow."""
+    page.get_by_text("Artifacts", exact=True).last.click()
+    page.get_by_text("adapter-report").first.click()
+    page.locator("img[alt='loss curve']").wait_for()
+    link = page.get_by_role("link", name="The MLflow run").get_attribute("href")
+    assert link
+    return link
+
+
+def open_mlflow_run(page: "Page", link: str) -> None:
+    """Open MLflow's page of a run, with its curves.
+
+    MLflow 3.17 opens an experiment as one of GenAI unless the link names the kind of work.
+    """
+    page.goto(f"{link}/model-metrics?workflowType=machine_learning")
+    page.get_by_text("train/loss", exact=True).first.wait_for()
+
+
+def _demo(stack: RunningStack) -> "FlowRun":
+    """Train the demo's adapter through the deployment, with fewer sample answers."""
+    deployment = "train-adapter/on-demand"
+    config: dict[str, Any] = stack.deployment(deployment).parameters["config"]
+    config["inference"] = {**config["inference"], "sample_rows": 25}
+    return stack.ended(stack.start(deployment, {"config": config}), seconds=1800)
+
+
+def _take(page: "Page", name: str) -> None:
+    page.wait_for_timeout(_SECONDS_TO_DRAW * 1000)
+    page.screenshot(path=IMAGES / name)
+
+
+def main() -> None:
+    """Take the pictures of the documentation."""
+    program = browser()
+    if not program:
+        sys.exit("no chromium is installed")
+    with tempfile.TemporaryDirectory() as folder:
+        stack = RunningStack(Path(folder))
+        try:
+            stack.up()
+            run = _demo(stack)
+            with window(program) as page:
+                open_prefect_run(page, stack, run)
+                _take(page, "prefect-run.png")
+                link = open_report(page)
+                _take(page, "prefect-report.png")
+                open_mlflow_run(page, link)
+                _take(page, "mlflow-run.png")
+        finally:
+            stack.command("down")
+
+
+if __name__ == "__main__":
+    main()
