@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo up down lint test test-all audit chaos bench
+.PHONY: help install demo up down lint test test-all audit chaos bench screenshots
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,6 +16,7 @@ help:
 	@echo "make audit     known vulnerabilities of the pinned dependencies (asks pypi.org)"
 	@echo "make chaos     210 kills at seeded moments, and a table of what became of them (half an hour)"
 	@echo "make bench     compare with Trainer and TRL on this machine (hours; ARGS=--quick: minutes)"
+	@echo "make screenshots  take the pictures of docs/ again, from a run of the demo in a browser"
 	@echo "make install   only make .venv"
 
 # Written last, so its existence means that every install step before it succeeded.
@@ -45,6 +46,7 @@ lint: install
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m docs.generate_configuration --check
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -63,6 +65,9 @@ audit: .venv-audit/installed
 
 chaos: install
 	$(BIN)/python tests/support/chaos.py --kills 210 --seed 1
+
+screenshots: install
+	$(BIN)/python tests/support/screenshots.py
 
 .venv/installed-bench: .venv/installed
 	$(PIP) install --constraint constraints.txt --editable '.[dev,bench]'

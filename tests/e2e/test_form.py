@@ -62,7 +62,7 @@ def submitted(page: "Page", stack: RunningStack) -> list["FlowRun"]:
 def test_a_person_fills_in_the_form_and_sees_the_run_through(
     stack: RunningStack, page: "Page", tiny_base: Path, tmp_path: Path
 ) -> None:
-    """From the form to the six steps, the report with the loss curve and MLflow's page of the run."""
+    """From the form to the six steps, the report with the loss curve, and MLflow's page."""
     deployment = stack.deployment(DEPLOYMENT)
     page.goto(f"{stack.prefect_url}/deployments/deployment/{deployment.id}/run")
     fill(page, "Source", str(tiny_base))
