@@ -65,13 +65,13 @@ def open_report(page: "Page") -> str:
 
 
 def open_mlflow_run(page: "Page", link: str) -> None:
-    """Open MLflow's page of a run, with the curves of its training and evaluation.
+    """Open MLflow's page of a run, with the curves of its training.
 
     MLflow 3.17 opens an experiment as one of GenAI unless the link names the kind of work, and its
     assistant takes a quarter of the window.
     """
     page.goto(f"{link}/model-metrics?workflowType=machine_learning")
-    page.get_by_placeholder("Search metric charts").fill("train/(loss|grad|learn)|eval/")
+    page.get_by_placeholder("Search metric charts").fill("train/")
     page.get_by_text("grad_norm", exact=True).first.wait_for()
     assistant = page.locator("[data-component-id='mlflow.assistant.chat_panel.close']")
     if assistant.is_visible():
