@@ -23,12 +23,18 @@ from documents import (
 
 from docs import generate_configuration
 from flows.cli.main import cli
+from flows.server.deployment_parameters import CONFIGURATIONS
 from tasks.config import PredictBatchConfig, RetrainAdapterConfig, TrainAdapterConfig
 from tasks.config.mistakes import section_of, sections
 from tasks.config.reading import read_settings
 from tasks.config.section import Section
 
 README = ROOT / "README.md"
+NAMES: dict[type[Section], str] = {
+    TrainAdapterConfig: "train",
+    RetrainAdapterConfig: "retrain",
+    PredictBatchConfig: "predict",
+}
 _PATH = re.compile(r"(?:tasks|flows|docs|tests|deployments|benchmarks)/[\w./-]+")
 _SETTING = re.compile(r"([a-z_]+)\.([a-z_]+)(?:: .*)?")
 
@@ -176,6 +182,16 @@ def test_the_page_of_settings_is_current() -> None:
     """`docs/configuration.md` is what its generator writes."""
     current = generate_configuration.PAGE.read_text()
     assert generate_configuration.page(current) == current
+
+
+@pytest.mark.parametrize("config", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_every_setting_has_a_row_or_a_table(config: type[Section]) -> None:
+    """A command's chapter, or that of the command whose settings it inherits, has all settings."""
+    inherited = config.__mro__[1].model_fields  # type: ignore[attr-defined]  # a Section, too
+    chapters = generate_configuration.PAGE.read_text().split("\n## ")
+    own = next(one for one in chapters if f"`adapterflow {NAMES[config]}" in one[:99])
+    for name in config.model_fields.keys() - inherited.keys():
+        assert f"| `{name}` |" in own or f"### {name}\n" in own, name
 
 
 def test_pictures_are_small() -> None:
