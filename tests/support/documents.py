@@ -51,7 +51,7 @@ def _prose(page: Path) -> str:
 
 def links(page: Path) -> list[str]:
     """Return the targets of a page's links and pictures."""
-    return _LINK.findall(_prose(page))
+    return _LINK.findall(_CODE.sub("", _prose(page)))
 
 
 def inline_code(page: Path) -> list[str]:
