@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from tasks import engine
 from tasks.config import TrainingSettings
 from tasks.durability.step import step
+from tasks.durability.upgrades import adopt_checkpoints
 from tasks.engine import workbench
 from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
 from tasks.runtime.progress import logger, progress
@@ -25,6 +26,7 @@ def train_adapter(
     """
     from tasks.engine.training.callbacks import TrainingProgress
 
+    adopt_checkpoints(injected, data, settings, run)
     model = workbench.take(injected)
     tracker = Tracker(run)
     tracker.log_params({f"training/{k}": v for k, v in settings.model_dump(mode="json").items()})

@@ -239,7 +239,9 @@ class TrainingPlan(Record):
     """What step 4 chose by itself before its first step, for all its tries."""
 
     made_for: str
-    """sha256 of all that the training is a function of: adapter, base, data, settings."""
+    """Identity of the training, by `training_identity`."""
+    layout: int = 1
+    """Of this record; 1 is the first version's, whose `made_for` also held paths and wording."""
     batching: str
     prefix_length: int
     """Tokens that all rows begin with, where `batching` shares them."""

@@ -147,6 +147,10 @@ class Tracker:
         """
         self._log("log_params", params={key: _as_text(value) for key, value in params.items()})
 
+    def logged_params(self) -> list[dict[str, str]]:
+        """Return what each attempt logged as parameters, in order, as the journal has it."""
+        return [dict(entry.arguments["params"]) for entry in self._journal.named("log_params")]
+
     def log_metrics(
         self, metrics: Mapping[str, float], step: int = 0, timestamp_ms: int | None = None
     ) -> None:

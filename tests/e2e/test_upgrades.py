@@ -1,5 +1,6 @@
 """What an upgrade or a moved checkout finds: other records and schemas, a store elsewhere."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 from command_line_runs import run_in_new_process, run_in_process
 from flow_runs import sums, tiny_config
+from kept_home import unpack_home
 from mlflow import MlflowClient
 from tiny_models import tiny_llama
 
 from tasks.config import TrackingSettings
 from tasks.durability.record_schema import _fields
+from tasks.engine.adapters.adapter_state import WEIGHTS_FILE
 from tasks.errors import UserError
-from tasks.records import Record
+from tasks.records import FileRecord, Record
 from tasks.tracking import ready_client, store, tracking_uri
 
 
@@ -85,6 +88,55 @@ def test_a_database_of_a_newer_prefect_is_a_mistake(tmp_path: Path) -> None:
     assert refused.returncode == 2, refused.stderr
     assert "prefect.db was last used by a newer Prefect than" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def adapter_of(home: Path) -> str:
+    """Return the sha256 of the adapter that the home's last run saved."""
+    file = max(
+        home.glob("outputs/*/adapters/default/adapter_model.safetensors"), key=os.path.getmtime
+    )
+    return FileRecord.of(file).sha256
+
+
+@pytest.mark.slow
+def test_a_run_of_the_first_version_is_resumed_from_its_checkpoint(tmp_path: Path) -> None:
+    """It ends with the bytes of an undisturbed run, and its first 20 steps are not run again."""
+    home = unpack_home(tmp_path / "home")
+    (run,) = home.glob("outputs/tiny-llama-*")
+    before = loss_times(home)
+    resumed = run_in_new_process(tmp_path, "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    after = loss_times(home)
+    assert len(before) == 20
+    assert {step: after[step] for step in before} == before
+    assert sorted(after) == list(range(1, 61))
+    assert adapter_of(home) == FileRecord.of(run / "adapters/default" / WEIGHTS_FILE).sha256
+    undisturbed = run_in_new_process(tmp_path, "train", home / "config.yaml", "--set", "seed=0")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert adapter_of(home) == FileRecord.of(run / "adapters/default" / WEIGHTS_FILE).sha256
+
+
+@pytest.mark.slow
+def test_checkpoints_of_the_first_version_count_for_the_same_rows_only(tmp_path: Path) -> None:
+    """Where the rows have changed since, the training begins anew, and says why."""
+    home = unpack_home(tmp_path / "home")
+    rows = home / "sums.jsonl"
+    rows.write_text(rows.read_text().replace("What is", "How much is"))
+    resumed = run_in_new_process(tmp_path, "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "not resumed from older checkpoints: data/train/sha256" in resumed.stderr
+
+
+def loss_times(home: Path) -> dict[int, int]:
+    """Return when each step's loss was logged, by the run's journal."""
+    (journal,) = home.glob("outputs/tiny-llama-*/tracking/journal.jsonl")
+    points = [
+        point
+        for line in journal.read_text().splitlines()
+        for point in json.loads(line)["with"].get("points", [])
+        if point[0] == "train/loss"
+    ]
+    return {step: at for _, _, at, step in reversed(points)}
 
 
 class Part(Record):

@@ -4,6 +4,7 @@
 Llama, killed by SIGKILL once its checkpoint of step 20 of 60 was written.
 """
 
+import json
 import sqlite3
 import tarfile
 from pathlib import Path
@@ -17,13 +18,20 @@ def unpack_home(folder: Path) -> Path:
     """Unpack the home to `folder`, every path in its files and databases set to the new place."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
+    for position in folder.rglob("position.json"):  # of what is shipped of a journal, in bytes
+        shipped = json.loads(position.read_bytes())
+        begun = position.with_name("journal.jsonl").read_bytes()[: shipped["shipped_bytes"]]
+        position.write_text(json.dumps(shipped | {"shipped_bytes": len(_relocated(begun, folder))}))
     for file in folder.rglob("*"):
         if file.suffix == ".db":
             _relocate_database(file, str(folder))
         elif file.is_file() and file.suffix in _TEXT:
-            content = file.read_bytes()
-            file.write_bytes(content.replace(_MADE_IN.encode(), str(folder).encode()))
+            file.write_bytes(_relocated(file.read_bytes(), folder))
     return folder
+
+
+def _relocated(content: bytes, folder: Path) -> bytes:
+    return content.replace(_MADE_IN.encode(), str(folder).encode())
 
 
 def _relocate_database(file: Path, folder: str) -> None:

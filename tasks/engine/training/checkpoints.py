@@ -58,6 +58,14 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
         return None
 
+    def first_layout_plan(self) -> TrainingPlan | None:
+        """Return the plan that the first version wrote here, if there is one."""
+        try:
+            plan = TrainingPlan.model_validate_json((self.folder / _PLAN).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+        return plan if plan.layout == 1 else None
+
     def keep_plan(self, plan: TrainingPlan) -> None:
         """Keep the plan for later tries."""
         write_atomically(self.folder / _PLAN, plan.model_dump_json(indent=2))

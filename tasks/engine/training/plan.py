@@ -1,5 +1,6 @@
 """What a training chooses by itself, for all its tries; smaller parts where memory is short."""
 
+import json
 import logging
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -13,13 +14,15 @@ from tasks.engine.data.token_files import row_lengths
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.training.checkpoints import Checkpoints
 from tasks.errors import AdapterflowError
-from tasks.records import InjectedRecord, TrainingPlan
+from tasks.records import DataRecord, InjectedRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
+LAYOUT = 2
+"""Of the plans that are written now."""
 _SHORT_OF_MEMORY = "memory did not suffice"
 
 
@@ -31,14 +34,14 @@ def planned(
     settings: TrainingSettings,
 ) -> TrainingPlan:
     """Give what an earlier try chose; else choose, and keep it for later tries."""
-    inputs = (injected, data.record, settings)
-    made_for = sha256("".join(part.model_dump_json() for part in inputs).encode()).hexdigest()
+    made_for = training_identity(injected, data.record, settings)
     plan = checkpoints.plan(made_for)
     if plan is None:
         task = objective_of(injected.lora.base.settings.task)
         choice = task.choose_batching(settings, data, model)
         plan = TrainingPlan(
             made_for=made_for,
+            layout=LAYOUT,
             batching=choice.batching,
             prefix_length=choice.prefix_length,
             batch_tokens=choice.batch_tokens,
@@ -48,6 +51,29 @@ def planned(
         )
         checkpoints.keep_plan(plan)
     return plan
+
+
+def training_identity(
+    injected: InjectedRecord, data: DataRecord, settings: TrainingSettings
+) -> str:
+    """Return the sha256 of all that a training is a function of.
+
+    Contents only: no path, so that a run is resumed where its home was moved, and no wording.
+    """
+    lora = injected.lora
+    inputs = {
+        "adapter": lora.peft_config.to_json(),
+        "initial_weights": injected.initial_weights.sha256,
+        "base": injected.base_checksum,
+        "base_settings": lora.base.settings.model_dump(
+            mode="json", include={"task", "quantization", "gradient_checkpointing"}
+        ),
+        "dtype": lora.base.dtype,
+        "seed": lora.seed,
+        "tokens": [file.sha256 for file in data.tokens],
+        "settings": settings.model_dump(mode="json"),
+    }
+    return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def with_less_memory(
