@@ -73,6 +73,7 @@ REACHES = (
     ),
     Reach("transformers", "Trainer._load_best_model", TRAINER, ()),
     Reach("transformers", "Trainer._run_epoch", TRAINER, ("model", "epoch")),
+    Reach("transformers", "Trainer._determine_best_metric", TRAINER, ("metrics", "trial")),
     Reach("transformers", "Trainer._get_train_sampler", TRAINER, ("train_dataset",)),
     Reach("transformers", "Trainer._prepare_inputs", TRAINER, ("inputs",)),
     Reach(
@@ -91,6 +92,18 @@ REACHES = (
         "peft.tuners.tuners_utils",
         "BaseTunerLayer.adapter_layer_names",
         "tasks/engine/adapters/loading.py",
+    ),
+    Reach(
+        "peft.tuners.tuners_utils",
+        "_check_lora_target_modules_mamba",
+        "tasks/engine/adapters/adaptable.py",
+        ("peft_config", "model", "target_name"),
+    ),
+    Reach(
+        "peft.utils.transformers_weight_conversion",
+        "convert_peft_config_for_transformers",
+        "tasks/engine/adapters/adaptable.py",
+        ("peft_config", "model", "conversions"),
     ),
     Reach(
         "peft.utils",

@@ -210,7 +210,7 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
         try:
             check_adapter_name(name)
         except ValueError as error:
-            raise UserError(str(error)) from None
+            raise UserError(f"{one!r} is no NAME=ADAPTER: {error}") from None
         wanted.append(adapter_here(source, name))
     _show_steps()
     from tasks.inference.serving import bundle_adapters, serve_command

@@ -127,7 +127,8 @@ def save_here(
     push: Callable[[Path], str] | None = None,
 ) -> SavedRecord:
     """Step 5: save the model's adapter to `folder/adapters/<name>`."""
-    data = prepared(record.injected.lora.base, folder).record
+    plain = prepared(record.injected.lora.base, folder).record
+    data = plain.model_copy(update={"template": "chat"})
     settings = OutputSettings(license="apache-2.0")
     folder = folder / "adapters" / record.injected.lora.adapter_name
     if push is None:
