@@ -89,8 +89,8 @@ class Bench:
     def _step(self, engine: Engine, batch: "Batch") -> float:
         num_labels = int((batch["labels"] >= 0).sum())
         total = 0.0
-        for part in batch["parts"]:
-            loss = engine.loss(self.model, part) / num_labels
+        for micro_batch in batch["micro_batches"]:
+            loss = engine.loss(self.model, micro_batch) / num_labels
             loss.backward()
             total += loss.item()
         return total

@@ -26,7 +26,7 @@ from tasks.engine.kernels.row_attention import attending_by_row
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tasks.engine.batching.batches import Part
+    from tasks.engine.batching.batches import MicroBatch
     from tasks.records import TrainingPlan
 
 _BY_ROW = "benchmark_row_by_row"
@@ -65,14 +65,14 @@ class Engine:
                 stack.enter_context(_collected())
             yield
 
-    def loss(self, model: "PreTrainedModel", part: "Part") -> torch.Tensor:
+    def loss(self, model: "PreTrainedModel", micro_batch: "MicroBatch") -> torch.Tensor:
         """Return the cross entropy summed over the part's labels."""
         in_chunks = self.plan.loss_in_chunks
         if self.labels_only:
-            return summed_loss(model, part, in_chunks=in_chunks)
+            return summed_loss(model, micro_batch, in_chunks=in_chunks)
         if in_chunks:
-            return _chunks_of_all_positions(model, part)
-        return summed_loss(model, _with_all_positions(part))
+            return _chunks_of_all_positions(model, micro_batch)
+        return summed_loss(model, _with_all_positions(micro_batch))
 
 
 @dataclass(frozen=True)
@@ -150,20 +150,20 @@ def _attend_one_by_one(  # noqa: PLR0913 - transformers' signature
 AttentionInterface.register(_BY_ROW, _attend_one_by_one)
 
 
-def _with_all_positions(part: "Part") -> "Part":
+def _with_all_positions(micro_batch: "MicroBatch") -> "MicroBatch":
     """Return the part with logits asked for at every position."""
-    lines, length = part["input_ids"].shape
-    labels = part["labels"].new_full((lines, length), IGNORED)
-    labels[:, part["logits_to_keep"]] = part["labels"]
-    return {**part, "logits_to_keep": torch.arange(length), "labels": labels}
+    lines, length = micro_batch["input_ids"].shape
+    labels = micro_batch["labels"].new_full((lines, length), IGNORED)
+    labels[:, micro_batch["logits_to_keep"]] = micro_batch["labels"]
+    return {**micro_batch, "logits_to_keep": torch.arange(length), "labels": labels}
 
 
-def _chunks_of_all_positions(model: "PreTrainedModel", part: "Part") -> torch.Tensor:
+def _chunks_of_all_positions(model: "PreTrainedModel", micro_batch: "MicroBatch") -> torch.Tensor:
     """Return the chunked loss with the products of the unlabelled positions computed, too."""
-    every = _with_all_positions(part)
+    every = _with_all_positions(micro_batch)
     labels = every["labels"]
     with mixed_precision(model):
-        hidden = engine_loss._labelled_states(model, every)  # noqa: SLF001 - no option of the product
+        hidden = engine_loss._labeled_states(model, every)  # noqa: SLF001 - no option of the product
     head: Any = model.get_output_embeddings()
 
     def summed(chosen: torch.Tensor) -> torch.Tensor:
@@ -171,5 +171,5 @@ def _chunks_of_all_positions(model: "PreTrainedModel", part: "Part") -> torch.Te
         apply: Any = engine_loss._ChunkedLoss.apply  # noqa: SLF001
         return apply(hidden[chosen], head.weight, head.bias, known)  # type: ignore[no-any-return]
 
-    labelled = labels != IGNORED
-    return summed(labelled) + 0 * summed(~labelled)
+    labeled = labels != IGNORED
+    return summed(labeled) + 0 * summed(~labeled)

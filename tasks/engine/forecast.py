@@ -92,9 +92,9 @@ def forecast(
     num_trainable = lora.count_trainable(lora_config, skeleton)
     training = config.training
     rows_per_step = training.batch_size * training.gradient_accumulation_steps
-    steps_per_pass = math.ceil(len(data.train.rows) / rows_per_step)
-    num_steps = training.max_steps or math.ceil(training.num_train_epochs * steps_per_pass)
-    every = training.eval_steps or steps_per_pass
+    steps_per_epoch = math.ceil(len(data.train.rows) / rows_per_step)
+    num_steps = training.max_steps or math.ceil(training.num_train_epochs * steps_per_epoch)
+    every = training.eval_steps or steps_per_epoch
     return Forecast(
         base=source.reference,
         dtype=source.dtype,
@@ -176,9 +176,9 @@ def _seconds_per_step(
     tokens: list[int] = []
     while len(tokens) < len(step_ends):
         order.set_epoch(len(tokens) * rows // len(lengths))
-        one_pass = list(order)
+        one_epoch = list(order)
         tokens += [
-            int(lengths[one_pass[at : at + rows]].sum()) for at in range(0, len(lengths), rows)
+            int(lengths[one_epoch[at : at + rows]].sum()) for at in range(0, len(lengths), rows)
         ]
     steps = zip(pairwise(step_ends), tokens[1:], strict=False)
     seconds_per_token = median((end - start) / count for (start, end), count in steps)

@@ -122,7 +122,7 @@ def test_rows_get_labels_and_probabilities(
     assert 1 / 3 < answers[0]["probability"] <= 1
     assert answers[0]["error"] is None
     assert answers[1]["answer"] is None
-    assert "row 2: what is classified is the column text" in answers[1]["error"]
+    assert "row 2: the column text, which is to be classified, is missing" in answers[1]["error"]
 
 
 def test_how_many_rows_at_once_changes_nothing(

@@ -178,9 +178,9 @@ def test_sharing_a_prefix_gives_padding_s_gradients(tickets: PreparedData, tmp_p
     )
     for batches, attention in ways:
         model.zero_grad()
-        [part] = batches(items)["parts"]
+        [micro_batch] = batches(items)["micro_batches"]
         with attention:
-            loss = summed_loss(model, part)
+            loss = summed_loss(model, micro_batch)
             loss.backward()
         gradients = {n: p.grad.clone() for n, p in injection.trainable(model) if p.grad is not None}
         found.append((loss.item(), gradients))
@@ -229,7 +229,7 @@ def test_a_packed_base_learns(
     model = injected(settings, tmp_path)
     before = adapter_state.base_checksum(model)
     optimizer = torch.optim.AdamW([p for _, p in injection.trainable(model)], lr=1e-3)
-    [batch] = PaddedBatches(0, 1000)(as_items(tickets.train.rows[:2]))["parts"]
+    [batch] = PaddedBatches(0, 1000)(as_items(tickets.train.rows[:2]))["micro_batches"]
     losses = []
     for _ in range(4):
         loss = summed_loss(model, batch)

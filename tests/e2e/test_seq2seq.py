@@ -53,7 +53,7 @@ def prepared(t5: Path, rows: Path, **changes: object) -> PreparedData:
 
 
 def test_the_loss_is_the_plain_one(t5: Path, tmp_path: Path) -> None:
-    """Rows in padded parts have the loss of transformers' own, which each has alone."""
+    """Rows in padded micro-batches have the loss of transformers' own, which each has alone."""
     model, _ = loaded(t5, settings_of(t5))
     rows = prepared(t5, sums(tmp_path / "rows.jsonl")).train.rows
     alone = [
@@ -63,9 +63,9 @@ def test_the_loss_is_the_plain_one(t5: Path, tmp_path: Path) -> None:
         ).loss.item()
         for row in rows
     ]
-    parts = PairBatches(model.config.pad_token_id, 100)(as_items(rows))["parts"]
-    losses = [Seq2Seq().loss(model, part, PLAN)[0].item() for part in parts]
-    assert len(parts) > 1
+    micro_batches = PairBatches(model.config.pad_token_id, 100)(as_items(rows))["micro_batches"]
+    losses = [Seq2Seq().loss(model, micro_batch, PLAN)[0].item() for micro_batch in micro_batches]
+    assert len(micro_batches) > 1
     assert sum(losses) == pytest.approx(sum(alone), rel=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_prompt_and_answer_are_two_texts(t5: Path, tmp_path: Path) -> None:
 
 def test_the_prompt_is_not_learnt(t5: Path, tmp_path: Path) -> None:
     """A loss on all tokens is refused: the prompt is read only."""
-    with pytest.raises(UserError, match="reads the prompt and does not write it"):
+    with pytest.raises(UserError, match="does not generate the prompt"):
         prepared(t5, sums(tmp_path / "rows.jsonl"), loss_on="all")
 
 

@@ -1,1 +1,1 @@
-"""Rows into micro-batches, and the loss over one."""
+"""Collators: rows into micro-batches; the loss over one; the order of rows."""

@@ -1,16 +1,17 @@
-"""Rows into batches: one replaceable part, with two ways that give the same loss.
+"""Collators that turn rows into batches of micro-batches, padded or packed, with the same loss.
 
-A batch is what the rows of one forward call of Trainer become: parts of at most `max_tokens`
-tokens each, so that memory stays flat however many or long the rows are. Each part has a forward
-and a backward pass of its own; their gradients add up to the batch's.
+A batch is what Trainer passes to one training step. It is split into micro-batches of at most
+`max_tokens` tokens, which bounds memory whatever the number and length of the rows. Each
+micro-batch has a forward and a backward pass of its own; their gradients add up to the batch's.
 
-Two things are never computed, because no loss looks at them: logits of positions without a label
-(`logits_to_keep`; the output layer is the largest of a small model), and what follows a row's last
-label (a causal model's loss does not depend on it).
+Two things are never computed, because the loss does not depend on them: logits of positions without
+a label (`logits_to_keep`; the output layer is the largest of a small model), and the tokens after a
+row's last label (attention is causal).
 
-`PackedBatches` needs no padding: a part is one sequence `[prefix][rest of row 1][rest of row 2]…`.
-Most instruction data begins each row with the same prompt, which is then computed once. Position
-ids go on from the prefix in each row, and a row sees the prefix and itself only:
+`PackedBatches` needs no padding: a micro-batch is one sequence
+`[prefix][rest of row 1][rest of row 2]…`. Rows of instruction data often begin with the same
+prompt, which is then computed once. Position ids continue from the prefix in each row, and each row
+attends to the prefix and itself only:
 
             prefix  row 1  row 2
     prefix    ◣       .      .
@@ -28,36 +29,44 @@ from tasks.engine.data.tokenization import IGNORED, TokenizedRow
 if TYPE_CHECKING:
     from torch import Tensor
 
-Part = dict[str, "Tensor"]
-"""Inputs and labels of one forward pass; here, of a causal language model.
+MicroBatch = dict[str, "Tensor"]
+"""Inputs and labels of one forward pass.
 
-`input_ids` and `position_ids` (int64 [lines, sequence]), `attention_mask` (see each way of
-batching), `logits_to_keep` (int64 [kept], positions with a label) and `labels` (int64 [lines,
-kept], the token that follows each of them, -100 where a line has none there).
+For a causal language model: `input_ids` and `position_ids` (int64 [rows, sequence], or
+[1, sequence] when packed), `attention_mask` (see each collator), `logits_to_keep` (int64 [kept],
+the positions with a label in any row) and `labels` (int64 [rows, kept], the token that follows each
+of these positions, -100 where not trained on). Labels are already shifted.
 """
 
 Row = Mapping[str, list[int]]
 
 
 class Batch(TypedDict):
-    """A batch as Trainer passes it around."""
+    """A batch as Trainer receives it from the data loader."""
 
-    parts: list[Part]
+    micro_batches: list[MicroBatch]
     labels: "Tensor"
     shift_labels: "Tensor"
-    """The labels of all parts, int64 [kept]: by this name Trainer counts them unshifted."""
+    """The labels of all micro-batches, int64 [labels].
+
+    Trainer 5.23 counts `num_items_in_batch` from `shift_labels` as they are, but skips the first
+    column of `labels`, which it takes for unshifted ones.
+    """
 
 
 class Batches(Protocol):
-    """Turns rows into a batch."""
+    """A collator: turns rows into a batch."""
 
     @property
     def name(self) -> str:
-        """Say which way this is, for the record."""
+        """Return the name of this kind of batching, as the record states it."""
         ...
 
     def length(self, row: Row) -> int:
-        """Count the tokens of a row that are computed; parts have the longest rows first."""
+        """Return the number of tokens of a row that are computed.
+
+        Micro-batches hold their rows in descending order of it.
+        """
         ...
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
@@ -67,24 +76,27 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class PaddedBatches:
-    """Each row a line, padded on the left so that the answers end in the same columns."""
+    """One row per line, padded on the left so that answers end in the same columns.
+
+    `logits_to_keep` selects whole columns, so aligned answers keep the fewest logits.
+    """
 
     pad_token_id: int
     max_tokens: int
     name: str = "padded"
 
     def length(self, row: Row) -> int:
-        """Count the tokens that some label depends on."""
+        """Return the number of tokens that some label depends on."""
         return num_inputs(row)
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
-        """Collate the rows; `attention_mask` is int64 [lines, sequence], 0 on padding."""
-        parts = cut(
-            rows, self.max_tokens, self.length, lambda part: len(part) * self.length(part[0])
+        """Collate the rows; `attention_mask` is int64 [rows, sequence], 0 on padding."""
+        groups = split_rows(
+            rows, self.max_tokens, self.length, lambda group: len(group) * self.length(group[0])
         )
-        return as_batch([self._part(part) for part in parts])
+        return as_batch([self._micro_batch(group) for group in groups])
 
-    def _part(self, rows: Sequence[Row]) -> Part:
+    def _micro_batch(self, rows: Sequence[Row]) -> MicroBatch:
         import torch
 
         length = max(map(num_inputs, rows))
@@ -107,35 +119,35 @@ class PaddedBatches:
 
 @dataclass(frozen=True)
 class PackedBatches:
-    """Rows one after another, after the `prefix_length` tokens that they have in common."""
+    """Rows one after another, behind the `prefix_length` tokens that they have in common."""
 
     prefix_length: int
     max_tokens: int
 
     @property
     def name(self) -> str:
-        """Say whether a prefix is shared."""
+        """Return `shared-prefix` if the rows share a prefix, else `packed`."""
         return "shared-prefix" if self.prefix_length else "packed"
 
     def length(self, row: Row) -> int:
-        """Count the tokens that some label depends on."""
+        """Return the number of tokens that some label depends on, the prefix included."""
         return num_inputs(row)
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows; `attention_mask` is int64 [1, 1, 1, rows + 1].
 
-        It says where the prefix ends and where each row does, which `row_attention` follows. With
-        four dimensions it passes through transformers' own making of masks.
+        It holds the position where the prefix ends and where each row ends, which `row_attention`
+        reads. It has four dimensions because transformers passes such a mask through unchanged.
         """
 
-        def num_tokens(part: Sequence[Row]) -> int:
+        def num_tokens(group: Sequence[Row]) -> int:
             start = self.prefix_length
-            return start + sum(num_inputs(row) - start for row in part)
+            return start + sum(num_inputs(row) - start for row in group)
 
-        parts = cut(rows, self.max_tokens, self.length, num_tokens)
-        return as_batch([self._part(part) for part in parts])
+        groups = split_rows(rows, self.max_tokens, self.length, num_tokens)
+        return as_batch([self._micro_batch(group) for group in groups])
 
-    def _part(self, rows: Sequence[Row]) -> Part:
+    def _micro_batch(self, rows: Sequence[Row]) -> MicroBatch:
         import torch
 
         start = self.prefix_length
@@ -159,54 +171,54 @@ class PackedBatches:
 
 
 def as_items(rows: Sequence[TokenizedRow]) -> list[dict[str, list[int]]]:
-    """Give rows in the form in which data loaders hand them to `Batches`."""
+    """Return rows as data loaders pass them to `Batches`."""
     return [as_item(row) for row in rows]
 
 
 def as_item(row: TokenizedRow) -> dict[str, list[int]]:
-    """Give one of them."""
+    """Return one row as data loaders pass it to `Batches`."""
     return {"input_ids": row.input_ids, "labels": row.labels}
 
 
-def as_batch(parts: list[Part]) -> Batch:
-    """Put parts together, with all of their labels where Trainer counts them."""
+def as_batch(micro_batches: list[MicroBatch]) -> Batch:
+    """Return a batch of micro-batches, with all of their labels where Trainer counts them."""
     import torch
 
-    labels = torch.cat([part["labels"].flatten() for part in parts])
-    return {"parts": parts, "labels": labels, "shift_labels": labels}
+    labels = torch.cat([micro_batch["labels"].flatten() for micro_batch in micro_batches])
+    return {"micro_batches": micro_batches, "labels": labels, "shift_labels": labels}
 
 
 def num_inputs(row: Row) -> int:
-    """Count the tokens that some label depends on: all before the last label."""
+    """Return the number of tokens that some label depends on: all before the last label."""
     labels = row["labels"]
     return max(i for i, label in enumerate(labels) if label != IGNORED)
 
 
 def _inputs_and_following(row: Row) -> tuple[list[int], list[int]]:
-    """Give the row's tokens that are computed, and the label that follows each of them."""
+    """Return the row's tokens that are computed, and the label that follows each of them."""
     end = num_inputs(row)
     return row["input_ids"][:end], row["labels"][1 : end + 1]
 
 
-def cut(
+def split_rows(
     rows: Sequence[Row],
     max_tokens: int,
     length: Callable[[Row], int],
     num_tokens: Callable[[Sequence[Row]], int],
 ) -> list[list[Row]]:
-    """Cut rows into as few parts as `max_tokens` allows, all about as large, the longest first.
+    """Split rows into as few groups as `max_tokens` allows, of about equal size, longest first.
 
-    A row that is longer by itself makes a part of its own.
+    A row with more than `max_tokens` tokens becomes a group of its own.
 
     Args:
-        rows: of a batch.
-        max_tokens: of a part.
-        length: tokens of a row that are computed.
-        num_tokens: of a part whose rows come the longest first.
+        rows: the rows of a batch, at least one.
+        max_tokens: most tokens of a group.
+        length: returns the number of computed tokens of a row.
+        num_tokens: returns the number of computed tokens of a group sorted by length, descending.
     """
     longest_first = sorted(rows, key=length, reverse=True)
 
-    def parts(limit: int) -> list[list[Row]]:
+    def groups(limit: int) -> list[list[Row]]:
         filled: list[list[Row]] = [[longest_first[0]]]
         for row in longest_first[1:]:
             if num_tokens([*filled[-1], row]) <= limit:
@@ -215,5 +227,6 @@ def cut(
                 filled.append([row])
         return filled
 
-    fewest = len(parts(max_tokens))
-    return parts(bisect_left(range(max_tokens), -fewest, key=lambda limit: -len(parts(limit))))
+    fewest = len(groups(max_tokens))
+    # The smallest limit that still needs no more groups balances their sizes.
+    return groups(bisect_left(range(max_tokens), -fewest, key=lambda limit: -len(groups(limit))))

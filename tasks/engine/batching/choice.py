@@ -1,7 +1,8 @@
-"""Which way of batching a training run uses: the fastest one that is shown to be right.
+"""Choose how a training run batches its rows: the fastest way that is verified to be correct.
 
-A model may do something else with what says which row sees what (a sliding window, positions by
-place in the sequence), without any error. So packing is tried on two rows first, beside padding.
+A model may silently ignore or reinterpret the mask and position ids that keep packed rows apart (a
+sliding window, positions counted along the sequence). So the shortest and the longest row are
+packed first, and their logits compared with those of the same rows padded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,14 @@ from typing import TYPE_CHECKING
 
 from tasks.config import Batching, TrainingSettings
 from tasks.engine.base.base_models import device, mixed_precision
-from tasks.engine.batching.batches import Batches, PackedBatches, PaddedBatches, Part, as_items
-from tasks.engine.batching.loss import can_chunk, labelled_logits
+from tasks.engine.batching.batches import (
+    Batches,
+    MicroBatch,
+    PackedBatches,
+    PaddedBatches,
+    as_items,
+)
+from tasks.engine.batching.loss import can_chunk, labeled_logits
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import row_lengths
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, shared_prefix_length
@@ -31,28 +38,28 @@ if TYPE_CHECKING:
 _WORTHWHILE_SHARE = 0.2
 _TOLERANCE_FLOAT32 = 1e-3
 _TOLERANCE_LOW_PRECISION = 1e-1
-"""bfloat16's rounding alone is 3.5 % after the 30 layers of SmolLM2-135M."""
+"""Rounding to bfloat16 alone makes 3.5 % after the 30 layers of SmolLM2-135M."""
 _TOKENS_CPU = 1024
-"""Two cores multiply at full speed from 256 rows of a layer's input on; 1024 was not compared."""
+"""Fewer are slower on two cores, 2048 need more memory with long rows (benchmarks/RESULTS.md)."""
 _TOKENS_GPU = 8192
-"""Not measured."""
-_ALL = 2**62
+"""A guess; not measured."""
+_UNLIMITED = 2**62
 
 
 @dataclass(frozen=True)
 class BatchingChoice:
-    """A way of batching that was found right for a model and its rows."""
+    """A kind of batching that is verified for a model and its rows."""
 
     batching: Batching
     batch_tokens: int
     prefix_length: int = 0
     loss_in_chunks: bool = False
     remarks: tuple[str, ...] = ()
-    """Which technique the model cannot take, and what is done instead."""
+    """Warnings: which technique the model does not support, and what is done instead."""
 
 
 def make_batches(plan: TrainingPlan, pad_token_id: int) -> Batches:
-    """Give the way of batching that was chosen."""
+    """Return the collator that the plan names."""
     if plan.batching == Batching.PADDED:
         return PaddedBatches(pad_token_id, plan.batch_tokens)
     return PackedBatches(plan.prefix_length, plan.batch_tokens)
@@ -63,15 +70,20 @@ def choose_batching(
 ) -> BatchingChoice:
     """Choose how rows become batches.
 
+    Args:
+        settings: `training.batching` and `training.batch_tokens`.
+        data: the tokenized rows.
+        model: a causal language model with its adapter, in training or evaluation mode.
+
     Raises:
-        UserError: `packed` or `shared-prefix` was asked for, and the rows share nothing or the
-            model's attention does not keep rows apart.
+        UserError: `training.batching` is `shared-prefix` and the rows share no prefix; or it is
+            `packed` or `shared-prefix` and the model's attention does not keep packed rows apart.
     """
     tokens = most_tokens(settings)
     splits = [data.train.rows, *([data.eval.rows] if data.eval else [])]
     probe = as_items(_shortest_and_longest(splits))
-    padded = PaddedBatches(data.renderer.tokenizer.pad_token_id or 0, _ALL)
-    [plain] = (_on_device(part, model) for part in padded(probe)["parts"])
+    padded = PaddedBatches(data.renderer.tokenizer.pad_token_id or 0, _UNLIMITED)
+    [plain] = (_on_device(one, model) for one in padded(probe)["micro_batches"])
     expected = _logits(model, plain)
     with eval_mode(model):
         in_chunks = can_chunk(model, plain, expected)
@@ -81,36 +93,40 @@ def choose_batching(
     if wanted is Batching.PADDED:
         return fallback
     length = _prefix_length(splits, wanted)
-    [packed] = (_on_device(part, model) for part in PackedBatches(length, _ALL)(probe)["parts"])
-    why_not = _why_not_packed(model, packed, _by_row(expected, plain))
-    if why_not is None:
+    packed_probe = PackedBatches(length, _UNLIMITED)(probe)
+    [packed] = (_on_device(one, model) for one in packed_probe["micro_batches"])
+    problem = _packing_problem(model, packed, _by_row(expected, plain))
+    if problem is None:
         name = Batching.SHARED_PREFIX if length else Batching.PACKED
         return BatchingChoice(name, tokens, length, in_chunks, remarks)
     if wanted is not Batching.AUTO:
-        raise UserError(f"training.batching is {wanted.value}, but {why_not}; use padded")
-    return replace(fallback, remarks=(*remarks, f"{why_not}, so rows are padded instead"))
+        raise UserError(f"training.batching is {wanted.value}, but {problem}; use padded")
+    return replace(fallback, remarks=(*remarks, f"{problem}, so rows are padded instead"))
 
 
 def most_tokens(settings: TrainingSettings) -> int:
-    """Give the most tokens of a part: as set, or what suits the device."""
+    """Return the most tokens of a micro-batch: as configured, else the default of the device."""
     if settings.batch_tokens != "auto":
         return settings.batch_tokens
     return _TOKENS_CPU if device().type == "cpu" else _TOKENS_GPU
 
 
 def unfused_layers(model: "PreTrainedModel") -> Iterator[str]:
-    """Say how many of the adapter's layers PEFT computes, if any."""
+    """Yield a warning if some of the adapter's layers are computed by PEFT, not fused."""
     if count := num_unfused(model):
-        yield f"{count} adapter layers are no plain LoRA on plain weights, so PEFT computes them"
+        yield (
+            f"{count} adapter layers are not plain LoRA on unquantized weights, so PEFT computes "
+            "them"
+        )
 
 
 def _unaltered(model: "PreTrainedModel", *, in_chunks: bool) -> Iterator[str]:
-    """Say what of the model is computed as its libraries do it."""
+    """Yield a warning for each technique that the model does not support."""
     yield from unfused_layers(model)
     if not in_chunks:
         yield (
-            f"the logits of {type(model).__name__} are not those of a frozen output layer, so the "
-            "loss is computed from all of them at once"
+            f"the logits of {type(model).__name__} are not the unchanged output of a frozen linear "
+            "layer, so the loss is computed from all of them at once instead of in chunks"
         )
 
 
@@ -121,7 +137,7 @@ def _shortest_and_longest(splits: Sequence[Sequence[TokenizedRow]]) -> list[Toke
 
 
 def _extremes(lengths: "np.ndarray") -> list[int]:
-    """Find the first of the shortest and the last of the longest."""
+    """Return the indices of the first of the shortest and the last of the longest rows."""
     longest = len(lengths) - 1 - int(lengths[::-1].argmax())
     return sorted({int(lengths.argmin()), longest})
 
@@ -130,14 +146,26 @@ def _prefix_length(splits: Sequence[Sequence[TokenizedRow]], wanted: Batching) -
     length = shared_prefix_length(chain(*splits)) if wanted is not Batching.PACKED else 0
     if wanted is Batching.SHARED_PREFIX:
         if not length:
-            raise UserError("training.batching is shared-prefix, but the rows begin differently")
+            raise UserError(
+                "training.batching is shared-prefix, but the rows have no prefix in common; use "
+                "packed, padded or auto"
+            )
         return length
     lengths = [row_lengths(split) for split in splits]
     mean_length = int(sum(one.sum() for one in lengths)) / sum(map(len, lengths))
     return length if length >= _WORTHWHILE_SHARE * mean_length else 0
 
 
-def _why_not_packed(model: "PreTrainedModel", packed: Part, expected: "Tensor") -> str | None:
+def _packing_problem(
+    model: "PreTrainedModel", packed: MicroBatch, expected: "Tensor"
+) -> str | None:
+    """Describe why the model can't train on packed rows; None if it can.
+
+    Args:
+        model: the model.
+        packed: rows in one sequence.
+        expected: their logits when padded, float32 [labels, vocabulary].
+    """
     name = type(model).__name__
     try:
         with attending_by_row(model):
@@ -146,8 +174,9 @@ def _why_not_packed(model: "PreTrainedModel", packed: Part, expected: "Tensor") 
         if is_of_the_memory(error):
             raise
         reason = str(error).strip().split("\n")[0]
-        return f"{name} cannot work with packed rows ({reason})"
-    # Logits and not the loss, in which differences cancel out; relative to their spread.
+        return f"{name} does not accept packed rows ({reason})"
+    # Logits rather than the loss, in which differences would cancel out. Relative to their spread,
+    # as a constant added to all logits of a position changes no probability.
     spread = (expected - expected.mean(dim=-1, keepdim=True)).norm()
     difference = float((given - expected).norm() / spread)
     full_precision = next(p for p in model.parameters() if not p.requires_grad).dtype.itemsize == 4  # noqa: PLR2004
@@ -156,17 +185,17 @@ def _why_not_packed(model: "PreTrainedModel", packed: Part, expected: "Tensor") 
     return f"packing rows changes the logits of {name} by {difference:.1%}"
 
 
-def _logits(model: "PreTrainedModel", part: Part) -> "Tensor":
+def _logits(model: "PreTrainedModel", micro_batch: MicroBatch) -> "Tensor":
     import torch
 
     with eval_mode(model), torch.no_grad(), mixed_precision(model):
-        return labelled_logits(model, part)
+        return labeled_logits(model, micro_batch)
 
 
-def _by_row(logits: "Tensor", part: Part) -> "Tensor":
-    """Give the logits where a row has a label, row by row: float32 [labels, vocabulary]."""
-    return logits[part["labels"] != IGNORED].float()
+def _by_row(logits: "Tensor", micro_batch: MicroBatch) -> "Tensor":
+    """Return the logits where a row has a label, row by row: float32 [labels, vocabulary]."""
+    return logits[micro_batch["labels"] != IGNORED].float()
 
 
-def _on_device(part: Part, model: "PreTrainedModel") -> Part:
-    return {name: tensor.to(model.device) for name, tensor in part.items()}
+def _on_device(micro_batch: MicroBatch, model: "PreTrainedModel") -> MicroBatch:
+    return {name: tensor.to(model.device) for name, tensor in micro_batch.items()}

@@ -1,11 +1,11 @@
-"""The training loss: cross entropy in nats over the labelled positions of a part.
+"""The training loss: cross entropy, in nats, over the labeled positions of a micro-batch.
 
 The logits of a large vocabulary are the largest tensors of a training step. Where the model's
-output layer is a frozen linear one and its logits are used as they are, they are computed in
-chunks, each turned into its part of the gradient at once (as Cut Cross-Entropy,
-https://arxiv.org/abs/2411.09009, and Liger do in kernels for GPUs; PyTorch 2.13's own
-`linear_cross_entropy` rounds the loss to the type of the weights). Otherwise they are computed
-whole.
+output layer is linear and frozen and its logits are used unchanged, they are computed in chunks,
+and each chunk is turned into its share of the gradient immediately, so that no chunk outlives its
+own computation (Cut Cross-Entropy, https://arxiv.org/abs/2411.09009, section 4, and Liger do so in
+GPU kernels; PyTorch 2.13's `linear_cross_entropy` rounds the loss to the dtype of the weights).
+Otherwise all logits are computed at once.
 """
 
 import inspect
@@ -15,35 +15,38 @@ import torch
 from torch.nn.functional import cross_entropy, linear
 
 from tasks.engine.base.base_models import mixed_precision
-from tasks.engine.batching.batches import Part
+from tasks.engine.batching.batches import MicroBatch
 from tasks.engine.data.tokenization import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _CHUNK_LOGITS = 128 * 49152
-"""Logits computed at once: 25 MB in float32."""
+"""Logits in a chunk: 25 MB in float32, 128 positions at SmolLM2's vocabulary of 49152."""
 
 
-def labelled_logits(model: "PreTrainedModel", part: Part) -> torch.Tensor:
-    """Give the logits at the part's labelled positions, [lines, kept, vocabulary].
+def labeled_logits(model: "PreTrainedModel", micro_batch: MicroBatch) -> torch.Tensor:
+    """Return the logits at the micro-batch's labeled positions, [rows, kept, vocabulary].
 
-    The model's output layer is spared all other positions where its forward allows that.
+    Where the model's forward takes `logits_to_keep`, the output layer skips all other positions.
     """
-    inputs = _inputs(model, part)
+    inputs = _inputs(model, micro_batch)
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        kept = model(**inputs, logits_to_keep=part["logits_to_keep"]).logits
+        kept = model(**inputs, logits_to_keep=micro_batch["logits_to_keep"]).logits
     else:
-        kept = model(**inputs).logits[:, part["logits_to_keep"]]
+        kept = model(**inputs).logits[:, micro_batch["logits_to_keep"]]
     return kept  # type: ignore[no-any-return]
 
 
-def nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Give the cross entropy of each label, in nats, float32; 0 for what is ignored.
+def token_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the negative log-likelihood of each label, in nats, float32 [rows, labels].
+
+    It is 0 where the label is -100.
 
     Args:
-        logits: [lines, labels of a line, classes], or [lines, classes] for one label a line.
-        labels: int64 [lines, labels of a line].
+        logits: [rows, labels, classes], or [rows, classes] with one label a row; the classes of a
+            language model are its vocabulary.
+        labels: int64 [rows, labels], -100 where not trained on.
     """
     wanted = labels != IGNORED
     chosen = logits.view(*labels.shape, -1)[wanted].float()
@@ -52,65 +55,72 @@ def nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def summed_loss(model: "PreTrainedModel", part: Part, *, in_chunks: bool = False) -> torch.Tensor:
-    """Give the cross entropy summed over the part's labels, in nats.
+def summed_loss(
+    model: "PreTrainedModel", micro_batch: MicroBatch, *, in_chunks: bool = False
+) -> torch.Tensor:
+    """Return the cross entropy summed over the micro-batch's labels, in nats, a float32 scalar.
 
     Args:
         model: a causal language model.
-        part: its inputs and labels.
-        in_chunks: whether `can_chunk` found that the logits may be computed in chunks.
+        micro_batch: its inputs and labels.
+        in_chunks: compute the logits in chunks; only valid where `can_chunk` returned True.
     """
-    labels = part["labels"]
-    with mixed_precision(model):  # Trainer itself has none for float16 on the CPU
+    labels = micro_batch["labels"]
+    with mixed_precision(model):  # Trainer 5.23 has no autocast for float16 on a CPU
         if not in_chunks:
-            logits = labelled_logits(model, part)
+            logits = labeled_logits(model, micro_batch)
             return cross_entropy(
                 logits.flatten(0, 1).float(),
                 labels.flatten(),
                 ignore_index=IGNORED,
                 reduction="sum",
             )
-        hidden = _labelled_states(model, part)[labels != IGNORED]
+        hidden = _labeled_states(model, micro_batch)[labels != IGNORED]
     head: Any = model.get_output_embeddings()
-    labelled = labels[labels != IGNORED]
-    return _ChunkedLoss.apply(hidden, head.weight, head.bias, labelled)  # type: ignore[no-any-return,no-untyped-call]
+    labeled = labels[labels != IGNORED]
+    return _ChunkedLoss.apply(hidden, head.weight, head.bias, labeled)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def can_chunk(model: "PreTrainedModel", part: Part, logits: torch.Tensor) -> bool:
-    """Tell whether the part's logits are the output layer's, and that layer is frozen.
+def can_chunk(model: "PreTrainedModel", micro_batch: MicroBatch, logits: torch.Tensor) -> bool:
+    """Return whether the model's logits are those of a frozen linear output layer, unchanged.
 
-    Some architectures cap or scale them afterwards.
+    Some architectures cap or scale logits afterwards (Gemma 2, Granite), so this is tested on data.
 
     Args:
         model: a causal language model.
-        part: its inputs.
-        logits: what `labelled_logits` gave for them, compared bit for bit.
+        micro_batch: its inputs.
+        logits: what `labeled_logits` returned for them; compared bit for bit.
     """
     head: Any = model.get_output_embeddings()
+    # A subclass of Linear (an adapter, a quantized layer) may compute something else.
     if type(head) is not torch.nn.Linear or head.weight.requires_grad:
         return False
     if head.weight.dtype != model.dtype or model.get_decoder() is model:
         return False
     with torch.no_grad(), mixed_precision(model):
-        return torch.equal(head(_labelled_states(model, part)), logits)
+        return torch.equal(head(_labeled_states(model, micro_batch)), logits)
 
 
-def _inputs(model: Any, part: Part) -> dict[str, Any]:  # noqa: ANN401 - a decoder is any module
-    """Give what the forward of a model or of its decoder wants of a part."""
+def _inputs(model: Any, micro_batch: MicroBatch) -> dict[str, Any]:  # noqa: ANN401 - a decoder is any module
+    """Return those inputs of a micro-batch that the model's, or its decoder's, forward accepts."""
     parameters = inspect.signature(model.forward).parameters
     known = ("input_ids", "attention_mask", "position_ids")
-    return {name: part[name] for name in known if name in parameters} | {"use_cache": False}
+    return {name: micro_batch[name] for name in known if name in parameters} | {"use_cache": False}
 
 
-def _labelled_states(model: "PreTrainedModel", part: Part) -> torch.Tensor:
-    """Give what the output layer sees of the labelled positions, [lines, kept, size]."""
+def _labeled_states(model: "PreTrainedModel", micro_batch: MicroBatch) -> torch.Tensor:
+    """Return the output layer's input at the labeled positions, [rows, kept, hidden]."""
     decoder = model.get_decoder()
-    states = decoder(**_inputs(decoder, part)).last_hidden_state
-    return states[:, part["logits_to_keep"]]  # type: ignore[no-any-return]
+    states = decoder(**_inputs(decoder, micro_batch)).last_hidden_state
+    return states[:, micro_batch["logits_to_keep"]]  # type: ignore[no-any-return]
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Σ cross_entropy(W·h + bias, label) for frozen W; the gradient of h is made along the way."""
+    """Σ cross_entropy(W·h + bias, label) for a frozen W.
+
+    The gradient with respect to h is computed in the forward pass, while the logits of a chunk are
+    there; a frozen W needs none.
+    """
 
     @staticmethod
     def forward(
@@ -120,7 +130,7 @@ class _ChunkedLoss(torch.autograd.Function):
         bias: torch.Tensor | None,
         labels: torch.Tensor,
     ) -> torch.Tensor:
-        """Give the sum; hidden is [labels, size], labels int64 [labels]."""
+        """Return the sum, float32; `hidden` is [labels, hidden], `labels` int64 [labels]."""
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         rows = max(1, _CHUNK_LOGITS // weight.shape[0])
@@ -128,10 +138,11 @@ class _ChunkedLoss(torch.autograd.Function):
             chunk = slice(start, start + rows)
             label = labels[chunk, None]
             logits = linear(hidden[chunk].to(weight.dtype), weight, bias).float()
-            of_logits = logits.log_softmax(dim=-1)
-            total -= of_logits.gather(1, label).sum()
-            if gradient is not None:  # softmax - one_hot(label)
-                of_logits.exp_()
+            log_probabilities = logits.log_softmax(dim=-1)
+            total -= log_probabilities.gather(1, label).sum()
+            if gradient is not None:
+                # d loss / d logits = softmax - one_hot(label), in place of the log-probabilities.
+                of_logits = log_probabilities.exp_()
                 of_logits.scatter_add_(1, label, torch.full_like(label, -1, dtype=logits.dtype))
                 gradient[chunk] = of_logits.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
@@ -139,6 +150,6 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # noqa: ANN401
-        """Give the gradient of the hidden states."""
+        """Return the gradient of the hidden states."""
         (of_hidden,) = ctx.saved_tensors
         return of_hidden * gradient, None, None, None

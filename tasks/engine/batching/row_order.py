@@ -1,7 +1,7 @@
-"""In which order rows are trained on: a function of the seed and the pass, and of nothing else.
+"""The order in which rows are trained on: a function of the seed and the epoch only.
 
-Trainer 5.23 draws the order of a pass from the process's random state. A run that is gone on with
-in the middle of a later pass would then see other rows than the uninterrupted one.
+Trainer 5.23 draws the order of an epoch from the process's random state, so a run resumed in the
+middle of a later epoch would see other rows than an uninterrupted one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,18 +11,19 @@ from torch.utils.data import Sampler
 
 from tasks.config import Batching
 
-# As many batches are sorted by length among themselves: enough for batches of one length, and far
-# from the whole data, which would always show the same rows together.
+# Number of batches whose rows are sorted by length together: enough for batches of about one
+# length, but far less than the data set, where sorting would always put the same rows together.
 _BATCHES_SORTED_TOGETHER = 50
 
 
 class RowOrder(Sampler[int]):
-    """Gives the rows' indices in the order of one pass, which `set_epoch` chooses.
+    """Yields the rows' indices in the order of one epoch, which `set_epoch` selects.
 
     Args:
         lengths: tokens of each row.
-        seed: of all passes.
-        batch_size: with it, rows of similar length come together in each batch of so many.
+        seed: one for all epochs.
+        batch_size: group rows of similar length into batches of this many; None for a plain
+            shuffle.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class RowOrder(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the pass, counted from 0."""
+        """Select the epoch, counted from 0; Trainer calls this at the start of each."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -53,22 +54,29 @@ class RowOrder(Sampler[int]):
         together = batch_size * _BATCHES_SORTED_TOGETHER
         batches = []
         for start in range(0, len(order), together):
-            part = order[start : start + together]
-            part = part[np.argsort(-self._lengths[part], kind="stable")]
-            batches += [part[at : at + batch_size] for at in range(0, len(part), batch_size)]
+            rows = order[start : start + together]
+            rows = rows[np.argsort(-self._lengths[rows], kind="stable")]
+            batches += [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
         if len(batches) < 2:  # noqa: PLR2004 - nothing to shuffle
             return order
-        # The longest row first, so that memory that does not suffice shows at the first step, and
-        # the only batch that may be smaller last, where it moves no other batch's bounds.
-        *whole, last = batches
-        longest = max(range(len(whole)), key=lambda at: self._lengths[whole[at][0]])
-        first = whole.pop(longest)
-        shuffled = [whole[at] for at in random.permutation(len(whole))]
+        # The batch with the longest row comes first, so that a run short of memory fails at its
+        # first step; the only batch that may be smaller comes last, where it shifts no other.
+        *full, last = batches
+        longest = max(range(len(full)), key=lambda at: self._lengths[full[at][0]])
+        first = full.pop(longest)
+        shuffled = [full[at] for at in random.permutation(len(full))]
         return np.concatenate([first, *shuffled, last])
 
 
 def row_order(
     lengths: "Sequence[int] | np.ndarray", batching: str, rows_per_step: int, seed: int
 ) -> RowOrder:
-    """Give the order that suits a way of batching: by length only where there is padding."""
+    """Return the order for a kind of batching: rows are grouped by length only if padded.
+
+    Args:
+        lengths: tokens of each row.
+        batching: the kind of batching.
+        rows_per_step: rows of an optimizer step, over all gradient accumulation steps.
+        seed: of the run.
+    """
     return RowOrder(lengths, seed, rows_per_step if batching == Batching.PADDED else None)

@@ -1,1 +1,1 @@
-"""What is learnt: causal LM, seq2seq, classification and tagging."""
+"""The objectives: causal LM, seq2seq, sequence and token classification."""

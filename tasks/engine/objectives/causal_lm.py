@@ -1,4 +1,4 @@
-"""The task of continuing a text: tokens are learnt, and answers generated."""
+"""The objective of causal language models: predict the next token, answer by generation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from tasks.config import DataSettings, Task, TrainingSettings
 from tasks.engine.base.base_models import mixed_precision
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.task_traits import TaskTraits, traits_of
-from tasks.engine.batching.batches import Batches, Part
+from tasks.engine.batching.batches import Batches, MicroBatch
 from tasks.engine.data.examples import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CausalLM(Generating):
-    """A causal language model; see `Objective`."""
+    """The objective of a causal language model; see `Objective`."""
 
     traits: ClassVar[TaskTraits] = traits_of(Task.CAUSAL_LM)
     row_type: ClassVar[type[TokenizedRow]] = TokenizedRow
@@ -40,49 +40,56 @@ class CausalLM(Generating):
         settings: DataSettings,
         base: BaseSource,
     ) -> Iterator[Tokenized]:
-        """Return each row's tokens, with labels where the loss is."""
+        """Yield each row's tokens, with labels on the tokens that are trained on."""
         positions = limits_of(base).fixed_positions
         return tokenize_split(split, renderer, settings, positions=positions)
 
     def choose_batching(
         self, settings: TrainingSettings, data: "PreparedData", model: "PreTrainedModel"
     ) -> "BatchingChoice":
-        """Choose the fastest way that is shown to be right."""
+        """Choose the fastest kind of batching that is verified for the model and its rows.
+
+        Raises:
+            UserError: `training.batching` asks for one that the model or the rows do not allow.
+        """
         from tasks.engine.batching.choice import choose_batching
 
         return choose_batching(settings, data, model)
 
     def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
-        """Give the way of batching that was chosen."""
+        """Return the collator that the plan names."""
         from tasks.engine.batching.choice import make_batches
 
         return make_batches(plan, pad_token_id)
 
     def loss(
-        self, model: "PreTrainedModel", part: Part, plan: TrainingPlan
+        self, model: "PreTrainedModel", micro_batch: MicroBatch, plan: TrainingPlan
     ) -> tuple["Tensor", None]:
-        """Give the cross entropy of the part's labels; the likeliest tokens are not of interest."""
+        """Return the summed cross entropy of the labels, in nats, and no predictions."""
         from tasks.engine.batching.loss import summed_loss
 
-        return summed_loss(model, part, in_chunks=plan.loss_in_chunks), None
+        return summed_loss(model, micro_batch, in_chunks=plan.loss_in_chunks), None
 
-    def label_nats(self, model: "PreTrainedModel", part: Part) -> "Tensor":
-        """Give each labelled token's cross entropy."""
-        from tasks.engine.batching.loss import labelled_logits, nats
+    def label_nll(self, model: "PreTrainedModel", micro_batch: MicroBatch) -> "Tensor":
+        """Return each label's negative log-likelihood, in nats, float32 [rows, kept]."""
+        from tasks.engine.batching.loss import labeled_logits, token_nll
 
         with mixed_precision(model):
-            return nats(labelled_logits(model, part), part["labels"])
+            return token_nll(labeled_logits(model, micro_batch), micro_batch["labels"])
 
     def prompt(self, renderer: Renderer, example: Example) -> Prompt:
-        """Return all that precedes the answer; a plain text is to be continued.
+        """Return all that precedes the answer; a plain text is a prompt as it is.
 
         Raises:
             UserError: the row has words to tag.
         """
         if example.words:
-            raise UserError(f"row {example.row}: a language model answers no column tokens")
+            raise UserError(
+                f"row {example.row}: the column tokens is for token classification; a language "
+                "model needs messages, prompt, instruction or text"
+            )
         return renderer.prompt(example) if example.text is None else Prompt(example.text)
 
     def expected(self, renderer: Renderer, example: Example) -> str:
-        """Return what an answer is read as that repeats the trained one."""
+        """Return the answer as decoding would return it if the model repeats the trained one."""
         return renderer.expected(example)

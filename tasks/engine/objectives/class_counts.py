@@ -1,6 +1,6 @@
-"""How often classes are expected, given and right, row by row, and the scores of chosen rows.
+"""Per-row counts of expected, predicted and correct classes, and the scores of selected rows.
 
-A bootstrap scores thousands of choices of rows, for which sums of these counts suffice.
+A bootstrap scores thousands of resamples of the rows, for which sums of these counts are enough.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,17 +27,17 @@ class ClassCounts:
     right: "Numbers"
 
     def accuracy(self, chosen: "Rows | slice") -> float:
-        """Give the share of what is expected in the chosen rows that is right."""
+        """Return the share of the expected labels of the selected rows that are predicted."""
         return float(self.right[chosen].sum() / self.expected[chosen].sum())
 
     def macro_f1(self, chosen: "Rows | slice") -> float:
-        """Give the mean F1 of the classes that the chosen rows expect."""
+        """Return the mean F1 of the classes that are expected in the selected rows."""
         expected, given, right = self._sums(chosen)
         asked = expected > 0
         return float((2 * right[asked] / (expected[asked] + given[asked])).mean())
 
     def f1(self, chosen: "Rows | slice") -> float:
-        """Give the F1 of all classes together; 1 where the chosen rows have and get none."""
+        """Return the micro-averaged F1; 1 where nothing is expected and nothing predicted."""
         expected, given, right = (float(one.sum()) for one in self._sums(chosen))
         return 2 * right / (expected + given) if expected + given else 1.0
 
@@ -50,7 +50,10 @@ class ClassCounts:
 
 
 def count_classes(rows: Sequence[tuple[Sequence[str], Sequence[str]]]) -> ClassCounts:
-    """Count the classes of rows: those that are given, and beside each the expected one."""
+    """Count the classes of rows, each a pair of predicted and expected classes of equal length.
+
+    Predicted classes that no row expects are not counted.
+    """
     names = {name for _, expected in rows for name in expected}
     numbers = {name: number for number, name in enumerate(sorted(names))}
 
@@ -74,7 +77,7 @@ def count_classes(rows: Sequence[tuple[Sequence[str], Sequence[str]]]) -> ClassC
 
 
 def count_entities(rows: Sequence[tuple[Sequence[str], Sequence[str]]]) -> ClassCounts:
-    """Count the entities that the tags of rows name, of whatever kind, as one class."""
+    """Count the entities that the tags of rows mark, of all types, as one class."""
     found = [(entities(given), entities(expected)) for given, expected in rows]
     return ClassCounts(
         expected=np.array([[float(len(expected))] for _, expected in found]),
@@ -84,5 +87,9 @@ def count_entities(rows: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Class
 
 
 def entity_f1(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
-    """Give the F1 of whole entities over all rows: same words, same kind. 1 where none are."""
+    """Return the F1 of entities over all rows; 1 where none are expected and none predicted.
+
+    An entity is correct if both its words and its type are (Tjong Kim Sang and De Meulder 2003,
+    section 2.3).
+    """
     return count_entities(list(zip(predicted, expected, strict=True))).f1(slice(None))

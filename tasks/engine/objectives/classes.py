@@ -1,7 +1,7 @@
-"""What classifying tasks have in common: named classes, and an output layer that the base lacks.
+"""What classification objectives share: named classes, and an output layer that the base lacks.
 
-The layer is made from a fixed seed, so that a base and its labels are one definite model, and it
-trains whole beside the adapter.
+The layer is initialized from a fixed seed, so that a base and its labels determine one model, and
+it is trained fully beside the adapter.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.engine.base.base_models import mixed_precision
 from tasks.engine.base.input_limits import limits_in
-from tasks.engine.batching.batches import Batches, Part
-from tasks.engine.batching.padded_rows import LabelledBatches, Padding, longest_input, model_inputs
+from tasks.engine.batching.batches import Batches, MicroBatch
+from tasks.engine.batching.padded_rows import LabeledBatches, Padding, longest_input, model_inputs
 from tasks.engine.eval_mode import eval_mode
 from tasks.records import TrainingPlan
 
@@ -25,41 +25,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classifying(Padding):
-    """What `Objective` asks of a model with one output a class."""
+    """The part of `Objective` that models with one output per class share."""
 
-    def label_nats(self, model: "PreTrainedModel", part: Part) -> "Tensor":
-        """Give each class's cross entropy."""
-        from tasks.engine.batching.loss import nats
+    def label_nll(self, model: "PreTrainedModel", micro_batch: MicroBatch) -> "Tensor":
+        """Return each label's negative log-likelihood, in nats, float32 of the labels' shape."""
+        from tasks.engine.batching.loss import token_nll
 
-        return nats(class_logits(model, part), part["labels"])
+        return token_nll(class_logits(model, micro_batch), micro_batch["labels"])
 
     def expected(self, renderer: "Renderer", example: "Example") -> str:  # noqa: ARG002
-        """Return the labels."""
+        """Return the expected label, or the tags separated by single spaces."""
         return example.answer
 
     def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
-        """Give the way of batching that was chosen."""
-        return LabelledBatches(pad_token_id, plan.batch_tokens)
+        """Return the collator that the plan names."""
+        return LabeledBatches(pad_token_id, plan.batch_tokens)
 
 
-def class_logits(model: "PreTrainedModel", part: Part) -> "Tensor":
-    """Give the logits of a part, float32 [lines, classes] or [lines, sequence, classes]."""
+def class_logits(model: "PreTrainedModel", micro_batch: MicroBatch) -> "Tensor":
+    """Return the logits of a micro-batch, float32 [rows, classes] or [rows, sequence, classes]."""
     with mixed_precision(model):
-        return model(**model_inputs(part)).logits.float()  # type: ignore[no-any-return]
+        return model(**model_inputs(micro_batch)).logits.float()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What a model takes a text for: its likeliest class, or that of each of its tokens."""
+    """A model's prediction for a text: the most likely class, or that of each of its tokens."""
 
     index: int
-    """Of the text among those that were given."""
+    """Index of the text among those given."""
     classes: Any
-    """The number of the class, or a list of them."""
+    """Index of the class, or a list with one per token."""
     probabilities: Any
-    """Theirs, by the softmax over all classes."""
+    """Probability of each predicted class, by the softmax over all classes."""
     offsets: list[list[int]]
-    """Of each token, its characters [start, end) of the text; [0, 0] of padding."""
+    """For each token, its characters [start, end) in the text; [0, 0] for padding."""
 
 
 def guesses(
@@ -70,7 +70,17 @@ def guesses(
     batch_size: int,
     on_progress: Callable[[int], None] | None,
 ) -> Iterator[Guess]:
-    """Judge texts in batches of like length; one that is too long for the model is cut."""
+    """Yield a prediction for each text, in batches of similar length and not in the given order.
+
+    A text that is too long for the model is truncated on the right.
+
+    Args:
+        model: a classification model.
+        tokenizer: its tokenizer.
+        texts: what to classify.
+        batch_size: texts per forward pass.
+        on_progress: called after each batch with the number of texts in it.
+    """
     import torch
 
     limit = longest_input(tokenizer, limits_in(model))
@@ -97,10 +107,7 @@ def guesses(
 
 
 def class_scores(expected: Sequence[int], predicted: Sequence[int]) -> dict[str, float]:
-    """Give the share that is right, and the mean of the classes' F1.
-
-    A class counts that something has, or is put into.
-    """
+    """Return the accuracy, and the F1 averaged over all classes that are expected or predicted."""
     from sklearn.metrics import accuracy_score, f1_score
 
     return {

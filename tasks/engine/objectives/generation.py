@@ -1,4 +1,4 @@
-"""Answers by real generation: greedy, in batches."""
+"""Batched greedy generation, and whether an answer matches the expected one."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Generating:
-    """What `Objective` asks of a language model, whose output layer the base has."""
+    """The part of `Objective` that generating models share; their base has the output layer."""
 
     def metrics(
         self,
@@ -30,7 +30,7 @@ class Generating:
         predicted: Sequence[Sequence[int]],  # noqa: ARG002
         names: Sequence[str],  # noqa: ARG002
     ) -> dict[str, float]:
-        """Judge by the loss alone."""
+        """Return no metrics: a language model is evaluated by its loss alone."""
         return {}
 
     def answer(  # noqa: PLR0913 - the signature of all tasks
@@ -43,7 +43,7 @@ class Generating:
         batch_size: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """Answer greedily."""
+        """Return the greedy answers to the prompts, in their order; see `answer`."""
         texts = answer(
             model,
             tokenizer,
@@ -64,18 +64,18 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
     batch_size: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Answer prompts greedily.
+    """Answer prompts by greedy decoding.
 
     Args:
-        model: a language model, with whatever adapters are active.
+        model: a language model; its active adapters take part.
         tokenizer: its tokenizer.
         prompts: rendered prompts.
-        max_new_tokens: longest answer in tokens.
-        batch_size: prompts answered at once.
-        on_progress: told how many more prompts are answered.
+        max_new_tokens: most tokens of an answer.
+        batch_size: prompts per batch.
+        on_progress: called after each batch with the number of prompts in it.
 
     Returns:
-        The content of the answers in the prompts' order, without special tokens.
+        The text of the answers in the prompts' order, without special tokens.
 
     Raises:
         UserError: a prompt leaves no room for an answer within the model's positions.
@@ -85,14 +85,15 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
     rooms = [max_new_tokens] * len(prompts)
     if positions and prompts:
         if model.config.is_encoder_decoder:
-            # In training, too, an encoder's text is cut where its positions end; the decoder has
-            # all positions for the answer.
+            # As in training, an encoder's text is truncated to its positions; the decoder has as
+            # many for the answer alone.
             asked = [ids[:positions] for ids in asked]
         taken = [0 if model.config.is_encoder_decoder else len(ids) for ids in asked]
         rooms = _rooms(taken, max_new_tokens, positions)
     order = sorted(range(len(prompts)), key=lambda index: (-rooms[index], len(asked[index])))
     answers = [""] * len(prompts)
-    # Prompts with equal room only, so that an answer's length is its own prompt's affair.
+    # A batch has one `max_new_tokens`, so it holds prompts with equal room only: how long an answer
+    # may be must not depend on its neighbors. Similar lengths within a batch need little padding.
     for room, of_room in groupby(order, key=lambda index: rooms[index]):
         alike = list(of_room)
         for start in range(0, len(alike), batch_size):
@@ -106,16 +107,21 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
 
 
 def _rooms(taken: Sequence[int], max_new_tokens: int, positions: int) -> list[int]:
-    """Return how many tokens each answer may have: no more than positions are left for it."""
+    """Return the most tokens of each answer: the positions left for it, at most `max_new_tokens`.
+
+    Raises:
+        UserError: a prompt leaves no position for its answer.
+    """
     if max(taken) >= positions:
         raise UserError(
-            f"a prompt has {max(taken)} tokens; the model has {positions} positions, for the "
-            "prompt and its answer together: shorten the prompt"
+            f"a prompt has {max(taken)} tokens, but the model has {positions} positions for the "
+            "prompt and its answer together; shorten the prompt"
         )
     rooms = [min(max_new_tokens, positions - count) for count in taken]
     if short := sum(room < max_new_tokens for room in rooms):
         log.warning(
-            "%d of %d answers end before max_new_tokens %d at the model's %d positions",
+            "%d of %d answers are limited to less than max_new_tokens %d by the model's %d "
+            "positions",
             short,
             len(rooms),
             max_new_tokens,
@@ -130,18 +136,19 @@ def _answer_batch(
     asked: list[list[int]],
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """Return the tokens that the model writes behind each of the prompts' tokens."""
+    """Return the tokens that the model generates after each prompt."""
     import torch
     from transformers import GenerationConfig
 
     inputs = tokenizer.pad(
         {"input_ids": asked},
         return_tensors="pt",
-        # Answers begin where prompts end; an encoder counts positions from the first token on.
+        # A decoder continues at the end of the prompt; an encoder counts positions from the first
+        # token.
         padding_side="right" if model.config.is_encoder_decoder else "left",
     ).to(model.device)
-    # A configuration of our own: a model's own may ask for sampling, and generate() takes from it
-    # whatever is unset here. A penalty would count padding, too.
+    # A model's own configuration may ask for sampling or penalties, and generate() takes from it
+    # whatever is None here, so defaults are set explicitly. A penalty would also count padding.
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -161,10 +168,10 @@ def _answer_batch(
 
 @contextmanager
 def _contiguous_head(model: "PreTrainedModel") -> Iterator[None]:
-    """Spare the output layer's weight one copy a row.
+    """Pass contiguous hidden states to the output layer.
 
-    transformers hands it the last position of each prompt, a slice with gaps, for which torch 2.13
-    expands the weight to [rows, hidden, vocabulary]: gigabytes, and a second a batch.
+    transformers passes it the last position of each prompt, a strided slice, for which torch 2.13
+    expands the weight to [rows, hidden, vocabulary]: gigabytes, and a second per batch.
     """
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
@@ -175,7 +182,7 @@ def _contiguous_head(model: "PreTrainedModel") -> Iterator[None]:
 
 
 def _end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int] | None:
-    """Give every token that may end an answer: the model's own and the tokenizer's."""
+    """Return every token that ends an answer: the model's and the tokenizer's; None if neither."""
     configured = model.generation_config.eos_token_id if model.generation_config else None
     own = configured if isinstance(configured, list) else [configured]
     ends = {token for token in (*own, tokenizer.eos_token_id) if token is not None}
@@ -183,14 +190,14 @@ def _end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") 
 
 
 def matches(answer_text: str, expected: str) -> bool:
-    """Return whether an answer is the expected one: JSON objects and lists by value, else text.
+    """Return whether an answer equals the expected one: JSON containers by value, else text.
 
-    Surrounding white space does not count. A number alone is a text: the version 3.10 is not 3.1.
+    Surrounding whitespace is ignored. A number alone is compared as text: version 3.10 is not 3.1.
     """
     given, wanted = answer_text.strip(), expected.strip()
     if not wanted.startswith(("{", "[")):
         return given == wanted
     try:
         return same_json(parse_answer(given), parse_answer(wanted))
-    except (ValueError, RecursionError):  # the latter for `[[[[…`, which small models like to write
+    except (ValueError, RecursionError):  # RecursionError: `[[[[…`, which small models often write
         return given == wanted

@@ -1,7 +1,6 @@
-"""What depends on what is learnt: tokens, batches, loss, metrics, prompts and answers.
+"""The interface of an objective: tokens, batches, loss, metrics, prompts and answers of a task.
 
-A new objective is one more class of this shape, in a file of its own, and an entry in the
-registry.
+A new objective is a class with these methods, in a file of its own, and an entry in the registry.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from tasks.engine.batching.batches import Batches, Part
+    from tasks.engine.batching.batches import Batches, MicroBatch
     from tasks.engine.batching.choice import BatchingChoice
     from tasks.engine.data.examples import Split
     from tasks.engine.data.prepared_data import PreparedData
@@ -28,25 +27,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to a prompt."""
+    """A model's answer to a prompt."""
 
     text: str
     probability: float | None = None
-    """Of a class, by the softmax over all of them (of several, of the least sure one); None of a
-    text that was generated."""
+    """Probability of the predicted class by the softmax over all classes, the lowest one where
+    there are several; None for generated text."""
 
 
 class Objective(Protocol):
-    """All that differs from task to task."""
+    """Everything that depends on the task."""
 
     @property
     def traits(self) -> TaskTraits:
-        """What is fixed for the task, whatever the model and the data."""
+        """The properties of the task that do not depend on model or data."""
         ...
 
     @property
     def row_type(self) -> "type[TokenizedRow]":
-        """The kind of tokenised rows."""
+        """The class of the tokenized rows."""
         ...
 
     def tokenize(
@@ -56,39 +55,47 @@ class Objective(Protocol):
         settings: DataSettings,
         base: "BaseSource",
     ) -> "Iterator[Tokenized]":
-        """Turn the examples of a split into tokens and what is learnt of them, one by one.
+        """Yield the examples of a split as tokens and labels, in their order.
 
         Args:
             split: the examples.
-            renderer: how they become text, and the tokenizer.
-            settings: longest row, and what to do with one that is longer.
-            base: which model they are for, with the classes in the order of its outputs.
+            renderer: renders them as text; has the tokenizer.
+            settings: the most tokens of a row, and what to do with a longer one.
+            base: the model they are for, with the classes in the order of its outputs.
+
+        Raises:
+            UserError: a row can't be rendered, or a setting does not apply to the task.
         """
         ...
 
     def choose_batching(
         self, settings: TrainingSettings, data: "PreparedData", model: "PreTrainedModel"
     ) -> "BatchingChoice":
-        """Choose how rows become batches."""
-        ...
+        """Choose how rows become batches.
 
-    def make_batches(self, plan: "TrainingPlan", pad_token_id: int) -> "Batches":
-        """Give the way of batching that was chosen."""
-        ...
-
-    def loss(
-        self, model: "PreTrainedModel", part: "Part", plan: "TrainingPlan"
-    ) -> tuple["Tensor", "Tensor | None"]:
-        """Give the cross entropy summed over a part's labels, in nats; and its predictions.
-
-        The predictions are int64, of the labels' shape; None where nothing is made of them.
+        Raises:
+            UserError: `training.batching` asks for what the task, model or rows do not allow.
         """
         ...
 
-    def label_nats(self, model: "PreTrainedModel", part: "Part") -> "Tensor":
-        """Give the cross entropy of each of a part's labels, in nats, float32 of their shape.
+    def make_batches(self, plan: "TrainingPlan", pad_token_id: int) -> "Batches":
+        """Return the collator that the plan names."""
+        ...
 
-        It is 0 where there is no label; a loss is the sum.
+    def loss(
+        self, model: "PreTrainedModel", micro_batch: "MicroBatch", plan: "TrainingPlan"
+    ) -> tuple["Tensor", "Tensor | None"]:
+        """Return the cross entropy summed over a micro-batch's labels, in nats; and predictions.
+
+        The loss is a float32 scalar. The predictions are int64 of the labels' shape, or None where
+        the task has no metrics on them.
+        """
+        ...
+
+    def label_nll(self, model: "PreTrainedModel", micro_batch: "MicroBatch") -> "Tensor":
+        """Return the negative log-likelihood of each label of a micro-batch, in nats.
+
+        It is float32 of the labels' shape, 0 where the label is -100; its sum is the loss.
         """
         ...
 
@@ -98,25 +105,25 @@ class Objective(Protocol):
         predicted: Sequence[Sequence[int]],
         names: Sequence[str],
     ) -> dict[str, float]:
-        """Judge the predictions of all held-out rows, each with as many as it has labels.
+        """Return the metrics of the predictions on all held-out rows, by name.
 
         Args:
-            expected: the labels.
-            predicted: beside them.
-            names: of the classes that the numbers stand for.
+            expected: the labels of each row, without ignored ones.
+            predicted: the predictions for these labels, of the same lengths.
+            names: the names of the classes, by their indices.
         """
         ...
 
     def prompt(self, renderer: "Renderer", example: "Example") -> "Prompt":
-        """Return the text that is answered.
+        """Return the prompt of an example, without its answer.
 
         Raises:
-            UserError: the example has none.
+            UserError: the example has no column that the task can answer.
         """
         ...
 
     def expected(self, renderer: "Renderer", example: "Example") -> str:
-        """Return the right answer, as the task reads answers."""
+        """Return the expected answer, in the form in which `answer` returns answers."""
         ...
 
     def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at once
@@ -129,5 +136,17 @@ class Objective(Protocol):
         batch_size: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """Answer prompts, in their order."""
+        """Answer prompts, and return the answers in the prompts' order.
+
+        Args:
+            model: the model; its active adapters take part.
+            tokenizer: its tokenizer.
+            prompts: rendered prompts.
+            max_new_tokens: most tokens of a generated answer.
+            batch_size: prompts per batch.
+            on_progress: called after each batch with the number of prompts in it.
+
+        Raises:
+            UserError: a prompt leaves no room for a generated answer.
+        """
         ...

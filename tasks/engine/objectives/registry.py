@@ -1,4 +1,4 @@
-"""Which objective belongs to which task; each is imported only where it is used."""
+"""The objective of each task, imported only when it is used."""
 
 from tasks.config import Task
 from tasks.engine.objectives.objective import Objective

@@ -1,4 +1,4 @@
-"""The task of turning a text into another: the encoder reads one, the decoder writes the other."""
+"""The objective of encoder-decoder models: the encoder reads a text, the decoder writes one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,13 @@ from tasks.config import DataSettings, LossOn, Task
 from tasks.engine.base.base_models import mixed_precision
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.task_traits import TaskTraits, traits_of
-from tasks.engine.batching.batches import Batch, Batches, Part, Row, as_batch, cut
-from tasks.engine.batching.padded_rows import Padding, longest_input, model_inputs, padded_part
+from tasks.engine.batching.batches import Batch, Batches, MicroBatch, Row, as_batch, split_rows
+from tasks.engine.batching.padded_rows import (
+    Padding,
+    longest_input,
+    model_inputs,
+    padded_micro_batch,
+)
 from tasks.engine.data.examples import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
@@ -31,41 +36,45 @@ class PairRow(TokenizedRow):
 
     @property
     def num_trained_tokens(self) -> int:
-        """Count the answer's tokens."""
+        """Return the number of the answer's tokens."""
         return len(self.labels)
 
     @property
     def sequences(self) -> tuple[list[int], ...]:
-        """Give the prompt and the answer."""
+        """Return the tokens of the prompt and of the answer."""
         return self.input_ids, self.labels
 
 
 @dataclass(frozen=True)
 class PairBatches:
-    """Each row a line, prompts and answers padded behind to the longest of their part."""
+    """One row per line; prompts and answers padded on the right to the longest of the micro-batch.
+
+    `input_ids` and `attention_mask` are int64 [rows, prompt], `labels` int64 [rows, answer], -100
+    where padded.
+    """
 
     pad_token_id: int
     max_tokens: int
     name: str = "padded"
 
     def length(self, row: Row) -> int:
-        """Count the tokens of the prompt and of the answer."""
+        """Return the number of tokens of the prompt and of the answer together."""
         return len(row["input_ids"]) + len(row["labels"])
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Collate the rows."""
 
-        def num_tokens(part: Sequence[Row]) -> int:
-            widest = (max(len(row[name]) for row in part) for name in ("input_ids", "labels"))
-            return len(part) * sum(widest)
+        def num_tokens(group: Sequence[Row]) -> int:
+            widest = (max(len(row[name]) for row in group) for name in ("input_ids", "labels"))
+            return len(group) * sum(widest)
 
-        parts = cut(rows, self.max_tokens, self.length, num_tokens)
-        return as_batch([padded_part(part, self.pad_token_id) for part in parts])
+        groups = split_rows(rows, self.max_tokens, self.length, num_tokens)
+        return as_batch([padded_micro_batch(group, self.pad_token_id) for group in groups])
 
 
 @dataclass(frozen=True)
 class Seq2Seq(Generating, Padding):
-    """A model of an encoder and a decoder; see `Objective`."""
+    """The objective of an encoder-decoder model; see `Objective`."""
 
     traits: ClassVar[TaskTraits] = traits_of(Task.SEQ2SEQ)
     row_type: ClassVar[type[TokenizedRow]] = PairRow
@@ -77,17 +86,17 @@ class Seq2Seq(Generating, Padding):
         settings: DataSettings,
         base: BaseSource,
     ) -> Iterator[Tokenized]:
-        """Return the tokens of each prompt and of its answer, both cut where they are too many.
+        """Yield the tokens of each prompt and of its answer, each truncated to the limit.
 
-        An answer has room of its own, so none is lost behind its prompt.
+        Encoder and decoder have the limit each, so no answer is lost to a long prompt.
 
         Raises:
-            UserError: the loss is asked for on the prompt.
+            UserError: `data.loss_on` is `all`.
         """
         if settings.loss_on is LossOn.ALL:
             raise UserError(
-                "data.loss_on is all, but a seq2seq model reads the prompt and does not write it; "
-                "use completion"
+                "data.loss_on is all, but a seq2seq model does not generate the prompt; use "
+                "completion"
             )
         tokenizer = renderer.tokenizer
         limit = min(settings.max_length, longest_input(tokenizer, limits_of(base)))
@@ -102,39 +111,39 @@ class Seq2Seq(Generating, Padding):
             yield Tokenized(example, PairRow(prompt[:limit], answer[:limit]), counts)
 
     def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
-        """Give the way of batching that was chosen."""
+        """Return the collator that the plan names."""
         return PairBatches(pad_token_id, plan.batch_tokens)
 
     def loss(
         self,
         model: "PreTrainedModel",
-        part: Part,
+        micro_batch: MicroBatch,
         plan: TrainingPlan,  # noqa: ARG002
     ) -> tuple["Tensor", None]:
-        """Give the cross entropy of the answers' tokens; the likeliest are not of interest."""
-        return self.label_nats(model, part).sum(), None
+        """Return the summed cross entropy of the answers' tokens, in nats, and no predictions."""
+        return self.label_nll(model, micro_batch).sum(), None
 
-    def label_nats(self, model: "PreTrainedModel", part: Part) -> "Tensor":
-        """Give each answer token's cross entropy."""
-        from tasks.engine.batching.loss import nats
+    def label_nll(self, model: "PreTrainedModel", micro_batch: MicroBatch) -> "Tensor":
+        """Return each answer token's negative log-likelihood, in nats, float32 [rows, answer]."""
+        from tasks.engine.batching.loss import token_nll
 
-        labels = part["labels"]
+        labels = micro_batch["labels"]
         shifted = model.prepare_decoder_input_ids_from_labels(labels=labels)  # type: ignore[operator]
-        inputs = model_inputs(part)
+        inputs = model_inputs(micro_batch)
         with mixed_precision(model):
             logits = model(**inputs, decoder_input_ids=shifted, use_cache=False).logits
-        return nats(logits, labels)
+        return token_nll(logits, labels)
 
     def prompt(self, renderer: Renderer, example: Example) -> Prompt:
-        """Return what the encoder reads: all before the answer, with the tokenizer's end token."""
+        """Return the encoder's input: all before the answer, with the tokenizer's end token."""
         return Prompt(renderer.prompt(example).text.rstrip())
 
     def expected(self, renderer: Renderer, example: Example) -> str:  # noqa: ARG002
-        """Return the answer: no template writes around what a decoder learns."""
+        """Return the answer as it is: no chat template applies to what a decoder writes."""
         return example.answer
 
 
 def _without_end(answer: str, tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Take off the end that the tokenizer adds itself."""
+    """Return the answer without the end token, which the tokenizer adds itself."""
     end = tokenizer.eos_token
     return answer.rstrip().removesuffix(str(end)) if end else answer

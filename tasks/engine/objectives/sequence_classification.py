@@ -1,4 +1,4 @@
-"""The task of putting a text into one of several classes."""
+"""The objective of sequence classification: a text belongs to one of several classes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tasks.config import DataSettings, Task
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.task_traits import TaskTraits, traits_of
-from tasks.engine.batching.batches import Part
+from tasks.engine.batching.batches import MicroBatch
 from tasks.engine.batching.padded_rows import longest_input
 from tasks.engine.data.examples import Split
 from tasks.engine.data.prompts import Prompt
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 class ClassifiedRow(TokenizedRow):
-    """One row; `labels` holds its class alone, as the number of the model's output."""
+    """One row; `labels` holds one number, the index of its class among the model's outputs."""
 
     labels_are_tokens = False
 
     @property
     def num_trained_tokens(self) -> int:
-        """Count the labels that a loss falls on: the row's class."""
+        """Return the number of labels that are trained on: one, the row's class."""
         return len(self.labels)
 
 
 @dataclass(frozen=True)
 class SequenceClassification(Classifying):
-    """A model with one output a class; see `Objective`."""
+    """The objective of a model with one output per class; see `Objective`."""
 
     traits: ClassVar[TaskTraits] = traits_of(Task.SEQUENCE_CLASSIFICATION)
     row_type: ClassVar[type[TokenizedRow]] = ClassifiedRow
@@ -50,13 +50,14 @@ class SequenceClassification(Classifying):
         settings: DataSettings,
         base: BaseSource,
     ) -> Iterator[Tokenized]:
-        """Return each text's tokens, cut at the end where they are too many, and its class."""
+        """Yield each text's tokens, truncated on the right to the limit, and its class."""
         tokenizer = renderer.tokenizer
         limit = min(settings.max_length, longest_input(tokenizer, limits_of(base)))
         number = {label: index for index, label in enumerate(base.labels)}
         for examples in some_at_once(split.examples):
             texts = [example.text or "" for example in examples]
             ids = tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+            # A row of exactly `limit` tokens may or may not have been truncated: tokenize it again.
             full = [text for text, one in zip(texts, ids, strict=True) if len(one) == limit]
             uncut = iter(tokenizer(full)["input_ids"] if full else [])
             for example, one in zip(examples, ids, strict=True):
@@ -67,33 +68,36 @@ class SequenceClassification(Classifying):
     def loss(
         self,
         model: "PreTrainedModel",
-        part: Part,
+        micro_batch: MicroBatch,
         plan: TrainingPlan,  # noqa: ARG002
     ) -> tuple["Tensor", "Tensor"]:
-        """Give the cross entropy of the rows' classes, and the likeliest ones."""
-        from tasks.engine.batching.loss import nats
+        """Return the summed cross entropy of the rows' classes, in nats, and the predicted ones.
 
-        logits = class_logits(model, part)
-        return nats(logits, part["labels"]).sum(), logits.argmax(dim=-1, keepdim=True)
+        The predictions are int64 [rows, 1].
+        """
+        from tasks.engine.batching.loss import token_nll
+
+        logits = class_logits(model, micro_batch)
+        return token_nll(logits, micro_batch["labels"]).sum(), logits.argmax(dim=-1, keepdim=True)
 
     def metrics(
         self,
         expected: Sequence[Sequence[int]],
         predicted: Sequence[Sequence[int]],
-        names: Sequence[str],  # noqa: ARG002 - which class is which does not matter
+        names: Sequence[str],  # noqa: ARG002 - the scores do not depend on the classes' names
     ) -> dict[str, float]:
-        """Give the share of rows that are right, and the mean of the classes' F1."""
+        """Return the accuracy over all rows and the macro-averaged F1 of the classes."""
         return class_scores(list(chain(*expected)), list(chain(*predicted)))
 
     def prompt(self, renderer: Renderer, example: Example) -> Prompt:  # noqa: ARG002
-        """Give the text.
+        """Return the text to classify.
 
         Raises:
-            UserError: the row has other columns.
+            UserError: the row has no column `text`.
         """
         if example.text is None:
             raise UserError(
-                f"row {example.row}: what is classified is the column text, which is missing"
+                f"row {example.row}: the column text, which is to be classified, is missing"
             )
         return Prompt(example.text)
 
@@ -107,7 +111,7 @@ class SequenceClassification(Classifying):
         batch_size: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """Give each text's likeliest class and its probability; too long a text is cut."""
+        """Return each text's most likely class and its probability; long texts are truncated."""
         names: Any = model.config.id2label
         found = guesses(
             model,

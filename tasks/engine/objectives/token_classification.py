@@ -1,7 +1,7 @@
-"""The task of tagging the words of a text, such as with the entities that they name.
+"""The objective of token classification: tagging the words of a text, as in entity recognition.
 
-A word is judged by the first token that has a part of it, as is usual (BERT, arXiv:1810.04805,
-section 5.3); its other tokens have no label.
+A word's tag is predicted at the first token that holds some of its characters, as usual (BERT,
+arXiv:1810.04805, section 5.3); its other tokens have no label.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tasks.config import DataSettings, Task
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.task_traits import TaskTraits, traits_of
-from tasks.engine.batching.batches import Part
+from tasks.engine.batching.batches import MicroBatch
 from tasks.engine.batching.padded_rows import longest_input
 from tasks.engine.data.examples import Split
 from tasks.engine.data.prompts import Prompt
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 UNKNOWN = "?"
-"""The tag of a word that the model did not see: it is behind its limit, or has no token."""
+"""The tag of a word that the model did not see: it is beyond the length limit, or has no token."""
 
 
 class TaggedRow(TokenizedRow):
@@ -41,13 +41,13 @@ class TaggedRow(TokenizedRow):
 
     @property
     def num_trained_tokens(self) -> int:
-        """Count the words that a loss falls on."""
+        """Return the number of words that are trained on."""
         return sum(label != IGNORED for label in self.labels)
 
 
 @dataclass(frozen=True)
 class TokenClassification(Classifying):
-    """A model with one output a class for each token; see `Objective`."""
+    """The objective of a model with one output per class for each token; see `Objective`."""
 
     traits: ClassVar[TaskTraits] = traits_of(Task.TOKEN_CLASSIFICATION)
     row_type: ClassVar[type[TokenizedRow]] = TaggedRow
@@ -59,7 +59,7 @@ class TokenClassification(Classifying):
         settings: DataSettings,
         base: BaseSource,
     ) -> Iterator[Tokenized]:
-        """Return each row's tokens, cut at the end where they are too many, and its words' tags."""
+        """Yield each row's tokens, truncated on the right to the limit, and its words' tags."""
         tokenizer = renderer.tokenizer
         limit = min(settings.max_length, longest_input(tokenizer, limits_of(base)))
         number = {label: index for index, label in enumerate(base.labels)}
@@ -85,14 +85,17 @@ class TokenClassification(Classifying):
     def loss(
         self,
         model: "PreTrainedModel",
-        part: Part,
+        micro_batch: MicroBatch,
         plan: TrainingPlan,  # noqa: ARG002
     ) -> tuple["Tensor", "Tensor"]:
-        """Give the cross entropy of the words' tags, and each token's likeliest."""
-        from tasks.engine.batching.loss import nats
+        """Return the summed cross entropy of the words' tags, in nats, and each token's prediction.
 
-        logits = class_logits(model, part)
-        return nats(logits, part["labels"]).sum(), logits.argmax(dim=-1)
+        The predictions are int64 [rows, sequence].
+        """
+        from tasks.engine.batching.loss import token_nll
+
+        logits = class_logits(model, micro_batch)
+        return token_nll(logits, micro_batch["labels"]).sum(), logits.argmax(dim=-1)
 
     def metrics(
         self,
@@ -100,9 +103,9 @@ class TokenClassification(Classifying):
         predicted: Sequence[Sequence[int]],
         names: Sequence[str],
     ) -> dict[str, float]:
-        """Give the share of words that are right, and the mean of the tags' F1.
+        """Return the accuracy over all words and the macro-averaged F1 of the tags.
 
-        And the F1 of whole entities, where the tags name their beginning and inside (`B-`, `I-`).
+        With tags in IOB format (`B-`, `I-`, `O`), also the F1 of the entities, as exact spans.
         """
         scores = class_scores(list(chain(*expected)), list(chain(*predicted)))
         if names_entities(names):
@@ -111,14 +114,14 @@ class TokenClassification(Classifying):
         return scores
 
     def prompt(self, renderer: Renderer, example: Example) -> Prompt:  # noqa: ARG002
-        """Give the words with a space between them.
+        """Return the words, separated by single spaces.
 
         Raises:
-            UserError: the row has other columns.
+            UserError: the row has no column `tokens`.
         """
         if not example.words:
             raise UserError(
-                f"row {example.row}: what is tagged is the column tokens, which is missing"
+                f"row {example.row}: the column tokens, whose words are to be tagged, is missing"
             )
         return Prompt(example.text or "")
 
@@ -132,9 +135,10 @@ class TokenClassification(Classifying):
         batch_size: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """Give the likeliest tag of each word, with a space between them.
+        """Return the most likely tag of each word, separated by single spaces.
 
-        The probability is that of the least sure one. A word that the model does not see is `?`.
+        The probability is the lowest of the words'. The tag of a word that the model does not see
+        is `?`.
         """
         names: Any = model.config.id2label
         found = guesses(
@@ -158,12 +162,12 @@ def _tags(words: Sequence[str], guess: Guess, names: Mapping[int, str]) -> Answe
 
 
 def first_tokens(words: Sequence[str], offsets: Sequence[Sequence[int]]) -> list[int | None]:
-    """Give the first token of each word; None where none is left of it.
+    """Return the index of each word's first token; None for a word without a token.
 
     Args:
-        words: of the text, in which a space stands between them.
-        offsets: each token's characters [start, end) of the text; padding and special tokens have
-            none.
+        words: the words of the text, which separates them by single spaces.
+        offsets: for each token, its characters [start, end) in the text; an empty range for padding
+            and special tokens.
     """
     firsts: list[int | None] = [None] * len(words)
     word, start = 0, 0
@@ -171,7 +175,7 @@ def first_tokens(words: Sequence[str], offsets: Sequence[Sequence[int]]) -> list
         while word < len(words) and start + len(words[word]) <= begins:
             start += len(words[word]) + 1
             word += 1
-        # A token may begin with the space before its word, or be just that.
+        # A token may begin with the space before its word, or be that space alone.
         if word < len(words) and start < ends and begins < ends and firsts[word] is None:
             firsts[word] = place
     return firsts

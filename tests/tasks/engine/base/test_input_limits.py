@@ -118,7 +118,7 @@ def test_answers_end_with_the_positions(tmp_path: Path, caplog: pytest.LogCaptur
         )
 
     assert answers(2, prompts) == answers(1, prompts)
-    assert "2 of 2 answers end before max_new_tokens 128 at the model's 64 positions" in caplog.text
+    assert "2 of 2 answers are limited to less than max_new_tokens 128" in caplog.text
     with pytest.raises(UserError, match="the model has 64 positions"):
         answers(1, ["fox " * 90])
 

@@ -92,7 +92,7 @@ def test_prefix_that_is_not_there_is_refused(model: "PreTrainedModel") -> None:
     """`shared-prefix` for rows that begin differently is the user's mistake."""
     rows = [row([5, 6, 7], [8]), row([6, 6, 7], [8])]
 
-    with pytest.raises(UserError, match="the rows begin differently"):
+    with pytest.raises(UserError, match="the rows have no prefix in common"):
         choose(model, data_of(rows), Batching.SHARED_PREFIX)
 
 
@@ -183,8 +183,8 @@ def test_what_stays_as_it_was_is_said(tiny_base: Path) -> None:
     name, [layers, loss] = choose(model, data_of(ROWS))
 
     assert name == "shared-prefix"
-    assert layers.startswith("2 adapter layers are no plain LoRA")
-    assert "not those of a frozen output layer" in loss
+    assert layers.startswith("2 adapter layers are not plain LoRA")
+    assert "not the unchanged output of a frozen linear layer" in loss
 
 
 def test_part_size_is_the_users_to_set(model: "PreTrainedModel") -> None:

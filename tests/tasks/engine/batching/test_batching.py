@@ -10,7 +10,7 @@ from drawn_rows import adapted_llama, draw_rows, row
 from torch.nn.functional import cross_entropy
 
 from tasks.engine.batching.batches import Batch, Batches, PackedBatches, PaddedBatches, as_items
-from tasks.engine.batching.loss import labelled_logits, summed_loss
+from tasks.engine.batching.loss import labeled_logits, summed_loss
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, shared_prefix_length
 from tasks.engine.kernels.row_attention import attending_by_row
 
@@ -52,13 +52,18 @@ def taking(model: "PreTrainedModel", batches: Batches) -> AbstractContextManager
 def by_row(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
     """Give the labelled positions' logits of a batch, row after row."""
     return torch.cat(
-        [labelled_logits(model, part)[part["labels"] != IGNORED] for part in batch["parts"]]
+        [
+            labeled_logits(model, micro_batch)[micro_batch["labels"] != IGNORED]
+            for micro_batch in batch["micro_batches"]
+        ]
     )
 
 
 def loss_of(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
-    """Give the summed loss of a batch's parts."""
-    return torch.stack([summed_loss(model, part) for part in batch["parts"]]).sum()
+    """Return the summed loss of a batch's micro-batches."""
+    return torch.stack(
+        [summed_loss(model, micro_batch) for micro_batch in batch["micro_batches"]]
+    ).sum()
 
 
 @pytest.mark.parametrize("batches", WAYS.values(), ids=WAYS)
@@ -112,21 +117,24 @@ def test_masked_tokens_do_not_move_the_loss(model: "PreTrainedModel", batches: B
 
 
 @pytest.mark.parametrize("batches", WAYS.values(), ids=WAYS)
-def test_no_part_computes_more_than_it_may(batches: Batches) -> None:
-    """Every row comes once, in parts that hold no more tokens than allowed, or one row."""
+def test_no_micro_batch_computes_more_than_it_may(batches: Batches) -> None:
+    """Every row comes once, in micro-batches that hold no more tokens than allowed, or one row."""
     limit = CUT if batches in list(WAYS.values())[3:] else WHOLE
     batch = batches(as_items(ROWS))
 
-    assert all(part["input_ids"].numel() <= limit for part in batch["parts"])
-    assert (len(batch["parts"]) > 1) == (limit == CUT)
-    labels = [part["labels"][part["labels"] != IGNORED] for part in batch["parts"]]
+    assert all(micro_batch["input_ids"].numel() <= limit for micro_batch in batch["micro_batches"])
+    assert (len(batch["micro_batches"]) > 1) == (limit == CUT)
+    labels = [
+        micro_batch["labels"][micro_batch["labels"] != IGNORED]
+        for micro_batch in batch["micro_batches"]
+    ]
     assert torch.cat(labels).tolist() == [x for r in ROWS for x in r.labels if x != IGNORED]
 
 
-def test_a_row_longer_than_a_part_is_a_part() -> None:
-    """Nothing is lost where one row alone has more tokens than a part may."""
-    parts = PackedBatches(0, 5)(as_items(ROWS))["parts"]
-    lengths = [part["input_ids"].numel() for part in parts]
+def test_a_row_longer_than_a_micro_batch_is_a_micro_batch() -> None:
+    """Nothing is lost where one row alone has more tokens than a micro-batch may."""
+    micro_batches = PackedBatches(0, 5)(as_items(ROWS))["micro_batches"]
+    lengths = [micro_batch["input_ids"].numel() for micro_batch in micro_batches]
     assert lengths == [len(one.input_ids) - 1 for one in ROWS]
 
 
@@ -148,11 +156,11 @@ class _WholeLogits(torch.nn.Module):
 
 def test_model_without_logits_to_keep_gives_the_same_logits(model: "PreTrainedModel") -> None:
     """The labelled positions are picked afterwards where the model can't be told of them."""
-    [batch] = PaddedBatches(PAD, WHOLE)(as_items(ROWS))["parts"]
+    [batch] = PaddedBatches(PAD, WHOLE)(as_items(ROWS))["micro_batches"]
     whole = cast("PreTrainedModel", _WholeLogits(model))
 
     with torch.no_grad():
-        kept, picked = labelled_logits(model, batch), labelled_logits(whole, batch)
+        kept, picked = labeled_logits(model, batch), labeled_logits(whole, batch)
 
     assert kept.shape[1] == picked.shape[1] == batch["labels"].shape[1] < 18
     present = batch["labels"] != IGNORED
@@ -162,9 +170,9 @@ def test_model_without_logits_to_keep_gives_the_same_logits(model: "PreTrainedMo
 def test_padding_is_on_the_left_and_unseen() -> None:
     """Two rows as a batch, written out."""
     rows = as_items([row([5, 6], [7]), row([5], [8, 9, 4])])
-    [part] = PaddedBatches(PAD, WHOLE)(rows)["parts"]
+    [micro_batch] = PaddedBatches(PAD, WHOLE)(rows)["micro_batches"]
 
-    assert {name: tensor.tolist() for name, tensor in part.items()} == {
+    assert {name: tensor.tolist() for name, tensor in micro_batch.items()} == {
         "input_ids": [[5, 8, 9], [0, 5, 6]],
         "attention_mask": [[1, 1, 1], [0, 1, 1]],
         "position_ids": [[0, 1, 2], [0, 0, 1]],
@@ -176,9 +184,9 @@ def test_padding_is_on_the_left_and_unseen() -> None:
 def test_rows_follow_one_another_after_their_prefix() -> None:
     """Two rows after their prefix of two tokens, written out."""
     rows = as_items([row([5, 6, 1], [7]), row([5, 6, 2], [8, 9])])
-    [part] = PackedBatches(2, WHOLE)(rows)["parts"]
+    [micro_batch] = PackedBatches(2, WHOLE)(rows)["micro_batches"]
 
-    assert {name: tensor.tolist() for name, tensor in part.items()} == {
+    assert {name: tensor.tolist() for name, tensor in micro_batch.items()} == {
         "input_ids": [[5, 6, 2, 8, 1]],
         "attention_mask": [[[[2, 4, 5]]]],
         "position_ids": [[0, 1, 2, 3, 2]],

@@ -1,4 +1,4 @@
-"""The order of rows: each row once a pass, and nothing but seed and pass decides."""
+"""The order of rows: each row once per epoch, and only seed and epoch decide."""
 
 import numpy as np
 import pytest
@@ -10,21 +10,21 @@ LENGTHS = np.random.default_rng(0).integers(5, 200, 1003).tolist()
 
 
 def order(seed: int, epoch: int, batch_size: int | None = None) -> list[int]:
-    """Give the order of one pass."""
+    """Return the order of one epoch."""
     rows = RowOrder(LENGTHS, seed, batch_size)
     rows.set_epoch(epoch)
     return list(rows)
 
 
 @pytest.mark.parametrize("batch_size", [None, 8])
-def test_each_row_comes_once_a_pass(batch_size: int | None) -> None:
-    """A pass is all rows, and no row twice."""
+def test_each_row_comes_once_per_epoch(batch_size: int | None) -> None:
+    """An epoch is all rows, and no row twice."""
     assert sorted(order(1, 2, batch_size)) == list(range(len(LENGTHS)))
 
 
 @pytest.mark.parametrize("batch_size", [None, 8])
-def test_only_seed_and_pass_decide(batch_size: int | None) -> None:
-    """Whatever random numbers were drawn before, the order is the same; another pass differs."""
+def test_only_seed_and_epoch_decide(batch_size: int | None) -> None:
+    """Whatever random numbers were drawn before, the order is the same; another epoch differs."""
     first = order(1, 2, batch_size)
     torch.rand(3), np.random.rand(3)  # noqa: NPY002
     assert order(1, 2, batch_size) == first
@@ -45,7 +45,7 @@ def test_a_batch_has_rows_of_similar_length() -> None:
 
 
 def test_the_longest_row_comes_in_the_first_batch() -> None:
-    """If the memory does not suffice, the first step tells, not one in mid-pass."""
+    """A run short of memory fails at its first step, not in mid-epoch."""
     lengths = [10] * 3000
     lengths[2500] = 500
     for seed in range(5):

@@ -114,10 +114,10 @@ def ours(
             stack.enter_context(fused_adapter_layers(model))
         if isinstance(batches, PackedBatches):
             stack.enter_context(attending_by_row(model))
-        for part in batches(as_items(ROWS))["parts"]:
+        for micro_batch in batches(as_items(ROWS))["micro_batches"]:
             if chunks:
-                assert loss.can_chunk(model, part, loss.labelled_logits(model, part))
-            summed = loss.summed_loss(model, part, in_chunks=chunks)
+                assert loss.can_chunk(model, micro_batch, loss.labeled_logits(model, micro_batch))
+            summed = loss.summed_loss(model, micro_batch, in_chunks=chunks)
             summed.backward()
             total += summed.item()
     return total, gradients(model)
@@ -135,11 +135,11 @@ def assert_same(given: tuple[float, Gradients], expected: tuple[float, Gradients
 
 TECHNIQUES: dict[str, Callable[["PreTrainedModel"], tuple[float, Gradients]]] = {
     "padded": lambda model: ours(model, PaddedBatches(0, 10**6)),
-    "padded, in parts": lambda model: ours(model, PaddedBatches(0, 100)),
+    "padded, in micro-batches": lambda model: ours(model, PaddedBatches(0, 100)),
     "packed": lambda model: ours(model, PackedBatches(0, 10**6)),
-    "packed, in parts": lambda model: ours(model, PackedBatches(0, 100)),
+    "packed, in micro-batches": lambda model: ours(model, PackedBatches(0, 100)),
     "shared prefix": lambda model: ours(model, PackedBatches(12, 10**6)),
-    "shared prefix, in parts": lambda model: ours(model, PackedBatches(12, 100)),
+    "shared prefix, in micro-batches": lambda model: ours(model, PackedBatches(12, 100)),
     "loss in chunks": lambda model: ours(model, PaddedBatches(0, 10**6), chunks=True),
     "layers": lambda model: ours(model, PaddedBatches(0, 10**6), layers=True),
     "all": lambda model: ours(model, PackedBatches(12, 100), chunks=True, layers=True),
@@ -278,7 +278,7 @@ def test_attention_by_row_is_masked_attention(
 def test_a_part_s_ends_are_read_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU each look would wait for all that is under way."""
     model = made("llama")
-    [part] = PackedBatches(0, 10_000)(as_items(ROWS))["parts"]
+    [micro_batch] = PackedBatches(0, 10_000)(as_items(ROWS))["micro_batches"]
     read: list[torch.Tensor] = []
     as_list = torch.Tensor.tolist
 
@@ -288,5 +288,5 @@ def test_a_part_s_ends_are_read_once_for_all_layers(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch.Tensor, "tolist", noted)
     with attending_by_row(model), torch.no_grad():
-        loss.labelled_logits(model, part)
+        loss.labeled_logits(model, micro_batch)
     assert len(read) == 1

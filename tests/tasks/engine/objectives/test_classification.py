@@ -29,7 +29,7 @@ from tasks.engine.adapters.lora import resolve_lora
 from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
-from tasks.engine.batching.padded_rows import LabelledBatches
+from tasks.engine.batching.padded_rows import LabeledBatches
 from tasks.engine.data.examples import ExampleSets, read_examples
 from tasks.engine.objectives.sequence_classification import SequenceClassification
 from tasks.engine.training.callbacks import TrainingProgress
@@ -130,16 +130,19 @@ def test_labelled_rows_go_with_their_task(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save", [tiny_bert, tiny_llama])
 def test_the_loss_is_the_plain_one(save: Callable[[Path], Path], tmp_path: Path) -> None:
-    """Rows in padded parts have the loss that each has alone by transformers' own."""
+    """Rows in padded micro-batches have the loss that each has alone by transformers' own."""
     model, base = loaded(save(tmp_path / "base"), classifier(tmp_path / "base"))
     rows = prepared(base, tmp_path / "data").train.rows
     alone = [
         model(input_ids=torch.tensor([r.input_ids]), labels=torch.tensor(r.labels)).loss.item()
         for r in rows
     ]
-    parts = LabelledBatches(model.config.pad_token_id, 30)(as_items(rows))["parts"]
-    losses = [SequenceClassification().loss(model, part, PLAN)[0].item() for part in parts]
-    assert len({len(row.input_ids) for row in rows}) > 1 < len(parts)
+    micro_batches = LabeledBatches(model.config.pad_token_id, 30)(as_items(rows))["micro_batches"]
+    losses = [
+        SequenceClassification().loss(model, micro_batch, PLAN)[0].item()
+        for micro_batch in micro_batches
+    ]
+    assert len({len(row.input_ids) for row in rows}) > 1 < len(micro_batches)
     assert sum(losses) == pytest.approx(sum(alone), rel=1e-5)
 
 

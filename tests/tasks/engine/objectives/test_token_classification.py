@@ -16,7 +16,7 @@ from flows.cli.starting_point import starting_configuration
 from tasks.config import BaseModelSettings, DataSettings, PredictBatchConfig, Task
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
-from tasks.engine.batching.padded_rows import LabelledBatches
+from tasks.engine.batching.padded_rows import LabeledBatches
 from tasks.engine.data.examples import read_examples
 from tasks.engine.objectives.class_counts import entity_f1
 from tasks.engine.objectives.entities import names_entities
@@ -76,7 +76,7 @@ def test_special_tokens_padding_and_cut_words_are_no_words() -> None:
 
 
 def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:
-    """Rows in padded parts have the loss of transformers' own, which each has alone."""
+    """Rows in padded micro-batches have the loss of transformers' own, which each has alone."""
     folder = tiny_bert(tmp_path / "base")
     settings = BaseModelSettings.model_validate(
         {
@@ -97,9 +97,12 @@ def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:
         ).loss.item()
         for row in rows
     ]
-    parts = LabelledBatches(model.config.pad_token_id, 30)(as_items(rows))["parts"]
-    losses = [TokenClassification().loss(model, part, PLAN)[0].item() for part in parts]
-    assert len(parts) > 1
+    micro_batches = LabeledBatches(model.config.pad_token_id, 30)(as_items(rows))["micro_batches"]
+    losses = [
+        TokenClassification().loss(model, micro_batch, PLAN)[0].item()
+        for micro_batch in micro_batches
+    ]
+    assert len(micro_batches) > 1
     assert sum(losses) == pytest.approx(sum(alone), rel=1e-5)
     assert sum(row.num_trained_tokens for row in rows) == sum(len(row["tags"]) for row in ROWS)
 
@@ -190,7 +193,7 @@ def test_each_word_gets_a_tag(report: ReportRecord, tmp_path: Path) -> None:
     )
     record = task.predict_batch.fn(given)
     answers = [json.loads(line) for line in record.output.path.read_text().splitlines()]
-    assert "what is tagged is the column tokens" in answers[2]["error"]
+    assert "the column tokens, whose words are to be tagged, is missing" in answers[2]["error"]
     for one, answer in zip(words, answers, strict=False):
         assert len(answer["answer"].split()) == len(one)
         assert 0 < answer["probability"] <= 1
