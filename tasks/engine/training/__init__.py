@@ -1,1 +1,1 @@
-"""Step 4: the trainer, its plan, its checkpoints and its arguments."""
+"""The engine's side of step 4: trainer, plan, checkpoints and arguments."""

@@ -1,4 +1,4 @@
-"""HF Trainer's arguments, from the settings and what the base is."""
+"""HF Trainer's arguments, from the training settings and the base model's properties."""
 
 from pathlib import Path
 
@@ -22,7 +22,14 @@ def training_arguments(
     *,
     evaluates: bool,
 ) -> TrainingArguments:
-    """Give the arguments of a training whose checkpoints go into `folder`."""
+    """Return Trainer's arguments for a training run with checkpoints in `folder`.
+
+    Args:
+        settings: the training settings.
+        injected: the model with its adapter; its dtype and seed are used.
+        folder: for checkpoints.
+        evaluates: whether there are held-out rows to evaluate on.
+    """
     base = injected.lora.base
     every = "epoch" if settings.eval_steps is None else "steps"
     on_gpu = torch.cuda.is_available()
@@ -43,7 +50,7 @@ def training_arguments(
         save_strategy=every,
         eval_steps=settings.eval_steps,
         save_steps=settings.eval_steps or 500,
-        # Patience and an early end are part of the state, too.
+        # Otherwise a resumed run would forget its early-stopping patience and that it had stopped.
         restore_callback_states_from_checkpoint=True,
         load_best_model_at_end=settings.load_best_model_at_end and evaluates,
         metric_for_best_model="eval_loss",
@@ -52,7 +59,8 @@ def training_arguments(
         logging_nan_inf_filter=False,
         seed=injected.lora.seed,
         data_seed=injected.lora.seed,
-        # float32 adapters on a half-precision base: products in half precision, sums in float32.
+        # float32 adapters on a half-precision base: autocast multiplies in half precision and
+        # accumulates in float32. float16 autocast with gradient scaling needs a GPU.
         bf16=base.dtype == "bfloat16",
         fp16=base.dtype == "float16" and on_gpu,
         use_cpu=not on_gpu,

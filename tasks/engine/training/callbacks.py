@@ -1,4 +1,4 @@
-"""What happens between the steps of a training: reports, records, checkpoints."""
+"""Trainer callbacks: report progress, check losses, pace checkpoints and logs."""
 
 import math
 import time
@@ -14,19 +14,19 @@ from tasks.errors import VerificationError
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where the training stands, for whoever shows or records it."""
+    """The state of a training run after a step, to be shown or logged."""
 
     step: int
     num_steps: int
     metrics: dict[str, float]
-    """What Trainer logged at this step; empty where it logged nothing."""
+    """What Trainer logged at this step; empty if it logged nothing."""
 
 
 OnTraining = Callable[[TrainingProgress], None]
 
 
 class Watch(TrainerCallback):
-    """Hands progress on, and stops at the first loss that is no number."""
+    """Reports progress, and fails at the first loss that is not finite."""
 
     def __init__(self, on_progress: OnTraining) -> None:
         self._on_progress = on_progress
@@ -59,13 +59,13 @@ class Watch(TrainerCallback):
             if "loss" in name and not math.isfinite(value):
                 raise VerificationError(
                     f"{name} is {value} at step {state.global_step}; lower "
-                    f"training.learning_rate ({args.learning_rate:g}) or use another dtype"
+                    f"training.learning_rate ({args.learning_rate:g}) or change base_model.dtype"
                 )
         self._on_progress(TrainingProgress(state.global_step, state.max_steps, metrics))
 
 
 class Pace(TrainerCallback):
-    """Saves a checkpoint when the last one is old, and logs the loss before each evaluation."""
+    """Saves a checkpoint when the last one is too old, and logs the loss before each evaluation."""
 
     def __init__(self, seconds_between_checkpoints: float) -> None:
         self._seconds = seconds_between_checkpoints
@@ -78,11 +78,11 @@ class Pace(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> None:
-        """Ask for a checkpoint, if it is time."""
-        # At the end of a pass Trainer evaluates after this, and then saves: a checkpoint from
-        # before would be gone on with in the next pass, without the evaluation.
-        ends_pass = control.should_training_stop or float(state.epoch or 0).is_integer()
-        if not ends_pass and time.monotonic() - self._last_saved >= self._seconds:
+        """Request a checkpoint if one is due, and a log line if an evaluation or the end is."""
+        # At the end of an epoch Trainer evaluates after this callback and then saves. A run resumed
+        # from a checkpoint saved here would start with the next epoch and skip that evaluation.
+        ends_epoch = control.should_training_stop or float(state.epoch or 0).is_integer()
+        if not ends_epoch and time.monotonic() - self._last_saved >= self._seconds:
             control.should_save = True
         control.should_log |= control.should_evaluate or control.should_training_stop
 
@@ -93,7 +93,7 @@ class Pace(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> None:
-        """Ask for the loss to be logged; Trainer skips it where it was just logged."""
+        """Request that the loss is logged; Trainer skips it if it has just been logged."""
         control.should_log = True
 
     def on_save(
@@ -103,5 +103,5 @@ class Pace(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> None:
-        """Note the time."""
+        """Restart the clock, whoever requested the checkpoint."""
         self._last_saved = time.monotonic()

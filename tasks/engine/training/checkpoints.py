@@ -1,9 +1,9 @@
-"""The checkpoints of one training: whole ones only, and none of another training.
+"""The checkpoints of one training run: complete ones only, and none of another run.
 
-`plan.json` says what the training is and what it chose by itself, once for all its tries. Each
-`checkpoint-N` holds what HF Trainer writes, and `complete.json` with the sha256 of each of these
-files, written last: a checkpoint without it, or with a file that is not as it says, was being
-written (or removed) when the process died, and counts as absent.
+`plan.json` identifies the training run and holds what it chose by itself, once for all its
+attempts. Each `checkpoint-N` holds what HF Trainer writes, and `complete.json` with the sha256 of
+each of these files, written last. A checkpoint without that file, or with a file that differs from
+it, was being written (or removed) when the process died, and counts as absent.
 """
 
 import logging
@@ -25,12 +25,12 @@ _PLAN = "plan.json"
 
 
 class Kept(Record):
-    """What of a training's state Trainer 5.23 does not keep in its checkpoints."""
+    """State of a training run that Trainer 5.23 does not keep in its checkpoints."""
 
     seconds_training: float = 0.0
-    """Spent on the steps so far, over all tries that led to them."""
+    """Seconds spent on the steps so far, over all attempts that led to them."""
     unlogged_loss: float = 0.0
-    """Sum of the losses of the steps since the last one that was logged."""
+    """Sum of the losses of the steps since the last logged one, in nats."""
     last_logged_step: int = 0
 
 
@@ -40,13 +40,16 @@ class _Manifest(Record):
 
 
 class Checkpoints:
-    """A folder of checkpoints."""
+    """The checkpoints in a folder, and the plan of the run that they belong to."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def plan(self, made_for: str) -> TrainingPlan | None:
-        """Give the plan of the training that `made_for` names; what another one left is removed."""
+        """Return the plan of the training run `made_for`, if the folder has it.
+
+        Otherwise empty the folder: what is in it belongs to another run, or has no readable plan.
+        """
         try:
             plan = TrainingPlan.model_validate_json((self.folder / _PLAN).read_bytes())
         except (FileNotFoundError, ValidationError):
@@ -54,7 +57,7 @@ class Checkpoints:
         if plan and plan.made_for == made_for:
             return plan
         if self._all():
-            log.warning("the checkpoints in %s are of another training: removed", self.folder)
+            log.warning("removed the checkpoints in %s: they are of another run", self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
         return None
 
@@ -67,47 +70,49 @@ class Checkpoints:
         return plan if plan.layout == 1 else None
 
     def keep_plan(self, plan: TrainingPlan) -> None:
-        """Keep the plan for later tries."""
+        """Write the plan for later attempts, atomically."""
         write_atomically(self.folder / _PLAN, plan.model_dump_json(indent=2))
 
     def newest(self) -> Path | None:
-        """Give the newest whole checkpoint; what is not whole is removed."""
+        """Return the newest complete checkpoint, if any; remove incomplete ones newer than it."""
         for checkpoint in reversed(self._all()):
-            if _is_whole(checkpoint):
+            if _is_complete(checkpoint):
                 return checkpoint
             shutil.rmtree(checkpoint)
         return None
 
     @contextmanager
     def writing(self, step: int, kept: Kept) -> Iterator[None]:
-        """Say that a step's checkpoint is whole once it is written; it survives a loss of power.
+        """Mark the checkpoint written within the context as complete, synced to disk.
+
+        If the context raises, remove what was written.
+
+        Args:
+            step: the optimizer step.
+            kept: what to store beside Trainer's files.
 
         Raises:
-            UnwritableError: the disk is full, or the place is not writable.
+            UnwritableError: the disk is full, or the folder is not writable.
         """
         checkpoint = self.folder / f"{PREFIX}{step}"
         try:
             with writing(checkpoint):
                 yield
-                self._complete(checkpoint, kept)
+                _complete(checkpoint, kept)
         except BaseException:
             shutil.rmtree(checkpoint, ignore_errors=True)
             raise
 
-    def _complete(self, checkpoint: Path, kept: Kept) -> None:
-        files = sorted(path for path in checkpoint.iterdir() if path.name != _MANIFEST)
-        for file in files:
-            sync(file)
-        manifest = _Manifest(kept=kept, files=tuple(FileRecord.of(file) for file in files))
-        write_atomically(checkpoint / _MANIFEST, manifest.model_dump_json(indent=2))
-
     def prune(self, keep: int, best_step: int | None) -> None:
-        """Remove all but the newest ones, so that `keep` are left with the best one among them."""
+        """Remove old checkpoints until `keep` are left.
+
+        The newest and the best one are always kept, so two may be left where `keep` is 1.
+        """
         newest_first = self._all()[::-1]
         needed = [p for p in newest_first if p == newest_first[0] or _step(p) == best_step]
         others = [p for p in newest_first if p not in needed]
         for checkpoint in others[max(0, keep - len(needed)) :]:
-            # First, so that one that is removed by half is not whole.
+            # The manifest goes first, so that a half-removed checkpoint counts as incomplete.
             (checkpoint / _MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(checkpoint)
 
@@ -115,8 +120,17 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{PREFIX}*"), key=_step)
 
 
+def _complete(checkpoint: Path, kept: Kept) -> None:
+    files = sorted(path for path in checkpoint.iterdir() if path.name != _MANIFEST)
+    # The files before the manifest: after a power loss it must not name files that are not there.
+    for file in files:
+        sync(file)
+    manifest = _Manifest(kept=kept, files=tuple(FileRecord.of(file) for file in files))
+    write_atomically(checkpoint / _MANIFEST, manifest.model_dump_json(indent=2))
+
+
 def kept_in(checkpoint: Path) -> Kept:
-    """Give what a whole checkpoint keeps besides Trainer's files."""
+    """Return what a complete checkpoint stores beside Trainer's files."""
     return _Manifest.model_validate_json((checkpoint / _MANIFEST).read_bytes()).kept
 
 
@@ -124,12 +138,12 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
     try:
         manifest = _Manifest.model_validate_json((checkpoint / _MANIFEST).read_bytes())
     except (OSError, ValidationError):
         return False
-    # By name, as the run's folder may have been moved.
+    # By file name: the run's folder may have been moved since.
     return all(
         file.model_copy(update={"path": checkpoint / file.path.name}).is_intact()
         for file in manifest.files

@@ -1,4 +1,7 @@
-"""What a training chooses by itself, for all its tries; smaller parts where memory is short."""
+"""What a training run chooses by itself, once for all its attempts.
+
+Where memory runs out, the plan is changed to smaller micro-batches.
+"""
 
 import json
 import logging
@@ -23,7 +26,7 @@ log = logging.getLogger(__name__)
 
 LAYOUT = 2
 """Of the plans that are written now."""
-_SHORT_OF_MEMORY = "memory did not suffice"
+_OUT_OF_MEMORY = "out of memory"
 
 
 def planned(
@@ -33,7 +36,11 @@ def planned(
     data: PreparedData,
     settings: TrainingSettings,
 ) -> TrainingPlan:
-    """Give what an earlier try chose; else choose, and keep it for later tries."""
+    """Return the plan of an earlier attempt, else make one and store it for later attempts.
+
+    Raises:
+        UserError: `training.batching` asks for what the task, model or rows do not allow.
+    """
     made_for = training_identity(injected, data.record, settings)
     plan = checkpoints.plan(made_for)
     if plan is None:
@@ -79,24 +86,32 @@ def training_identity(
 def with_less_memory(
     plan: TrainingPlan, data: PreparedData, settings: TrainingSettings, error: BaseException
 ) -> TrainingPlan:
-    """Give the plan with parts of half the size, which give the same sums in more passes.
+    """Return the plan with micro-batches of half the size, which add up to the same gradients.
+
+    Args:
+        plan: the plan that memory did not suffice for.
+        data: the training rows.
+        settings: the training settings.
+        error: the error that memory ran out with.
 
     Raises:
-        AdapterflowError: the size is the user's, or the longest row is a part by itself already.
+        AdapterflowError: `training.batch_tokens` is set to a number, or micro-batches are as small
+            as the longest row already.
     """
     lengths = np.sort(row_lengths(data.train.rows))
     longest, largest_batch = int(lengths[-1]), int(lengths[-settings.batch_size :].sum())
     given = min(plan.batch_tokens, largest_batch)
-    log.warning("out of memory with %d tokens at once: %s", given, error)
+    log.warning("out of memory with micro-batches of %d tokens: %s", given, error)
     if settings.batch_tokens == "auto" and given > longest:
         smaller = max(longest, given // 2)
-        remark = f"{_SHORT_OF_MEMORY} for {given} tokens at once, so {smaller} are computed"
-        others = [one for one in plan.remarks if not one.startswith(_SHORT_OF_MEMORY)]
-        return plan.model_copy(update={"batch_tokens": smaller, "remarks": (*others, remark)})
+        warning = f"{_OUT_OF_MEMORY} with micro-batches of {given} tokens, reduced to {smaller}"
+        others = [one for one in plan.remarks if not one.startswith(_OUT_OF_MEMORY)]
+        return plan.model_copy(update={"batch_tokens": smaller, "remarks": (*others, warning)})
     fewer = "training.batch_tokens: auto, " if given > longest else ""
     raise AdapterflowError(
-        f"{_SHORT_OF_MEMORY} for training with {given} tokens at once (the longest row has "
-        f"{longest}). What makes it less: {fewer}base_model.gradient_checkpointing: true, "
-        f"base_model.quantization: 4bit, a smaller lora.r, data.max_length below {longest}. "
-        "Change one and train anew; `adapterflow check` says what it comes to."
+        f"{_OUT_OF_MEMORY} while training with micro-batches of {given} tokens (the longest row "
+        f"has {longest}). These settings need less memory: {fewer}"
+        "base_model.gradient_checkpointing: true, base_model.quantization: 4bit, a smaller lora.r, "
+        f"data.max_length below {longest}. Change one and train again; `adapterflow check` "
+        "forecasts the memory."
     ) from error

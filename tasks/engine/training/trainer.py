@@ -1,7 +1,7 @@
-"""HF Trainer, taught about adapters that `add_adapter()` put into the model's own modules.
+"""HF Trainer for adapters that `add_adapter()` injected into the model's own modules.
 
-Trainer 5.23 does not see such a model as PEFT: it would look for whole-model checkpoints when it
-resumes and when it goes back to the best one. Here a checkpoint holds the adapter only.
+Trainer 5.23 does not recognize such a model as a PEFT model: it would expect checkpoints of the
+full model when it resumes and when it loads the best one. Here a checkpoint holds the adapter only.
 """
 
 import time
@@ -16,7 +16,7 @@ from transformers import Trainer
 
 from tasks.config import Batching
 from tasks.engine.adapters import adapter_state
-from tasks.engine.batching.batches import Batch, Part, as_item
+from tasks.engine.batching.batches import Batch, MicroBatch, as_item
 from tasks.engine.batching.row_order import RowOrder
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow
 from tasks.engine.eval_mode import eval_mode
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Rows(Dataset[dict[str, list[int]]]):
-    """Tokenised rows as a data set, each read when its turn comes."""
+    """Tokenized rows as a torch data set; each row is read when it is indexed."""
 
     def __init__(self, rows: Sequence[TokenizedRow]) -> None:
         self._rows = rows
@@ -45,8 +45,21 @@ class Rows(Dataset[dict[str, list[int]]]):
 
 
 class AdapterTrainer(Trainer):
-    """Trains the active adapter; every loss is the mean over all trained tokens of its step."""
+    """Trains the active adapter; the loss of a step is the mean over all of its trained tokens.
 
+    Args:
+        adapter_name: the active adapter.
+        task: the objective.
+        order: the order of the training rows.
+        checkpoints: where checkpoints are written to and resumed from.
+        num_checkpoints: how many of them to keep.
+        plan: how rows are batched and the loss computed.
+        initial: the adapter's initial weights.
+        **arguments: those of Trainer itself.
+    """
+
+    # Trainer must not divide by the accumulation steps: `compute_loss` divides by the labels of
+    # them all.
     loss_is_scaled_for_ga = True
     model: "PreTrainedModel"
 
@@ -73,11 +86,11 @@ class AdapterTrainer(Trainer):
         self._has_moved = False
         self._resumed_from = Kept()
         self._started = time.perf_counter()
-        # Asks Trainer to count the labels of a whole step, over accumulation and devices.
+        # Makes Trainer count the labels of a step, over all accumulation steps and devices.
         self.model_accepts_loss_kwargs = True
 
-    def train_on(self) -> int:
-        """Train from the newest whole checkpoint, if there is one; give the step it was at."""
+    def train_or_resume(self) -> int:
+        """Train, from the newest complete checkpoint if there is one; return the first step."""
         newest = self._checkpoints.newest()
         self._resumed_from = kept_in(newest) if newest else Kept()
         self._started = time.perf_counter()
@@ -91,20 +104,23 @@ class AdapterTrainer(Trainer):
         return self._initial_global_step
 
     def seconds_training(self) -> float:
-        """Give the seconds spent so far, those up to the checkpoint included."""
+        """Return the seconds of training so far, including those up to the resumed checkpoint."""
         return self._resumed_from.seconds_training + time.perf_counter() - self._started
 
     def _run_epoch(self, **arguments: Any) -> None:  # type: ignore[override]  # noqa: ANN401
         if self.state.global_step == self._initial_global_step:
-            # Trainer begins anew to add up the loss that it logs next.
+            # Trainer 5.23 restarts the sum of unlogged losses at 0 when it resumes; the next logged
+            # mean would lack the steps before the checkpoint.
             self._tr_loss += self._resumed_from.unlogged_loss
             self._globalstep_last_logged = self._resumed_from.last_logged_step
-        if self._had_ended():  # Trainer would take another step before it looks
+        # A run resumed from its last checkpoint is done, but Trainer would take one more step
+        # before it checks.
+        if self._is_done():
             self.control.should_training_stop = True
             return
         super()._run_epoch(**arguments)  # type: ignore[no-untyped-call]
 
-    def _had_ended(self) -> bool:
+    def _is_done(self) -> bool:
         states: Any = self.state.stateful_callbacks
         stopped: bool = states["TrainerControl"]["args"]["should_training_stop"]
         return stopped or self.state.global_step >= self.state.max_steps
@@ -112,9 +128,10 @@ class AdapterTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Make the schedule; without a warm-up where that would be all there is.
+        """Create the schedule, without a warmup that would take all steps.
 
-        The rate of a warm-up's first step is zero, and a training of one step would change nothing.
+        The learning rate of a warmup's first step is zero, so a run of one step would train
+        nothing.
         """
         if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
             self.args.warmup_steps = 0
@@ -139,20 +156,25 @@ class AdapterTrainer(Trainer):
         inputs: Batch,  # type: ignore[override]
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Go forward and backward with each part; give the sum of their losses."""
+        """Run forward and backward on each micro-batch; return the sum of their losses."""
         loss = torch.zeros((), device=self.args.device)
-        for part in inputs["parts"]:
-            loss += super().training_step(model, part, num_items_in_batch)
+        for micro_batch in inputs["micro_batches"]:
+            loss += super().training_step(model, micro_batch, num_items_in_batch)
         return loss
 
     def compute_loss(
         self,
         model: torch.nn.Module,
-        inputs: Part,
+        inputs: MicroBatch,
         return_outputs: bool = False,  # noqa: FBT001, FBT002 - Trainer's signature
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401 - Trainer's signature
-        """Give the part's share of the step's mean loss."""
+        """Return the micro-batch's summed loss, divided by the labels of the optimizer step.
+
+        The shares add up to the mean over all trained tokens, however the rows are split. Trainer
+        counts the labels over all devices, and the gradients are averaged over devices, hence the
+        factor `num_processes`.
+        """
         loss, _ = self._task.loss(model, inputs, self._plan)  # type: ignore[arg-type]
         if num_items_in_batch is None:
             num_items_in_batch = inputs["labels"].ne(IGNORED).sum()
@@ -165,27 +187,28 @@ class AdapterTrainer(Trainer):
         ignore_keys: list[str] | None = None,  # noqa: ARG002 - Trainer's signature
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Give the mean loss over all labels (Trainer's own is a mean of batches' means).
+        """Return the mean loss over all labels, in nats, and the task's metrics of the predictions.
 
-        And what the task's metrics say of the predictions, if any are made.
+        (Trainer itself returns the mean of the batches' means.) As Trainer does, log them and tell
+        the callbacks.
         """
         loss, num_labels = 0.0, 0
         expected: list[list[int]] = []
         predicted: list[list[int]] = []
         with eval_mode(self.model), torch.no_grad():
             for batch in self.get_eval_dataloader(eval_dataset):
-                for part in self._prepare_inputs(batch)["parts"]:
+                for micro_batch in self._prepare_inputs(batch)["micro_batches"]:
                     with self.compute_loss_context_manager():
-                        sums, guesses = self._task.loss(self.model, part, self._plan)
+                        sums, guesses = self._task.loss(self.model, micro_batch, self._plan)
                     if guesses is not None:
-                        expected += _labelled(part["labels"], part)
-                        predicted += _labelled(guesses, part)
-                    count = part["labels"].ne(IGNORED).sum()
+                        expected += _labeled(micro_batch["labels"], micro_batch)
+                        predicted += _labeled(guesses, micro_batch)
+                    count = micro_batch["labels"].ne(IGNORED).sum()
                     totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
                     loss, num_labels = loss + totals[0].item(), num_labels + int(totals[1].item())
         names = list((self.model.config.id2label or {}).values())
-        judged = {"loss": loss / num_labels, **self._task.metrics(expected, predicted, names)}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in judged.items()}
+        scores = {"loss": loss / num_labels, **self._task.metrics(expected, predicted, names)}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -193,7 +216,10 @@ class AdapterTrainer(Trainer):
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ANN401
-        """Compare trained weights only: a warm-up's first step has the rate 0 and trains none."""
+        """Return whether this is the best evaluation so far; untrained weights never are.
+
+        The learning rate of a warmup's first step is 0, so the adapter may still be untrained.
+        """
         if not self._has_moved:
             now = adapter_state.read_adapter(self.model, self.adapter_name)
             self._has_moved = adapter_state.change(self._initial, now) != 0
@@ -221,7 +247,7 @@ class AdapterTrainer(Trainer):
         adapter_state.write_adapter(model, self.adapter_name, weights)
 
 
-def _labelled(values: torch.Tensor, part: Part) -> list[list[int]]:
-    """Give each line's values where it has labels."""
-    lines = zip(values, part["labels"], strict=True)
-    return [line[labels != IGNORED].tolist() for line, labels in lines]
+def _labeled(values: torch.Tensor, micro_batch: MicroBatch) -> list[list[int]]:
+    """Return each row's values at the positions that have a label."""
+    rows = zip(values, micro_batch["labels"], strict=True)
+    return [row[labels != IGNORED].tolist() for row, labels in rows]

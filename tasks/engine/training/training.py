@@ -1,4 +1,4 @@
-"""Step 4's work: the training run, from its record alone, and the proof that it was one."""
+"""The engine's side of step 4: train the adapter, and verify that it and nothing else changed."""
 
 import math
 from pathlib import Path
@@ -45,26 +45,32 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     folder: Path,
     on_progress: OnTraining,
 ) -> TrainedRecord:
-    """Train the model's active adapter; go on from the last checkpoint in `folder`, if any.
+    """Train the model's active adapter, resuming from the newest checkpoint in `folder`, if any.
 
     Args:
-        model: a base with the fresh adapter, as `injected` says.
-        injected: the state that the model is in.
-        data: tokenised rows.
-        settings: the optimisation.
+        model: the base with the freshly injected adapter that `injected` describes.
+        injected: the state of the model.
+        data: the tokenized rows.
+        settings: the training settings.
         folder: for checkpoints and the trained weights.
-        on_progress: told of every step and of everything logged.
+        on_progress: called after every step and every log.
+
+    Returns:
+        The record of the trained weights, with losses in nats per label (a token of a language
+        model, a word of a tagged row, a classified row).
 
     Raises:
-        UserError: the optimiser does not run on this machine.
-        AdapterflowError: memory did not suffice, whatever the size of the parts.
-        VerificationError: the adapter did not change, the base did, no token was trained on, or a
-            loss was not finite.
+        UserError: the optimizer needs a GPU and there is none, or `training.batching` asks for what
+            the task, model or rows do not allow.
+        AdapterflowError: out of memory even with the smallest micro-batches.
+        UnwritableError: the disk is full, or `folder` is not writable.
+        VerificationError: no token is trained on, a loss is not finite, the adapter did not change,
+            or the base did.
     """
     if settings.optim is Optimizer.PAGED_ADAMW_8BIT and not torch.cuda.is_available():
-        raise UserError("training.optim paged_adamw_8bit needs a GPU; use adamw_torch")
+        raise UserError("training.optim is paged_adamw_8bit, which needs a GPU; use adamw_torch")
     if not data.record.train.num_trained_tokens:
-        raise VerificationError("no token of the training rows is trained on")
+        raise VerificationError("no token of the training rows is trained on; see data.loss_on")
     state, plan, seconds = _trained(
         model, injected, data, settings, Checkpoints(folder), on_progress
     )
@@ -73,7 +79,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     file = adapter_state.save_weights(weights, folder / "trained" / adapter_state.WEIGHTS_FILE)
     best = state.best_global_step if settings.load_best_model_at_end and data.eval else None
     curve = loss_curve(state)
-    passes = state.epoch or 0.0
+    epochs = state.epoch or 0.0
     return TrainedRecord(
         injected=injected,
         weights=FileRecord.of(file),
@@ -81,8 +87,8 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         best_step=best,
         train_loss=_mean_of_last(curve),
         eval_loss=_eval_loss(curve, best),
-        num_trained_tokens=round(data.record.train.num_trained_tokens * passes),
-        num_tokens=round(data.record.train.num_tokens * passes),
+        num_trained_tokens=round(data.record.train.num_trained_tokens * epochs),
+        num_tokens=round(data.record.train.num_tokens * epochs),
         seconds_training=seconds,
         adapter_change=change,
         batching=plan.batching,
@@ -93,13 +99,13 @@ def train(  # noqa: PLR0913 - a training run has that many parts
 
 
 def retrain(model: "PreTrainedModel", record: TrainedRecord) -> None:
-    """Bring a freshly injected model to the trained state that a record describes."""
+    """Load the trained weights that the record names into a freshly injected model."""
     weights = adapter_state.load_weights(record.weights.path)
     adapter_state.write_adapter(model, record.injected.lora.adapter_name, weights)
 
 
 def loss_curve(state: TrainerState) -> tuple[LossPoint, ...]:
-    """Give all logged losses by step, in nats a token (or a row, where rows are classified)."""
+    """Return all logged losses by step, in nats per label (see `train`)."""
     return tuple(
         LossPoint(
             step=entry["step"],
@@ -119,14 +125,17 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
     checkpoints: Checkpoints,
     on_progress: OnTraining,
 ) -> tuple[TrainerState, TrainingPlan, float]:
-    """Train in parts that fit into memory; give how it ended, its plan, and the seconds it took."""
+    """Train in micro-batches that fit into memory; return Trainer's state, the plan, and seconds.
+
+    The seconds are those of all attempts that led to the result.
+    """
     plan = planned(checkpoints, model, injected, data, settings)
     torch.set_num_threads(plan.num_threads)
     while True:
         trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
         trainer.add_callback(Watch(on_progress))
         try:
-            trainer.train_on()
+            trainer.train_or_resume()
         except (RuntimeError, MemoryError) as error:
             if not is_of_the_memory(error):
                 raise
@@ -139,7 +148,10 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
 
 
 def _rewind(model: "PreTrainedModel", injected: InjectedRecord) -> None:
-    """Free what a failed step left, and give the adapter its first weights again."""
+    """Free the memory of a failed step, and reset the adapter to its initial weights.
+
+    A trainer built afterwards overwrites them if there is a checkpoint to resume from.
+    """
     model.zero_grad(set_to_none=True)
     weights = adapter_state.load_weights(injected.initial_weights.path)
     adapter_state.write_adapter(model, injected.lora.adapter_name, weights)
@@ -178,7 +190,7 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         eval_dataset=held_out,
         data_collator=task.make_batches(plan, data.renderer.tokenizer.pad_token_id or 0),
     )
-    # Ours reports where the user looks: a bar on a terminal, lines elsewhere, MLflow.
+    # `Watch` replaces them: progress is shown in the terminal's own way and logged to MLflow.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if settings.early_stopping_patience and held_out:
@@ -189,29 +201,30 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
 
 def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerState) -> float:
     if not state.global_step:
-        raise VerificationError("training ended without a step")
+        raise VerificationError("training took no optimizer step")
     initial = adapter_state.load_weights(injected.initial_weights.path)
     trained = adapter_state.read_adapter(model, injected.lora.adapter_name)
     change = adapter_state.change(initial, trained)
     if not change:
         raise VerificationError(
-            "training left every adapter weight as it was: no step had a learning rate or a "
-            "gradient that changes a float32 weight; raise training.learning_rate or take more "
-            "steps"
+            "training changed no adapter weight: no step had a learning rate and gradients large "
+            "enough to change a float32 weight; raise training.learning_rate or the number of steps"
         )
     if not math.isfinite(change):
-        raise VerificationError("training left adapter weights that are no numbers")
+        raise VerificationError("training left adapter weights that are not finite")
     if adapter_state.base_checksum(model) != injected.base_checksum:
-        raise VerificationError("training changed weights of the base, which must stay frozen")
+        raise VerificationError("training changed weights of the base model, which must be frozen")
     return change
 
 
 def _mean_of_last(curve: tuple[LossPoint, ...], count: int = 10) -> float:
+    """Return the mean of the last logged training losses: a single one is noisy."""
     losses = [point.train_loss for point in curve if point.train_loss is not None][-count:]
     return sum(losses) / len(losses)
 
 
 def _eval_loss(curve: tuple[LossPoint, ...], best: int | None) -> float | None:
+    """Return the held-out loss at the best step if there is one, else the last; None without."""
     losses = {p.step: p.eval_loss for p in curve if p.eval_loss is not None}
     if not losses:
         return None
@@ -221,25 +234,26 @@ def _eval_loss(curve: tuple[LossPoint, ...], best: int | None) -> float | None:
 def _not_improved(
     curve: tuple[LossPoint, ...], best: int | None, settings: TrainingSettings
 ) -> list[str]:
-    """Remark that the held-out loss never fell below that of the untrained adapter."""
+    """Return a warning if the held-out loss never fell below that of the untrained adapter."""
     losses = {p.step: p.eval_loss for p in curve if p.eval_loss is not None}
     if best is None:
         return []
-    # Only an evaluation of untrained weights is passed over where it is no worse than the best.
+    # A step before the best one with no higher loss: Trainer skipped it as untrained (see
+    # `AdapterTrainer._determine_best_metric`), otherwise it would be the best.
     untrained = [loss for step, loss in losses.items() if step < best and loss <= losses[best]]
     if not untrained:
         return []
-    remark = (
-        f"the held-out loss never fell below {untrained[0]:.4f}, that of the untrained adapter: "
-        f"the best checkpoint is step {best} with {losses[best]:.4f}; lower "
-        f"training.learning_rate ({settings.learning_rate:g}), or give training rows that are "
-        "more like the held-out ones"
+    warning = (
+        f"the held-out loss never fell below {untrained[0]:.4f}, that of the untrained adapter "
+        f"(best checkpoint: step {best} with {losses[best]:.4f}); lower "
+        f"training.learning_rate ({settings.learning_rate:g}), or use training rows that are more "
+        "like the held-out ones"
     )
-    return [remark]
+    return [warning]
 
 
 def _eval_metrics(state: TrainerState, best: int | None) -> dict[str, float]:
-    """Give what the evaluation measured beside the loss, at the best step or else the last."""
+    """Return the evaluation's metrics other than the loss, at the best step or else the last."""
     logged = [entry for entry in state.log_history if "eval_loss" in entry]
     chosen = [entry for entry in logged if entry["step"] == best] or logged
     return {

@@ -86,12 +86,12 @@ def test_the_record_says_what_was_saved(tiny_base: Path, tmp_path: Path) -> None
 WAYS: dict[str, dict[str, object]] = {
     "padded": {"batching": "padded"},
     "packed": {"batching": "packed"},
-    "packed in parts": {"batching": "packed", "batch_tokens": 12},
-    "padded in parts": {"batching": "padded", "batch_tokens": 12},
+    "packed in micro-batches": {"batching": "packed", "batch_tokens": 12},
+    "padded in micro-batches": {"batching": "padded", "batch_tokens": 12},
     "shared prefix": {"batching": "shared-prefix"},
     "accumulated, logged seldom": {"gradient_accumulation_steps": 2, "logging_steps": 3},
     "evaluated every third step": {"eval_steps": 3, "save_total_limit": 1},
-    "the last weights, stopped within a pass": {"load_best_model_at_end": False, "max_steps": 7},
+    "the last weights, stopped within an epoch": {"load_best_model_at_end": False, "max_steps": 7},
     "stopped early": {
         "learning_rate": 1.0,
         "lr_scheduler_type": "constant",
@@ -99,7 +99,7 @@ WAYS: dict[str, dict[str, object]] = {
         "early_stopping_patience": 1,
     },
 }
-SOON = ("packed in parts", "shared prefix", "accumulated, logged seldom", "stopped early")
+SOON = ("packed in micro-batches", "shared prefix", "accumulated, logged seldom", "stopped early")
 SOON_OR_SLOW = [
     pytest.param(way, id=name, marks=() if name in SOON else pytest.mark.slow)
     for name, way in WAYS.items()
@@ -282,7 +282,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tiny_base: Path, tmp_path: Path) 
 def test_an_adapter_that_did_not_move_is_found_out(tiny_base: Path, tmp_path: Path) -> None:
     """A learning rate too small for float32 changes nothing, which is an error."""
     model, record = injected(tiny_base, tmp_path)
-    with pytest.raises(VerificationError, match="left every adapter weight as it was"):
+    with pytest.raises(VerificationError, match="changed no adapter weight"):
         train_here(model, record, tmp_path, training(learning_rate=1e-60))
 
 

@@ -1,4 +1,4 @@
-"""Step 4 where memory is short: smaller parts with the same losses, or what to change."""
+"""Step 4 where memory is short: smaller micro-batches with the same losses, or what to change."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ def losses(record: TrainedRecord) -> list[float | None]:
 
 
 def memory_for(num_tokens: int, model: "PreTrainedModel") -> None:
-    """Let the allocator refuse, as it does, to train on more tokens in one forward pass."""
+    """Make the allocator refuse, as it does, to train on more tokens in one forward pass."""
 
     def allocate(_: torch.nn.Module, arguments: tuple[torch.Tensor]) -> None:
         if torch.is_grad_enabled() and arguments[0].numel() > num_tokens:
@@ -29,7 +29,7 @@ def memory_for(num_tokens: int, model: "PreTrainedModel") -> None:
     model.get_input_embeddings().register_forward_pre_hook(allocate)
 
 
-def test_parts_shrink_until_memory_suffices(tiny_base: Path, tmp_path: Path) -> None:
+def test_micro_batches_shrink_until_memory_suffices(tiny_base: Path, tmp_path: Path) -> None:
     """With `auto`, the losses are what they would have been; the record says what happened."""
     model, record = injected(tiny_base, tmp_path)
     expected = train_here(model, record, tmp_path / "roomy")
@@ -42,8 +42,8 @@ def test_parts_shrink_until_memory_suffices(tiny_base: Path, tmp_path: Path) -> 
 
     assert losses(result) == pytest.approx(losses(expected), rel=1e-4)
     [remark] = result.remarks
-    assert remark.startswith("memory did not suffice")
-    assert remark.endswith(f"so {longest} are computed")
+    assert remark.startswith("out of memory")
+    assert remark.endswith(f"reduced to {longest}")
 
 
 @pytest.mark.parametrize(("tokens", "advice"), [(512, "batch_tokens: auto"), ("auto", "4bit")])
