@@ -164,7 +164,7 @@ def test_forced_past_the_skip_nothing_is_promoted(
     run(config)
     forced = run(config, force=True)
     assert forced.decision.outcome is Outcome.REJECT
-    assert "what version 1 was made of" in forced.decision.reason
+    assert "version 1 has the same data and configuration" in forced.decision.reason
     assert aliases(config) == {"champion": 1, "challenger": 2}
 
 

@@ -1,1 +1,1 @@
-"""Evaluation: held-out rows, answers to them, metrics, and the decision they lead to."""
+"""Held-out rows, answers to rows, metrics, and the decision between two models."""

@@ -1,4 +1,4 @@
-"""Rows with their answers, as a file of the kind that the rows came from."""
+"""Write rows with their answers, in the format of the file that the rows came from."""
 
 import csv
 import json
@@ -14,13 +14,13 @@ from tasks.errors import UserError
 def write_answers(
     asked: QuestionFile, answers: Sequence[Answered], columns: Mapping[str, str], target: Path
 ) -> None:
-    """Write the rows in their order, with new columns of what the answers are.
+    """Write the rows in their order, with the answers in new columns.
 
     Args:
-        asked: the rows, whose other columns stay as they are.
-        answers: one a row.
-        columns: names of the new columns, by the fields of `Answered` that go there.
-        target: the file to write, of the input's kind.
+        asked: the rows; their columns are written unchanged.
+        answers: one per row.
+        columns: the names of the new columns, by the fields of `Answered` that they hold.
+        target: the file to write, in the format of the input.
     """
     kinds = {**dict.fromkeys(CSV_SUFFIXES, _write_csv), ".parquet": _write_parquet}
     write = kinds.get(asked.source.suffix.lower(), _write_json)
@@ -42,13 +42,13 @@ def _json_line(row: Mapping[str, object]) -> str:
     text = json.dumps(row, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON may have as an escape
+    except UnicodeEncodeError:  # a lone surrogate, which is valid in JSON only as an escape
         return json.dumps(row)
     return text
 
 
 def _write_csv(asked: QuestionFile, new: _New, target: Path) -> None:
-    # The names of the columns are text; what is further down need not be.
+    # Only the header is read here; the rows below may have bytes that are not UTF-8.
     with asked.source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         separator = csv_separator(file.readline(), asked.source)
         file.seek(0)

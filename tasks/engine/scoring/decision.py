@@ -1,8 +1,9 @@
-"""Whether a challenger is better than who is there, by one rule and without side effects.
+"""Decide whether a challenger is better than the incumbent, by one rule and without side effects.
 
-The interval of the difference comes from a paired bootstrap: rows are drawn again with both
-models' results on them (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13;
-for systems on one test set, Koehn, https://aclanthology.org/W04-3250).
+The confidence interval of the difference is a percentile interval of a paired bootstrap: rows are
+resampled together with both models' results on them (Efron and Tibshirani, An Introduction to the
+Bootstrap, 1993, chapter 13; for two systems on one test set, Koehn 2004, section 4,
+https://aclanthology.org/W04-3250).
 """
 
 import math
@@ -12,6 +13,7 @@ from tasks.engine.scoring.model_scores import LESS_IS_BETTER, ModelScores
 from tasks.records import DecisionRecord, GuardRecord, Outcome
 
 _ROUNDING = 1e-9
+"""Differences up to this are rounding errors: 0.3 - 0.2 is less than a margin of 0.1."""
 
 
 def decide(  # noqa: PLR0913 - what a decision is a function of
@@ -23,26 +25,28 @@ def decide(  # noqa: PLR0913 - what a decision is a function of
     unchanged_since: int | None = None,
     seed: int = 0,
 ) -> DecisionRecord:
-    """Decide whether the challenger takes the incumbent's place.
+    """Decide whether the challenger replaces the incumbent.
 
-    It does if it is better by the margin or more, the whole confidence interval of the difference
-    is above zero, no guard metric got worse than tolerated, there are enough rows, and it is not
-    made of what an earlier version was made of. A tie keeps the incumbent.
+    It does if it is better by at least the margin, the confidence interval of the difference is
+    above zero, no guard metric is worse by more than tolerated, there are enough rows, and no
+    earlier version has the same data and configuration. A tie keeps the incumbent.
 
     Args:
-        settings: metric, margin, guards, rows, confidence.
-        incumbent: the champion's scores, or the base's.
-        challenger: the challenger's on the same rows.
-        incumbent_name: how the sentence calls the incumbent.
+        settings: metric, margin, guards, least number of rows, confidence level.
+        incumbent: the scores of the champion, or of the base.
+        challenger: the scores of the challenger on the same rows.
+        incumbent_name: what the reason calls the incumbent.
         unchanged_since: the version with the same data and configuration, if there is one.
-        seed: of the bootstrap.
+        seed: the seed of the bootstrap.
     """
     metric, num_rows = settings.metric, len(challenger)
     if num_rows < settings.min_rows:
-        reason = f"{num_rows} held-out rows decide nothing, decision.min_rows is "
         return DecisionRecord(
             outcome=Outcome.REFUSE,
-            reason=f"refused: {reason}{settings.min_rows}",
+            reason=(
+                f"refused: {num_rows} held-out rows are too few, decision.min_rows is "
+                f"{settings.min_rows}"
+            ),
             metric=metric,
             num_rows=num_rows,
         )
@@ -80,38 +84,40 @@ def _problem(
     guards: tuple[GuardRecord, ...],
     unchanged_since: int | None,
 ) -> str | None:
-    """Say what speaks first against a promotion, if anything does."""
+    """Return the first reason against a promotion; None if there is none."""
     numbers = (difference, *interval)
     objections = [
-        (not all(map(math.isfinite, numbers)), "and that is no number to decide by"),
+        (not all(map(math.isfinite, numbers)), "which is not finite"),
         (
             unchanged_since is not None,
-            f"and it is made of what version {unchanged_since} was made of",
+            f"and version {unchanged_since} has the same data and configuration",
         ),
-        (abs(difference) <= _ROUNDING, "and a tie keeps what is there"),
+        (abs(difference) <= _ROUNDING, "and a tie keeps the incumbent"),
         (difference < 0, "which is worse"),
         (difference < settings.margin - _ROUNDING, f"less than the margin {settings.margin:g}"),
-        (interval[0] <= 0, "and the interval reaches zero: it may be chance"),
+        (interval[0] <= 0, "and the interval includes zero: it may be chance"),
         *((not guard.holds, _broken(guard)) for guard in guards),
     ]
-    return next((text for speaks_against, text in objections if speaks_against), None)
+    return next((text for applies, text in objections if applies), None)
 
 
 def _broken(guard: GuardRecord) -> str:
     return (
-        f"but the guard {guard.metric} went from {guard.incumbent:.4g} to {guard.challenger:.4g}, "
-        f"and {guard.tolerated:g} worse is tolerated"
+        f"but the guard metric {guard.metric} went from {guard.incumbent:.4g} to "
+        f"{guard.challenger:.4g}, and only {guard.tolerated:g} worse is tolerated"
     )
 
 
 def _guard(metric: str, tolerated: float, before: float, now: float) -> GuardRecord:
-    holds = _gain(metric, before, now) >= -tolerated - _ROUNDING  # False for what is no number
+    # Written so that it is False for NaN.
+    holds = _gain(metric, before, now) >= -tolerated - _ROUNDING
     return GuardRecord(
         metric=metric, incumbent=before, challenger=now, tolerated=tolerated, holds=holds
     )
 
 
 def _gain(metric: str, before: float, now: float) -> float:
+    """Return by how much a metric improved; positive is better, also for losses."""
     return before - now if metric in LESS_IS_BETTER else now - before
 
 

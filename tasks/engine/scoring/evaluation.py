@@ -1,4 +1,4 @@
-"""One model on held-out rows: its answers, and how likely it finds the expected ones."""
+"""Evaluate one model on held-out rows: its answers, and its loss on the expected ones."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -28,15 +28,16 @@ PADDED = TrainingPlan(
     loss_in_chunks=False,
     num_threads=0,
 )
-"""Rows of a batch as lines of a few thousand tokens at once."""
+"""Padded micro-batches for evaluation, which work with every model; nothing here is a choice."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out of a model."""
+    """A model's scores, and the seconds that its answers took."""
 
     scores: ModelScores
     seconds_answering: float
+    """Without tokenizing rows and computing their losses."""
 
 
 def evaluate(
@@ -46,17 +47,17 @@ def evaluate(
     held_out: HeldOut,
     on_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Score an adapter of the set, or the base, on all rows.
+    """Score an adapter of the set, or the base, on all held-out rows.
 
     Args:
         adapters: one base with its adapters.
-        name: the adapter that answers; None for the base.
-        prompted_as: the adapter whose template and tokenizer the prompts are written with.
+        name: the adapter to evaluate; None for the base.
+        prompted_as: the adapter whose chat template and tokenizer render the prompts.
         held_out: the rows.
-        on_progress: told how many more prompts are answered.
+        on_progress: called after each batch with the number of prompts answered in it.
 
     Raises:
-        UserError: a metric of the user's fails.
+        UserError: a row can't be rendered or answered, or one of the user's metrics fails.
     """
     prompter = adapters.adapters[prompted_as]
     ends = end_ids(adapters.base.location, adapters.base.revision)
@@ -84,11 +85,11 @@ def evaluate(
     rows = [
         RowScores(
             answer=given.text,
-            nats=nats,
+            nll=nll,
             num_tokens=num_tokens,
             metrics={name: one(given.text, wanted) for name, one in held_out.metrics.items()},
         )
-        for given, wanted, (nats, num_tokens) in zip(answers, expected, losses, strict=True)
+        for given, wanted, (nll, num_tokens) in zip(answers, expected, losses, strict=True)
     ]
     return Evaluation(ModelScores(held_out.kind, expected, rows), seconds)
 
@@ -100,21 +101,33 @@ def row_losses(
     pad_token_id: int,
     batch_size: int,
 ) -> list[tuple[float, int]]:
-    """Give each row's cross entropy, summed over its labels, in nats, and how many these are."""
+    """Return each row's negative log-likelihood, summed over its labels, and their number.
+
+    Args:
+        task: the objective.
+        model: the model; its active adapters take part.
+        rows: the tokenized rows.
+        pad_token_id: the tokenizer's.
+        batch_size: rows per batch.
+
+    Returns:
+        (nats, labels) for each row, in the rows' order.
+    """
     import torch
 
     items = as_items(rows)
     batches = task.make_batches(PADDED, pad_token_id)
-    # The order in which parts have them, which a stable sort keeps.
+    # `batches` sorts the rows of a batch the same way; since sorts are stable, rows that are sorted
+    # already keep their order, and results can be assigned to them by position.
     order = sorted(range(len(items)), key=lambda index: batches.length(items[index]), reverse=True)
     found: list[tuple[float, int]] = []
     for start in range(0, len(order), batch_size):
         batch = batches([items[index] for index in order[start : start + batch_size]])
-        for part in batch["parts"]:
-            here = {key: value.to(model.device) for key, value in part.items()}
+        for micro_batch in batch["micro_batches"]:
+            here = {key: value.to(model.device) for key, value in micro_batch.items()}
             with eval_mode(model), torch.inference_mode():
-                nats = task.label_nats(model, here)
+                nll = task.label_nll(model, here)
             counts = (here["labels"] != IGNORED).sum(dim=1).tolist()
-            found += zip(nats.sum(dim=1).tolist(), counts, strict=True)
+            found += zip(nll.sum(dim=1).tolist(), counts, strict=True)
     by_row = dict(zip(order, found, strict=True))
     return [by_row[index] for index in range(len(rows))]

@@ -1,4 +1,4 @@
-"""The share of rows that a model answers exactly right."""
+"""The share of rows whose answer matches the expected one exactly."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,10 +31,19 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
     max_new_tokens: int,
     batch_size: int,
 ) -> Callable[["PreTrainedModel"], float]:
-    """Give a function that scores a model on the rows of a file, prompted as for the adapter.
+    """Return a function that computes a model's exact-match rate (0 to 1) on the rows of a file.
+
+    Args:
+        rows: the file.
+        adapter: the adapter whose chat template renders the prompts.
+        tokenizer: the tokenizer of the base; must be the adapter's.
+        task: the task of the models to score.
+        max_new_tokens: most tokens of an answer.
+        batch_size: prompts per batch.
 
     Raises:
-        UserError: the rows can't be read, have no answers, or are plain text.
+        UserError: the rows can't be read or rendered, have no answers, or are plain text; or the
+            tokenizer is not the adapter's.
     """
     kind = objective_of(task)
     answered = read_answered(rows, kind)
@@ -67,7 +76,7 @@ class AnsweredRows:
     row_format: RowFormat
     examples: list[Example]
     unread: Mapping[str, int]
-    """In how many of them something stands that is not read, by the column's name."""
+    """The number of rows with content in a column that is not read, by the column's name."""
 
 
 def read_answered(file: Path, kind: Objective) -> AnsweredRows:
@@ -79,7 +88,10 @@ def read_answered(file: Path, kind: Objective) -> AnsweredRows:
     rows = read_rows(str(file), "train", None)
     row_format = detect_row_format(rows[0], str(file), learnable=kind.traits.row_formats)
     if row_format is RowFormat.TEXT:
-        raise UserError(f"{file} has plain text, which has no answers to score")
+        raise UserError(
+            f"{file} has rows of plain text, which have no answers to score; possible are rows of "
+            "a prompt and its answer"
+        )
     examples = []
     for number, row in enumerate(rows, 1):
         try:

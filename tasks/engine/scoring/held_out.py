@@ -28,12 +28,12 @@ from tasks.records import BaseSource, FileRecord
 from tasks.runtime import home
 
 _KINDS = {RowFormat.LABELLED: AnswerKind.LABELS, RowFormat.TAGGED: AnswerKind.TAGS}
-"""What answers are by the rows' format alone."""
+"""The kind of answers, where the rows' format alone determines it."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The rows that decide, and how they are measured."""
+    """The rows that a comparison is decided on, and the metrics computed on them."""
 
     task: Objective
     file: FileRecord
@@ -44,16 +44,16 @@ class HeldOut:
     kind: AnswerKind
     metrics: Mapping[str, RowMetric]
     unread: Mapping[str, int]
-    """In how many of the rows something stands that is not read, by the column's name."""
+    """The number of rows with content in a column that is not read, by the column's name."""
 
     @property
     def source(self) -> str:
-        """The file's path."""
+        """The path of the file."""
         return str(self.file.path)
 
     @property
     def metric_names(self) -> list[str]:
-        """All metrics that can decide."""
+        """The names of all metrics that a decision can be based on."""
         return ["loss", "perplexity", *["macro_f1"] * self.kind.are_classes, *self.metrics]
 
     @property
@@ -62,11 +62,11 @@ class HeldOut:
         return [example.answer for example in self.examples]
 
     def tokenized(self, renderer: Renderer, base: BaseSource) -> Sequence[TokenizedRow]:
-        """Tokenise the rows as in training, but for labels on what is answered alone.
+        """Return the rows tokenized as in training, with labels on the final answer only.
 
         Raises:
-            UserError: the template refuses a row, or nothing of an answer is within
-                `data.max_length`.
+            UserError: the chat template rejects a row, or `data.max_length` leaves nothing of an
+                answer.
         """
         settings = self.data.model_copy(update={"on_lost_answer": OnLostAnswer.ERROR})
         if self.task.traits.generates:
@@ -82,13 +82,14 @@ class HeldOut:
         """Check that all rows can be answered and scored.
 
         Raises:
-            UserError: as `tokenized`, or a row is of another class than the model's, or a prompt
-                and its answer are more than the model takes.
+            UserError: as `tokenized`; or a row has a label that the model does not know, or a
+                prompt and its answer exceed the model's positions.
         """
         self._check_classes(base.labels)
         self.tokenized(renderer, base)
         limit = limits_of(base).positions
-        if not limit or not self.task.traits.generates:  # what is classified is cut, as in training
+        # Texts to classify are truncated, as in training.
+        if not limit or not self.task.traits.generates:
             return
         for example in self.examples:
             tokens = self.task.prompt(renderer, example).tokens(renderer.tokenizer)
@@ -96,25 +97,27 @@ class HeldOut:
                 raise UserError(
                     f"{self.source}, row {example.row}: the prompt has {len(tokens)} tokens; with "
                     f"evaluation.max_new_tokens {self.evaluation.max_new_tokens} the model takes "
-                    f"{limit - self.evaluation.max_new_tokens}"
+                    f"at most {limit - self.evaluation.max_new_tokens}; shorten the row or lower "
+                    "evaluation.max_new_tokens"
                 )
 
     def _check_classes(self, known: Sequence[str]) -> None:
-        if parted := [name for name in known if self.kind is AnswerKind.TAGS and " " in name]:
+        if spaced := [name for name in known if self.kind is AnswerKind.TAGS and " " in name]:
             raise UserError(
-                f"the tag {parted[0]!r} has a space in it, which parts the tags of an answer; "
-                "rename it"
+                f"the tag {spaced[0]!r} contains a space, which separates the tags of an answer; "
+                "rename the tag"
             )
         for example in self.examples:
-            if strange := [label for label in example.labels if label not in known]:
+            if unknown := [label for label in example.labels if label not in known]:
                 raise UserError(
-                    f"{self.source}, row {example.row}: the label {strange[0]!r} is none of the "
-                    f"{len(known)} classes of the training rows or of base_model.labels"
+                    f"{self.source}, row {example.row}: the label {unknown[0]!r} is not among the "
+                    f"{len(known)} classes of the training rows or of base_model.labels; correct "
+                    "it, or train on rows with it"
                 )
 
 
 class _LastAnswer(Renderer):
-    """Marks the answer that is asked for alone: of a talk, the others are part of the prompt."""
+    """Marks the last answer only: earlier ones in a conversation are part of the prompt."""
 
     def full(self, example: Example) -> Rendered:
         rendered = super().full(example)
@@ -122,18 +125,18 @@ class _LastAnswer(Renderer):
 
 
 def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task) -> HeldOut:
-    """Read the rows.
+    """Read the held-out rows of a comparison.
 
     Args:
-        evaluation: which rows, and what is measured on them.
-        data: how rows are tokenised in training.
-        task: what the model is for.
+        evaluation: the file of the rows, its sha256, and the metrics.
+        data: how rows are tokenized in training.
+        task: the task of the models.
 
     Raises:
-        UserError: the file is missing or another than the settings say, a row has no answer, or a
-            metric of the user's is not there.
+        UserError: the file is missing or does not have the configured sha256, a row has no answer,
+            or one of the user's metrics can't be imported.
     """
-    # Against the home and not the working directory, which a worker may not share.
+    # Relative to the home rather than the working directory, which a worker may not share.
     path = home.home() / Path(evaluation.rows).expanduser()
     if not path.is_file():
         raise UserError(f"evaluation.rows: {missing_file(path)}")
@@ -141,15 +144,15 @@ def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task
     if file.sha256 != evaluation.sha256:
         raise UserError(
             f"evaluation.rows {path} has the sha256 {file.sha256}, but evaluation.sha256 is "
-            f"{evaluation.sha256}: scores on other rows can't be compared; restore the file, or "
-            "set the new sha256"
+            f"{evaluation.sha256}; scores on different rows are not comparable: restore the file, "
+            "or set evaluation.sha256 to the new value"
         )
-    work = objective_of(task)
-    rows = read_answered(path, work)
+    objective = objective_of(task)
+    rows = read_answered(path, objective)
     expected = [example.answer for example in rows.examples]
     kind = resolve_kind(_KINDS.get(rows.row_format, evaluation.answers), expected)
     return HeldOut(
-        task=work,
+        task=objective,
         file=file,
         row_format=rows.row_format,
         examples=rows.examples,

@@ -1,4 +1,4 @@
-"""One model's scores on all rows, and what a metric is on some of them."""
+"""One model's scores on all rows, and its metrics on any selection of them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
 from tasks.config import AnswerKind
 from tasks.engine.objectives.class_counts import count_classes, count_entities
@@ -21,21 +22,33 @@ if TYPE_CHECKING:
 LESS_IS_BETTER = frozenset({"loss", "perplexity"})
 
 _LARGEST_EXPONENT = 700.0
+"""Keeps the exponential of a huge loss finite: float64 overflows above 709."""
 
 
 class RowScores(Record):
-    """One model on one row."""
+    """One model's scores on one row."""
+
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     answer: str
-    nats: float
-    """Cross entropy of the expected answer, summed over its tokens."""
+    nll: float = Field(alias="nats")
+    """Negative log-likelihood of the expected answer, in nats, summed over its tokens.
+
+    Files of scores call it `nats`.
+    """
     num_tokens: int
-    """Tokens of the expected answer."""
+    """Number of tokens of the expected answer."""
     metrics: dict[str, float]
 
 
 class ModelScores:
-    """One model on the same rows as others, in the same order."""
+    """One model's scores on held-out rows; those of other models are on the same rows, in order.
+
+    Args:
+        kind: what the answers are.
+        expected: the expected answer of each row.
+        rows: the scores of each row.
+    """
 
     def __init__(
         self, kind: AnswerKind, expected: Sequence[str], rows: Sequence[RowScores]
@@ -48,32 +61,33 @@ class ModelScores:
         return len(self.rows)
 
     def of(self, metric: str, chosen: "Chosen" = slice(None)) -> float:
-        """Give a metric on the chosen rows, some of which may be chosen repeatedly.
+        """Return a metric on the selected rows, which may repeat (as in a bootstrap).
 
-        Loss is in nats a token of all rows' answers together, perplexity its exponential; accuracy
-        is the share of all rows' labels (of tags, of all their words) that are right, macro-F1 the
-        mean F1 of the labels that the chosen rows expect, and the F1 of entities that of all rows'
-        together; others are the rows' mean.
+        `loss` is the mean negative log-likelihood, in nats, of all tokens of the expected answers,
+        and `perplexity` its exponential. `accuracy` is the share of labels (for tags, of words)
+        that are correct, `macro_f1` the mean F1 of the labels expected in the selected rows, and
+        `entity_f1` the F1 of all their entities together. Any other metric is the mean of the
+        rows' values.
         """
         if metric in self._of_all_rows:
             return self._of_all_rows[metric](chosen)
         return float(self._columns[metric][chosen].mean())
 
     def of_row(self, metric: str, row: int) -> float:
-        """Give what a single row has to say to a metric, more being better."""
+        """Return a single row's value of a metric, or what stands for it; greater is better."""
         one = self.rows[row]
         if metric in LESS_IS_BETTER:
-            return -one.nats / max(one.num_tokens, 1)
+            return -one.nll / max(one.num_tokens, 1)
         return one.metrics["accuracy" if metric == "macro_f1" else metric]
 
     def all(self) -> dict[str, float]:
-        """Give all metrics on all rows."""
+        """Return all metrics on all rows, by name."""
         names = dict.fromkeys(["loss", "perplexity", *self.rows[0].metrics, *self._of_all_rows])
         return {name: self.of(name) for name in names}
 
     @cached_property
     def _of_all_rows(self) -> Mapping[str, Callable[["Chosen"], float]]:
-        """Give the metrics that are no mean of the rows' own."""
+        """Return the metrics that are not a mean of the rows' values, as functions of rows."""
         found: dict[str, Callable[[Chosen], float]] = {
             "loss": self._loss,
             "perplexity": lambda chosen: math.exp(min(self._loss(chosen), _LARGEST_EXPONENT)),
@@ -91,11 +105,11 @@ class ModelScores:
         return found
 
     def _loss(self, chosen: "Chosen") -> float:
-        return float(self._nats[chosen].sum() / self._tokens[chosen].sum())
+        return float(self._nll[chosen].sum() / self._tokens[chosen].sum())
 
     @cached_property
-    def _nats(self) -> "Numbers":
-        return np.array([row.nats for row in self.rows])
+    def _nll(self) -> "Numbers":
+        return np.array([row.nll for row in self.rows])
 
     @cached_property
     def _tokens(self) -> "Numbers":

@@ -1,16 +1,16 @@
-"""The comparison as a picture."""
+"""Plot the comparison of models."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.records import BASE, CHAMPION, DecisionRecord, EvaluatedRecord
 
-_COLOURS = {BASE: "#b0b0b0", CHAMPION: "#4477aa", "challenger": "#ee7733"}
+_COLORS = {BASE: "#b0b0b0", CHAMPION: "#4477aa", "challenger": "#ee7733"}
 
 
 def draw_comparison(evaluated: EvaluatedRecord, decision: DecisionRecord, file: Path) -> Path:
-    """Draw the shares (0 to 1) and the losses of the models side by side, as a PNG."""
-    # Figure without pyplot: no display, and no figure kept in a global list.
+    """Plot the models' metrics between 0 and 1, and their losses, as a PNG, and return it."""
+    # Figure without pyplot: pyplot needs a backend and keeps every figure in a global list.
     from matplotlib.figure import Figure
 
     first = evaluated.models[0].scores
@@ -23,11 +23,11 @@ def draw_comparison(evaluated: EvaluatedRecord, decision: DecisionRecord, file: 
             width = 0.8 / len(evaluated.models)
             at = [index - 0.4 + (place + 0.5) * width for index in range(len(names))]
             heights = _heights(model.scores, names)
-            axes.bar(at, heights, width, label=model.name, color=_COLOURS[model.name])
+            axes.bar(at, heights, width, label=model.name, color=_COLORS[model.name])
         axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
         axes.grid(alpha=0.3, axis="y")
     left.set_ylim(0, 1)
-    right.set_ylabel("nats a token")
+    right.set_ylabel("nats per token")
     left.legend()
     figure.suptitle(f"{decision.outcome}: {decision.metric} on {evaluated.num_rows} rows")
     figure.savefig(file, dpi=110)

@@ -1,4 +1,4 @@
-"""Answers to rows: each by its own adapter, all of them on one base, in batches of like length."""
+"""Answer rows, each by the adapter it names, all on one base and in batches of similar length."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """A row as it is to be answered."""
+    """A row to answer, and the adapter that answers it."""
 
     adapter: str
     row_format: RowFormat
@@ -32,24 +32,24 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """What became of a row: its answer, or what was wrong with it."""
+    """The outcome of a row: its answer, or the error that prevents one."""
 
     answer: str | None = None
     probability: float | None = None
-    """Of a class, where rows are classified."""
+    """Probability of the answer, 0 to 1, if rows are classified."""
     error: str | None = None
 
 
 def read_row(
     number: int, row: Row | UserError, adapters: Sequence[str], column: str
 ) -> Question | Answered:
-    """Read a row's question and which adapter answers it; or what is wrong with the row.
+    """Return a row's question and the adapter that answers it, or the row's error.
 
     Args:
-        number: of the row in its file, from 1.
-        row: the row, or why it could not be read.
-        adapters: the names to choose from; a row need not name the only one.
-        column: which names a row's adapter.
+        number: number of the row in its file, from 1.
+        row: the row, or the error that it could not be read with.
+        adapters: the known adapter names; if there is only one, a row need not name it.
+        column: the column that names a row's adapter.
     """
     if isinstance(row, UserError):
         return Answered(error=str(row))
@@ -72,17 +72,18 @@ def answer_questions(
     batch_size: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Answered]:
-    """Answer what can be answered, by the likeliest; what already was is handed through.
+    """Answer questions greedily; those that have an outcome already are returned as they are.
 
     Args:
-        adapters: with all adapters that the questions name.
-        questions: in any order.
-        max_new_tokens: longest answer in tokens.
-        batch_size: prompts answered at once.
-        on_progress: told how many more are answered.
+        adapters: a set with all adapters that the questions name.
+        questions: the questions, in any order.
+        max_new_tokens: most tokens of an answer.
+        batch_size: prompts per batch.
+        on_progress: called with the number of questions answered since the last call.
 
     Returns:
-        One a question, in their order.
+        One outcome per question, in their order; a question that can't be rendered or leaves no
+        room for an answer has an error.
     """
     kind = objective_of(adapters.base.settings.task)
     done: dict[int, Answered] = {}
@@ -119,7 +120,11 @@ def answer_questions(
 
 
 def prompts_sha256(adapters: AdapterSet, questions: Sequence[Question | Answered]) -> str:
-    """Hash the first prompt of each adapter that has one, as it is rendered at this moment."""
+    """Return the sha256 of each adapter's first prompt, as rendered now.
+
+    It changes when a template, a tokenizer or the library that renders them does: a template may
+    render the date, for example.
+    """
     first: dict[str, str] = {}
     for question in questions:
         if isinstance(question, Question) and question.adapter not in first:
@@ -151,7 +156,7 @@ def _problem(
     prompt: Prompt,
     max_new_tokens: int,
 ) -> str | None:
-    """Describe why the model can't read a prompt or go on behind it; None if it can."""
+    """Describe why the model can't read a prompt or generate an answer to it; None if it can."""
     limits = adapters.limits
     ids = prompt.tokens(tokenizer)
     if (unknown := limits.unknown_token(ids)) is not None:
@@ -160,4 +165,5 @@ def _problem(
     if not limit or len(ids) + max_new_tokens <= limit:
         return None
     room = f"with {max_new_tokens} for the answer, " if max_new_tokens else ""
-    return f"the prompt has {len(ids)} tokens; {room}the model takes {limit - max_new_tokens}"
+    most = limit - max_new_tokens
+    return f"the prompt has {len(ids)} tokens; {room}the model takes at most {most}"

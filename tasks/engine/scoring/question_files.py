@@ -1,4 +1,4 @@
-"""A file of rows to answer and the file for the answers, checked before a model is loaded."""
+"""The file of rows to answer and the file for the answers, checked before a model is loaded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,31 +13,34 @@ from tasks.runtime import home
 
 @dataclass(frozen=True)
 class QuestionFile:
-    """What is asked, and where the answers go."""
+    """The rows to answer, and where the answers are written to."""
 
     source: Path
     output: Path
     rows: Sequence[Row | UserError]
-    """As they stand in the file; a line that can't be read is the error that says why."""
+    """The rows as they are in the file; in place of a row that can't be read, its error."""
     questions: Sequence[Question | Answered]
-    """One a row; what can't be asked is answered with its error."""
+    """One per row; a row that can't be answered has its error as the outcome."""
 
 
 def open_questions(config: PredictBatchConfig) -> QuestionFile:
-    """Read the questions, and check that their answers have a place.
+    """Read the questions, and check that the answers can be written.
 
-    Relative paths are below the home, not the working directory, which a worker may not share.
+    Paths are relative to the home rather than the working directory, which a worker may not share.
 
     Raises:
-        UserError: the input can't be read or no row of it can be answered, or the output is there
-            already, has no folder, or would lose a column of the input.
+        UserError: the input can't be read or none of its rows can be answered; or the output file
+            exists, its folder does not, or a new column has the name of an input column.
     """
     source = home.home() / Path(config.input).expanduser()
     output = _output(config, source)
     if output.exists() and not config.overwrite:
-        raise UserError(f"{output} exists; give another name, or set overwrite")
+        raise UserError(f"{output} exists; choose another output, or set overwrite")
     if not output.parent.is_dir():
-        raise UserError(f"there is no folder {output.parent} to write {output.name} to")
+        raise UserError(
+            f"the folder {output.parent} for {output.name} does not exist; create it, or choose "
+            "another output"
+        )
     rows = read_lines(source)
     if not rows:
         raise UserError(f"{source} has no rows; at least one is needed")
@@ -60,15 +63,15 @@ def _output(config: PredictBatchConfig, source: Path) -> Path:
 
 
 def check_columns(rows: Sequence[Row | UserError], new: Sequence[str]) -> None:
-    """Check that new columns would replace none of the rows'.
+    """Check that new columns do not replace any of the rows' columns.
 
     Raises:
-        UserError: one would.
+        UserError: a row has a column of that name.
     """
     for row in rows:
         taken = [] if isinstance(row, UserError) else [column for column in new if column in row]
         if taken:
             raise UserError(
-                f"the rows have a column {taken[0]!r} already; name the new columns otherwise by "
+                f"the rows already have a column {taken[0]!r}; choose other names with "
                 "answer_column, probability_column and error_column"
             )

@@ -1,8 +1,9 @@
-"""How good one answer is beside the expected one: numbers of which more is better, mostly 0 to 1.
+"""Metrics of one answer against the expected one: numbers, mostly 0 to 1, where more is better.
 
-Token F1 and ROUGE-L (https://aclanthology.org/W04-1013) are those of the package rouge-score, with
-words and marks of all languages as tokens: its own tokens are a to z and digits only. The F1 of
-single tokens (ROUGE-1's) is SQuAD's token F1, without its removal of English articles.
+Token F1 and ROUGE-L (Lin 2004, section 3, https://aclanthology.org/W04-1013) are computed by the
+package rouge-score, but with the words and punctuation of any language as tokens, as its own
+tokenizer keeps only a-z and digits. The F1 of single tokens (ROUGE-1) is the token F1 of SQuAD
+(arXiv:1606.05250, section 6.1) without its removal of English articles and punctuation.
 """
 
 import hashlib
@@ -22,16 +23,21 @@ from tasks.engine.objectives.generation import matches
 from tasks.errors import UserError
 
 RowMetric = Callable[[str, str], float]
-"""Of an answer and the expected one."""
+"""A function of an answer and the expected one; greater is better."""
 
 _MAX_LABEL_CHARACTERS = 80
 _ROWS_PER_LABEL = 2
+"""Answers that repeat less than this on average are not taken for labels."""
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _MISSING = object()
 
 
 def resolve_kind(wanted: AnswerKind, expected: Sequence[str]) -> AnswerKind:
-    """Resolve `auto` by the expected answers."""
+    """Return the kind of the answers; `auto` is resolved by what the expected ones look like.
+
+    They are JSON if all of them are JSON objects or arrays, labels if they are short, single lines
+    and repeat often, and text otherwise.
+    """
     if wanted is not AnswerKind.AUTO:
         return wanted
     if all(isinstance(_parsed(text), (dict, list)) for text in expected):
@@ -45,15 +51,15 @@ def resolve_kind(wanted: AnswerKind, expected: Sequence[str]) -> AnswerKind:
 def row_metrics(
     kind: AnswerKind, expected: Sequence[str], own: Mapping[str, str]
 ) -> dict[str, RowMetric]:
-    """Give the metrics of a kind of answers by their names, with the user's own.
+    """Return the metrics for a kind of answers and the user's own, by name.
 
     Args:
         kind: what the answers are.
-        expected: all expected ones, which tell whether tags name entities.
-        own: the user's, by their import paths.
+        expected: all expected answers, which show whether tags are in IOB format.
+        own: import paths (`package.module:function`) of the user's metrics, by name.
 
     Raises:
-        UserError: one of the user's is not there, or has the name of another.
+        UserError: one of the user's metrics can't be imported, or has the name of another metric.
     """
     metrics: dict[str, RowMetric] = {"exact_match": _exact_match}
     if kind.are_classes:
@@ -66,13 +72,16 @@ def row_metrics(
         metrics |= {"json_valid": _json_valid, "field_accuracy": _field_accuracy}
     for name, place in own.items():
         if name in {*metrics, "loss", "perplexity", "macro_f1", "entity_f1"}:
-            raise UserError(f"evaluation.metrics.{name}: that name is taken; choose another")
+            raise UserError(
+                f"evaluation.metrics.{name}: there is a built-in metric of that name; choose "
+                "another name"
+            )
         metrics[name] = _checked(name, _imported(name, place))
     return metrics
 
 
 def label(text: str) -> str:
-    """Give the label that a text is: upper case and white space make no difference."""
+    """Return the label that a text stands for, ignoring case and whitespace."""
     return " ".join(text.split()).casefold()
 
 
@@ -81,9 +90,10 @@ def _exact_match(answer: str, expected: str) -> float:
 
 
 def classes_of(answer: str, expected: str, kind: AnswerKind) -> tuple[list[str], list[str]]:
-    """Give the classes of an answer, and the expected ones beside them: one each of labels.
+    """Return the classes of an answer, and the expected ones, in lists of the same length.
 
-    Of tags there is one a word. A word without one has the tag "", which is never right.
+    A label is one class, tags are one per word. A word that the answer has no tag for has the tag
+    "", which is never correct.
     """
     if kind is AnswerKind.LABELS:
         return [label(answer)], [label(expected)]
@@ -117,21 +127,21 @@ def _overlaps() -> dict[str, RowMetric]:
 
 
 class _Tokens:
-    """Words and single marks of any language, in lower case."""
+    """A tokenizer for rouge-score: words and punctuation marks of any language, case-folded."""
 
     def tokenize(self, text: str) -> list[str]:
         return _TOKEN.findall(text.casefold())
 
 
 def _json_valid(answer: str, expected: str) -> float:
-    """Tell whether an answer reads as JSON, and as an object or a list where that is expected."""
+    """Return 1 if an answer is JSON, and an object or array if one is expected; 0 otherwise."""
     given, wanted = _parsed(answer), _parsed(expected)
     kind = type(wanted) if isinstance(wanted, dict | list) else object
     return float(given is not _MISSING and isinstance(given, kind))
 
 
 def _field_accuracy(answer: str, expected: str) -> float:
-    """Give the share of the fields of either object that both have with equal values."""
+    """Return the share of fields with equal values among the fields of either object."""
     given, wanted = _parsed(answer), _parsed(expected)
     if not isinstance(wanted, dict):
         return _exact_match(answer, expected)
@@ -155,18 +165,22 @@ def _imported(name: str, place: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module), function)
     except (Exception, SystemExit) as error:  # a module of the user's may raise anything
         raise UserError(
-            f"evaluation.metrics.{name} is {place!r}: {type(error).__name__}: {error}; write "
-            "package.module:function, and have the package installed or on PYTHONPATH"
+            f"evaluation.metrics.{name} is {place!r}, which can't be imported "
+            f"({type(error).__name__}: {error}); write package.module:function, and install the "
+            "package or add it to PYTHONPATH"
         ) from error
     if not callable(found):
-        raise UserError(f"evaluation.metrics.{name}: {place} is no function")
+        raise UserError(
+            f"evaluation.metrics.{name} is {place!r}, which is not a function but a "
+            f"{type(found).__name__}; name a function of an answer and the expected answer"
+        )
     return found  # type: ignore[no-any-return]
 
 
 def source_sha256(place: str) -> str:
-    """Hash the file that one of the user's metrics, which was imported before, is defined in.
+    """Return the sha256 of the file of one of the user's metrics, which must be imported already.
 
-    Other files that it imports are not looked at.
+    Modules that the file imports in turn are not hashed.
     """
     module = sys.modules[place.partition(":")[0]]
     source = Path(module.__file__ or "")
@@ -180,12 +194,13 @@ def _checked(name: str, function: Callable[..., Any]) -> RowMetric:
             value = float(function(answer, expected))
         except Exception as error:
             raise UserError(
-                f"evaluation.metrics.{name} failed on the answer {answer[:80]!r}: {error!r}"
+                f"evaluation.metrics.{name} raised {error!r} on the answer {answer[:80]!r}; it "
+                "must accept any answer"
             ) from error
         if not math.isfinite(value):
             raise UserError(
-                f"evaluation.metrics.{name} gave {value} for the answer {answer[:80]!r}; it must "
-                "give a finite number"
+                f"evaluation.metrics.{name} returned {value} for the answer {answer[:80]!r}; it "
+                "must return a finite number"
             )
         return value
 

@@ -1,4 +1,4 @@
-"""The proof that a saved adapter works: loaded on a fresh base, it answers beside the base."""
+"""Verify that a saved adapter works: load it on a fresh base, and sample answers of both."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -27,16 +27,26 @@ def load_and_sample(
     settings: InferenceSettings,
     on_progress: OnAnswers | None = None,
 ) -> LoadedRecord:
-    """Load the saved adapter on a fresh base, and sample answers, base beside adapter.
+    """Load the saved adapter into a fresh base, and sample answers with and without it.
+
+    Args:
+        model: the base, without adapters.
+        saved: the saved adapter.
+        data: the data; the first held-out rows are answered, none if there are none.
+        settings: number of rows, batch size, most tokens of an answer.
+        on_progress: called with the number of answers so far, and of all.
 
     Raises:
-        VerificationError: the loaded adapter has no effect on the base.
+        UserError: a prompt leaves no room for an answer.
+        VerificationError: the loaded adapter changes no logit of the base.
     """
     before = probe_logits(model)
     load_adapter(model, saved.folder, saved.adapter_name)
     effect = (probe_logits(model) - before).abs().max().item()
     if not effect:
-        raise VerificationError("the loaded adapter changes no logit of the base")
+        raise VerificationError(
+            "the saved adapter, loaded into the base, changes none of its logits"
+        )
     samples = _sample(model, saved, open_data(data, saved.base), settings, on_progress)
     return LoadedRecord(
         saved=saved,

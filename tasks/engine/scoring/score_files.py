@@ -1,4 +1,4 @@
-"""What each model answered to each row and how good that was, as a file of one row a line."""
+"""Write and read each model's answers and scores, as JSON Lines with one row per line."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from tasks.runtime.atomic_files import write_atomically
 
 
 def write_scores(held_out: HeldOut, scores: Mapping[str, ModelScores], file: Path) -> FileRecord:
-    """Write the models' scores, atomically."""
+    """Write the models' scores by name, atomically, and return the file's record."""
     lines = []
     for index, example in enumerate(held_out.examples):
         line = {
@@ -27,8 +27,8 @@ def write_scores(held_out: HeldOut, scores: Mapping[str, ModelScores], file: Pat
 
 
 def read_scores(file: Path, kind: AnswerKind) -> tuple[list[str], dict[str, ModelScores]]:
-    """Read the prompts, and each model's scores on answers of a kind."""
-    # Not splitlines(): U+2028 and the like stand unescaped within JSON.
+    """Return the prompts, and the scores of each model by name."""
+    # Not splitlines(), which also splits at U+2028 and the like, unescaped within JSON strings.
     text = file.read_text(encoding="utf-8").removesuffix("\n")
     lines = [json.loads(line) for line in text.split("\n")]
     expected = [line["expected"] for line in lines]

@@ -38,7 +38,7 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     "no output": (["{adapter}", "{rows}"], "give INPUT and OUTPUT"),
     "other kind": (["{adapter}", "{rows}", "out.csv"], "both must be of one of the kinds"),
     "no input": (["{adapter}", "gone.jsonl", "out.jsonl"], "gone.jsonl does not exist"),
-    "no folder": (["{adapter}", "{rows}", "gone/out.jsonl"], "there is no folder"),
+    "no folder": (["{adapter}", "{rows}", "gone/out.jsonl"], "does not exist"),
     "no setting": (["{adapter}", "{rows}", "out.jsonl", "--set=batchsize=1"], "batch_size?"),
     "no configuration": (["gone.yaml"], "gone.yaml does not exist"),
     "no number": (["{adapter}", "{rows}", "out.jsonl", "--set=chunk_rows=0"], "chunk_rows is 0"),

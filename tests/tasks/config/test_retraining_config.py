@@ -97,5 +97,5 @@ def test_other_rows_end_before_anything_starts(
     wrong = f"--set=evaluation.sha256='{'0' * 64}'"
     status, out, err = run_in_process(capsys, monkeypatch, "retrain", EXAMPLE, wrong)
     assert (status, out) == (2, "")
-    assert "scores on other rows can't be compared" in err
+    assert "scores on different rows are not comparable" in err
     assert len(err.splitlines()) == 1

@@ -185,7 +185,7 @@ BAD: dict[str, tuple[object, str]] = {
     "empty": ({"adapter": "a", "prompt": " "}, "row 2: prompt is empty"),
     "no adapter": ({"prompt": "x"}, "row 2: adapter is missing; possible: a, b"),
     "unknown adapter": ({"adapter": "c", "prompt": "x"}, "adapter is 'c'; possible: a, b"),
-    "too long": ({"adapter": "a", "prompt": "fox " * 2000}, "the model takes 1018"),
+    "too long": ({"adapter": "a", "prompt": "fox " * 2000}, "the model takes at most 1018"),
 }
 
 

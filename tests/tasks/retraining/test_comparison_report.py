@@ -27,7 +27,7 @@ LINE = (
 def scores(*hits: float) -> ModelScores:
     """Give a model with these hits."""
     rows = [
-        RowScores(answer="", nats=2 - hit, num_tokens=1, metrics={"exact_match": hit})
+        RowScores(answer="", nll=2 - hit, num_tokens=1, metrics={"exact_match": hit})
         for hit in hits
     ]
     return ModelScores(AnswerKind.TEXT, ["x"] * len(hits), rows)

@@ -15,14 +15,14 @@ SEEDS = range(10)
 
 
 def scores(
-    hits: Sequence[float], nats: Sequence[float] | None = None, labels: str = "ab"
+    hits: Sequence[float], nll: Sequence[float] | None = None, labels: str = "ab"
 ) -> ModelScores:
     """Give a model that answers these rows right, or by a share, or not."""
     expected = [labels[row % len(labels)] for row in range(len(hits))]
     rows = [
         RowScores(
             answer=expected[row] if hit >= 1 else "c",
-            nats=nats[row] if nats else 2 - hit,
+            nll=nll[row] if nll else 2 - hit,
             num_tokens=1 + row % 3,
             metrics={"exact_match": float(hit >= 1), "token_f1": hit, "accuracy": float(hit >= 1)},
         )
@@ -110,7 +110,7 @@ def test_the_interval_is_that_of_pairs() -> None:
 
 
 def test_one_lucky_row_is_not_enough() -> None:
-    """A better score whose interval reaches zero is rejected as what may be chance."""
+    """A better score whose interval includes zero is rejected as what may be chance."""
     decision = decided(scores([1, 0] * 20), scores([1, 1] + [1, 0] * 19))
     assert decision.outcome is Outcome.REJECT
     assert "may be chance" in decision.reason
@@ -120,7 +120,7 @@ def test_fewer_rows_than_demanded_decide_nothing() -> None:
     """However much better, with too few rows the answer is a refusal with both numbers."""
     decision = decided(scores([0] * 20), scores([1] * 20), min_rows=21)
     assert decision.outcome is Outcome.REFUSE
-    assert decision.reason == "refused: 20 held-out rows decide nothing, decision.min_rows is 21"
+    assert decision.reason == "refused: 20 held-out rows are too few, decision.min_rows is 21"
 
 
 def test_the_margin_must_be_reached() -> None:
@@ -132,8 +132,8 @@ def test_the_margin_must_be_reached() -> None:
 
 def test_a_guard_stops_a_better_challenger() -> None:
     """Better in the deciding metric, but worse in a guarded one than tolerated: rejected."""
-    before = scores([0] * 20 + [1] * 20, nats=[1.0] * 40)
-    after = scores([1] * 40, nats=[1.5] * 40)
+    before = scores([0] * 20 + [1] * 20, nll=[1.0] * 40)
+    after = scores([1] * 40, nll=[1.5] * 40)
     stopped = decided(before, after, guards={"loss": 0.1})
     assert stopped.outcome is Outcome.REJECT
     assert "guard loss went from" in stopped.reason
@@ -142,14 +142,14 @@ def test_a_guard_stops_a_better_challenger() -> None:
 
 def test_less_loss_is_better() -> None:
     """Where the loss decides, the lower one wins."""
-    low, high = scores([1] * 20, nats=[1.0] * 20), scores([1] * 20, nats=[2.0] * 20)
+    low, high = scores([1] * 20, nll=[1.0] * 20), scores([1] * 20, nll=[2.0] * 20)
     assert decided(high, low, metric="loss").outcome is Outcome.PROMOTE
     assert "which is worse" in decided(low, high, metric="loss").reason
 
 
 def test_a_loss_that_is_no_number_is_not_promoted() -> None:
     """A challenger whose loss is NaN is rejected, and so is one guarded by it."""
-    good, broken = scores([0] * 20), scores([1] * 20, nats=[float("nan")] * 20)
+    good, broken = scores([0] * 20), scores([1] * 20, nll=[float("nan")] * 20)
     assert decided(good, broken, metric="loss").outcome is Outcome.REJECT
     assert decided(good, broken, guards={"loss": 9}).outcome is Outcome.REJECT
 
@@ -158,7 +158,7 @@ def test_what_is_made_of_the_same_is_not_promoted() -> None:
     """However much better, a forced retraining on unchanged data stays challenger."""
     decision = decided(scores([0] * 40), scores([1] * 40), unchanged_since=3)
     assert decision.outcome is Outcome.REJECT
-    assert "what version 3 was made of" in decision.reason
+    assert "version 3 has the same data and configuration" in decision.reason
 
 
 def test_a_promotion_tells_its_numbers() -> None:

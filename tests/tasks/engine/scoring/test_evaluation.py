@@ -77,12 +77,12 @@ def test_each_row_has_its_own_loss(adapters: AdapterSet, tmp_path: Path) -> None
     rows = rows_of.tokenized(renderer, adapters.base)
     with adapters.using("one") as model:
         together = row_losses(rows_of.task, model, rows, 0, 3)
-        for row, (nats, num_tokens) in zip(rows, together, strict=True):
+        for row, (nll, num_tokens) in zip(rows, together, strict=True):
             with torch.no_grad():
                 alone = model(
                     input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])
                 ).loss
-            assert nats / num_tokens == pytest.approx(float(alone), rel=1e-5)
+            assert nll / num_tokens == pytest.approx(float(alone), rel=1e-5)
 
 
 @pytest.mark.parametrize("loss_on", LossOn)
@@ -132,11 +132,11 @@ def test_other_tasks_have_a_loss_a_row_too(task: Task, tmp_path: Path) -> None:
     model = load_base(find_base(BaseModelSettings.model_validate({**given, "dtype": "float32"})))
     work = objective_of(task)
     together = row_losses(work, model, rows, 0, 3)
-    for row, (nats, num_labels) in zip(rows, together, strict=True):
-        (part,) = work.make_batches(PADDED, 0)(as_items([row]))["parts"]
+    for row, (nll, num_labels) in zip(rows, together, strict=True):
+        (micro_batch,) = work.make_batches(PADDED, 0)(as_items([row]))["micro_batches"]
         with torch.no_grad():
-            alone, _ = work.loss(model, part, PADDED)
-        assert nats == pytest.approx(float(alone), rel=1e-5)
+            alone, _ = work.loss(model, micro_batch, PADDED)
+        assert nll == pytest.approx(float(alone), rel=1e-5)
         assert num_labels == len(row.labels)
 
 

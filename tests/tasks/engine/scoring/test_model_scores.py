@@ -21,7 +21,7 @@ def scored(kind: AnswerKind, expected: Sequence[str], answers: Sequence[str]) ->
     rows = [
         RowScores(
             answer=answer,
-            nats=1.0,
+            nll=1.0,
             num_tokens=1,
             metrics={name: one(answer, wanted) for name, one in metrics.items()},
         )
