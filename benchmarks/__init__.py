@@ -1,1 +1,1 @@
-"""Adapterflow beside the tools that people use: the same work, side by side, in one go."""
+"""Benchmarks: adapterflow and other tools on the same work, side by side."""

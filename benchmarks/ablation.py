@@ -1,12 +1,12 @@
-"""`python -m benchmarks.ablation`: what each of the engine's techniques is worth on each workload.
+"""`python -m benchmarks.ablation`: the gain of each of the engine's techniques on each workload.
 
-Each technique is switched off alone, in pairs of a few steps with it and without it on the same
-rows from the same weights, one right after the other and in turn first. A pair gives a ratio of
-rows a second and one of peak memory; what is stated is the pairs' median and its 90 % interval.
+Each technique is switched off alone, in pairs of a few steps with and without it, on the same rows
+and from the same weights, one right after the other with alternating order. A pair yields a ratio
+of rows per second and one of peak memory; reported are the pairs' median and its 90 % interval.
 
-What limits the kept shapes is set when a process starts, so these pairs are of two processes, whose
-memory grows with each pair. What the collector costs while libraries are imported, and when the
-process ends, is a workload of its own.
+The limits on kept shapes take effect when a process starts, so these pairs are of two processes,
+whose memory grows with each pair. The cost of the garbage collector while libraries are imported
+and when the process exits is a workload of its own.
 """
 
 import os
@@ -37,9 +37,9 @@ _TITLES = {
 }
 _KEPT_SHAPES, _COLLECTOR = "kept-shapes", "collector-off"
 _UNLIMITED = {"LRU_CACHE_CAPACITY": "1024", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}
-"""What PyTorch and oneDNN keep by themselves."""
+"""The defaults of PyTorch and oneDNN."""
 _STEPS = {"banking77": 4, "long": 1, "demo": 2}
-"""Of each measurement: 5 to 7 seconds on two cores."""
+"""Steps of each measurement: 5 to 7 seconds on two cores."""
 _START = "start and end"
 _IMPORTS = "from tasks.runtime.libraries import import_libraries; import_libraries()"
 _PLAIN_IMPORTS = """
@@ -52,20 +52,20 @@ _CONFIDENCE = 0.9
 
 
 class Gain(Message):
-    """By how much something is better with a technique than without it: median and interval."""
+    """The relative gain of a technique: median and confidence interval."""
 
     median: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """Return it in percent."""
+        """Return the gain in percent."""
         return f"{self.median:+.1%} ({self.low:+.1%} to {self.high:+.1%})"
 
 
 @dataclass(frozen=True)
 class _Trials:
-    """Pairs of measurements with `on` and, without a technique, with `off`."""
+    """Measures pairs: with all techniques on the worker `on`, without one on `off`."""
 
     on: Worker
     off: Worker
@@ -81,8 +81,8 @@ class _Trials:
 
     def _trial(self, worker: Worker, number: int, without: str | None) -> Trialed:
         first = number * self.num_steps
-        worker.tell(Trial(without=without, first_batch=first, num_steps=self.num_steps))
-        return worker.hear(Trialed)
+        worker.send(Trial(without=without, first_batch=first, num_steps=self.num_steps))
+        return worker.receive(Trialed)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,7 +91,7 @@ class _Trials:
 @click.option("--pairs", default=5, show_default=True, type=click.IntRange(1))
 @setting_options
 def main(setting: Setting, workloads: tuple[str, ...], chosen: tuple[str, ...], pairs: int) -> None:
-    """Measure every technique on every workload; --steps are those of one measurement."""
+    """Measure every technique on every workload; --steps is per measurement."""
     found: list[Ablation] = []
     lines: list[str] = []
     for name in workloads or WORKLOADS:
@@ -113,7 +113,7 @@ def gain(ratios: list[float]) -> Gain:
 
     gains = np.array(ratios) - 1
     low = high = median(gains)
-    if len(set(ratios)) > 1:  # the bootstrap of a constant is that constant
+    if len(set(ratios)) > 1:  # the bootstrap of a constant has no interval
         interval = bootstrap(
             (gains,), np.median, confidence_level=_CONFIDENCE, method="percentile", rng=0
         ).confidence_interval
@@ -122,17 +122,17 @@ def gain(ratios: list[float]) -> Gain:
 
 
 def speed(it: Ablation) -> Gain:
-    """Return how much faster the workload is with the technique."""
+    """Return the gain in rows per second with the technique."""
     return gain([pair.on.rows_per_second / pair.off.rows_per_second for pair in it.pairs])
 
 
 def memory(it: Ablation) -> Gain:
-    """Return how much more memory the workload needs at its peak without the technique."""
+    """Return how much more peak memory the workload needs without the technique."""
     return gain([pair.off.peak_memory_mb / pair.on.peak_memory_mb for pair in it.pairs])
 
 
 def worthless(found: list[Ablation]) -> list[str]:
-    """Return the techniques whose gains' upper ends are under 3 % on all that was measured."""
+    """Return the techniques whose gain has an upper end below 3 % on all workloads."""
 
     def is_worth_it(it: Ablation) -> bool:
         return max(speed(it).high, memory(it).high) >= _WORTH
@@ -149,7 +149,7 @@ def _workload(
     num_steps = setting.num_steps or _STEPS[name]
     if in_process := [one for one in chosen if one != _KEPT_SHAPES]:
         with _worker(setting, job, "techniques", {}) as worker:
-            in_use = worker.hear(Ready).in_use
+            in_use = worker.receive(Ready).in_use
             trials = _Trials(worker, worker, num_steps)
             for technique in in_process:
                 measured = _pairs(trials, name, technique, pairs) if technique in in_use else []
@@ -159,7 +159,7 @@ def _workload(
             limited = stack.enter_context(_worker(setting, job, "limited", {}))
             unlimited = stack.enter_context(_worker(setting, job, "unlimited", _UNLIMITED))
             for worker in (limited, unlimited):
-                worker.hear(Ready)
+                worker.receive(Ready)
             trials = _Trials(limited, unlimited, num_steps)
             measured = _pairs(trials, name, _KEPT_SHAPES, pairs)
             yield Ablation(workload=name, without=_KEPT_SHAPES, pairs=measured)
@@ -175,14 +175,14 @@ def _worker(setting: Setting, job: Job, name: str, extra: Mapping[str, str]) -> 
 
 
 def _pairs(trials: _Trials, workload: str, technique: str, count: int) -> list[Pair]:
-    """Measure so many pairs, after one that warms up."""
+    """Measure pairs, after one to warm up."""
     click.echo(f"{workload}, without {_TITLES[technique]} ...", err=True)
     without = None if technique == _KEPT_SHAPES else technique
     return [trials.pair(number, without) for number in range(count + 1)][1:]
 
 
 def _start_and_end(setting: Setting, pairs: int) -> Ablation:
-    """Measure a process that imports the libraries and ends; its rate is that of such processes."""
+    """Measure a process that imports the libraries and exits; a row is one such process."""
     click.echo(f"{_START}, without {_TITLES[_COLLECTOR]} ...", err=True)
 
     def run(code: str) -> Trialed:
@@ -217,7 +217,7 @@ def _table(found: list[Ablation]) -> Iterator[str]:
 
 def _not_worth_it(found: list[Ablation]) -> str:
     names = ", ".join(_TITLES[name] for name in worthless(found)) or "none"
-    return f"Upper ends under {_WORTH:.0%} everywhere: {names}.\n"
+    return f"Upper end of the interval under {_WORTH:.0%} everywhere: {names}.\n"
 
 
 if __name__ == "__main__":

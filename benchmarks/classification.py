@@ -1,8 +1,8 @@
 """`python -m benchmarks.classification --banking77 PATH`: a text classifier, trained three ways.
 
-MiniLM (22 M parameters) puts customers' questions into 77 classes: with a head that nobody
-trained, with an adapter and a head by `adapterflow train`, and with all of its weights trained by
-plain Trainer. Each training is a process of its own, on the same rows in the same number of passes.
+MiniLM (22 M parameters) classifies customers' questions into 77 classes: with an untrained head,
+with an adapter and a head trained by `adapterflow train`, and with all weights trained by plain
+Trainer. Each training is a process of its own, on the same rows for the same number of epochs.
 """
 
 import csv
@@ -17,7 +17,7 @@ import click
 import yaml
 
 from benchmarks.harness import machine
-from benchmarks.harness.full_classifier import Told, Trained
+from benchmarks.harness.full_classifier import Request, Trained
 from benchmarks.harness.messages import Peak, RunRequest
 from benchmarks.harness.processes import ADAPTERFLOW, CHECKOUT, ask, environment, run_fresh
 from benchmarks.harness.tables import table
@@ -57,7 +57,7 @@ def main(  # noqa: PLR0913 - what a user may set
     """Compare an untrained head, an adapter, and full fine-tuning."""
     folder.mkdir(parents=True, exist_ok=True)
     variables = environment(threads, folder)
-    told = Told(
+    request = Request(
         base=base,
         train=_written(data / "train.csv", folder / "train.jsonl", rows),
         held_out=_written(data / "test.csv", folder / "held_out.jsonl"),
@@ -67,9 +67,9 @@ def main(  # noqa: PLR0913 - what a user may set
         folder=folder,
     )
     click.echo("an adapter, by adapterflow train ...", err=True)
-    report, ours_mb = _adapter(told, rate, variables)
+    report, ours_mb = _adapter(request, rate, variables)
     click.echo("all weights, by plain Trainer ...", err=True)
-    full, full_mb = _full(told, variables)
+    full, full_mb = _full(request, variables)
     judged = report.trained.eval_metrics
     trainable = report.trained.injected.num_trainable_parameters
     lines = table(
@@ -96,8 +96,8 @@ def main(  # noqa: PLR0913 - what a user may set
     )
     click.echo("\n".join(lines))
     click.echo(
-        f"\n{report.data.train.num_rows:,} training rows, {epochs} passes, batches of "
-        f"{told.batch_size}, {len(report.data.labels)} classes, judged on "
+        f"\n{report.data.train.num_rows:,} training rows, {epochs} epochs, batches of "
+        f"{request.batch_size}, {len(report.data.labels)} classes, judged on "
         f"{report.loaded.num_samples:,} held-out rows; the adapter from its saved file: "
         f"{report.loaded.adapter_exact_match:.2%}, {report.saved.weights.size_bytes / 1e6:.1f} MB. "
         f"Learning rates {rate:g} and {full_rate:g}; {report.saved.base.dtype} base, for all "
@@ -115,16 +115,18 @@ def _written(source: Path, target: Path, count: int | None = None) -> Path:
     return target
 
 
-def _adapter(told: Told, rate: float, variables: dict[str, str]) -> tuple[ReportRecord, float]:
-    num_rows = len(told.train.read_text(encoding="utf-8").splitlines())
-    num_steps = math.ceil(num_rows / told.batch_size) * told.epochs
+def _adapter(
+    request: Request, rate: float, variables: dict[str, str]
+) -> tuple[ReportRecord, float]:
+    num_rows = len(request.train.read_text(encoding="utf-8").splitlines())
+    num_steps = math.ceil(num_rows / request.batch_size) * request.epochs
     config = {
-        "base_model": {"source": told.base, "task": "sequence-classification"},
-        "data": {"train": str(told.train), "eval": str(told.held_out)},
+        "base_model": {"source": request.base, "task": "sequence-classification"},
+        "data": {"train": str(request.train), "eval": str(request.held_out)},
         "lora": {"target_modules": "all-linear", "r": 16},
         "training": {
-            "num_train_epochs": told.epochs,
-            "batch_size": told.batch_size,
+            "num_train_epochs": request.epochs,
+            "batch_size": request.batch_size,
             "learning_rate": rate,
             "eval_steps": num_steps,  # once, at the end, as for all weights
             "batch_tokens": 4096,
@@ -133,9 +135,9 @@ def _adapter(told: Told, rate: float, variables: dict[str, str]) -> tuple[Report
         "inference": {"sample_rows": 10**6, "batch_size": 64},
         "tracking": {"experiment": "classification"},
     }
-    file = told.folder / "adapter.yaml"
+    file = request.folder / "adapter.yaml"
     file.write_text(yaml.safe_dump(config))
-    log = told.folder / "adapter.log"
+    log = request.folder / "adapter.log"
     command = [*ADAPTERFLOW, "train", str(file), "--json"]
     run_fresh(command, log, variables)
     said = next(x for x in log.read_text().splitlines() if x.startswith('{"run"'))
@@ -143,15 +145,15 @@ def _adapter(told: Told, rate: float, variables: dict[str, str]) -> tuple[Report
     request = RunRequest(
         tracking_uri=report.run.tracking_uri, flow_run_id=str(report.run.flow_run_id)
     )
-    (met,) = ask("recorded", request, Peak, told.folder / "run.json", variables)
+    (met,) = ask("recorded", request, Peak, request.folder / "run.json", variables)
     return report, met.peak_memory_mb
 
 
-def _full(told: Told, variables: dict[str, str]) -> tuple[Trained, float]:
-    file = told.folder / "full.json"
-    file.write_text(told.model_dump_json())
+def _full(request: Request, variables: dict[str, str]) -> tuple[Trained, float]:
+    file = request.folder / "full.json"
+    file.write_text(request.model_dump_json())
     command = [sys.executable, "-m", "benchmarks.harness.full_classifier", str(file)]
-    usage = run_fresh(command, told.folder / "full.log", variables)
+    usage = run_fresh(command, request.folder / "full.log", variables)
     answers = file.with_suffix(".answers.json").read_text()
     return Trained.model_validate_json(answers), usage.peak_memory_mb
 

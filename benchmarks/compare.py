@@ -24,7 +24,7 @@ _QUICK_JUDGED_ROWS = 8
 @click.option("--workload", "workloads", multiple=True, type=click.Choice(list(WORKLOADS)))
 @click.option("--tool", "tools", multiple=True, type=click.Choice(list(TOOLS)))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--quick", is_flag=True, help="A few steps of the demo, once: shows that it works.")
+@click.option("--quick", is_flag=True, help="A few steps of the demo, once, as a smoke test.")
 @setting_options
 def main(
     setting: Setting,
@@ -33,7 +33,7 @@ def main(
     repeats: int,
     quick: bool,  # noqa: FBT001
 ) -> None:
-    """Compare adapterflow with what people use, on the same work."""
+    """Compare adapterflow with other tools on the same work."""
     missing = {name: why for name in tools or COMPARED if (why := TOOLS[name].why_not())}
     plan = Plan(
         repeats=1 if quick else repeats,
@@ -61,11 +61,11 @@ def main(
     for name, why in comparison.skipped.items():
         click.echo(f"skipped {name}: {why}", err=True)
     click.echo((setting.folder / "results.md").read_text())
-    click.echo(f"all of it: {setting.folder}", err=True)
+    click.echo(f"all files: {setting.folder}", err=True)
 
 
 def _write(comparison: Comparison, folder: Path) -> None:
-    """Write what there is so far, so that a stopped go has not been for nothing."""
+    """Write the results so far, so that an interrupted comparison keeps them."""
     results = folder / "results.json"
     results.write_text(comparison.model_dump_json(indent=2))
     (folder / "results.md").write_text(as_markdown(comparison))

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.forecasts`: what `adapterflow check` says beside what then happens.
+"""`python -m benchmarks.forecasts`: the forecasts of `adapterflow check` and the measured values.
 
-The demo, the demo on a 4-bit base, and Banking77 where its folder is given: each is checked and
-then trained, in turn, by the commands that a user gives.
+The demo, the demo on a 4-bit base, and Banking77 if its folder is given: each is checked and then
+trained, in turn, by the commands that a user runs.
 """
 
 import json
@@ -21,12 +21,12 @@ from benchmarks.harness.tables import table
 
 _DEMO = CHECKOUT / "deployments" / "demo" / "tickets.yaml"
 _MEMORY, _TIME = 0.2, 0.3
-"""How far the check may be from what happens, as shares of it."""
+"""Largest accepted relative errors of the forecasts."""
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """Foretold and met: the whole run's peak in MB, seconds of training with its evaluations."""
+    """Forecast and measured: peak of the run in MB, seconds of training with its evaluations."""
 
     memory: tuple[float, float]
     seconds: tuple[float, float]
@@ -36,16 +36,16 @@ class _Pair:
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
 @setting_options
 def main(setting: Setting, repeats: int) -> None:
-    """Measure how right the check is."""
+    """Measure the error of the forecasts."""
     cases = dict(_cases(setting))
     pairs: dict[str, list[_Pair]] = {title: [] for title in cases}
     for repeat in range(1, repeats + 1):
         for number, (title, words) in enumerate(cases.items()):
             click.echo(f"repeat {repeat}  {title}", err=True)
             pairs[title].append(_pair(setting, words, f"{number}-{repeat}"))
-    header = ("", "MB foretold", "MB met", "off by", "seconds foretold", "s met", "off by")
+    header = ("", "MB forecast", "MB measured", "error", "seconds forecast", "s measured", "error")
     rows = [(title, *_medians(found)) for title, found in pairs.items()]
-    note = f"Bounds that the project set itself: {_MEMORY:.0%} of memory, {_TIME:.0%} of time.\n"
+    note = f"Accepted errors: {_MEMORY:.0%} of memory, {_TIME:.0%} of time.\n"
     setting.publish("forecasts", [*table(header, rows), note])
 
 
@@ -102,9 +102,9 @@ def _adapterflow(setting: Setting, name: str, command: str, words: list[str]) ->
 
 def _medians(pairs: list[_Pair]) -> Iterator[str]:
     for kind in ([pair.memory for pair in pairs], [pair.seconds for pair in pairs]):
-        yield f"{median(foretold for foretold, _ in kind):.0f}"
+        yield f"{median(forecast for forecast, _ in kind):.0f}"
         yield f"{median(met for _, met in kind):.0f}"
-        yield f"{median(foretold / met - 1 for foretold, met in kind):+.0%}"
+        yield f"{median(forecast / met - 1 for forecast, met in kind):+.0%}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.growth`: how ours grows with rows, their length, the rank and adapters.
+"""`python -m benchmarks.growth`: scaling with rows, tokens per row, rank and adapters.
 
-Points, a table and a picture on logarithmic axes. A slope of 1 is growth in proportion, 0 none.
+Writes the points, a table and a chart on logarithmic axes, where slope 1 is proportional growth.
 """
 
 import json
@@ -33,10 +33,12 @@ class _Growing:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quick", is_flag=True, help="The two smallest points of each: shows that it works.")
+@click.option(
+    "--quick", is_flag=True, help="The two smallest points of each series, as a smoke test."
+)
 @setting_options
 def main(setting: Setting, quick: bool) -> None:  # noqa: FBT001
-    """Measure how time and memory grow."""
+    """Measure how time and memory scale."""
     _, job = setting.prepare("long", 1)
     job = job.model_copy(update={"batch_size": _BATCH, "max_length": 4096})
     growing = _Growing(setting, job)
@@ -57,7 +59,7 @@ def main(setting: Setting, quick: bool) -> None:  # noqa: FBT001
 
 
 def slope(points: list[Point], of: Callable[[Point], float]) -> float:
-    """Give the growth's exponent between the largest two values: y goes as x to that power."""
+    """Return the exponent k of y ~ x^k between the largest two values of x."""
     before, last = sorted(points, key=lambda point: point.x)[-2:]
     return math.log(of(last) / of(before)) / math.log(last.x / before.x)
 
@@ -67,7 +69,7 @@ def _slopes(points: list[Point]) -> Iterator[str]:
         mine = [point for point in points if point.series == series]
         seconds = slope(mine, lambda point: point.seconds)
         memory = slope(mine, lambda point: point.peak_memory_mb)
-        yield f"{series}: seconds go as its power {seconds:.2f}, memory as {memory:.2f}.\n"
+        yield f"{series}: seconds scale as x^{seconds:.2f}, memory as x^{memory:.2f}.\n"
 
 
 def _rows(it: _Growing, counts: tuple[int, ...]) -> Iterator[Point]:

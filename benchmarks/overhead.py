@@ -1,8 +1,8 @@
-"""`python -m benchmarks.overhead`: what the pipeline costs beyond the work that it does.
+"""`python -m benchmarks.overhead`: the overhead of the pipeline over its bare steps.
 
-The same steps three times in turn: called one after the other in a bare script, as `adapterflow
-train` with its embedded Prefect server on an existing database, and as `adapterflow train` against
-a Prefect server that is running.
+The same steps run in three ways in turn: called one after the other by a bare script, by
+`adapterflow train` with its embedded Prefect server on an existing database, and by `adapterflow
+train` against a running Prefect server.
 """
 
 import socket
@@ -50,7 +50,7 @@ def main(setting: Setting, workload: str, repeats: int) -> None:
     with _server(setting.folder, setting.variables) as address:
         variables = {way: dict(setting.variables) for way in _WAYS}
         variables["server"]["PREFECT_API_URL"] = address
-        # The first time makes the databases.
+        # The first run creates the databases.
         for repeat in range(repeats + 1):
             for way, (tool, _) in _WAYS.items():
                 click.echo(f"{'warming up' if not repeat else f'repeat {repeat}'}  {way}", err=True)
@@ -58,13 +58,13 @@ def main(setting: Setting, workload: str, repeats: int) -> None:
                 this = job.model_copy(update={"folder": folder, "options": options})
                 run = run_tool(way, TOOLS[tool], this, repeat, variables[way])
                 runs[way] += [run] if repeat else []
-    header = ("", "to the first step s", "whole s", "more than bare s", "CPU s")
+    header = ("", "first step s", "total s", "over bare s", "CPU s")
     setting.publish("overhead", table(header, (_row(way, runs) for way in runs)))
 
 
 def _row(way: str, runs: Mapping[str, list[Run]]) -> tuple[str, ...]:
     mine, bare = runs[way], runs["bare"]
-    # Pairs of neighbours in time, which what else the machine does slows down alike.
+    # Pairs of consecutive runs, which other load on the machine slows down alike.
     more = [one.seconds_whole - other.seconds_whole for one, other in zip(mine, bare, strict=True)]
     return (
         _WAYS[way][1],
@@ -77,7 +77,7 @@ def _row(way: str, runs: Mapping[str, list[Run]]) -> tuple[str, ...]:
 
 @contextmanager
 def _server(folder: Path, variables: Mapping[str, str]) -> Iterator[str]:
-    """Run a Prefect server of its own on this machine, and give its API's address."""
+    """Run a Prefect server on this machine, and yield the address of its API."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

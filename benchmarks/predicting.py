@@ -1,7 +1,7 @@
-"""`python -m benchmarks.predicting`: rows answered by `adapterflow predict`, beside plain loops.
+"""`python -m benchmarks.predicting`: batch inference by `adapterflow predict` and by plain loops.
 
-The demo's rows on a base with an adapter: one after the other, in batches as they come, and as
-`predict` does it. Only the answering counts, not the loading.
+The demo's rows on a base with an adapter: one by one, in batches in their order, and as `predict`
+does it. Loading is not included.
 """
 
 import json
@@ -26,7 +26,7 @@ _OURS = "adapterflow predict"
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
 @setting_options
 def main(setting: Setting, rows: int, repeats: int) -> None:
-    """Measure how fast rows are answered."""
+    """Measure the rate of batch inference."""
     prepared, job = setting.with_steps(10).prepare("demo", rows)
     click.echo("training the adapter", err=True)
     adapter = run_tool("ours", TOOLS["ours"], job, 1, setting.variables).outcome.adapter

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.profiled`: where a training's time goes, by kind of operator.
+"""`python -m benchmarks.profiled`: where a training run spends its time, by kind of operator.
 
-torch's profiler slows small operators down, so the shares tell where to look, and not how fast a
-tool is: that is what `benchmarks.compare` says.
+torch's profiler slows small operators down, so the shares show where to look, not how fast a tool
+is; `benchmarks.compare` measures that.
 """
 
 import re
@@ -22,7 +22,7 @@ _KINDS = {
     "attention": r"scaled_dot_product|flash_attention",
     "copies and casts": r"aten::(copy_|cat|clone|contiguous|index_select|gather|embedding|stack)",
     "loss": r"log_softmax|nll_loss|logsumexp|cross_entropy",
-    "optimiser": r"Optimizer|adamw|_foreach|clip",
+    "optimizer": r"Optimizer|adamw|_foreach|clip",
 }
 _OTHERS = "other operators"
 _OUTSIDE = "outside operators (Python, waiting)"
@@ -31,7 +31,9 @@ _OUTSIDE = "outside operators (Python, waiting)"
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--workload", default="demo", type=click.Choice(list(WORKLOADS)))
 @click.option("--tool", "tools", multiple=True, default=["ours"], type=click.Choice(list(TOOLS)))
-@click.option("--top", default=12, show_default=True, help="Operators to list for each tool.")
+@click.option(
+    "--top", default=12, show_default=True, help="Number of operators to list for each tool."
+)
 @setting_options
 def main(setting: Setting, workload: str, tools: tuple[str, ...], top: int) -> None:
     """Profile a few steps of each tool."""
@@ -49,7 +51,7 @@ def main(setting: Setting, workload: str, tools: tuple[str, ...], top: int) -> N
 
 
 def kinds(run: Run) -> dict[str, float]:
-    """Give the seconds of each kind of operator; all of them add up to the training's."""
+    """Return the seconds of each kind of operator, which add up to those of the training."""
     seconds: defaultdict[str, float] = defaultdict(float)
     for name, value in run.outcome.operators.items():
         found = (kind for kind, pattern in _KINDS.items() if re.search(pattern, name))

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.quantized`: memory and loss by how the base is held, and what trains.
+"""`python -m benchmarks.quantized`: memory and loss by the base's dtype and by what is trained.
 
-An adapter on a base in float32, in half precision and packed to 4 bits (QLoRA,
-https://arxiv.org/abs/2305.14314), with and without gradient checkpointing, and full fine-tuning of
-all weights by plain Trainer, on the same rows. Each is judged on the base that it was trained on.
+An adapter on a base in float32, in half precision and quantized to 4 bits (QLoRA,
+https://arxiv.org/abs/2305.14314), with and without gradient checkpointing, and full fine-tuning by
+plain Trainer, on the same rows. Each is evaluated on the base that it was trained on.
 """
 
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ _WAYS = (
         {"base_model": {"quantization": "4bit", **_CHECKPOINTED}},
         quantized=True,
     ),
-    # A tenth of an adapter's learning rate, as is usual where all weights move.
+    # A tenth of an adapter's learning rate, as usual for full fine-tuning.
     _Way("full fine-tuning (Trainer)", {"full": True}, tool="trainer", whole_model=True),
 )
 _FULL_LEARNING_RATE = 0.1

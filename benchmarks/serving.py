@@ -1,7 +1,7 @@
-"""`python -m benchmarks.serving`: memory, latency and throughput by the number of adapters served.
+"""`python -m benchmarks.serving`: serving memory, latency and throughput by number of adapters.
 
-One trained adapter under many names, on one base, by MLflow's own server. Requests go to the
-adapters in turn, one after the other and eight at once.
+One trained adapter under many names, on one base, served by MLflow. Requests go to the adapters in
+turn, one at a time and eight at once.
 """
 
 import json
@@ -50,11 +50,11 @@ _ALONE, _TOGETHER, _AT_ONCE = 24, 64, 8
     default=(1, 10, 50),
     show_default=True,
     type=click.IntRange(1),
-    help="How many are served; may be repeated.",
+    help="Number of adapters to serve; may be repeated.",
 )
 @setting_options
 def main(setting: Setting, counts: tuple[int, ...]) -> None:
-    """Measure what serving adapters takes."""
+    """Measure memory, latency and throughput of serving adapters."""
     prepared, job = setting.with_steps(2).prepare("demo", _ALONE)
     click.echo("training the adapter", err=True)
     outcome = run_tool("ours", TOOLS["ours"], job, 1, setting.variables).outcome
@@ -69,7 +69,7 @@ def main(setting: Setting, counts: tuple[int, ...]) -> None:
         run_fresh(command, job.folder / f"bundle-{count}.log", setting.variables)
         rows.append(_measure(bundle, names, prompts, setting.variables))
     said = (
-        f"At most {_NEW_TOKENS} new tokens an answer; {_ALONE} requests alone, {_TOGETHER} of "
+        f"At most {_NEW_TOKENS} new tokens per answer; {_ALONE} requests alone, {_TOGETHER} with "
         f"{_AT_ONCE} at once. Memory is the processes' proportional share (PSS).\n"
     )
     setting.publish("serving", [said, *table(_HEADER, rows)])
@@ -83,7 +83,7 @@ class _Server:
         self._process = process
 
     def ask(self, row: Mapping[str, object], adapter: str) -> float:
-        """Ask one question; give the seconds until the answer."""
+        """Send one request, and return the seconds until its response."""
         given = {"inputs": [row], "params": {"max_new_tokens": _NEW_TOKENS, "adapter": adapter}}
         request = urllib.request.Request(  # noqa: S310 - our own server
             f"{self._url}/invocations",
@@ -96,7 +96,7 @@ class _Server:
         return time.perf_counter() - began
 
     def memory_mb(self) -> float:
-        """Give what the server's processes hold, shared pages by their share."""
+        """Return the memory of the server's processes, with shared pages in proportion (PSS)."""
         tree = [self._process, *self._process.children(recursive=True)]
         return sum(float(one.memory_full_info().pss) for one in tree) / 1e6
 
@@ -144,7 +144,7 @@ def _serving(bundle: Path, variables: Mapping[str, str]) -> Iterator[_Server]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     command += ["-m", str(bundle), "-h", "127.0.0.1", "-p", str(port)]
-    # The server starts uvicorn by its name.
+    # MLflow starts uvicorn by name, so it must be on the PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with bundle.with_suffix(".server.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command
@@ -171,7 +171,7 @@ def _wait(url: str, process: "subprocess.Popen[bytes]") -> None:
                 return
         except OSError:
             time.sleep(0.2)
-    raise click.ClickException("the server did not start; see its log beside the bundle")
+    raise click.ClickException("the server did not start; see its log next to the bundle")
 
 
 if __name__ == "__main__":

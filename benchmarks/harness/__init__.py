@@ -1,1 +1,1 @@
-"""What the programs of the folder above share: the base, the rows, processes, tables."""
+"""What the benchmark programs share: base, rows, processes, tables."""

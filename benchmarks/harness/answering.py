@@ -1,4 +1,4 @@
-"""The other end of `processes.ask`: a module's main program reads its request and answers."""
+"""The other side of `processes.ask`: a module's main program reads a request and answers it."""
 
 import sys
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ Request = TypeVar("Request", bound=Message)
 
 
 def read_request(kind: type[Request]) -> Request:
-    """Read the request whose file the command line names."""
+    """Return the request in the file that the command line names."""
     return kind.model_validate_json(Path(sys.argv[1]).read_text())
 
 
 def answer(messages: Iterable[Message]) -> None:
-    """Write the answers beside the request, one JSON object a line."""
+    """Write the answers next to the request, as JSON Lines."""
     lines = "".join(message.model_dump_json() + "\n" for message in messages)
     Path(sys.argv[1]).with_suffix(".answers.jsonl").write_text(lines)

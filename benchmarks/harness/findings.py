@@ -1,4 +1,4 @@
-"""What a comparison measured, and the figures that are made of it."""
+"""What a comparison measured, and the figures derived from it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,34 +12,34 @@ BASE = "base"
 
 
 class Findings(Message):
-    """All that was measured on one workload."""
+    """All measurements on one workload."""
 
     workload: str
     title: str
     job: Job
-    """What every tool was told, but for its folder and its options."""
+    """The job of every tool, apart from its folder and options."""
     tokens: list[int]
-    """Of each training row, padding excluded."""
+    """Tokens of each training row, without padding."""
     num_trained_tokens: int
     runs: list[Run]
     throughputs: list[Throughput]
-    """One of each number of positions a repeat."""
+    """One per number of positions and repeat."""
     verdicts: dict[str, Verdict]
-    """By the adapter's path, and `base` for no adapter."""
+    """By the adapter's path; `base` without an adapter."""
     failed: dict[str, str]
-    """Tools that did not run, and why."""
+    """Tools that failed, and why."""
 
     def timed(self, tool: str) -> list[Run]:
-        """Give a tool's repeats."""
+        """Return the repeats of a tool."""
         return [run for run in self.runs if run.tool == tool and run.repeat]
 
     def tools(self) -> list[str]:
-        """Give the tools that have repeats."""
+        """Return the tools that have repeats."""
         return list(dict.fromkeys(run.tool for run in self.runs if run.repeat))
 
 
 class Comparison(Message):
-    """All workloads of one go."""
+    """All workloads of one comparison."""
 
     command: str
     machine: Machine
@@ -60,7 +60,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
-        """Summarise one value a repeat."""
+        """Summarize a value of each repeat."""
         kept = list(values)
         return cls(median(kept), min(kept), max(kept))
 
@@ -87,20 +87,20 @@ class Computed:
 
     flops_per_row: float
     positions_per_token: float
-    """Positions computed a real token: above 1 with padding, below with a shared prefix."""
+    """Computed positions per real token: above 1 with padding, below 1 with a shared prefix."""
     flops_per_second: Spread
     bfloat16_throughput: float
-    """FLOP/s of the layers' products alone, at the tool's positions a forward pass."""
+    """FLOP/s of the layers' products alone, at the tool's number of positions per forward pass."""
     float32_throughput: float
 
     @property
     def share(self) -> float:
-        """Give the share of the bfloat16 throughput that the tool reaches."""
+        """Return the share of the bfloat16 throughput that the tool reaches."""
         return self.flops_per_second.median / self.bfloat16_throughput
 
 
 def figures(findings: Findings, tool: str) -> Figures:
-    """Summarise a tool's repeats."""
+    """Summarize a tool's repeats."""
     runs = findings.timed(tool)
     tokens = sum(findings.tokens)
     verdicts = [findings.verdicts[str(run.outcome.adapter)] for run in runs]
@@ -118,7 +118,7 @@ def figures(findings: Findings, tool: str) -> Figures:
 
 
 def positions_a_forward(work: Work) -> int:
-    """Give the mean number of positions that go through the layers at once."""
+    """Return the mean number of positions per forward pass."""
     return round(work.num_tokens / work.num_forwards)
 
 
@@ -128,7 +128,7 @@ def _computed(findings: Findings, tool: str, runs: list[Run]) -> Computed | None
         return None
     run = counted[0]
     work = run.outcome.work
-    assert work is not None  # noqa: S101 - chosen so
+    assert work is not None  # noqa: S101 - the caller filters by it
     at = positions_a_forward(work)
     measured = [one for one in findings.throughputs if one.num_tokens == at]
     flops = work.flops / run.num_rows

@@ -10,8 +10,8 @@ from benchmarks.harness.messages import Message
 from tasks.config import BaseModelSettings
 
 
-class Told(Message):
-    """What to train."""
+class Request(Message):
+    """What to train, and on what."""
 
     base: str
     train: Path
@@ -23,7 +23,7 @@ class Told(Message):
 
 
 class Trained(Message):
-    """What came of it."""
+    """The scores of the trained classifier, and what training took."""
 
     accuracy: float
     macro_f1: float
@@ -34,12 +34,12 @@ class Trained(Message):
 def main() -> None:
     """Train as the request's file says, and write the outcome beside it."""
     file = Path(sys.argv[1])
-    trained = train(Told.model_validate_json(file.read_text()))
+    trained = train(Request.model_validate_json(file.read_text()))
     file.with_suffix(".answers.json").write_text(trained.model_dump_json())
 
 
-def train(told: Told) -> Trained:
-    """Train and judge."""
+def train(request: Request) -> Trained:
+    """Train all weights, and evaluate on the held-out rows."""
     import torch
     from sklearn.metrics import accuracy_score, f1_score
     from transformers import (
@@ -53,9 +53,9 @@ def train(told: Told) -> Trained:
     from tasks.engine.base.sources import find_base
     from tasks.engine.base.weight_dtype import multiplies_bfloat16_fast
 
-    location = find_base(BaseModelSettings(source=told.base)).location
+    location = find_base(BaseModelSettings(source=request.base)).location
     tokenizer = AutoTokenizer.from_pretrained(location)
-    train_rows, held_out = (_read(one) for one in (told.train, told.held_out))
+    train_rows, held_out = (_read(one) for one in (request.train, request.held_out))
     labels = sorted({row["label"] for row in train_rows})
     torch.manual_seed(0)
     model: Any = AutoModelForSequenceClassification.from_pretrained(
@@ -70,11 +70,11 @@ def train(told: Told) -> Trained:
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
-            output_dir=str(told.folder / "full"),
-            num_train_epochs=told.epochs,
-            per_device_train_batch_size=told.batch_size,
+            output_dir=str(request.folder / "full"),
+            num_train_epochs=request.epochs,
+            per_device_train_batch_size=request.batch_size,
             per_device_eval_batch_size=64,
-            learning_rate=told.learning_rate,
+            learning_rate=request.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=0.03,
             train_sampling_strategy="group_by_length",

@@ -1,6 +1,6 @@
-"""A plain script's way to answer rows: `python -m benchmarks.harness.generation_loop REQUEST.json`.
+"""Answer rows as a plain script does: `python -m benchmarks.harness.generation_loop REQUEST.json`.
 
-transformers' own `generate` on a base with the adapter, over the rows as they come.
+transformers' `generate` on a base with the adapter, over the rows in their order.
 """
 
 import json
@@ -24,7 +24,7 @@ class Asked(Message):
 
 
 class Generated(Message):
-    """How fast, and what was said."""
+    """The answers, and the seconds they took."""
 
     seconds: float
     answers: list[str]
@@ -40,10 +40,10 @@ def generate(asked: Asked) -> Generated:
     model.load_adapter(str(asked.adapter))
     model.eval()
     lines = asked.rows.read_text().splitlines()
-    talks = [json.loads(line)["messages"][:-1] for line in lines]
+    conversations = [json.loads(line)["messages"][:-1] for line in lines]
     prompts = [
-        tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-        for talk in talks
+        tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        for conversation in conversations
     ]
     answers: list[str] = []
     began = time.perf_counter()

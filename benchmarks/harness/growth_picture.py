@@ -1,4 +1,4 @@
-"""How ours grows, as a picture: `python -m benchmarks.harness.growth_picture GROWTH.json`."""
+"""Plot how adapterflow scales: `python -m benchmarks.harness.growth_picture GROWTH.json`."""
 
 import sys
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _WHOLE = 100
 
 
 def draw(growth: Growth, file: Path) -> None:
-    """Draw seconds above memory, a column a series, beside growth in proportion."""
+    """Plot seconds above memory, one column per series, with proportional growth for comparison."""
     from matplotlib import pyplot as plt
 
     names = list(dict.fromkeys(point.series for point in growth.points))
@@ -46,7 +46,7 @@ def _line(axes: "Axes", points: list[Point], of: Callable[[Point], float]) -> No
     axes.set_ylim(min(y) / 2, max(y) * 2)
     axes.set_xticks(x, [f"{one:.0f}" for one in x])
     axes.minorticks_off()
-    # Only the ends: what lies between may lie on top of each other.
+    # Only the ends: labels in between may overlap.
     ends = sorted({y[0], y[-1]})
     axes.set_yticks(ends, [f"{one:,.1f}" if one < _WHOLE else f"{one:,.0f}" for one in ends])
     axes.tick_params(labelsize=8)

@@ -1,8 +1,8 @@
-"""One judge for all adapters: `python -m benchmarks.harness.judging REQUEST.json`.
+"""Evaluate all tools' adapters alike: `python -m benchmarks.harness.judging REQUEST.json`.
 
 Each is loaded by PEFT on a fresh float32 base, and a plain forward pass gives the mean loss of the
-answers' tokens, over training rows and over rows that nobody trained on. So "at equal loss" is not
-taken from what the tools say of themselves.
+answers' tokens, over training rows and over held-out rows. So "at equal loss" does not rely on what
+the tools report themselves.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _ROWS_AT_ONCE = 8
 
 
 def verdicts(request: JudgingRequest) -> Iterator[Verdict]:
-    """Judge each candidate."""
+    """Return the losses of each candidate."""
     return (judge(request, candidate) for candidate in request.candidates)
 
 
@@ -47,7 +47,7 @@ def judge(request: JudgingRequest, candidate: Candidate) -> Verdict:
 
 
 def mean_loss(model: "PreTrainedModel", items: list[dict[str, list[int]]]) -> float:
-    """Give the mean over all labels of all rows, padded on the right."""
+    """Return the mean loss over all labels of all rows, in nats, padded on the right."""
     total, count = 0.0, 0
     items = sorted(items, key=lambda item: len(item["input_ids"]))
     for start in range(0, len(items), _ROWS_AT_ONCE):

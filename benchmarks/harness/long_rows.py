@@ -1,7 +1,7 @@
 """Varied rows of about 250 tokens: an invented report, a question about it, an answer.
 
-Made here, so that the workload needs no download; equal seeds give equal rows. The answers have
-their facts from the reports, so there is something to learn, and few rows begin alike.
+Generated, so that the workload needs no download; equal seeds give equal rows. The answers take
+their facts from the reports, so there is something to learn, and few rows share a prefix.
 """
 
 import random
@@ -29,12 +29,12 @@ class _Incident:
 
 
 def long_rows(count: int, seed: int, num_asides: int = 5) -> Iterator[tuple[str, str]]:
-    """Give prompts with their answers.
+    """Yield prompts with their answers.
 
     Args:
-        count: how many rows.
-        seed: of all that is drawn.
-        num_asides: sentences beside the point, on average; each adds about a dozen tokens.
+        count: number of rows.
+        seed: of all random choices.
+        num_asides: irrelevant sentences, on average; each adds about a dozen tokens.
     """
     draw = random.Random(seed)  # noqa: S311 - no secret
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""What was measured on: processor, cores, memory, versions, the commit."""
+"""The machine that was measured on: processor, cores, memory, versions, commit."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ class Machine(Message):
 
     processor: str
     instructions: list[str]
-    """Of those that matter to matrix products."""
+    """The instruction sets that matter for matrix products."""
     num_cores: int
     memory_gb: float
     system: str
@@ -26,7 +26,7 @@ class Machine(Message):
     commit: str
 
     def __str__(self) -> str:
-        """Give all of it in a line."""
+        """Return all of it in one line."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         instructions = ", ".join(self.instructions) or "no instructions of note"
         return (

@@ -1,8 +1,8 @@
-"""Loads one adapter under many names: `python -m benchmarks.harness.many_adapters REQUEST.json`."""
+"""Load one adapter under many names: `python -m benchmarks.harness.many_adapters REQUEST.json`."""
 
 import time
 
-import peft  # noqa: F401 - its import takes seconds, which are no part of a load
+import peft  # noqa: F401 - its import takes seconds, not part of loading an adapter
 
 from benchmarks.harness.answering import answer, read_request
 from benchmarks.harness.messages import Loading, LoadingRequest
@@ -14,7 +14,7 @@ from tasks.runtime.measuring import peak_memory_bytes
 
 
 def load_many(request: LoadingRequest) -> Loading:
-    """Load the base, then the adapters, and measure the latter."""
+    """Load the base, then the adapters, and measure loading the adapters."""
     settings = BaseModelSettings.model_validate(
         {"source": str(request.base), "dtype": request.dtype}
     )

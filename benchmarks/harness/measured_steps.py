@@ -1,7 +1,7 @@
 """A process that trains a few steps at a time and measures each: `… measured_steps JOB.json`.
 
-It loads the base once, answers `Ready`, and then each `Trial` on its input with a `Trialed`. What
-is timed is what a Trainer's step computes: batches, forward, backward, clipping, the optimiser.
+It loads the base once, answers `Ready`, and then each `Trial` on its input with a `Trialed`. Timed
+is what a step of Trainer computes: batches, forward, backward, clipping, the optimizer.
 """
 
 import gc
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Bench:
-    """A base with a fresh adapter, tokenised rows, and the plan that the engine made for them."""
+    """A base with a fresh adapter, tokenized rows, and the plan that the engine made for them."""
 
     def __init__(self, job: Job) -> None:
         settings = sections(job)
@@ -63,7 +63,7 @@ class Bench:
         return [name for name, one in TECHNIQUES.items() if one.without(self.engine) != self.engine]
 
     def measure(self, trial: Trial) -> Trialed:
-        """Train some steps from the adapter's first weights, without one of the techniques."""
+        """Train a few steps from the adapter's initial weights, without one of the techniques."""
         off = TECHNIQUES[trial.without].without if trial.without else None
         engine = off(self.engine) if off else self.engine
         adapter_state.write_adapter(self.model, self._adapter, self._initial)
@@ -96,7 +96,7 @@ class Bench:
         return total
 
     def _batches(self, engine: Engine, first: int, count: int) -> Iterator["Batch"]:
-        """Collate the rows of so many batches, in the order that suits the way of batching."""
+        """Yield collated batches, with rows in the order that suits the kind of batching."""
         size = self._job.batch_size
         start = first * size
         rows: list[Row] = [
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _answers() -> TextIO:
-    """Return what standard output was, which from now on is the log's."""
+    """Return standard output, and redirect it to standard error, which is the log."""
     kept = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return kept

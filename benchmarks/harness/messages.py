@@ -1,6 +1,6 @@
-"""What goes from one process to another, as JSON.
+"""Messages between processes, as JSON.
 
-This module imports nothing heavy: the process that starts all others reads it, too.
+This module imports nothing heavy, as the process that starts all others imports it too.
 """
 
 from pathlib import Path
@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Message(BaseModel):
-    """JSON with known keys."""
+    """A JSON object; unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Job(Message):
-    """One training, the same for every tool."""
+    """One training run, the same for every tool."""
 
     base: Path
     """Folder of the base model."""
@@ -25,12 +25,12 @@ class Job(Message):
     train: Path
     """Training rows, one JSON object a line with `messages`."""
     held_out: Path
-    """Rows that nobody trains on, in the same form."""
+    """Held-out rows, in the same format."""
     num_steps: int
-    """Optimiser steps; there are exactly `num_steps * batch_size` training rows."""
+    """Optimizer steps; there are exactly `num_steps * batch_size` training rows."""
     batch_size: int
     max_length: int
-    """Longest row in tokens."""
+    """Most tokens of a row."""
     learning_rate: float
     warmup_ratio: float = 0.1
     """Share of the steps over which the learning rate rises; it falls as a cosine after that."""
@@ -38,27 +38,27 @@ class Job(Message):
     lora_alpha: int = 32
     seed: int = 0
     folder: Path
-    """For all that the tool writes; the adapter goes below it."""
+    """For everything that the tool writes; the adapter goes into a subfolder."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """What only this tool understands."""
+    """Options of this tool only."""
     counts: bool = False
-    """Whether to count the work instead of being timed."""
+    """Whether to count the work; such a run is not timed."""
     profiles: bool = False
-    """Whether to time each operator, which takes time itself."""
+    """Whether to time each operator, which slows the run down."""
 
     @property
     def adapter(self) -> Path:
-        """Give the folder that the finished adapter goes to."""
+        """Return the folder for the finished adapter."""
         return self.folder / "adapter"
 
     @property
     def num_rows(self) -> int:
-        """Give the number of training rows."""
+        """Return the number of training rows."""
         return self.num_steps * self.batch_size
 
 
 class Work(Message):
-    """What a training computed, counted while it ran."""
+    """The work of a training run, counted while it ran."""
 
     flops: int = 0
     """Of all matrix products and attentions, forward and backward, recomputed ones included."""
@@ -68,34 +68,34 @@ class Work(Message):
 
 
 class Outcome(Message):
-    """What a tool did. Times are seconds since 1970."""
+    """The outcome of a tool's run. Times are seconds since 1970."""
 
     started: float | None = None
-    """When the tool's own command began, where that is another process than the tool's."""
+    """When the tool's command began, if that is a process of its own."""
     ended: float | None = None
     """When that command ended."""
     training_began: float = 0.0
-    """When the tool was told to train."""
+    """When training was called."""
     step_ends: list[float] = Field(default_factory=list)
     losses: list[float] = Field(default_factory=list)
     """As the tool itself reports them, step by step."""
     adapter: Path = Path()
-    """The finished adapter's folder, or a whole model's."""
+    """Folder of the finished adapter, or of the full model."""
     adapter_done: float = 0.0
     seconds_training: float | None = None
-    """As the tool measured it, where its begin cannot be seen from outside."""
+    """As measured by the tool, if the beginning is not visible from outside."""
     work: Work | None = None
     operators: dict[str, float] = Field(default_factory=dict)
-    """Seconds in each of torch's operators themselves, where they were timed."""
+    """Seconds in each torch operator itself, if timed."""
     num_tokens: int | None = None
-    """Of all training rows, where the tool says it."""
+    """Of all training rows, if the tool reports it."""
     peak_memory_mb: float = 0.0
-    """As the tool measured it, where that cannot be seen from outside."""
+    """As measured by the tool, if not visible from outside."""
     remarks: list[str] = Field(default_factory=list)
 
 
 class Usage(Message):
-    """What a process took, seen from outside."""
+    """Resources that a process used, measured from outside."""
 
     began: float
     ended: float
@@ -103,45 +103,45 @@ class Usage(Message):
     """Of the largest process among it and those that it waited for (ru_maxrss)."""
     cpu_seconds: float
     load_before: float
-    """Processes that ran or wanted to, averaged over a minute, before this one began."""
+    """Load average over one minute before the process started."""
     load_after: float
 
 
 class Run(Message):
-    """One tool's one try at a workload."""
+    """One run of a tool on a workload."""
 
     tool: str
     repeat: int
-    """0: counted, or to warm up, and not timed."""
+    """0 for a run that is not timed: counting or warming up."""
     num_rows: int
     usage: Usage
     outcome: Outcome
 
     @property
     def peak_memory_mb(self) -> float:
-        """Give the peak of the largest process."""
+        """Return the peak of the largest process."""
         return max(self.usage.peak_memory_mb, self.outcome.peak_memory_mb)
 
     @property
     def seconds_training(self) -> float:
-        """Give the seconds from the call that trains to the end of the last step."""
+        """Return the seconds from the call that trains to the end of the last step."""
         if self.outcome.seconds_training is not None:
             return self.outcome.seconds_training
         return self.outcome.step_ends[-1] - self.outcome.training_began
 
     @property
     def seconds_to_first_step(self) -> float:
-        """Give the seconds from the command to the end of the first step."""
+        """Return the seconds from the command to the end of the first step."""
         return self.outcome.step_ends[0] - self._began
 
     @property
     def seconds_to_adapter(self) -> float:
-        """Give the seconds from the command to the finished adapter."""
+        """Return the seconds from the command to the finished adapter."""
         return self.outcome.adapter_done - self._began
 
     @property
     def seconds_whole(self) -> float:
-        """Give the seconds from the command's begin to its end."""
+        """Return the seconds from the start of the command to its end."""
         return (self.outcome.ended or self.usage.ended) - self._began
 
     @property
@@ -159,7 +159,7 @@ class Ready(Message):
 
 
 class Trial(Message):
-    """A few steps, with all techniques or without one."""
+    """A request for a few steps, with all techniques or without one."""
 
     without: str | None
     first_batch: int
@@ -167,18 +167,18 @@ class Trial(Message):
 
 
 class Trialed(Message):
-    """What the steps took."""
+    """The measurement of a trial."""
 
     seconds: float
     num_rows: int
     peak_memory_mb: float
-    """Resident, at its highest since the steps began."""
+    """Peak resident memory since the steps began."""
     losses: list[float]
     """Mean token loss of each step."""
 
     @property
     def rows_per_second(self) -> float:
-        """Return the rate."""
+        """Return the rows per second."""
         return self.num_rows / self.seconds
 
 
@@ -190,20 +190,20 @@ class Pair(Message):
 
 
 class Ablation(Message):
-    """A technique on a workload."""
+    """The measurements of one technique on one workload."""
 
     workload: str
     without: str
     pairs: list[Pair]
-    """None where the engine does not use the technique on this workload."""
+    """Empty if the engine does not use the technique on this workload."""
 
 
 class RowsRequest(Message):
-    """Which workload, how much of it, on which base."""
+    """A workload, how many of its rows, and the base."""
 
     workload: str
     data: Path | None
-    """The folder that was given for the workload."""
+    """The user's folder with the workload's data."""
     base: str
     dtype: str
     num_rows: int
@@ -225,7 +225,7 @@ class Prepared(Message):
 
 
 class ThroughputRequest(Message):
-    """Which base, and how many positions at once."""
+    """A base, and the numbers of positions to measure."""
 
     base: Path
     num_tokens: list[int]
@@ -240,48 +240,48 @@ class Throughput(Message):
 
 
 class Candidate(Message):
-    """What is judged: the base alone, or with an adapter, or a whole model instead of it."""
+    """What to evaluate: the base, the base with an adapter, or a full model."""
 
     adapter: Path | None = None
     model: Path | None = None
     quantized: bool = False
-    """Whether on a base packed to 4 bits, as it was trained."""
+    """Whether the base is quantized to 4 bits, as in training."""
 
 
 class JudgingRequest(Message):
-    """Candidates and the rows that they are judged on."""
+    """Candidates, and the rows to evaluate them on."""
 
     base: Path
     train: Path
     held_out: Path
     num_rows: int
-    """Of the training rows, from the first; all of the others."""
+    """Number of training rows, from the first; held-out rows are all used."""
     max_length: int
     candidates: list[Candidate]
 
 
 class Verdict(Message):
-    """Mean loss in nats a token of the answers."""
+    """Mean loss of the answers' tokens, in nats per token."""
 
     train_loss: float
     held_out_loss: float
 
 
 class RunRequest(Message):
-    """Which flow run, recorded where."""
+    """A flow run, and where it was tracked."""
 
     tracking_uri: str
     flow_run_id: str
 
 
 class Peak(Message):
-    """The memory that a flow run needed at its peak."""
+    """The peak memory of a flow run."""
 
     peak_memory_mb: float
 
 
 class LoadingRequest(Message):
-    """An adapter to load under so many names into one base."""
+    """An adapter to load into one base under many names."""
 
     base: Path
     dtype: str
@@ -290,16 +290,16 @@ class LoadingRequest(Message):
 
 
 class Loading(Message):
-    """What that took."""
+    """The time and memory of loading."""
 
     seconds: float
-    """The base's own loading excluded."""
+    """Without loading the base."""
     peak_memory_mb: float
-    """Of the whole process."""
+    """Of the process, the base included."""
 
 
 class Point(Message):
-    """One measurement of growth: `series` says of what `x` is the number."""
+    """One measurement of scaling; `series` names the quantity `x`."""
 
     series: str
     x: float
@@ -308,6 +308,6 @@ class Point(Message):
 
 
 class Growth(Message):
-    """All points of one go."""
+    """All points of one measurement."""
 
     points: list[Point]

@@ -8,11 +8,11 @@ from benchmarks.harness.messages import Job
 
 
 def main() -> None:
-    """Do the job and write what came of it."""
-    module, told, heard = sys.argv[1:]
-    job = Job.model_validate_json(Path(told).read_text())
+    """Run the job and write its outcome."""
+    module, request, outcome_file = sys.argv[1:]
+    job = Job.model_validate_json(Path(request).read_text())
     outcome = import_module(f"benchmarks.tools.{module}").run(job)
-    Path(heard).write_text(outcome.model_dump_json(indent=2))
+    Path(outcome_file).write_text(outcome.model_dump_json(indent=2))
 
 
 if __name__ == "__main__":

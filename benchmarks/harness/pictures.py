@@ -1,4 +1,4 @@
-"""The comparison as a picture: `python -m benchmarks.harness.pictures RESULTS.json`."""
+"""Plot the comparison: `python -m benchmarks.harness.pictures RESULTS.json`."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ _OTHERS = "#b0b7bd"
 
 
 def draw(comparison: Comparison, file: Path) -> None:
-    """Draw speed, memory and time to the adapter: a row of charts a workload."""
+    """Plot speed, memory and time to the adapter, one row of charts per workload."""
     from matplotlib import pyplot as plt
 
     rows = comparison.findings
@@ -45,8 +45,8 @@ def _bars(
     middles = [value.median for value in values.values()]
     below = [value.median - value.least for value in values.values()]
     above = [value.most - value.median for value in values.values()]
-    colours = [_OURS if TOOLS[tool].is_ours else _OTHERS for tool in found]
-    axes.barh(names, middles, color=colours, xerr=[below, above], error_kw={"lw": 1})
+    colors = [_OURS if TOOLS[tool].is_ours else _OTHERS for tool in found]
+    axes.barh(names, middles, color=colors, xerr=[below, above], error_kw={"lw": 1})
     for at, value in enumerate(values.values()):
         axes.text(value.most, at, f"  {value.median:.{digits}f}", va="center", fontsize=8)
     axes.invert_yaxis()

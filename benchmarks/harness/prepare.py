@@ -1,6 +1,6 @@
-"""Makes the base and the rows that all tools share: `… benchmarks.harness.prepare REQUEST.json`.
+"""Prepare the base and the rows that all tools share: `… benchmarks.harness.prepare REQUEST.json`.
 
-A process of its own, so that the one that starts the tools stays small.
+It is a process of its own, so that the one that starts the tools stays small.
 """
 
 import json
@@ -23,7 +23,7 @@ def prepare(request: RowsRequest) -> Prepared:
     """Find the base (a GGUF file is converted once) and write the rows.
 
     Raises:
-        ValueError: the workload has fewer rows than are asked for.
+        ValueError: the workload has fewer rows than requested.
     """
     settings = BaseModelSettings.model_validate({"source": request.base, "dtype": request.dtype})
     source = find_base(settings)

@@ -1,7 +1,7 @@
-"""Fresh processes, one after the other, with what each took.
+"""Run fresh processes, one after the other, and measure each.
 
-The parent stays small: Linux counts what a forked process has before it becomes another program
-as part of its peak memory, so a parent that had loaded torch would spoil every figure.
+The parent must stay small: Linux counts the memory of a forked process before `exec` in its peak,
+so a parent with torch loaded would distort every figure.
 """
 
 import os
@@ -19,7 +19,7 @@ from benchmarks.tools import Tool
 CHECKOUT = Path(__file__).resolve().parents[2]
 _MAIN = "import sys; from flows.cli.main import main; sys.argv[0] = 'adapterflow'; main()"
 ADAPTERFLOW = (sys.executable, "-c", _MAIN)
-"""The command line of this checkout, wherever the environment's own comes from."""
+"""Runs the command line of this checkout, whichever version is installed."""
 _ERROR_LINES = 3
 _SERVERS = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
 
@@ -27,13 +27,13 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 class ProcessFailed(RuntimeError):  # noqa: N818 - what happened, not a mistake of the caller
-    """A process ended with another status than 0; the message has the end of its output."""
+    """A process exited with a nonzero status; the message has the end of its output."""
 
 
 def environment(threads: int, caches: Path) -> dict[str, str]:
-    """Give the environment that all tools run in: as many threads, caches of their own, no net.
+    """Return the environment of all tools: number of threads, separate caches, no network.
 
-    Servers of the user's are left out: how fast they are is not what is measured.
+    The user's own Prefect and MLflow servers are removed: their speed is not to be measured.
     """
     return {
         **{name: value for name, value in os.environ.items() if name not in _SERVERS},
@@ -51,7 +51,7 @@ def run_fresh(command: Sequence[str], log: Path, variables: Mapping[str, str]) -
     """Run a command to its end, with its output in a file, and measure it.
 
     Raises:
-        ProcessFailed: it failed.
+        ProcessFailed: the process exited with a nonzero status.
     """
     load_before = os.getloadavg()[0]
     with log.open("wb") as output:
@@ -81,17 +81,17 @@ def run_fresh(command: Sequence[str], log: Path, variables: Mapping[str, str]) -
 def ask(
     module: str, request: Message, answer: type[Answer], file: Path, variables: Mapping[str, str]
 ) -> list[Answer]:
-    """Let one of this folder's modules answer a request, in a process of its own.
+    """Send a request to a module of this folder, run in a process of its own.
 
     Args:
-        module: reads the request's file and writes one JSON object a line beside it.
-        request: what to ask.
-        answer: the lines' type.
-        file: for the request.
-        variables: the process's environment.
+        module: its main program reads the request's file and writes answers next to it.
+        request: the request.
+        answer: the type of each answer.
+        file: where the request is written.
+        variables: the environment of the process.
 
     Raises:
-        ProcessFailed: it failed.
+        ProcessFailed: the process exited with a nonzero status.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(request.model_dump_json(indent=2))
@@ -102,7 +102,7 @@ def ask(
 
 
 class Worker:
-    """A module that goes on running and answers one line of JSON with another."""
+    """A module in a process that keeps running and answers each line of JSON with another."""
 
     def __init__(
         self, module: str, argument: Path, log: Path, variables: Mapping[str, str]
@@ -126,18 +126,18 @@ class Worker:
         self._process.terminate()
         self._process.communicate()
 
-    def tell(self, request: Message) -> None:
-        """Send a line; of a process that has ended, `hear` says why."""
+    def send(self, request: Message) -> None:
+        """Send a line; if the process has exited, `receive` raises with the reason."""
         assert self._process.stdin is not None  # noqa: S101 - opened above
         with suppress(BrokenPipeError):
             self._process.stdin.write(f"{request.model_dump_json()}\n")
             self._process.stdin.flush()
 
-    def hear(self, answer: type[Answer]) -> Answer:
-        """Wait for a line.
+    def receive(self, answer: type[Answer]) -> Answer:
+        """Wait for an answer, and return it.
 
         Raises:
-            ProcessFailed: the process ended instead.
+            ProcessFailed: the process exited instead.
         """
         assert self._process.stdout is not None  # noqa: S101 - opened above
         line = self._process.stdout.readline()
@@ -147,27 +147,27 @@ class Worker:
 
 
 def run_tool(name: str, tool: Tool, job: Job, repeat: int, variables: Mapping[str, str]) -> Run:
-    """Let a tool do a job, in a process of its own; `name` is what the run goes by.
+    """Run a tool on a job, in a process of its own; `name` identifies the run.
 
     Raises:
-        ProcessFailed: it failed.
+        ProcessFailed: the process exited with a nonzero status.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    told, heard = job.folder / "job.json", job.folder / "outcome.json"
-    told.write_text(job.model_dump_json(indent=2))
+    request, outcome_file = job.folder / "job.json", job.folder / "outcome.json"
+    request.write_text(job.model_dump_json(indent=2))
     command = [
         str(tool.python),
         "-m",
         "benchmarks.harness.one_run",
         tool.module,
-        str(told),
-        str(heard),
+        str(request),
+        str(outcome_file),
     ]
     usage = run_fresh(command, job.folder / "output.log", variables)
-    outcome = Outcome.model_validate_json(heard.read_text())
+    outcome = Outcome.model_validate_json(outcome_file.read_text())
     return Run(tool=name, repeat=repeat, num_rows=job.num_rows, usage=usage, outcome=outcome)
 
 
 def _last_lines(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return " | ".join(lines[-_ERROR_LINES:]) + f" (all of it: {log})"
+    return " | ".join(lines[-_ERROR_LINES:]) + f" (full output: {log})"

@@ -1,7 +1,7 @@
-"""What a run of `adapterflow` wrote to MLflow about itself; alone, it answers for other programs.
+"""Read what a run of `adapterflow` logged to MLflow; as a program, answer requests for it.
 
-Its steps measure their memory by starting the system's own count of the peak anew, so the count
-that is seen from outside is of the last step only.
+Each step resets the kernel's count of the peak memory to measure its own, so the count visible from
+outside is that of the last step only.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from benchmarks.harness.messages import Peak, RunRequest
 
 
 def mlflow_run(tracking_uri: str, flow_run_id: str) -> Any:  # noqa: ANN401 - MLflow's own type
-    """Find the MLflow run of a flow run."""
+    """Return the MLflow run of a flow run."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri)
@@ -22,7 +22,7 @@ def mlflow_run(tracking_uri: str, flow_run_id: str) -> Any:  # noqa: ANN401 - ML
 
 
 def peak_memory_mb(run: Any) -> float:  # noqa: ANN401
-    """Give the peak of the step that needed most."""
+    """Return the peak memory of the step that needed most, in MB."""
     metrics: dict[str, float] = run.data.metrics
     return max(value for name, value in metrics.items() if name.startswith("peak_memory_mb/"))
 

@@ -1,6 +1,6 @@
-"""Rows as the other tools take them, with the loss on exactly the tokens that ours trains on.
+"""Rows in the form other tools need, with the loss on the tokens that adapterflow trains on.
 
-The answer and the end token after it are trained on; what a chat template writes after that (a
+The answer and the end token after it are trained on; what a chat template appends after that (a
 line break) is left out. A test compares the tokens with those of the product.
 """
 
@@ -28,7 +28,7 @@ def prompt_and_completion(
 def tokens_and_labels(
     row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> dict[str, list[int]]:
-    """Tokenise a chat row: `labels` is -100 before the answer."""
+    """Tokenize a chat row: `labels` is -100 before the answer."""
     text = prompt_and_completion(row, tokenizer)
     prompt = tokenizer(text["prompt"], add_special_tokens=False)["input_ids"]
     completion = tokenizer(text["completion"], add_special_tokens=False)["input_ids"]

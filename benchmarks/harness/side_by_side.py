@@ -1,4 +1,4 @@
-"""One workload, all tools: a counting pass, then repeats in turn, then the common judge."""
+"""Run all tools on one workload: a counting run, timed repeats in turn, then the common judge."""
 
 import hashlib
 import sys
@@ -22,19 +22,19 @@ from benchmarks.harness.workloads import WORKLOADS
 from benchmarks.tools import TOOLS
 
 _COUNTED_STEPS = 4
-"""FLOPs are counted in a run of its own over so many steps: it is slow, and all steps are alike."""
+"""Steps of the separate run that counts FLOPs: counting is slow, and all steps are alike."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one go compares, and how often."""
+    """What a comparison runs, and how often."""
 
     repeats: int
     judged_rows: int
-    """Training rows, and as many others, that the judge looks at."""
+    """Number of training rows, and of held-out rows, that the judge uses."""
     tools: tuple[str, ...]
     adds_tools: bool
-    """Whether a workload may add those that matter to it."""
+    """Whether a workload may add tools of its own."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class _Side:
 
 
 def compare_on(name: str, setting: Setting, plan: Plan) -> Findings:
-    """Run all of a plan's tools on a workload.
+    """Run a plan's tools on a workload.
 
     Raises:
         ProcessFailed: the base or the rows cannot be prepared, or an adapter cannot be judged.
@@ -97,12 +97,12 @@ def _run(side: _Side, name: str, repeat: int) -> None:
         side.tools.remove(name)
         return
     side.runs.append(run)
-    with (side.job.folder / "runs.jsonl").open("a") as kept:  # in case the rest does not end
+    with (side.job.folder / "runs.jsonl").open("a") as kept:  # in case a later run does not finish
         kept.write(run.model_dump_json() + "\n")
 
 
 def _counted(side: _Side) -> dict[str, object]:
-    """Give what is other for the pass that counts: only the first rows, all of them once."""
+    """Return the job's changes for the counting run: only the first rows, each once."""
     num_steps = min(_COUNTED_STEPS, side.job.num_steps)
     rows = side.job.train.read_text(encoding="utf-8").splitlines(keepends=True)
     file = side.job.folder / "counted.jsonl"
@@ -111,7 +111,7 @@ def _counted(side: _Side) -> dict[str, object]:
 
 
 def _rotated(tools: list[str], by: int) -> Iterator[str]:
-    """Give the tools in another order each time; none always follows the same one's heat."""
+    """Return the tools in rotated order, so that none always follows the same, hot CPU included."""
     at = by % len(tools) if tools else 0
     return iter([*tools[at:], *tools[:at]])
 

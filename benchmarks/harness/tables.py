@@ -1,4 +1,4 @@
-"""The comparison as Markdown: what was run on what, a table a workload, how to read it."""
+"""The comparison as Markdown: command, machine, and a table per workload."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -20,8 +20,8 @@ _HEADER = (
 )
 _WORK_HEADER = (
     "tool",
-    "GFLOP a row",
-    "positions a token",
+    "GFLOP per row",
+    "positions per token",
     "GFLOP/s",
     "bf16 GFLOP/s possible",
     "share of bf16",
@@ -29,7 +29,7 @@ _WORK_HEADER = (
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """Give the whole report."""
+    """Return the report."""
     use = f"{comparison.threads} threads for each tool. Median (least to most) of"
     lines = [
         f"`{comparison.command}`\n",
@@ -46,7 +46,7 @@ def _workload(findings: Findings) -> Iterator[str]:
     tokens, trained = sum(findings.tokens), findings.num_trained_tokens
     yield (
         f"{job.num_rows} rows, {tokens} tokens ({trained} trained on), {job.num_steps} steps of "
-        f"{job.batch_size}, at most {job.max_length} tokens a row; rank {job.r}, alpha "
+        f"{job.batch_size}, at most {job.max_length} tokens per row; rank {job.r}, alpha "
         f"{job.lora_alpha}, all linear layers, AdamW at {job.learning_rate:g} (cosine), base in "
         f"{job.dtype}.\n"
     )
@@ -63,7 +63,7 @@ def _workload(findings: Findings) -> Iterator[str]:
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Give the lines of a table, all columns but the first on the right."""
+    """Yield the lines of a table, with all columns but the first right-aligned."""
     yield f"| {' | '.join(header)} |"
     yield "|---" + "|---:" * (len(header) - 1) + "|"
     for row in rows:
@@ -89,7 +89,7 @@ def _row(tool: str, found: Figures, to: Figures | None) -> tuple[str, ...]:
 
 def _work_row(tool: str, found: Figures) -> tuple[str, ...]:
     it = found.computed
-    assert it is not None  # noqa: S101 - chosen so
+    assert it is not None  # noqa: S101 - the caller filters by it
     return (
         TOOLS[tool].title,
         f"{it.flops_per_row / 1e9:.1f}",

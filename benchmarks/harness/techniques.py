@@ -1,7 +1,7 @@
-"""The engine's techniques, each of which can be switched off alone. A new one is a line below.
+"""The engine's techniques, which can be switched off one by one; see `TECHNIQUES`.
 
-Nothing here is an option of the product: a technique is switched off by another plan, by a context
-that is not entered, or by the plain form of the same computation.
+None of this is an option of the product: a technique is switched off by a different plan, by not
+entering its context, or by the plain form of the same computation.
 """
 
 import gc
@@ -38,7 +38,7 @@ class Engine:
 
     plan: "TrainingPlan"
     labels_only: bool = True
-    """Whether logits are computed at labelled positions only."""
+    """Whether logits are computed at labeled positions only."""
     fused: bool = True
     lean: bool = True
     tiled: bool = True
@@ -46,7 +46,7 @@ class Engine:
 
     @property
     def is_packed(self) -> bool:
-        """Return whether a part is one sequence of rows."""
+        """Return whether a micro-batch is one sequence of rows."""
         return self.plan.batching != Batching.PADDED
 
     @contextmanager
@@ -66,7 +66,7 @@ class Engine:
             yield
 
     def loss(self, model: "PreTrainedModel", micro_batch: "MicroBatch") -> torch.Tensor:
-        """Return the cross entropy summed over the part's labels."""
+        """Return the cross entropy summed over the micro-batch's labels."""
         in_chunks = self.plan.loss_in_chunks
         if self.labels_only:
             return summed_loss(model, micro_batch, in_chunks=in_chunks)
@@ -77,11 +77,11 @@ class Engine:
 
 @dataclass(frozen=True)
 class Technique:
-    """What can be switched off."""
+    """A technique that can be switched off."""
 
     title: str
     without: Callable[[Engine], Engine]
-    """Return the engine without it; the same engine where it has no part in it."""
+    """Returns the engine without it; the same engine if it does not use it."""
 
 
 def _planned(engine: Engine, **changes: object) -> Engine:
@@ -108,12 +108,12 @@ TECHNIQUES = {
     ),
     "collector-off": Technique("collector off", lambda it: replace(it, collector_off=False)),
 }
-"""Those that a process can be without for a while; the limit on kept shapes is set at its start."""
+"""Those that can be switched off in a process; the limit on kept shapes is set at its start."""
 
 
 @contextmanager
 def _collected() -> Iterator[None]:
-    """Let Python's collector go through what the libraries made, as it would by itself."""
+    """Make Python's garbage collector scan the libraries' objects, as it does by default."""
     gc.unfreeze()
     try:
         yield
@@ -124,7 +124,7 @@ def _collected() -> Iterator[None]:
 
 @contextmanager
 def _attending_one_by_one(model: "PreTrainedModel") -> Iterator[None]:
-    """Compute packed rows' attention row by row with PyTorch's own, as where there is dropout."""
+    """Compute attention row by row with PyTorch's kernel, as the engine does with dropout."""
     before = model.config._attn_implementation  # noqa: SLF001 - there is no public way to ask
     model.set_attn_implementation(_BY_ROW)
     try:
@@ -151,7 +151,7 @@ AttentionInterface.register(_BY_ROW, _attend_one_by_one)
 
 
 def _with_all_positions(micro_batch: "MicroBatch") -> "MicroBatch":
-    """Return the part with logits asked for at every position."""
+    """Return the micro-batch with logits asked for at every position."""
     lines, length = micro_batch["input_ids"].shape
     labels = micro_batch["labels"].new_full((lines, length), IGNORED)
     labels[:, micro_batch["logits_to_keep"]] = micro_batch["labels"]
@@ -159,7 +159,7 @@ def _with_all_positions(micro_batch: "MicroBatch") -> "MicroBatch":
 
 
 def _chunks_of_all_positions(model: "PreTrainedModel", micro_batch: "MicroBatch") -> torch.Tensor:
-    """Return the chunked loss with the products of the unlabelled positions computed, too."""
+    """Return the chunked loss with the products of the unlabeled positions computed, too."""
     every = _with_all_positions(micro_batch)
     labels = every["labels"]
     with mixed_precision(model):

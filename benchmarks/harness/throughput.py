@@ -1,8 +1,8 @@
-"""How fast this machine multiplies the base's matrices: `… benchmarks.harness.throughput REQUEST`.
+"""Measure matrix throughput at the base's shapes: `… benchmarks.harness.throughput REQUEST`.
 
-One pass takes the model's own linear layers in order, each once with a batch's positions (as the
-forward pass does) and once with their gradient (as the backward pass does for frozen weights), and
-nothing in between. What a training reaches of that is its share of the machine's throughput.
+One pass runs the model's own linear layers in order, each once on a batch's positions (as in the
+forward pass) and once on their gradient (as in the backward pass of frozen weights), with nothing
+in between. A training run's rate relative to it is its share of the machine's throughput.
 """
 
 import math
@@ -22,7 +22,7 @@ _PASSES_AT_LEAST = 3
 
 
 def throughputs(request: ThroughputRequest) -> Iterator[Throughput]:
-    """Measure each number of positions that is asked for."""
+    """Measure each requested number of positions."""
     shapes = layer_shapes(request.base)
     for count in request.num_tokens:
         bfloat16, float32 = (
@@ -32,7 +32,7 @@ def throughputs(request: ThroughputRequest) -> Iterator[Throughput]:
 
 
 def layer_shapes(base: Path) -> list[tuple[int, int]]:
-    """Give out and in of each linear layer but the output layer, in the model's order."""
+    """Return (out, in) of each linear layer except the output layer, in the model's order."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
     head = model.get_output_embeddings()
@@ -44,7 +44,7 @@ def layer_shapes(base: Path) -> list[tuple[int, int]]:
 
 
 def measure(shapes: list[tuple[int, int]], num_tokens: int, dtype: torch.dtype) -> float:
-    """Give the FLOP/s of the median pass over the layers."""
+    """Return the FLOP/s of the median pass over the layers."""
     weights = [torch.randn(shape).to(dtype) for shape in shapes]
     sizes = {size for shape in shapes for size in shape}
     positions = {size: torch.randn(num_tokens, size).to(dtype) for size in sizes}

@@ -1,4 +1,4 @@
-"""How a training is watched: the end of each step, its loss, and the work it does."""
+"""Observe a training run: the end of each step, its loss, and its work."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _aten = torch.ops.aten
 
 
 class Watch(TrainerCallback):
-    """Notes in an outcome when a Trainer began and when each step ended, its loss, its work."""
+    """A Trainer callback that writes times, losses and work into an outcome."""
 
     def __init__(self, job: Job, outcome: Outcome) -> None:
         self._job = job
@@ -32,7 +32,7 @@ class Watch(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Note the time, and begin to observe."""
+        """Record the time, and start observing."""
         self._observing.enter_context(observed(kwargs["model"], self._job, self._outcome))
         self._outcome.training_began = time.time()
 
@@ -43,7 +43,7 @@ class Watch(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> None:
-        """Note the time."""
+        """Record the time."""
         self._outcome.step_ends.append(time.time())
 
     def on_log(
@@ -54,7 +54,7 @@ class Watch(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> None:
-        """Note the loss."""
+        """Record the loss."""
         if logs and "loss" in logs:
             self._outcome.losses.append(float(logs["loss"]))
 
@@ -65,13 +65,13 @@ class Watch(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> None:
-        """Have done with observing."""
+        """Stop observing."""
         self._observing.close()
 
 
 @contextmanager
 def observed(model: "nn.Module", job: Job, outcome: Outcome) -> Iterator[None]:
-    """Count or time what happens inside, where the job asks for that."""
+    """Count or time what runs inside, if the job asks for it."""
     with (
         counted(model, outcome) if job.counts else nullcontext(),
         profiled(outcome) if job.profiles else nullcontext(),
@@ -90,11 +90,11 @@ def profiled(outcome: Outcome) -> Iterator[None]:
 
 @contextmanager
 def counted(model: "nn.Module", outcome: Outcome) -> Iterator[None]:
-    """Count the FLOPs and the positions of what happens inside.
+    """Count the FLOPs and the positions of what runs inside.
 
-    What runs slows down a little, so such a run is not timed. torch's counter sees each matrix
-    product that goes through its dispatcher; see `_MISSING` for those that it lacks, and the
-    README for those that it cannot see.
+    Counting slows it down a little, so such a run is not timed. torch's counter sees each matrix
+    product that goes through its dispatcher; `_MISSING` adds those that it does not know, and
+    docs/speed.md names those that it cannot see.
     """
     work = Work()
 
@@ -114,11 +114,11 @@ def counted(model: "nn.Module", outcome: Outcome) -> Iterator[None]:
     if work.num_forwards:
         outcome.work = work
     else:
-        outcome.remarks.append("no forward pass went through the embeddings; nothing is counted")
+        outcome.remarks.append("no forward pass used the embeddings, so nothing was counted")
 
 
 def _products(*shape: int) -> int:
-    """Give the FLOPs of a matrix product, a multiplication and an addition each."""
+    """Return the FLOPs of a matrix product: a multiplication and an addition per element pair."""
     flops = 2
     for size in shape:
         flops *= size
@@ -142,7 +142,7 @@ def _in_place_product(_: Any, left: Any, right: Any, **__: Any) -> int:  # noqa:
     return _products(*left, right[-1])
 
 
-# torch 2.13 counts neither the CPU's own attention nor products that add in place.
+# torch 2.13 counts neither the CPU's attention kernel nor in-place addmm and baddbmm.
 _MISSING = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,  # noqa: SLF001
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,  # noqa: SLF001

@@ -1,6 +1,6 @@
-"""What is trained on. A new workload is one entry in `WORKLOADS`.
+"""The workloads. A new one is an entry in `WORKLOADS`.
 
-Rows are chat messages, the last of which is the answer that is learnt.
+Rows are chat messages, the last of which is the answer to learn.
 """
 
 import csv
@@ -20,7 +20,7 @@ _SORTING = "You sort the messages of a bank's customers. Answer with the name of
 
 @dataclass(frozen=True)
 class Workload:
-    """Rows and how they are trained on."""
+    """Rows and the settings to train on them with."""
 
     title: str
     rows: Callable[[Path | None, str], list[Row]]
@@ -30,9 +30,9 @@ class Workload:
     max_length: int
     learning_rate: float
     needs_folder: bool = False
-    """Whether its data does not come with the checkout."""
+    """Whether its data must be supplied by the user."""
     tools: tuple[str, ...] = ()
-    """Compared on this workload beside those that are always."""
+    """Tools compared on this workload in addition to the default ones."""
 
 
 def _banking77(folder: Path | None, split: str) -> list[Row]:
@@ -55,7 +55,7 @@ def _long(_: Path | None, split: str) -> list[Row]:
 
 
 def chat(system: str, user: str, assistant: str) -> Row:
-    """Give a row: a question and its answer, after a system message where that is not empty."""
+    """Return a chat row: a question and its answer, after a system message unless it is empty."""
     opening = [{"role": "system", "content": system}] if system else []
     turns = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     return {"messages": opening + turns}

@@ -1,7 +1,7 @@
 """The tools that are compared. Each is a module here with `run(job: Job) -> Outcome`.
 
-A new one is such a module and a line in `TOOLS`. One whose dependencies do not go with ours lives
-in a virtual environment of its own, which its line names.
+A new tool is such a module and an entry in `TOOLS`. A tool whose dependencies conflict with
+adapterflow's has a virtual environment of its own, which its entry names.
 """
 
 import importlib.util
@@ -15,36 +15,36 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Tool:
-    """A way to train: a module of this folder, with options of its own."""
+    """A tool to train with: a module of this folder and its options."""
 
     module: str
     title: str
     options: dict[str, Any] = field(default_factory=dict)
     needs: str = ""
-    """A library, beside ours, that must be installed."""
+    """A library that must be installed in addition."""
     venv: str = ""
-    """A virtual environment in the checkout, other than the one that runs this."""
+    """A separate virtual environment in the checkout to run the tool in."""
 
     @property
     def is_ours(self) -> bool:
-        """Tell whether it is what this project makes."""
+        """Return whether this is adapterflow."""
         return self.module in ("ours", "command")
 
     @property
     def python(self) -> Path:
-        """Give the interpreter."""
+        """Return the path of the interpreter."""
         return _CHECKOUT / self.venv / "bin" / "python" if self.venv else Path(sys.executable)
 
     def why_not(self) -> str:
-        """Say what is missing; empty where the tool can run."""
+        """Describe what is missing; empty if the tool can run."""
         if self.venv:
-            return "" if self.python.exists() else f"there is no {self.venv}; see the README"
+            return "" if self.python.exists() else f"{self.venv} does not exist; see the README"
         missing = self.needs and importlib.util.find_spec(self.needs) is None
         return f"{self.needs} is not installed (pip install '.[bench]')" if missing else ""
 
 
 DOCUMENTED = "trl"
-"""What all ratios are to."""
+"""The tool that ratios are relative to."""
 
 _TRL_TRIED: dict[str, dict[str, Any]] = {
     "float32-base": {"model_init_kwargs": {"dtype": "float32"}},
@@ -71,7 +71,7 @@ _TRL_TRIED: dict[str, dict[str, Any]] = {
         "gradient_accumulation_steps": 4,
     },
 }
-"""Tried to find out how far TRL goes; see the README for what came of it."""
+"""Options tried to find TRL's best; the README has the results."""
 
 TOOLS = {
     "ours": Tool("ours", "adapterflow"),
@@ -88,7 +88,7 @@ TOOLS = {
         for name, options in _TRL_TRIED.items()
     },
 }
-"""The order is that of tables and pictures."""
+"""In the order of tables and charts."""
 
 COMPARED = ("ours", "command", "trainer", DOCUMENTED, "trl-tuned")
-"""Unless others are named."""
+"""The tools to compare by default."""

@@ -1,4 +1,4 @@
-"""Ours, as a user starts it: `adapterflow train CONFIG.yaml --json`, all six steps."""
+"""adapterflow as a user runs it: `adapterflow train CONFIG.yaml --json`, all six steps."""
 
 import json
 import subprocess
@@ -14,10 +14,10 @@ from benchmarks.tools.ours import sections
 
 
 def run(job: Job) -> Outcome:
-    """Run the command; its first step's end is read from MLflow afterwards.
+    """Run the command, and read the end of its first step from MLflow afterwards.
 
     Raises:
-        RuntimeError: the command failed; what it said is in the job's log.
+        RuntimeError: the command failed; its output is in the job's log.
     """
     config = job.folder / "config.yaml"
     settings = {**sections(job), "output": {"folder": str(job.folder)}, "seed": job.seed}
@@ -45,9 +45,9 @@ def _outcome(report: dict[str, dict[str, object]]) -> Outcome:
         step_ends=[point.timestamp / 1000 for point in points],
         losses=[point.value for point in points],
         adapter=folder,
-        # Written last, so its time is that of the finished adapter.
+        # Written last, so its time is when the adapter was complete.
         adapter_done=(folder / "manifest.json").stat().st_mtime,
-        # The whole step: it chooses how to batch before it trains, which counts for ours, too.
+        # All of step 4: it includes choosing how to batch, which counts as training time.
         seconds_training=found.data.metrics["seconds/train_adapter"],
         peak_memory_mb=peak_memory_mb(found),
         remarks=[f"{report['trained']['batching']} batches"],

@@ -11,10 +11,10 @@ from benchmarks.harness.watching import Watch
 
 
 def run(job: Job) -> Outcome:
-    """Train an adapter, which its Trainer saves.
+    """Train an adapter, which LLaMA-Factory's trainer saves.
 
-    The rows are rendered before, since its own templates train on the line break after an answer,
-    too; the template `empty` leaves them as they are.
+    The rows are rendered beforehand, since its own templates also train on the line break after an
+    answer; the template `empty` leaves them unchanged.
     """
     _write_rows(job)
     outcome = Outcome()

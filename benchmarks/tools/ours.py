@@ -1,4 +1,4 @@
-"""Ours: the pipeline's own steps through the engine, without Prefect and MLflow."""
+"""adapterflow's engine: the pipeline's steps without Prefect and MLflow."""
 
 import time
 
@@ -17,7 +17,7 @@ from tasks.engine.training.callbacks import TrainingProgress
 
 
 def run(job: Job) -> Outcome:
-    """Train as `adapterflow train` does, save the adapter with its proof, and let it answer."""
+    """Train as `adapterflow train` does, save and verify the adapter, and sample answers."""
     settings = sections(job)
     base_settings = BaseModelSettings.model_validate(settings["base_model"])
     data = engine.prepare_data(
@@ -47,7 +47,7 @@ def run(job: Job) -> Outcome:
             note,
         )
     output = OutputSettings(license="unknown")
-    # The only reference to the model is handed over: the proof's fresh base takes its place.
+    # The only reference to the model is passed on, so that verification can free it first.
     holder = [model]
     del model
     saved = engine.save_adapter(holder.pop(), trained, data.record, output, job.adapter)
@@ -62,7 +62,7 @@ def run(job: Job) -> Outcome:
 
 
 def sections(job: Job) -> dict[str, dict[str, object]]:
-    """Give the job as the sections of a configuration; options override single settings."""
+    """Return the job as sections of a configuration; its options override single settings."""
     known: dict[str, dict[str, object]] = {
         "base_model": {"source": str(job.base), "dtype": job.dtype},
         "data": {"train": str(job.train), "eval_fraction": 0, "max_length": job.max_length},

@@ -1,4 +1,4 @@
-"""Transformers' Trainer with PEFT: the script that a sensible user would write."""
+"""Transformers' Trainer with PEFT: the script that a user would write."""
 
 import time
 from typing import Any
@@ -21,7 +21,7 @@ from benchmarks.harness.watching import Watch
 
 
 def run(job: Job) -> Outcome:
-    """Train an adapter, or the whole model where the options say `full`, and save it."""
+    """Train an adapter, or all weights if the options say `full`, and save the result."""
     set_seed(job.seed)
     tokenizer = AutoTokenizer.from_pretrained(job.base)
     rows = load_dataset("json", data_files=str(job.train), split="train")
@@ -32,7 +32,7 @@ def run(job: Job) -> Outcome:
     )
     options = dict(job.options)
     full = options.pop("full", False)
-    # Whole models are trained in float32: bfloat16 weights would lose most of each small step.
+    # Full fine-tuning is in float32: bfloat16 weights would lose most of each small step.
     dtype = torch.float32 if full else getattr(torch, job.dtype)
     model = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype)
     if not full:
@@ -52,14 +52,14 @@ def run(job: Job) -> Outcome:
 
 
 def lora_config(job: Job) -> LoraConfig:
-    """Give the adapter's shape."""
+    """Return the LoRA configuration."""
     return LoraConfig(
         r=job.r, lora_alpha=job.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
 
 
 def arguments(job: Job) -> dict[str, Any]:
-    """Give what Trainer is told; all that is not here stays at its default."""
+    """Return Trainer's arguments; all others stay at their defaults."""
     return {
         "output_dir": str(job.folder / "checkpoints"),
         "per_device_train_batch_size": job.batch_size,

@@ -15,7 +15,7 @@ from benchmarks.tools.plain_trainer import arguments, lora_config
 def run(job: Job) -> Outcome:
     """Train an adapter and save it.
 
-    The rows are in TRL's prompt-completion form, for which its loss is on the completion only.
+    The rows are in TRL's prompt-completion format, with which the loss is on the completion only.
     """
     tokenizer = AutoTokenizer.from_pretrained(job.base)
     rows = load_dataset("json", data_files=str(job.train), split="train")

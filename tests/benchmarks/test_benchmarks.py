@@ -154,7 +154,7 @@ def test_a_classifier_is_trained_all_three_ways(tmp_path: Path) -> None:
         if line.startswith("|") and "%" in line
     ]
     assert rows[:2] == ["untrained head", "adapter and head (adapterflow)"]
-    assert "8 training rows, 2 passes" in done.stdout
+    assert "8 training rows, 2 epochs" in done.stdout
 
 
 @pytest.mark.parametrize(("recorded", "said"), [("is", "the same"), ("was", "OTHER")])

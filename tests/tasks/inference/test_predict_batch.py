@@ -358,7 +358,7 @@ def test_nothing_is_replaced_unasked(predict: Predicting, tmp_path: Path) -> Non
         predict(source)
     assert (tmp_path / "answers.jsonl").read_text() == "mine"
     assert predict(source, overwrite=True).num_answered == 9
-    with pytest.raises(UserError, match="'n' already"):
+    with pytest.raises(UserError, match="already have a column 'n'"):
         predict(source, answer_column="n", overwrite=True)
 
 
