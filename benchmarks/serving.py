@@ -30,9 +30,9 @@ from benchmarks.tools import TOOLS
 _HEADER = (
     "adapters",
     "s to start",
-    "MB at rest",
+    "MB idle",
     "MB after the load",
-    "ms a request, alone",
+    "ms per request, alone",
     "slowest of them",
     "requests/s, eight at once, one adapter",
     "requests/s, eight at once, in turn",

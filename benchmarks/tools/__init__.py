@@ -38,7 +38,7 @@ class Tool:
     def why_not(self) -> str:
         """Describe what is missing; empty if the tool can run."""
         if self.venv:
-            return "" if self.python.exists() else f"{self.venv} does not exist; see the README"
+            return "" if self.python.exists() else f"{self.venv} does not exist; see docs/speed.md"
         missing = self.needs and importlib.util.find_spec(self.needs) is None
         return f"{self.needs} is not installed (pip install '.[bench]')" if missing else ""
 
@@ -71,7 +71,7 @@ _TRL_TRIED: dict[str, dict[str, Any]] = {
         "gradient_accumulation_steps": 4,
     },
 }
-"""Options tried to find TRL's best; the README has the results."""
+"""Options tried to find TRL's best; docs/speed.md has the results."""
 
 TOOLS = {
     "ours": Tool("ours", "adapterflow"),
