@@ -142,10 +142,10 @@ def _adapter(
     run_fresh(command, log, variables)
     said = next(x for x in log.read_text().splitlines() if x.startswith('{"run"'))
     report = ReportRecord.model_validate_json(said)
-    request = RunRequest(
+    recorded = RunRequest(
         tracking_uri=report.run.tracking_uri, flow_run_id=str(report.run.flow_run_id)
     )
-    (met,) = ask("recorded", request, Peak, request.folder / "run.json", variables)
+    (met,) = ask("recorded", recorded, Peak, request.folder / "run.json", variables)
     return report, met.peak_memory_mb
 
 

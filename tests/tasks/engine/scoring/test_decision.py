@@ -136,7 +136,7 @@ def test_a_guard_stops_a_better_challenger() -> None:
     after = scores([1] * 40, nll=[1.5] * 40)
     stopped = decided(before, after, guards={"loss": 0.1})
     assert stopped.outcome is Outcome.REJECT
-    assert "guard loss went from" in stopped.reason
+    assert "guard metric loss went from" in stopped.reason
     assert decided(before, after, guards={"loss": 0.5}).outcome is Outcome.PROMOTE
 
 
