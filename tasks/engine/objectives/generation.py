@@ -148,7 +148,8 @@ def _answer_batch(
         padding_side="right" if model.config.is_encoder_decoder else "left",
     ).to(model.device)
     # A model's own configuration may ask for sampling or penalties, and generate() takes from it
-    # every value that is None here, so defaults are set explicitly. A penalty would also count padding.
+    # every value that is None here, so defaults are set explicitly. A penalty would also apply to
+    # padding.
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
