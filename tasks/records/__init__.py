@@ -1,5 +1,10 @@
-"""What passes between steps: small frozen pydantic models, to JSON and back."""
+"""What passes between steps: small frozen pydantic models that round-trip through JSON.
 
+Import records from here. Prefect's persisted results name a record by the module of its class; a
+class that moves is found again by its name (`tasks.durability.kept_results`).
+"""
+
+from tasks.records.base import BaseModelRecord, BaseSource
 from tasks.records.comparison import (
     BASE,
     CHALLENGER,
@@ -13,34 +18,21 @@ from tasks.records.comparison import (
     ScoredModel,
     VersionRecord,
 )
-from tasks.records.steps import (
-    BaseModelRecord,
-    BaseSource,
-    CombinedRecord,
-    DataRecord,
-    FileRecord,
-    GgufRecord,
+from tasks.records.data import DataRecord, SplitRecord
+from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, PackedGap
+from tasks.records.lora import (
     InjectedRecord,
-    LoadedRecord,
     LoraConfigRecord,
     LoraRecord,
-    LossPoint,
-    MergedRecord,
-    PackedGap,
     PeftConfigRecord,
-    PredictionRecord,
-    Record,
-    ReportRecord,
-    RunRecord,
-    SampleRecord,
-    SavedRecord,
-    SplitRecord,
     TargetMatches,
-    TrainedRecord,
-    TrainingPlan,
-    checkpoints_in,
-    tokens_in,
 )
+from tasks.records.prediction import PredictionRecord
+from tasks.records.record import FileRecord, Record
+from tasks.records.report import ReportRecord
+from tasks.records.run import RunRecord, checkpoints_in, tokens_in
+from tasks.records.saved import LoadedRecord, SampleRecord, SavedRecord
+from tasks.records.training import LossPoint, TrainedRecord, TrainingPlan
 
 __all__ = [
     "BASE",

@@ -1,9 +1,11 @@
-"""What passes between the steps of a retraining, after the six: scores, decision, versions."""
+"""What passes between the steps of a retraining, beside the six: scores, decision, versions."""
 
 from enum import StrEnum
 
 from tasks.config import AnswerKind
-from tasks.records.steps import FileRecord, Record, ReportRecord, RunRecord
+from tasks.records.record import FileRecord, Record
+from tasks.records.report import ReportRecord
+from tasks.records.run import RunRecord
 
 BASE, CHAMPION, CHALLENGER = "base", "champion", "challenger"
 
@@ -14,7 +16,7 @@ class VersionRecord(Record):
     name: str
     version: int
     created_ms: int
-    """Milliseconds since 1970."""
+    """Milliseconds since 1970-01-01 UTC."""
     run_id: str | None
     source: str
     aliases: tuple[str, ...]
@@ -22,26 +24,26 @@ class VersionRecord(Record):
 
     @property
     def uri(self) -> str:
-        """Where MLflow has it."""
+        """The version's address in MLflow."""
         return f"models:/{self.name}/{self.version}"
 
 
 class CheckedRecord(Record):
-    """What a retraining starts from, before anything is trained."""
+    """What a retraining starts from, found before anything is trained."""
 
     held_out: FileRecord
     num_rows: int
     answers: AnswerKind
-    """What the expected answers are."""
+    """The kind of the expected answers; never `auto`."""
     leaked_rows: tuple[int, ...]
-    """Held-out rows that are training rows, word for word."""
+    """Held-out rows that occur in the training data verbatim."""
     similar_rows: tuple[int, ...]
-    """Held-out rows whose question is a training row's, but for case, marks and white space."""
+    """Held-out rows whose question occurs there ignoring case, punctuation and whitespace."""
     base_fingerprint: str
     configuration_sha256: str
     champion: VersionRecord | None
     unchanged_since: int | None
-    """The version that was made of the same base, data and configuration."""
+    """The last version made from the same base, data and configuration; None if there is none."""
 
 
 class ScoredModel(Record):
@@ -53,46 +55,46 @@ class ScoredModel(Record):
     weights_sha256: str
     scores: dict[str, float]
     rows_per_second: float
-    """Of answering, without loading."""
+    """Without the time for loading."""
 
 
 class EvaluatedRecord(Record):
-    """Base, champion and challenger on the same rows; each row's answers are in the file."""
+    """Base, champion and challenger on the same rows; `rows` has the answers to each row."""
 
     rows: FileRecord
     num_rows: int
     answers: AnswerKind
     models: tuple[ScoredModel, ...]
     remarks: tuple[str, ...] = ()
-    """What may make the comparison unfair, or could not be checked."""
+    """Warnings: what may make the comparison unfair, or could not be checked."""
 
     def model(self, name: str) -> ScoredModel | None:
-        """Give one of the models; there may be no champion."""
+        """Return one of the models; None where there is no champion."""
         return next((one for one in self.models if one.name == name), None)
 
     @property
     def incumbent(self) -> str:
-        """Name who has to be beaten: the champion, or the base while there is none."""
+        """The model to beat: the champion, or the base while there is none."""
         return CHAMPION if self.model(CHAMPION) else BASE
 
 
 class Outcome(StrEnum):
-    """What becomes of a challenger."""
+    """What a retraining ends with."""
 
     PROMOTE = "promote"
     REJECT = "reject"
     REFUSE = "refuse"
-    """Too few rows to tell."""
+    """There are too few rows to decide."""
     OUTDATED = "outdated"
     """Compared with a champion that was replaced before the challenger could be promoted."""
     UNANSWERED = "unanswered"
-    """Better, but nobody said in time whether it is to be promoted."""
+    """Better, but nobody approved or rejected it in time."""
     SKIP = "skip"
-    """Nothing changed, nothing was trained."""
+    """The inputs are unchanged, so nothing was trained."""
 
 
 class GuardRecord(Record):
-    """A metric that may not get worse."""
+    """A metric that may get worse by no more than `tolerated`."""
 
     metric: str
     incumbent: float
@@ -102,7 +104,7 @@ class GuardRecord(Record):
 
 
 class DecisionRecord(Record):
-    """What was decided, and the one sentence that says why."""
+    """What was decided, and why, in one sentence."""
 
     outcome: Outcome
     reason: str
@@ -111,20 +113,20 @@ class DecisionRecord(Record):
     incumbent: float | None = None
     challenger: float | None = None
     difference: float | None = None
-    """More is better for the challenger, whatever the metric."""
+    """Above 0 where the challenger is better, also for metrics of which less is better."""
     interval: tuple[float, float] | None = None
-    """Of the difference, at the configured confidence."""
+    """Confidence interval of the difference, at the configured level."""
     guards: tuple[GuardRecord, ...] = ()
 
 
 class RetrainedRecord(Record):
-    """What a retraining hands back."""
+    """What the retraining flow returns."""
 
     checked: CheckedRecord
     decision: DecisionRecord
-    """As it ended: with what a person said, or what happened meanwhile."""
+    """The final decision, after a person's approval and a promotion that may be outdated."""
     run: RunRecord | None = None
     report: ReportRecord | None = None
     evaluated: EvaluatedRecord | None = None
     version: VersionRecord | None = None
-    """The challenger, as it was registered."""
+    """The challenger as registered."""

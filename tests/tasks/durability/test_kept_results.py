@@ -20,7 +20,7 @@ from prefect.states import AwaitingRetry
 from tasks.durability.kept_results import RecordSerializer
 from tasks.durability.step import step
 from tasks.errors import AdapterflowError, UserError
-from tasks.records import Record
+from tasks.records import LossPoint, Record
 
 
 class Counted(Record):
@@ -180,6 +180,24 @@ def test_other_flows_read_their_results_as_they_declare(results: Path, tmp_path:
             assert run_flow(both, flow_run=client.read_flow_run(run.id)) == {"no", "JSON"}
             client.set_flow_run_state(run.id, AwaitingRetry(), force=True)
     assert called == [1]
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["tasks.records", "tasks.comparison_records", "tasks.records.steps", "tasks.records.training"],
+)
+def test_a_record_is_found_where_its_class_was_before(module: str) -> None:
+    """A persisted result is read by its class's name, whichever module of ours had the class."""
+    point = LossPoint(step=3, train_loss=0.5)
+    written = {"__class__": f"{module}.LossPoint", "data": point.model_dump(mode="json")}
+    assert RecordSerializer().loads(json.dumps(written).encode()) == point
+
+
+@pytest.mark.parametrize("name", ["subprocess.LossPoint", "tasks.records.Path"])
+def test_no_other_class_is_read(name: str) -> None:
+    """A class is refused if it is not a record, or if another package's module is named."""
+    with pytest.raises(ValueError, match="not a record of adapterflow"):
+        RecordSerializer().loads(json.dumps({"__class__": name, "data": {"step": 3}}).encode())
 
 
 @pytest.mark.parametrize(

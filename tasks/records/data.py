@@ -1,0 +1,58 @@
+"""The validated data: what was read, how it was tokenized, and what was lost on the way."""
+
+from tasks.config import DataSettings
+from tasks.records.record import FileRecord, Record
+
+
+class SplitRecord(Record):
+    """One split after tokenization. An answer is an assistant message or a completion."""
+
+    source: str
+    sha256: str
+    """Of all rows in order, as canonical JSON."""
+    num_rows: int
+    num_tokens: int
+    num_trained_tokens: int
+    """What the loss is computed on: tokens, or the labels of classified rows and words."""
+    longest_tokens: int
+    """Tokens of the longest row."""
+    num_shortened_answers: int = 0
+    """Answers truncated to `max_length`."""
+    num_shortened_texts: int = 0
+    """Texts truncated to `max_length` that contain no answer, as in classification."""
+    num_untrained_answers: int = 0
+    """Earlier answers of a conversation that the chat template rewrites in later turns."""
+    num_unwritten_messages: int = 0
+    """Messages to the assistant that the chat template omits or rewrites."""
+    num_stopped_answers: int = 0
+    """Answers that contain the text of an end token, at which generation stops."""
+    num_completed_answers: int = 0
+    """Answers that an end token was appended to, as the chat template writes none."""
+    num_endless_answers: int = 0
+    """Answers followed by nothing that stops generation."""
+    num_reopened_answers: int = 0
+    """Answers whose opening differs between the chat template's text and its generation prompt."""
+    num_dropped_rows: int = 0
+    """Rows dropped because none of their answer is within `max_length`."""
+
+
+class DataRecord(Record):
+    """Configuration and data as validated before step 1."""
+
+    settings: DataSettings
+    seed: int
+    row_format: str
+    template: str
+    train: SplitRecord
+    eval: SplitRecord | None
+    num_eval_rows_in_train: int
+    labels: tuple[str, ...] = ()
+    """The classes in the order of the model's outputs, where rows or words are classified."""
+    untrained_labels: tuple[str, ...] = ()
+    """Classes that no training row has."""
+    unread: dict[str, int] = {}  # noqa: RUF012 - pydantic copies it
+    """Columns that are not read, each with the number of rows that have a value there."""
+    base_sha256: str
+    """Of the base whose tokenizer made the tokens: its weights and its configuration."""
+    tokens: tuple[FileRecord, ...]
+    """The tokenized rows: the training rows and, if there are any, the held-out rows."""

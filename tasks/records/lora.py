@@ -1,0 +1,78 @@
+"""The adapter before training: its resolved configuration, and the adapter in the base."""
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, JsonValue
+
+from tasks.config import Bias
+from tasks.records.base import BaseModelRecord
+from tasks.records.record import FileRecord, Record
+
+
+class TargetMatches(Record):
+    """How many modules the target names select."""
+
+    per_target: dict[str, int]
+    per_layer: dict[str, int]
+    """By layer number; `outside` counts modules that are in no numbered layer."""
+
+
+class PeftConfigRecord(Record):
+    """The complete configuration of a PEFT method, with every choice written out.
+
+    The declared fields are those that are read here. All other fields of PEFT's are kept as they
+    are, so that the same configuration can be built again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    __pydantic_extra__: dict[str, JsonValue]
+
+    peft_type: str
+    """PEFT's name of the method."""
+    task_type: str
+    target_modules: tuple[str, ...]
+    modules_to_save: tuple[str, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as JSON values, by PEFT's names."""
+        return self.model_dump(mode="json")
+
+
+class LoraConfigRecord(PeftConfigRecord):
+    """The configuration of LoRA."""
+
+    peft_type: Literal["LORA"]
+    r: int
+    lora_alpha: int | float
+    lora_dropout: float
+    bias: Bias
+    use_rslora: bool
+    use_dora: bool
+    init_lora_weights: bool | str
+
+
+class LoraRecord(Record):
+    """Step 2: the resolved LoRA configuration."""
+
+    base: BaseModelRecord
+    adapter_name: str
+    seed: int
+    peft_config: LoraConfigRecord
+    matches: TargetMatches
+    num_trainable_parameters: int
+    num_total_parameters: int
+    remarks: tuple[str, ...]
+
+
+class InjectedRecord(Record):
+    """Step 3: the base with a fresh adapter, verified to leave the base's outputs unchanged."""
+
+    lora: LoraRecord
+    initial_weights: FileRecord
+    base_checksum: str
+    """xxh3-128 of all base weights after the adapter's initialization."""
+    num_trainable_parameters: int
+    num_total_parameters: int
+    layers: TargetMatches
+    logit_difference: float
+    """Largest absolute difference from the base's logits on a probe."""

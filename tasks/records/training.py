@@ -1,0 +1,60 @@
+"""The training: what was chosen before its first step, and what came of it."""
+
+from tasks.records.lora import InjectedRecord
+from tasks.records.record import FileRecord, Record
+
+
+class TrainingPlan(Record):
+    """What step 4 chose by itself before its first step, for all attempts."""
+
+    made_for: str
+    """Identity of the training: the sha256 of all that it is a function of."""
+    layout: int = 1
+    """Of this record; 1 is the first version's, whose `made_for` also held paths and wording."""
+    batching: str
+    prefix_length: int
+    """Tokens that all rows begin with, where `batching` shares them."""
+    batch_tokens: int
+    """Most tokens of one forward pass."""
+    loss_in_chunks: bool
+    """Whether the loss is computed without ever holding all logits in memory."""
+    num_threads: int
+    """Of torch on the CPU: with another number, sums are rounded differently."""
+    remarks: tuple[str, ...] = ()
+
+
+class LossPoint(Record):
+    """A point of the loss curve."""
+
+    step: int
+    train_loss: float | None = None
+    eval_loss: float | None = None
+
+
+class TrainedRecord(Record):
+    """Step 4: a trained adapter, as a checkpoint."""
+
+    injected: InjectedRecord
+    weights: FileRecord
+    num_steps: int
+    best_step: int | None
+    train_loss: float
+    eval_loss: float | None
+    num_trained_tokens: int
+    """Tokens that the loss was computed on, over all epochs."""
+    num_tokens: int
+    seconds_training: float
+    adapter_change: float
+    """Euclidean norm of the difference from the initial weights."""
+    batching: str
+    loss_curve: tuple[LossPoint, ...]
+    eval_metrics: dict[str, float] = {}  # noqa: RUF012 - pydantic copies it
+    """Of the held-out rows, by the weights that were kept: `accuracy` and `macro_f1` where rows or
+    words are classified, and `entity_f1` where words are entities."""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def eval_metrics_text(self) -> str:
+        """The metrics, which are shares, as text for people."""
+        given = self.eval_metrics.items()
+        return ", ".join(f"{name.replace('_', '-')} {value:.1%}" for name, value in given)
