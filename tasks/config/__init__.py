@@ -1,4 +1,7 @@
-"""What a user may set: one module a section, all of them frozen pydantic models."""
+"""All settings: one module per section, all of them frozen pydantic models.
+
+A field's docstring is its text in `docs/configuration.md` and in Prefect's form.
+"""
 
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings, Dtype, Quantization, Task

@@ -17,21 +17,21 @@ class AdapterSettings(Section):
     model_config = ConfigDict(title="Adapter")
 
     source: str = Field(min_length=1)
-    """A folder, a Hub id (`org/name`, or `org/name@revision`), or an address in MLflow:
-    `models:/name@alias`, `models:/name/version`, `models:/m-…`, `runs:/run id/name`."""
+    """A folder, a Hub id (`org/name`, or `org/name@revision`), or an MLflow URI:
+    `models:/name@alias`, `models:/name/version`, `models:/m-…`, `runs:/RUN_ID/name`."""
 
     name: AdapterName = "default"
-    """The name by which rows and requests ask for it."""
+    """The name by which rows and requests select it."""
 
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
 
     template: Template = Template.AUTO
-    """How prompts are written; `auto` is as in training where the adapter says so, else `chat`
-    where the tokenizer has a chat template."""
+    """How prompts are rendered; `auto` is the template of the training where the adapter records
+    it, otherwise `chat` if the tokenizer has a chat template, else `plain`."""
 
     any_base: bool = False
-    """Load the adapter also where it was made for another base, if only the shapes fit."""
+    """Load the adapter even if it was trained on another base, as long as the shapes fit."""
 
     @model_validator(mode="before")
     @classmethod

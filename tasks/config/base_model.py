@@ -10,7 +10,7 @@ from tasks.config.section import Section
 
 
 class Task(StrEnum):
-    """What the model is for; it decides the Auto class."""
+    """What the model is for; determines transformers' Auto class."""
 
     CAUSAL_LM = "causal-lm"
     SEQUENCE_CLASSIFICATION = "sequence-classification"
@@ -19,7 +19,7 @@ class Task(StrEnum):
 
 
 class Dtype(StrEnum):
-    """The type of the base's weights; adapter weights are always float32 in training."""
+    """Data type of the base's weights; adapter weights are always float32 in training."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -28,7 +28,7 @@ class Dtype(StrEnum):
 
 
 class Quantization(StrEnum):
-    """How bitsandbytes packs the base's weights."""
+    """How bitsandbytes quantizes the base's weights."""
 
     NONE = "none"
     NF4 = "4bit"
@@ -42,33 +42,35 @@ class BaseModelSettings(Section):
 
     source: str = Field(min_length=1)
     """A Hub id (`org/name`), a local folder, a GGUF file, or `package:NAME` for a GGUF file or a
-    model's folder that an installed Python package carries."""
+    model's folder that an installed Python package contains."""
 
     revision: str | None = None
-    """Branch, tag or commit of a Hub id; it is resolved to a commit, and that is recorded."""
+    """Branch, tag or commit of a Hub id; it is resolved to a commit, which is recorded."""
 
     hub_id: HubId | None = None
-    """The Hub id under which others find a base that is given here as a file or folder; it goes
-    into `adapter_config.json`, so that the adapter loads on another machine."""
+    """The Hub id of a base that `source` names as a file or folder. It is written to
+    `adapter_config.json`, so that the adapter loads on other machines."""
 
     task: Task = Task.CAUSAL_LM
-    """`causal-lm` continues a text; `seq2seq` reads one and writes another, as T5 and BART do;
-    `sequence-classification` puts a text into one of several classes and `token-classification`
-    each of its words, with an output layer of its own that trains whole beside the adapter."""
+    """`causal-lm` continues a text; `seq2seq` reads a text and writes another, as T5 and BART do;
+    `sequence-classification` assigns a text to one of several classes, `token-classification` each
+    of its words. The two classifiers have a new output layer, which is trained fully beside the
+    adapter."""
 
     labels: tuple[str, ...] = ()
-    """The classes of texts or words, in the order of the model's outputs; those of the training
-    rows, sorted, unless set."""
+    """The classes, in the order of the model's outputs, for the classification tasks; by default
+    those of the training rows, sorted."""
 
     dtype: Dtype = Dtype.AUTO
-    """Type of the weights; `auto` is bfloat16 where the hardware multiplies it fast (a GPU, or a
-    CPU with AMX or AVX512-BF16), else float32."""
+    """Data type of the base's weights; `auto` is bfloat16 where the hardware computes it fast (a
+    GPU, or a CPU with AMX or AVX512-BF16), otherwise float32."""
 
     quantization: Quantization = Quantization.NONE
-    """`4bit` is NF4 with double quantisation (QLoRA, section 3); `8bit` is LLM.int8()."""
+    """Quantization of the base by bitsandbytes: `4bit` is NF4 with double quantization (QLoRA,
+    https://arxiv.org/abs/2305.14314, section 3), `8bit` is LLM.int8()."""
 
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    """Recompute activations in the backward pass: needs less memory and more time."""
 
     @model_validator(mode="after")
     def _revision_needs_a_hub_id(self) -> Self:
@@ -87,5 +89,5 @@ class BaseModelSettings(Section):
         if self.task not in (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION):
             raise ValueError(f"labels were given, but task is {self.task.value}; remove one")
         if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
-            raise ValueError(f"labels are {', '.join(self.labels)}; give two or more, each once")
+            raise ValueError(f"labels are {', '.join(self.labels)}; give two or more distinct ones")
         return self

@@ -1,4 +1,4 @@
-"""The data's settings: where the rows are, how they read, and how they are split."""
+"""The data's settings: where the rows are, how they are read, and how they are split."""
 
 from enum import StrEnum
 from typing import Self
@@ -21,7 +21,7 @@ class RowFormat(StrEnum):
 
 
 class Template(StrEnum):
-    """How a row becomes one string."""
+    """How a row is rendered as one string."""
 
     AUTO = "auto"
     CHAT = "chat"
@@ -29,63 +29,68 @@ class Template(StrEnum):
 
 
 class LossOn(StrEnum):
-    """Which tokens are trained on."""
+    """Which tokens the loss is computed on."""
 
     COMPLETION = "completion"
     ALL = "all"
 
 
 class OnLostAnswer(StrEnum):
-    """What happens to a row of whose answer nothing is left within `max_length`."""
+    """What happens to a row whose answer lies beyond `max_length` entirely."""
 
     ERROR = "error"
     DROP = "drop"
 
 
 class DataSettings(Section):
-    """The examples to train and to evaluate on."""
+    """The rows to train and to evaluate on."""
 
     model_config = ConfigDict(title="Data")
 
     train: str = Field(min_length=1)
-    """A JSONL, JSON, CSV, TSV or Parquet file, a folder written by `datasets`, or a Hub dataset
-    id."""
+    """Training rows: a JSONL, JSON, CSV, TSV or Parquet file, a folder written by `datasets`, or
+    the id of a Hub dataset (`org/name`)."""
 
     eval: str | None = Field(default=None, min_length=1)
-    """Held-out rows of the same kinds; without it, `eval_fraction` of the training rows."""
+    """Held-out rows, from the same kinds of sources; by default `eval_fraction` of the training
+    rows."""
 
     train_split: str = Field(default="train", min_length=1)
-    """Which split of a `datasets` folder or Hub dataset to train on."""
+    """The split of a `datasets` folder or Hub dataset to train on."""
 
     eval_split: str | None = Field(default=None, min_length=1)
-    """Which split of the same folder or Hub dataset to evaluate on."""
+    """The split of the same folder or Hub dataset to evaluate on."""
 
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
 
     eval_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the training rows held out by the seed where no held-out rows are given."""
+    """Share of the training rows to hold out, drawn by the seed, where no held-out rows are
+    given."""
 
     format: RowFormat = RowFormat.AUTO
-    """The columns: `messages`, `prompt`/`completion`, `instruction`/`input`/`output`, `text`,
-    or, to classify, `text`/`label` and (words) `tokens`/`tags`; `auto` tells by their names and
-    the task."""
+    """The columns of a row: `messages`; `prompt`, `completion`; `instruction`, `input`, `output`;
+    `text`; or, for classification, `text`, `label` (`labelled`) and `tokens`, `tags` (`tagged`).
+    `auto` infers it from the column names and the task."""
 
     template: Template = Template.AUTO
-    """`chat` applies the tokenizer's chat template, `plain` joins prompt and completion as they
-    are; `auto` is `chat` where the tokenizer has a template and the row is no plain `text`."""
+    """`chat` applies the tokenizer's chat template, `plain` concatenates prompt and completion
+    verbatim; `auto` is `chat` where the tokenizer has a chat template and the rows are not plain
+    `text`."""
 
     loss_on: LossOn = LossOn.COMPLETION
-    """`completion` trains on the answers only; a `text` row is trained on whole."""
+    """Tokens that the loss is computed on: `completion` is the answers only, `all` is every token.
+    Rows of the format `text` are always trained on in full."""
 
     max_length: int = Field(default=1024, ge=8)
-    """Longest row in tokens; longer ones are cut at the end."""
+    """Maximum length of a row in tokens; longer rows are truncated at the end."""
 
     on_lost_answer: OnLostAnswer = OnLostAnswer.ERROR
-    """What to do with a row whose whole answer is cut away: stop, or drop and count it."""
+    """What to do with a row whose answer is truncated away entirely: fail (`error`), or `drop` the
+    row and report how many were dropped."""
 
     max_train_rows: int | None = Field(default=None, ge=1)
-    """Train on this many of the rows only, chosen by the seed."""
+    """Train on this many rows only, drawn by the seed."""
 
     @model_validator(mode="after")
     def _one_source_of_held_out_rows(self) -> Self:

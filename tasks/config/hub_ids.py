@@ -10,16 +10,16 @@ _PATTERN = f"^{_PART}/{_PART}$"
 
 
 def is_hub_id(source: str) -> bool:
-    """Return whether this has the form of a Hub id; a local path may have it, too."""
+    """Return whether this has the form of a Hub id, which a local path may have, too."""
     is_refused = "--" in source or ".." in source or source.endswith(".git")
     return re.fullmatch(_PATTERN, source) is not None and not is_refused
 
 
 def _checked(source: str) -> str:
     if not is_hub_id(source):
-        raise ValueError(f"{source!r} is no Hub id (org/name)")
+        raise ValueError(f"{source!r} is not a Hub id; write it as org/name")
     return source
 
 
-# The pattern is for the form; it can't say all that is checked.
+# The pattern is for the JSON schema, which can't express the checks for `--`, `..` and `.git`.
 HubId = Annotated[str, Field(pattern=_PATTERN), AfterValidator(_checked)]

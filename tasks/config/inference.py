@@ -1,4 +1,4 @@
-"""Step 6's settings: the sample answers, base beside adapter."""
+"""Step 6's settings: the sample answers of base and adapter."""
 
 from pydantic import ConfigDict, Field
 
@@ -6,15 +6,16 @@ from tasks.config.section import Section
 
 
 class InferenceSettings(Section):
-    """How many held-out rows are answered by base and adapter, and how long an answer may get."""
+    """The held-out rows that base and adapter answer after training."""
 
     model_config = ConfigDict(title="Inference")
 
     sample_rows: int = Field(default=8, ge=0)
-    """Held-out rows that base and adapter both answer, greedily, after training; 0 for none."""
+    """Number of held-out rows that base and adapter answer after training, decoded greedily; 0 to
+    skip this."""
 
     max_new_tokens: int = Field(default=128, ge=1)
-    """Longest answer in tokens."""
+    """Maximum length of an answer in tokens."""
 
     batch_size: int = Field(default=16, ge=1)
-    """Prompts answered at once."""
+    """Prompts answered per batch."""

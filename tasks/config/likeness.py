@@ -1,28 +1,29 @@
-"""Which name was probably meant: one that differs by a slip, or says the same in other words.
+"""Suggestions for a misspelled name: one that differs by typos, or a synonym or abbreviation.
 
-A far-fetched guess is worse than none, as it sends people the wrong way.
+A far-fetched suggestion is worse than none, as it misleads.
 """
 
 import re
 from collections.abc import Iterable
 
-_LETTERS_A_SLIP = 4
-"""Each so many letters may have one slip: `promt`, `lable`, `learnig_rte`."""
+_LETTERS_PER_TYPO = 4
+"""A name may have one typo per so many letters: `promt`, `lable`, `learnig_rte`."""
 _ABBREVIATED = 4
-"""Letters that an abbreviation has at least: `optim`, `max_len`."""
+"""Minimum letters of an abbreviation: `optim`, `max_len`."""
 _ENDING = re.compile(r"\.[A-Za-z]+$")
-_OTHER_WORDS = {"rank": "r", "lr": "learning_rate", "alpha": "lora_alpha"}
+_SYNONYMS = {"rank": "r", "lr": "learning_rate", "alpha": "lora_alpha"}
 
 
 def nearest(given: str, possible: Iterable[str]) -> str | None:
-    """Return the name that differs least from the given one by slips; None if none is so near."""
-    slips = {name: _num_slips(_plain(given), _plain(name)) for name in possible}
-    near = [name for name in slips if slips[name] <= max(len(name), len(given)) // _LETTERS_A_SLIP]
-    return min(near, key=lambda name: (slips[name], name), default=None)
+    """Return the name with the fewest typos in the given one; None if all have too many."""
+    typos = {name: _num_typos(_plain(given), _plain(name)) for name in possible}
+    limits = {name: max(len(name), len(given)) // _LETTERS_PER_TYPO for name in typos}
+    near = [name for name in typos if typos[name] <= limits[name]]
+    return min(near, key=lambda name: (typos[name], name), default=None)
 
 
 def nearest_file(given: str, possible: Iterable[str]) -> str | None:
-    """Return the file that is named most like the given one; equal endings are no likeness."""
+    """Return the file whose name is nearest to the given one; the suffix alone does not count."""
     names = {name: _ENDING.sub("", name) for name in sorted(possible)}
     stem = nearest(_ENDING.sub("", given), names.values())
     like = [name for name, of_name in names.items() if of_name == stem]
@@ -30,10 +31,10 @@ def nearest_file(given: str, possible: Iterable[str]) -> str | None:
 
 
 def nearest_setting(given: str, possible: Iterable[str]) -> str | None:
-    """Return the setting that was meant: by a slip, in other words, or abbreviated."""
+    """Return the setting that was probably meant: misspelled, a synonym, or abbreviated."""
     names = list(possible)
-    if _OTHER_WORDS.get(given) in names:
-        return _OTHER_WORDS[given]
+    if _SYNONYMS.get(given) in names:
+        return _SYNONYMS[given]
     if near := nearest(given, names):
         return near
     words = set(_plain(given).split())
@@ -52,8 +53,11 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", " ", name.casefold()).strip()
 
 
-def _num_slips(one: str, other: str) -> int:
-    """Count the letters that are missing, too many, wrong or swapped with the next."""
+def _num_typos(one: str, other: str) -> int:
+    """Return the number of letters missing, added, wrong or swapped with the next.
+
+    This is the optimal string alignment distance, computed row by row.
+    """
     before: list[int] = []
     last = list(range(len(other) + 1))
     for i, letter in enumerate(one, start=1):

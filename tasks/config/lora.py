@@ -11,7 +11,7 @@ from tasks.config.section import Section
 
 
 class Bias(StrEnum):
-    """Which bias terms train along with the adapter."""
+    """Which bias terms are trained beside the adapter."""
 
     NONE = "none"
     ALL = "all"
@@ -19,7 +19,7 @@ class Bias(StrEnum):
 
 
 class LoraInit(StrEnum):
-    """How A and B start."""
+    """How the matrices A and B are initialized."""
 
     DEFAULT = "default"
     GAUSSIAN = "gaussian"
@@ -35,34 +35,36 @@ class LoraSettings(Section):
     former_names: ClassVar[Mapping[str, str]] = {"init": "init_lora_weights"}
 
     adapter_name: AdapterName = "default"
-    """The adapter's name in the model and of its folder."""
+    """The adapter's name in the model, and the name of its folder."""
 
     r: int = Field(title="Rank (r)", default=16, ge=1)
-    """Rank of the update; 8 to 64 suits most tasks."""
+    """Rank of the update; 8 to 64 suit most tasks."""
 
     lora_alpha: float | None = Field(title="Alpha", default=None, gt=0)
-    """The update is scaled by alpha/r (alpha/sqrt(r) with rsLoRA); 2r unless set."""
+    """The update is scaled by alpha/r (alpha/sqrt(r) with rsLoRA); by default alpha is 2r."""
 
     lora_dropout: float = Field(title="Dropout", default=0.0, ge=0, lt=1)
-    """Share of the adapter's inputs zeroed in training."""
+    """Dropout probability of the adapter's inputs in training."""
 
     target_modules: str | list[str] = "auto"
-    """`auto` (what PEFT knows for the architecture, else all linear layers), `all-linear`, or
-    names of linear layers; a name that matches nothing is an error."""
+    """`auto` (PEFT's default for the architecture, or all linear layers where it has none),
+    `all-linear`, or names of linear layers; a name that matches nothing is an error."""
 
     modules_to_save: list[str] = Field(default_factory=list)
-    """Modules trained and saved whole beside the adapter, such as `lm_head`."""
+    """Modules that are trained and saved fully beside the adapter, such as `lm_head`."""
 
     bias: Bias = Bias.NONE
-    """Which bias terms train; any but `none` means that disabling the adapter does not give the
-    base's outputs back."""
+    """Which bias terms are trained; with anything but `none`, disabling the adapter does not
+    restore the base's outputs."""
 
     use_rslora: bool = Field(title="rsLoRA", default=False)
     """Scale by alpha/sqrt(r) (rsLoRA, https://arxiv.org/abs/2312.03732)."""
 
     use_dora: bool = Field(title="DoRA", default=False)
-    """Train magnitude and direction apart (DoRA, https://arxiv.org/abs/2402.09353)."""
+    """Train magnitude and direction separately (DoRA, https://arxiv.org/abs/2402.09353)."""
 
     init_lora_weights: LoraInit = LoraInit.DEFAULT
-    """`default`: A Kaiming-uniform, B zero. `pissa` and `olora` move the base's main directions
-    into the adapter, and are saved as a plain LoRA of twice the rank."""
+    """`default`: A Kaiming-uniform, B zero. `gaussian` and `orthogonal` are PEFT's. `pissa`
+    (https://arxiv.org/abs/2404.02948) and `olora` (https://arxiv.org/abs/2406.01775) move the
+    base's principal directions into the adapter, which is saved as a plain LoRA of twice the
+    rank."""

@@ -1,4 +1,4 @@
-"""Mistakes in a configuration, told in one line each: what was given and what is possible."""
+"""Mistakes in a configuration, one line each: what was given and what is possible."""
 
 import re
 import reprlib
@@ -19,12 +19,12 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def sections(config: Config) -> tuple[str, ...]:
-    """Name the settings that are mappings of settings themselves."""
+    """Return the names of the settings that are sections."""
     return tuple(name for name in config.model_fields if section_of(config, name))
 
 
 def section_of(config: Config, name: str) -> Config | None:
-    """Return the section that a setting is, or is a list of, alone or beside null."""
+    """Return the section class of a setting, also within a list or union; None if it has none."""
     possible = [config.model_fields[name].annotation]
     for one in possible:
         possible += typing.get_args(one)
@@ -34,7 +34,7 @@ def section_of(config: Config, name: str) -> Config | None:
 def validation_message(
     config: Config, error: pydantic.ValidationError, given: Mapping[str, object]
 ) -> str:
-    """Tell each of pydantic's complaints about `given` as one line, by its dotted path."""
+    """Return one line, with the dotted path, for each of pydantic's errors about `given`."""
     mistakes: dict[str, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         mistakes.setdefault(_path(details, given), []).append(details)
@@ -46,7 +46,10 @@ def validation_message(
 
 
 def _path(details: ErrorDetails, given: Mapping[str, object]) -> str:
-    """Join what can be followed in `given`; the rest of a `loc` are names of union branches."""
+    """Return the dotted path of an error.
+
+    The parts of pydantic's `loc` that are not in `given` are names of union branches.
+    """
     parts: list[str] = []
     here: Any = given
     for part in details["loc"]:
@@ -68,7 +71,7 @@ def _line(config: Config, path: str, errors: list[ErrorDetails]) -> str:
         case "missing":
             return _missing(config, path)
         case "value_error":
-            where = f"{path}: " if path else ""  # of two sections that do not go together
+            where = f"{path}: " if path else ""  # no path: two sections contradict each other
             return where + first["msg"].removeprefix("Value error, ")
         case "model_type":
             names = ", ".join(_section(config, path).model_fields)
@@ -86,11 +89,11 @@ def _shown(value: object) -> str:
 
 
 def _missing(config: Config, path: str) -> str:
-    """Name the settings that have no default: `data` missing means that `data.train` is."""
+    """Return a line for each required setting: if `data` is missing, `data.train` is."""
     section, name = path.rpartition(".")[::2]
     field = _section(config, section).model_fields[name]
     if path not in sections(config):
-        return f"{path} is missing; it is: {' '.join((field.description or '').split())}"
+        return f"{path} is missing: {' '.join((field.description or '').split())}"
     inner = _section(config, path).model_fields.items()
     return "\n".join(_missing(config, f"{path}.{name}") for name, one in inner if one.is_required())
 
@@ -102,11 +105,14 @@ def _unknown(config: Config, path: str) -> str:
     meant = _setting_meant(config, name, prefix, names)
     hint = f"did you mean {meant}? " if meant else ""
     settings = f"settings of {section}" if section else "settings"
-    return f"{path} is no setting; {hint}{settings}: {', '.join(names)}"
+    return f"{path} is not a setting; {hint}{settings}: {', '.join(names)}"
 
 
 def _setting_meant(config: Config, name: str, prefix: str, names: list[str]) -> str | None:
-    """Look for the same name elsewhere, for a like name here, then for a like name elsewhere."""
+    """Return the path of the setting that was probably meant.
+
+    The same name in another section comes before a similar name here, then a similar one elsewhere.
+    """
     elsewhere = {
         leaf: f"{section}.{leaf}"
         for section in sections(config)
@@ -122,7 +128,7 @@ def _setting_meant(config: Config, name: str, prefix: str, names: list[str]) -> 
 
 
 def _section(config: Config, path: str) -> Config:
-    """Follow a dotted path of settings; the places in lists count for nothing."""
+    """Return the section at a dotted path, in which list indices are ignored."""
     for part in filter(None, path.split(".")):
         if not part.isdigit():
             config = section_of(config, part) or config

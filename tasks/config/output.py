@@ -1,4 +1,4 @@
-"""Step 5's settings: where the adapter goes and what is said about it."""
+"""Step 5's settings: where the adapter goes and what its model card says."""
 
 from pydantic import ConfigDict, Field
 
@@ -7,31 +7,32 @@ from tasks.config.section import Section
 
 
 class OutputSettings(Section):
-    """Where the saved adapter goes."""
+    """Where the adapter is saved and pushed, and how long files are kept."""
 
     model_config = ConfigDict(title="Output")
 
     folder: str | None = Field(default=None, min_length=1)
-    """Folder for all run folders, relative to the home; its `outputs/` unless set. Each run has
-    its own below."""
+    """The folder in which each run gets its own folder, relative to the home folder; by default
+    `outputs/` there."""
 
     keep_runs: int | None = Field(default=None, ge=1)
-    """How many finished runs of the experiment keep their folder here; all unless set. One whose
-    adapter is a version in MLflow's registry always does."""
+    """Number of finished runs of the experiment whose folders are kept; by default all. Runs whose
+    adapter is a version in MLflow's registry are always kept."""
 
     keep_checkpoints_days: float = Field(default=30.0, gt=0)
-    """How many days an interrupted run keeps the checkpoints that it goes on from (a finished one
-    needs none), and any run its tokenised rows."""
+    """Days for which an interrupted run keeps the checkpoints that it is resumed from, and any run
+    its tokenized rows. Checkpoints of finished runs are removed at once."""
 
     push_to_hub: HubId | None = None
-    """A Hub id (`org/name`) to push the adapter to; needs a token in `HF_TOKEN`."""
+    """The Hub id (`org/name`) of the repository to push the adapter to; needs a token in
+    `HF_TOKEN`."""
 
     private: bool = True
-    """Whether a repository that the push creates is private."""
+    """Make the repository private if the push creates it."""
 
     license: str | None = None
-    """The adapter's licence for its model card, such as `apache-2.0`; the one that the base's own
-    card names, unless set."""
+    """The adapter's license for its model card, such as `apache-2.0`; by default the one in the
+    base's model card."""
 
     language: list[str] = Field(default_factory=list)
-    """Languages for the model card, such as `en`."""
+    """Languages for the model card, as codes such as `en`."""

@@ -10,62 +10,61 @@ from tasks.config.base_model import BaseModelSettings
 from tasks.config.section import Section
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-"""Extensions of the files that rows are read from and written to."""
+"""Suffixes of the files that rows are read from and written to."""
 
 
 class PredictBatchConfig(Section):
-    """All that a user may set for answering a file of rows."""
+    """All settings of `adapterflow predict`."""
 
     model_config = ConfigDict(title="Answer a file of rows")
 
     adapters: list[AdapterSettings] = Field(min_length=1)
-    """The adapters, all of them on one base in memory."""
+    """The adapters, all loaded on one base in memory."""
 
     input: str = Field(min_length=1)
-    """A JSONL, CSV, TSV or Parquet file of rows as in training; their answers need not be there."""
+    """A JSONL, CSV, TSV or Parquet file of rows as in training; the answers may be missing."""
 
     output: str | None = Field(default=None, min_length=1)
-    """A file of the same kind, which gets the rows in their order with new columns: the answer,
-    and what was wrong with a row that has none; `answers-` and the input's name in the home's
-    `outputs/` unless set."""
+    """A file of the same kind for the rows, in their order, with new columns: the answer, or the
+    error of a row that has none. By default `outputs/answers-INPUT_NAME` in the home folder."""
 
     base_model: BaseModelSettings | None = None
-    """The base; the one that the first adapter says it was made for, unless set."""
+    """The base model; by default the one that the first adapter was trained on."""
 
     max_new_tokens: int = Field(default=128, ge=1)
-    """Longest answer in tokens."""
+    """Maximum length of an answer in tokens."""
 
     batch_size: int = Field(default=16, ge=1)
-    """Prompts answered at once; those of similar length are put together."""
+    """Prompts answered per batch; prompts of similar length share a batch."""
 
     chunk_rows: int = Field(default=256, ge=1)
-    """Rows after which the answers so far are safe: what a kill costs at most."""
+    """Save the answers every so many rows; an interruption costs at most these rows."""
 
     adapter_column: str = Field(default="adapter", min_length=1)
-    """The column that names a row's adapter, where there are several."""
+    """The column that names a row's adapter; needed with several adapters."""
 
     answer_column: str = Field(default="answer", min_length=1)
-    """The new column of the answers."""
+    """The new column for the answers."""
 
     probability_column: str = Field(default="probability", min_length=1)
-    """A new column beside it where rows are classified: the probability of the class."""
+    """The new column for the probability of the class, where rows or words are classified."""
 
     error_column: str = Field(default="error", min_length=1)
-    """The new column that says why a row has no answer."""
+    """The new column for the reason why a row has no answer."""
 
     overwrite: bool = False
-    """Replace an output file that is there."""
+    """Replace an existing output file."""
 
     tracking_uri: str | None = Field(default=None, min_length=1)
-    """Where MLflow is, for adapters that it keeps, without a password; `MLFLOW_TRACKING_URI`, or
-    the embedded store, unless set."""
+    """The MLflow tracking URI, without a password, for adapters in MLflow; by default
+    `MLFLOW_TRACKING_URI`, or else the embedded store."""
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Self:
         names = [adapter.name for adapter in self.adapters]
         if len(set(names)) != len(names):
             raise ValueError(
-                f"the adapters are named {', '.join(names)}; give each a `name` of its own"
+                f"the adapters are named {', '.join(names)}; give each a different `name`"
             )
         columns = (
             self.adapter_column,
@@ -82,7 +81,7 @@ class PredictBatchConfig(Section):
         kinds = [Path(file).suffix.lower() for file in (self.input, self.output or self.input)]
         if kinds[0] not in ROW_SUFFIXES or kinds[0] != kinds[1]:
             raise ValueError(
-                f"input is {self.input} and output {self.output}; both must be of one of the kinds "
-                f"{', '.join(ROW_SUFFIXES)}"
+                f"input is {self.input} and output {self.output}; both must have the same suffix, "
+                f"one of {', '.join(ROW_SUFFIXES)}"
             )
         return self

@@ -1,4 +1,4 @@
-"""A configuration from a YAML file and `key.path=value` overrides, checked as a whole."""
+"""Read a configuration from a YAML file and `key.path=value` overrides, and validate it."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tasks.errors import UserError
 from tasks.runtime.addresses import masked, without_password
 
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-"""Extensions of the data files that can be read."""
+"""Suffixes of the data files that can be read."""
 
 _OVERRIDE = re.compile(r"^([\w-]+(?:\.[\w-]+)*)=(.*)$", re.DOTALL)
 _ADDRESS = re.compile(r"^(package|models|runs):|^[A-Za-z][\w+.-]*://")
@@ -45,13 +45,12 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainAdapterConfig
 def read_settings(config: type[AnyConfig], path: Path, overrides: Sequence[str] = ()) -> AnyConfig:
     """Read a configuration; later overrides win over earlier ones and over the file.
 
-    Relative paths stand for files beside the configuration file, those of overrides for files
-    below the working directory.
+    Relative paths are relative to the configuration file's folder, those of overrides to the
+    working directory.
 
     Raises:
-        UserError: The file cannot be read, an override is no `key.path=value`, or settings are
+        UserError: the file can't be read, an override is not `key.path=value`, or settings are
             unknown, missing or out of bounds (all of these in one message).
-
     """
     given = _read_mapping(path)
     _locate_all(given, path.absolute().parent)
@@ -61,13 +60,13 @@ def read_settings(config: type[AnyConfig], path: Path, overrides: Sequence[str] 
 def settings_here(
     config: type[AnyConfig], given: dict[str, Any], overrides: Sequence[str], name: str
 ) -> AnyConfig:
-    """Check settings from the command line as `read_settings` does; `name` is for messages."""
+    """Validate settings from the command line as `read_settings` does; `name` is for messages."""
     _locate_all(given, Path.cwd())
     return _checked(config, given, overrides, name)
 
 
 def adapter_here(source: str, name: str = "default") -> AdapterSettings:
-    """Check an adapter from the command line, as a configuration's is checked."""
+    """Validate an adapter from the command line, as one from a configuration is validated."""
     return settings_here(AdapterSettings, {"source": source, "name": name}, (), "the adapter")
 
 
@@ -76,7 +75,7 @@ def _checked(
 ) -> AnyConfig:
     for override in overrides:
         _apply(given, override)
-    # A section whose lines are all commented out is null in YAML; its defaults are meant.
+    # A section whose lines are all commented out is null in YAML; the defaults are meant.
     parts = sections(config)
     given = {key: value for key, value in given.items() if value is not None or key not in parts}
     try:
@@ -89,31 +88,31 @@ def _checked(
 
 
 def _shown(override: str) -> str:
-    """Return an override without the secret of an address in its value."""
+    """Return an override with the secrets of an address in its value masked."""
     key, sign, value = override.partition("=")
     return f"{key}{sign}{masked(value)}" if sign else masked(override)
 
 
 def is_hub_dataset(source: str) -> bool:
-    """Tell whether a data source is a Hub id (`org/name`) and no file or folder that is there."""
+    """Return whether a data source is a Hub id (`org/name`) and not an existing file or folder."""
     return is_hub_id(source) and not (
         source.lower().endswith(DATA_SUFFIXES) or Path(source).exists()
     )
 
 
 def missing_file(path: Path) -> str:
-    """Say that there is no such file, and which name in its folder is nearest."""
+    """Return a message that the file does not exist, with the nearest name in its folder."""
     folder = path.absolute().parent
     if not folder.is_dir():
-        return f"{path} does not exist, nor does the folder {folder}"
+        return f"{path} does not exist, and neither does the folder {folder}"
     near = nearest_file(path.name, (one.name for one in folder.iterdir()))
     return f"{path} does not exist" + (f"; did you mean {folder / near}?" if near else "")
 
 
 def plain_path(path: Path) -> Path:
-    """Give the absolute path without `..`, so that one file has one name.
+    """Return the absolute path without `..`, so that one file has one name.
 
-    Symbolic links stay as they are, but for a `..` behind one, which leads out of its target.
+    Symbolic links are kept, unless a `..` follows one: that leads out of the link's target.
     """
     normal = Path(os.path.normpath(path.absolute()))
     resolved = path.resolve()
@@ -121,10 +120,10 @@ def plain_path(path: Path) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with 1.2's booleans, so that the language `no` is a text.
+    """YAML with the booleans of YAML 1.2, so that the language `no` is a string.
 
-    To YAML 1.1, `2e-4` is a text, too: pydantic makes it a number where a setting is one, and so
-    the revision `12e4567` stays as it is.
+    In YAML 1.1 `2e-4` is a string, too. That is left so: pydantic converts it where a setting is a
+    number, and the revision `12e4567` stays a string.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # a class attribute of yaml.SafeLoader
@@ -133,7 +132,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
-        """Refuse a key that is given twice, of which PyYAML silently keeps the last."""
+        """Refuse duplicate keys, of which PyYAML silently keeps the last."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
@@ -161,13 +160,13 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         given = _parse(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
+        raise UserError(f"{path} can't be read as UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is no valid YAML: {_where(error)}") from error
+        raise UserError(f"{path} is not valid YAML: {_where(error)}") from error
     if not isinstance(given, dict):
-        kind = "is empty" if given is None else f"holds a {type(given).__name__}"
+        kind = "is empty" if given is None else f"contains a {type(given).__name__}"
         raise UserError(
-            f"{path} {kind}; a configuration maps settings to values, at least "
+            f"{path} {kind}; a configuration is a mapping of settings, at least "
             "base_model.source and data.train"
         )
     return {str(key): value for key, value in given.items()}
@@ -184,14 +183,14 @@ def _apply(given: dict[str, Any], override: str) -> None:
     match = _OVERRIDE.match(override)
     if not match:
         raise UserError(
-            f"--set {_shown(override)!r} is no key.path=value; write it as in "
+            f"--set {_shown(override)!r} is not of the form key.path=value; write it like "
             "training.learning_rate=1e-4"
         )
     try:
         value = _parse(match[2])
     except yaml.YAMLError as error:
         raise UserError(
-            f"--set {_shown(override)!r}: the value is no YAML: {_where(error)}"
+            f"--set {_shown(override)!r}: the value is not valid YAML: {_where(error)}"
         ) from error
     *sections, name = match[1].split(".")
     change: dict[str, Any] = {name: value}
@@ -202,7 +201,7 @@ def _apply(given: dict[str, Any], override: str) -> None:
 
 
 def _merge(given: dict[str, Any], change: dict[str, Any], deep: int) -> None:
-    """Put the one path of `change` into `given`; what lies `deep` sections down is replaced."""
+    """Merge the one path of `change` into `given`, and replace the value `deep` sections down."""
     for key, value in change.items():
         if deep == 0:
             given[key] = value
@@ -213,7 +212,7 @@ def _merge(given: dict[str, Any], change: dict[str, Any], deep: int) -> None:
 
 
 def _locate_all(given: dict[str, Any], folder: Path) -> None:
-    """Make the paths in `given` absolute and plain."""
+    """Replace the paths in `given` by absolute ones without `..`."""
     for *parents, name in _LOCATIONS:
         holders: list[Any] = [given]
         for parent in parents:
@@ -229,11 +228,12 @@ def _locate(source: str, folder: Path, *, is_data: bool) -> str:
         return source
     try:
         path = folder / Path(source).expanduser()
-    except RuntimeError:  # `~name` of nobody known
+    except RuntimeError:  # `~name` of an unknown user
         return source
     suffixes = DATA_SUFFIXES if is_data else (".gguf",)
     is_path = source.startswith((".", "~")) or source.lower().endswith(suffixes)
-    # What cannot be a Hub id is a path even if nothing is there, so that an error names it whole.
+    # What can't be a Hub id is a path even if nothing exists there: the error then names it in
+    # full.
     is_name = is_hub_id(source) or (not is_data and "/" not in source)
     is_path = is_path or not is_name
     return str(plain_path(path)) if path.exists() or is_path else source

@@ -1,4 +1,4 @@
-"""The registry's settings: under which name versions are kept."""
+"""The registry's settings: the registered model whose versions compete."""
 
 from pydantic import ConfigDict, Field
 
@@ -6,10 +6,10 @@ from tasks.config.section import Section
 
 
 class RegistrySettings(Section):
-    """The registered model in MLflow whose versions compete."""
+    """The registered model in MLflow, whose versions compete."""
 
     model_config = ConfigDict(title="Registry")
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    """The registered model. Its aliases are `champion`, `challenger` and `previous`, the champion
-    before; adapters are then had as `models:/name@champion`."""
+    """Name of the registered model in MLflow. Its aliases are `champion`, `challenger` and
+    `previous` (the former champion), so that the best adapter is `models:/NAME@champion`."""

@@ -1,4 +1,4 @@
-"""The configuration of the retraining flow: a training's, and how its adapter is judged."""
+"""The configuration of the retraining flow: that of a training, and how its adapter is judged."""
 
 from typing import ClassVar, Self
 
@@ -12,11 +12,11 @@ from tasks.config.train_adapter import TrainAdapterConfig
 
 
 class RetrainAdapterConfig(TrainAdapterConfig):
-    """All that a user may set for an adapter that is retrained, compared and promoted."""
+    """All settings of `adapterflow retrain`."""
 
     model_config = ConfigDict(title="Retrain an adapter")
 
-    # The base is known by its fingerprint, whatever it was called.
+    # The base is identified by its fingerprint, which does not depend on its name.
     _without_effect: ClassVar[dict[str, bool | set[str]]] = {
         **TrainAdapterConfig._without_effect,  # noqa: SLF001 - its own class's
         "base_model": {"source", "revision", "hub_id"},
@@ -26,19 +26,19 @@ class RetrainAdapterConfig(TrainAdapterConfig):
     }
 
     evaluation: EvaluationSettings
-    """The rows that decide."""
+    """The held-out rows and the metrics that decide."""
 
     decision: DecisionSettings = DecisionSettings()
-    """What a challenger must show."""
+    """What a challenger must achieve to be promoted."""
 
     registry: RegistrySettings
-    """Where versions are kept."""
+    """The registered model in MLflow."""
 
     @model_validator(mode="after")
     def _base_stays_as_it_is(self) -> Self:
         if self.lora.bias is not Bias.NONE:
             raise ValueError(
-                f"lora.bias {self.lora.bias.value} trains biases of the base, beside which neither "
-                "base nor champion could be scored; use bias none, or `adapterflow train`"
+                f"lora.bias {self.lora.bias.value} trains biases of the base, so neither base nor "
+                "champion could be scored on it; use bias none, or `adapterflow train`"
             )
         return self

@@ -21,12 +21,11 @@ log = logging.getLogger(__name__)
 
 _OF_MLFLOW = {"uri", "tracking_uri"}
 _FOR_MLFLOW = (
-    "leave the setting out and set MLFLOW_TRACKING_URI to the whole address, or, for a server, "
-    "give name and password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    "remove the setting and set MLFLOW_TRACKING_URI to the full address, or, for a server, set "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 )
 _FOR_THE_REST = (
-    "take it out; a token for the Hub belongs into HF_TOKEN, and a file that needs one is best "
-    "fetched first"
+    "remove it; set HF_TOKEN for the Hub, and download a file that needs a token before the run"
 )
 
 
@@ -35,7 +34,7 @@ def _title(name: str, _: Any) -> str:  # noqa: ANN401 - a field, or a computed o
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Yield the texts of a setting; a section within it looks after its own."""
+    """Yield all strings in a setting, except those in nested sections, which validate their own."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -45,11 +44,10 @@ def _texts(value: object) -> Iterator[str]:
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration: unknown keys are refused, each field is documented.
+    """A frozen section of the configuration, which refuses unknown keys.
 
-    No setting may hold a secret, as all of them are kept with the run.
-
-    Its JSON schema is the form in Prefect's UI.
+    No setting may contain a secret, as all of them are recorded with the run. The JSON schema is
+    the form in Prefect's UI.
     """
 
     model_config = ConfigDict(
@@ -64,14 +62,14 @@ class Section(BaseModel):
     )
 
     former_names: ClassVar[Mapping[str, str]] = {}
-    """Fields by the names that they had in the release before, which are accepted for now."""
+    """From names of fields in the previous release, which are still accepted, to the new names."""
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
-    """By field, its values by the names that they had in the release before."""
+    """By field, from names of its values in the previous release to the new names."""
 
     @model_validator(mode="before")
     @classmethod
     def _accept_former_names(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given
-        """Read settings by their former names, with a warning that names the new one.
+        """Replace former names by the new ones, with a warning.
 
         Raises:
             ValueError: a setting was given by both names.
@@ -84,13 +82,14 @@ class Section(BaseModel):
                 continue
             if name in given:
                 raise ValueError(f"{former} is now {name}, and both were given; remove {former}")
-            log.warning("the setting %s is now called %s; rename it, or deploy again", former, name)
+            log.warning("the setting %s is now called %s; rename it, or redeploy", former, name)
             renamed[name] = renamed.pop(former)
         for name, values in cls.former_values.items():
             value = renamed.get(name)
             if isinstance(value, str) and value in values:
-                log.warning("%s: %s is now called %s; please rename it", name, value, values[value])
-                renamed[name] = values[value]
+                new = values[value]
+                log.warning("%s: %s is now called %s; rename it, or redeploy", name, value, new)
+                renamed[name] = new
         return renamed
 
     @field_validator("*")
@@ -104,10 +103,10 @@ class Section(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Give the schema with a title and a description of one line for each field."""
+        """Return the schema, with a title and a one-line description for each field."""
         schema = handler(core_schema)
         for name, field in handler.resolve_ref_schema(schema).get("properties", {}).items():
-            # Of a section or choice pydantic leaves both to its class, whose name is no title.
+            # For a nested section or an enum, pydantic 2 takes both from its class instead.
             field.setdefault("title", cls.model_fields[name].title or _title(name, None))
             described = field.get("description") or cls.model_fields[name].description or ""
             field["description"] = " ".join(described.split())

@@ -1,4 +1,4 @@
-"""The record's settings: which MLflow store and experiment."""
+"""The tracking settings: which MLflow store and experiment."""
 
 from pydantic import ConfigDict, Field
 
@@ -6,19 +6,19 @@ from tasks.config.section import Section
 
 
 class TrackingSettings(Section):
-    """Where the run is recorded."""
+    """Where in MLflow the run is recorded."""
 
     model_config = ConfigDict(title="Tracking")
 
     uri: str | None = Field(title="MLflow URI", default=None, min_length=1)
-    """An MLflow tracking URI, without a password; `MLFLOW_TRACKING_URI`, or the embedded store,
-    unless set."""
+    """The MLflow tracking URI, without a password; by default `MLFLOW_TRACKING_URI`, or else the
+    embedded store."""
 
     experiment: str = Field(default="adapterflow", min_length=1)
     """The MLflow experiment."""
 
     run_name: str | None = Field(default=None, min_length=1)
-    """The MLflow run's name; the flow run's name unless set."""
+    """The MLflow run's name; by default the flow run's name."""
 
     tags: dict[str, str] = Field(default_factory=dict)
-    """Tags for the MLflow run."""
+    """Tags of the MLflow run."""

@@ -1,4 +1,4 @@
-"""The configuration of the training flow: one section a concern."""
+"""The configuration of the training flow: one section per step, data, output and tracking."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ from tasks.config.training import TrainingSettings
 
 
 class TrainAdapterConfig(Section):
-    """All that a user may set for one adapter."""
+    """All settings of `adapterflow train`."""
 
     model_config = ConfigDict(title="Train an adapter")
 
-    # Where things are and how they are told of; rows are known by hashes of their own.
+    # Locations and reporting don't change the adapter; the rows are identified by their own hashes.
     _without_effect: ClassVar[dict[str, bool | set[str]]] = {
         "data": {"train", "eval"},
         "inference": True,
@@ -33,38 +33,38 @@ class TrainAdapterConfig(Section):
     """The base model and how it is loaded."""
 
     data: DataSettings
-    """The examples."""
+    """The rows to train and to evaluate on."""
 
     lora: LoraSettings = Field(title="LoRA", default=LoraSettings())
-    """The adapter's shape."""
+    """The adapter's rank, scale, targets and variants."""
 
     training: TrainingSettings = TrainingSettings()
-    """The optimisation."""
+    """How the adapter is trained."""
 
     inference: InferenceSettings = InferenceSettings()
     """The sample answers after training."""
 
     output: OutputSettings = OutputSettings()
-    """Where the adapter goes."""
+    """Where the adapter is saved and pushed."""
 
     tracking: TrackingSettings = TrackingSettings()
-    """Where the run is recorded."""
+    """Where in MLflow the run is recorded."""
 
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of the split, the adapter's initial weights, the order of rows and dropout."""
+    """Seed of the split, the adapter's initial weights, the order of the rows and dropout."""
 
     def sha256(self) -> str:
-        """Hash the settings that the result is a function of, wherever it and the rows are kept."""
+        """Return the sha256 of the settings that the trained adapter depends on."""
         settings = self.model_dump(mode="json", exclude={**self._without_effect})
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @model_validator(mode="after")
-    def _packed_weights_cannot_be_altered(self) -> Self:
-        packing, init = self.base_model.quantization, self.lora.init_lora_weights
-        if packing is not Quantization.NONE and init in (LoraInit.PISSA, LoraInit.OLORA):
+    def _quantized_weights_cannot_be_changed(self) -> Self:
+        quantization, init = self.base_model.quantization, self.lora.init_lora_weights
+        if quantization is not Quantization.NONE and init in (LoraInit.PISSA, LoraInit.OLORA):
             raise ValueError(
-                f"lora.init_lora_weights {init.value} rewrites the base's weights, which "
-                f"base_model.quantization {packing.value} has quantized; use init_lora_weights "
-                "default, or quantization none"
+                f"lora.init_lora_weights {init.value} changes the base's weights, which "
+                f"base_model.quantization {quantization.value} makes read-only; use "
+                "init_lora_weights default, or quantization none"
             )
         return self

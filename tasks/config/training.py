@@ -1,4 +1,4 @@
-"""Step 4's settings: the optimisation and its schedule."""
+"""Step 4's settings: the optimization and its schedule."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -10,7 +10,7 @@ from tasks.config.section import Section
 
 
 class Scheduler(StrEnum):
-    """How the learning rate falls after the warm-up."""
+    """How the learning rate changes after the warmup."""
 
     LINEAR = "linear"
     COSINE = "cosine"
@@ -18,7 +18,7 @@ class Scheduler(StrEnum):
 
 
 class Batching(StrEnum):
-    """How rows are laid out in a batch."""
+    """How the rows of a micro-batch are laid out in memory."""
 
     AUTO = "auto"
     PADDED = "padded"
@@ -27,7 +27,7 @@ class Batching(StrEnum):
 
 
 class Optimizer(StrEnum):
-    """The form of AdamW."""
+    """Variants of AdamW, by transformers' names."""
 
     ADAMW_TORCH = "adamw_torch"
     PAGED_ADAMW_8BIT = "paged_adamw_8bit"
@@ -45,60 +45,65 @@ class TrainingSettings(Section):
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"optim": {"adamw": "adamw_torch"}}
 
     num_train_epochs: float = Field(default=1.0, gt=0)
-    """Passes over the training rows."""
+    """Number of epochs; may be a fraction."""
 
     max_steps: int | None = Field(default=None, ge=1)
-    """Stop after this many optimiser steps, whatever the number of passes."""
+    """Stop after this many optimizer steps; overrides `num_train_epochs`."""
 
     batch_size: int = Field(default=16, ge=1)
-    """Rows a forward pass, on each device."""
+    """Rows per batch and device (transformers' `per_device_train_batch_size`)."""
 
     gradient_accumulation_steps: int = Field(default=1, ge=1)
-    """Forward passes an optimiser step."""
+    """Batches per optimizer step."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate of AdamW; adapters want about ten times that of full fine-tuning."""
+    """Peak learning rate of AdamW; adapters need about ten times that of full fine-tuning."""
 
     optim: Optimizer = Optimizer.ADAMW_TORCH
-    """`paged_adamw_8bit` (bitsandbytes) keeps its state in 8 bits, and in the computer's memory
-    where the GPU's does not suffice; it needs a GPU, and has not been measured here."""
+    """`adamw_torch`, or bitsandbytes' `paged_adamw_8bit`, which keeps its state in 8 bits and moves
+    it to host memory when GPU memory runs out; the latter needs a GPU and has not been
+    benchmarked."""
 
     lr_scheduler_type: Scheduler = Scheduler.COSINE
-    """How the learning rate falls after the warm-up."""
+    """How the learning rate changes after the warmup: `linear` or `cosine` decay to zero, or
+    `constant`."""
 
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises from zero; a training of one step has
-    no warm-up."""
+    """Share of the steps in which the learning rate rises from zero to its peak; a training of one
+    step has no warmup."""
 
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled weight decay."""
 
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are clipped to this norm."""
+    """Gradients are clipped to this Euclidean norm."""
 
     batching: Batching = Batching.AUTO
-    """`padded` rows of similar length; `packed` rows one after another in one sequence, without
-    padding, each of which sees itself only; `shared-prefix` packs them and computes what all of
-    them begin with once; `auto` is the last of these that pays and that the model allows."""
+    """How rows are laid out: `padded` groups rows of similar length; `packed` puts several rows in
+    one sequence, without padding, where each attends to itself only; `shared-prefix` is `packed`
+    and computes the prefix that all rows share once. `auto` is the last of these that saves time
+    and that the model supports."""
 
     batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Most tokens that are computed at once: the rows of a batch are cut into parts of at most so
-    many, whose gradients add up to the batch's. Memory grows with it, the result stays the same."""
+    """Maximum tokens of a micro-batch: a batch is split into micro-batches of at most so many
+    tokens, whose gradients add up to that of the batch. More tokens need more memory; the result is
+    the same. `auto` depends on the device."""
 
     eval_steps: int | None = Field(default=None, ge=1)
-    """Evaluate, and save a checkpoint, every so many steps; once a pass unless set."""
+    """Evaluate and save a checkpoint every so many steps; by default once per epoch."""
 
     early_stopping_patience: int | None = Field(default=None, ge=1)
-    """Stop when the evaluation loss has not fallen for so many evaluations."""
+    """Stop when the evaluation loss has not improved for so many evaluations; by default never."""
 
     load_best_model_at_end: bool = True
-    """End with the checkpoint of the lowest evaluation loss, not with the last one."""
+    """Keep the checkpoint with the lowest evaluation loss instead of the last one."""
 
     checkpoint_minutes: float = Field(default=5.0, ge=0)
-    """Save a checkpoint, too, once the last one is so old: what an interruption costs at most."""
+    """Also save a checkpoint when the last one is this many minutes old; an interruption costs at
+    most that long."""
 
     save_total_limit: int = Field(default=2, ge=1)
-    """How many checkpoints stay on disk."""
+    """Maximum number of checkpoints on disk."""
 
     logging_steps: int = Field(default=1, ge=1)
-    """Record loss, learning rate and gradient norm every so many steps."""
+    """Log loss, learning rate and gradient norm every so many steps."""

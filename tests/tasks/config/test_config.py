@@ -92,13 +92,13 @@ def test_a_hub_id_is_told_from_a_path(source: str, *, expected: bool) -> None:
 @pytest.mark.parametrize(
     ("addition", "message"),
     [
-        ("lora: {rank: 8}", r"lora\.rank is no setting; did you mean lora\.r\? settings of lora: "),
+        ("lora: {rank: 8}", r"lora\.rank is not a setting; did you mean lora\.r\? settings of "),
         ("learning_rate: 1", r"did you mean training\.learning_rate\? settings: base_model, data"),
         ("training: {epochs: 1}", r"did you mean training\.num_train_epochs\?"),
         ("training: {lr: 1}", r"training\.lr .*; did you mean training\.learning_rate\? settings"),
         ("training: {per_device_train_batch_size: 1}", r"did you mean training\.batch_size\?"),
-        ("training: {bf16: true}", r"training\.bf16 is no setting; settings of training: "),
-        ("lora: {modle: a}", r"lora\.modle is no setting; settings of lora: "),
+        ("training: {bf16: true}", r"training\.bf16 is not a setting; settings of training: "),
+        ("lora: {modle: a}", r"lora\.modle is not a setting; settings of lora: "),
         ("training: {batch_size: 0}", r"batch_size is 0; it must be greater than or equal to 1"),
         ("lora: {bias: some}", r"lora\.bias is 'some'; it must be 'none', 'all' or 'lora_only'"),
         ("lora: {target_modules: [q, 1]}", r"lora\.target_modules\.1 is 1; .*string"),
@@ -107,7 +107,7 @@ def test_a_hub_id_is_told_from_a_path(source: str, *, expected: bool) -> None:
         ("lora: 3", r"lora is 3; it must be a mapping of adapter_name, r"),
         ("seed: null", r"seed is null; it must be a valid integer"),
         ("seed: 1\nseed: 2", r"line 4, column 1: seed is given twice"),
-        ("lora: [1", r"run\.yaml is no valid YAML: line 4"),
+        ("lora: [1", r"run\.yaml is not valid YAML: line 4"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, addition: str, message: str) -> None:
@@ -120,7 +120,7 @@ def test_a_mistake_is_named(tmp_path: Path, addition: str, message: str) -> None
 @pytest.mark.parametrize("name", ["train", "type", "keys", "pop", "forward", "_modules", "items"])
 def test_an_adapter_is_not_named_as_an_attribute(tmp_path: Path, name: str) -> None:
     """A name that torch's containers refuse is refused wherever an adapter is named."""
-    message = f"no adapter can be named '{name}', which is an attribute of the torch containers"
+    message = f"an adapter can't be named '{name}', an attribute of the torch containers"
     with pytest.raises(UserError, match=f"lora.adapter_name: {message}"):
         read_config(written(tmp_path, SMALLEST + f"lora: {{adapter_name: {name}}}\n"))
     with pytest.raises(ValueError, match=message):

@@ -56,7 +56,7 @@ def test_where_things_are_does_not_change_the_hash(override: str) -> None:
 def test_a_metric_s_name_that_mlflow_refuses_is_refused(name: str) -> None:
     """It would fail the run only when its scores become tags, after the promotion."""
     settings = {"rows": "rows.jsonl", "sha256": "0" * 64}
-    with pytest.raises(ValidationError, match="can't keep a metric of the name"):
+    with pytest.raises(ValidationError, match="can't store a metric named"):
         EvaluationSettings.model_validate({**settings, "metrics": {name: "operator:eq"}})
     known = {"hit-1.of_10": "operator:eq"}
     assert EvaluationSettings.model_validate({**settings, "metrics": known}).metrics == known
@@ -65,7 +65,7 @@ def test_a_metric_s_name_that_mlflow_refuses_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("decision.guards={loss: -0.1}", r"decision\.guards: the guard loss tolerates -0\.1; it"),
+        ("decision.guards={loss: -0.1}", r"decision\.guards: the guard loss tolerates -0\.1; give"),
         ("decision.approval={timeout_minutes: 1e10}", r"minutes is .1e10.; it must be less"),
     ],
 )

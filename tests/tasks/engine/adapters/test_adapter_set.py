@@ -282,7 +282,7 @@ def test_a_tokenizer_saved_along_can_pad(
 def test_a_name_that_a_container_has_is_refused(tiny_base: Path, folders: dict[str, Path]) -> None:
     """It is refused as in a configuration, and the set is as it was."""
     adapters = on(tiny_base)
-    with pytest.raises(UserError, match="no adapter can be named 'keys'"):
+    with pytest.raises(UserError, match="an adapter can't be named 'keys'"):
         adapters.load(folders["plain"], "keys")
     assert not adapters.adapters
 

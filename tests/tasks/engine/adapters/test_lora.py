@@ -157,7 +157,7 @@ def test_a_packed_base_cannot_be_rewritten(init: str) -> None:
     """PiSSA and OLoRA alter the base's weights, so that a quantised base is refused."""
     given = {"base_model": {"source": "org/base", "quantization": "4bit"}, "data": {"train": "x"}}
     with pytest.raises(
-        ValueError, match=f"lora.init_lora_weights {init} rewrites the base's weights"
+        ValueError, match=f"lora.init_lora_weights {init} changes the base's weights"
     ):
         TrainAdapterConfig.model_validate(given | {"lora": {"init_lora_weights": init}})
 

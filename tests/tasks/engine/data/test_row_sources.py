@@ -130,7 +130,7 @@ def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path: Path) -> None
     (tmp_path / "a.jsonl").touch()
     with pytest.raises(UserError, match=r"b\.jsonl does not exist(?!; did)"):
         read_rows(str(tmp_path / "b.jsonl"), "train", None)
-    with pytest.raises(UserError, match="nor does the folder"):
+    with pytest.raises(UserError, match="neither does the folder"):
         read_rows(str(tmp_path / "data" / "rows.jsonl"), "train", None)
 
 
