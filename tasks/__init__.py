@@ -1,1 +1,1 @@
-"""What a flow is made of: one module a step, their configuration, records, engine and tracking."""
+"""The building blocks of the flows: one module per step, and the packages that the steps use."""

@@ -1,4 +1,4 @@
-"""Step 2 of 6: configure LoRA, every choice written out."""
+"""Step 2 of 6: configure LoRA, with every choice written out."""
 
 from tasks import engine
 from tasks.config import LoraSettings
@@ -12,15 +12,15 @@ from tasks.tracking import Tracker
 def configure_lora(
     settings: LoraSettings, base: BaseModelRecord, seed: int, run: RunRecord
 ) -> LoraRecord:
-    """Resolve the LoRA configuration for this base, and count what it will train.
+    """Resolve the LoRA configuration for this base, and count the parameters that it will train.
 
     Raises:
-        UserError: a target name matches nothing.
+        UserError: a name in `target_modules` or `modules_to_save` matches nothing.
     """
     record = engine.configure_lora(settings, base, seed)
     Tracker(run).log_params(_params(record))
-    for remark in record.remarks:
-        logger().warning(remark)
+    for warning in record.remarks:
+        logger().warning(warning)
     logger().info(
         "rank %s, alpha %g, on %s",
         record.peft_config.r,

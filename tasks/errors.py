@@ -1,4 +1,4 @@
-"""The errors that adapterflow raises on purpose, told apart by whose turn it is to act."""
+"""The errors that adapterflow raises on purpose, by what should happen next."""
 
 
 class AdapterflowError(Exception):
@@ -6,19 +6,19 @@ class AdapterflowError(Exception):
 
 
 class UserError(AdapterflowError, ValueError):
-    """What was given cannot work: one clear message, exit status 2, no retry.
+    """The user's input can't work: exit status 2, no retry.
 
     The message says what was given, what was possible and what to do.
     """
 
 
 class UnwritableError(AdapterflowError, OSError):
-    """A file or folder can't be written: the disk is full, or the place is not writable."""
+    """A file or folder can't be written: the disk is full, or permission is missing. No retry."""
 
 
 class PassingError(AdapterflowError):
-    """What failed may go well in a while, such as a lost connection: it is tried again."""
+    """A temporary failure, such as a lost connection: the step is retried."""
 
 
 class VerificationError(AdapterflowError, RuntimeError):
-    """A step's own proof failed, such as an adapter that did not change in training."""
+    """A step's verification failed, such as an adapter that training did not change. No retry."""

@@ -1,4 +1,4 @@
-"""Step 3 of 6: inject the adapter into the base, and prove that it changes nothing yet."""
+"""Step 3 of 6: inject the adapter into the base, and verify that it has no effect yet."""
 
 from tasks import engine
 from tasks.durability.step import step
@@ -13,7 +13,7 @@ def inject_adapter(lora: LoraRecord, run: RunRecord) -> InjectedRecord:
     """Add a fresh adapter to the base.
 
     Raises:
-        VerificationError: it is not where it should be, or changes the base's outputs.
+        VerificationError: the adapter is missing in a target module, or the base's outputs changed.
     """
     model = workbench.take(lora.base)
     file = run.folder / "initial" / f"{lora.adapter_name}.safetensors"
@@ -37,7 +37,7 @@ def inject_adapter(lora: LoraRecord, run: RunRecord) -> InjectedRecord:
         }
     )
     logger().info(
-        "%s of %s parameters train (%.2f %%); the fresh adapter changes logits by %g",
+        "%s of %s parameters are trainable (%.2f %%); the fresh adapter changes logits by %g",
         f"{record.num_trainable_parameters:,}",
         f"{record.num_total_parameters:,}",
         100 * share,

@@ -1,4 +1,4 @@
-"""Step 6 of 6: load the saved adapter on a fresh base, and let both answer."""
+"""Step 6 of 6: load the saved adapter on a fresh base, and compare the answers of both."""
 
 from tasks import engine
 from tasks.config import InferenceSettings
@@ -13,7 +13,7 @@ from tasks.tracking import Tracker
 def load_adapter(
     saved: SavedRecord, data: DataRecord, settings: InferenceSettings, run: RunRecord
 ) -> LoadedRecord:
-    """Load the saved adapter and sample answers, base beside adapter, as they are given in use.
+    """Load the saved adapter as a user would, and let base and adapter answer held-out rows.
 
     Raises:
         VerificationError: the loaded adapter has no effect on the base.
@@ -26,7 +26,7 @@ def load_adapter(
 
 def _report(record: LoadedRecord, tracker: Tracker) -> None:
     if record.base_exact_match is None or record.adapter_exact_match is None:
-        logger().info("loaded; it changes logits by up to %.2f", record.logit_effect)
+        logger().info("loaded; the adapter changes logits by up to %.2f", record.logit_effect)
         return
     tracker.log_metrics(
         {
@@ -36,7 +36,7 @@ def _report(record: LoadedRecord, tracker: Tracker) -> None:
     )
     tracker.log_table([sample.model_dump() for sample in record.samples], "samples.json")
     logger().info(
-        "%d held-out answers exactly right: base %.0f %%, adapter %.0f %%",
+        "exact matches on %d held-out rows: base %.0f %%, adapter %.0f %%",
         record.num_samples,
         100 * record.base_exact_match,
         100 * record.adapter_exact_match,

@@ -1,4 +1,4 @@
-"""Step 1 of 6: load the base model, frozen, as the settings say."""
+"""Step 1 of 6: load the base model, frozen."""
 
 from tasks import engine
 from tasks.config import BaseModelSettings
@@ -13,10 +13,12 @@ from tasks.tracking import Tracker
 def load_base_model(
     settings: BaseModelSettings, data: DataRecord, run: RunRecord
 ) -> BaseModelRecord:
-    """Load the base model, with an output for each of the data's classes, and record which it is.
+    """Load the base model as the settings say, and record what identifies it.
+
+    For classification, the output layer gets one output for each of the data's classes.
 
     Raises:
-        UserError: there is no such model, or it cannot be loaded as the settings say.
+        UserError: the model does not exist, or can't be loaded as the settings say.
     """
     model, record = engine.load_base(settings, data.labels)
     workbench.put(record, model)

@@ -1,4 +1,4 @@
-"""After step 6: the report in Prefect, the picture and the adapter in MLflow, the summary."""
+"""After step 6: publish the report in Prefect, and the loss curve and the adapter in MLflow."""
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
@@ -10,14 +10,14 @@ from tasks.runtime.markdown import cell, embedded
 from tasks.tracking import Tracker, run_url
 
 _LONGEST_CELL = 200
-_WAITS = "waits to be shipped: MLflow could not be reached"
+_WAITS = "waits to be shipped: MLflow was unreachable"
 
 
 @step
 def publish_report(
     data: DataRecord, trained: TrainedRecord, loaded: LoadedRecord, run: RunRecord
 ) -> ReportRecord:
-    """Publish what came out where people look: Prefect's artifacts and MLflow's run."""
+    """Publish the results as artifacts in Prefect and in the MLflow run."""
     picture = draw_loss_curve(trained.loss_curve, run.folder / "loss_curve.png")
     tracker = Tracker(run)
     tracker.log_file(picture)
@@ -48,7 +48,7 @@ def publish_report(
 
 
 def write_report(report: ReportRecord) -> str:
-    """Give the report as Markdown, without the picture."""
+    """Return the report as Markdown, without the picture."""
     lines = [
         f"# LoRA adapter for {report.saved.base.reference}",
         "",
@@ -57,8 +57,8 @@ def write_report(report: ReportRecord) -> str:
         *(f"| {name} | {value} |" for name, value in _numbers(report).items()),
         "",
     ]
-    if remarks := (*report.trained.injected.lora.remarks, *report.trained.remarks):
-        lines += ["## Warnings", "", *(f"- {remark}" for remark in remarks), ""]
+    if warnings := (*report.trained.injected.lora.remarks, *report.trained.remarks):
+        lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     if report.loaded.samples:
         lines += ["## Held-out answers", "", *_samples(report.loaded), ""]
     return "\n".join(lines)
@@ -83,7 +83,7 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
     if trained.eval_metrics:
         numbers["held-out rows"] = trained.eval_metrics_text
     if loaded.adapter_exact_match is not None:
-        numbers[f"exact answers of {loaded.num_samples}"] = (
+        numbers[f"exact matches of {loaded.num_samples}"] = (
             f"base {loaded.base_exact_match:.0%}, adapter {loaded.adapter_exact_match:.0%}"
         )
     return numbers | {

@@ -1,4 +1,4 @@
-"""Step 5 of 6: save the adapter alone, and prove it on a fresh base."""
+"""Step 5 of 6: save the adapter alone, and verify it on a fresh base."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ from tasks.tracking import Tracker
 def save_adapter(
     trained: TrainedRecord, data: DataRecord, settings: OutputSettings, run: RunRecord
 ) -> SavedRecord:
-    """Save the adapter to its own folder, and push it to the Hub where that is asked for.
+    """Save the adapter to its own folder, and push it to the Hub if the settings say so.
 
     Raises:
-        VerificationError: what was saved is not what was trained.
-        AdapterflowError: the push failed; the folder is complete.
+        VerificationError: the saved adapter differs from the trained one.
+        AdapterflowError: the push failed; the folder is complete nevertheless.
     """
     folder = run.folder / "adapters" / trained.injected.lora.adapter_name
-    # No reference to the model stays here: the fresh base of the proof takes its place in memory.
+    # The model is passed without keeping a reference: its memory is needed for the fresh base.
     record = engine.save_adapter(workbench.take(trained), trained, data, settings, folder)
     _report(record, Tracker(run))
     return record
@@ -42,8 +42,8 @@ def _report(record: SavedRecord, tracker: Tracker) -> None:
             "adapter/round_trip_logit_difference": record.round_trip_logit_difference,
         }
     )
-    for remark in record.remarks:
-        logger().warning(remark)
+    for warning in record.remarks:
+        logger().warning(warning)
     logger().info("%s: %s", _relative(record.folder), _size(record))
 
 
@@ -51,8 +51,8 @@ def _size(record: SavedRecord) -> str:
     per_parameter = record.adapter_bytes / record.num_adapter_parameters
     return (
         f"{record.weights.size_bytes / 1e6:.1f} MB = {record.num_adapter_parameters:,} parameters "
-        f"x {per_parameter:g} bytes + {record.header_bytes:,} bytes of header; on a fresh base it "
-        f"changes logits by {record.round_trip_logit_difference:g}"
+        f"x {per_parameter:g} bytes + {record.header_bytes:,} bytes of header; on a fresh base its "
+        f"logits differ by {record.round_trip_logit_difference:g}"
     )
 
 

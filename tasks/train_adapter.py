@@ -1,4 +1,4 @@
-"""Step 4 of 6: train the adapter, and prove that it moved and the base did not."""
+"""Step 4 of 6: train the adapter, and verify that it changed and the base did not."""
 
 from collections.abc import Mapping
 
@@ -19,10 +19,10 @@ _OF_EVALUATION = "eval_"
 def train_adapter(
     injected: InjectedRecord, data: DataRecord, settings: TrainingSettings, run: RunRecord
 ) -> TrainedRecord:
-    """Train the adapter on the data, going on from this run's last checkpoint if it has one.
+    """Train the adapter on the data, from this run's last checkpoint if there is one.
 
     Raises:
-        VerificationError: the adapter did not change, the base did, or the loss is no number.
+        VerificationError: the adapter did not change, the base changed, or the loss is not finite.
     """
     from tasks.engine.training.callbacks import TrainingProgress
 
@@ -47,7 +47,7 @@ def train_adapter(
 
 
 def _tracked(logged: Mapping[str, float]) -> dict[str, float]:
-    """Give what MLflow gets of all that the trainer logs, by MLflow's names."""
+    """Return the metrics for MLflow, by their names there, from all that the Trainer logs."""
     training = {f"train/{name}": logged[name] for name in _OF_TRAINING if name in logged}
     return training | {
         f"eval/{name.removeprefix(_OF_EVALUATION)}": value
@@ -67,8 +67,8 @@ def _report(record: TrainedRecord, tracker: Tracker) -> None:
         },
         record.num_steps,
     )
-    for remark in record.remarks:
-        logger().warning(remark)
+    for warning in record.remarks:
+        logger().warning(warning)
     logger().info(
         "%d steps in %.0f s (%.0f tokens/s, %s batches): loss %.4f%s",
         record.num_steps,
@@ -79,4 +79,4 @@ def _report(record: TrainedRecord, tracker: Tracker) -> None:
         "" if record.eval_loss is None else f", held-out loss {record.eval_loss:.4f}",
     )
     if record.eval_metrics:
-        logger().info("held out: %s", record.eval_metrics_text)
+        logger().info("held-out rows: %s", record.eval_metrics_text)

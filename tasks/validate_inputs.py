@@ -1,4 +1,4 @@
-"""Before step 1: check configuration and data, while a mistake still costs seconds."""
+"""Before step 1: validate configuration and data, before anything expensive is done."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,57 +21,57 @@ from tasks.records import BaseSource, DataRecord, LoraConfigRecord, SplitRecord,
 from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger, progress
 
-_REMARKS = {
-    "num_shortened_texts": "%d %s texts are cut short",
-    "num_shortened_answers": "%d %s answers are cut short",
-    "num_dropped_rows": "%d %s rows lost their answer",
+_WARNINGS = {
+    "num_shortened_texts": "%d %s texts are truncated",
+    "num_shortened_answers": "%d %s answers are truncated",
+    "num_dropped_rows": "%d %s rows are dropped, as their answer is truncated away entirely",
     "num_untrained_answers": (
-        "%d earlier answers in %s rows are not trained on: the chat template rewrites them once "
-        "the conversation goes on"
+        "%d earlier answers in %s rows are not trained on: the chat template rewrites them in "
+        "later turns"
     ),
     "num_unwritten_messages": (
-        "%d messages to the assistant in %s rows are left out or rewritten by the chat template"
+        "%d messages to the assistant in %s rows are omitted or rewritten by the chat template"
     ),
     "num_stopped_answers": (
-        "%d answers of %s rows have the text of an end token in them: they are trained on to their "
-        "end, but generation stops there"
+        "%d answers in %s rows contain the text of an end token: they are trained on completely, "
+        "but generation stops there"
     ),
     "num_completed_answers": (
-        "%d answers of %s rows are followed by nothing that stops generation in the chat template; "
-        "an end token is put there"
+        "%d answers in %s rows are not followed by an end token in the chat template; one is "
+        "appended so that generation stops"
     ),
     "num_endless_answers": (
-        "%d answers of %s rows have no end, as the tokenizer has no end token: generation goes on "
-        "to max_new_tokens"
+        "%d answers in %s rows have no end token, as the tokenizer has none: generation continues "
+        "up to max_new_tokens"
     ),
     "num_reopened_answers": (
-        "%d answers of %s rows are opened otherwise by the chat template than it asks for them; "
-        "they are trained behind what it asks for them with"
+        "%d answers in %s rows follow other text in the chat template than its generation prompt; "
+        "they are trained on after the generation prompt"
     ),
 }
-"""What a user should know of a split, by the record's counts."""
+"""Warnings about a split, by the count in its record that must not be 0."""
 
 
 @step
 def validate_inputs(config: TrainAdapterConfig, run_folder: Path) -> DataRecord:
-    """Check all that can be checked without the model's weights, the cheapest first.
+    """Validate all that can be validated without the model's weights, the cheapest first.
 
-    The data is read here and nowhere else in the run: its tokens go to files in the run's folder,
-    which the steps, a retry, another process and a resumed run read.
+    The data is read only here: its tokens are written to files in the run's folder, which all
+    steps, retries and resumed runs read.
 
     Raises:
-        UserError: anything that was given cannot work.
+        UserError: some input can't work.
         AdapterflowError: the tokens can't be written.
     """
     found = check_inputs(config, tokens_in(run_folder))
     _report(found.data.record)
-    if remark := _held_to_positions(found.base, found.data.record):
-        logger().warning(remark)
+    if warning := _limited_by_positions(found.base, found.data.record):
+        logger().warning(warning)
     return found.data.record
 
 
 class CheckedInputs(NamedTuple):
-    """What was found while the inputs were checked."""
+    """What the validation found, for later use."""
 
     base: BaseSource
     lora: LoraConfigRecord
@@ -79,16 +79,16 @@ class CheckedInputs(NamedTuple):
 
 
 def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
-    """Check all that can be checked without the model's weights; return what was found on the way.
+    """Validate all that can be validated without the model's weights; return what was found.
 
     Args:
-        config: the training.
-        folder: for the tokens.
+        config: the training's configuration.
+        folder: where the token files are written.
 
     Raises:
-        UserError: anything that was given cannot work.
+        UserError: some input can't work.
     """
-    # Rows before the base: a GGUF base is converted when it is first looked for.
+    # The rows come before the base, as finding a GGUF base converts it, which takes minutes.
     wanted = config.base_model
     sets = read_examples(config.data, config.seed, wanted.task, wanted.labels)
     check_output_folder(config)
@@ -96,21 +96,21 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
         check_push(config.output.push_to_hub)
     if config.training.early_stopping_patience and not sets.eval:
         raise UserError(
-            "training.early_stopping_patience needs held-out rows; give data.eval or an "
-            "eval_fraction above 0"
+            "training.early_stopping_patience needs held-out rows; set data.eval, or "
+            "data.eval_fraction above 0"
         )
     import_libraries()
     base = find_base(wanted, sets.labels)
     skeleton = load_skeleton(base)
     lora = resolve_lora(config.lora, skeleton, wanted.task)
     count_trainable(lora, skeleton)
-    with progress("tokenised row") as shown:
+    with progress("tokenized row") as shown:
         data = prepare_data(sets, config.data, config.seed, base, folder, shown.at)
     return CheckedInputs(base, lora, data)
 
 
-def _held_to_positions(base: BaseSource, record: DataRecord) -> str | None:
-    """Describe that rows were cut by the model's positions, and not by the user's limit."""
+def _limited_by_positions(base: BaseSource, record: DataRecord) -> str | None:
+    """Return a warning if rows were truncated at the model's positions, below `max_length`."""
     positions = limits_of(base).positions
     cut = [
         one.num_shortened_answers + one.num_shortened_texts + one.num_dropped_rows
@@ -120,34 +120,35 @@ def _held_to_positions(base: BaseSource, record: DataRecord) -> str | None:
     if not positions or positions >= record.settings.max_length or not any(cut):
         return None
     longest = max(one.longest_tokens for one in (record.train, record.eval) if one)
-    if longest > positions:  # rotary positions go on
+    # Rows longer than that were not truncated there: rotary models accept more positions.
+    if longest > positions:
         return None
     return (
-        f"rows are cut at the model's {positions} positions, whatever data.max_length "
-        f"{record.settings.max_length} allows"
+        f"rows are truncated at the model's {positions} positions, although data.max_length is "
+        f"{record.settings.max_length}"
     )
 
 
 def _report(record: DataRecord) -> None:
-    _say("training", record.train, record.labels)
+    _report_split("training", record.train, record.labels)
     if record.eval:
-        _say("held-out", record.eval, record.labels)
+        _report_split("held-out", record.eval, record.labels)
     if record.unread:
-        logger().warning("not read: %s", unread_text(record.unread))
+        logger().warning("columns not read: %s", unread_text(record.unread))
     if record.untrained_labels:
         logger().warning(
-            "%d labels have no training row: %s",
+            "%d labels have no training rows: %s",
             len(record.untrained_labels),
             ", ".join(record.untrained_labels),
         )
     if record.num_eval_rows_in_train:
         logger().warning(
-            "%d held-out rows are training rows, too, and prove nothing",
+            "%d held-out rows are also training rows, so the held-out loss is too optimistic",
             record.num_eval_rows_in_train,
         )
 
 
-def _say(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
+def _report_split(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
     logger().info(
         "%d %s rows, %d tokens (longest %d), %s, sha256 %s",
         split.num_rows,
@@ -157,6 +158,6 @@ def _say(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
         f"{len(labels)} labels" if labels else f"{split.num_trained_tokens} of them trained on",
         split.sha256[:12],
     )
-    for name, message in _REMARKS.items():
+    for name, message in _WARNINGS.items():
         if number := getattr(split, name):
             logger().warning(message, number, what)

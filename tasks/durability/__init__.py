@@ -1,1 +1,1 @@
-"""What makes a function a step: kept records, cache keys, redo, locks, retention, device slots."""
+"""What makes a function a step: persisted results, cache keys, redo, locks, retention, slots."""

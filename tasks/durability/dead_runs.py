@@ -1,7 +1,7 @@
-"""Runs whose process died without a word, by SIGKILL or loss of power: told apart, and ended.
+"""Detect runs whose process was killed (SIGKILL, loss of power), and end them everywhere.
 
-A run that was never ended and whose lock is free is dead, and the next run says so in its place. A
-run of which only MLflow is left, as its machine is gone, is ended as Prefect says it ended.
+A run that was never ended and whose lock is free is dead; the next run ends it. A run that is known
+to MLflow only, as its machine is gone, gets the status that Prefect has for it.
 """
 
 from collections.abc import Iterable
@@ -22,40 +22,43 @@ from tasks.tracking import Status, Tracker, end_elsewhere, recorded_runs, runnin
 def end_dead_runs(own: RunRecord, folders: Iterable[Path]) -> None:
     """End the dead runs in these folders, and those in the own run's experiment.
 
-    Nothing about another run fails the own one.
+    Failures to do so are logged and never fail the own run.
     """
     with get_client(sync_client=True) as client:
         for seen in recorded_runs(folders):
             if seen.status == "RUNNING" and seen.run.flow_run_id != own.flow_run_id:
                 try:
                     _end_if_dead(seen.run, client)
-                except Exception as error:  # noqa: BLE001 - another run's trouble
-                    logger().warning("the run %s can't be ended: %s", seen.run.folder.name, error)
+                except Exception as error:  # noqa: BLE001 - another run's problem
+                    logger().warning("can't end the dead run %s: %s", seen.run.folder.name, error)
         for run_id, flow_run_id in running_elsewhere(own).items():
             status = _final_status(flow_run_id, client)
             if status:
                 end_elsewhere(own, run_id, status)
-                logger().warning("the MLflow run %s was left RUNNING; it is %s", run_id, status)
+                logger().warning("the MLflow run %s was RUNNING; it is now %s", run_id, status)
 
 
 def _end_if_dead(run: RunRecord, client: SyncPrefectClient) -> None:
-    """End it KILLED where Prefect says cancelled, else FAILED; one that is about to start is not.
+    """End a dead run: KILLED if Prefect has it as cancelled, otherwise FAILED.
 
-    Prefect may take it for running still, as the embedded server died with it; it is told, too.
+    A run that is scheduled or pending is about to start, and not dead. Where Prefect still has the
+    run as running, because the embedded server died with it, the flow run is set to Crashed, too.
     """
     state = _state(run.flow_run_id, client)
     if is_alive(run.folder) or (state and (state.is_scheduled() or state.is_pending())):
         return
     cancelled = state and (state.is_cancelled() or state.is_cancelling())
     status: Status = "KILLED" if cancelled else "FAILED"
-    # Taking the lock shows that nobody went on with it meanwhile; nothing slow is done under it.
+    # The lock guarantees that nobody resumed the run meanwhile. It is held only for a moment, as a
+    # resume would have to wait for it.
     with alive(run.folder):
         Tracker(run).note_end(status)
     if state and not state.is_final():
         crashed: State[None] = Crashed(message="The process of the run is gone.")
         client.set_flow_run_state(UUID(run.flow_run_id), crashed, force=True)
     logger().warning(
-        "the run %s died without a word and is %s; to go on with it: adapterflow resume %s",
+        "the process of the run %s died, and the run is now %s; resume it with: "
+        "adapterflow resume %s",
         run.folder.name,
         status,
         run.flow_run_id,
@@ -63,7 +66,7 @@ def _end_if_dead(run: RunRecord, client: SyncPrefectClient) -> None:
 
 
 def _final_status(flow_run_id: str, client: SyncPrefectClient) -> Status | None:
-    """Give how a flow run ended; None if it did not, or another Prefect server's."""
+    """Return how a flow run ended; None if it has not, or this Prefect server does not know it."""
     state = _state(flow_run_id, client)
     if state is None or not state.is_final():
         return None

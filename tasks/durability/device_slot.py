@@ -1,8 +1,8 @@
-"""One run at a time on each device, among all deployments: the others wait their turn.
+"""Limit each device to one run at a time across all deployments; the other runs wait.
 
-Prefect's own limit of a deployment knows nothing of the deployment beside it. So a run that a
-deployment started also holds a slot of a global concurrency limit named by the device. A run that
-was started by hand is its starter's own business, and takes none.
+Prefect's concurrency limit of a deployment does not cover other deployments. So a run that was
+started by a deployment also holds a slot of a global concurrency limit named after the device. A
+run that was started by hand takes no slot.
 """
 
 import os
@@ -19,15 +19,15 @@ from prefect.runtime import deployment
 from tasks.engine.base.base_models import device
 from tasks.runtime.progress import logger
 
-# A run that was killed gives its slot back after so long; one that lives renews it in time.
+# The slot of a killed run becomes free after this time; a live run renews its lease before.
 _LEASE_SECONDS = 120.0
 
 
 @contextmanager
 def device_slot() -> Iterator[None]:
-    """Hold this device, once the run that has it is over.
+    """Wait for this device's slot, and hold it for the block.
 
-    A limit that is there keeps its size, so a team may allow two runs on a large GPU.
+    An existing limit keeps its size, so a team may allow two runs on a large GPU.
     """
     name = device_name()
     if deployment.id is None or not name:
@@ -37,13 +37,13 @@ def device_slot() -> Iterator[None]:
         try:
             limit = client.read_global_concurrency_limit_by_name(name)
             if limit.active_slots >= limit.limit:
-                logger().info("waiting for %s, which another run has", name)
+                logger().info("waiting for %s, which another run is using", name)
         except ObjectNotFound:
-            with suppress(ObjectAlreadyExists):  # made by another run meanwhile
+            with suppress(ObjectAlreadyExists):  # created by another run meanwhile
                 client.create_global_concurrency_limit(
                     GlobalConcurrencyLimitCreate(name=name, limit=1)
                 )
-    # A server that is away for some minutes costs the lease, but must not cost the run.
+    # If the server is unreachable for some minutes, the lease is lost, but the run must not fail.
     with concurrency(
         name, lease_duration=_LEASE_SECONDS, strict=True, raise_on_lease_renewal_failure=False
     ):
@@ -51,10 +51,10 @@ def device_slot() -> Iterator[None]:
 
 
 def device_name() -> str:
-    """Name the device among all machines, such as `gpu-box:cuda:0`.
+    """Return the device's name among all machines, such as `gpu-box:cuda:0`.
 
-    `ADAPTERFLOW_DEVICE` says it instead; empty where each run has a device of its own, as a
-    Kubernetes job does.
+    `ADAPTERFLOW_DEVICE` overrides it; set to the empty string it means that each run has its own
+    device, as in Kubernetes jobs, and that no slot is needed.
     """
     given = os.environ.get("ADAPTERFLOW_DEVICE")
     if given is not None:

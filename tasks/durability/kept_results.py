@@ -65,9 +65,9 @@ def _record_class(name: str) -> type[Record]:
             return kind
     module, _, class_name = name.rpartition(".")
     if module.startswith(_MODULES_OF_RECORDS):
-        kind = getattr(records, class_name, None)
-        if isinstance(kind, type) and issubclass(kind, Record):
-            return kind
+        found = getattr(records, class_name, None)
+        if isinstance(found, type) and issubclass(found, Record):
+            return found
     raise ValueError(f"{name} is not a record of adapterflow")
 
 

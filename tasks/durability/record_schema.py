@@ -1,7 +1,7 @@
-"""A kept record counts only for the schema that it was written with.
+"""A persisted record is used only with the schema that it was written with.
 
-After an upgrade a record may have other fields. It would be read in vain and fail every retry of a
-run that the older version began; so its step runs again instead.
+After an upgrade a record may have other fields. An older version's record could not be read, and
+would fail every retry of a run that the older version began. Its step runs again instead.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from tasks.records import Record
 
 @dataclass
 class RecordSchema(CachePolicy):
-    """Makes the fields of a step's record, and of those within it, part of its key."""
+    """Make the fields of a step's record, and of nested records, part of the cache key."""
 
     def compute_key(
         self,
@@ -27,7 +27,7 @@ class RecordSchema(CachePolicy):
         flow_parameters: dict[str, Any],  # noqa: ARG002
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> str | None:
-        """Give the schema's sha256; None for a task that gives no record."""
+        """Return the schema's sha256; None for a task that returns no record."""
         kind = typing.get_type_hints(task_ctx.task.fn).get("return")
         if not (isinstance(kind, type) and issubclass(kind, Record)):
             return None
@@ -35,15 +35,15 @@ class RecordSchema(CachePolicy):
 
 
 def _fields(kind: type[Record]) -> Any:  # noqa: ANN401 - a part of a JSON schema
-    return _without_words(kind.model_json_schema())
+    return _without_text(kind.model_json_schema())
 
 
-def _without_words(schema: Any) -> Any:  # noqa: ANN401 - a part of a JSON schema
-    """Leave titles and descriptions out: a better docstring is no other record."""
+def _without_text(schema: Any) -> Any:  # noqa: ANN401 - a part of a JSON schema
+    """Remove titles and descriptions: a changed docstring does not change the record."""
     if isinstance(schema, dict):
         return {
-            key: _without_words(value)
+            key: _without_text(value)
             for key, value in schema.items()
             if not (key in {"title", "description"} and isinstance(value, str))
         }
-    return [_without_words(one) for one in schema] if isinstance(schema, list) else schema
+    return [_without_text(one) for one in schema] if isinstance(schema, list) else schema

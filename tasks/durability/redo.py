@@ -1,7 +1,8 @@
-"""Which steps of a run are to run anew, whatever is kept of them.
+"""Run steps of a run again, although they have persisted records.
 
-A step's kept record belongs to a generation of that step. Asking for a redo begins a new one for
-the step and those after it; so a redo that is interrupted is gone on with, and not begun again.
+How often a step was asked to run again is part of its cache key. A redo raises this count once, for
+the step and those after it. So an interrupted redo is resumed, not started over: the records that
+it has written have the new key.
 """
 
 import shutil
@@ -27,21 +28,23 @@ _FILE = "redo.json"
 
 
 class Redone(Record):
-    """What of a run was asked to be done again, and when last."""
+    """Which steps of a run were asked to run again, and when last."""
 
     generations: dict[str, int] = Field(default_factory=dict)
+    """By step, how often it was asked to run again."""
     parameter: StepName | None = None
-    """The flow's parameter as it was carried out last."""
+    """The flow's parameter as last applied."""
     first_step: StepName | None = None
     time_ms: int = 0
+    """Of the last redo, in milliseconds since 1970-01-01 UTC."""
 
 
-_generations: ContextVar[dict[str, int] | None] = ContextVar("_generations", default=None)
+_redo_counts: ContextVar[dict[str, int] | None] = ContextVar("_redo_counts", default=None)
 
 
 @dataclass
-class Generation(CachePolicy):
-    """The step's generation as part of what its record is found by."""
+class RedoCount(CachePolicy):
+    """Make the number of redos of a step part of its cache key."""
 
     def compute_key(
         self,
@@ -50,41 +53,42 @@ class Generation(CachePolicy):
         flow_parameters: dict[str, Any],  # noqa: ARG002
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> str | None:
-        """Give the generation; nothing for the first."""
-        number = (_generations.get() or {}).get(task_ctx.task.name, 0)
+        """Return the number of redos as text; None without any."""
+        number = (_redo_counts.get() or {}).get(task_ctx.task.name, 0)
+        # Runs of earlier versions have this word in their keys.
         return f"generation {number}" if number else None
 
 
 @contextmanager
 def redoing(run: RunRecord, parameter: StepName | None) -> Iterator[None]:
-    """Let steps take the records of the run's current generations.
+    """Apply the run's redos to the steps in the block.
 
     Args:
         run: the run.
-        parameter: the flow's parameter, which asks once: a retry of the flow run repeats it.
+        parameter: the flow's parameter. It is applied once, as a retry of the flow run repeats it.
     """
     if parameter and read(run.folder).parameter != parameter:
         ask(run.folder, parameter, by_parameter=True)
     redone = read(run.folder)
     if redone.first_step:
-        Tracker(run).begin_anew(redone.first_step, redone.time_ms)
-    token = _generations.set(redone.generations)
+        Tracker(run).mark_redo(redone.first_step, redone.time_ms)
+    token = _redo_counts.set(redone.generations)
     try:
         yield
     finally:
-        _generations.reset(token)
+        _redo_counts.reset(token)
 
 
 def ask(run_folder: Path, first: StepName, *, by_parameter: bool = False) -> None:
-    """Ask that a step, those after it and the report run anew; a training from its first row."""
+    """Request that a step, those after it and the report run again; training starts from step 0."""
     steps = first.and_after()
     if StepName.TRAIN_ADAPTER in steps:
         shutil.rmtree(checkpoints_in(run_folder), ignore_errors=True)
     before = read(run_folder)
-    generations = {**before.generations}
-    generations.update((name, generations.get(name, 0) + 1) for name in [*steps, _REPORT])
+    counts = {**before.generations}
+    counts.update((name, counts.get(name, 0) + 1) for name in [*steps, _REPORT])
     after = Redone(
-        generations=generations,
+        generations=counts,
         parameter=first if by_parameter else before.parameter,
         first_step=first,
         time_ms=time.time_ns() // 1_000_000,
@@ -93,6 +97,6 @@ def ask(run_folder: Path, first: StepName, *, by_parameter: bool = False) -> Non
 
 
 def read(run_folder: Path) -> Redone:
-    """Give what was asked of the run in this folder."""
+    """Return which redos were requested of the run in this folder."""
     file = run_folder / _FILE
     return Redone.model_validate_json(file.read_bytes()) if file.exists() else Redone()

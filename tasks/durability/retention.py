@@ -1,9 +1,9 @@
-"""What runs leave on the disk: kept while somebody may need it, and no longer.
+"""Remove files of earlier runs that are no longer needed.
 
-Checkpoints of a finished run serve nobody: a redo trains from its first row. Those of an
-interrupted run are what it goes on from, for as many days as the settings say. A finished run's
-folder holds its adapter and stays, unless the settings say how many runs are to be kept. The
-tokenised rows stay for those days in any run: a redo trains on them.
+Checkpoints of a finished run are useless, as a redo trains from step 0. An interrupted run is
+resumed from its checkpoints, which are kept for `keep_checkpoints_days`. So are the tokenized rows
+of any run, as a redo trains on them. A finished run's folder contains its adapter and is kept,
+unless `keep_runs` limits their number.
 """
 
 import shutil
@@ -19,19 +19,19 @@ from tasks.records import RunRecord, checkpoints_in, tokens_in
 from tasks.runtime.progress import logger
 from tasks.tracking import RecordedRun, Tracker, is_begun, is_registered, recorded_runs
 
-_SECONDS_A_DAY = 86_400
+_SECONDS_PER_DAY = 86_400
 
 
 def tidy(settings: OutputSettings, own: RunRecord) -> None:
-    """Remove from the run folders beside the own one what the settings do not keep.
+    """Remove files that the settings do not keep from the run folders beside the own one.
 
-    A run that is going on, that MLflow has not heard the end of, or whose adapter is a registered
-    version is left alone; so is one of which that cannot be found out.
+    A run's folder is never removed while the run is active, while operations wait to be shipped to
+    MLflow, or while its adapter is a registered version (or MLflow can't be asked).
     """
     try:
         _tidy(settings, own)
-    except Exception as error:  # noqa: BLE001 - the own run is done, and done well
-        logger().warning("old runs in %s can't be tidied: %s", own.folder.parent, error)
+    except Exception as error:  # noqa: BLE001 - the own run has succeeded
+        logger().warning("can't remove old files in %s: %s", own.folder.parent, error)
 
 
 def _tidy(settings: OutputSettings, own: RunRecord) -> None:
@@ -60,11 +60,11 @@ def _tidy(settings: OutputSettings, own: RunRecord) -> None:
 
 
 def _age_days(since: float) -> float:
-    return (time.time() - since) / _SECONDS_A_DAY
+    return (time.time() - since) / _SECONDS_PER_DAY
 
 
 def _remove_all(folders: Iterable[Path], run_folder: Path) -> None:
-    """Remove folders of a run that nobody executes."""
+    """Remove folders of a run, unless a process is executing it."""
     found = [folder for folder in folders if folder.exists()]
     if not found:
         return
@@ -77,7 +77,8 @@ def _remove_run(seen: RecordedRun) -> None:
     if Tracker(seen.run).num_waiting() or is_registered(seen.run):
         return
     with suppress(UserError), alive(seen.run.folder):
-        # First the journal, which makes the folder a run: by half, it would be one without adapter.
+        # The journal, which makes the folder a run, goes first: an interruption must not leave a
+        # run without its adapter.
         shutil.rmtree(seen.run.folder / "tracking", ignore_errors=True)
         shutil.rmtree(seen.run.folder, ignore_errors=True)
         logger().info("removed the run %s (output.keep_runs)", seen.run.folder.name)

@@ -1,4 +1,4 @@
-"""Where a run writes: the folder of all runs, and the run's own below it."""
+"""Where a run writes: the folder of all runs, and the run's own folder in it."""
 
 import os
 from pathlib import Path
@@ -9,24 +9,26 @@ from tasks.runtime import home
 
 
 def output_folder(config: TrainAdapterConfig) -> Path:
-    """Give the folder that run folders go into."""
+    """Return the folder of all run folders."""
     wanted = config.output.folder
-    # Against the home and not the working directory, which a retry may not share.
+    # Relative to the home and not the working directory, which a retry may not share.
     return home.outputs() if wanted is None else home.home() / Path(wanted).expanduser()
 
 
 def check_output_folder(config: TrainAdapterConfig) -> None:
-    """Check that run folders can be made.
+    """Check that run folders can be created.
 
     Raises:
-        UserError: they cannot.
+        UserError: they can't.
     """
     folder = output_folder(config)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"output.folder {folder} can't be written: {existing} is not writable")
+        raise UserError(
+            f"output.folder {folder} can't be made: {existing} is not a writable folder"
+        )
 
 
 def run_folder(config: TrainAdapterConfig, name: str, flow_run_id: str) -> Path:
-    """Give the folder that a flow run writes to."""
+    """Return the folder that a flow run writes to."""
     return output_folder(config) / f"{name}-{flow_run_id[:8]}"

@@ -1,4 +1,4 @@
-"""The lock that a run holds for as long as its process lives; the kernel gives it back with it."""
+"""The lock that a run holds while its process lives; the kernel releases it if the process dies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from tasks.errors import UserError
 
 @contextmanager
 def alive(folder: Path, wait_seconds: float = 0) -> Iterator[None]:
-    """Hold the lock of the run in this folder, if need be after so many seconds.
+    """Hold the lock of the run in this folder; wait for it for up to `wait_seconds`.
 
     Raises:
         UserError: another process is executing the run.
@@ -22,7 +22,7 @@ def alive(folder: Path, wait_seconds: float = 0) -> Iterator[None]:
     try:
         lock.acquire(timeout=wait_seconds)
     except Timeout:
-        raise UserError(f"the run {folder.name} is going on in another process") from None
+        raise UserError(f"the run {folder.name} is active in another process") from None
     try:
         yield
     finally:
@@ -31,7 +31,7 @@ def alive(folder: Path, wait_seconds: float = 0) -> Iterator[None]:
 
 
 def is_alive(folder: Path) -> bool:
-    """Tell whether a process is executing the run in this folder."""
+    """Return whether a process is executing the run in this folder."""
     if not _lock_file(folder).exists():
         return False
     try:

@@ -1,7 +1,7 @@
-"""Names of flow runs that say which adapter and which data they are about.
+"""Names of flow runs, which include the adapter and the data.
 
-A name is `<adapter>-<data>-<name given by Prefect or a person>`, so it stays as distinct as it was,
-and naming a run that is named already changes nothing. Run folders and MLflow runs carry it, too.
+A name is `<adapter>-<data>-<name given by Prefect or a person>`, so it stays as unique as the given
+name. Naming a run twice changes nothing. Run folders and MLflow runs have the same name.
 """
 
 import re
@@ -16,14 +16,14 @@ from tasks.durability.run_folder import run_folder
 
 _LONGEST_PART = 32
 _LONGEST_NAME = 80
-_OF_ANY_DATA = {"train", "training", "data", "rows"}
-"""File names that say nothing; their folder's does."""
+_GENERIC_NAMES = {"train", "training", "data", "rows"}
+"""File names that do not identify the data; the folder's name is used instead."""
 _FILE_ENDINGS = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".gguf"}
-"""What follows a point in a model's name is part of it."""
+"""Only these suffixes are removed, as model names may contain dots."""
 
 
 def full_name(config: TrainAdapterConfig | PredictBatchConfig, given: str) -> str:
-    """Put adapter and data before a given name, unless it begins with them."""
+    """Return a given name with adapter and data in front, unless it already begins with them."""
     match config:
         case PredictBatchConfig():
             adapter, data = "+".join(one.name for one in config.adapters), config.input
@@ -38,15 +38,15 @@ def full_name(config: TrainAdapterConfig | PredictBatchConfig, given: str) -> st
 
 
 def namer(kind: type[TrainAdapterConfig | PredictBatchConfig]) -> Callable[[], str]:
-    """Give what names the runs of a flow, once they begin, by their parameter `config`."""
+    """Return a function for Prefect that names a starting flow run by its parameter `config`."""
 
     def name() -> str:
         given = str(flow_run.get_name())
         try:
             config = kind.model_validate(flow_run.get_parameters().get("config"))
-        except ValidationError:  # the flow says what is wrong with it
+        except ValidationError:  # the flow reports it
             return given
-        # A run that an earlier adapterflow began is gone on with in its folder.
+        # A run that an earlier version began is resumed in its folder, under its old name.
         began = isinstance(config, TrainAdapterConfig) and run_folder(
             config, given, str(flow_run.get_id())
         )
@@ -56,12 +56,12 @@ def namer(kind: type[TrainAdapterConfig | PredictBatchConfig]) -> Callable[[], s
 
 
 def _last_part(source: str) -> str:
-    """Name a file without its folder and ending, a package, or a Hub id without its owner."""
+    """Return a file's name without folder and suffix, a package's, or a Hub id's without owner."""
     path = PurePath(source.removeprefix("package:"))
     name = path.name.removesuffix(path.suffix) if path.suffix in _FILE_ENDINGS else path.name
-    return path.parent.name if name in _OF_ANY_DATA and path.parent.name else name
+    return path.parent.name if name in _GENERIC_NAMES and path.parent.name else name
 
 
 def _slug(name: str, longest: int = _LONGEST_PART) -> str:
-    """Keep what is safe in a folder's name on every system."""
+    """Return the name with only characters that are safe in folder names on every system."""
     return re.sub(r"[^A-Za-z0-9.+_]+", "-", name)[:longest].strip("-.") or "unnamed"

@@ -1,7 +1,7 @@
-"""What makes a function a step: a Prefect task whose record outlives the process.
+"""The decorator that makes a function a step: a Prefect task whose record outlives the process.
 
-Its record is kept as JSON, so that a retry, in this process or another, does not run a completed
-step again; unless a file that the record names is gone or changed, then it does (contract 3).
+The record is persisted as JSON. A retry or resume, in this process or another, does not run a
+completed step again, unless a file that its record names is missing or changed.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from tasks.durability.kept_results import RecordSerializer
 from tasks.durability.record_schema import RecordSchema
-from tasks.durability.redo import Generation
+from tasks.durability.redo import RedoCount
 from tasks.engine.failures import is_of_the_disk
 from tasks.errors import AdapterflowError, PassingError
 from tasks.records import Record, RunRecord
@@ -25,32 +25,32 @@ from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
 
 _RETRY_SECONDS = [2.0, 10.0, 30.0, 60.0]
-_TRIES_OF_THE_UNEXPECTED = 3
+_MAX_ATTEMPTS_UNEXPECTED = 3
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Step(Task[P, R]):
-    """A Prefect task that gives its kept record only while the record's files are intact."""
+    """A Prefect task that reuses its persisted record only while the record's files are intact."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
-        """Run the step, or give the record that it left in this flow run."""
+        """Run the step, or return the record that it persisted in this flow run."""
         record = super().__call__(*args, **kwargs)
         spoiled = record.spoiled_files() if isinstance(record, Record) else []
         if not spoiled:
             return record
-        logger().warning("%s is gone or changed: %s runs again", spoiled[0], self.name)
+        logger().warning("%s is missing or changed: %s runs again", spoiled[0], self.name)
         return self.with_options(refresh_cache=True)(*args, **kwargs)
 
 
 def step(function: Callable[P, R]) -> Step[P, R]:
-    """Make a step of a function that takes records and gives one."""
+    """Make a function that takes records and returns one a step."""
     return Step(
         _measured(function),
         persist_result=True,
         result_serializer=RecordSerializer(),
-        cache_policy=DEFAULT + RecordSchema() + Generation(),
+        cache_policy=DEFAULT + RecordSchema() + RedoCount(),
         retries=len(_RETRY_SECONDS),
         retry_delay_seconds=_RETRY_SECONDS,
         retry_condition_fn=is_worth_a_retry,
@@ -59,10 +59,10 @@ def step(function: Callable[P, R]) -> Step[P, R]:
 
 
 async def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
-    """Tell whether another try may help.
+    """Return whether another attempt may succeed.
 
-    A lost connection is waited for. An error that nobody expected gets a second and a third try. A
-    mistake, a proof that failed, a full disk and the like would only end the same way.
+    A lost connection is retried up to the limit, an unexpected error twice. A user's mistake, a
+    failed verification and a full disk would fail in the same way again.
     """
     try:
         await state.aresult()
@@ -70,13 +70,13 @@ async def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State
         return True
     except AdapterflowError:
         return False
-    except Exception as error:  # noqa: BLE001 - whatever else it was
-        return not is_of_the_disk(error) and task_run.run_count < _TRIES_OF_THE_UNEXPECTED
+    except Exception as error:  # noqa: BLE001 - any other error
+        return not is_of_the_disk(error) and task_run.run_count < _MAX_ATTEMPTS_UNEXPECTED
     return False
 
 
 def _measured(function: Callable[P, R]) -> Callable[P, R]:
-    """Log the step's seconds and peak memory to the run among its arguments."""
+    """Wrap a step so that its seconds and peak memory are logged to the run among its arguments."""
     signature = inspect.signature(function)
 
     @wraps(function)

@@ -1,10 +1,10 @@
-"""The six steps by name, for whoever names one to begin at."""
+"""The six steps by name, for a redo from one of them."""
 
 from enum import StrEnum
 
 
 class StepName(StrEnum):
-    """The six steps, in their order."""
+    """The six steps in order."""
 
     LOAD_BASE_MODEL = "load_base_model"
     CONFIGURE_LORA = "configure_lora"
@@ -14,6 +14,6 @@ class StepName(StrEnum):
     LOAD_ADAPTER = "load_adapter"
 
     def and_after(self) -> list[str]:
-        """Name this step and those after it."""
+        """Return the names of this step and those after it."""
         names = list(StepName)
         return [str(name) for name in names[names.index(self) :]]

@@ -1,4 +1,4 @@
-"""The MLflow run of a flow run: opened or found again, and always ended with what is true."""
+"""The MLflow run of a flow run: opened or reopened, and always ended with the true status."""
 
 import platform
 import shutil
@@ -37,16 +37,16 @@ _RECORDED_VERSIONS = ("adapterflow", "torch", "transformers", "peft", "bitsandby
 
 @contextmanager
 def being_alive(config: TrainAdapterConfig) -> Iterator[Path]:
-    """Hold this flow run's lock, so that nobody takes it for dead or executes it, too.
+    """Hold this flow run's lock, so that no other process executes it or takes it for dead.
 
-    Gives the run's folder. What was written there goes again, if no run came of it: the data or
-    the configuration had a mistake, or there was nothing to train.
+    Yields the run's folder. If no MLflow run was opened in the block, because of a mistake in the
+    inputs or because there was nothing to train, what was written to the folder is removed.
 
     Raises:
         UserError: the output folder can't be written, or another process is executing the run.
     """
     check_output_folder(config)
-    # A run that looks whether this one is alive holds the lock for a moment.
+    # Wait: another run that checks whether this one is alive holds the lock for a moment.
     folder = _own_folder(config)
     with alive(folder, _SECONDS_FOR_THE_LOCK):
         try:
@@ -60,7 +60,7 @@ def being_alive(config: TrainAdapterConfig) -> Iterator[Path]:
 def _remove_unbegun(folder: Path) -> None:
     if not is_begun(folder):
         shutil.rmtree(tokens_in(folder), ignore_errors=True)
-        with suppress(OSError):  # there is something else, or no folder
+        with suppress(OSError):  # not empty, or not there
             folder.rmdir()
 
 
@@ -68,18 +68,18 @@ def _remove_unbegun(folder: Path) -> None:
 def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRecord]:
     """Open this flow run's MLflow run, and end it FINISHED, FAILED or KILLED.
 
-    A mistake in a new run leaves no run and no folder, unless something was trained already.
+    A user's mistake in a new run leaves no run and no folder, unless training had begun.
 
     Raises:
-        UserError: the run is gone on with, on other rows than it began with.
+        UserError: the run is resumed with other rows than it began with.
     """
     folder = _own_folder(config)
     is_new = not is_begun(folder)
     rows = rows_sha256(data)
     if tag_before(folder, ROWS_TAG) not in (None, rows):
         raise UserError(
-            f"the rows of {data.train.source} changed since this run began, and the files of its "
-            "tokens are gone; start a new run"
+            f"the rows of {data.train.source} changed since this run began, and its token files "
+            "are missing; start a new run"
         )
     run = open_run(
         config.tracking,
@@ -93,7 +93,7 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
         },
     )
     tracker = Tracker(run)
-    with _truly_ended(run, tracker, is_new=is_new):
+    with _ending(run, tracker, is_new=is_new):
         _look_after_earlier_runs(run)
         _log_inputs(config, data, tracker)
         yield run
@@ -105,11 +105,11 @@ def _own_folder(config: TrainAdapterConfig) -> Path:
 
 
 @contextmanager
-def _truly_ended(run: RunRecord, tracker: Tracker, *, is_new: bool) -> Iterator[None]:
+def _ending(run: RunRecord, tracker: Tracker, *, is_new: bool) -> Iterator[None]:
     try:
         yield
     except UserError:
-        # An earlier try may have left an adapter or checkpoints, even where none are now.
+        # An earlier attempt may have trained: then the run is kept.
         if is_new and not run.checkpoints.exists():
             _discard(tracker)
         else:
@@ -130,7 +130,7 @@ def _look_after_earlier_runs(own: RunRecord) -> None:
     for folder, outcome in ship_all(folders, _SECONDS_FOR_EARLIER_RUNS):
         if outcome.num_shipped:
             logger().info(
-                "brought %d waiting operations of the run %s to MLflow; %d still wait",
+                "shipped %d pending operations of the run %s to MLflow; %d are still pending",
                 outcome.num_shipped,
                 folder.name,
                 outcome.num_waiting,
@@ -141,11 +141,11 @@ def _end(tracker: Tracker, status: Status) -> None:
     try:
         tracker.end(status)
     except OSError as error:  # a full disk; the next run ends this one
-        logger().warning("that the run is %s can't be written down: %s", status, error)
+        logger().warning("can't record that the run is %s: %s", status, error)
         return
     if waiting := tracker.what_waits():
         logger().warning(
-            "%s wait in %s; once the server answers, the next run ships them, or: %s",
+            "%s are pending in %s; the next run ships them once the server answers, or run: %s",
             waiting,
             tracker.run.folder,
             ship_command(tracker.run),

@@ -1,7 +1,7 @@
-"""Whether the same adapter was trained before: of the same tokens, base, configuration and code.
+"""Find an earlier training with the same inputs: tokens, base, configuration and code.
 
-What a run is a function of goes as one sha256 into a tag of its MLflow run, where a later run looks
-for it. Names of files, folders and experiments are no part of it.
+The sha256 of all inputs is a tag of the MLflow run, by which a later run finds it. It does not
+depend on the names of files, folders and experiments.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ ROWS_TAG = "adapterflow.rows"
 def fingerprint(config: TrainAdapterConfig, data: DataRecord) -> str:
     """Return the sha256 of all that the trained adapter depends on.
 
-    The tokens stand for the rows, for the code and libraries that read and render them, and for
-    the date where a chat template writes it; the code and the libraries for all that follows.
+    The tokens cover the rows, how they were read and rendered, and the date if a chat template
+    writes it. Code and library versions cover everything after that.
     """
     tokens = [file.sha256 for file in data.tokens]
     inputs = [config.sha256(), tokens, data.base_sha256, code_sha256()]
@@ -28,14 +28,14 @@ def fingerprint(config: TrainAdapterConfig, data: DataRecord) -> str:
 
 
 def rows_sha256(data: DataRecord) -> str:
-    """Return the sha256 of the rows as they were given, whatever code reads them."""
+    """Return the sha256 of the rows as given, independent of the code that reads them."""
     rows = [data.train.sha256, data.eval.sha256 if data.eval else None]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def trained_before(config: TrainAdapterConfig, data: DataRecord) -> str | None:
-    """Give the id of a finished MLflow run with the same inputs; None if there is none to be seen.
+    """Return the id of a finished MLflow run with the same inputs; None if none is found.
 
-    An MLflow server that can't be reached has none: then it is trained once more.
+    None also if MLflow can't be reached: training again is the safe choice.
     """
     return finished_run(config.tracking, INPUTS_TAG, fingerprint(config, data))

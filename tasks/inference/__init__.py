@@ -1,1 +1,1 @@
-"""Adapters at work: batch answers, export, combination and serving."""
+"""What is done with saved adapters: batch inference, export, combination and serving."""

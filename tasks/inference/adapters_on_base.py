@@ -1,4 +1,4 @@
-"""A base with its adapters in memory, wherever these are kept: a folder, the Hub, or MLflow."""
+"""Load a base with adapters from a folder, the Hub, or MLflow."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,16 +16,17 @@ from tasks.tracking import fetched_adapter, is_mlflow_uri
 
 _TASK = ("task", "labels")
 _TRAINED_ON = ("dtype", "quantization", *_TASK)
+"""Settings of the base that an adapter records of its training."""
 
 
 @contextmanager
 def found_adapters(
     wanted: Sequence[AdapterSettings], tracking_uri: str | None = None
 ) -> Iterator[list[AdapterFolder]]:
-    """Bring the adapters' folders here, for as long as the block runs.
+    """Find the adapters' folders; those downloaded from MLflow are removed after the block.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of them does not exist.
     """
     with ExitStack() as stack:
         folders = []
@@ -47,34 +48,34 @@ def load_adapters(
     """Load a base and these adapters on it, none of them active.
 
     Args:
-        base: the base; the one that the first adapter was made for, unless given.
+        base: the base; by default the one that the first adapter was trained on.
         wanted: the adapters.
-        folders: where they lie.
+        folders: their folders, in the same order.
 
     Raises:
-        UserError: the base is not at hand, or an adapter does not go with it.
+        UserError: the base is not found, or an adapter does not fit it.
     """
     first = folders[0]
     adapters = AdapterSet.on(_as_trained(base, first) if base else base_of(first))
     for one, folder in zip(wanted, folders, strict=True):
         loaded = adapters.load(folder, one.name, template=one.template, any_base=one.any_base)
-        for remark in loaded.remarks:
-            logger().warning(remark)
+        for warning in loaded.remarks:
+            logger().warning(warning)
     adapters.disable()
     return adapters
 
 
 def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSettings:
-    """Give the base that an adapter was made for, loaded as in its training where that is known.
+    """Return settings for an adapter's base, with dtype and quantization of its training if known.
 
     Args:
         adapter: the adapter.
-        elsewhere: another source of the base than the adapter tells.
+        elsewhere: another source of the base than the adapter records.
 
     Raises:
-        UserError: neither says where the base is.
+        UserError: no source of the base is known.
     """
-    recorded = _told_of_base(adapter)
+    recorded = _recorded_base(adapter)
     reference = recorded.get("reference") or adapter.config.base_model_name_or_path
     revision = recorded.get("revision") or adapter.config.revision
     source = elsewhere or recorded.get("source") or reference
@@ -90,36 +91,36 @@ def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSe
     return settings_here(BaseModelSettings, settings, (), f"the base of {adapter.source}")
 
 
-def _told_of_base(adapter: AdapterFolder) -> Mapping[str, Any]:
-    """Give what an adapter tells of its base: its manifest, or else what PEFT writes."""
+def _recorded_base(adapter: AdapterFolder) -> Mapping[str, Any]:
+    """Return the settings of the base from the adapter's manifest, or else from PEFT's config."""
     if recorded := adapter.manifest.get("base_model"):
         return dict(recorded)
     tasks = {traits_of(task).peft_task_type: task for task in Task}
     task = tasks.get(str(adapter.config.task_type), Task.CAUSAL_LM)
     if traits_of(task).generates:
         return {"task": task}
-    # PEFT keeps no names of classes; transformers' own are these.
+    # PEFT does not store class names; these are transformers' defaults.
     return {"task": task, "labels": [f"LABEL_{number}" for number in range(_num_classes(adapter))]}
 
 
 def _num_classes(adapter: AdapterFolder) -> int:
-    """Count the outputs of the layers that were trained whole, the last of which has the fewest."""
-    whole = set(adapter.config.modules_to_save or ())
+    """Return the number of outputs of the fully trained layers' last one, which has the fewest."""
+    fully_trained = set(adapter.config.modules_to_save or ())
     return min(
         (
             shape[0]
             for key, shape in adapter.shapes.items()
-            if whole & set(key.split(".")) and ".lora_" not in key
+            if fully_trained & set(key.split(".")) and ".lora_" not in key
         ),
         default=0,
     )
 
 
 def _as_trained(base: BaseModelSettings, adapter: AdapterFolder) -> BaseModelSettings:
-    """Give the base as the adapter was trained on it, but for what the settings say."""
-    said = set(base.model_fields_set)
-    if said & set(_TASK):  # classes belong to a task
-        said |= set(_TASK)
-    recorded = _told_of_base(adapter)
-    told = {key: recorded[key] for key in _TRAINED_ON if key in recorded and key not in said}
-    return BaseModelSettings.model_validate({**base.model_dump(), **told})
+    """Return the settings, completed by what the adapter records of its training."""
+    given = set(base.model_fields_set)
+    if given & set(_TASK):  # recorded classes are only valid with the recorded task
+        given |= set(_TASK)
+    recorded = _recorded_base(adapter)
+    added = {key: recorded[key] for key in _TRAINED_ON if key in recorded and key not in given}
+    return BaseModelSettings.model_validate({**base.model_dump(), **added})

@@ -1,7 +1,7 @@
-"""Answers so far, kept chunk by chunk beside the output, so that a kill costs one chunk at most.
+"""Save answers chunk by chunk beside the output, so that an interruption costs one chunk at most.
 
-The folder's `job.json` says what the answers are a function of; each chunk is written
-atomically. So is the output file, and then the folder goes.
+The folder's `job.json` has all that the answers depend on. Each chunk is written atomically, and so
+is the output; after that the folder is removed.
 """
 
 import json
@@ -28,14 +28,14 @@ class AnswerChunks:
     @classmethod
     @contextmanager
     def of(cls, output: Path, job: Mapping[str, object]) -> Iterator[Self]:
-        """Open the folder, or make it; no other process has it open.
+        """Open or create the folder, exclusively for this process.
 
         Args:
             output: the file that the answers are for.
-            job: all that they are a function of, as JSON values.
+            job: all that the answers depend on, as JSON values.
 
         Raises:
-            UserError: another process works at it, or it holds answers of another job.
+            UserError: another process has it open, or it contains answers of another job.
         """
         from filelock import FileLock, Timeout
 
@@ -50,7 +50,7 @@ class AnswerChunks:
             raise UserError(f"another process is writing {output}") from None
 
     def get(self, start: int) -> list[Answered] | None:
-        """Give the chunk that begins at this row, if it was answered before."""
+        """Return the chunk that starts at this row; None if it was not saved."""
         file = self._file(start)
         if not file.is_file():
             return None
@@ -58,12 +58,12 @@ class AnswerChunks:
         return [Answered(**json.loads(line)) for line in lines if line]
 
     def put(self, start: int, answers: list[Answered]) -> None:
-        """Keep a chunk."""
+        """Save a chunk atomically."""
         lines = (json.dumps(asdict(one), ensure_ascii=True) + "\n" for one in answers)
         write_atomically(self._file(start), "".join(lines))
 
     def finish(self, output: Path, write: Callable[[Path], None]) -> None:
-        """Let the output be written, atomically, and remove the chunks."""
+        """Write the output atomically by calling `write`, and remove the chunks."""
         with atomic_file(output) as sibling:
             write(sibling)
         shutil.rmtree(self._folder)
@@ -82,7 +82,7 @@ def _check_job(folder: Path, job: Mapping[str, object]) -> None:
     if changed:
         key = changed[0]
         raise UserError(
-            f"{folder} holds answers of an earlier try with another {' and another '.join(changed)}"
-            f" ({key}: {before.get(key)}, now {job.get(key)}); go on as before, or delete that "
-            "folder to start anew"
+            f"{folder} contains answers of an earlier attempt with a different "
+            f"{' and '.join(changed)} ({key}: {before.get(key)}, now {job.get(key)}); restore the "
+            "earlier inputs to resume, or delete the folder to start over"
         )

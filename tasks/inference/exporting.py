@@ -1,4 +1,4 @@
-"""Adapters written out, from wherever they are kept: alone, merged, or several as one."""
+"""Export adapters: alone, merged into their base, as GGUF, to the Hub, or combined."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,41 +22,41 @@ _BATCH_SIZE = 16
 
 
 def export_adapter(source: str, folder: Path) -> None:
-    """Write an adapter's own files to a folder.
+    """Copy an adapter's own files to a new folder.
 
     Raises:
-        UserError: there is no such adapter, or the folder is there already.
+        UserError: the adapter does not exist, or the folder already does.
     """
     with found_adapters([adapter_here(source)]) as (adapter,):
         copy_adapter(adapter, folder)
 
 
 def push_to_hub(source: str, repo_id: str, *, private: bool) -> tuple[str, Sequence[str]]:
-    """Push an adapter to the Hub; give the commit's address, and what stands in others' way.
+    """Push an adapter to the Hub; return the commit's URL, and warnings for those who will use it.
 
     Args:
-        source: where the adapter is.
-        repo_id: the repository on the Hub, which is made if it is not there.
-        private: whether it is private where it is made.
+        source: the adapter.
+        repo_id: the repository on the Hub, which is created if it does not exist.
+        private: make the repository private if it is created.
 
     Raises:
-        UserError: there is no such adapter, the id is none, or there is no valid token.
+        UserError: the adapter does not exist, the id is invalid, or there is no valid token.
         AdapterflowError: the Hub refused, or can't be reached.
     """
     if not is_hub_id(repo_id):
-        raise UserError(f"{repo_id!r} is no Hub id; write it as ORG/NAME")
+        raise UserError(f"{repo_id!r} is not a Hub id; write it as ORG/NAME")
     with found_adapters([adapter_here(source)]) as (adapter,):
         check_push(repo_id)
-        base, remarks = adapter.config.base_model_name_or_path, []
+        base, warnings = adapter.config.base_model_name_or_path, []
         if not base or Path(base).is_absolute():
             where = f"by its local path {base}" if base else "not at all"
-            remarks.append(f"adapter_config.json names the base {where}: others won't find it")
+            warnings.append(f"adapter_config.json names the base {where}: others won't find it")
         if not (adapter.path / "README.md").is_file():
-            remarks.append("there is no README.md: the repository has no model card")
-        return push_adapter(adapter.path, repo_id, private=private), remarks
+            warnings.append("there is no README.md: the repository has no model card")
+        return push_adapter(adapter.path, repo_id, private=private), warnings
 
 
-def merge_adapter(  # noqa: PLR0913 - what a user may give
+def merge_adapter(  # noqa: PLR0913 - the options of the command
     source: str,
     folder: Path,
     base_model: str | None,
@@ -64,7 +64,7 @@ def merge_adapter(  # noqa: PLR0913 - what a user may give
     rows: Path | None,
     max_new_tokens: int,
 ) -> MergedRecord:
-    """Write an adapter merged into its base to a folder; see `export_merged`."""
+    """Merge an adapter into its base, and write the model to a folder; see `export_merged`."""
     with found_adapters([adapter_here(source)]) as (adapter,):
         base = base_of(adapter, base_model)
         score = None
@@ -94,23 +94,25 @@ def combine_adapters(
     base_model: str | None,
     how: Combination,
 ) -> CombinedRecord:
-    """Write one adapter made of several; see `combine`.
+    """Combine several adapters into one; see `combine`.
 
     Args:
-        weighted: where the adapters are, and what each counts.
-        folder: the new adapter's own.
-        base_model: where their base is, if not where the first says.
+        weighted: the adapters with their weights.
+        folder: the new adapter's folder.
+        base_model: their base, if not the one that the first names.
         how: the method.
 
     Raises:
-        UserError: there are not two, the method is none, or it takes no rank.
+        UserError: fewer than two adapters are given, the method is unknown, or it takes no rank.
     """
     if how.method not in METHODS:
-        raise UserError(f"--method {how.method!r} is none; possible: {', '.join(METHODS)}")
+        raise UserError(f"--method {how.method!r} is unknown; possible: {', '.join(METHODS)}")
     if how.rank is not None and how.method != "svd":
-        raise UserError(f"--rank is for --method svd; {how.method} has the rank that its sum has")
+        raise UserError(
+            f"--rank is for --method svd only, and {how.method} sets the rank itself; remove --rank"
+        )
     if len(weighted) <= 1:
-        raise UserError("give two adapters or more to combine")
+        raise UserError("give two or more adapters to combine")
     wanted = [adapter_here(source) for source, _ in weighted]
     with found_adapters(wanted) as adapters:
         base = base_of(adapters[0], base_model)
@@ -118,9 +120,9 @@ def combine_adapters(
 
 
 def combined_lines(record: CombinedRecord) -> str:
-    """Say what a combination came to."""
+    """Describe the result of a combination."""
     size = f"rank {record.r}, {record.num_adapter_parameters:,} parameters"
-    again = f"loaded again, by {record.round_trip_logit_difference:.3g} other than when made"
+    again = f"reloaded, its logits differ by {record.round_trip_logit_difference:.3g}"
     lines = [
         *record.remarks,
         f"{record.folder}: {len(record.weights)} adapters by {record.method}, {size}",
@@ -130,7 +132,7 @@ def combined_lines(record: CombinedRecord) -> str:
 
 
 def gguf_lines(record: GgufRecord) -> str:
-    """Say what a GGUF file holds, and how it is used."""
+    """Describe a GGUF file, and how to serve it."""
     size = f"{record.file.size_bytes / 1e6:.1f} MB, {record.num_adapter_parameters:,} parameters"
     lines = [
         *record.remarks,
@@ -141,22 +143,22 @@ def gguf_lines(record: GgufRecord) -> str:
 
 
 def merged_lines(record: MergedRecord) -> str:
-    """Say what a merge came to."""
-    untied = ", the output layer with weights of its own" if record.is_untied else ""
+    """Describe the result of a merge."""
+    untied = ", the output layer untied from the embeddings" if record.is_untied else ""
     share = record.logit_difference / record.largest_logit
     within = f"{record.logit_difference:.3g} ({share:.4%} of the largest)"
     lines = [
         *record.remarks,
         f"{record.folder}: {record.num_parameters:,} parameters in {record.dtype}{untied}",
-        f"logits as of base with adapter, within {within}; allowed: {record.tolerance:.3g}",
+        f"logits equal those of base with adapter within {within}; allowed: {record.tolerance:.3g}",
     ]
     if record.score is not None:
-        lines.append(f"answers right: {record.score:.1%}, as base with adapter")
+        lines.append(f"exact matches: {record.score:.1%}, as by base with adapter")
     if packed := record.packed:
-        scored = "" if packed.score is None else f", answers right: {packed.score:.1%}"
+        scored = "" if packed.score is None else f", exact matches: {packed.score:.1%}"
         lines.append(
-            f"against the adapter on its base in {packed.quantization}: logits within "
-            f"{packed.logit_difference:.3g}, the same next token at {packed.same_next_token:.0%}"
+            f"compared with the adapter on its base in {packed.quantization}: logits within "
+            f"{packed.logit_difference:.3g}, same next token at {packed.same_next_token:.0%}"
             f"{scored}"
         )
     return "\n".join(lines)

@@ -22,10 +22,10 @@ _SHOWN_ERRORS = 3
 
 @step
 def predict_batch(config: PredictBatchConfig) -> PredictionRecord:
-    """Answer the rows of a file, and write them with their answers to another.
+    """Answer the rows of a file, and write them with their answers to another file.
 
-    A row that can't be answered has an error in its place. Answers are kept as they come; a run
-    that was stopped goes on behind its last whole chunk.
+    A row that can't be answered gets an error instead. Answers are saved chunk by chunk; an
+    interrupted run resumes after its last complete chunk.
 
     Raises:
         UserError: a file, an adapter or the base can't be used, or no row can be answered.
@@ -46,7 +46,7 @@ def predict_batch(config: PredictBatchConfig) -> PredictionRecord:
 
 
 def _columns(config: PredictBatchConfig, adapters: AdapterSet) -> dict[str, str]:
-    """Name the new columns, by what of an answer goes there."""
+    """Return the names of the new columns, by field of an answer."""
     columns = {"answer": config.answer_column}
     if not traits_of(adapters.base.settings.task).generates:
         columns["probability"] = config.probability_column
@@ -56,11 +56,11 @@ def _columns(config: PredictBatchConfig, adapters: AdapterSet) -> dict[str, str]
 def _job(
     asked: QuestionFile, config: PredictBatchConfig, adapters: AdapterSet
 ) -> dict[str, object]:
-    """Return all that the answers are a function of.
+    """Return all that the answers depend on.
 
-    How many at once changes the speed and, of a base in half precision, what is rounded off; a run
-    that memory stopped is to go on with fewer. A chat template may write today's date: so the
-    first prompt of each adapter counts as it is rendered now.
+    The batch size is left out on purpose: a run that ran out of memory can be resumed with a
+    smaller one (with a base in half precision, rounding may then differ). A chat template may write
+    today's date, so the first prompt of each adapter is included as it is rendered now.
     """
     base = adapters.base.settings
     return {
@@ -77,7 +77,7 @@ def _job(
 
 
 def _identity(adapter: LoadedAdapter) -> dict[str, object]:
-    """Give what an adapter's answers are a function of, besides the base."""
+    """Return what an adapter's answers depend on, besides the base."""
     return {
         "weights": adapter.sha256,
         "configuration": adapter.config_sha256,
@@ -94,7 +94,7 @@ def _answers(
     questions: Sequence[Question | Answered],
     config: PredictBatchConfig,
 ) -> tuple[list[Answered], int]:
-    """Give an answer for each question, and how many an earlier try had."""
+    """Return an answer for each question, and how many an earlier attempt had saved."""
     total, num_before = len(questions), 0
     answers: list[Answered] = []
     with progress("row") as shown:
@@ -134,12 +134,12 @@ def _record(
         first_errors=tuple(errors[:_SHOWN_ERRORS]),
         seconds=seconds,
         rows_per_second=(len(answers) - num_before) / seconds,
-        remarks=tuple(remark for one in adapters.adapters.values() for remark in one.remarks),
+        remarks=tuple(text for one in adapters.adapters.values() for text in one.remarks),
     )
 
 
 def _report(record: PredictionRecord, num_before: int) -> None:
-    earlier = f", {num_before} of them by an earlier try" if num_before else ""
+    earlier = f", {num_before} of them by an earlier attempt" if num_before else ""
     logger().info(
         "%d of %d rows answered%s: %.1f rows/s, %s",
         record.num_answered,

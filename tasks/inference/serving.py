@@ -1,4 +1,4 @@
-"""Adapters put together for a server, proven to share one base."""
+"""Bundle adapters for a server, verified to share one base."""
 
 import shlex
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from tasks.tracking import write_bundle
 def bundle_adapters(
     wanted: Sequence[AdapterSettings], folder: Path, base_model: str | None
 ) -> Sequence[str]:
-    """Write adapters as one MLflow model, once all of them were loaded on one base.
+    """Write adapters as one MLflow model, after loading all of them on one base as a check.
 
     Args:
         wanted: the adapters; the first answers requests that name none.
-        folder: the model's own, which must not be there yet.
-        base_model: where their base is, if not where the first says.
+        folder: the model's folder, which must not exist yet.
+        base_model: their base, if not the one that the first names.
 
     Returns:
-        What could not be checked.
+        Warnings about what could not be checked.
 
     Raises:
-        UserError: an adapter is not there, or does not go on the first one's base.
+        UserError: an adapter does not exist, or does not fit the first one's base.
     """
     with found_adapters(wanted) as found:
         adapters = load_adapters(base_of(found[0], base_model), wanted, found)
@@ -33,9 +33,9 @@ def bundle_adapters(
             adapters.adapters,
             {one.name: adapter.path for one, adapter in zip(wanted, found, strict=True)},
         )
-    return [remark for one in adapters.adapters.values() for remark in one.remarks]
+    return [text for one in adapters.adapters.values() for text in one.remarks]
 
 
 def serve_command(folder: Path) -> str:
-    """Give the command that serves a bundle."""
+    """Return the command that serves a bundle."""
     return f"mlflow models serve -m {shlex.quote(str(folder))} --env-manager local --port 5001"

@@ -1,1 +1,1 @@
-"""The tasks of the retraining loop: check, register, evaluate, decide, promote, publish."""
+"""The steps of a retraining around the six: check, register, evaluate, decide, promote, publish."""

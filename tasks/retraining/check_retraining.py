@@ -1,4 +1,4 @@
-"""Before a retraining: what can be known of its end before anything is trained."""
+"""Before the six steps: check all that could prevent a promotion, before anything is trained."""
 
 import hashlib
 import json
@@ -25,23 +25,25 @@ from tasks.tracking import OUTCOME_TAG, Registry, tracking_uri
 
 _SHOWN_ROWS = 10
 _OPEN = (Outcome.OUTDATED, Outcome.UNANSWERED)
-"""What is no verdict on a version: made of the same, another may be promoted."""
+"""Outcomes without a verdict on the version: one made from the same inputs may be promoted."""
 
 
 @step
 def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedRecord:
-    """Check the held-out rows, and see what the registry has.
+    """Check the held-out rows and the metrics, and find the champion in the registry.
 
     Raises:
-        UserError: the rows are others than configured, too few, or trained on; a metric is
-            unknown or fails; or the champion is for another base, or can't be had.
+        UserError: the rows are not those configured, too few, or in the training data; a metric
+            is unknown or fails; or the champion is for another base, or can't be loaded.
         PassingError: the registry can't be reached.
     """
     held_out = open_held_out(config.evaluation, config.data, config.base_model.task)
     _check_metrics(config, held_out)
     _check_count(held_out, config.decision.min_rows)
     if held_out.unread:
-        logger().warning("not read of %s: %s", held_out.source, unread_text(held_out.unread))
+        logger().warning(
+            "columns not read in %s: %s", held_out.source, unread_text(held_out.unread)
+        )
     base = find_base(config.base_model, data.labels)
     _check_rows(data, held_out, base)
     leaks = _check_leakage(config, data, held_out)
@@ -61,14 +63,14 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
         base_fingerprint=base.fingerprint,
         configuration_sha256=configuration,
         champion=champion,
-        unchanged_since=_same(versions, made_of),
+        unchanged_since=_version_made_from(versions, made_of),
     )
     _report(record, config.registry.name)
     return record
 
 
 def _configuration_sha256(config: RetrainAdapterConfig) -> str:
-    """Hash what is configured, with the code of the user's own metrics, which judge by it."""
+    """Return the sha256 of the configuration, and of the source code of custom metrics."""
     own = [source_sha256(place) for place in config.evaluation.metrics.values()]
     if not own:
         return config.sha256()
@@ -79,28 +81,28 @@ def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
     for name in (config.decision.metric, *config.decision.guards):
         if name not in held_out.metric_names:
             raise UserError(
-                f"decision names the metric {name!r}; for answers that are {held_out.kind} there "
-                f"are {', '.join(held_out.metric_names)}"
+                f"decision names the metric {name!r}; for answers of the kind {held_out.kind} "
+                f"possible are {', '.join(held_out.metric_names)}"
             )
-    # A broken metric is better known now than after the training.
+    # Call each custom metric once: a broken one must not fail after the training.
     for name in config.evaluation.metrics:
         held_out.metrics[name](held_out.expected[0], held_out.expected[0])
 
 
 def _check_count(held_out: HeldOut, min_rows: int) -> None:
-    """Count questions that are asked again only once: they are no further evidence."""
+    """Check the number of distinct questions; a repeated one is no further evidence."""
     num_rows = len(held_out.examples)
     distinct = len({normalised_question(example) for example in held_out.examples})
     repeated = f" ({num_rows - distinct} repeat another's question)" if distinct < num_rows else ""
     if distinct < min_rows:
         raise UserError(
             f"{held_out.source} has {num_rows} rows{repeated}, and decision.min_rows is "
-            f"{min_rows}: nothing could be promoted; give more rows, or lower it"
+            f"{min_rows}, so nothing could be promoted; add rows, or lower decision.min_rows"
         )
     if repeated:
         logger().warning(
-            "%s has %d rows%s: the interval of the difference takes each for a row of its own, and "
-            "is narrower than it should be; remove them",
+            "%s has %d rows%s: the confidence interval counts each as independent and is too "
+            "narrow; remove the duplicates",
             held_out.source,
             num_rows,
             repeated,
@@ -115,7 +117,7 @@ def _check_rows(data: DataRecord, held_out: HeldOut, base: BaseSource) -> None:
 
 
 def _check_leakage(config: RetrainAdapterConfig, data: DataRecord, held_out: HeldOut) -> Leaks:
-    # The training picks its checkpoint by its own held-out rows, so these are seen, too.
+    # The tokens include the eval rows: the training selects its checkpoint by them.
     seen = chain.from_iterable(TokenFile(one.path).examples() for one in data.tokens)
     leaks = find_leaks(held_out.examples, seen)
     rows = sorted({*leaks.exact, *leaks.normalised})
@@ -123,9 +125,9 @@ def _check_leakage(config: RetrainAdapterConfig, data: DataRecord, held_out: Hel
         return leaks
     shown = ", ".join(map(str, rows[:_SHOWN_ROWS])) + (", …" if len(rows) > _SHOWN_ROWS else "")
     message = (
-        f"{len(rows)} of the {len(held_out.examples)} rows of {held_out.source} are in the "
-        f"training data, {len(leaks.exact)} of them word for word, the others by their question "
-        f"but for case, marks and white space: rows {shown}"
+        f"{len(rows)} of the {len(held_out.examples)} rows of {held_out.source} occur in the "
+        f"training data, {len(leaks.exact)} of them verbatim, the others by their question, "
+        f"ignoring case, punctuation and whitespace: rows {shown}"
     )
     if config.evaluation.on_leakage is OnLeakage.ERROR:
         raise UserError(
@@ -140,20 +142,20 @@ def _check_champion(champion: VersionRecord, base: BaseSource) -> None:
     if made_for != base.fingerprint:
         raise UserError(
             f"the champion {champion.uri} is for the base {champion.tags.get('lineage.base')} "
-            f"({made_for}), not for {base.reference} ({base.fingerprint}): the two can't be "
-            "compared on one base; set base_model to the champion's, or another registry.name"
+            f"({made_for}), and not for {base.reference} ({base.fingerprint}), so the two can't be "
+            "compared; set base_model to the champion's base, or use another registry.name"
         )
     here = lineage.answers(base)
     if here != {key: champion.tags.get(key, value) for key, value in here.items()}:
         raise UserError(
-            f"the champion {champion.uri} is for another task or for other classes than these "
-            f"{len(base.labels)} of {base.settings.task.value}: the two can't be "
-            "compared; set base_model.task and labels to the champion's, or another registry.name"
+            f"the champion {champion.uri} is for another task or other classes than these "
+            f"{len(base.labels)} of {base.settings.task.value}, so the two can't be compared; set "
+            "base_model.task and labels to the champion's, or use another registry.name"
         )
 
 
 def _fetch(champion: VersionRecord, base: BaseSource, store: str) -> None:
-    """See that the champion can be had, and can be put beside the challenger."""
+    """Check that the champion can be downloaded, and loaded beside the challenger."""
     wanted = AdapterSettings(source=champion.uri, name=CHAMPION)
     try:
         with found_adapters([wanted], store) as (folder,):
@@ -161,14 +163,13 @@ def _fetch(champion: VersionRecord, base: BaseSource, store: str) -> None:
             check_base(folder, base)
     except UserError as mistake:
         raise UserError(
-            f"nothing can be compared with the champion {champion.uri}: {mistake}; restore it, "
-            "make another version champion with `adapterflow rollback`, or set another "
-            "registry.name"
+            f"the champion {champion.uri} can't be compared with: {mistake}; restore it, make "
+            "another version champion with `adapterflow rollback`, or use another registry.name"
         ) from mistake
 
 
-def _same(versions: list[VersionRecord], made_of: dict[str, str]) -> int | None:
-    """Find the last version that was made of the same, and whose decision holds."""
+def _version_made_from(versions: list[VersionRecord], made_of: dict[str, str]) -> int | None:
+    """Return the last version made from the same inputs that has a final decision."""
     same = [
         one.version
         for one in versions
@@ -181,7 +182,7 @@ def _same(versions: list[VersionRecord], made_of: dict[str, str]) -> int | None:
 def _report(record: CheckedRecord, name: str) -> None:
     champion = f"version {record.champion.version}" if record.champion else "none yet"
     logger().info(
-        "%d rows decide (%s answers, sha256 %s); champion of %s: %s",
+        "%d held-out rows (answers: %s, sha256 %s); champion of %s: %s",
         record.num_rows,
         record.answers,
         record.held_out.sha256[:12],

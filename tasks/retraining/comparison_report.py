@@ -1,4 +1,4 @@
-"""The comparison as Markdown: to be read in a minute."""
+"""The comparison as Markdown, short enough to read in a minute."""
 
 from tasks.engine.scoring.model_scores import LESS_IS_BETTER, ModelScores
 from tasks.engine.scoring.score_files import read_scores
@@ -12,7 +12,7 @@ _LONGEST_CELL = 160
 def comparison_report(
     evaluated: EvaluatedRecord, decision: DecisionRecord, checked: CheckedRecord
 ) -> str:
-    """Give the decision, the scores side by side, and the rows that changed most."""
+    """Return the decision, the scores side by side, and the rows that changed most."""
     names = [model.name for model in evaluated.models]
     header = [f"| metric | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     return "\n".join(
@@ -32,7 +32,7 @@ def comparison_report(
 def row_changes(
     metric: str, incumbent: ModelScores, challenger: ModelScores
 ) -> tuple[list[int], list[int]]:
-    """Give the rows that the challenger does better, and those it does worse, the most so first."""
+    """Return the rows with a better and those with a worse score, the largest change first."""
     gains = [
         challenger.of_row(metric, row) - incumbent.of_row(metric, row)
         for row in range(len(challenger))
@@ -56,7 +56,7 @@ def _scores(evaluated: EvaluatedRecord, decision: DecisionRecord) -> list[str]:
 def _guards(decision: DecisionRecord) -> list[str]:
     lines = [
         f"- guard {guard.metric}: {guard.incumbent:.4g} to {guard.challenger:.4g}, "
-        f"{guard.tolerated:g} worse tolerated: {'holds' if guard.holds else '**broken**'}"
+        f"{guard.tolerated:g} worse tolerated: {'holds' if guard.holds else '**violated**'}"
         for guard in decision.guards
     ]
     return [*lines, ""] if lines else []
@@ -98,6 +98,6 @@ def _about(evaluated: EvaluatedRecord, checked: CheckedRecord) -> list[str]:
             f"- {model.name}: `{model.source}`, sha256 `{model.weights_sha256}`"
             for model in evaluated.models
         ),
-        *(f"- {remark}" for remark in evaluated.remarks),
+        *(f"- {warning}" for warning in evaluated.remarks),
         "",
     ]

@@ -1,4 +1,4 @@
-"""After the evaluation: decide by the rule in `engine/scoring/decision.py`."""
+"""After the evaluation: apply the rule in `engine/scoring/decision.py`."""
 
 from tasks.config import DecisionSettings
 from tasks.durability.step import step

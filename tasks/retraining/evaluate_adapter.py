@@ -1,4 +1,4 @@
-"""After registering: base, champion and challenger on the held-out rows, all of them now."""
+"""After registering: score base, champion and challenger on the held-out rows."""
 
 from tasks.config import AdapterSettings, DataSettings, EvaluationSettings
 from tasks.durability.step import step
@@ -35,8 +35,10 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
 ) -> EvaluatedRecord:
     """Score base, champion and challenger on the same rows, on one base in memory.
 
+    The champion is scored again each time, as old scores may be of other rows or other code.
+
     Raises:
-        UserError: the rows have changed, a metric of the user's fails, or the champion is gone.
+        UserError: the rows have changed, a custom metric fails, or the champion is gone.
     """
     held_out = open_held_out(settings, data, saved.base.settings.task)
     adapters = _loaded(saved, checked.champion, run)
@@ -62,7 +64,7 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
         models=tuple(
             _scored(name, sources[name], found[name], adapters, held_out) for name in names
         ),
-        remarks=_remarks(adapters, saved, checked.champion),
+        remarks=_warnings(adapters, saved, checked.champion),
     )
     _report(record, Tracker(run))
     return record
@@ -79,10 +81,10 @@ def _loaded(saved: SavedRecord, champion: VersionRecord | None, run: RunRecord) 
     return adapters
 
 
-def _remarks(
+def _warnings(
     adapters: AdapterSet, saved: SavedRecord, champion: VersionRecord | None
 ) -> tuple[str, ...]:
-    unchecked = [remark for one in adapters.adapters.values() for remark in one.remarks]
+    unchecked = [text for one in adapters.adapters.values() for text in one.remarks]
     otherwise = lineage.loaded_otherwise(champion, saved.base) if champion else None
     return (*unchecked, *([otherwise] if otherwise else []))
 
@@ -101,8 +103,8 @@ def _scored(
 
 
 def _report(record: EvaluatedRecord, tracker: Tracker) -> None:
-    for remark in record.remarks:
-        logger().warning(remark)
+    for warning in record.remarks:
+        logger().warning(warning)
     for model in record.models:
         metrics = {**model.scores, "rows_per_second": model.rows_per_second}
         tracker.log_metrics({f"evaluation/{model.name}_{k}": v for k, v in metrics.items()})

@@ -1,4 +1,4 @@
-"""What an adapter was made of and by what: enough to make it again, as tags of its version."""
+"""What an adapter was made from, as tags of its version: enough to make it again."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ DTYPE, QUANTIZATION = "lineage.base_dtype", "lineage.base_quantization"
 
 
 def identity(data: DataRecord, base_fingerprint: str, configuration_sha256: str) -> dict[str, str]:
-    """Return the tags by which two versions made of the same are known."""
+    """Return the tags that are equal for two versions made from the same inputs."""
     return {
         DATA: data.train.sha256,
         EVAL: data.eval.sha256 if data.eval else "none",
@@ -43,7 +43,7 @@ def identity(data: DataRecord, base_fingerprint: str, configuration_sha256: str)
 def lineage(
     data: DataRecord, saved: SavedRecord, checked: CheckedRecord, run: RunRecord
 ) -> dict[str, str]:
-    """Give all tags of a version's lineage."""
+    """Return all tags of a version's lineage."""
     made_of = identity(data, checked.base_fingerprint, checked.configuration_sha256)
     return made_of | {
         **answers(saved.base),
@@ -60,18 +60,18 @@ def lineage(
 
 
 def answers(base: BaseSource) -> dict[str, str]:
-    """Give the tags of what a base's answers are: two with others can't be compared."""
+    """Return the tags of the kind of answers; versions that differ in them can't be compared."""
     classes = "\0".join(base.labels)
     return {TASK: base.settings.task.value, CLASSES: hashlib.sha256(classes.encode()).hexdigest()}
 
 
 def loaded_as(base: BaseSource) -> dict[str, str]:
-    """Give the tags of how a base is loaded: on one loaded otherwise, an adapter does worse."""
+    """Return the tags of how a base is loaded; loaded differently, an adapter scores worse."""
     return {DTYPE: base.dtype, QUANTIZATION: base.settings.quantization.value}
 
 
 def loaded_otherwise(version: VersionRecord, base: BaseSource) -> str | None:
-    """Say how the base of a version's training was loaded, where that was another way."""
+    """Return a warning if the base was loaded differently in a version's training."""
     here = loaded_as(base)
     then = {key: version.tags.get(key, value) for key, value in here.items()}
     if then == here:
@@ -79,18 +79,18 @@ def loaded_otherwise(version: VersionRecord, base: BaseSource) -> str | None:
     return (
         f"{version.uri} was trained on the base in {then[DTYPE]} with quantization "
         f"{then[QUANTIZATION]}, and is scored on it in {here[DTYPE]} with quantization "
-        f"{here[QUANTIZATION]}, which may put it at a disadvantage"
+        f"{here[QUANTIZATION]}, which may lower its scores"
     )
 
 
 def package_versions() -> str:
-    """Give every installed package with its version, as a constraints file."""
+    """Return all installed packages with their versions, as a constraints file."""
     found = {(one.name.lower(), one.version) for one in metadata.distributions() if one.name}
     return "".join(f"{name}=={version}\n" for name, version in sorted(found))
 
 
 def hardware() -> str:
-    """Name the processor, its cores, and the GPU if there is one."""
+    """Describe the processor, its cores, and the GPU if there is one."""
     facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     names = [line.partition(":")[2].strip() for line in facts.splitlines() if "model name" in line]
     processor = next(iter(names), platform.processor() or platform.machine())
@@ -100,7 +100,7 @@ def hardware() -> str:
 
 
 def _commit(checkout: Path) -> dict[str, str]:
-    """Give the commit of adapterflow's checkout, and whether files differ from it."""
+    """Return the tags of the checkout's commit, and of whether files differ from it."""
     commit, changes = _git(checkout, "rev-parse", "HEAD"), _git(checkout, "status", "--porcelain")
     is_dirty = "unknown" if changes is None else str(bool(changes)).lower()
     return {"lineage.git_commit": commit or "unknown", "lineage.git_dirty": is_dirty}

@@ -1,4 +1,4 @@
-"""At the end of a retraining: carry the decision out, and tell of it."""
+"""At the end of a retraining: carry out the decision, record it, and send its event."""
 
 from uuid import UUID, uuid5
 
@@ -26,9 +26,9 @@ def promote_adapter(
     checked: CheckedRecord,
     run: RunRecord,
 ) -> DecisionRecord:
-    """Make the version the champion where that was decided; note the decision, and send its event.
+    """Make the version the champion if so decided, record the decision, and send its event.
 
-    Gives the decision as it was carried out: a champion that it was not compared with stays.
+    Returns the final decision: a champion that the version was not compared with is not replaced.
 
     Raises:
         PassingError: the registry or Prefect can't be reached.
@@ -61,7 +61,10 @@ def _tags(evaluated: EvaluatedRecord, decision: DecisionRecord) -> dict[str, str
 def _event(
     version: VersionRecord, evaluated: EvaluatedRecord, decision: DecisionRecord, run: RunRecord
 ) -> Event:
-    """Make `adapterflow.adapter.promoted` or `.rejected`; however often it is sent, it is one."""
+    """Return the event `adapterflow.adapter.promoted` or `.rejected`.
+
+    Its id is a function of run and version, so that Prefect counts it once, however often sent.
+    """
     is_promoted = decision.outcome is Outcome.PROMOTE
     event = f"adapterflow.adapter.{'promoted' if is_promoted else 'rejected'}"
     labels = {

@@ -1,4 +1,4 @@
-"""The comparison in Prefect's artifacts and in MLflow's run."""
+"""At the end of a retraining: publish the comparison in Prefect and in MLflow."""
 
 from prefect.artifacts import create_markdown_artifact
 
@@ -21,7 +21,7 @@ from tasks.tracking import Tracker
 def publish_comparison(
     evaluated: EvaluatedRecord, decision: DecisionRecord, checked: CheckedRecord, run: RunRecord
 ) -> str:
-    """Publish the comparison where people look, and give it as Markdown without the picture."""
+    """Publish the comparison, and return it as Markdown without the picture."""
     picture = draw_comparison(evaluated, decision, run.folder / "evaluation" / "comparison.png")
     markdown = comparison_report(evaluated, decision, checked)
     tracker = Tracker(run)
@@ -37,7 +37,7 @@ def publish_comparison(
 
 
 def _table(evaluated: EvaluatedRecord) -> list[dict[str, object]]:
-    """Give each row with the answers of all models, for MLflow's table."""
+    """Return the rows of MLflow's table: each held-out row with the answers of all models."""
     prompts, scores = read_scores(evaluated.rows.path, evaluated.answers)
     return [
         {

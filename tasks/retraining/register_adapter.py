@@ -1,4 +1,4 @@
-"""After the six steps: register the adapter as a version, with what it was made of."""
+"""After the six steps: register the adapter as a version, with its lineage."""
 
 from tasks.config import RegistrySettings
 from tasks.durability.step import step
@@ -17,7 +17,7 @@ def register_adapter(
     settings: RegistrySettings,
     run: RunRecord,
 ) -> VersionRecord:
-    """Register the adapter as the challenger, once however often this is tried.
+    """Register the adapter as the challenger; repeated attempts make no second version.
 
     Raises:
         PassingError: the registry can't be reached.
@@ -26,7 +26,9 @@ def register_adapter(
     tracker.log_text(package_versions(), "package_versions.txt")
     source = tracker.log_adapter(saved)
     if source is None:
-        raise PassingError(f"MLflow at {run.tracking_uri} can't be reached to register the adapter")
+        raise PassingError(
+            f"can't register the adapter: MLflow at {run.tracking_uri} can't be reached"
+        )
     registry = Registry(run.tracking_uri, settings.name)
     tags = lineage(data, saved, checked, run)
     version = registry.register(source, mlflow_run_id(run), tags)

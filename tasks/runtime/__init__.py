@@ -1,1 +1,1 @@
-"""The process around a step: home folder, progress, logs, measurements, addresses, events."""
+"""What surrounds a step in its process: home folder, files, progress, logs, measurements."""

@@ -1,23 +1,24 @@
-"""Addresses that people see and records keep: the secrets in one are masked, or it is refused.
+"""Mask or refuse the secrets in addresses, before they are shown or recorded.
 
-A secret is whatever lets somebody in: a password before the host, all of what stands there in a web
-address (where a token may be the name), and parameters such as `token`, also those of a connection
-string within a parameter (`odbc_connect`). A secret that is a part of the path is not recognised.
+A secret is anything that grants access: the password before the host; in a web address all of the
+user information there, as a token may take the place of the name; and parameters such as `token`,
+also in a connection string within a parameter (`odbc_connect`). Secrets in the path are not
+recognized.
 """
 
 import re
 from urllib.parse import unquote_plus
 
 _MASK = "***"
-# A path that was made of an address has one slash behind the scheme.
+# An address that was turned into a path has one slash after the scheme.
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]*:)(/+)(.+)", re.DOTALL)
 _IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*:/\S+")
 _SLASHES_BEFORE_A_HOST = 2
 _WEB = re.compile(r"(^|\+)https?:$", re.IGNORECASE)
 _PORT = re.compile(r"[^:]*:\d*$")
 _HOST = re.compile(r"(localhost|[\w.-]+\.[\w.-]*\w|\[[\da-fA-F:]+\])(:\d+)?([/?#]|$)|[\w.-]+:\d+")
-"""What behind an @ in a path is more likely a server than a version such as `v1`."""
-# `sslkey` and `passfile` are the places of files.
+"""What follows an @ in a path and is a server rather than a version such as `v1`."""
+# `sslkey` and `passfile` are paths of files, and not secrets themselves.
 _SECRET = re.compile(
     r"(pass|passw(or)?d|passphrase|pwd|token|secret|(?<!ssl)key|auth|authorization|credentials?"
     r"|signature|sig|jwt)\s*$",
@@ -27,32 +28,32 @@ _PARAMETER = re.compile(r"(?<=[?&#;])([^=?&#;\s]+)=([^&#]*)")
 
 
 def masked(address: str) -> str:
-    """Return an address with *** in place of each secret; any other text as it is.
+    """Return an address with *** in place of each secret, and any other text unchanged.
 
-    A web address with an @ in its path is taken for one whose password has a slash in it.
+    An @ in the path of a web address is taken for the end of a password that contains a slash.
     """
     return _masked(address, may_have_versions=False)
 
 
 def without_password(text: str) -> str:
-    """Return a text with the secrets of the addresses in it masked."""
+    """Return a text with the secrets of all addresses in it masked."""
     return _IN_TEXT.sub(lambda found: _masked(found[0], may_have_versions=True), text)
 
 
 def refuse_password(setting: str, advice: str) -> None:
-    """Check that a setting holds no secret: it is kept with each run, in Prefect and in MLflow.
+    """Check that a setting contains no secret, as settings are recorded in Prefect and MLflow.
 
     Args:
-        setting: what was given, an address or not.
-        advice: what to do instead.
+        setting: any text, an address or not.
+        advice: what to do instead, for the message.
 
     Raises:
-        ValueError: it holds one.
+        ValueError: it contains one.
     """
     shown = masked(setting)
     if shown != setting:
         raise ValueError(
-            f"{shown} holds a password or token, which would be kept with each run; {advice}"
+            f"{shown} contains a password or token, which would be recorded with each run; {advice}"
         )
 
 
@@ -71,9 +72,9 @@ def _masked(address: str, *, may_have_versions: bool) -> str:
 
 
 def _end_of_secret(rest: str, is_web: bool, may_have_versions: bool) -> int:  # noqa: FBT001
-    """Return where the @ behind a secret stands; 0 where there is none.
+    """Return the position of the @ after a secret; 0 if there is none.
 
-    Databases take any character in a password, so that it may look like the end of the host.
+    Database URIs allow any character in a password, also those that end a host elsewhere.
     """
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     last = rest.rfind("@")
@@ -97,8 +98,8 @@ def _masked_parameter(found: re.Match[str]) -> str:
 
 
 def _is_secret(value: str) -> bool:
-    """Return whether a parameter's value is itself an address or connection string with one."""
-    read = unquote_plus(unquote_plus(value))  # some are quoted twice
+    """Return whether a parameter's value is an address or connection string with a secret."""
+    read = unquote_plus(unquote_plus(value))  # some are percent-encoded twice
     pairs = (one.partition("=") for one in re.split(r"[;&?\s]", read))
     return any(_SECRET.search(name) and held for name, _, held in pairs) or (
         "://" in read and masked(read) != read

@@ -1,7 +1,7 @@
-"""Write files and folders atomically: complete under their name, or not there at all.
+"""Write files and folders atomically: they are complete, or not there at all.
 
-All that outlives a process is written here: to a hidden sibling, flushed to the disk, and renamed
-into place. A kill or a loss of power leaves the old content or the new one.
+Everything that outlives a process is written to a hidden sibling, flushed to disk, and renamed into
+place. A kill or a loss of power leaves either the old content or the new one.
 """
 
 import errno
@@ -16,7 +16,7 @@ from tasks.errors import UnwritableError, UserError
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8; make its folder where there is none.
+    """Write a file, text as UTF-8; create its folder if needed.
 
     Raises:
         UnwritableError: the disk is full, or the place is not writable.
@@ -27,12 +27,12 @@ def write_atomically(file: Path, content: str | bytes) -> None:
 
 @contextmanager
 def atomic_file(file: Path) -> Iterator[Path]:
-    """Yield a sibling to write to; it takes the file's place once all went well.
+    """Yield a sibling to write to, which replaces the file if the block succeeds.
 
     Raises:
         UnwritableError: the disk is full, or the place is not writable.
     """
-    # Another process or thread may be writing the same file: the last one wins.
+    # Unique, as another process or thread may write the same file: the last one wins.
     sibling = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with writing(file):
@@ -48,9 +48,9 @@ def atomic_file(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a sibling folder to write to; it takes the folder's place once all went well.
+    """Yield a sibling folder to write to, which replaces the folder if the block succeeds.
 
-    After an error nothing is left of it, and an older folder in that place is as it was.
+    After an error nothing is left of it, and an older folder in its place is unchanged.
 
     Raises:
         UnwritableError: the disk is full, or the place is not writable.
@@ -79,14 +79,14 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def _put_back(old: Path, folder: Path) -> None:
-    """Undo the first half of an exchange that was interrupted, now or in an earlier process."""
+    """Restore the old folder after an interrupted replacement, in this or an earlier process."""
     if old.exists() and not folder.exists():
         old.rename(folder)
 
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Turn an error in writing into one that names the place and the room that is left there.
+    """Turn a write error into one that names the place and the free space there.
 
     Raises:
         UnwritableError: writing failed.
@@ -102,7 +102,7 @@ def writing(place: Path) -> Iterator[None]:
 def _is_of_writing(error: Exception) -> bool:
     from safetensors import SafetensorError
 
-    # torch 2.13 has no type for a write that failed, only this name in the text.
+    # torch 2.13 has no exception type for a failed write, only this name in the message.
     is_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)
     return is_torch or isinstance(error, OSError | SafetensorError)
 
@@ -111,18 +111,18 @@ def _unwritable(place: Path, error: Exception) -> UnwritableError:
     existing = next(path for path in (place, *place.parents) if path.exists())
     free = shutil.disk_usage(existing).free / 1e6
     return UnwritableError(
-        f"{place} can't be written: {error} ({free:,.0f} MB are free there); make room or give the "
-        "right to write, then resume the run or start again"
+        f"{place} can't be written: {error} ({free:,.0f} MB free there); free space or grant write "
+        "permission, then resume the run or start again"
     )
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of files, is on the disk."""
+    """Flush a file's content, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems can't flush a folder, and need not.
+        # Some network file systems can't flush a folder, and don't need to.
         if not (path.is_dir() and error.errno in {errno.EINVAL, errno.ENOTSUP}):
             raise
     finally:
@@ -130,12 +130,12 @@ def sync(path: Path) -> None:
 
 
 def check_new(place: Path) -> None:
-    """Check that a file or folder can be written without losing anything.
+    """Check that a file or folder can be written without overwriting anything.
 
     Raises:
-        UserError: there is something already, or no folder to put it in.
+        UserError: it exists and is not an empty folder, or its parent folder does not exist.
     """
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{place} exists; give another name, or remove it")
     if not place.absolute().parent.is_dir():
-        raise UserError(f"there is no folder {place.absolute().parent} to write {place.name} to")
+        raise UserError(f"there is no folder {place.absolute().parent} for {place.name}; create it")

@@ -1,4 +1,4 @@
-"""Which code made something that is kept between runs: ours, and the libraries that it calls."""
+"""Identify the code that made something that is kept between runs: ours and the libraries."""
 
 import hashlib
 import json
@@ -21,10 +21,10 @@ _LIBRARIES = (
     "torch",
     "transformers",
 )
-"""Those that read rows, render and tokenise them, load bases, train and answer."""
+"""Those that read, render and tokenize rows, load bases, train and generate."""
 
 
-@cache  # neither changes under a running process
+@cache  # neither changes while a process runs
 def code_sha256() -> str:
     """Return the sha256 of this package's source and of the versions of Python and libraries."""
     folder = Path(__file__).parents[1]
@@ -36,12 +36,12 @@ def code_sha256() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that are installed."""
+    """Return the versions of those libraries that are installed."""
     return {name: found for name in _LIBRARIES if (found := _version(name))}
 
 
 def _version(name: str) -> str | None:
     try:
         return version(name)
-    except PackageNotFoundError:  # bitsandbytes is optional to some
+    except PackageNotFoundError:  # some are optional, such as bitsandbytes
         return None

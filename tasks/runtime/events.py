@@ -1,7 +1,7 @@
-"""Events that Prefect has when the call returns.
+"""Send events to Prefect, which has received them when the call returns.
 
-Prefect's own `emit_event` hands them to a thread of the process, and with the process they may be
-lost. What a later try must not leave out is sent here.
+Prefect's own `emit_event` (3.8) hands events to a background thread, so they are lost if the
+process ends too early. Events that a completed step must have sent are sent by this module.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def send(events: "Iterable[Event]") -> None:
-    """Send events, and wait until the server has received them; the same id counts once.
+    """Send events, and wait until the server has received them; events with the same id count once.
 
     Raises:
         PassingError: the Prefect server can't be reached.
@@ -30,4 +30,4 @@ def send(events: "Iterable[Event]") -> None:
     try:
         asyncio.run(send_all())
     except RETRYABLE_EXCEPTIONS as error:
-        raise PassingError(f"Prefect can't be told: {error}") from error
+        raise PassingError(f"events can't be sent to Prefect: {error}") from error

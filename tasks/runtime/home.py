@@ -1,6 +1,6 @@
-"""Where adapterflow keeps what it writes: the checkout, or the folder `ADAPTERFLOW_HOME` names.
+"""The home folder, which everything is written to: the checkout, or `ADAPTERFLOW_HOME`.
 
-Every path here is absolute, so that nothing depends on the working directory.
+All paths are absolute, so that nothing depends on the working directory.
 """
 
 import os
@@ -12,15 +12,15 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def home() -> Path:
-    """Give the absolute folder that holds the store, the cache and the outputs."""
+    """Return the absolute path of the home folder."""
     return Path(os.environ.get("ADAPTERFLOW_HOME") or CHECKOUT).expanduser().resolve()
 
 
 def check() -> None:
-    """Check that the home is a folder, or can be made one.
+    """Check that the home folder exists or can be created.
 
     Raises:
-        UserError: neither is so.
+        UserError: it is a file, or can't be created.
     """
     place = home()
     found = next(one for one in (place, *place.parents) if os.path.lexists(one))
@@ -28,26 +28,26 @@ def check() -> None:
         raise UserError(f"ADAPTERFLOW_HOME is {place}, but {found} is a file; name a folder")
     if found != place and not os.access(found, os.W_OK):
         raise UserError(
-            f"ADAPTERFLOW_HOME is {place}, which can't be made in {found}; name a folder that you "
-            "may write to"
+            f"ADAPTERFLOW_HOME is {place}, which can't be created in {found}; name a folder that "
+            "you have write permission for"
         )
 
 
 def mlflow_store() -> Path:
-    """Give the folder of the embedded MLflow store: its database and its artifacts."""
+    """Return the folder of the embedded MLflow store: its database and its artifacts."""
     return home() / "mlruns"
 
 
 def prefect_store() -> Path:
-    """Give the folder of the embedded Prefect server's database and of the persisted results."""
+    """Return the folder of the embedded Prefect server's database and of persisted results."""
     return home() / ".prefect"
 
 
 def cache() -> Path:
-    """Give the folder of base models that were converted once."""
+    """Return the folder of converted base models."""
     return home() / ".cache"
 
 
 def outputs() -> Path:
-    """Give the folder under which each flow run writes its own."""
+    """Return the default folder of the run folders."""
     return home() / "outputs"

@@ -1,9 +1,8 @@
-"""The libraries that a run needs, imported together, and Python's collector kept off them.
+"""Import the libraries that every run needs, and exclude their objects from garbage collection.
 
-They come to a million objects that stay until the process ends. The collector would go through
-those made so far again and again while they are made, and through all of them once more each time
-memory is given back and when the process ends: measured, the imports take a quarter less without it
-(5.2 s for 6.9 s), and ending takes 0.2 s for 2.1 s.
+They create a million objects that live until the process ends. The garbage collector would traverse
+them repeatedly during the imports, in every full collection, and at exit. Measured without it, the
+imports take 5.2 s instead of 6.9 s, and the exit takes 0.2 s instead of 2.1 s.
 """
 
 import atexit
@@ -12,7 +11,7 @@ from functools import cache
 from importlib import import_module
 
 MODULES = (
-    # First: it sets what torch reads when it is imported.
+    # First: it sets environment variables that torch reads when it is imported.
     "tasks.engine",
     "tasks.engine.training.training",
     "tasks.engine.adapters.loading",
@@ -21,9 +20,9 @@ MODULES = (
 )
 
 
-@cache  # set aside later, a model that nothing refers to any more would never be collected
+@cache  # once and early: a model that is alive at a later freeze would never be collected
 def import_libraries() -> None:
-    """Import what every run imports sooner or later, once a process."""
+    """Import what every run imports sooner or later, once per process."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -33,4 +32,5 @@ def import_libraries() -> None:
         if was_on:
             gc.enable()
     gc.freeze()
+    # The interpreter's last collections then find nothing to traverse.
     atexit.register(gc.freeze)

@@ -1,4 +1,4 @@
-"""What leads from MLflow's page of a run back to Prefect's."""
+"""Links from the MLflow run to the Prefect flow run."""
 
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
@@ -11,7 +11,7 @@ _DESCRIPTION_TAG = "mlflow.note.content"
 
 
 def link_to_prefect() -> dict[str, str]:
-    """Give the tags that link the current flow run; none where its server has no pages."""
+    """Return MLflow tags that link to the current flow run; none if its server has no UI."""
     if not get_current_settings().server.ui.enabled:
         return {}
     url = url_for("flow-run", obj_id=str(flow_run.get_id()))

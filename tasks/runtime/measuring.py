@@ -1,4 +1,4 @@
-"""How long a step took and how much memory it needed at its peak."""
+"""Measure a step's seconds and peak memory."""
 
 import sys
 import time
@@ -12,14 +12,14 @@ _MAC = "darwin"
 
 
 class Measurement:
-    """Seconds and peak bytes of a step; complete once the step is over."""
+    """Seconds and peak bytes of a step, set when the step ends."""
 
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     peak_gpu_bytes: int = 0
 
     def as_metrics(self, step: str) -> dict[str, float]:
-        """Give the metrics by their names in MLflow, where each prefix is a section."""
+        """Return the metrics by their names in MLflow, whose UI groups them by prefix."""
         metrics = {
             f"seconds/{step}": self.seconds,
             f"peak_memory_mb/{step}": self.peak_memory_bytes / 1e6,
@@ -31,9 +31,9 @@ class Measurement:
 
 @contextmanager
 def measured() -> Iterator[Measurement]:
-    """Measure what happens inside."""
+    """Measure the block."""
     measurement = Measurement()
-    _restart_peaks()
+    _reset_peaks()
     started = time.perf_counter()
     try:
         yield measurement
@@ -44,7 +44,7 @@ def measured() -> Iterator[Measurement]:
 
 
 def peak_memory_bytes() -> int:
-    """Give this process's peak resident memory, on Linux since the last restart of the peak."""
+    """Return this process's peak resident memory; on Linux since the last reset of the peak."""
     if _STATUS.exists():
         line = next(x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
@@ -54,9 +54,9 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == _MAC else peak * 1024
 
 
-def _restart_peaks() -> None:
-    # Linux: 5 resets the peak resident memory (proc_pid_clear_refs(5)). Where that is not possible
-    # the peak is the process's own so far.
+def _reset_peaks() -> None:
+    # Linux: 5 resets the peak resident memory (proc_pid_clear_refs(5)). Elsewhere the peak is that
+    # of the process since its start.
     with suppress(OSError):
         _CLEAR.write_text("5")
     torch = sys.modules.get("torch")

@@ -1,6 +1,6 @@
-"""How a step shows that it goes forward: a bar on a terminal, plain lines elsewhere.
+"""Show a step's progress: a bar on a terminal, log lines elsewhere.
 
-The lines go to Prefect's log of the run, where its UI shows them, too.
+The lines go to Prefect's log of the run, which its UI shows.
 """
 
 import logging
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Prefect takes lines without keeping a training waiting, also while its server is away; a progress
-# artifact would keep it.
+# Prefect's log handler never blocks a training, even while the server is unreachable; updating a
+# progress artifact would.
 _SECONDS_BETWEEN_LINES = 5.0
 
 
 def logger() -> "logging.Logger | logging.LoggerAdapter[Any]":
-    """Give the log of the current run; outside of one, an ordinary log."""
+    """Return the logger of the current run; outside of a run, the logger `adapterflow`."""
     from prefect.exceptions import MissingContextError
     from prefect.logging import get_run_logger
 
@@ -27,18 +27,18 @@ def logger() -> "logging.Logger | logging.LoggerAdapter[Any]":
 
 
 class Progress:
-    """Work of a known size, part of which is done."""
+    """The progress of some work, counted in units such as `row`."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.done = 0
 
     def at(self, done: int, total: int, note: str = "") -> None:
-        """Show how much is done, and what else there is to say."""
+        """Show that `done` of `total` units are done, with an optional note."""
         raise NotImplementedError
 
     def add(self, count: int, total: int) -> None:
-        """Show that so many more are done."""
+        """Show that `count` more units are done."""
         self.done += count
         self.at(self.done, total)
 
@@ -59,7 +59,7 @@ class _Lines(Progress):
         self._last = time.monotonic()
 
     def at(self, done: int, total: int, note: str = "") -> None:
-        # No line for the end: the step itself says what came out.
+        # No line for the end: the step itself logs the result.
         now = time.monotonic()
         if now - self._last < _SECONDS_BETWEEN_LINES:
             return

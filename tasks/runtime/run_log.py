@@ -1,4 +1,4 @@
-"""Prefect's log of a run: the engine's lines, and a user's mistake without a traceback."""
+"""Set up Prefect's log of a run: with the engine's lines, and without tracebacks of UserErrors."""
 
 import logging
 
@@ -14,10 +14,10 @@ def _shorten_mistakes(record: logging.LogRecord) -> bool:
 
 
 def prepare_run_log() -> None:
-    """Let in what the engine tells, and take the traceback off a user's mistake.
+    """Log the engine's INFO lines, and remove the traceback of a UserError.
 
-    Prefect sends the lines of `PREFECT_LOGGING_EXTRA_LOGGERS`, but leaves their loggers at the
-    root's level, by which only warnings get that far.
+    Prefect 3.8 sends the lines of `PREFECT_LOGGING_EXTRA_LOGGERS`, but leaves their loggers at the
+    root's level, WARNING.
     """
     logging.getLogger("tasks").setLevel(logging.INFO)
     for name in ("prefect.task_runs", "prefect.flow_runs"):

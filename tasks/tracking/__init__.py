@@ -1,21 +1,21 @@
-"""The record in MLflow: all that touches mlflow, and the only package that does.
+"""Tracking in MLflow: the only package that uses mlflow.
 
-mlflow reads some of its settings when it is imported, and importing it takes seconds. So the
-defaults are set here, and it is imported inside the functions that need it.
+mlflow reads some of its settings when it is imported, and the import takes seconds. So the defaults
+are set here, and mlflow is imported inside the functions that need it.
 """
 
 import os
 
-# A variable that is already set wins.
+# A variable that the user has set wins.
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # Models that are pickles run code on loading; ours are none.
+    # Pickled models run code when they are loaded; ours are not pickled.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    # mlflow 3.17 prints a link to the run on stdout, which belongs to `--json`.
+    # mlflow 3.17 prints a link to the run on stdout, which is reserved for `--json`.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # With mlflow 3.17's own (7 retries, 120 s) a call to a server that is gone blocks 4 minutes.
-    # Nothing is lost by giving up early: it waits in the journal.
+    # With mlflow 3.17's defaults (7 retries, 120 s), a call to a dead server blocks for 4 minutes.
+    # Nothing is lost by giving up early, as the operation stays in the journal.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
 }

@@ -1,4 +1,4 @@
-"""Several adapters as one MLflow model, which answers requests with the one that they name."""
+"""Bundle several adapters as one MLflow model, in which each request selects an adapter."""
 
 import shutil
 import tempfile
@@ -22,19 +22,19 @@ def write_bundle(
 
     Args:
         folder: for `mlflow models serve -m` and `mlflow.pyfunc.load_model`.
-        base: on which all of them were loaded.
-        adapters: by their names, the first of them the default.
-        folders: where their files lie.
+        base: the base on which all of them were loaded.
+        adapters: the adapters by name; the first is the default.
+        folders: their folders by name.
     """
     import mlflow.pyfunc
 
     templates = {name: str(one.template) for name, one in adapters.items()}
     with atomic_folder(folder) as partial, tempfile.TemporaryDirectory(dir=partial.parent) as made:
-        # mlflow names what it copies by the folder's own name, which many have in common.
+        # mlflow keeps the folder's own name for an artifact, and several may have the same.
         for name, path in folders.items():
             shutil.copytree(path, Path(made) / name)
         with warnings.catch_warnings():
-            # mlflow 3.17 asks for an input example even where there is a signature.
+            # mlflow 3.17 warns about a missing input example even if there is a signature.
             warnings.filterwarnings("ignore", ".*An input example", UserWarning)
             mlflow.pyfunc.save_model(
                 str(partial),

@@ -1,7 +1,7 @@
-"""The saved adapter as an MLflow model: the adapter's own files, and code that finds the base.
+"""Log the saved adapter as an MLflow model: the adapter's files, and code that finds the base.
 
-`mlflow.transformers.log_model` (3.17) would store the whole base under wrong names, and load it
-with random layers. This one is a models-from-code pyfunc, `adapter_pyfunc.py`.
+`mlflow.transformers.log_model` (3.17) would store the entire base under wrong tensor names, and
+load it with random layers. This model is a models-from-code pyfunc, `adapter_pyfunc.py`.
 """
 
 import re
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
 _SHA256_TAG = "adapter.sha256"
 
-# What one request may ask for.
+# Limits of one request.
 _LIMITS = {"max_rows": 256, "max_prompt_tokens": 32768, "max_new_tokens": 2048, "batch_size": 16}
 
 
 def log_adapter(
     client: "MlflowClient", run_id: str, saved: SavedRecord, requirements: list[str]
 ) -> str:
-    """Log the adapter to the run, once for each content; give the model's URI."""
+    """Log the adapter to the run, once per content; return the model's URI."""
     model = _find(client, run_id, saved) or _create(client, run_id, saved)
-    # A model is READY once all its files are there: one that a kill left PENDING is filled again.
+    # A model is READY once all its files are uploaded; a PENDING one, left by a kill, is uploaded
+    # again.
     if str(model.status) != "READY":
         with tempfile.TemporaryDirectory() as folder:
             _save(Path(folder) / "model", model, run_id, saved, requirements)
@@ -55,7 +56,7 @@ def _find(client: "MlflowClient", run_id: str, saved: SavedRecord) -> "LoggedMod
 
 
 def _name(saved: SavedRecord) -> str:
-    # What mlflow 3.17 allows in the name of a logged model.
+    # These characters are not allowed in names of logged models (mlflow 3.17).
     return re.sub(r"[/:.%\"']", "-", saved.adapter_name)
 
 
@@ -97,7 +98,7 @@ def _save(
     )
     templates = {saved.adapter_name: saved.template}
     with warnings.catch_warnings():
-        # mlflow 3.17 asks for an input example even where there is a signature.
+        # mlflow 3.17 warns about a missing input example even if there is a signature.
         warnings.filterwarnings("ignore", ".*An input example", UserWarning)
         mlflow.pyfunc.save_model(
             str(path),
@@ -111,11 +112,11 @@ def _save(
 
 
 def model_config(base: BaseSource, templates: Mapping[str, str]) -> dict[str, object]:
-    """Give what `adapter_pyfunc.py` reads; a user overrides any of it when loading.
+    """Return the settings of `adapter_pyfunc.py`; users may override them when loading.
 
     Args:
-        base: of all the adapters.
-        templates: the adapters' names, the first of them the default, and how each is prompted.
+        base: the base of all adapters.
+        templates: by adapter, `chat` or `plain`; the first adapter is the default.
     """
     return {
         "base_model": None,
@@ -135,11 +136,11 @@ def model_config(base: BaseSource, templates: Mapping[str, str]) -> dict[str, ob
 
 
 def signature(adapter: str, base: BaseSource) -> "ModelSignature":
-    """Give the signature; an example in its place would make mlflow run the model.
+    """Return the signature. It is written by hand, as inferring it would run the model.
 
     Args:
-        adapter: which answers unless a request names another.
-        base: says what kind of answers.
+        adapter: the default adapter.
+        base: its task determines the columns.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -176,12 +177,12 @@ def signature(adapter: str, base: BaseSource) -> "ModelSignature":
 
 
 def requirements(saved: SavedRecord) -> list[str]:
-    """Give the installed versions of what the model needs, without local parts such as `+cpu`."""
+    """Return the installed versions of what the model needs, without local parts such as `+cpu`."""
     return requirements_on(saved.base)
 
 
 def requirements_on(base: BaseSource) -> list[str]:
-    """Give the same for any adapters of a base."""
+    """Return the same for any adapters of a base."""
     names = ["torch", "transformers", "peft", "accelerate"]
     if base.settings.quantization != "none":
         names.append("bitsandbytes")

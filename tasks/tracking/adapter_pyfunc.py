@@ -1,8 +1,8 @@
-"""The model that MLflow loads and serves: a base found where it is kept, with adapters on it.
+"""The model that MLflow loads and serves: adapters on a base that is found where it is stored.
 
-This file is stored with each logged adapter and runs wherever that is loaded, so it imports
-nothing of this project. `mlflow.pyfunc.load_model(uri, model_config={"base_model": "…"})` names
-another place of the base.
+This file is stored with each logged adapter and runs wherever that is loaded, so it imports nothing
+of this project. Another location of the base is set by
+`mlflow.pyfunc.load_model(uri, model_config={"base_model": "…"})`.
 """
 
 import hashlib
@@ -24,20 +24,20 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a prompt is answered; prompts of one way are answered in one batch."""
+class Decoding:
+    """How a prompt is answered; prompts with equal options can share a batch."""
 
     max_new_tokens: int
     temperature: float
     adapter: str | None
-    """None where each row of a batch may have its own."""
+    """None if the rows of a batch may have different adapters."""
     ends: tuple[int, ...]
     """Tokens that end an answer."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt as a text, and what its chat template writes around the content of an answer."""
+class RenderedPrompt:
+    """A prompt as text, and what its chat template writes around the content of an answer."""
 
     text: str
     is_chat: bool = False
@@ -47,74 +47,75 @@ class Asked:
 
 @dataclass(eq=False)
 class Job:
-    """One prompt on its way to an answer."""
+    """One prompt that waits for its answer."""
 
     prompt: list[int]
-    """Its tokens."""
+    """The prompt's tokens."""
     adapter: str
-    way: Way
-    asked: Asked = field(default_factory=lambda: Asked(""))
+    decoding: Decoding
+    asked: RenderedPrompt = field(default_factory=lambda: RenderedPrompt(""))
     words: list[int | None] = field(default_factory=list)
-    """The first token of each word, where words are tagged."""
+    """The first token of each word, for token classification."""
     answer: str | dict[str, Any] | None = None
     error: Exception | None = None
     is_done: threading.Event = field(default_factory=threading.Event)
 
 
 class AdapterModel(PythonModel):
-    """Answers the rows of a table: its column `prompt` (text), or `messages` (a chat).
+    """Answers the rows of a table, by its column `prompt` (text) or `messages` (a conversation).
 
-    Where the adapters classify, the column is `text`, and an answer a label and its probability;
-    where they tag words, it is `tokens`, a list, and an answer as many tags and the probability of
-    the least sure one.
+    For sequence classification the column is `text`, and an answer is a label with its probability.
+    For token classification the column is `tokens`, a list of words, and an answer is a list of as
+    many tags, with the probability of the least certain one.
 
-    The param `adapter` names which of the stored adapters answers; all of them are in memory, on
-    one base. Requests may come at once: what waits is answered together, each row by its adapter.
+    The param `adapter` selects one of the stored adapters, all of which are in memory, on one base.
+    Concurrent requests are batched together, each row with its adapter.
 
-    In bfloat16 and float16 an answer may depend on which others it is computed with. Where it must
-    not, set `dtype` to float32, or `batch_size` to 1, by `model_config` (of a server: by the
-    environment's SERVING_MODEL_CONFIG, as JSON).
+    In bfloat16 and float16 an answer may depend on the other rows of its batch. To prevent that,
+    set `dtype` to float32 or `batch_size` to 1 by `model_config` (for a server, as JSON in the
+    environment variable SERVING_MODEL_CONFIG).
     """
 
-    # Without it mlflow 3.17 asks for type hints on `predict` whenever this is loaded; with them it
-    # would drop the signature's params.
+    # Without this, mlflow 3.17 warns about missing type hints on `predict` at each load; with type
+    # hints it would drop the signature's params.
     _skip_type_hint_validation = True
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load base, adapters and tokenizers.
 
         Raises:
-            ValueError: The base is not found, or an adapter's weights do not fit it exactly, or
-                no row could be computed.
+            ValueError: the base is not found, an adapter's weights do not fit it exactly, or
+                `batch_size` is less than 1.
         """
         self.config = dict(context.model_config)
         if self.config["batch_size"] < 1:
             raise ValueError(f"batch_size is {self.config['batch_size']}; it must be 1 or more")
         base, revision = find_base(self.config)
         folders = {name: Path(context.artifacts[name]) for name in self.config["adapters"]}
-        self.model = _load_base(base, revision, self.config, _whole_modules(folders.values()))
+        self.model = _load_base(base, revision, self.config, _fully_trained(folders.values()))
         self.num_embeddings = self.model.get_input_embeddings().weight.shape[0]
         self.labels = self.config.get("labels", [])
         self.tags_words = self.config.get("auto_class") == "AutoModelForTokenClassification"
-        self.writes_anew = self.model.config.is_encoder_decoder
+        self.is_seq2seq = self.model.config.is_encoder_decoder
         self.tokenizers, self.chats, self.inner, self.ends = {}, {}, {}, {}
         for number, (name, template) in enumerate(self.config["adapters"].items()):
             folder = context.artifacts[name]
             tokenizer = _load_tokenizer(folder, base, revision)
-            # Prompts are written as they were in training.
+            # Prompts must be rendered as in training.
             self.chats[name] = template == "chat" and tokenizer.chat_template is not None
-            # Answers begin where prompts end. Encoders count positions from the first token on.
-            in_front = not (self.labels or self.writes_anew)
+            # Decoders continue the last position, so they need padding on the left. Encoders count
+            # positions from the first token.
+            in_front = not (self.labels or self.is_seq2seq)
             tokenizer.padding_side = "left" if in_front else "right"
-            if (tokenizer.pad_token_id or 0) >= self.num_embeddings:  # masked, but looked up
+            if (tokenizer.pad_token_id or 0) >= self.num_embeddings:  # masked, but embedded
                 tokenizer.pad_token = tokenizer.eos_token
             self.tokenizers[name] = tokenizer
             self.ends[name] = _end_tokens(self.model, tokenizer)
-            # Modules can't have every name that MLflow allows.
+            # MLflow allows adapter names that torch does not allow for modules.
             self.inner[name] = f"adapter_{number}"
             _load_adapter(self.model, folder, self.inner[name], base)
-        # transformers hands the output layer a slice with gaps, for which torch 2.13 copies its
-        # weight once a row: a second a batch.
+        # transformers passes the output layer a non-contiguous slice, for which torch 2.13 copies
+        # the weight once per row: that costs a second per batch.
         if head := self.model.get_output_embeddings():
             head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         self.model.eval()
@@ -127,12 +128,12 @@ class AdapterModel(PythonModel):
         self._tokenizing = threading.Lock()
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
-        """Give one answer a row: a list of str, or of label (or tags) and probability.
+        """Return one answer per row: a list of str, or of label (or tags) and probability.
 
         Raises:
-            MlflowException: A row asks nothing, there is no such adapter, or a limit is passed.
+            MlflowException: a row has no prompt, the adapter is unknown, or a limit is exceeded.
         """
-        adapter, way = self._way(**(params or {}))
+        adapter, decoding = self._decoding(**(params or {}))
         # mlflow drops columns that the signature does not name, which may leave none.
         columns = {"prompt", "messages"}
         if self.labels:
@@ -141,14 +142,14 @@ class AdapterModel(PythonModel):
             raise _refused(f"the table needs a column {' or '.join(sorted(columns))}")
         rows = model_input.to_dict(orient="records")
         if len(rows) > self.config["max_rows"]:
-            raise _refused(f"{len(rows)} rows at once; at most {self.config['max_rows']}")
-        jobs = [self._job(row, adapter, way) for row in rows]
+            raise _refused(f"{len(rows)} rows in one request; at most {self.config['max_rows']}")
+        jobs = [self._job(row, adapter, decoding) for row in rows]
         self._answer_all(jobs)
         return [job.answer for job in jobs]
 
-    def _way(
+    def _decoding(
         self, adapter: str = "", max_new_tokens: int = 128, temperature: float = 0.0
-    ) -> tuple[str, Way]:
+    ) -> tuple[str, Decoding]:
         names = list(self.tokenizers)
         if adapter and adapter not in names:
             raise _refused(f"there is no adapter {adapter!r}; possible: {', '.join(names)}")
@@ -159,20 +160,21 @@ class AdapterModel(PythonModel):
             raise _refused(f"temperature is {temperature}; possible is 0 or more")
         adapter = adapter or self.config["default_adapter"]
         alone = None if adapter in self._mixable else adapter
-        return adapter, Way(int(max_new_tokens), float(temperature), alone, self.ends[adapter])
+        ends = self.ends[adapter]
+        return adapter, Decoding(int(max_new_tokens), float(temperature), alone, ends)
 
-    def _job(self, row: dict[str, Any], adapter: str, way: Way) -> Job:
+    def _job(self, row: dict[str, Any], adapter: str, decoding: Decoding) -> Job:
         tokenizer, is_chat = self.tokenizers[adapter], self.chats[adapter]
         words = _words_of(row) if self.tags_words else []
         if self.labels:
-            asked = Asked(" ".join(words) or _text_of(row))
+            asked = RenderedPrompt(" ".join(words) or _text_of(row))
         else:
-            asked = _asked(tokenizer, row, is_chat)
-        if self.writes_anew and not self.labels:  # an encoder's text ends as its tokenizer ends it
-            asked = Asked(asked.text.rstrip())
-        # A tokenizer keeps how it pads between calls: two threads at once would disturb each other.
+            asked = _rendered(tokenizer, row, is_chat)
+        if self.is_seq2seq and not self.labels:  # an encoder's input ends with the tokenizer's end
+            asked = RenderedPrompt(asked.text.rstrip())
+        # Fast tokenizers keep the padding as state between calls, and are not thread-safe.
         with self._tokenizing:
-            # The chat template wrote the special tokens already.
+            # The chat template has already written the special tokens.
             encoded = tokenizer(
                 asked.text,
                 add_special_tokens=not asked.is_chat,
@@ -184,31 +186,32 @@ class AdapterModel(PythonModel):
         if max(tokens, default=0) >= self.num_embeddings:
             unknown = tokenizer.convert_ids_to_tokens(max(tokens))
             raise _refused(
-                f"the prompt has the token {unknown!r} ({max(tokens)}); the base has embeddings "
-                f"for tokens 0 to {self.num_embeddings - 1} only"
+                f"the prompt contains the token {unknown!r} ({max(tokens)}); the base has "
+                f"embeddings for tokens 0 to {self.num_embeddings - 1} only"
             )
-        most = self._longest_prompt(tokenizer, way)
+        most = self._longest_prompt(tokenizer, decoding)
         if not 0 < len(tokens) <= most:
             raise _refused(f"the prompt has {len(tokens)} tokens; possible are 1 to {most}")
         firsts = first_tokens(words, encoded["offset_mapping"]) if words else []
-        return Job(tokens, adapter, way, asked, firsts)
+        return Job(tokens, adapter, decoding, asked, firsts)
 
-    def _longest_prompt(self, tokenizer: Any, way: Way) -> int:  # noqa: ANN401
+    def _longest_prompt(self, tokenizer: Any, decoding: Decoding) -> int:  # noqa: ANN401
         most: int = self.config["max_prompt_tokens"]
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if self.labels:
-            # Some encoders have positions that no token may take, which their tokenizers know.
+            # Some encoders reserve positions, such as RoBERTa; their tokenizers know the true
+            # limit.
             return int(min(most, positions or most, tokenizer.model_max_length))
-        return min(most, (positions or most) - way.max_new_tokens)
+        return min(most, (positions or most) - decoding.max_new_tokens)
 
     def _answer_all(self, jobs: list[Job]) -> None:
-        """Wait until these are answered; whichever request comes first computes for all."""
+        """Wait until these are answered; the thread that gets the lock computes for all of them."""
         with self._queue:
             self._waiting.extend(jobs)
         try:
             for job in jobs:
                 self._wait_for(job)
-        finally:  # of a request that failed nothing more is computed
+        finally:  # the rest of a failed request need not be computed
             with self._queue:
                 self._waiting = deque(one for one in self._waiting if one not in jobs)
 
@@ -222,10 +225,10 @@ class AdapterModel(PythonModel):
             raise job.error
 
     def _take(self) -> list[Job]:
-        """Take the one that has waited longest, and others of its way."""
+        """Take the job that has waited longest, and others with equal decoding options."""
         with self._queue:
-            way = self._waiting[0].way
-            batch = [job for job in self._waiting if job.way == way]
+            decoding = self._waiting[0].decoding
+            batch = [job for job in self._waiting if job.decoding == decoding]
             batch = batch[: self.config["batch_size"]]
             for job in batch:
                 self._waiting.remove(job)
@@ -233,7 +236,7 @@ class AdapterModel(PythonModel):
 
     def _answer_batch(self, batch: list[Job]) -> None:
         try:
-            answers = self._answer(batch, batch[0].way)
+            answers = self._answer(batch, batch[0].decoding)
             for job, answer in zip(batch, answers, strict=True):
                 job.answer = answer
         except Exception as error:  # noqa: BLE001 - each of the requests raises it
@@ -243,39 +246,40 @@ class AdapterModel(PythonModel):
             for job in batch:
                 job.is_done.set()
 
-    def _answer(self, jobs: list[Job], way: Way) -> list[Any]:
+    def _answer(self, jobs: list[Job], decoding: Decoding) -> list[Any]:
         import torch
         from transformers import GenerationConfig
 
         self._switch([job.adapter for job in jobs])
-        tokenizer = self.tokenizers[jobs[0].adapter]  # of one vocabulary, as all of them
+        tokenizer = self.tokenizers[jobs[0].adapter]  # all have the same vocabulary
         prompts = {"input_ids": [job.prompt for job in jobs]}
         batch = tokenizer.pad(prompts, return_tensors="pt").to(self.model.device)
         if self.labels:
             return self._classify(batch, jobs)
-        # As in training's sample answers: what is unset here, generate() takes from the base.
+        # As in the sample answers of step 6. What is unset here, generate() takes from the base.
         how = GenerationConfig(
-            max_new_tokens=way.max_new_tokens,
+            max_new_tokens=decoding.max_new_tokens,
             num_beams=1,
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
-            eos_token_id=list(way.ends) or None,
+            eos_token_id=list(decoding.ends) or None,
             pad_token_id=tokenizer.pad_token_id,
-            **_sampling(way.temperature),
+            **_sampling(decoding.temperature),
         )
         with torch.inference_mode():
             tokens = self.model.generate(**batch, generation_config=how)
-        new_tokens = tokens if self.writes_anew else tokens[:, batch["input_ids"].shape[1] :]
+        new_tokens = tokens if self.is_seq2seq else tokens[:, batch["input_ids"].shape[1] :]
         return [
             read_answer(self.tokenizers[job.adapter], job.asked, ids.tolist()).strip()
             for job, ids in zip(jobs, new_tokens, strict=True)
         ]
 
     def _switch(self, adapters: list[str]) -> None:
-        """Let each row of the next batch have its adapter; one for all is the faster way."""
+        """Activate one adapter for the next batch, or one per row, which is slower."""
         from peft.functional import set_adapter
 
-        # Also of several: what another adapter trained whole is then the base's own for these.
+        # Also if several answer: activating one of them switches off the fully trained modules of
+        # any other adapter.
         if self._active not in adapters:
             self._active = adapters[0]
             set_adapter(self.model, self.inner[self._active], inference_mode=True)
@@ -307,7 +311,7 @@ class AdapterModel(PythonModel):
 
 
 def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int | None]:
-    """Give the first token of each word of a text, as in training; None where it has none."""
+    """Return each word's first token in a text, as in training; None for a word without one."""
     firsts: list[int | None] = [None] * len(words)
     word, start = 0, 0
     for place, (begins, ends) in enumerate(offsets):
@@ -320,14 +324,14 @@ def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int |
 
 
 def _refused(message: str) -> MlflowException:
-    """Give the error that a server answers with status 400 and this message."""
+    """Return an exception that a server turns into status 400 with this message."""
     return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
 
 
 def find_base(config: dict[str, Any]) -> tuple[str, str | None]:
-    """Give the base's folder or Hub id, and the revision of a Hub id.
+    """Return the base's folder or Hub id, and the revision of a Hub id.
 
-    First `base_model` if it is set, then the place it was trained from, then its public name.
+    That is `base_model` if it is set, else the location in training if it exists, else the Hub id.
     """
     if config["base_model"]:
         _check_fingerprint(str(config["base_model"]), config)
@@ -339,8 +343,8 @@ def find_base(config: dict[str, Any]) -> tuple[str, str | None]:
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", reference):
         return reference, config["recorded_revision"]
     raise ValueError(
-        f"the base model is not at {location}, and {reference!r} is no Hub id; name its folder or "
-        'Hub id: mlflow.pyfunc.load_model(uri, model_config={"base_model": "…"})'
+        f"the base model is not at {location}, and {reference!r} is not a Hub id; set its folder "
+        'or Hub id: mlflow.pyfunc.load_model(uri, model_config={"base_model": "…"})'
     )
 
 
@@ -348,7 +352,7 @@ def _check_fingerprint(location: str, config: dict[str, Any]) -> None:
     """Check that a folder's weights are those that the adapters were trained on.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they differ.
     """
     wanted = config.get("base_fingerprint") or ""
     files = [*Path(location).glob("*.safetensors"), *Path(location).glob("pytorch_model*.bin")]
@@ -360,36 +364,36 @@ def _check_fingerprint(location: str, config: dict[str, Any]) -> None:
             found.update(hashlib.file_digest(opened, "sha256").digest())
     if f"sha256:{found.hexdigest()}" != wanted:
         raise ValueError(
-            f"the base at {location} is not the one that the adapters were trained on: its weights "
-            f"have the sha256 {found.hexdigest()}, and {wanted} is wanted; name the right one as "
-            'base_model, or set model_config={"base_fingerprint": ""} to take this one all the same'
+            f"the base at {location} is not the one that the adapters were trained on: its "
+            f"fingerprint is sha256:{found.hexdigest()}, expected {wanted}; set base_model to the "
+            'right one, or model_config={"base_fingerprint": ""} to use this one anyway'
         )
 
 
-def _whole_modules(folders: Iterable[Path]) -> list[str]:
-    """Name the modules that some adapter trained whole."""
+def _fully_trained(folders: Iterable[Path]) -> list[str]:
+    """Return the names of the modules that some adapter trained fully."""
     configs = [json.loads((folder / "adapter_config.json").read_text()) for folder in folders]
     return sorted({name for one in configs for name in one.get("modules_to_save") or ()})
 
 
-def _load_base(base: str, revision: str | None, config: dict[str, Any], whole: list[str]) -> Any:  # noqa: ANN401
+def _load_base(base: str, revision: str | None, config: dict[str, Any], full: list[str]) -> Any:  # noqa: ANN401
     import torch
     import transformers
 
     labels = config.get("labels")
     dtype = getattr(torch, config["dtype"].removeprefix("torch."))
-    packed = _quantization(config["quantization"], dtype, whole if labels else None)
-    # The output layer for these is the adapters' own.
+    quantization = _quantization(config["quantization"], dtype, full if labels else None)
+    # The new output layer gets its weights from the adapters.
     classes = {"id2label": dict(enumerate(labels)), "num_labels": len(labels)} if labels else {}
     auto_class = getattr(transformers, config.get("auto_class", "AutoModelForCausalLM"))
     model: Any = auto_class.from_pretrained(
-        base, revision=revision, dtype=dtype, quantization_config=packed, **classes
+        base, revision=revision, dtype=dtype, quantization_config=quantization, **classes
     )
-    if labels:  # decoders look for the last token that is not this one
+    if labels:  # decoders classify at the last token that is not padding
         pad = _load_tokenizer(base, base, revision).pad_token_id
         model.config.get_text_config().pad_token_id = pad
-    # bitsandbytes places its weights itself.
-    return model if packed or not torch.cuda.is_available() else model.to("cuda")
+    # bitsandbytes moves the weights itself.
+    return model if quantization or not torch.cuda.is_available() else model.to("cuda")
 
 
 def _quantization(name: str, dtype: Any, without: list[str] | None) -> Any:  # noqa: ANN401
@@ -409,25 +413,25 @@ def _quantization(name: str, dtype: Any, without: list[str] | None) -> Any:  # n
 
 
 def _load_adapter(model: Any, folder: str, name: str, base: str) -> None:  # noqa: ANN401
-    # transformers 5.23 reports all other adapters' weights as newly initialised.
+    # transformers 5.23 warns that all other adapters' weights are newly initialized.
     log = logging.getLogger("transformers.integrations.peft")
     level = log.level
     log.setLevel(logging.ERROR)
     info = model.load_adapter(folder, adapter_name=name, adapter_state_dict=_weights(folder))
     log.setLevel(level)
-    # What does not fit is only logged, too, and goes on with random weights.
+    # Weights that do not fit are only logged by transformers, and stay random.
     own = re.compile(rf"\.(lora_\w+|modules_to_save)\.{re.escape(name)}(\.|$)")
     missing = [key for key in map(str, info.missing_keys) if own.search(key)]
     wrong = [*missing, *info.unexpected_keys, *info.mismatched_keys]
     if wrong:
         raise ValueError(
-            f"the adapter in {folder} was made for another base than {base!r}: {len(wrong)} "
+            f"the adapter in {folder} was trained on another base than {base!r}: {len(wrong)} "
             f"weights are missing, unexpected or of another shape, such as {min(map(str, wrong))}"
         )
 
 
 def _weights(folder: str) -> dict[str, Any]:
-    """Read an adapter's weights; PEFT leaves out the end of DoRA's keys, transformers wants it."""
+    """Read an adapter's weights; transformers expects `.weight` in DoRA's keys, PEFT omits it."""
     from safetensors.torch import load_file
 
     weights = load_file(Path(folder) / "adapter_model.safetensors")
@@ -435,23 +439,26 @@ def _weights(folder: str) -> dict[str, Any]:
 
 
 def _is_plain(folder: str) -> bool:
-    """Tell whether PEFT can compute the adapter for some rows of a batch only."""
+    """Return whether PEFT can apply the adapter to single rows of a batch."""
     config = json.loads((Path(folder) / "adapter_config.json").read_text())
     others = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias")
     return config.get("bias", "none") == "none" and not any(map(config.get, others))
 
 
 def _name_adapters(model: Any, names: Callable[[], list[str] | None]) -> None:  # noqa: ANN401
-    """Have the adapter layers told each row's adapter, where there are names."""
+    """Pass each row's adapter to the LoRA layers, if `names()` returns names.
+
+    PEFT's own `adapter_names` argument exists only on a PeftModel, which this model is not.
+    """
     from peft.tuners.lora import LoraLayer
 
-    def told(_: Any, inputs: Any, more: dict[str, Any]) -> Any:  # noqa: ANN401
+    def add_names(_: Any, inputs: Any, keywords: dict[str, Any]) -> Any:  # noqa: ANN401
         given = names()
-        return None if given is None else (inputs, {**more, "adapter_names": given})
+        return None if given is None else (inputs, {**keywords, "adapter_names": given})
 
     for module in model.modules():
         if isinstance(module, LoraLayer):
-            module.register_forward_pre_hook(told, with_kwargs=True)
+            module.register_forward_pre_hook(add_names, with_kwargs=True)
 
 
 def _load_tokenizer(folder: str, base: str, revision: str | None) -> Any:  # noqa: ANN401
@@ -481,31 +488,31 @@ def _words_of(row: dict[str, Any]) -> list[str]:
     return list(words)
 
 
-def _asked(tokenizer: Any, row: dict[str, Any], chat: bool) -> Asked:  # noqa: ANN401, FBT001
-    """Write a row's prompt or messages as the text that the answer continues."""
+def _rendered(tokenizer: Any, row: dict[str, Any], chat: bool) -> RenderedPrompt:  # noqa: ANN401, FBT001
+    """Render a row's prompt or messages as the text that the answer continues."""
     messages, prompt = row.get("messages"), row.get("prompt")
     # An empty cell of a table is NaN.
     if not isinstance(prompt, str) and (messages is None or isinstance(messages, float)):
         raise _refused(f"a row needs `prompt`, a text, or `messages`; this one is {row!r:.200}")
     if not chat:
         if not isinstance(prompt, str):
-            raise _refused("the adapter was trained without a chat template: give `prompt`")
-        return Asked(prompt)
+            raise _refused("the adapter was trained without a chat template; give `prompt`")
+        return RenderedPrompt(prompt)
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _turns(messages)
     return ask(tokenizer, turns)
 
 
-def ask(tokenizer: Any, turns: list[dict[str, Any]]) -> Asked:  # noqa: ANN401
-    """Write a conversation as its chat template does, and see what that writes around an answer.
+def ask(tokenizer: Any, turns: list[dict[str, Any]]) -> RenderedPrompt:  # noqa: ANN401
+    """Render a conversation by its chat template, and find what that writes around an answer.
 
     Raises:
-        MlflowException: The template refuses the conversation.
+        MlflowException: the template refuses the conversation.
     """
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program: it may raise anything
         raise _refused(f"the chat template refuses the messages: {error}") from error
-    mark = "\ue000answer\ue001"  # characters for private use, which no template knows
+    mark = "\ue000answer\ue001"  # private-use characters, which no template handles
     try:
         marked: str = tokenizer.apply_chat_template(
             [*turns, {"role": "assistant", "content": mark}], tokenize=False
@@ -514,13 +521,13 @@ def ask(tokenizer: Any, turns: list[dict[str, Any]]) -> Asked:  # noqa: ANN401
         marked = ""
     head, found, after = marked.rpartition(mark)
     if not found:
-        return Asked(text, is_chat=True)
+        return RenderedPrompt(text, is_chat=True)
     before = head.removeprefix(text) if head.startswith(text) else ""
-    return Asked(text, is_chat=True, before=before, after=after)
+    return RenderedPrompt(text, is_chat=True, before=before, after=after)
 
 
-def read_answer(tokenizer: Any, asked: Asked, tokens: list[int]) -> str:  # noqa: ANN401
-    """Return the content of an answer, without special tokens and what the template writes."""
+def read_answer(tokenizer: Any, asked: RenderedPrompt, tokens: list[int]) -> str:  # noqa: ANN401
+    """Return the content of an answer, without special tokens and the template's text around it."""
     if not asked.is_chat:
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
     text = str(tokenizer.decode(tokens, skip_special_tokens=False))
@@ -536,25 +543,25 @@ def read_answer(tokenizer: Any, asked: Asked, tokens: list[int]) -> str:  # noqa
         text = text.lstrip().removeprefix(opening).lstrip()
     closing = asked.after.strip()
     if mark := special.search(closing):
-        # A base that was not taught to stop goes on with turns of its own.
+        # A base that was not trained to stop continues with further turns.
         text = text.partition(mark.group())[0]
         closing = closing[: mark.start()].rstrip()
     return special.sub("", text).removesuffix(asked.after).removesuffix(closing)
 
 
 def _response(tokenizer: Any, text: str, prompt: str) -> str | None:  # noqa: ANN401
-    """Return the content as the tokenizer's response template reads it, if it has one."""
+    """Return the content as parsed by the tokenizer's response template; None without one."""
     if getattr(tokenizer, "response_template", None) is None:
         return None
     try:
         content = tokenizer.parse_response(text, prefix=prompt).get("content")
-    except Exception:  # noqa: BLE001 - what a model writes need not be of the template's form
+    except Exception:  # noqa: BLE001 - a model's output need not match the template
         return None
     return content if isinstance(content, str) and content else None
 
 
 def _undoubled(tokenizer: Any, text: str, tokens: list[int]) -> list[int]:  # noqa: ANN401
-    """Leave out a special token that the tokenizer adds where the text has it already."""
+    """Remove special tokens that the tokenizer added although the text has them already."""
     if tokens[:1] != tokens[1:2] and tokens[-1:] != tokens[-2:-1]:
         return tokens
     own: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -581,7 +588,7 @@ def _sampling(temperature: float) -> dict[str, Any]:
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401
-    """Give every token that may end an answer: the base's own and the tokenizer's."""
+    """Return all tokens that end an answer: the base's and the tokenizer's."""
     own = model.generation_config.eos_token_id if model.can_generate() else None
     ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
     return tuple(sorted(end for end in ends if end is not None))

@@ -1,4 +1,4 @@
-"""Adapters that MLflow keeps, brought to a folder: from the registry, a logged model, or a run."""
+"""Download adapters from MLflow: from the registry, a logged model, or a run."""
 
 import os
 import re
@@ -16,21 +16,22 @@ _URI = re.compile(r"(models|runs):/+")
 
 
 def is_mlflow_uri(source: str) -> bool:
-    """Tell an address in MLflow from a folder or a Hub id."""
+    """Return whether a source is an MLflow URI, and not a folder or a Hub id."""
     return bool(_URI.match(source))
 
 
 @contextmanager
 def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
-    """Give the adapter's folder, for as long as the block runs.
+    """Download an adapter, and yield its folder, which is removed after the block.
 
     Args:
         uri: `models:/name@alias`, `models:/name/version`, `models:/m-…`, or
-            `runs:/run id/artifact or model`.
-        tracking: where MLflow is.
+            `runs:/RUN_ID/artifact or model`.
+        tracking: which MLflow store.
 
     Raises:
-        UserError: MLflow has nothing there, or cannot be asked, or what it has is no one adapter.
+        UserError: MLflow has nothing there, or not exactly one adapter.
+        PassingError: the server can't be reached.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -41,7 +42,7 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
             with default_store(connecting_uri(store)):
                 fetched = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
         except (MlflowException, OSError) as error:
-            reason = f"{uri} can't be had from MLflow: {outages.reason(error)}"
+            reason = f"{uri} can't be downloaded from MLflow: {outages.reason(error)}"
             if outages.is_passing(error) and not database_file(store):
                 raise PassingError(reason) from error
             raise UserError(reason) from error
@@ -50,13 +51,13 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
 
 @contextmanager
 def default_store(uri: str) -> Iterator[None]:
-    """Make this the store that mlflow asks by default.
+    """Make this mlflow's default store in the block.
 
-    Whatever is said with the call, mlflow 3.17 looks `models:/m-…` up in its default store.
+    mlflow 3.17 looks up `models:/m-…` in its default store, even if the call names another one.
     """
     import mlflow
 
-    # mlflow 3.17 sets these, too, and leaves the second one set.
+    # mlflow 3.17 sets these variables, too, and leaves the second one set.
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
     before = {name: os.environ.get(name) for name in names}
     mlflow.set_tracking_uri(uri)
@@ -77,5 +78,5 @@ def _only_adapter(uri: str, fetched: Path) -> Path:
     found = sorted(config.parent for config in fetched.rglob("adapter_config.json"))
     if len(found) != 1:
         has = ", ".join(str(path.relative_to(fetched)) for path in found) or "none"
-        raise UserError(f"{uri} should hold one adapter; it holds {has}")
+        raise UserError(f"{uri} must contain exactly one adapter; it contains {has}")
     return found[0]

@@ -1,4 +1,4 @@
-"""The rows a run was trained on, as MLflow shows them: source, digest and counts, no content."""
+"""Log the rows of a run as MLflow datasets: source, digest and counts, without their content."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ _MAX_DIGEST_CHARACTERS = 36
 
 
 def describe(split: SplitRecord, context: str) -> dict[str, str]:
-    """Describe a split as MLflow's fields of a dataset, as far as this machine knows it.
+    """Return MLflow's fields of a dataset for a split.
 
-    mlflow's own dataset classes compute a digest of the head of the data only; this one is the
-    split's sha256, cut to MLflow's length.
+    mlflow's own dataset classes compute a digest of the first rows only; this one is the split's
+    sha256, truncated to MLflow's limit.
     """
     kind, source = _source(split.source)
     return {
@@ -31,7 +31,7 @@ def describe(split: SplitRecord, context: str) -> dict[str, str]:
 
 
 def dataset_input(described: dict[str, str], context: str, sha256: str) -> "DatasetInput":
-    """Give what `describe` gave as MLflow's input of a run, with the whole sha256 as a tag."""
+    """Return a described split as an input of an MLflow run, with the full sha256 as a tag."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     tags = [InputTag("mlflow.data.context", context), InputTag("sha256", sha256)]
@@ -39,7 +39,7 @@ def dataset_input(described: dict[str, str], context: str, sha256: str) -> "Data
 
 
 def _source(source: str) -> tuple[str, dict[str, object]]:
-    """Give MLflow's kind of source and its fields, so that `mlflow.data.get_source` finds it."""
+    """Return MLflow's type of source and its fields, as `mlflow.data.get_source` expects them."""
     path = Path(source).expanduser()
     if path.exists():
         return "local", {"uri": str(path.resolve())}

@@ -1,7 +1,7 @@
-"""The embedded MLflow store after its folder was moved: the paths in its database, set right.
+"""Repair the embedded MLflow store after its folder was moved.
 
-mlflow 3.17 keeps the place of every experiment, run and model as an absolute URI. In a moved store
-these lead to the old folder, which mlflow would make anew without a word.
+mlflow 3.17 stores the location of every experiment, run and model as an absolute URI. In a moved
+store these point to the old folder, which mlflow would silently create again.
 """
 
 import sqlite3
@@ -22,28 +22,30 @@ PLACES = (
 
 
 def repair(old: Path) -> int:
-    """Let the embedded store's database lead to where the store is now; give the rows changed.
+    """Update the paths in the embedded store's database; return the number of rows changed.
 
     Args:
-        old: the absolute folder that the home was in before.
+        old: the absolute path of the home folder before the move.
 
     Raises:
-        UserError: there is no embedded store, or nothing in it leads to the old folder.
+        UserError: there is no embedded store, or nothing in it points to the old folder.
     """
     file = home.mlflow_store() / "mlflow.db"
     if not file.exists():
-        raise UserError(f"there is no MLflow store {file}; set ADAPTERFLOW_HOME to where it is")
+        raise UserError(f"there is no MLflow store {file}; set ADAPTERFLOW_HOME to its home folder")
     before, after = (f"{one.as_uri()}/" for one in (old, home.home()))
     with store_lock(f"sqlite:///{file}"), closing(sqlite3.connect(file)) as database, database:
         changed = sum(_replace(database, *place, before, after) for place in PLACES)
     if not changed:
-        raise UserError(f"nothing in {file} leads to {old}; give the folder that held mlruns/")
+        raise UserError(
+            f"nothing in {file} points to {old}; give the folder that contained mlruns/"
+        )
     return changed
 
 
 def _replace(database: sqlite3.Connection, table: str, column: str, before: str, after: str) -> int:
     known = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
-    if column not in known:  # of an older or a newer mlflow
+    if column not in known:  # the schema of another mlflow version
         return 0
     return database.execute(
         f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - our own names

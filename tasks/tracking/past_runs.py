@@ -1,4 +1,4 @@
-"""What the run folders tell of earlier runs, and what MLflow has of them."""
+"""Find earlier runs, in the run folders and in MLflow."""
 
 import os
 import re
@@ -17,24 +17,24 @@ from tasks.tracking.store import ready_client, tracking_uri
 
 
 def is_begun(run_folder: Path) -> bool:
-    """Return whether the folder is of a run that MLflow has heard of, or will."""
+    """Return whether the folder belongs to a run that was recorded, in MLflow or in its journal."""
     return Journal(run_folder).is_open()
 
 
 def tag_before(run_folder: Path, tag: str) -> str | None:
-    """Return a tag that the run was opened with the last time it was, if it was."""
+    """Return the value of a tag when the run was last opened; None if it had none."""
     opened = Journal(run_folder).named("reopen") if is_begun(run_folder) else ()
     values = [entry.arguments["tags"].get(tag) for entry in opened]
     return values[-1] if values else None
 
 
 def mlflow_run_id(run: RunRecord) -> str | None:
-    """Give the MLflow run's id; None while no server has heard of the run."""
+    """Return the MLflow run's id; None until the run is known to the store."""
     return Journal(run.folder).position.run_id
 
 
 def is_registered(run: RunRecord) -> bool:
-    """Tell whether a version in the registry is this run's adapter; so it is if nobody can say."""
+    """Return whether this run's adapter is a version in the registry; True if that is unknown."""
     run_id = mlflow_run_id(run)
     if run_id is None or outages.why_to_wait(run.tracking_uri):
         return True
@@ -42,7 +42,7 @@ def is_registered(run: RunRecord) -> bool:
         with outages.watch(run.tracking_uri):
             client, _ = ready_client(run.tracking_uri, run.experiment)
             return bool(client.search_model_versions(f"run_id = '{run_id}'", max_results=1))
-    except Exception:  # noqa: BLE001 - whatever it was, nothing is removed on a guess
+    except Exception:  # noqa: BLE001 - when in doubt, nothing is removed
         return True
 
 
@@ -50,19 +50,19 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class RecordedRun(NamedTuple):
-    """A run as its journal tells of it."""
+    """A run according to its journal."""
 
     run: RunRecord
     status: str
-    """RUNNING where it was never ended, dead or alive."""
+    """RUNNING until it is ended, even if its process is dead."""
     opened_ms: int
-    """When it was opened last, in milliseconds since 1970."""
+    """When it was last opened, in milliseconds since 1970-01-01 UTC."""
     ended_ms: int
-    """When it was ended last; 0 if it never was."""
+    """When it was last ended, in the same unit; 0 if never."""
 
 
 def recorded_runs(folders: Iterable[Path]) -> list[RecordedRun]:
-    """Give the runs in run folders, and right under these; the one opened last comes last."""
+    """Return the runs in these folders and directly below them, the last opened one last."""
     found = (_recorded(journal) for journal in journals(folders))
     return sorted((seen for seen in found if seen), key=lambda seen: seen.opened_ms)
 
@@ -70,7 +70,7 @@ def recorded_runs(folders: Iterable[Path]) -> list[RecordedRun]:
 def _recorded(journal: Journal) -> RecordedRun | None:
     try:
         run = journal.run()
-    except (OSError, ValidationError):  # of another version, or just being removed
+    except (OSError, ValidationError):  # of another version, or being removed
         return None
     status, opened_ms, ended_ms = "RUNNING", 0, 0
     for entry in journal.named("reopen", "end"):
@@ -82,9 +82,9 @@ def _recorded(journal: Journal) -> RecordedRun | None:
 
 
 def running_elsewhere(run: RunRecord) -> dict[str, str]:
-    """Give the flow run of each MLflow run in the run's experiment that is RUNNING, but its own.
+    """Return the flow runs of the other RUNNING runs in the run's experiment, by MLflow run id.
 
-    Nothing where MLflow can't be reached.
+    Empty if MLflow can't be reached.
     """
     try:
         with outages.watch(run.tracking_uri):
@@ -97,23 +97,23 @@ def running_elsewhere(run: RunRecord) -> dict[str, str]:
 
 
 def finished_run(settings: TrackingSettings, tag: str, value: str) -> str | None:
-    """Give the experiment's last FINISHED run with this tag; None if MLflow can't be reached."""
+    """Return the id of the experiment's last FINISHED run with this tag; None if none is found."""
     uri = tracking_uri(settings)
     wanted = f"attributes.status = 'FINISHED' and tags.`{tag}` = '{value}'"
     try:
         with outages.watch(uri):
             client, experiment_id = ready_client(uri, settings.experiment)
             found = client.search_runs([experiment_id], wanted, max_results=1)
-    except Exception:  # noqa: BLE001 - whatever it was, training again is right
+    except Exception:  # noqa: BLE001 - when in doubt, it is trained again
         return None
     return found[0].info.run_id if found else None
 
 
 def run_url(run: RunRecord) -> str | None:
-    """Give the address of the run's page on an MLflow server; None where there is none.
+    """Return the URL of the run's page on an MLflow server; None without a server.
 
-    People may reach the server elsewhere than runs do: at `MLFLOW_PUBLIC_URL`. A name and password
-    in the tracking URI are no part of it.
+    `MLFLOW_PUBLIC_URL` is the server's address for people, if it differs from the tracking URI.
+    Name and password of the tracking URI are removed.
     """
     run_id = mlflow_run_id(run)
     if run_id is None or not run.tracking_uri.startswith(("http:", "https:")):
@@ -121,7 +121,7 @@ def run_url(run: RunRecord) -> str | None:
     try:
         with outages.watch(run.tracking_uri):
             _, experiment_id = ready_client(run.tracking_uri, run.experiment)
-    except Exception:  # noqa: BLE001 - a link is not worth a run
+    except Exception:  # noqa: BLE001 - a run must not fail for a link
         return None
     reached = re.sub(r"(?<=://)[^/@]*@", "", run.tracking_uri)
     server = (os.environ.get("MLFLOW_PUBLIC_URL") or reached).rstrip("/")
@@ -129,7 +129,7 @@ def run_url(run: RunRecord) -> str | None:
 
 
 def end_elsewhere(run: RunRecord, run_id: str, status: Status) -> None:
-    """End another MLflow run of the run's store, of which this machine has no journal."""
+    """End another MLflow run in the run's store, whose journal is not on this machine."""
     try:
         with outages.watch(run.tracking_uri):
             client, _ = ready_client(run.tracking_uri, run.experiment)

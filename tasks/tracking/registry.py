@@ -1,9 +1,9 @@
-"""The registered model: its versions, and which of them is champion, challenger and previous.
+"""The registered model: its versions, and the aliases `champion`, `challenger` and `previous`.
 
-A promotion is one call, which moves the alias `champion`: whoever loads `models:/name@champion`
-gets the old version or the new one. What is said before and after it can be said again, so that a
-retry ends in the same state. Promotions exclude each other where the store is SQLite; on a server
-the check for another champion and the move are two calls, milliseconds apart.
+A promotion takes effect by one call, which moves the alias `champion`: loading
+`models:/name@champion` gives either the old version or the new one. All other calls are idempotent,
+so that a retry ends in the same state. In an SQLite store, promotions exclude each other by a lock;
+on a server, the check of the current champion and the move are two calls, milliseconds apart.
 """
 
 import time
@@ -26,14 +26,15 @@ PREVIOUS = "previous"
 OUTCOME_TAG = "decision.outcome"
 REASON_TAG = "decision.reason"
 REPLACED_TAG = "champion.replaced"
-"""The version that was champion before this one."""
+"""Tag: the version that this one replaced as champion."""
 PROMOTED_TAG = "champion.since"
+"""Tag: when this version became champion."""
 ROLLED_BACK_TAG = "champion.rolled_back"
-"""When and why this version stopped being champion."""
+"""Tag: when and why this version was rolled back."""
 
 
 class NotPromoted(NamedTuple):
-    """Why a version did not become champion."""
+    """Why a version was not promoted."""
 
     outcome: Outcome
     reason: str
@@ -47,22 +48,22 @@ class Registry:
         self.name = name
 
     def versions(self) -> list[VersionRecord]:
-        """Give all versions, the oldest first; none where the model is not registered.
+        """Return all versions, the oldest first; empty if the model is not registered.
 
         Raises:
-            UserError: MLflow refuses.
-            PassingError: it can't be reached.
+            UserError: MLflow refuses the request.
+            PassingError: MLflow can't be reached.
         """
         with self._client() as client:
             return self._versions(client)
 
     def register(self, source: str, run_id: str | None, tags: Mapping[str, str]) -> VersionRecord:
-        """Make a logged model a version, once however often this is called, and the challenger.
+        """Register a logged model as a version and as the challenger; idempotent.
 
         Args:
             source: the logged model, `models:/m-…`.
-            run_id: the MLflow run that it came from.
-            tags: of the version.
+            run_id: the MLflow run that logged it.
+            tags: the version's tags.
         """
         from mlflow.exceptions import MlflowException
 
@@ -72,7 +73,7 @@ class Registry:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            # By its source, as mlflow 3.17 makes another version each time it is asked.
+            # mlflow 3.17 makes a new version with each call, so look for the source first.
             found = next((v for v in self._versions(client) if v.source == source), None)
             number = found.version if found else _create(client, self.name, source, run_id)
             for key, value in tags.items():
@@ -88,10 +89,13 @@ class Registry:
                 client.set_model_version_tag(self.name, str(version), key, value)
 
     def promote(self, version: int, instead_of: int | None) -> NotPromoted | None:
-        """Make a version the champion if `instead_of` is it (None: nobody); say why it is not done.
+        """Make a version the champion, if the champion is `instead_of` (None: there is none).
 
-        The former champion becomes `previous`. A call that repeats one that was carried out, or
-        that broke off, ends as that one would have: what others did since stays.
+        The former champion becomes `previous`. Repeating a call, also an interrupted one, ends in
+        the same state, and does not undo what others have done since.
+
+        Returns:
+            Why the version was not promoted; None if it was.
 
         Raises:
             UserError: the version was deleted meanwhile.
@@ -102,7 +106,7 @@ class Registry:
                 known = ", ".join(map(str, versions)) or "none"
                 raise UserError(
                     f"version {version} of {self.name} was deleted in {self.uri} before it could "
-                    f"be promoted; versions: {known}; retrain to make another"
+                    f"be promoted; versions: {known}; retrain to make a new one"
                 )
             mine = versions[version]
             if back := mine.tags.get(ROLLED_BACK_TAG):
@@ -113,12 +117,12 @@ class Registry:
                 if champion != instead_of:
                     return _overtaken(champion)
                 if champion is not None:
-                    # Before the alias moves, as a rollback goes by it.
+                    # Before the alias moves, as a rollback depends on this tag.
                     client.set_model_version_tag(
                         self.name, str(version), REPLACED_TAG, str(champion)
                     )
                 client.set_registered_model_alias(self.name, CHAMPION, str(version))
-                # A server's aliases know no compare-and-set: see who has it.
+                # MLflow has no compare-and-set for aliases, so check who has it now.
                 now = _holder(self._versions(client), CHAMPION)
                 if now != version:
                     return _overtaken(now)
@@ -132,14 +136,14 @@ class Registry:
             return None
 
     def roll_back(self, reason: str, to: int | None = None) -> tuple[int, int]:
-        """Make an earlier version the champion again; give who was it, and who is it now.
+        """Make a former champion the champion again; return the old champion and the new one.
 
         Args:
-            reason: why, kept with the version that is rolled back.
-            to: a version that was champion; the one that the champion replaced unless given.
+            reason: why, recorded in a tag of the version that is rolled back.
+            to: a former champion; by default the one that the current champion replaced.
 
         Raises:
-            UserError: there is no champion, or none of that number before it.
+            UserError: there is no champion, or `to` has never been champion.
         """
         with self._client() as client, store_lock(self.uri):
             versions = {one.version: one for one in self._versions(client)}
@@ -148,16 +152,17 @@ class Registry:
                 known = ", ".join(map(str, versions)) or "none"
                 raise UserError(f"{self.name} has no champion in {self.uri}; versions: {known}")
             target = to or int(versions[champion].tags.get(REPLACED_TAG, 0))
-            # Of no other version is it known that it was better than what was there.
+            # Only former champions have been found better than the version before them.
             others = [one for one in versions if one != champion]
             possible = [one for one in others if _was_champion(one, versions.values())]
             if target not in possible:
                 raise UserError(
-                    f"{self.name} can't go back from version {champion} to {target or 'an earlier'}"
-                    f"; champions were {', '.join(map(str, possible)) or 'no others'}: name one "
-                    "with --to"
+                    f"{self.name} can't be rolled back from version {champion} to "
+                    f"{target or 'an earlier one'}; former champions: "
+                    f"{', '.join(map(str, possible)) or 'none'}; give one of them with --to"
                 )
-            # First, as a rollback that breaks off is then repeated, and does not go back twice.
+            # The tag comes first: an interrupted rollback is then repeated, and not rolled back
+            # twice.
             client.set_model_version_tag(
                 self.name, str(champion), ROLLED_BACK_TAG, f"{_now()} to {target}: {reason}"
             )
@@ -211,7 +216,7 @@ class Registry:
 
 def _create(client: "MlflowClient", name: str, source: str, run_id: str | None) -> int:
     model_id = source.removeprefix("models:/")
-    # With a database, mlflow 3.17 looks the model up in its default store.
+    # With a database URI, mlflow 3.17 looks up the model in its default store.
     with default_store(client.tracking_uri):
         made = client.create_model_version(name, source, run_id=run_id, model_id=model_id)
     return int(made.version)
@@ -235,7 +240,7 @@ def _holder(versions: Iterable[VersionRecord], alias: str) -> int | None:
 
 
 def _was_champion(version: int, versions: Iterable[VersionRecord]) -> bool:
-    """Tell whether a version has been champion, as it or one after it says."""
+    """Return whether a version has been champion, by its own tag or that of its successor."""
     return any(
         PROMOTED_TAG in one.tags
         if one.version == version
@@ -245,11 +250,11 @@ def _was_champion(version: int, versions: Iterable[VersionRecord]) -> bool:
 
 
 def _overtaken(champion: int | None) -> NotPromoted:
-    who = f"version {champion} became champion" if champion else "the champion was taken away"
+    what = f"version {champion} became champion" if champion else "the champion was removed"
     return NotPromoted(
         Outcome.OUTDATED,
-        f"not promoted: meanwhile {who}, and it was not compared with that; the next retraining "
-        "will be, also on unchanged data",
+        f"not promoted: {what} meanwhile, so the comparison is outdated; the next retraining "
+        "compares again, even on unchanged data",
     )
 
 

@@ -1,7 +1,7 @@
-"""One MLflow run per flow run: opened or found again, written to, ended with its true status.
+"""One MLflow run per flow run: opened or reopened, written to, and ended with its true status.
 
-All that is said goes to a journal in the run's folder, and from there to MLflow as soon as that
-can be reached. So a server that is down delays nothing, fails nothing and loses nothing.
+All operations are written to a journal in the run's folder first, and shipped to MLflow as soon as
+it can be reached. So an outage delays nothing, fails nothing and loses nothing.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from tasks.tracking.offline.writer import OPERATIONS, REDONE_AT_TAG
 from tasks.tracking.past_runs import Status
 from tasks.tracking.store import POSSIBLE, database_file, ready_client, tracking_uri
 
-# Limit of mlflow 3.17 (mlflow.utils.validation); a longer value is cut silently.
+# Limit of mlflow 3.17 (mlflow.utils.validation), which truncates longer values silently.
 _MAX_PARAM_CHARACTERS = 6000
 
-# While a training goes on, a backlog is shipped in parts.
-_SECONDS_IN_PASSING = 2.0
+# During a training, a backlog is shipped in small portions.
+_SECONDS_PER_OPERATION = 2.0
 _SECONDS_AT_THE_END = 60.0
 _SECONDS_FOR_ANOTHER_PROCESS = 5.0
 
@@ -44,13 +44,13 @@ def open_run(
     folder: Path,
     tags: Mapping[str, str],
 ) -> RunRecord:
-    """Open the flow run's MLflow run: the one there is, RUNNING again, else a new one.
+    """Open the flow run's MLflow run: the existing one, set to RUNNING again, or a new one.
 
-    The settings' run name wins over `run_name`, and their tags over `tags`. With the server down
-    the journal in `folder` is opened alone.
+    The settings' run name wins over `run_name`, and their tags over `tags`. If the server is down,
+    only the journal in `folder` is opened.
 
     Raises:
-        UserError: The tracking URI or the experiment cannot be used.
+        UserError: the tracking URI or the experiment can't be used.
     """
     run = RunRecord(
         tracking_uri=tracking_uri(settings),
@@ -72,7 +72,7 @@ def open_run(
 
 
 def _check(run: RunRecord) -> str | None:
-    """Give why the server can't be reached; None if it can."""
+    """Return why the server can't be reached; None if it can."""
     uri = run.tracking_uri
     try:
         with outages.watch(uri):
@@ -82,14 +82,14 @@ def _check(run: RunRecord) -> str | None:
     except Exception as error:
         if outages.is_mistake(error):
             raise UserError(f"MLflow at {uri}: {outages.reason(error)}; {POSSIBLE}") from error
-        if database_file(uri):  # a file is never down
+        if database_file(uri):  # a file is never down, so this is an error
             raise
         return outages.reason(error)
     return None
 
 
 def _with_origin(tags: dict[str, str]) -> dict[str, str]:
-    """Add user, program and git commit, as `mlflow.start_run` would record them."""
+    """Add user, program and git commit, as `mlflow.start_run` records them."""
     from mlflow.tracking.context.registry import resolve_tags
 
     return {key: str(value) for key, value in resolve_tags(tags).items()}
@@ -97,7 +97,7 @@ def _with_origin(tags: dict[str, str]) -> dict[str, str]:
 
 def _warn(run: RunRecord, problem: str) -> None:
     logger().warning(
-        "MLflow at %s can't be written to; the record waits in %s: %s",
+        "MLflow at %s can't be reached; operations are kept in %s until then: %s",
         run.tracking_uri,
         Journal(run.folder).folder,
         problem,
@@ -105,21 +105,21 @@ def _warn(run: RunRecord, problem: str) -> None:
 
 
 def ui_command(run: RunRecord) -> str:
-    """Give the command that shows the run's store, or the address of its server."""
+    """Return the command that shows the run's store, or the address of its server."""
     if run.tracking_uri.startswith(("http:", "https:")):
         return run.tracking_uri
     return f"mlflow ui --backend-store-uri {shlex.quote(run.tracking_uri)}"
 
 
 def ship_command(run: RunRecord) -> str:
-    """Give the command that ships what waits in the run's folder."""
+    """Return the command that ships the pending operations in the run's folder."""
     if run.folder.parent == home.outputs():
         return "adapterflow ship"
     return f"adapterflow ship {shlex.quote(str(run.folder))}"
 
 
 class Tracker:
-    """Writes to one MLflow run. Saying the same thing twice, as a retry does, changes nothing."""
+    """Writes to one MLflow run. All operations are idempotent, so that a retry may repeat them."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -127,23 +127,23 @@ class Tracker:
         self._shipper = shipper_of(run.folder)
 
     def reopen(self, tags: Mapping[str, str]) -> None:
-        """Let the run be RUNNING, under its name and with these tags."""
+        """Set the run to RUNNING, with its name and these tags."""
         self._log("reopen", durable=True, name=self.run.run_name, tags=dict(tags))
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags; the last value wins."""
         self._log("set_tags", tags={key: str(value) for key, value in tags.items()})
 
-    def begin_anew(self, first_step: str, time_ms: int) -> None:
-        """Let the steps of a curve from before `time_ms` not count as said: they are done again."""
+    def mark_redo(self, first_step: str, time_ms: int) -> None:
+        """Mark the points of curves from before `time_ms` as superseded by a redo."""
         self.set_tags({REDONE_FROM_TAG: first_step, REDONE_AT_TAG: time_ms})
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters as text.
 
-        MLflow never changes a parameter: where a retry brings another value, the first one stays
-        and the new one becomes the tag `changed.<name>`. A value over 6,000 characters is cut and
-        ends in the sha256 of the whole.
+        MLflow never changes a parameter: if a retry logs another value, the first one stays and the
+        new one becomes the tag `changed.<name>`. A value over 6,000 characters is truncated, and
+        ends with the sha256 of the full value.
         """
         self._log("log_params", params={key: _as_text(value) for key, value in params.items()})
 
@@ -154,13 +154,13 @@ class Tracker:
     def log_metrics(
         self, metrics: Mapping[str, float], step: int = 0, timestamp_ms: int | None = None
     ) -> None:
-        """Log metrics of one step; a step that a curve has keeps its value, unless it is redone."""
+        """Log metrics of one step; a step logged before keeps its value, except in a redo."""
         now = now_ms() if timestamp_ms is None else timestamp_ms
         points = [(key, float(value), now, step) for key, value in metrics.items()]
         self._log("log_metrics", points=points)
 
     def log_metric_series(self, name: str, points: Iterable[tuple[int, float]]) -> None:
-        """Log a whole curve of (step, value)."""
+        """Log a curve of (step, value)."""
         now = now_ms()
         self._log("log_metrics", points=[(name, float(v), now, step) for step, v in points])
 
@@ -174,7 +174,7 @@ class Tracker:
         self._log("log_dataset", dataset=described, context=context, sha256=split.sha256)
 
     def log_table(self, rows: Sequence[Mapping[str, object]], file: str) -> None:
-        """Log rows with equal keys as a table, which the UI shows; `file` ends in `.json`.
+        """Log rows with equal keys as a table, which MLflow's UI shows; `file` ends in `.json`.
 
         `MlflowClient.log_table` (3.17) would append the rows again on each retry.
         """
@@ -183,20 +183,20 @@ class Tracker:
         self._log("log_table", text=json.dumps(table, ensure_ascii=False), file=file)
 
     def log_text(self, text: str, file: str) -> None:
-        """Write a text artifact."""
+        """Log a text artifact."""
         self._log("log_text", text=text, file=file)
 
     def log_file(self, path: Path, artifact_folder: str | None = None) -> None:
-        """Copy a file, such as a figure, to the run's artifacts."""
+        """Log a copy of a file, such as a figure, as an artifact."""
         if self._journal.is_open():
             kept = self._journal.keep(path, FileRecord.of(path).sha256[:16])
             self._log("log_file", kept=kept, artifact_folder=artifact_folder)
 
     def log_adapter(self, saved: SavedRecord) -> str | None:
-        """Log the adapter as a model without base weights; give its `models:/…` URI.
+        """Log the adapter as a model without base weights; return its `models:/…` URI.
 
-        The same adapter in the same run is the same model, however often it is logged. It has no
-        URI while it waits to be shipped.
+        Logging the same adapter in the same run again returns the same model. None is returned
+        while the adapter waits to be shipped.
         """
         if not self._journal.is_open():
             return None
@@ -210,20 +210,21 @@ class Tracker:
         return self._ship(_SECONDS_AT_THE_END).model_uri
 
     def end(self, status: Status) -> None:
-        """End the run; the last status wins, and a discarded run stays gone."""
+        """End the run; the last status wins, and a discarded run stays deleted."""
         self.note_end(status)
         self._ship(_SECONDS_AT_THE_END, insist=True)
 
     def note_end(self, status: Status) -> None:
-        """Write the end down, for the next shipment."""
+        """Write the end to the journal only, for the next shipment."""
         if self._journal.is_open():
             self._journal.append("end", durable=True, status=status, time_ms=now_ms())
 
     def discard(self) -> None:
-        """Delete the run with its artifacts and its journal; from an SQLite store for good.
+        """Delete the run with its artifacts and its journal.
 
-        Elsewhere it goes to MLflow's trash, which `mlflow gc` empties. A server that is down
-        hears of it later, if it knows the run at all.
+        From an SQLite store it is deleted permanently; on a server it goes to MLflow's trash, which
+        `mlflow gc` empties. If the server is down, the deletion is shipped later, unless the run is
+        unknown there.
         """
         if not self._journal.is_open():
             return
@@ -234,11 +235,11 @@ class Tracker:
         self._ship(_SECONDS_AT_THE_END, insist=True)
 
     def num_waiting(self) -> int:
-        """Count the operations that MLflow has not heard of yet."""
+        """Return the number of operations that are not shipped to MLflow yet."""
         return self._journal.num_waiting()
 
     def what_waits(self) -> str:
-        """Say what MLflow has not heard of yet; nothing if that is so."""
+        """Describe the operations that are not shipped to MLflow yet; empty if there are none."""
         kinds = Counter(OPERATIONS.get(e.name, "unknown") for e in self._journal.waiting())
         if not kinds:
             return ""
@@ -248,7 +249,7 @@ class Tracker:
     def _log(self, name: str, /, *, durable: bool = False, **arguments: object) -> None:
         if self._journal.is_open():
             self._journal.append(name, durable=durable, **arguments)
-            self._ship(_SECONDS_IN_PASSING)
+            self._ship(_SECONDS_PER_OPERATION)
 
     def _ship(self, seconds: float, *, insist: bool = False) -> Outcome:
         uri = self.run.tracking_uri
@@ -258,7 +259,7 @@ class Tracker:
         if outcome.problem and outages.is_out(uri) and not was_out:
             _warn(self.run, outcome.problem)
         for refused in outcome.refused:
-            logger().warning("MLflow refuses %s", refused)
+            logger().warning("MLflow refused %s", refused)
         return outcome
 
 

@@ -1,7 +1,7 @@
-"""Where the record is kept: an MLflow server, or the embedded store made ready for use.
+"""The MLflow store: a server, or the embedded store, which is created and migrated here.
 
 The embedded store is an SQLite database beside a folder of artifacts. All its paths are absolute:
-with relative ones mlflow makes another store for each working directory, without a word.
+with relative ones, mlflow silently creates another store in each working directory.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ POSSIBLE = (
 
 
 def tracking_uri(settings: TrackingSettings) -> str:
-    """Give the tracking URI: the settings', else `MLFLOW_TRACKING_URI`, else the embedded store's.
+    """Return the tracking URI: the settings', or `MLFLOW_TRACKING_URI`, or the embedded store's.
 
-    A relative SQLite path is taken from adapterflow's home, whatever the working directory. A
-    secret in the variable is masked, as the URI is recorded and shown; `connecting_uri` has it.
+    A relative SQLite path is relative to the home folder. A password in the variable is masked, as
+    the URI is recorded and shown; `connecting_uri` returns it with the password.
 
     Raises:
-        UserError: The URI is a folder of files, which mlflow 3.17 no longer writes, or a database
-            in memory, which no second process sees.
+        UserError: the URI is a folder of files, which mlflow 3.17 no longer writes, or a database
+            in memory, which other processes can't see.
     """
     given = settings.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not given:
@@ -53,24 +53,24 @@ def tracking_uri(settings: TrackingSettings) -> str:
 
 
 def connecting_uri(uri: str) -> str:
-    """Give a URI from `tracking_uri` as mlflow needs it: with the variable's password, if any.
+    """Return a URI from `tracking_uri` for connecting: with the variable's password, if any.
 
     Raises:
-        UserError: it was recorded without its password, which the variable does not have.
+        UserError: the URI needs a password, and the variable does not have it.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     if masked(given) == masked(uri):
         return given
     if "***" in uri:
         raise UserError(
-            f"what was recorded for {uri} needs its password: set MLFLOW_TRACKING_URI to the whole "
-            "address, as it was for the run"
+            f"the password of {uri} is not recorded; set MLFLOW_TRACKING_URI to the full address, "
+            "as it was in the run"
         )
     return uri
 
 
 def embedded_store() -> tuple[str, str]:
-    """Give the URI of the embedded store and that of its files' folder, made ready for a server."""
+    """Create or migrate the embedded store for a server; return its URI and its artifacts' URI."""
     uri = _embedded_uri()
     with store_lock(uri):
         _migrate(uri)
@@ -90,7 +90,7 @@ def _absolute(sqlite_uri: str) -> str:
 
 
 def database_file(uri: str) -> Path | None:
-    """Give the SQLite file of a URI from `tracking_uri`; None for every other store."""
+    """Return the SQLite file of a URI from `tracking_uri`; None for any other store."""
     if not uri.startswith("sqlite"):
         return None
     return Path(uri.partition(":///")[2].partition("?")[0])
@@ -98,7 +98,7 @@ def database_file(uri: str) -> Path | None:
 
 @contextmanager
 def store_lock(uri: str) -> Iterator[None]:
-    """Hold the store alone among processes, where it is SQLite; a server looks after itself."""
+    """Lock an SQLite store against other processes; for any other store do nothing."""
     from filelock import FileLock
 
     file = database_file(uri)
@@ -111,7 +111,7 @@ def store_lock(uri: str) -> Iterator[None]:
 
 
 def store_client(uri: str) -> "MlflowClient":
-    """Give a client of the store, which is made or migrated."""
+    """Create or migrate the store, and return a client."""
     from mlflow import MlflowClient
 
     with store_lock(uri):
@@ -121,12 +121,12 @@ def store_client(uri: str) -> "MlflowClient":
 
 
 def ready_client(uri: str, experiment: str) -> tuple["MlflowClient", str]:
-    """Give a client of the store, which is made or migrated, and the experiment's id.
+    """Create store and experiment if needed, and return a client and the experiment's id.
 
-    Several processes may do so at once.
+    Safe in several processes at once.
 
     Raises:
-        UserError: The experiment was deleted, or the embedded store was moved.
+        UserError: the experiment was deleted, or the embedded store was moved.
     """
     client = store_client(uri)
     with store_lock(uri):
@@ -141,10 +141,10 @@ def ready_client(uri: str, experiment: str) -> tuple["MlflowClient", str]:
 
 
 def _check_not_moved(uri: str, artifact_location: str) -> None:
-    """Refuse an experiment whose files are kept where the store was before it was moved.
+    """Refuse an experiment whose artifacts are located where the store was before it was moved.
 
     Raises:
-        UserError: so it is; the message is the command that sets it right.
+        UserError: the store was moved; the message contains the command that repairs it.
     """
     file = database_file(uri)
     if file is None or not artifact_location.startswith("file:"):
@@ -155,19 +155,20 @@ def _check_not_moved(uri: str, artifact_location: str) -> None:
         return
     old = place.parent.parent.parent
     raise UserError(
-        f"the MLflow store {file} was moved: its files were at {place}, which is gone; "
-        f"set it right with: adapterflow moved {old}"
+        f"the MLflow store {file} was moved: its files were at {place}, which is missing; "
+        f"repair it with: adapterflow moved {old}"
     )
 
 
 @cache
 def _migrate(uri: str) -> None:
-    """Bring an SQLite store to this mlflow's schema, once a process and under the store's lock.
+    """Migrate an SQLite store to this mlflow's schema, once per process and under the store's lock.
 
-    mlflow 3.17 migrates a new database in every process that opens it, and two at once break it.
+    mlflow 3.17 migrates a new database in every process that opens it, and two processes at once
+    corrupt it.
 
     Raises:
-        UserError: a newer mlflow has made or migrated it.
+        UserError: the store was written by a newer mlflow.
     """
     file = database_file(uri)
     if file is None:
@@ -176,19 +177,19 @@ def _migrate(uri: str) -> None:
     from mlflow import db
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    # Sixty lines on a new database.
+    # These log sixty lines for a new database.
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    upgrade = db.upgrade.callback  # of the command `mlflow db upgrade`
-    assert upgrade is not None  # noqa: S101 - click: None only for a command that does nothing
+    upgrade = db.upgrade.callback  # the function behind the command `mlflow db upgrade`
+    assert upgrade is not None  # noqa: S101 - click: None only for a command without a function
     try:
         upgrade(uri)
-    except CommandError as error:  # a revision that this mlflow has not heard of
+    except CommandError as error:  # an unknown schema revision
         raise UserError(
-            f"the MLflow store {file} was last used by a newer mlflow than {version('mlflow')} "
-            f"({error}); install that again, or set ADAPTERFLOW_HOME to another folder"
+            f"the MLflow store {file} was written by a newer mlflow than {version('mlflow')} "
+            f"({error}); install the newer one, or set ADAPTERFLOW_HOME to another folder"
         ) from error
-    # The first to open a new store decides where mlflow's own experiment keeps its artifacts.
+    # The first to open a new store determines where mlflow's default experiment has its artifacts.
     SqlAlchemyStore(uri, (file.parent / "artifacts").as_uri())
 
 
@@ -206,7 +207,7 @@ def _create(client: "MlflowClient", uri: str, name: str) -> "Experiment":
 
 
 def _artifact_location(uri: str, experiment: str) -> str | None:
-    """Say where a new experiment keeps its files; None where a server decides."""
+    """Return the artifact location of a new experiment; None if a server chooses it."""
     if uri.startswith(("http:", "https:", "databricks", "uc")):
         return None
     file = database_file(uri)

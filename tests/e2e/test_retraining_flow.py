@@ -301,7 +301,7 @@ def test_a_challenger_that_was_overtaken_is_compared_anew(
         patch.setattr(Registry, "promote", overtaken)
         record = run(second)
     assert record.decision.outcome is Outcome.OUTDATED
-    assert "the champion was taken away" in record.decision.reason
+    assert "the champion was removed" in record.decision.reason
     assert aliases(second) == {"challenger": 2}
     assert run(second).decision.outcome is Outcome.PROMOTE
 

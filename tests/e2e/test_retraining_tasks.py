@@ -99,7 +99,7 @@ def test_a_classifier_s_leaked_row_is_one_with_its_class(tmp_path: Path) -> None
     lines = train.read_text().splitlines()
     lines[0] = lines[0].replace("animal", "city")
     train.write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"3 of the 12 rows .*, 2 of them word for word"):
+    with pytest.raises(UserError, match=r"3 of the 12 rows .*, 2 of them verbatim"):
         run(classifying(base, tmp_path, train))
 
 

@@ -80,7 +80,7 @@ def test_all_that_was_said_is_in_the_run_s_log(stack: RunningStack, labelled_run
 
     theirs = wait_until(lambda: line_of("transformers.", "classifier.weight"), "transformers' line")
     assert "MISSING" in theirs
-    words = "held-out answers exactly right"
+    words = "exact matches on"
     wait_until(lambda: line_of("prefect.task_runs", words), "the steps' own line")
 
 

@@ -70,7 +70,7 @@ def test_a_store_of_a_newer_mlflow_is_a_mistake(
     ready_client(uri, "before")
     leap_ahead(tmp_path / "mlruns/mlflow.db")
     store._migrate.cache_clear()
-    with pytest.raises(UserError, match=r"mlflow\.db was last used by a newer mlflow than"):
+    with pytest.raises(UserError, match=r"mlflow\.db was written by a newer mlflow than"):
         ready_client(uri, "after")
 
 

@@ -1,1 +1,1 @@
-"""The journal of what is to be recorded in MLflow, and how it is shipped there."""
+"""The journal of operations for MLflow, and their shipping, which survive outages."""

@@ -1,4 +1,4 @@
-"""How a run leaves MLflow: from an SQLite store for good, elsewhere into MLflow's trash."""
+"""Delete a run: permanently from an SQLite store, elsewhere into MLflow's trash."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def delete_run(client: "MlflowClient", run_id: str) -> None:
-    """Delete the run with its models and artifacts; `mlflow gc` empties a server's trash."""
+    """Delete the run with its models and artifacts; on a server, `mlflow gc` empties the trash."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     run = client.get_run(run_id)
@@ -21,7 +21,7 @@ def delete_run(client: "MlflowClient", run_id: str) -> None:
     if file := database_file(client.tracking_uri):
         _delete_files(run.info.artifact_uri)
         store = SqlAlchemyStore(client.tracking_uri, (file.parent / "artifacts").as_uri())
-        # What `mlflow gc` calls; that command would empty the trash of other people's runs, too.
+        # What `mlflow gc` calls (3.17); the command itself would delete other people's runs, too.
         store._hard_delete_run(run_id)  # noqa: SLF001
 
 

@@ -1,8 +1,8 @@
-"""What is to be recorded: on disk first, in the run's folder, and shipped to MLflow from there.
+"""The journal: operations are written to the run's folder first, and shipped to MLflow from there.
 
-The folder `tracking` holds `run.json`, which run it is; `journal.jsonl`, one operation a line, only
-ever appended to; `files`, what operations upload; `position.json`, how far everything was shipped;
-and `refused.jsonl`, what the server would never take.
+The folder `tracking` contains `run.json`, the run; `journal.jsonl`, one operation per line,
+append-only; `files`, what the operations upload; `position.json`, how far the journal was shipped;
+and `refused.jsonl`, operations that the server will never accept.
 """
 
 import io
@@ -22,7 +22,7 @@ from tasks.runtime.atomic_files import atomic_file, write_atomically
 
 UNREADABLE = "unreadable"
 _HEAD_BYTES = 80
-"""Of a line: its time and its operation, which come first."""
+"""Bytes of a line that contain its time and the operation's name."""
 
 
 class Entry(NamedTuple):
@@ -31,9 +31,9 @@ class Entry(NamedTuple):
     name: str
     arguments: dict[str, Any]
     time_ms: int
-    """When it was written, in milliseconds since 1970."""
+    """When it was written, in milliseconds since 1970-01-01 UTC."""
     end: int
-    """Where the entry ends in the journal, in bytes."""
+    """Offset of the entry's end in the journal, in bytes."""
 
 
 class Position(Record):
@@ -53,31 +53,31 @@ class Journal:
         self._position_file = self.folder / "position.json"
 
     def open(self, run: RunRecord) -> None:
-        """Make the journal if there is none, and remember which run it belongs to."""
+        """Create the journal if it does not exist, and record which run it belongs to."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._run_file, run.model_dump_json())
 
     def is_open(self) -> bool:
-        """Tell whether there is a journal; a discarded run has none."""
+        """Return whether the journal exists; a discarded run has none."""
         return os.access(self._run_file, os.R_OK)
 
     def run(self) -> RunRecord:
-        """Give the journal's run, in the folder where it is now."""
+        """Return the journal's run, with the folder where it is now."""
         run = RunRecord.model_validate_json(self._run_file.read_bytes())
         return run.model_copy(update={"folder": self.folder.parent})
 
     def append(self, name: str, /, *, durable: bool = False, **arguments: object) -> None:
-        """Append an operation; it survives this process, and if durable a loss of power, too."""
+        """Append an operation, which survives this process and, if durable, a loss of power."""
         fields = {"at": now_ms(), "do": name, "with": arguments}
         line = json.dumps(fields, ensure_ascii=False) + "\n"
         with self._file.open("a+b", buffering=0) as file:
-            _cut_half_line(file.fileno())
+            _cut_incomplete_line(file.fileno())
             file.write(line.encode())
             if durable:
                 os.fsync(file.fileno())
 
     def entries(self, start: int = 0) -> Iterator[Entry]:
-        """Give the entries from `start` on, without a last line that is half written."""
+        """Yield the entries from byte `start` on, without an incomplete last line."""
         with self._opened() as file:
             file.seek(start)
             for line in file:
@@ -86,7 +86,7 @@ class Journal:
                     yield _entry(line, start)
 
     def named(self, *names: str) -> Iterator[Entry]:
-        """Give the entries of these operations, without reading what the others say."""
+        """Yield the entries of these operations, without parsing the others."""
         marks = [f'"do": "{name}"'.encode() for name in names]
         start = 0
         with self._opened() as file:
@@ -100,25 +100,25 @@ class Journal:
     def _opened(self) -> BinaryIO:
         try:
             return self._file.open("rb")
-        except FileNotFoundError:  # nothing was written yet, or the run is just being removed
+        except FileNotFoundError:  # nothing was written yet, or the run is being removed
             return io.BytesIO()
 
     def waiting(self) -> Iterator[Entry]:
-        """Give the entries that were not shipped yet."""
+        """Yield the entries that are not shipped yet."""
         yield from self.entries(self.position.shipped_bytes)
 
     def num_waiting(self) -> int:
-        """Count the operations that were not shipped yet."""
+        """Return the number of operations that are not shipped yet."""
         return sum(1 for _ in self.waiting())
 
     @property
     def position(self) -> Position:
-        """How far the journal was shipped; the start where that is not known any more."""
+        """How far the journal was shipped; its start if that is unknown."""
         try:
             position = Position.model_validate_json(self._position_file.read_bytes())
         except (FileNotFoundError, ValidationError):
             return Position()
-        # Only a loss of power leaves a journal shorter than what was shipped of it.
+        # Only after a loss of power is the journal shorter than what was shipped of it.
         size = self._file.stat().st_size if self._file.exists() else 0
         return position if position.shipped_bytes <= size else Position()
 
@@ -127,10 +127,10 @@ class Journal:
         write_atomically(self._position_file, position.model_dump_json())
 
     def keep(self, source: Path, key: str) -> str:
-        """Keep a file, or a folder's files, for the upload; give the place within `folder`.
+        """Keep a file, or a folder's files, for the upload; return the path within `folder`.
 
-        A file is copied. A folder's files, which may be large, are linked: whoever changes them
-        writes new ones.
+        A file is copied. A folder's files, which may be large, are hard-linked: they are never
+        modified in place, only replaced.
         """
         place = Path("files") / key / source.name
         if source.is_file():
@@ -141,17 +141,17 @@ class Journal:
         return place.as_posix()
 
     def set_aside(self, entry: Entry, reason: str) -> None:
-        """Note an operation that the server will never take."""
+        """Record an operation that the server will never accept."""
         line = {"do": entry.name, "with": entry.arguments, "reason": reason}
         with (self.folder / "refused.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     @contextmanager
     def alone(self, wait_seconds: float = 0) -> Iterator[None]:
-        """Ship alone among processes.
+        """Hold the lock under which one process ships.
 
         Raises:
-            filelock.Timeout: another process is shipping for longer than that.
+            filelock.Timeout: another process held it for longer than `wait_seconds`.
         """
         from filelock import FileLock
 
@@ -159,14 +159,14 @@ class Journal:
             yield
 
     def drop(self) -> None:
-        """Remove the journal, and the run's folder if nothing else is in it."""
+        """Remove the journal, and the run's folder if it is then empty."""
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             self.folder.parent.rmdir()
 
 
 def now_ms() -> int:
-    """Give the time as MLflow counts it."""
+    """Return the time in milliseconds since 1970-01-01 UTC, as MLflow counts it."""
     return int(time.time() * 1000)
 
 
@@ -178,8 +178,8 @@ def _entry(line: bytes, end: int) -> Entry:
         return Entry(UNREADABLE, {"line": line.decode(errors="replace")}, now_ms(), end)
 
 
-def _cut_half_line(descriptor: int) -> None:
-    """Cut off what follows the last newline: a crash left it, and it would spoil the next line."""
+def _cut_incomplete_line(descriptor: int) -> None:
+    """Truncate an incomplete last line, which a crash left and which would corrupt the next one."""
     end = os.fstat(descriptor).st_size
     if not end or os.pread(descriptor, 1, end - 1) == b"\n":
         return
@@ -191,7 +191,7 @@ def _put(source: Path, target: Path, *, link: bool) -> None:
     with atomic_file(target) as sibling:
         try:
             if not link:
-                raise OSError  # noqa: TRY301 - as where links are not possible
+                raise OSError  # noqa: TRY301 - copy, as where links are not supported
             os.link(source, sibling)
         except OSError:
             shutil.copy2(source, sibling)

@@ -1,7 +1,8 @@
-"""Which stores can't be reached at the moment, and when to try them again.
+"""Remember which stores are unreachable, and when to try them again.
 
-A server that is gone answers at once, one behind a dead network only by the time limit. So the
-pause follows from the seconds that were lost: a run waits about one percent of its time at most.
+A stopped server refuses connections at once, but behind a dead network each call takes the full
+timeout. So the pause is proportional to the seconds lost, and a run loses about one percent of its
+time at most.
 """
 
 import time
@@ -15,7 +16,7 @@ _SHORTEST_PAUSE_SECONDS = 15.0
 _PAUSE_PER_SECOND_LOST = 100.0
 _MAX_REASON_CHARACTERS = 300
 _MISTAKES = range(400, 500)
-# Request timeout, conflict, too many requests, client closed the request: another try may help.
+# Request timeout, conflict, too many requests, client closed request: a retry may succeed.
 _PASSING = {408, 409, 429, 499}
 _BAD_REQUEST = 400
 
@@ -33,7 +34,7 @@ _outages: dict[str, _Outage] = {}
 
 @contextmanager
 def watch(uri: str) -> Iterator[None]:
-    """Note whether calls to the store go well; they raise as they would."""
+    """Record whether the calls to a store in the block succeed; exceptions are passed on."""
     started = time.monotonic()
     try:
         yield
@@ -48,42 +49,43 @@ def watch(uri: str) -> Iterator[None]:
 
 
 def is_out(uri: str) -> bool:
-    """Tell whether the last call failed, whatever came before it."""
+    """Return whether the last call failed."""
     return uri in _outages
 
 
 def why_to_wait(uri: str) -> str | None:
-    """Give why the store is not to be tried yet; None if it is."""
+    """Return why the store should not be tried yet; None if it should."""
     outage = _outages.get(uri)
     return outage.reason if outage and time.monotonic() < outage.ends else None
 
 
 def forget() -> None:
-    """Try every store again at once."""
+    """Forget all outages, so that every store is tried again at once."""
     _outages.clear()
 
 
 def reason(error: BaseException) -> str:
-    """Say in one line what went wrong: of a lost connection only the cause at its root.
+    """Return in one line what went wrong; for a lost connection only the root cause.
 
-    mlflow's own messages name the whole address that was called.
+    mlflow's own messages contain the full address that was called, with its password. Passwords are
+    masked.
     """
     root = error
     while (deeper := root.__cause__ or root.__context__) is not None:
         root = deeper
-    told = root if isinstance(root, OSError) else error
-    text = without_password(" ".join(str(told).split())) or type(told).__name__
+    shown = root if isinstance(root, OSError) else error
+    text = without_password(" ".join(str(shown).split())) or type(shown).__name__
     return text if len(text) <= _MAX_REASON_CHARACTERS else f"{text[:_MAX_REASON_CHARACTERS]}…"
 
 
 def is_mistake(error: Exception) -> bool:
-    """Tell whether the store answered that this can't work, such as for want of permission."""
+    """Return whether the store answered that the request is invalid or not permitted."""
     status = _status(error)
     return status in _MISTAKES and status not in _PASSING
 
 
 def is_passing(error: Exception) -> bool:
-    """Tell whether the store could not be asked, or was not able to answer."""
+    """Return whether the store was unreachable, or failed to answer."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
 
@@ -91,12 +93,12 @@ def is_passing(error: Exception) -> bool:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Tell whether the store will never take this operation, whoever asks and whenever."""
+    """Return whether the store will never accept this operation."""
     return isinstance(error, Refused) or _status(error) == _BAD_REQUEST
 
 
-class Refused(Exception):  # noqa: N818 - a verdict
-    """An operation that can't be shipped, now or later."""
+class Refused(Exception):  # noqa: N818 - an outcome more than an error
+    """An operation can never be shipped."""
 
 
 def _status(error: Exception) -> int | None:

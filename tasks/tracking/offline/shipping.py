@@ -1,7 +1,7 @@
-"""How a journal's operations get to MLflow: in order, each at least once, counting once.
+"""Ship a journal's operations to MLflow: in order, each at least once, with the effect of once.
 
-The run is found by its flow run, or made. Where it is another run than before, such as in a new
-database, the whole journal is shipped again.
+The MLflow run is found by its flow run's id, or created. If it is not the run of the last shipment,
+as in a new database, the complete journal is shipped again.
 """
 
 import math
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 FLOW_RUN_TAG = "prefect.flow_run_id"
 
 _METRICS = "log_metrics"
-_MAX_ENTRIES_A_BATCH = 500
+_MAX_ENTRIES_PER_BATCH = 500
 
 
 @dataclass
 class Outcome:
-    """What became of a shipment."""
+    """The outcome of a shipment."""
 
     uri: str | None = None
-    """Of the store; None where the journal does not say."""
+    """Of the store; None if the journal can't be read."""
     num_shipped: int = 0
     refused: list[str] = field(default_factory=list)
-    """Why the server will never take an operation, one line each."""
+    """Why operations will never be accepted, one line each."""
     problem: str | None = None
-    """Why something still waits; None where all is shipped, or time ran out."""
+    """Why operations are still pending; None if all are shipped, or time ran out."""
     num_waiting: int = 0
-    """What is left in the journal; `ship_all` counts it."""
+    """Number of pending operations; only set by `ship_all`."""
     model_uri: str | None = None
-    """Of the last adapter in the shipment."""
+    """Of the last adapter that was logged in the shipment."""
 
 
 def ship_all(folders: Iterable[Path], seconds: float = math.inf) -> Iterator[tuple[Path, Outcome]]:
-    """Ship what waits in run folders, and in the run folders right under these; say what became.
+    """Ship the journals in these folders and directly below them; yield run folders and outcomes.
 
-    Nothing is begun after so many seconds.
+    No operation is begun after `seconds`.
     """
     deadline = time.monotonic() + seconds
     for journal in journals(folders):
@@ -60,7 +60,7 @@ def ship_all(folders: Iterable[Path], seconds: float = math.inf) -> Iterator[tup
 
 
 def journals(folders: Iterable[Path]) -> list[Journal]:
-    """Give the journals of run folders, and of the run folders right under these."""
+    """Return the journals of the run folders among these folders and directly below them."""
     resolved = {folder.expanduser().resolve() for folder in folders}
     candidates = {path for folder in resolved for path in (folder, *folder.glob("*/"))}
     journals = (Journal(path) for path in sorted(candidates))
@@ -69,15 +69,15 @@ def journals(folders: Iterable[Path]) -> list[Journal]:
 
 @lru_cache(maxsize=16)
 def shipper_of(run_folder: Path) -> "Shipper":
-    """Give this process's shipper of a run, which is connected once for all steps.
+    """Return this process's shipper of a run, which all steps share with its connection.
 
-    A server with passwords takes a third of a second for whatever it is asked.
+    Connecting takes several calls, and MLflow's server with basic auth needs 0.3 s for each.
     """
     return Shipper(Journal(run_folder))
 
 
 class Shipper:
-    """Ships one journal, and stays connected as long as all goes well."""
+    """Ships one journal, and stays connected until a call fails."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -88,12 +88,12 @@ class Shipper:
     def ship(
         self, seconds: float = math.inf, *, insist: bool = False, wait_seconds: float = 0
     ) -> Outcome:
-        """Ship what waits, for so many seconds; an outage is part of the outcome, and no error.
+        """Ship the pending operations; an outage is reported in the outcome and never raised.
 
         Args:
-            seconds: no operation is begun after them.
-            insist: try, even if the store was just seen to be out of reach.
-            wait_seconds: for another process that is shipping the same journal.
+            seconds: no operation is begun after this time.
+            insist: try even if the store was unreachable a moment ago.
+            wait_seconds: how long to wait for another process that ships the same journal.
         """
         from filelock import Timeout
 
@@ -101,7 +101,7 @@ class Shipper:
         try:
             run = self._journal.run()
             outcome.uri = run.tracking_uri
-            if run != self._run:  # it goes on in another store
+            if run != self._run:  # the run was resumed with another store
                 self._run, self._writer = run, None
             outcome.problem = None if insist else outages.why_to_wait(outcome.uri)
             if not outcome.problem:
@@ -109,13 +109,13 @@ class Shipper:
                     self._ship(run, time.monotonic() + seconds, outcome)
         except Timeout:
             outcome.problem = "another process is shipping it"
-        except Exception as error:  # noqa: BLE001 - whatever it was, the journal has it all
+        except Exception as error:  # noqa: BLE001 - nothing is lost, the journal has everything
             outcome.problem = outages.reason(error)
             self._writer = None
         return outcome
 
     def _ship(self, run: RunRecord, deadline: float, outcome: Outcome) -> None:
-        if self._left_at != self._journal.position:  # another process went on from there
+        if self._left_at != self._journal.position:  # another process has shipped meanwhile
             self._writer = None
         for batch in _batches(self._unshipped(run)):
             with outages.watch(run.tracking_uri):
@@ -173,11 +173,11 @@ class Shipper:
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Put metrics that follow each other together: a thousand cost a server what one costs."""
+    """Group consecutive metrics: for a server, a thousand cost as much as one."""
     batch: list[Entry] = []
     for entry in entries:
         alone = entry.name != _METRICS or (batch and batch[0].name != _METRICS)
-        if batch and (alone or len(batch) == _MAX_ENTRIES_A_BATCH):
+        if batch and (alone or len(batch) == _MAX_ENTRIES_PER_BATCH):
             yield batch
             batch = []
         batch.append(entry)

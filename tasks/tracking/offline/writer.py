@@ -1,7 +1,7 @@
-"""What the journal's operations do in MLflow. Each may be done twice and counts once.
+"""Apply the journal's operations to an MLflow run. All of them are idempotent.
 
-Everything goes through the run's id. mlflow's own active run belongs to one thread, is FINISHED
-after an uncaught exception, and stays RUNNING after a kill.
+Every call names the run by its id. mlflow's fluent API with its active run is not used: that
+belongs to one thread, is FINISHED even after an uncaught exception, and stays RUNNING after a kill.
 """
 
 import json
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from mlflow.entities import RunData
 
 # Limits of mlflow 3.17 (mlflow.utils.validation).
-_MAX_PARAMS_A_BATCH = 100
-_MAX_METRICS_A_BATCH = 1000
-# A server may take long to pass a file on to its store.
+_MAX_PARAMS_PER_BATCH = 100
+_MAX_METRICS_PER_BATCH = 1000
+# A server may need long to pass a file on to its artifact store.
 _UPLOAD_SECONDS = "60"
 REDONE_AT_TAG = "adapterflow.redone_at"
 _TRUST_SECONDS = 5.0
-"""So long a server that answered is taken to do so still."""
+"""For so long after an answer, the server is assumed to be reachable."""
 _TIME_LIMIT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
-# What each operation brings.
+# What each operation contributes, for messages.
 OPERATIONS = {
     "reopen": "status",
     "set_tags": "tags",
@@ -51,11 +51,11 @@ OPERATIONS = {
 
 T = TypeVar("T")
 Point = tuple[str, float, int, int]
-"""Of a curve: name, value, milliseconds since 1970, step."""
+"""A point of a curve: name, value, milliseconds since 1970-01-01 UTC, step."""
 
 
 class RunWriter:
-    """Writes to one MLflow run, and knows which points are there already."""
+    """Writes to one MLflow run, and knows which points of its curves exist."""
 
     def __init__(self, client: "MlflowClient", run_id: str, folder: Path) -> None:
         self._client = client
@@ -66,21 +66,21 @@ class RunWriter:
         self._answered = -math.inf
 
     def apply(self, name: str, arguments: Mapping[str, Any]) -> str | None:
-        """Do an operation; an adapter's gives the model's URI.
+        """Apply an operation; return the model's URI for `log_adapter`, else None.
 
         Raises:
-            Refused: It can never be done.
-            Exception: Whatever the store raises.
+            Refused: it can never be applied.
+            Exception: any error of the store.
         """
         if name not in OPERATIONS:
-            raise Refused(f"there is no operation {name!r}")
+            raise Refused(f"unknown operation {name!r}")
         uri: str | None = getattr(self, name)(**arguments)
         self._answered = time.monotonic()
         return uri
 
     @cached_property
     def _found(self) -> "RunData":
-        """What the run had before this writer wrote to it, or soon after."""
+        """The run's data when this writer first needed it."""
         return self._client.get_run(self._run_id).data
 
     @cached_property
@@ -88,7 +88,7 @@ class RunWriter:
         return dict(self._found.params)
 
     def reopen(self, name: str, tags: dict[str, str]) -> None:
-        """Let the run be RUNNING, whatever an earlier try ended with."""
+        """Set the run to RUNNING, whatever status an earlier attempt ended with."""
         self._client.update_run(self._run_id, status="RUNNING", name=name)
         self.set_tags(tags)
 
@@ -96,18 +96,18 @@ class RunWriter:
         """Set tags; the last value wins."""
         from mlflow.entities import RunTag
 
-        for chunk in _chunks([RunTag(k, v) for k, v in tags.items()], _MAX_PARAMS_A_BATCH):
+        for chunk in _chunks([RunTag(k, v) for k, v in tags.items()], _MAX_PARAMS_PER_BATCH):
             self._client.log_batch(self._run_id, tags=chunk)
         if REDONE_AT_TAG in tags:
             self._redone_at = int(tags[REDONE_AT_TAG])
             self._steps.clear()
 
     def log_params(self, params: dict[str, str]) -> None:
-        """Log parameters that are not there; one that is there with another value becomes a tag."""
+        """Log new parameters; another value of an existing one becomes a tag `changed.<name>`."""
         from mlflow.entities import Param
 
         new = [Param(key, text) for key, text in params.items() if key not in self._params]
-        for chunk in _chunks(new, _MAX_PARAMS_A_BATCH):
+        for chunk in _chunks(new, _MAX_PARAMS_PER_BATCH):
             self._client.log_batch(self._run_id, params=chunk)
             self._params |= {param.key: param.value for param in chunk}
         changed = {k: text for k, text in params.items() if self._params.get(k, text) != text}
@@ -116,8 +116,9 @@ class RunWriter:
     def log_metrics(self, points: Sequence[Point]) -> None:
         """Log the points of steps that a curve does not have yet.
 
-        MLflow merges only points that agree in time and value, too; a resumed training says the
-        same steps again at another time. What is from before a redo stays beside what is redone.
+        A resumed training logs the same steps again at another time, which MLflow would keep as
+        further points: it merges only points that also agree in time and value. Points from before
+        a redo are kept beside the new ones.
         """
         from mlflow.entities import Metric
 
@@ -125,7 +126,7 @@ class RunWriter:
         for key, value, time_ms, step in points:
             if step not in self._known_steps(key):
                 new.setdefault((key, step), Metric(key, value, time_ms, step))
-        for chunk in _chunks(list(new.values()), _MAX_METRICS_A_BATCH):
+        for chunk in _chunks(list(new.values()), _MAX_METRICS_PER_BATCH):
             self._client.log_batch(self._run_id, metrics=chunk)
         for key, step in new:
             self._steps[key].add(step)
@@ -149,7 +150,7 @@ class RunWriter:
         self.set_tags({f"dataset.{context}.sha256": sha256})
 
     def log_table(self, text: str, file: str) -> None:
-        """Write a table, and the tag by which the UI finds tables."""
+        """Write a table artifact, and the tag by which MLflow's UI finds tables."""
         self.log_text(text, file)
         tag = self._client.get_run(self._run_id).data.tags.get("mlflow.loggedArtifacts", "[]")
         others = [table for table in json.loads(tag) if table["path"] != file]
@@ -167,7 +168,7 @@ class RunWriter:
             self._client.log_artifact(self._run_id, str(self._folder / kept), artifact_folder)
 
     def log_adapter(self, saved: dict[str, Any], kept: str, requirements: list[str]) -> str:
-        """Log a kept adapter as a model; give its URI."""
+        """Log a kept adapter as a model; return its URI."""
         record = SavedRecord.model_validate(saved | {"folder": self._folder / kept})
         with self._uploading(kept):
             return log_adapter(self._client, self._run_id, record, requirements)
@@ -182,9 +183,9 @@ class RunWriter:
 
     @contextmanager
     def _uploading(self, kept: str | None = None) -> Iterator[None]:
-        """Give an upload its time, once the server is known to answer at all."""
+        """Raise the request timeout for an upload, after a check that the server answers."""
         if kept and not (self._folder / kept).exists():
-            raise Refused(f"the file {self._folder / kept} is gone")
+            raise Refused(f"the file {self._folder / kept} is missing")
         if time.monotonic() - self._answered > _TRUST_SECONDS:
             self._client.get_run(self._run_id)
         before = os.environ[_TIME_LIMIT]

@@ -161,7 +161,7 @@ def test_a_killed_prediction_goes_on(
     done = subprocess.run(
         command("killed.jsonl"), env=environment, check=True, capture_output=True, text=True
     )
-    assert "by an earlier try" in done.stderr
+    assert "by an earlier attempt" in done.stderr
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not partial.exists()
     assert first.st_size

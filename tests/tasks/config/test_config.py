@@ -144,7 +144,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "text\n", "\x00"])
 def test_a_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
     """Only a mapping of settings is a configuration."""
-    with pytest.raises(UserError, match=r"run\.yaml (is|holds)"):
+    with pytest.raises(UserError, match=r"run\.yaml (is|contains)"):
         read_config(written(tmp_path, text))
 
 

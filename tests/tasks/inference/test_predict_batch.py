@@ -290,9 +290,9 @@ def test_other_settings_do_not_go_on(
         stop_in_chunk(2, patch)
         with pytest.raises(KeyboardInterrupt):
             predict(source)
-    with pytest.raises(UserError, match="another max_new_tokens"):
+    with pytest.raises(UserError, match="different max_new_tokens"):
         predict(source, max_new_tokens=5)
-    with pytest.raises(UserError, match="another input"):
+    with pytest.raises(UserError, match="different input"):
         predict(jsonl(tmp_path, [*routed(), {"prompt": "x", "adapter": "a"}]))
 
 
@@ -310,7 +310,7 @@ def test_answers_to_yesterdays_prompts_do_not_go_on(
         with pytest.raises(KeyboardInterrupt):
             predict(source)
     time.sleep(1)
-    with pytest.raises(UserError, match="another prompts"):
+    with pytest.raises(UserError, match="different prompts"):
         predict(source)
 
 
@@ -325,18 +325,18 @@ def test_another_base_or_adapter_does_not_go_on(
         with pytest.raises(KeyboardInterrupt):
             predict(source)
     packed = base_settings(tiny_base).model_copy(update={"quantization": "8bit"})
-    with pytest.raises(UserError, match="another base_model"):
+    with pytest.raises(UserError, match="different base_model"):
         predict(source, base_model=packed)
     file = own["a"] / "adapter_config.json"
     before = file.read_text()
     file.write_text(json.dumps({**json.loads(before), "lora_alpha": 1}))
-    with pytest.raises(UserError, match="another adapters"):
+    with pytest.raises(UserError, match="different adapters"):
         predict(source)
     file.write_text(before)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     tokenizer.save_pretrained(own["b"])
-    with pytest.raises(UserError, match="another adapters"):
+    with pytest.raises(UserError, match="different adapters"):
         predict(source)
 
 

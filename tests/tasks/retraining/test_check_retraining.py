@@ -9,7 +9,11 @@ from retraining_runs import retraining
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.errors import UserError
 from tasks.records import Outcome, VersionRecord
-from tasks.retraining.check_retraining import _check_count, _configuration_sha256, _same
+from tasks.retraining.check_retraining import (
+    _check_count,
+    _configuration_sha256,
+    _version_made_from,
+)
 from tasks.tracking import OUTCOME_TAG
 
 
@@ -68,9 +72,9 @@ def test_only_a_verdict_makes_a_retraining_superfluous(outcome: Outcome) -> None
     """Overtaken, or put to a person who did not answer, a challenger is no reason to skip."""
     made = version(1, data="x", **{OUTCOME_TAG: outcome.value})
     is_open = outcome in (Outcome.OUTDATED, Outcome.UNANSWERED)
-    assert _same([made], {"data": "x"}) == (None if is_open else 1)
-    assert _same([made], {"data": "y"}) is None
-    assert _same([version(1, data="x")], {"data": "x"}) is None
+    assert _version_made_from([made], {"data": "x"}) == (None if is_open else 1)
+    assert _version_made_from([made], {"data": "y"}) is None
+    assert _version_made_from([version(1, data="x")], {"data": "x"}) is None
 
 
 def test_another_metric_of_the_same_name_is_another_configuration(

@@ -24,7 +24,7 @@ from tasks.engine.objectives.generation import answer
 from tasks.inference.serving import bundle_adapters
 from tasks.records import BaseModelRecord, FileRecord, SavedRecord
 from tasks.tracking import Tracker, open_run
-from tasks.tracking.adapter_pyfunc import Way
+from tasks.tracking.adapter_pyfunc import Decoding
 
 PROMPTS = ["What is the capital of France?", "My card was declined."]
 
@@ -211,7 +211,7 @@ def test_messages_that_are_no_talk_are_refused(
     """What is no list of messages is told, and is no failure of the server."""
     with pytest.raises(MlflowException, match="must be a list of objects"):
         Loaded(tracker, uri).model.unwrap_python_model()._job(
-            {"messages": messages}, "tickets.v1", Way(8, 0.0, None, ())
+            {"messages": messages}, "tickets.v1", Decoding(8, 0.0, None, ())
         )
 
 
@@ -220,7 +220,7 @@ def test_a_temperature_is_none_or_more(tracker: Tracker, uri: str, temperature: 
     """Others are refused, not taken for greedy."""
     model = Loaded(tracker, uri).model.unwrap_python_model()
     with pytest.raises(MlflowException, match="possible is 0 or more"):
-        model._way(temperature=temperature)
+        model._decoding(temperature=temperature)
 
 
 @pytest.mark.parametrize("row", [{"text": "hello"}, {"prompt": None}, {}])
@@ -260,7 +260,7 @@ def test_adapter_for_another_base_is_refused(
     """A base with fewer or more layers than the adapter was made for raises on loading."""
     other = tiny_llama(tmp_path / "other", layers=layers)
 
-    with pytest.raises(ValueError, match="made for another base"):
+    with pytest.raises(ValueError, match="trained on another base"):
         Loaded(tracker, uri, base=other, base_fingerprint="")
 
 
@@ -363,7 +363,7 @@ def test_answers_are_those_of_the_set_whatever_the_base_asks_for(
 
     model = bundled(own, folders, tmp_path / "bundle").unwrap_python_model()
     jobs = [
-        model._job(row, name, model._way(adapter=name, max_new_tokens=8)[1])
+        model._job(row, name, model._decoding(adapter=name, max_new_tokens=8)[1])
         for row in asked
         for name in folders
     ]
@@ -409,8 +409,8 @@ def test_of_a_request_that_failed_nothing_waits(
     """Its other rows are not computed before the next request's."""
     folders = {"only": tiny_adapter(base, tmp_path / "only")}
     model = bundled(base, folders, tmp_path / "bundle").unwrap_python_model()
-    adapter, way = model._way(max_new_tokens=8)
-    jobs = [model._job({"prompt": PROMPTS[0]}, adapter, way) for _ in range(40)]
+    adapter, decoding = model._decoding(max_new_tokens=8)
+    jobs = [model._job({"prompt": PROMPTS[0]}, adapter, decoding) for _ in range(40)]
     with monkeypatch.context() as patch:
         patch.setattr(model.model, "generate", _run_out)
         with pytest.raises(MemoryError):
@@ -452,8 +452,8 @@ def test_rows_that_wait_together_are_computed_together(
     jobs = []
     for prompt in PROMPTS:
         for name in named:
-            adapter, way = model._way(adapter=name, max_new_tokens=8)
-            jobs.append(model._job({"prompt": prompt}, adapter, way))
+            adapter, decoding = model._decoding(adapter=name, max_new_tokens=8)
+            jobs.append(model._job({"prompt": prompt}, adapter, decoding))
     model._answer_all(jobs)
     expected = {name: greedy_answers(base, path, PROMPTS_AS_CHATS) for name, path in named.items()}
     assert len({tuple(answers) for answers in expected.values()}) == len(named)

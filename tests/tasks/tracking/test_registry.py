@@ -201,7 +201,7 @@ def test_a_rollback_goes_back_step_by_step(
     assert "too polite" in registry.versions()[2].tags["champion.rolled_back"]
     assert registry.roll_back("too rude") == (2, 1)
     assert aliases(registry) == {"champion": 1}
-    with pytest.raises(UserError, match="can't go back from version 1"):
+    with pytest.raises(UserError, match="can't be rolled back from version 1"):
         registry.roll_back("worse still")
 
 
@@ -213,7 +213,7 @@ def test_only_what_was_champion_can_be_gone_back_to(
     registry = Registry(registry.uri, f"{registry.name}-{number}")
     promoted(registry, log_model, 3)
     registry.register(log_model(), None, {})
-    with pytest.raises(UserError, match=f"from version 3 to {number}; champions were 1, 2: name"):
+    with pytest.raises(UserError, match=f"from version 3 to {number}; former champions: 1, 2"):
         registry.roll_back("why not", to=number)
     assert registry.roll_back("why not", to=1) == (3, 1)
     assert aliases(registry) == {"champion": 1, "challenger": 4}

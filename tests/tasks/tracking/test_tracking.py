@@ -101,7 +101,7 @@ def test_a_password_in_the_environment_is_in_no_record(
     assert connecting_uri(shown) == uri
     assert connecting_uri("http://elsewhere:5000") == "http://elsewhere:5000"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI to the whole address"):
+    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI to the full address"):
         connecting_uri(shown)
 
 
