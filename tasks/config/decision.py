@@ -48,7 +48,7 @@ class DecisionSettings(Section):
     once."""
 
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Level of the two-sided confidence interval of the difference; the whole interval must be
+    """Level of the two-sided confidence interval of the difference; all of it must be
     above zero."""
 
     bootstrap_samples: int = Field(default=2000, ge=100)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 _LETTERS_PER_TYPO = 4
-"""A name may have one typo per so many letters: `promt`, `lable`, `learnig_rte`."""
+"""A name may have one typo per this many letters: `promt`, `lable`, `learnig_rte`."""
 _ABBREVIATED = 4
 """Minimum letters of an abbreviation: `optim`, `max_len`."""
 _ENDING = re.compile(r"\.[A-Za-z]+$")

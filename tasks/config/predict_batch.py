@@ -38,7 +38,7 @@ class PredictBatchConfig(Section):
     """Prompts answered per batch; prompts of similar length share a batch."""
 
     chunk_rows: int = Field(default=256, ge=1)
-    """Save the answers every so many rows; an interruption costs at most these rows."""
+    """Number of rows after which answers are saved; an interruption costs at most these rows."""
 
     adapter_column: str = Field(default="adapter", min_length=1)
     """The column that names a row's adapter; needed with several adapters."""

@@ -85,15 +85,15 @@ class TrainingSettings(Section):
     and that the model supports."""
 
     batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Maximum tokens of a micro-batch: a batch is split into micro-batches of at most so many
-    tokens, whose gradients add up to that of the batch. More tokens need more memory; the result is
-    the same. `auto` depends on the device."""
+    """Maximum tokens of a micro-batch: a batch is split into micro-batches within this limit, whose
+    gradients add up to that of the batch. More tokens need more memory; the result is the same.
+    `auto` depends on the device."""
 
     eval_steps: int | None = Field(default=None, ge=1)
-    """Evaluate and save a checkpoint every so many steps; by default once per epoch."""
+    """Number of steps between evaluations, each with a checkpoint; by default one per epoch."""
 
     early_stopping_patience: int | None = Field(default=None, ge=1)
-    """Stop when the evaluation loss has not improved for so many evaluations; by default never."""
+    """Stop after this many evaluations without a lower evaluation loss; by default never."""
 
     load_best_model_at_end: bool = True
     """Keep the checkpoint with the lowest evaluation loss instead of the last one."""
@@ -106,4 +106,4 @@ class TrainingSettings(Section):
     """Maximum number of checkpoints on disk."""
 
     logging_steps: int = Field(default=1, ge=1)
-    """Log loss, learning rate and gradient norm every so many steps."""
+    """Number of steps between logs of loss, learning rate and gradient norm."""

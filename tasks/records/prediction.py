@@ -15,5 +15,5 @@ class PredictionRecord(Record):
     seconds: float
     """Spent by this process, without loading the model."""
     rows_per_second: float
-    """Of the rows that this process answered; 0 where an earlier one had answered all."""
+    """Of the rows that this process answered; 0 if an earlier attempt had answered all."""
     remarks: tuple[str, ...] = ()

@@ -97,7 +97,7 @@ def _with_origin(tags: dict[str, str]) -> dict[str, str]:
 
 def _warn(run: RunRecord, problem: str) -> None:
     logger().warning(
-        "MLflow at %s can't be reached; operations are kept in %s until then: %s",
+        "MLflow at %s can't be reached; operations are kept in %s until it can: %s",
         run.tracking_uri,
         Journal(run.folder).folder,
         problem,

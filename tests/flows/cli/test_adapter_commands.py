@@ -36,7 +36,7 @@ def rows(tmp_path: Path) -> Path:
 
 MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     "no output": (["{adapter}", "{rows}"], "give INPUT and OUTPUT"),
-    "other kind": (["{adapter}", "{rows}", "out.csv"], "both must be of one of the kinds"),
+    "other kind": (["{adapter}", "{rows}", "out.csv"], "both must have the same suffix"),
     "no input": (["{adapter}", "gone.jsonl", "out.jsonl"], "gone.jsonl does not exist"),
     "no folder": (["{adapter}", "{rows}", "gone/out.jsonl"], "does not exist"),
     "no setting": (["{adapter}", "{rows}", "out.jsonl", "--set=batchsize=1"], "batch_size?"),
