@@ -1,9 +1,9 @@
-"""What all tests share: a home of their own, no way to the real Hub, and one tiny base model."""
+"""What all tests share: a home of their own, no way to the real Hub, a server, a tiny model."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # huggingface_hub and datasets read it when they are imported, and test modules import them. A test
 # that wants a Hub points the clients at the stand-in.
@@ -15,41 +15,69 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 
 import pytest
+from session_server import SessionServer, used_server
 from tiny_models import tiny_llama, tiny_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+SHARED_SERVER = pytest.StashKey[SessionServer]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the Prefect server of all workers in the process that controls them, if any."""
+    if getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput"):
+        config.stash[SHARED_SERVER] = SessionServer()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - a worker, as pytest-xdist sees it
+    """Tell a worker the address of the shared Prefect server."""
+    node.workerinput["prefect_api_url"] = node.config.stash[SHARED_SERVER].api_url
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the shared Prefect server, once every worker is gone."""
+    if server := config.stash.get(SHARED_SERVER, None):
+        server.stop()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the checkout clean: what the pipeline writes goes to a folder of this session."""
+    """Keep the checkout clean: what the pipeline writes goes to a folder of this process.
+
+    Each worker counts as a device of its own, so runs of two workers do not wait for each other.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADAPTERFLOW_HOME", str(tmp_path_factory.mktemp("home")))
+        if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+            patch.setenv("ADAPTERFLOW_DEVICE", f"test:{worker}")
         yield
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of a tiny Llama with a chat template; tests must not write to it."""
+    """Return the folder of a tiny Llama with a chat template; tests must not write to it."""
     return tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Run a real Prefect server on a database of this session's own."""
-    from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
-    from prefect.testing.utilities import prefect_test_harness
-
-    results = tmp_path_factory.mktemp("results")
-    with (
-        prefect_test_harness(server_startup_timeout=120),
-        temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: results}),
-    ):
-        yield
+def prefect_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Use a real Prefect server: the one of all workers, or else one of this process's own."""
+    shared = getattr(request.config, "workerinput", {}).get("prefect_api_url")
+    own = None if shared else SessionServer()
+    try:
+        with used_server(own.api_url if own else shared, tmp_path_factory.mktemp("results")):
+            yield
+    finally:
+        if own:
+            own.stop()
 
 
 @pytest.fixture
 def tokenizer() -> "PreTrainedTokenizerFast":
-    """Make a tokenizer with a chat template, which the test may change."""
+    """Return a tokenizer with a chat template, which the test may change."""
     return tiny_tokenizer()
