@@ -2,19 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
-from flow_runs import sums, tiny_config
+from flow_runs import folder_of, sums, tiny_config, unwritable
 from mlflow import MlflowClient
 from mlflow_runs import id_of, logged
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow
-from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Running
+from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH
+from prefect.states import Running
 
 from flows.cli import runs
 from flows.train_adapter import train_adapter
@@ -22,10 +22,13 @@ from tasks.config import TrainAdapterConfig
 from tasks.durability.run_lock import alive
 from tasks.durability.step_name import StepName
 from tasks.engine.training import training
-from tasks.errors import UserError, VerificationError
+from tasks.errors import UnwritableError, UserError, VerificationError
 from tasks.records import ReportRecord, tokens_in
 from tasks.runtime import home
 from tasks.tracking import open_run, tracking_uri
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -58,21 +61,17 @@ def mlflow_status(config: TrainAdapterConfig, flow_run_id: UUID) -> list[str]:
     return [run.info.status for run in found]
 
 
-def failing_once(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the first training spoil the model and fail, and later ones go well."""
-    real: Callable[..., Any] = training.train
-    calls: list[int] = []
+def failing_once(error: BaseException) -> None:
+    """Make the next training spoil the model and fail; later ones succeed."""
 
-    def train(model: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        calls.append(1)
-        if len(calls) == 1:
-            for parameter in model.parameters():
-                parameter.data += 1
-            raise error
-        return real(model, *args, **kwargs)
+    def train(model: "PreTrainedModel", *_: object, **__: object) -> None:
+        for parameter in model.parameters():
+            parameter.data += 1
+        patch.undo()
+        raise error
 
-    monkeypatch.setattr(training, "train", train)
-    return calls
+    patch = pytest.MonkeyPatch()
+    patch.setattr(training, "train", train)
 
 
 def test_the_adapter_folder_holds_only_the_adapter(report: ReportRecord) -> None:
@@ -128,31 +127,28 @@ def test_prefect_shows_the_report(report: ReportRecord) -> None:
 
 
 def test_a_retried_training_starts_from_an_unspoiled_model(
-    report: ReportRecord, config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+    report: ReportRecord, config: TrainAdapterConfig
 ) -> None:
     """A step that failed half-way leaves nothing of its model to the retry, bit for bit."""
-    calls = failing_once(RuntimeError("half-way"), monkeypatch)
+    failing_once(RuntimeError("half-way"))
     again = runs.execute(runs.create_run(config))
-    assert len(calls) == 2
     assert again.trained.weights.sha256 == report.trained.weights.sha256
 
 
-def test_a_failed_proof_fails_the_run_at_once(
-    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A proof that failed is not tried again, and MLflow says FAILED."""
-    calls = failing_once(VerificationError("unproven"), monkeypatch)
+def test_a_failed_proof_fails_the_run_at_once(config: TrainAdapterConfig) -> None:
+    """A proof that failed is not attempted again, though it would succeed; MLflow says FAILED."""
+    failing_once(VerificationError("unproven"))
     run = runs.create_run(config)
     with pytest.raises(VerificationError, match="unproven"):
         runs.execute(run)
-    assert (len(calls), mlflow_status(config, run.id)) == (1, ["FAILED"])
+    assert mlflow_status(config, run.id) == ["FAILED"]
 
 
 def test_an_interrupted_run_is_killed_and_goes_on(
-    report: ReportRecord, config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+    report: ReportRecord, config: TrainAdapterConfig
 ) -> None:
     """After Ctrl-C MLflow says KILLED; the reopened run ends in the same MLflow run, finished."""
-    failing_once(KeyboardInterrupt(), monkeypatch)
+    failing_once(KeyboardInterrupt())
     run = runs.create_run(config)
     with pytest.raises(KeyboardInterrupt):
         runs.execute(run)
@@ -165,7 +161,7 @@ def test_an_interrupted_run_is_killed_and_goes_on(
 def test_the_next_run_ends_what_died_without_a_word(config: TrainAdapterConfig) -> None:
     """A run that was killed outright is FAILED in MLflow and crashed in Prefect, not RUNNING."""
     dead, living = runs.create_run(config), runs.create_run(config)
-    folders = {run.id: home.outputs() / f"{run.name}-{str(run.id)[:8]}" for run in (dead, living)}
+    folders = {run.id: folder_of(run) for run in (dead, living)}
     for run in (dead, living):
         name, identity = str(run.name), str(run.id)
         folder = folders[run.id]
@@ -182,83 +178,26 @@ def test_the_next_run_ends_what_died_without_a_word(config: TrainAdapterConfig) 
     assert state.is_crashed()
 
 
-def test_a_retry_that_waits_is_left_to_start(config: TrainAdapterConfig) -> None:
-    """A dead run that somebody has retried, and no worker has taken up yet, stays scheduled."""
-    dead = runs.create_run(config)
-    folder = home.outputs() / f"{dead.name}-{str(dead.id)[:8]}"
-    open_run(
-        config.tracking,
-        run_name=str(dead.name),
-        flow_run_id=str(dead.id),
-        folder=folder,
-        tags={},
-    )
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(dead.id, AwaitingRetry(), force=True)
-        runs.execute(runs.create_run(config))
-        state = client.read_flow_run(dead.id).state
-    assert state
-    assert state.is_scheduled()
+def test_completed_steps_do_not_run_again(config: TrainAdapterConfig) -> None:
+    """A reopened run takes the kept records of completed steps, while their files are as recorded.
 
-
-@pytest.mark.parametrize(
-    ("ended", "status"), [(Crashed(), "FAILED"), (Cancelled(), "KILLED"), (Completed(), "FINISHED")]
-)
-def test_what_a_lost_machine_left_is_ended(
-    config: TrainAdapterConfig, ended: State[None], status: str
-) -> None:
-    """A RUNNING MLflow run without a folder here ends as Prefect says that its flow run did."""
-    lost = runs.create_run(config)
-    client = mlflow_client(config)
-    experiment = client.get_experiment_by_name(config.tracking.experiment)
-    assert experiment
-    client.create_run(experiment.experiment_id, tags={"prefect.flow_run_id": str(lost.id)})
-    with get_client(sync_client=True) as prefect:
-        prefect.set_flow_run_state(lost.id, ended, force=True)
-    runs.execute(runs.create_run(config))
-    assert mlflow_status(config, lost.id) == [status]
-
-
-def test_completed_steps_do_not_run_again(
-    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A reopened run takes the kept records of the steps that it completed."""
-    calls = failing_once(VerificationError("once"), monkeypatch)
+    A record whose file is gone or changed is made anew, and replaces the kept one atomically.
+    """
     run = runs.create_run(config)
-    with pytest.raises(VerificationError):
+    with unwritable(run, StepName.SAVE_ADAPTER), pytest.raises(UnwritableError):
         runs.execute(run)
-    monkeypatch.setattr("tasks.inject_adapter.inject", None)
-    runs.execute(runs.reopen_run(run.id))
-    assert len(calls) == 2
+    folder, results = folder_of(run), Path(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value())
+    (initial,) = folder.glob("initial/*.safetensors")
+    before, kept = initial.stat(), {file: file.stat() for file in results.iterdir()}
+    with unwritable(run, StepName.SAVE_ADAPTER), pytest.raises(UnwritableError):
+        runs.execute(runs.reopen_run(run.id))
+    assert initial.stat().st_mtime_ns == before.st_mtime_ns
 
-
-def test_a_record_whose_file_is_gone_is_made_anew(
-    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A kept record counts only while its files are as recorded."""
-    failing_once(VerificationError("once"), monkeypatch)
-    run = runs.create_run(config)
-    with pytest.raises(VerificationError):
-        runs.execute(run)
-    initial = next((home.outputs() / f"{run.name}-{str(run.id)[:8]}").rglob("default.safetensors"))
     initial.write_bytes(b"spoiled")
     assert runs.execute(runs.reopen_run(run.id)).trained.injected.is_intact()
-
-
-def test_redoing_runs_that_step_and_those_after_it(
-    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A completed run redone from the training trains from its first row, to equal weights."""
-    run = runs.create_run(config)
-    once = runs.execute(run)
-    calls = failing_once(VerificationError("redone"), monkeypatch)
-    monkeypatch.setattr("tasks.inject_adapter.inject", None)
-    with pytest.raises(VerificationError, match="redone"):
-        runs.execute(runs.reopen_run(run.id, StepName.TRAIN_ADAPTER))
-    again = runs.execute(runs.reopen_run(run.id))
-    assert len(calls) == 2
-    assert again.saved.weights.sha256 == once.saved.weights.sha256
-    assert mlflow_status(config, run.id) == ["FINISHED"]
+    replaced = [file for file, old in kept.items() if file.stat().st_mtime_ns != old.st_mtime_ns]
+    assert replaced
+    assert all(file.stat().st_ino != kept[file].st_ino for file in replaced)
 
 
 def test_a_redo_trains_on_the_rows_that_the_run_began_with(tiny_base: Path, tmp_path: Path) -> None:
@@ -284,7 +223,7 @@ def test_a_redo_trains_on_the_rows_that_the_run_began_with(tiny_base: Path, tmp_
 def test_a_run_that_goes_on_is_not_reopened(config: TrainAdapterConfig) -> None:
     """A run that another process is executing is left alone."""
     run = runs.create_run(config)
-    folder = home.outputs() / f"{run.name}-{str(run.id)[:8]}"
+    folder = folder_of(run)
     with alive(folder), pytest.raises(UserError, match="going on in another process"):
         runs.reopen_run(run.id)
 

@@ -34,8 +34,7 @@ class HubStandIn:
         self._api.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
+        self._serve()
         return self
 
     def __exit__(
@@ -44,9 +43,22 @@ class HubStandIn:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.go_away()
+
+    def _serve(self) -> None:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def go_away(self) -> None:
+        """Stop listening: connections are refused from now on."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    def come_back(self) -> None:
+        """Listen again at the same address, with all that was there."""
+        self._server = _Server(self._api, self._server.server_port)
+        self._serve()
 
     @property
     def endpoint(self) -> str:
@@ -160,8 +172,8 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = False
     request_queue_size = 128
 
-    def __init__(self, api: HubApi) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, api: HubApi, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.api = api
 
 

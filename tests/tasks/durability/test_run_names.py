@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from flow_runs import sums, tiny_config
+from flow_runs import sums, tiny_config, unwritable
 from prefect.client.orchestration import get_client
 
 from flows.cli import runs
 from tasks.config import AdapterSettings, PredictBatchConfig, TrainAdapterConfig
 from tasks.durability.run_names import full_name
-from tasks.errors import UserError
+from tasks.durability.step_name import StepName
+from tasks.errors import UnwritableError
 
 
 def named(source: str, train: str, adapter: str = "default", given: str = "brave-fox") -> str:
@@ -60,20 +61,12 @@ def test_a_batch_of_answers_is_named_by_its_adapters() -> None:
     assert full_name(config, "brave-fox") == "a+b-rows-brave-fox"
 
 
-def test_a_run_keeps_its_name(
-    prefect_server: None, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From before it begins, through a failure and a second try, to the end it has one name."""
+def test_a_run_keeps_its_name(prefect_server: None, tiny_base: Path, tmp_path: Path) -> None:
+    """From before it begins, through a failure and a second attempt, to the end it has one name."""
     flow_run = runs.create_run(tiny_config(tiny_base, sums(tmp_path / "sums.jsonl")))
     assert re.fullmatch(r"tiny-llama-sums-[a-z]+-[a-z]+", flow_run.name)
-
-    def refuse(*_: object) -> None:
-        raise UserError("not now")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("flows.train_adapter.six_steps", refuse)
-        with pytest.raises(UserError, match="not now"):
-            runs.execute(flow_run)
+    with unwritable(flow_run, StepName.INJECT_ADAPTER), pytest.raises(UnwritableError):
+        runs.execute(flow_run)
     report = runs.execute(runs.reopen_run(flow_run.id))
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(flow_run.id).name == flow_run.name

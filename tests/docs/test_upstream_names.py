@@ -24,7 +24,7 @@ from tasks.engine.training.trainer import AdapterTrainer
 from tasks.tracking.moving import PLACES
 from tasks.tracking.store import database_file, store_client
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs" / "fragile-reaches.md"
 TRAINER = "tasks/engine/training/trainer.py"
 SEEN = {
