@@ -8,15 +8,13 @@ import pytest
 from flow_runs import folder_of, mended, sums, task_run, tiny_config, unwritable
 from hub_stand_in import HubStandIn, point_clients_at
 from mlflow_runs import logged
-from prefect.client.schemas.objects import FlowRun
-from prefect.flow_engine import run_flow
+from prefect.client.schemas.objects import FlowRun, FlowRunPolicy
 
 from flows.cli import runs
-from flows.train_adapter import train_adapter
 from tasks.config import TrainAdapterConfig
 from tasks.durability.step_name import StepName
 from tasks.errors import UnwritableError
-from tasks.records import ReportRecord, checkpoints_in
+from tasks.records import checkpoints_in
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -101,7 +99,7 @@ def test_an_unwritable_disk_is_reported_at_once(
 def test_a_flow_that_retries_resumes(tiny_base: Path, data: Path) -> None:
     """With flow-level retries a later attempt takes the records of the first, in one MLflow run."""
     run, trained = runs.create_run(tiny_config(tiny_base, data)), []
-    flow = train_adapter.with_options(retries=20, retry_delay_seconds=1)
+    run.empirical_policy = FlowRunPolicy(retries=20, retry_delay=1)
     with unwritable(run, StepName.SAVE_ADAPTER) as obstacle:
 
         def make_room() -> None:
@@ -109,7 +107,6 @@ def test_a_flow_that_retries_resumes(tiny_base: Path, data: Path) -> None:
             obstacle.unlink()
 
         with mended(run, StepName.SAVE_ADAPTER, make_room):
-            report = run_flow(flow, flow_run=run, parameters=run.parameters)
-    assert isinstance(report, ReportRecord)
+            report = runs.execute(run)
     assert trained == [trained_at(run)]
     assert logged(report.run).info.status == "FINISHED"

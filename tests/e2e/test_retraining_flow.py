@@ -1,54 +1,20 @@
 """The retraining loop on a tiny base, with a real Prefect server and a real MLflow registry."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
 import pytest
 from command_line_runs import run_in_process
-from mlflow import MlflowClient
 from mlflow_runs import client_of, id_of, logged
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
-from prefect.events import Event
-from prefect.flow_runs import resume_flow_run
-from prefect.settings import PREFECT_UI_ENABLED, temporary_settings
-from prefect.states import Pending
-from retraining_runs import retraining, rows_of
+from retraining_runs import aliases, events_of, executed, retrained, retraining, rows_of
 
-import flows.retrain_adapter as flow
 from flows.cli import runs
-from flows.server import approval
 from tasks.config import RetrainAdapterConfig
-from tasks.engine.scoring import evaluation
-from tasks.errors import PassingError, UserError, VerificationError
-from tasks.records import CheckedRecord, Outcome, RetrainedRecord
-from tasks.retraining.check_retraining import check_retraining
-from tasks.tracking import Registry, ready_client, tracking_uri
+from tasks.records import Outcome, RetrainedRecord
+from tasks.tracking import Registry, tracking_uri
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-
-def run(config: RetrainAdapterConfig, *, force: bool = False) -> RetrainedRecord:
-    """Retrain."""
-    return executed(runs.create_run(config, force=force))
-
-
-def executed(flow_run: FlowRun) -> RetrainedRecord:
-    """Execute a run of the flow."""
-    record = runs.execute_any(flow_run)
-    assert isinstance(record, RetrainedRecord)
-    return record
-
-
-def aliases(config: RetrainAdapterConfig) -> dict[str, int]:
-    """Give which version each alias means."""
-    versions = Registry(tracking_uri(config.tracking), config.registry.name).versions()
-    return {alias: one.version for one in versions for alias in one.aliases}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +32,7 @@ def config(tiny_base: Path, folder: Path) -> RetrainAdapterConfig:
 @pytest.fixture(scope="module")
 def first(prefect_server: None, config: RetrainAdapterConfig) -> RetrainedRecord:
     """Retrain where there is no champion yet."""
-    return run(config)
+    return retrained(config)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +42,7 @@ def bad(
     """Retrain on nonsense."""
     nonsense = rows_of(folder / "nonsense.jsonl", range(24), right=False)
     config = retraining(tiny_base, folder, "retrained-sums", data={"train": str(nonsense)})
-    return config, run(config)
+    return config, retrained(config)
 
 
 def test_the_first_challenger_has_to_beat_the_base(
@@ -134,35 +100,13 @@ def test_unchanged_data_is_skipped(first: RetrainedRecord, config: RetrainAdapte
     assert (state.name, state.message) == ("Skipped", again.decision.reason)
 
 
-def test_a_queued_retraining_looks_when_it_is_its_turn(
-    first: RetrainedRecord, config: RetrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the run before it made champion, or trained already, is seen."""
-    seen = []
-
-    @contextmanager
-    def device_slot() -> Iterator[None]:
-        seen.append("its turn")
-        yield
-
-    def look(*given: Any) -> CheckedRecord:  # noqa: ANN401
-        seen.append("the look")
-        checked: CheckedRecord = check_retraining(*given)
-        return checked
-
-    monkeypatch.setattr(flow, "device_slot", device_slot)
-    monkeypatch.setattr(flow, "check_retraining", look)
-    run(config)
-    assert seen == ["its turn", "the look"]
-
-
 def test_forced_past_the_skip_nothing_is_promoted(
     first: RetrainedRecord, tiny_base: Path, tmp_path: Path
 ) -> None:
     """A forced retraining on unchanged data trains and compares, and the champion stays."""
     config = retraining(tiny_base, tmp_path, "forced")
-    run(config)
-    forced = run(config, force=True)
+    retrained(config)
+    forced = retrained(config, force=True)
     assert forced.decision.outcome is Outcome.REJECT
     assert "version 1 has the same data and configuration" in forced.decision.reason
     assert aliases(config) == {"champion": 1, "challenger": 2}
@@ -199,9 +143,9 @@ def test_a_champion_on_a_base_that_is_loaded_otherwise_is_told(
     tiny_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Scored on bfloat16 where it was trained on float32, the champion may lose by that alone."""
-    run(retraining(tiny_base, tmp_path, "other-type"))
+    retrained(retraining(tiny_base, tmp_path, "other-type"))
     other = {"base_model": {"dtype": "bfloat16"}, "decision": {"metric": "exact_match"}}
-    second = run(retraining(tiny_base, tmp_path, "other-type", **other))
+    second = retrained(retraining(tiny_base, tmp_path, "other-type", **other))
     assert second.evaluated
     (remark,) = second.evaluated.remarks
     assert "models:/other-type/1 was trained on the base in float32" in remark
@@ -219,235 +163,9 @@ def test_others_hear_of_it(
     """Prefect has an event for the promotion and one for the rejection, with the version."""
     expected = {("adapterflow.adapter.promoted", 1), ("adapterflow.adapter.rejected", 2)}
     deadline = time.monotonic() + 30
-    seen: set[tuple[str, int]] = set()
-    while not expected <= seen and time.monotonic() < deadline:
-        wanted = {"filter": {"event": {"prefix": ["adapterflow."]}}}
-        with get_client(sync_client=True) as client:
-            events = client._client.post("/events/filter", json=wanted).json()["events"]
-        seen = {
-            (event["event"], event["payload"]["version"])
-            for event in events
-            if event["resource"]["prefect.resource.name"] == "retrained-sums"
-        }
+    while not expected <= set(events_of("retrained-sums")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert expected <= seen
-
-
-def test_a_run_that_failed_at_the_end_evaluates_once(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A resumed retraining takes the kept comparison, and registers no second version."""
-    config = retraining(tiny_base, tmp_path, "resumed")
-    calls: list[str | None] = []
-    real: Callable[..., Any] = evaluation.evaluate
-
-    def counted(adapters: Any, name: str | None, *rest: Any) -> Any:  # noqa: ANN401
-        calls.append(name)
-        return real(adapters, name, *rest)
-
-    def failing(*_: object) -> None:
-        raise VerificationError("once")
-
-    monkeypatch.setattr("tasks.retraining.evaluate_adapter.evaluate", counted)
-    flow_run = runs.create_run(config)
-    with monkeypatch.context() as patch:
-        patch.setattr("tasks.tracking.registry.Registry.promote", failing)
-        with pytest.raises(VerificationError, match="once"):
-            executed(flow_run)
-    record = executed(runs.reopen_run(flow_run.id))
-    assert record.decision.outcome is Outcome.PROMOTE
-    assert calls == [None, "challenger"]
-    assert aliases(config) == {"champion": 1}
-
-
-def test_an_event_that_did_not_arrive_is_sent_again(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While Prefect takes no event the step is not done; the next try sends the same one."""
-    sent: list[UUID] = []
-
-    def send(events: list[Event]) -> None:
-        sent.extend(event.id for event in events)
-        if len(sent) == 1:
-            raise PassingError("Prefect can't be told")
-
-    monkeypatch.setattr("tasks.retraining.promote_adapter.events.send", send)
-    config = retraining(tiny_base, tmp_path, "told-again")
-    assert run(config).decision.outcome is Outcome.PROMOTE
-    assert len(sent) == 2
-    assert sent[0] == sent[1]
-    assert aliases(config) == {"champion": 1}
-
-
-@pytest.mark.slow
-def test_a_challenger_that_was_overtaken_is_compared_anew(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who loses the race for the first place is not promoted, and not skipped the next time."""
-    config = retraining(tiny_base, tmp_path, "overtaken")
-    run(config)
-    more = str(rows_of(tmp_path / "more.jsonl", range(60)))
-    second = retraining(
-        tiny_base, tmp_path, "overtaken", data={"train": more}, training={"num_train_epochs": 6}
-    )
-    promote = Registry.promote
-
-    def overtaken(registry: Registry, version: int, instead_of: int | None) -> object:
-        client = MlflowClient(registry.uri, registry.uri)
-        client.delete_registered_model_alias(registry.name, "champion")
-        return promote(registry, version, instead_of)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Registry, "promote", overtaken)
-        record = run(second)
-    assert record.decision.outcome is Outcome.OUTDATED
-    assert "the champion was removed" in record.decision.reason
-    assert aliases(second) == {"challenger": 2}
-    assert run(second).decision.outcome is Outcome.PROMOTE
-
-
-def mistakes(folder: Path) -> dict[str, tuple[dict[str, dict[str, object]], str]]:
-    """Give what cannot work, and what is said to it."""
-    leaking = rows_of(folder / "leaking.jsonl", range(90, 104))
-    return {
-        "leakage": ({"data": {"train": str(leaking)}}, "4 of the 12 rows .* 4 of them word for"),
-        "too few": ({"decision": {"min_rows": 13}}, "has 12 rows, and decision.min_rows is 13"),
-        "metric": ({"decision": {"metric": "macro_f1"}}, "there are loss, perplexity, exact"),
-        "other rows": ({"evaluation": {"sha256": "0" * 64}}, "has the sha256"),
-        "broken": ({"evaluation": {"metrics": {"mine": "json:dumps"}}}, r"metrics\.mine failed"),
-    }
-
-
-@pytest.mark.parametrize("case", ["leakage", "too few", "metric", "other rows", "broken"])
-def test_a_mistake_ends_before_anything_is_trained(
-    case: str, tiny_base: Path, tmp_path: Path
-) -> None:
-    """What makes a comparison worthless is said at once, and no version and no run are made."""
-    sections, message = mistakes(tmp_path)[case]
-    config = retraining(tiny_base, tmp_path, f"mistake-{case.replace(' ', '-')}", **sections)
-    with pytest.raises(UserError, match=message):
-        run(config)
-    assert aliases(config) == {}
-
-
-def test_a_champion_that_is_lost_is_told_before_anything_is_trained(
-    tiny_base: Path, tmp_path: Path
-) -> None:
-    """A version without files can't be compared with, and that is known before the training."""
-    config = retraining(tiny_base, tmp_path, "lost-champion")
-    store = tracking_uri(config.tracking)
-    client, experiment = ready_client(store, "lost")
-    model = client.create_logged_model(experiment, name="adapter")
-    registry = Registry(store, "lost-champion")
-    registry.register(f"models:/{model.model_id}", None, {})
-    registry.promote(1, None)
-    with pytest.raises(UserError, match=r"compared with the champion models:/lost-champion/1: "):
-        run(config)
-    assert aliases(config) == {"champion": 1}
-    assert len(registry.versions()) == 1
-
-
-@pytest.mark.slow
-def test_leakage_that_is_allowed_is_reported(tiny_base: Path, tmp_path: Path) -> None:
-    """With `report` the retraining goes on, and its record has the rows' numbers."""
-    leaking, _ = mistakes(tmp_path)["leakage"]
-    allowed: dict[str, dict[str, object]] = {**leaking, "evaluation": {"on_leakage": "report"}}
-    record = run(retraining(tiny_base, tmp_path, "leaking", **allowed))
-    assert record.checked.leaked_rows == (1, 2, 3, 4)
-
-
-def answer_when_asked(flow_run_id: UUID, said: dict[str, object]) -> threading.Thread:
-    """Resume the run with this input as soon as it waits."""
-
-    def answer() -> None:
-        deadline = time.monotonic() + 120
-        with get_client(sync_client=True) as client:
-            while time.monotonic() < deadline:
-                state = client.read_flow_run(flow_run_id).state
-                if state and state.is_paused():
-                    break
-                time.sleep(0.2)
-        time.sleep(1)  # the form is saved right after the state
-        resume_flow_run(flow_run_id, run_input=said)
-
-    thread = threading.Thread(target=answer)
-    thread.start()
-    return thread
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("said", "outcome"),
-    [
-        ({"approve": True, "comment": "fine"}, Outcome.PROMOTE),
-        ({"approve": False, "comment": "not now"}, Outcome.REJECT),
-    ],
-)
-def test_a_person_has_the_last_word(
-    said: dict[str, object], outcome: Outcome, tiny_base: Path, tmp_path: Path
-) -> None:
-    """A promotion waits for approval, and what the approver said is part of the decision."""
-    name = f"approval-{outcome}"
-    config = retraining(tiny_base, tmp_path, name, decision={"approval": {}})
-    flow_run = runs.create_run(config)
-    thread = answer_when_asked(flow_run.id, said)
-    record = executed(flow_run)
-    thread.join()
-    assert record.decision.outcome is outcome
-    assert str(said["comment"]) in record.decision.reason
-    assert ("champion" in aliases(config)) is (outcome is Outcome.PROMOTE)
-
-
-def test_a_run_that_prefect_would_crash_as_it_waits_does_not_begin(
-    tiny_base: Path, tmp_path: Path
-) -> None:
-    """Approval in a deployment with a concurrency limit is refused before anything is trained."""
-    config = retraining(tiny_base, tmp_path, "limited", decision={"approval": {}})
-    given = {"config": config.model_dump(mode="json")}
-    with get_client(sync_client=True) as client:
-        flow_id = client.create_flow(flow.retrain_adapter)
-        deployment = client.create_deployment(flow_id, "limited", concurrency_limit=1)
-        made = client.create_flow_run_from_deployment(deployment, parameters=given)
-        client.set_flow_run_state(made.id, Pending())  # as a worker does, which takes the slot
-        pending = client.read_flow_run(made.id)
-    with pytest.raises(UserError, match="take concurrency_limit off the deployment"):
-        executed(pending)
-    assert aliases(config) == {}
-
-
-def test_who_waits_on_the_embedded_server_is_told_how_to_see_it() -> None:
-    """Where the run's own server has no pages, the command that opens some is named."""
-    assert approval._where() == "in Prefect's UI"
-    with temporary_settings({PREFECT_UI_ENABLED: False}), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.server.approval.ui_command", lambda: "prefect server start")
-        assert approval._where().endswith("prefect server start")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("on_timeout", "outcome"), [("reject", Outcome.UNANSWERED), ("promote", Outcome.PROMOTE)]
-)
-def test_silence_stands_for_what_was_configured(
-    on_timeout: str, outcome: Outcome, tiny_base: Path, tmp_path: Path
-) -> None:
-    """Where nobody answers in time the stated default is carried out, and the run completes.
-
-    A champion that was made by silence is one; a missed question is asked again the next time.
-    """
-    approval = {"timeout_minutes": 0.02, "on_timeout": on_timeout}
-    config = retraining(
-        tiny_base, tmp_path, f"silence-{on_timeout}", decision={"approval": approval}
-    )
-    flow_run = runs.create_run(config)
-    record = executed(flow_run)
-    assert record.decision.outcome is outcome
-    assert "nobody answered within" in record.decision.reason
-    with get_client(sync_client=True) as client:
-        state = client.read_flow_run(flow_run.id).state
-    assert state
-    assert state.is_completed()
-    again = run(config).decision
-    assert again.outcome is (Outcome.UNANSWERED if on_timeout == "reject" else Outcome.SKIP)
+    assert expected <= set(events_of("retrained-sums"))
 
 
 @pytest.mark.slow
@@ -459,11 +177,11 @@ def test_history_and_rollback_from_the_command_line(
 ) -> None:
     """A second champion is shown with its scores, rolled back with a reason, and that is shown."""
     monkeypatch.setenv("COLUMNS", "200")
-    run(retraining(tiny_base, tmp_path, "rolled"))
+    retrained(retraining(tiny_base, tmp_path, "rolled"))
     more = str(rows_of(tmp_path / "more.jsonl", range(60)))
     longer = {"num_train_epochs": 6}
     second = retraining(tiny_base, tmp_path, "rolled", data={"train": more}, training=longer)
-    assert run(second).decision.outcome is Outcome.PROMOTE
+    assert retrained(second).decision.outcome is Outcome.PROMOTE
     assert aliases(second) == {"champion": 2, "previous": 1}
     status, out, _ = run_in_process(
         capsys, monkeypatch, "rollback", "rolled", "--reason", "rounds wrongly"
@@ -472,13 +190,4 @@ def test_history_and_rollback_from_the_command_line(
     _, out, _ = run_in_process(capsys, monkeypatch, "history", "rolled")
     assert "rounds wrongly" in out
     assert "promoted: loss" in out
-    assert run(second).decision.outcome is Outcome.SKIP
-
-
-def test_history_of_an_unknown_name_is_a_mistake(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A name without versions is one line and exit status 2."""
-    status, out, err = run_in_process(capsys, monkeypatch, "history", "nobody")
-    assert (status, out) == (2, "")
-    assert "no registered model 'nobody'" in err
+    assert retrained(second).decision.outcome is Outcome.SKIP

@@ -5,7 +5,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+
+from flows.cli import runs
 from tasks.config import RetrainAdapterConfig
+from tasks.records import RetrainedRecord
+from tasks.tracking import Registry, tracking_uri
 
 
 def rows_of(file: Path, numbers: range, *, right: bool = True) -> Path:
@@ -43,3 +49,33 @@ def retraining(
     for section, changed in sections.items():
         settings[section] = {**settings.get(section, {}), **changed}
     return RetrainAdapterConfig.model_validate(settings)
+
+
+def retrained(config: RetrainAdapterConfig, *, force: bool = False) -> RetrainedRecord:
+    """Run a retraining to its end."""
+    return executed(runs.create_run(config, force=force))
+
+
+def executed(flow_run: FlowRun) -> RetrainedRecord:
+    """Execute a run of the retraining flow."""
+    record = runs.execute_any(flow_run)
+    assert isinstance(record, RetrainedRecord)
+    return record
+
+
+def aliases(config: RetrainAdapterConfig) -> dict[str, int]:
+    """Return which version each alias means."""
+    versions = Registry(tracking_uri(config.tracking), config.registry.name).versions()
+    return {alias: one.version for one in versions for alias in one.aliases}
+
+
+def events_of(name: str) -> list[tuple[str, int]]:
+    """Return the events that Prefect has of a registered model, each with its version."""
+    wanted = {"filter": {"event": {"prefix": ["adapterflow."]}}}
+    with get_client(sync_client=True) as client:
+        found = client._client.post("/events/filter", json=wanted).json()["events"]
+    return [
+        (event["event"], event["payload"]["version"])
+        for event in found
+        if event["resource"]["prefect.resource.name"] == name
+    ]

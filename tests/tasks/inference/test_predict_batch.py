@@ -4,28 +4,23 @@ import csv
 import datetime as dt
 import json
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from batch_predictions import PROMPTS, Predicting, base_settings, jsonl, read, routed
 from pyarrow import parquet
-from tiny_models import tiny_adapter, tiny_tokenizer
+from tiny_models import tiny_adapter
 
-from tasks.config import AdapterSettings, BaseModelSettings, PredictBatchConfig
+from tasks.config import AdapterSettings, BaseModelSettings
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.adapters.folders import find_adapter
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.objectives.generation import answer
-from tasks.engine.scoring import prediction
 from tasks.errors import UserError
-from tasks.inference import predict_batch as task
 from tasks.inference.adapters_on_base import load_adapters
-from tasks.records import PredictionRecord
-
-PROMPTS = [f"What is {'very ' * (number % 5)}question {number}?" for number in range(9)]
 
 
 @pytest.fixture(scope="module")
@@ -67,53 +62,10 @@ def chat(loaded: AdapterSet, prompt: str) -> str:
     )
 
 
-def base_settings(base: Path) -> BaseModelSettings:
-    """Give a base in float32."""
-    return BaseModelSettings.model_validate({"source": str(base), "dtype": "float32"})
-
-
-class Predicting:
-    """The task on tiny models, in a folder of the test's own."""
-
-    def __init__(self, base: Path, adapters: dict[str, Path], folder: Path) -> None:
-        self.base, self.adapters, self.folder = base, adapters, folder
-
-    def __call__(self, source: Path, **changes: Any) -> PredictionRecord:  # noqa: ANN401
-        """Answer a file's rows, in chunks of four."""
-        given: dict[str, Any] = {
-            "adapters": [AdapterSettings(name=n, source=str(f)) for n, f in self.adapters.items()],
-            "base_model": base_settings(self.base),
-            "input": str(source),
-            "output": str(self.folder / f"answers{source.suffix}"),
-            "max_new_tokens": 6,
-            "batch_size": 3,
-            "chunk_rows": 4,
-        }
-        return task.predict_batch.fn(PredictBatchConfig.model_validate(given | changes))
-
-
 @pytest.fixture
 def predict(tiny_base: Path, adapters: dict[str, Path], tmp_path: Path) -> Predicting:
-    """Give the task."""
+    """Return the task."""
     return Predicting(tiny_base, adapters, tmp_path)
-
-
-def jsonl(folder: Path, rows: Sequence[object]) -> Path:
-    """Write rows; a text stands for itself."""
-    file = folder / "rows.jsonl"
-    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
-    file.write_bytes("".join(line + "\n" for line in lines).encode(errors="surrogateescape"))
-    return file
-
-
-def routed() -> list[dict[str, object]]:
-    """Give rows that go to the two adapters in turn."""
-    return [{"n": n, "prompt": p, "adapter": "ab"[n % 2]} for n, p in enumerate(PROMPTS)]
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 SEPARATORS = {"rows.csv": ",", "semicolons.csv": ";", "rows.tsv": "\t"}
@@ -244,100 +196,6 @@ def test_a_row_s_own_answer_is_not_given_away(
     predict(jsonl(tmp_path, [row | {"adapter": "a"} for row in rows]))
     answers = {row["answer"] for row in read(tmp_path / "answers.jsonl")}
     assert answers == {expected["a"][0]}
-
-
-def stop_in_chunk(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the process be stopped in a chunk; tell how many rows were answered."""
-    real, sizes = prediction.answer_questions, list[int]()
-
-    def answer_questions(adapters: Any, questions: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        if len(sizes) + 1 == number:
-            raise KeyboardInterrupt
-        sizes.append(len(questions))
-        return real(adapters, questions, **kwargs)
-
-    monkeypatch.setattr(task, "answer_questions", answer_questions)
-    return sizes
-
-
-def test_what_was_answered_stays_answered(
-    predict: Predicting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a stop only the chunks that were not whole are answered, to the same file."""
-    source = jsonl(tmp_path, routed())
-    predict(source)
-    whole = (tmp_path / "answers.jsonl").read_bytes()
-    (tmp_path / "answers.jsonl").unlink()
-    with monkeypatch.context() as patch:
-        assert stop_in_chunk(3, patch) == []
-        with pytest.raises(KeyboardInterrupt):
-            predict(source)
-    assert not (tmp_path / "answers.jsonl").exists()
-
-    sizes = stop_in_chunk(0, monkeypatch)
-    record = predict(source, batch_size=2)
-    assert sizes == [1]
-    assert (tmp_path / "answers.jsonl").read_bytes() == whole
-    assert record.num_rows == 9
-
-
-def test_other_settings_do_not_go_on(
-    predict: Predicting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Answers of another length are not mixed in: the folder of the earlier try is named."""
-    source = jsonl(tmp_path, routed())
-    with monkeypatch.context() as patch:
-        stop_in_chunk(2, patch)
-        with pytest.raises(KeyboardInterrupt):
-            predict(source)
-    with pytest.raises(UserError, match="different max_new_tokens"):
-        predict(source, max_new_tokens=5)
-    with pytest.raises(UserError, match="different input"):
-        predict(jsonl(tmp_path, [*routed(), {"prompt": "x", "adapter": "a"}]))
-
-
-def test_answers_to_yesterdays_prompts_do_not_go_on(
-    tiny_base: Path, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A template that writes the time makes other prompts of the same rows."""
-    own = {name: Path(shutil.copytree(f, tmp_path / name)) for name, f in adapters.items()}
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{{ strftime_now('%H:%M:%S') }}" + str(tokenizer.chat_template)
-    tokenizer.save_pretrained(own["a"])
-    predict, source = Predicting(tiny_base, own, tmp_path), jsonl(tmp_path, routed())
-    with monkeypatch.context() as patch:
-        stop_in_chunk(2, patch)
-        with pytest.raises(KeyboardInterrupt):
-            predict(source)
-    time.sleep(1)
-    with pytest.raises(UserError, match="different prompts"):
-        predict(source)
-
-
-def test_another_base_or_adapter_does_not_go_on(
-    tiny_base: Path, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor does one of other packing, scale or prompts, although its weights are the same."""
-    own = {name: Path(shutil.copytree(f, tmp_path / name)) for name, f in adapters.items()}
-    predict, source = Predicting(tiny_base, own, tmp_path), jsonl(tmp_path, routed())
-    with monkeypatch.context() as patch:
-        stop_in_chunk(2, patch)
-        with pytest.raises(KeyboardInterrupt):
-            predict(source)
-    packed = base_settings(tiny_base).model_copy(update={"quantization": "8bit"})
-    with pytest.raises(UserError, match="different base_model"):
-        predict(source, base_model=packed)
-    file = own["a"] / "adapter_config.json"
-    before = file.read_text()
-    file.write_text(json.dumps({**json.loads(before), "lora_alpha": 1}))
-    with pytest.raises(UserError, match="different adapters"):
-        predict(source)
-    file.write_text(before)
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    tokenizer.save_pretrained(own["b"])
-    with pytest.raises(UserError, match="different adapters"):
-        predict(source)
 
 
 def test_one_process_writes(predict: Predicting, tmp_path: Path) -> None:
