@@ -48,9 +48,11 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m docs.generate_configuration --check
 
+# A file's tests share what their fixtures trained, so they go to one worker; whole flows go first.
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# One after the other: they kill processes, wait for servers and load a real model.
 test-all: lint
 	$(BIN)/python -m pytest -m slow
 

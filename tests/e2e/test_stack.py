@@ -2,38 +2,23 @@
 
 import json
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
-import psutil
 import pytest
 from engine_steps import LABELLED
 from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
-from prefect import Flow
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events import Event, Resource
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import AwaitingRetry, Completed, Running
 from running_stack import RunningStack, wait_until
 from tiny_models import tiny_bert
-
-from flows.server.automations import install, lost_runs
-from flows.server.stack import Stack
-from flows.train_adapter import train_adapter
-from tasks.runtime import events
 
 pytestmark = pytest.mark.slow
 
@@ -205,100 +190,6 @@ def test_a_watched_folder_is_told_of(stack: RunningStack, tiny_base: Path, tmp_p
     assert "Traceback" not in problems
 
 
-def test_a_run_without_signs_of_life_is_crashed(stack: RunningStack) -> None:
-    """What `up` installs, with 10 s in place of 90, crashes a silent run.
-
-    One that ended stays so, whatever its end is called, and so does one that waits for a retry.
-    """
-    wanted = lost_runs()
-    trigger = wanted.trigger.model_copy(update={"within": timedelta(seconds=10)})
-    quick = wanted.model_copy(update={"name": "lost after ten seconds", "trigger": trigger})
-    flow: Flow[..., Any] = train_adapter
-    with stack.client() as client:
-        install(client, quick)
-        silent, *others = (client.create_flow_run(flow, state=Running()) for _ in range(3))
-        send_heartbeats(stack, silent, *others)
-        states: list[State[Any]] = [Completed(name="Skipped"), AwaitingRetry()]
-        for run, state in zip(others, states, strict=True):
-            client.set_flow_run_state(run.id, state, force=True)
-    try:
-        found = stack.ended(silent).state
-        assert found
-        assert found.name == "Crashed"
-        assert "the machine may be lost" in str(found.message)
-        with stack.client() as client:
-            now = [client.read_flow_run(run.id).state for run in others]
-        assert [one.name for one in now if one] == ["Skipped", "AwaitingRetry"]
-    finally:
-        remove(stack, quick.name)
-
-
-def remove(stack: RunningStack, automation: str) -> None:
-    """Delete an automation by its name."""
-    with stack.client() as client:
-        for one in client.read_automations_by_name(automation):
-            client.delete_automation(one.id)
-
-
-def test_a_server_that_was_away_takes_no_run_for_lost(stack: RunningStack) -> None:
-    """While it was away every deadline passed; what `up` installs waits all the same.
-
-    A second automation, about a run of its own, shows that the server did look at the deadlines.
-    """
-    wanted = lost_runs()
-    flow: Flow[..., Any] = train_adapter
-    with stack.client() as client:
-        healthy, looked_at = (client.create_flow_run(flow, state=Running()) for _ in range(2))
-        match = {"prefect.resource.id": f"prefect.flow-run.{looked_at.id}"}
-        trigger = wanted.trigger.model_copy(update={"match": match})
-        other = wanted.model_copy(update={"name": "about one run", "trigger": trigger})
-        install(client, other)
-    send_heartbeats(stack, healthy, looked_at)
-    try:
-        psutil.Process(noted(stack)["prefect"]).kill()
-        with database(stack) as connection:
-            # Prefect forgets a deadline that passed more than a minute ago.
-            connection.execute("UPDATE automation_bucket SET end = datetime('now', '15 seconds')")
-            connection.commit()
-        stack.up()
-        assert stack.ended(looked_at).state
-        assert str(healthy.id) in expected(stack), "it would never count as lost"
-        with stack.client() as client:
-            state = client.read_flow_run(healthy.id).state
-            client.set_flow_run_state(healthy.id, Completed(), force=True)
-        assert state
-        assert state.name == "Running"
-    finally:
-        remove(stack, other.name)
-
-
-def send_heartbeats(stack: RunningStack, *runs: FlowRun) -> None:
-    """Send a sign of life of each run, and wait until the server expects further ones."""
-    with temporary_settings({PREFECT_API_URL: f"{stack.prefect_url}/api"}):
-        events.send(map(heartbeat, runs))
-
-    wait_until(
-        lambda: all(str(run.id) in expected(stack) for run in runs), "the server to expect them"
-    )
-
-
-def expected(stack: RunningStack) -> str:
-    """Give all runs of which the server expects a further heartbeat."""
-    with database(stack) as connection:
-        return str(connection.execute("SELECT bucketing_key FROM automation_bucket").fetchall())
-
-
-def database(stack: RunningStack) -> closing[sqlite3.Connection]:
-    """Open Prefect's database."""
-    return closing(sqlite3.connect(stack.folder / "home/.prefect/prefect.db"))
-
-
-def heartbeat(run: FlowRun) -> Event:
-    """Make the sign of life that a run's process sends."""
-    labels = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
-    return Event(event="prefect.flow-run.heartbeat", resource=Resource(labels))
-
-
 class Receiver:
     """A webhook's receiver."""
 
@@ -389,72 +280,3 @@ def training_times(stack: RunningStack, flow_run_id: str) -> tuple[float, float]
     assert first
     assert last
     return first.timestamp(), last.timestamp()
-
-
-def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> None:
-    """A second `up` starts what is missing; `down` leaves none of its processes, and only those."""
-    stack = RunningStack(tmp_path)
-    try:
-        stack.up()
-        before = noted(stack)
-        bystander = psutil.Popen(["sleep", "600"])
-        stack.up()
-        assert noted(stack) == before
-        psutil.Process(before["mlflow"]).kill()  # its child goes on, and holds the port
-        stack.up()
-        again = noted(stack)
-        assert {name for name in again if again[name] != before[name]} == {"mlflow"}
-    finally:
-        done = stack.command("down")
-    assert done.stdout.strip() == "ended: worker, mlflow, prefect"
-    assert not [pid for pid in again.values() if psutil.pid_exists(pid) and is_running(pid)]
-    assert bystander.is_running()
-    bystander.kill()
-    bystander.wait()
-    with pytest.raises(URLError):
-        urlopen(f"{stack.prefect_url}/api/health", timeout=5)  # noqa: S310
-    assert stack.command("down").stdout.strip() == "nothing was running"
-
-
-def noted(stack: RunningStack) -> dict[str, int]:
-    """Give the ids of the stack's processes."""
-    file = stack.folder / "home/.prefect/stack.json"
-    return {name: one["pid"] for name, one in json.loads(file.read_text()).items()}
-
-
-def is_running(pid: int) -> bool:
-    """Tell whether a process does more than wait to be forgotten."""
-    return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-
-
-def test_a_taken_port_is_told(tmp_path: Path) -> None:
-    """A port that another program has is a user's mistake, and nothing is left running."""
-    stack = RunningStack(tmp_path)
-    taken = HTTPServer(("127.0.0.1", stack.mlflow_port), BaseHTTPRequestHandler)
-    try:
-        ports = (f"--prefect-port={stack.prefect_port}", f"--mlflow-port={stack.mlflow_port}")
-        done = stack.command("up", *ports)
-    finally:
-        taken.server_close()
-    assert done.returncode == 2
-    assert "--mlflow-port" in done.stderr
-    assert stack.command("down").stdout.strip() == "nothing was running"
-
-
-def test_a_busy_server_has_no_worker_yet() -> None:
-    """While Prefect answers 503, as it does when its database is busy, `up` goes on waiting."""
-
-    class Busy(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_error(503)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = HTTPServer(("127.0.0.1", 0), Busy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        assert not Stack(server.server_port, mlflow_port=1)._worker_is_online()
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -1,5 +1,6 @@
 """`adapterflow up` in a home of its own, for the tests of what a team gets from it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -76,6 +77,11 @@ class RunningStack:
         """Give the last lines of each process's log."""
         files = sorted((self.folder / "home/.prefect").glob("*.log"))
         return "\n".join(f"--- {file.name}\n{file.read_text()[-2000:]}" for file in files)
+
+    def processes(self) -> dict[str, int]:
+        """Return the ids of the stack's processes, by name."""
+        noted = json.loads((self.folder / "home/.prefect/stack.json").read_text())
+        return {name: one["pid"] for name, one in noted.items()}
 
     def client(self) -> SyncPrefectClient:
         """Give a client of the Prefect server."""
