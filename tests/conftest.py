@@ -67,10 +67,11 @@ def prefect_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """Use a real Prefect server: the one of all workers, or else one of this process's own."""
-    shared = getattr(request.config, "workerinput", {}).get("prefect_api_url")
+    shared: str | None = getattr(request.config, "workerinput", {}).get("prefect_api_url")
     own = None if shared else SessionServer()
+    api_url = shared or (own.api_url if own else "")
     try:
-        with used_server(own.api_url if own else shared, tmp_path_factory.mktemp("results")):
+        with used_server(api_url, tmp_path_factory.mktemp("results")):
             yield
     finally:
         if own:
