@@ -1,20 +1,20 @@
 """All that touches torch, transformers, peft and datasets; imports neither Prefect nor MLflow.
 
-Its face is a whole run: `prepare_data` and the six steps, which hand one live model along.
+Its face is a complete run: `prepare_data` and the six steps, which pass one live model along.
 """
 
 import os
 
-# Read when torch loads its thread pool (GNU OpenMP). Idle threads spin for the next piece of work,
-# by default so long that on cores that something else wants, too, each of a step's thousands of
-# products waits for a thread that is not running. Measured on two cores, a step of the demo's
-# model: 1.0 s alone with long and with short spinning; beside one busy process over 6 s with
-# long, 2.7 s with short.
+# Read when torch loads its thread pool (GNU OpenMP). Idle threads spin while they wait for work.
+# By default they spin so long that on cores shared with another busy process, each of a step's
+# thousands of matrix products waits for a thread that is not running. Measured on two cores with
+# the demo's model: a step takes 1.0 s alone, with long and short spinning alike; beside one busy
+# process it takes over 6 s with long spinning and 2.7 s with short.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
-# PyTorch and oneDNN each keep what they prepared for the last 1024 shapes of a product on a CPU. No
-# two batches of rows are of one shape: an hour's training would hold a gigabyte of these, and look
-# through them. A step's own products, which come again in each layer, are some dozens.
+# On a CPU, PyTorch and oneDNN each cache the primitives of the last 1024 shapes of matrix products.
+# Hardly two batches have the same shape, so after an hour of training the caches would hold a
+# gigabyte. Within a step only a few dozen shapes recur, once per layer.
 for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "64")
 

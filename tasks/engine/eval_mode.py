@@ -1,4 +1,4 @@
-"""Eval mode: no dropout, so that equal inputs give equal outputs."""
+"""Eval mode for a while: no dropout, so that equal inputs give equal outputs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def eval_mode(model: "nn.Module") -> Iterator[None]:
-    """Put a model into eval mode, and each of its modules back into the mode it was in."""
-    # One by one: `model.train()` would also set those in training that were not.
+    """Put a model into eval mode, and restore the mode of each module afterwards."""
+    # One by one: `model.train()` would also put modules into training mode that were not in it.
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Whose turn it is after a library's error: the user's, or another try's."""
+"""What to do about a library's error: tell the user, fail the run, or make another attempt."""
 
 import errno
 from collections.abc import Iterator
@@ -11,18 +11,24 @@ _PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
 
 
 def failure(error: BaseException, message: str) -> AdapterflowError:
-    """Give the error to raise for a library's: by its cause, a mistake, a failure or a passing one.
+    """Return the error to raise in place of a library's, by the causes in its chain.
 
-    A lost connection and a server in trouble may pass. That memory or disk do not suffice is no
-    mistake and does not pass soon. All else is the user's turn, also that the Hub's client was told
-    to stay offline.
+    Args:
+        error: as the library raised it.
+        message: of the returned error.
+
+    Returns:
+        AdapterflowError where memory or disk space ran out: no mistake of the user's, and an
+        immediate retry would not help. PassingError where the connection was lost or a server is
+        overloaded, so that a retry may succeed. UserError otherwise, and also where the Hub client
+        is in offline mode, although that looks like a lost connection.
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     causes = list(_causes(error))
     if any(is_of_the_memory(cause) or is_of_the_disk(cause) for cause in causes):
         return AdapterflowError(message)
-    # datasets 5.2 names the cause in its text only.
+    # datasets 5.2 drops the cause from the chain and names it in its message only.
     offline = any(
         isinstance(cause, OfflineModeIsEnabled) or "OfflineModeIsEnabled" in str(cause)
         for cause in causes
@@ -42,16 +48,16 @@ def _may_pass(cause: BaseException) -> bool:
 
 
 def is_of_the_memory(error: BaseException) -> bool:
-    """Tell whether memory did not suffice, on a GPU or here."""
+    """Return whether memory ran out, on a GPU or in this process."""
     import torch
 
-    # torch 2.13 has a type of its own for a GPU's memory only.
+    # torch 2.13 raises OutOfMemoryError for GPU memory only; on the CPU it is a RuntimeError.
     refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return refused or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def is_of_the_disk(error: BaseException) -> bool:
-    """Tell whether the disk is full, or not to be written."""
+    """Return whether the disk is full, over quota or not writable."""
     return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 

@@ -1,8 +1,7 @@
-"""What a training will take, found out before it runs: sizes by counting, the rest by a probe.
+"""What training will take, found out before it runs: sizes by counting, the rest by a probe.
 
-The probe is the training itself, for some steps on its own first rows, in a folder that is thrown
-away: what it needs at its peak is what the training will need, and its seconds a token give the
-time.
+The probe is the training itself, for a few steps on the run's own first rows, in a temporary
+folder: its peak memory is what the training will need, and its seconds per token give the time.
 """
 
 import math
@@ -23,13 +22,13 @@ from tasks.engine.steps import configure_lora, inject_adapter, load_base, train_
 from tasks.records import BaseSource, DataRecord, LoraConfigRecord, Record
 from tasks.runtime.measuring import measured
 
-# Enough for the memory to reach its peak, and for one slow step not to count.
+# Enough for memory to reach its peak, and for the median to ignore one slow step.
 _PROBE_STEPS = 6
 _PROBE_EVAL_BATCHES = 2
 
 
 class Probe(Record):
-    """What some steps of the training took."""
+    """What the probe's steps took."""
 
     batching: str
     base_bytes: int
@@ -37,13 +36,13 @@ class Probe(Record):
     """Of the process, at its peak."""
     peak_gpu_bytes: int
     seconds_per_step: float
-    """For as many tokens as a step has on average."""
+    """For a step with the mean number of tokens."""
     seconds_per_evaluation: float
     """For all held-out rows."""
 
 
 class Forecast(Record):
-    """What a training will take."""
+    """What training will take."""
 
     base: str
     dtype: str
@@ -57,16 +56,16 @@ class Forecast(Record):
     rows_per_step: int
     probe: Probe | None
     remarks: tuple[str, ...] = ()
-    """What is allowed but unusual, or leaves weights frozen, as step 2 remarks it."""
+    """The warnings of step 2: what is unusual, or leaves weights frozen."""
 
     @property
     def adapter_bytes(self) -> int:
-        """Give the bytes of float32 weights, gradients and AdamW's two moments."""
+        """The bytes of the adapter's float32 weights, gradients and AdamW's two moments."""
         return 16 * self.num_trainable_parameters
 
     @property
     def seconds_training(self) -> float | None:
-        """Give the seconds of training and evaluation; None without a probe."""
+        """The seconds of training and evaluation; None without a probe."""
         if self.probe is None:
             return None
         evaluations = self.num_evaluations * self.probe.seconds_per_evaluation
@@ -81,10 +80,17 @@ def forecast(
     *,
     with_probe: bool,
 ) -> Forecast:
-    """Return what training as configured will take, on inputs that were checked.
+    """Return what training as configured will take, for inputs that were checked.
+
+    Args:
+        config: of the run.
+        source: the base.
+        lora_config: as resolved for the base.
+        data: both splits as tokens.
+        with_probe: whether to run a few steps to measure memory and time.
 
     Raises:
-        UserError: anything that was given cannot work, as the run itself would say.
+        UserError: the configuration cannot be used, with the message of the run itself.
     """
     skeleton = base_models.load_skeleton(source)
     num_base = skeleton.num_parameters()
@@ -102,12 +108,13 @@ def forecast(
         task=config.base_model.task.value,
         num_total_parameters=num_base + num_trainable,
         num_trainable_parameters=num_trainable,
-        data=data.record.model_copy(update={"tokens": ()}),  # they are gone by then
+        # The token files are temporary, and deleted before the forecast is shown.
+        data=data.record.model_copy(update={"tokens": ()}),
         num_steps=num_steps,
         num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
         rows_per_step=rows_per_step,
         probe=_probe(config, data) if with_probe else None,
-        remarks=(*unreached, *lora.remarks(lora_config, num_trainable, num_base)),
+        remarks=(*unreached, *lora.describe_unusual(lora_config, num_trainable, num_base)),
     )
 
 
@@ -119,14 +126,14 @@ def _probe(config: TrainAdapterConfig, data: PreparedData) -> Probe:
     )
     num_eval_rows = _PROBE_EVAL_BATCHES * settings.batch_size
     step_ends: list[float] = []
-    spent_evaluating = 0.0
+    seconds_evaluating = 0.0
 
     def on_progress(now: TrainingProgress) -> None:
-        nonlocal spent_evaluating
+        nonlocal seconds_evaluating
         if not now.metrics:
             step_ends.append(time.perf_counter())
         elif "eval_loss" in now.metrics:
-            spent_evaluating += time.perf_counter() - step_ends[-1]
+            seconds_evaluating += time.perf_counter() - step_ends[-1]
 
     with tempfile.TemporaryDirectory() as folder, measured() as measurement:
         model, base = load_base(config.base_model, data.record.labels)
@@ -148,12 +155,12 @@ def _probe(config: TrainAdapterConfig, data: PreparedData) -> Probe:
         peak_memory_bytes=measurement.peak_memory_bytes,
         peak_gpu_bytes=measurement.peak_gpu_bytes,
         seconds_per_step=_seconds_per_step(config, data, trained.batching, step_ends),
-        seconds_per_evaluation=spent_evaluating * _share(data, num_eval_rows),
+        seconds_per_evaluation=seconds_evaluating * _eval_token_ratio(data, num_eval_rows),
     )
 
 
-def _share(data: PreparedData, num_rows: int) -> float:
-    """Return how many times the tokens of the first held-out rows all of them are."""
+def _eval_token_ratio(data: PreparedData, num_rows: int) -> float:
+    """Return the number of tokens of all held-out rows, divided by that of the first ones."""
     if data.eval is None:
         return 0.0
     lengths = row_lengths(data.eval.rows)
@@ -163,12 +170,13 @@ def _share(data: PreparedData, num_rows: int) -> float:
 def _seconds_per_step(
     config: TrainAdapterConfig, data: PreparedData, batching: str, step_ends: list[float]
 ) -> float:
-    """Give the seconds of a step with as many tokens as the mean step has.
+    """Return the seconds of a step with the mean number of tokens.
 
-    The first step warms up and does not count.
+    The first step is a warm-up and does not count.
     """
     lengths = row_lengths(data.train.rows)
-    if batching == Batching.SHARED_PREFIX:  # computed once a batch, so that it hardly counts
+    if batching == Batching.SHARED_PREFIX:
+        # The prefix is computed once per micro-batch, so its time is negligible.
         prefix = shared_prefix_length(data.train.rows)
         lengths = lengths - prefix
     rows = config.training.batch_size * config.training.gradient_accumulation_steps
@@ -176,10 +184,8 @@ def _seconds_per_step(
     tokens: list[int] = []
     while len(tokens) < len(step_ends):
         order.set_epoch(len(tokens) * rows // len(lengths))
-        one_epoch = list(order)
-        tokens += [
-            int(lengths[one_epoch[at : at + rows]].sum()) for at in range(0, len(lengths), rows)
-        ]
+        epoch = list(order)
+        tokens += [int(lengths[epoch[at : at + rows]].sum()) for at in range(0, len(lengths), rows)]
     steps = zip(pairwise(step_ends), tokens[1:], strict=False)
     seconds_per_token = median((end - start) / count for (start, end), count in steps)
     return seconds_per_token * int(lengths.sum()) / math.ceil(len(lengths) / rows)

@@ -11,7 +11,10 @@ MANIFEST_FILE = "manifest.json"
 
 
 def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
-    """Write the facts of a folder that is otherwise complete, with each file's sha256."""
+    """Write the folder's manifest: the facts and each file's sha256.
+
+    It is written last, so that a folder with a manifest is complete.
+    """
     present = sorted(path for path in folder.iterdir() if path.name != MANIFEST_FILE)
     manifest = {**facts, "files": {path.name: FileRecord.of(path).sha256 for path in present}}
     write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """The data as tokens: made once a run, before step 1, and read by every step from its files.
 
-A bad row costs seconds then, and no model. Whatever becomes of the user's files later, the run has
-the rows that its record names.
+A malformed row is thus found within seconds, before any weights are loaded. The user's files may
+change later: the run keeps the rows that its record names.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from tasks.records import BaseModelRecord, BaseSource, DataRecord, FileRecord, S
 OnRows = Callable[[int, int], None]
 
 
-def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where these go
+def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where those go
     sets: ExampleSets,
     settings: DataSettings,
     seed: int,
@@ -32,19 +32,19 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
     folder: Path,
     on_progress: OnRows | None = None,
 ) -> PreparedData:
-    """Tokenise examples that were read as the settings and the seed say, into files.
+    """Tokenize the examples and write each split to a token file.
 
     Args:
-        sets: the examples.
+        sets: the examples, as `read_examples` read them with these settings and this seed.
         settings: where they are from, and how they become tokens.
         seed: of the split.
-        base: which model they are for.
-        folder: for the files; equal data makes equal ones, which may replace those that are there.
-        on_progress: told the rows done and the rows in all, split by split.
+        base: the model that they are tokenized for.
+        folder: for the files; existing ones are replaced. Equal data makes equal files.
+        on_progress: called with the number of finished rows and of all rows, split by split.
 
     Raises:
-        UserError: anything about the data that cannot work, with the row.
-        AdapterflowError: the files can't be written.
+        UserError: a row cannot be used; the message names it.
+        AdapterflowError: the files cannot be written.
     """
     tokenizer = load_tokenizer(base.location, base.revision)
     task = objective_of(base.settings.task)
@@ -79,13 +79,13 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
 
 
 def open_data(record: DataRecord, base: BaseModelRecord) -> PreparedData:
-    """Open the recorded data, as a later step, a retry or another process needs it.
+    """Open the recorded data, in a later step, a retry or another process.
 
     Raises:
-        UserError: a file of tokens is gone or changed.
+        UserError: a token file is missing or has changed.
     """
     if spoiled := record.spoiled_files():
-        raise UserError(f"{spoiled[0]} is gone or changed since this run recorded it")
+        raise UserError(f"{spoiled[0]} is missing or has changed since this run recorded it")
     tokenizer = load_tokenizer(base.location, base.revision)
     ends = end_ids(base.location, base.revision)
     renderer = Renderer.of(tokenizer, Template(record.template), RowFormat(record.row_format), ends)
@@ -119,7 +119,7 @@ def _counted(
 
 
 def _embedded(tokenized: Iterator[Tokenized], source: str, base: BaseSource) -> Iterator[Tokenized]:
-    """Check on the way that the base has an embedding for each token."""
+    """Yield the examples unchanged, checking that the base has an embedding for each token."""
     limits, tokenizer = limits_of(base), load_tokenizer(base.location, base.revision)
     for one in tokenized:
         if one.row is not None:

@@ -1,6 +1,6 @@
-"""The six steps as functions of their inputs: no Prefect, no MLflow, one live model handed along.
+"""The six steps as functions of their inputs: no Prefect, no MLflow, one live model passed along.
 
-Each is what the task of the same step calls. Together with `prepare_data` they are a whole run:
+Each is called by the task of the same step. Together with `prepare_data` they make a complete run:
 
     data = prepare_data(config.data, config.base_model, config.seed, folder / "tokens").record
     model, base = load_base(config.base_model, data.labels)
@@ -11,7 +11,7 @@ Each is what the task of the same step calls. Together with `prepare_data` they 
     fresh, _ = load_base(config.base_model, data.labels)
     loaded = load_adapter(fresh, saved, data, config.inference)
 
-Everything heavy is imported where it is used, so that importing this costs nothing.
+Everything heavy is imported where it is used, so that importing this module costs nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 def prepare_data(
     settings: DataSettings, base: BaseModelSettings, seed: int, folder: Path
 ) -> "PreparedData":
-    """Read, check and tokenize the rows for a base; the tokens are files in `folder`.
+    """Read, check and tokenize the rows for a base, into files in `folder`.
 
     Raises:
-        UserError: a row or the base cannot work; the message names it.
+        UserError: a row or the base cannot be used; the message names it.
     """
     from tasks.engine.base.sources import find_base
     from tasks.engine.data.examples import read_examples
@@ -67,7 +67,7 @@ def load_base(
     """Step 1: load the base model, frozen, onto the device.
 
     Args:
-        settings: which model, and how its weights are held.
+        settings: which model, and the dtype and quantization of its weights.
         labels: the classes, in the order of the model's outputs; the settings' unless given.
 
     Raises:
@@ -82,7 +82,7 @@ def load_base(
 
 
 def configure_lora(settings: LoraSettings, base: BaseModelRecord, seed: int) -> LoraRecord:
-    """Step 2: resolve the LoRA configuration for the base, on its skeleton without weights.
+    """Step 2: resolve the LoRA configuration on the base's skeleton, which has no weights.
 
     Raises:
         UserError: a target name matches nothing, or PEFT refuses the configuration.
@@ -96,17 +96,18 @@ def configure_lora(settings: LoraSettings, base: BaseModelRecord, seed: int) -> 
 
 
 def inject_adapter(model: "PreTrainedModel", lora: LoraRecord, file: Path) -> InjectedRecord:
-    """Step 3: add a fresh adapter, whose initial weights are written to `file`.
+    """Step 3: add a fresh adapter, and write its initial weights to `file`.
 
     Raises:
-        VerificationError: it is not where it should be, or changes the base's outputs.
+        VerificationError: an adapted layer is missing or unexpected, or the fresh adapter changes
+            the base's outputs.
     """
     from tasks.engine.adapters.injection import inject
 
     return inject(model, lora, file)
 
 
-def train_adapter(  # noqa: PLR0913 - a training run has that many parts
+def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
     model: "PreTrainedModel",
     injected: InjectedRecord,
     data: DataRecord,
@@ -121,15 +122,15 @@ def train_adapter(  # noqa: PLR0913 - a training run has that many parts
     Args:
         model: a base with the fresh adapter.
         injected: the state that the model is in.
-        data: of the run; its tokens are read from the files that it names.
-        settings: the optimization.
+        data: the run's data record; the tokens are read from the files that it names.
+        settings: of the training.
         folder: for checkpoints and the trained weights.
         on_progress: called at every step and for everything logged.
-        max_eval_rows: evaluate on the first so many held-out rows only.
+        max_eval_rows: evaluate on at most this many held-out rows, the first ones.
 
     Raises:
-        UserError: a file of tokens is gone, or the optimizer does not run on this machine.
-        AdapterflowError: memory did not suffice.
+        UserError: a token file is missing, or the optimizer does not run on this machine.
+        AdapterflowError: the process or the GPU ran out of memory.
         VerificationError: the adapter did not change, the base did, or a loss was not finite.
     """
     from tasks.engine.preparation import open_data
@@ -156,14 +157,14 @@ def save_adapter(
     settings: OutputSettings,
     folder: Path,
 ) -> SavedRecord:
-    """Step 5: save the adapter to a folder of its own, and push it where that is asked for.
+    """Step 5: save the adapter to a folder of its own, and push it if the settings say so.
 
-    A caller that keeps no reference to the model saves its memory: the fresh base of the proof
-    takes its place.
+    The saved adapter is verified on a freshly loaded base. A caller that keeps no reference to
+    `model` lets its memory be freed before that base is loaded.
 
     Raises:
         VerificationError: what was saved is not what was trained.
-        AdapterflowError: the push failed; the folder is complete.
+        AdapterflowError: the push failed; the local folder is complete.
     """
     from tasks.engine.adapters import saving
     from tasks.engine.adapters.injection import probe_logits
@@ -188,14 +189,14 @@ def load_adapter(
     settings: InferenceSettings,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LoadedRecord:
-    """Step 6: load the saved adapter on a fresh base, and let both answer held-out rows.
+    """Step 6: load the saved adapter on a fresh base, and sample answers of both.
 
     Args:
         model: a fresh base.
         saved: the adapter.
-        data: of the run, whose held-out rows are asked.
-        settings: how many rows, and how long an answer may get.
-        on_progress: told the answers done and the answers in all.
+        data: the run's data record; the prompts are its held-out rows.
+        settings: how many rows to sample, and the most tokens of an answer.
+        on_progress: called with the number of finished answers and of all answers.
 
     Raises:
         VerificationError: the loaded adapter has no effect on the base.

@@ -1,8 +1,8 @@
 """The one place where a live model sits between steps: a memo for this process only.
 
 A step takes the model and thereby owns it; it puts the model back under its new record once it
-has succeeded. A failed step's model is thrown away, because nobody knows how far it was changed,
-and the retry rebuilds it from the record: base, initial weights, trained weights (contract 2).
+has succeeded. A failed step's model is discarded, because nobody knows how far it was changed,
+and the retry rebuilds it from the record: base, initial weights, trained weights.
 """
 
 from typing import TYPE_CHECKING
@@ -20,16 +20,16 @@ _bench: dict[str, "PreTrainedModel"] = {}
 
 
 def put(record: ModelRecord, model: "PreTrainedModel") -> None:
-    """Leave the model for the step that comes next; there is room for one."""
+    """Leave the model for the next step; there is room for one."""
     _bench.clear()
     _bench[_key(record)] = model
 
 
 def take(record: ModelRecord) -> "PreTrainedModel":
-    """Give the model in the state that the record describes, and forget it.
+    """Return the model in the state that the record describes, and forget it.
 
     Raises:
-        UserError: a file that the record names is gone or changed.
+        UserError: a file that the record names is missing or has changed.
         VerificationError: the rebuilt state is not the recorded one.
     """
     model = _bench.pop(_key(record), None)
@@ -38,7 +38,7 @@ def take(record: ModelRecord) -> "PreTrainedModel":
 
 
 def clear() -> None:
-    """Throw the model away, for its memory."""
+    """Discard the model, to free its memory."""
     _bench.clear()
 
 
@@ -52,7 +52,7 @@ def _rebuild(record: ModelRecord) -> "PreTrainedModel":
 
     spoiled = record.spoiled_files()
     if spoiled:
-        raise UserError(f"{spoiled[0]} is gone or changed since this run recorded it")
+        raise UserError(f"{spoiled[0]} is missing or has changed since this run recorded it")
     match record:
         case BaseModelRecord():
             return base_models.load_base(record)

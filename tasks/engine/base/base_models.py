@@ -1,4 +1,4 @@
-"""Step 1's work: a base model in memory, with the type and packing that the settings ask for."""
+"""Step 1's work: a base model in memory, in the dtype and quantization that the settings name."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _HEAD_SEED = 0
-"""Of layers that the task adds to a base: with its labels it is one definite model."""
+"""Of the head that a task adds to a base: the same base and labels always make the same model."""
 
 
 def _auto_class(task: Task) -> Any:  # noqa: ANN401 - an Auto class has no common type
@@ -28,7 +28,11 @@ def _auto_class(task: Task) -> Any:  # noqa: ANN401 - an Auto class has no commo
 
 
 def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerBase":
-    """Load the base's tokenizer as `read_tokenizer` does; once, while its files stay the same."""
+    """Load the base's tokenizer as `read_tokenizer` does, cached while its files are unchanged.
+
+    Raises:
+        UserError: as `read_tokenizer`.
+    """
     folder = Path(location)
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     states = ((file.name, file.stat()) for file in files if file.is_file())
@@ -41,7 +45,7 @@ def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerB
 def _tokenizer(
     location: str,
     revision: str | None,
-    files: tuple[tuple[str, int, int], ...],  # noqa: ARG001 - part of what it is found by
+    files: tuple[tuple[str, int, int], ...],  # noqa: ARG001 - part of the cache's key
 ) -> "PreTrainedTokenizerBase":
     from transformers import AutoConfig
 
@@ -52,25 +56,25 @@ def _tokenizer(
 
 
 def pad_with_known(tokenizer: "PreTrainedTokenizerBase", num_embeddings: int | None) -> None:
-    """Pad with the end token where the model has no embedding for the padding token.
+    """Pad with the end token if the model has no embedding for the padding token.
 
-    What is padded is masked, but looked up all the same.
+    Padding is masked in attention, but its embedding is looked up all the same.
     """
     if num_embeddings and (tokenizer.pad_token_id or 0) >= num_embeddings:
         tokenizer.pad_token = tokenizer.eos_token
 
 
 def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer, with a padding token (the end token where it has none).
+    """Load a tokenizer, with the end token as padding token if it has none.
 
     Args:
         location: the folder or Hub id that it is saved in.
         revision: of a Hub id.
-        whose: it is, in messages.
+        whose: the tokenizer's owner, in messages.
 
     Raises:
-        UserError: there is none, a slow one that cannot tell where tokens begin, or one with
-            nothing to pad with.
+        UserError: there is no tokenizer, it has no fast version (only those return character
+            offsets), or it has neither a padding nor an end token.
     """
     from transformers import AutoTokenizer
 
@@ -81,13 +85,15 @@ def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrain
         raise failure(error, message) from error
     if not tokenizer.is_fast:
         raise UserError(
-            f"the tokenizer of {whose} {location!r} has no fast version, which is needed here"
+            f"the tokenizer of {whose} {location!r} has no fast version; adapterflow needs the "
+            "character offsets that only fast tokenizers return, so use a base model with a "
+            "tokenizer.json"
         )
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise UserError(
-            f"the tokenizer of {whose} {location!r} has neither a padding nor an end token, of "
-            "which one is needed to put texts of unlike length in a batch; name one of its tokens "
-            "pad_token or eos_token in its tokenizer_config.json"
+            f"the tokenizer of {whose} {location!r} has neither a padding nor an end token, and "
+            "one of them is needed to pad texts to the same length; set pad_token or eos_token in "
+            "its tokenizer_config.json to one of its tokens"
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -96,12 +102,15 @@ def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrain
 
 @lru_cache(maxsize=4)
 def end_ids(location: str, revision: str | None) -> tuple[int, ...]:
-    """Return the tokens at which a base stops by itself, beside its tokenizer's end token."""
+    """Return the ids of the tokens at which the base stops generating, by its configuration.
+
+    The tokenizer's end token is not always among them.
+    """
     from transformers import AutoConfig, GenerationConfig
 
     try:
         config = GenerationConfig.from_pretrained(location, revision=revision or "main")
-    except OSError:  # as when the model itself is loaded
+    except OSError:  # no generation_config.json; transformers falls back in the same way
         config = GenerationConfig.from_model_config(
             AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
         )
@@ -111,11 +120,11 @@ def end_ids(location: str, revision: str | None) -> tuple[int, ...]:
 
 
 def load_config(source: BaseSource) -> "PretrainedConfig":
-    """Load the base's configuration only, with what the task adds to it.
+    """Load the base's configuration only, with the classes and padding token that the task needs.
 
     Raises:
-        UserError: transformers does not know the architecture, or its code is not in transformers;
-            or the task's classes are not known.
+        UserError: transformers does not know the architecture, or it needs remote code; or the
+            task needs classes and there are none.
     """
     from transformers import AutoConfig
 
@@ -133,18 +142,19 @@ def load_config(source: BaseSource) -> "PretrainedConfig":
 
 
 def _name_classes(config: "PretrainedConfig", source: BaseSource) -> None:
-    """Write the classes into the configuration, and the padding token.
+    """Write the classes and the padding token into the configuration.
 
-    Decoders with a classification head look for the last token that is not padding.
+    A decoder with a classification head pools the last token that is not padding, so it has to
+    know the padding token.
 
     Raises:
-        UserError: no classes are known.
+        UserError: there are no classes.
     """
     labels = source.labels
     if not labels:
         raise UserError(
             f"base_model.labels is empty, but task {source.settings.task.value} needs the "
-            "classes; name them in the order of the model's outputs"
+            "classes; list them in the order of the model's outputs"
         )
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: number for number, label in enumerate(labels)}
@@ -153,7 +163,7 @@ def _name_classes(config: "PretrainedConfig", source: BaseSource) -> None:
 
 
 def load_skeleton(source: BaseSource) -> "PreTrainedModel":
-    """Build the base without weights (on the meta device), to look at its modules and sizes.
+    """Build the base without weights (on the meta device), to inspect its modules and sizes.
 
     Raises:
         UserError: the architecture has no model for the task.
@@ -172,21 +182,22 @@ def load_skeleton(source: BaseSource) -> "PreTrainedModel":
 
 
 def device() -> "torch.device":
-    """Give the device that models live on: the first GPU, else the CPU."""
+    """Return the device that models are loaded onto: the first GPU, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
-    """Compute as training does: what is float32 on a half-precision base multiplies in its type.
+    """Autocast to the base's dtype as training does, if that is half precision.
 
-    Without it the float32 copy of a module that trains whole meets half-precision inputs. The type
-    is the one that the base was loaded in: PEFT prepares a packed base for training by making all
-    that is not packed float32.
+    The adapter's weights and fully trained modules (`modules_to_save`) are float32; without
+    autocast they would fail on half-precision inputs.
     """
     import torch
 
+    # Not `model.dtype` first: PEFT prepares a quantized base for training by casting all weights
+    # that are not quantized to float32, and the configuration still has the dtype of loading.
     dtype = model.config.dtype or model.dtype
     if dtype not in (torch.bfloat16, torch.float16):
         return nullcontext()
@@ -194,20 +205,20 @@ def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
 
 
 def load_base(source: BaseSource) -> "PreTrainedModel":
-    """Load the base model onto the device, all of it frozen.
+    """Load the base model onto the device, frozen.
 
     Raises:
-        UserError: bitsandbytes cannot pack it, its weights cannot be read or are incomplete, or
-            the task's classes are not known.
-        PassingError: the Hub can't be reached.
-        AdapterflowError: the memory does not suffice.
+        UserError: bitsandbytes cannot quantize it, its weights cannot be read or are incomplete,
+            or the task needs classes and there are none.
+        PassingError: the Hub cannot be reached.
+        AdapterflowError: the process or the GPU ran out of memory.
     """
     import torch
     from safetensors import SafetensorError
 
     settings = source.settings
     dtype: torch.dtype = getattr(torch, source.dtype)
-    give_back()  # a model that was thrown away, before this one takes its place
+    give_back()  # the memory of a discarded model, before this one is loaded
     try:
         with seeded(_HEAD_SEED):
             model, info = _auto_class(settings.task).from_pretrained(
@@ -226,10 +237,11 @@ def load_base(source: BaseSource) -> "PreTrainedModel":
     head = traits_of(settings.task).head_modules(model)
     missing = sorted(key for key in info["missing_keys"] if key.partition(".")[0] not in head)
     if missing:
-        # transformers only logs it, and goes on with random numbers in their place.
+        # transformers only logs missing weights, and initializes them at random.
         raise UserError(
             f"the base model {source.location!r} lacks {len(missing)} weights of "
-            f"{type(model).__name__}, such as {missing[0]}"
+            f"{type(model).__name__}, such as {missing[0]}; download it again, or set "
+            "base_model.task to the task that it was saved for"
         )
     model.requires_grad_(requires_grad=False)
     if settings.quantization is Quantization.NF4:
@@ -238,10 +250,10 @@ def load_base(source: BaseSource) -> "PreTrainedModel":
 
 
 def _keep_layout(model: "PreTrainedModel") -> None:
-    """Keep 4-bit weights in one layout.
+    """Keep 4-bit weights in their layout.
 
-    On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks them in an evaluation's forward pass and
-    reads them wrongly in the next backward pass: every gradient after it would be wrong.
+    On a CPU with AVX512-BF16, bitsandbytes 0.50 changes the layout in an evaluation's forward pass
+    and misreads it in the next backward pass: every gradient from then on would be wrong.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -252,7 +264,7 @@ def _keep_layout(model: "PreTrainedModel") -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw new weights from the seed alone, whatever was drawn before."""
+    """Draw random numbers from the seed alone, and restore the generators' state afterwards."""
     import torch
 
     with torch.random.fork_rng():
@@ -266,7 +278,7 @@ def _quantization_config(source: BaseSource, dtype: "torch.dtype") -> Any:  # no
     settings = source.settings
     if settings.quantization is Quantization.NONE:
         return None
-    # What trains whole can't be packed. Unless told, transformers leaves out the output layer.
+    # A head trains fully, so it can't be quantized. With None, transformers skips the output layer.
     skipped = traits_of(settings.task).head_modules(load_skeleton(source)) or None
     if settings.quantization is Quantization.NF4:
         return BitsAndBytesConfig(
@@ -280,7 +292,7 @@ def _quantization_config(source: BaseSource, dtype: "torch.dtype") -> Any:  # no
 
 
 def describe_base(source: BaseSource, model: "PreTrainedModel") -> BaseModelRecord:
-    """Record the loaded model: which one it is, and its size in parameters and bytes."""
+    """Return the record of the loaded model: which one it is, its parameters and its bytes."""
     return BaseModelRecord(
         **dict(source),
         architecture=type(model).__name__,

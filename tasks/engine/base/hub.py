@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: a repository's files brought here, an adapter's folder pushed there."""
+"""The Hugging Face Hub: download a repository's files, push an adapter's folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,23 +17,24 @@ ADAPTER_FILES = (
     "README.md",
     *TOKENIZER_FILES,
 )
-"""What an adapter consists of, with its card; a tokenizer where it was saved along."""
+"""The files of an adapter, with its card, and a tokenizer's if one was saved with it."""
 
 
 def download(name: str, revision: str | None, files: list[str], what: str) -> Path:
-    """Bring some of a repository's files here; give the folder, which is named by the commit.
+    """Download files of a repository, and return their folder, which is named by the commit.
 
-    The Hub's own cache answers when there is no network.
+    Without a network the files come from the Hub client's cache.
 
     Args:
         name: the repository's id.
         revision: branch, tag or commit.
-        files: names or patterns of the wanted files; those that are not there are left out.
-        what: the repository is taken for, in messages.
+        files: names or patterns of the files; those that do not exist are skipped.
+        what: the kind of repository, in messages.
 
     Raises:
-        UserError: there is no such repository or revision, or it can't be had from here.
-        PassingError: the Hub can't be reached.
+        UserError: there is no such repository or revision, it is gated, or it is not in the cache
+            and the client is in offline mode.
+        PassingError: the Hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -48,11 +49,11 @@ def download(name: str, revision: str | None, files: list[str], what: str) -> Pa
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except GatedRepoError:
         raise UserError(
-            f"the {what} {name!r} is gated: accept its terms on the Hub and set HF_TOKEN"
+            f"the {what} {name!r} is gated; accept its terms on the Hub and set HF_TOKEN"
         ) from None
     except RepositoryNotFoundError:
         raise UserError(
-            f"no {what} {name!r} on the Hub, and no such folder here; "
+            f"no {what} {name!r} on the Hub, and no local folder of that name; "
             "check the name, or set HF_TOKEN for a private one"
         ) from None
     except RevisionNotFoundError:
@@ -66,11 +67,11 @@ def download(name: str, revision: str | None, files: list[str], what: str) -> Pa
 
 
 def check_push(repo_id: str) -> None:
-    """Check, before anything is trained, that a push could work.
+    """Check, before anything is trained, that there is a token and the Hub accepts it.
 
     Raises:
         UserError: there is no token, or the Hub does not accept it.
-        PassingError: the Hub can't be reached.
+        PassingError: the Hub cannot be reached.
     """
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, get_token
@@ -87,18 +88,22 @@ def check_push(repo_id: str) -> None:
 
 
 def _own_files(api: "HfApi", repo_id: str) -> list[str]:
-    """Name what only an adapter brings to a repository; a tokenizer may be a model's there."""
+    """Return the files of an earlier adapter that a push deletes, as patterns.
+
+    In a repository that also holds a model, the tokenizer is the model's and stays.
+    """
     holds_model = api.file_exists(repo_id, "config.json")
     return ["manifest.json", *(() if holds_model else TOKENIZER_FILES)]
 
 
 def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
-    """Push the adapter's files in one commit, and give the commit's address.
+    """Push the adapter's files in one commit, and return the commit's URL.
 
-    What else lies in the folder, such as checkpoints of a training, stays here.
+    Other files in the folder, such as checkpoints, are not pushed.
 
     Raises:
-        AdapterflowError: the Hub refused or could not be reached; the local folder is complete.
+        PassingError: the Hub cannot be reached, or is overloaded.
+        AdapterflowError: the Hub refused the push; the local folder is complete.
     """
     from httpx2 import HTTPError
     from huggingface_hub import HfApi
@@ -111,7 +116,7 @@ def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
             folder_path=folder,
             commit_message="Add LoRA adapter",
             allow_patterns=[*ADAPTER_FILES],
-            # What an adapter that was there before would say of this one.
+            # Left over from an earlier adapter, they would describe this one wrongly.
             delete_patterns=_own_files(api, repo_id),
         )
     except (HTTPError, OSError, ValueError) as error:

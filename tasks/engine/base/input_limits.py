@@ -1,6 +1,7 @@
 """What a model can read: how many positions it has, and for which tokens it has embeddings.
 
-A token beyond either is an index error inside torch: on a GPU one that ends the process.
+A token beyond either is an index error inside torch. On a GPU that is a device-side assert, after
+which the process cannot use the GPU any more.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,19 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputLimits:
-    """How long a sequence may be, and how large a token id."""
+    """The longest sequence and the largest token id that a model can read."""
 
     num_embeddings: int
-    """Token ids are below it."""
+    """Token ids must be smaller."""
     positions: int | None
-    """Tokens of the longest sequence that the model was made for; None where none is named."""
+    """Tokens of the longest sequence that the model was made for; None if its configuration does
+    not say."""
     are_fixed: bool
-    """Whether the model has a table of so many positions, so that a longer sequence fails;
-    rotary and relative positions go on beyond, though the model never saw them."""
+    """Whether the positions are rows of a table, so that a longer sequence fails. Rotary and
+    relative positions can be computed beyond, although the model was not trained on them."""
 
     @property
     def fixed_positions(self) -> int | None:
-        """The tokens of the longest sequence that the model can compute, if there is a longest."""
+        """The tokens of the longest sequence that the model can compute; None without a limit."""
         return self.positions if self.are_fixed else None
 
     def unknown_token(self, ids: Iterable[int]) -> int | None:
@@ -40,7 +42,7 @@ class InputLimits:
 
 
 def limits_in(model: "PreTrainedModel") -> InputLimits:
-    """Return the limits of a model, with its weights or on the meta device."""
+    """Return the limits of a model, loaded or on the meta device."""
     config = model.config.get_text_config()
     made_for: int | None = getattr(config, "max_position_embeddings", None)
     tables = list(_usable_rows(model, made_for)) if made_for else []
@@ -65,6 +67,12 @@ def check_embedded(
 ) -> None:
     """Check that the model has an embedding for each token of a row.
 
+    Args:
+        sequences: of token ids, those that the row consists of.
+        where: the row's source and number, for the message.
+        limits: of the model.
+        tokenizer: that made the token ids.
+
     Raises:
         UserError: it has none for a token; the message begins with `where`.
     """
@@ -74,12 +82,12 @@ def check_embedded(
 
 
 def describe_unknown(token: int, limits: InputLimits, tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Describe a token that the model has no embedding for, and what to do."""
+    """Return the message for a token that the model has no embedding for."""
     return (
         f"the tokenizer writes {tokenizer.convert_ids_to_tokens(token)!r} as token {token}, but "
         f"the model has embeddings for tokens 0 to {limits.num_embeddings - 1} only (the tokenizer "
-        f"knows {len(tokenizer)}); use the tokenizer that the model was trained with, or resize "
-        "the model's embeddings (resize_token_embeddings) and save it"
+        f"has {len(tokenizer)} tokens); use the tokenizer that the model was trained with, or "
+        "resize the model's embeddings (resize_token_embeddings) and save it"
     )
 
 
@@ -88,10 +96,10 @@ def _num_embeddings(model: "PreTrainedModel") -> int:
 
 
 def _usable_rows(model: "PreTrainedModel", made_for: int) -> Iterator[int]:
-    """Yield how many tokens each table of positions has rows for.
+    """Yield the number of usable rows of each table of positions.
 
-    OPT and BART begin behind an `offset` of rows that they add to the table. RoBERTa and its like
-    begin behind the row of the padding token, which takes rows from the table.
+    OPT and BART skip the first `offset` rows, which they add to the table's size. RoBERTa and
+    models like it skip the rows up to the padding token's, which are part of the table's size.
     """
     from torch import nn
 
@@ -101,6 +109,6 @@ def _usable_rows(model: "PreTrainedModel", made_for: int) -> Iterator[int]:
             continue
         if module.num_embeddings - getattr(module, "offset", 0) == made_for:
             yield made_for - (0 if module.padding_idx is None else module.padding_idx + 1)
-    for buffer in model.buffers():  # GPT-J keeps the rotations of all positions
+    for buffer in model.buffers():  # GPT-J precomputes the rotations of all positions
         if buffer.ndim == 2 and buffer.shape[0] == made_for:  # noqa: PLR2004 - [positions, size]
             yield made_for

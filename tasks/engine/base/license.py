@@ -1,20 +1,20 @@
-"""The licence that a base comes under, as its own model card says."""
+"""The license of a base model, as its own model card states it."""
 
 from pathlib import Path
 
 from tasks.records import BaseSource
 
 _FIELDS = ("license", "license_name", "license_link")
-"""What the Hub reads; the last two where the licence is `other`."""
+"""The fields that the Hub reads; the last two are for the license `other`."""
 
 
 def license_of(base: BaseSource) -> dict[str, str]:
-    """Give the card's fields that tell the licence; empty where none is told."""
+    """Return the license fields of the base's model card; empty if there are none."""
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
     if Path(base.location).is_absolute():
         file: object = Path(base.location) / "README.md"
-    else:  # it came along when the base was looked up
+    else:  # downloaded when the base was found
         file = try_to_load_from_cache(base.location, "README.md", revision=base.revision)
     if not isinstance(file, str | Path) or not Path(file).is_file():
         return {}

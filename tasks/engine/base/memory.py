@@ -1,7 +1,7 @@
-"""Memory that is free for this process, given back to the machine.
+"""Return freed memory to the operating system.
 
-glibc's malloc keeps what was freed for itself. After a training that is some hundred megabytes,
-beside which the next step would load a second model.
+glibc's malloc keeps freed memory for reuse. After training that is several hundred megabytes, while
+the next step loads another model.
 """
 
 import ctypes
@@ -10,11 +10,11 @@ import sys
 
 
 def give_back() -> None:
-    """Collect what nothing refers to, and let go of freed memory, also a GPU's."""
+    """Collect garbage, and return freed memory to the operating system and the GPU."""
     import torch
 
     gc.collect()
     torch.cuda.empty_cache()
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc and hasattr(libc, "malloc_trim"):  # glibc's alone
+    if libc and hasattr(libc, "malloc_trim"):  # only glibc has it
         libc.malloc_trim(0)

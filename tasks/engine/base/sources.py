@@ -1,7 +1,7 @@
-"""Where a base model comes from: settings in, one definite set of files out.
+"""Where a base model comes from: resolve the settings to one definite set of files.
 
 A Hub id is resolved to a commit, a file or folder to the sha256 of its weights, so that a record
-names one model for good.
+always names the same model.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from tasks.runtime.folder_links import refuse_links_out
 
 
 def find_base(settings: BaseModelSettings, labels: Sequence[str] | None = None) -> BaseSource:
-    """Find the base model and fix which one it is, without loading it.
+    """Find the base model and resolve it to definite files, without loading it.
 
     A GGUF file is converted to safetensors the first time (once per content).
 
@@ -32,7 +32,7 @@ def find_base(settings: BaseModelSettings, labels: Sequence[str] | None = None) 
     Raises:
         UserError: there is no such model, revision, folder, file or package, or a link leads out of
             the folder.
-        PassingError: the Hub can't be reached.
+        PassingError: the Hub cannot be reached.
     """
     classes = tuple(settings.labels if labels is None else labels)
     path = Path(settings.source).expanduser()
@@ -45,8 +45,8 @@ def find_base(settings: BaseModelSettings, labels: Sequence[str] | None = None) 
     if path.is_dir():
         if settings.revision:
             raise UserError(
-                f"revision {settings.revision!r} was given, but {settings.source!r} is a folder "
-                "here, not a Hub id; remove revision"
+                f"revision {settings.revision!r} was given, but {settings.source!r} is a local "
+                "folder, not a Hub id; remove revision"
             )
         refuse_links_out(path, f"base_model.source {path}")
         return _from_folder(settings, classes, path.resolve())
@@ -56,7 +56,7 @@ def find_base(settings: BaseModelSettings, labels: Sequence[str] | None = None) 
 
 
 def base_sha256(source: BaseSource) -> str:
-    """Hash what the base is, its configuration included, which the fingerprint is not of."""
+    """Hash the base's fingerprint and its configuration, which the fingerprint does not cover."""
     file = Path(source.location) / "config.json"
     # A Hub id's fingerprint is its commit, which covers all of its files.
     configuration = file.read_bytes() if file.is_file() else b""
@@ -67,12 +67,12 @@ def _no_such_path(path: Path) -> UserError:
     near = nearest_file(path.name, (one.name for one in path.parent.glob("*")))
     hint = f"; did you mean {near}?" if near else ""
     return UserError(
-        f"base_model.source {str(path)!r} is no folder, GGUF file or Hub id (org/name){hint}"
+        f"base_model.source {str(path)!r} is not a folder, GGUF file or Hub id (org/name){hint}"
     )
 
 
 def _packaged(name: str) -> Path:
-    """Give the GGUF file that a package carries, or else the folder of its model."""
+    """Return the GGUF file that an installed package carries, or else its model's folder."""
     try:
         files = metadata.distribution(name).files or []
     except metadata.PackageNotFoundError:
@@ -86,7 +86,7 @@ def _packaged(name: str) -> Path:
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise UserError(
-            f"package {name!r} should carry one GGUF file, or one folder with model.safetensors; "
+            f"package {name!r} must carry one GGUF file, or one folder with model.safetensors; "
             f"it carries {names}"
         )
     return found[0]
@@ -103,7 +103,7 @@ def _from_folder(settings: BaseModelSettings, labels: tuple[str, ...], folder: P
         has = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         if (folder / "adapter_config.json").is_file():
             has = "an adapter, not a base model"
-        raise UserError(f"base_model.source {folder} has no config.json; it holds {has}")
+        raise UserError(f"base_model.source {folder} has no config.json; it contains {has}")
     _check_plain(folder, str(folder))
     files = _weight_files(folder)
     return BaseSource(
@@ -119,10 +119,10 @@ def _from_folder(settings: BaseModelSettings, labels: tuple[str, ...], folder: P
 
 
 def _check_plain(folder: Path, source: str) -> None:
-    # transformers would load the adapter along with the base, without a word.
+    # transformers would silently load the adapter along with the base.
     if (folder / "adapter_config.json").is_file():
         raise UserError(
-            f"base_model.source {source} holds an adapter beside the base model; "
+            f"base_model.source {source} contains an adapter beside the base model; "
             "give the base model without adapter_config.json"
         )
 
@@ -135,7 +135,7 @@ def _weight_files(folder: Path) -> tuple[FileRecord, ...]:
 
 
 def _fingerprint(files: tuple[FileRecord, ...]) -> str:
-    """Give the sha256 over the weight files' own, in the order of their names."""
+    """Return the sha256 over the weight files' sha256, in the order of their names."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(bytes.fromhex(file.sha256))
@@ -144,11 +144,14 @@ def _fingerprint(files: tuple[FileRecord, ...]) -> str:
 
 def _from_hub(settings: BaseModelSettings, labels: tuple[str, ...]) -> BaseSource:
     name, revision = settings.source, settings.revision
-    # The snapshot folder is named by the commit; its small files are enough to learn it.
+    # The snapshot folder is named by the commit, so a few small files are enough to resolve it.
     small = ["config.json", "adapter_config.json", "README.md"]
     snapshot = hub.download(name, revision, small, "base model")
     if not (snapshot / "config.json").is_file():
-        raise UserError(f"{name!r} on the Hub has no config.json: it is no Transformers model")
+        raise UserError(
+            f"{name!r} on the Hub has no config.json, so it is not a Transformers model; "
+            "check base_model.source"
+        )
     _check_plain(snapshot, name)
     commit = snapshot.name
     return BaseSource(

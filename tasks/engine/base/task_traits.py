@@ -1,4 +1,4 @@
-"""What a task asks of the base model: its Auto class, its names upstream, its rows and its head."""
+"""What a task needs: the base's Auto class and head, upstream's names for it, formats of rows."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,12 +14,12 @@ GENERATIVE = (
     RowFormat.INSTRUCTION,
     RowFormat.TEXT,
 )
-"""Formats of rows that are continued or answered."""
+"""Formats of rows that a model answers or continues by generating text."""
 
 
 @dataclass(frozen=True)
 class TaskTraits:
-    """What is fixed for a task, whatever the model and the data."""
+    """What is fixed for a task, independently of the model and the data."""
 
     auto_class: str
     """The transformers class that loads a model for the task."""
@@ -27,15 +27,15 @@ class TaskTraits:
     pipeline_tag: str
     """The task's name on the Hub."""
     row_formats: tuple[RowFormat, ...]
-    """Formats of rows that can be learnt from."""
+    """Formats of rows that the task can learn from."""
     generates: bool
     """Whether answers are generated token by token; otherwise texts or words are classified."""
 
     def head_modules(self, model: "PreTrainedModel") -> list[str]:
-        """Return the modules that the base has no weights for, so that they train fully.
+        """Return the modules that the task adds to the base, which therefore train fully.
 
-        A language model's output layer is the base's own. A classifier's head is whatever stands
-        beside the base model proper and has weights.
+        A language model's output layer is part of the base. A classifier's head is any module with
+        weights beside the base model proper.
         """
         if self.generates:
             return []
@@ -79,5 +79,5 @@ _TRAITS = {
 
 
 def traits_of(task: Task) -> TaskTraits:
-    """Return what is fixed for a task."""
+    """Return the traits of a task."""
     return _TRAITS[task]

@@ -1,10 +1,10 @@
-"""The type of a base's weights, chosen once: `auto` may be another on another machine."""
+"""The dtype of a base's weights, resolved once: `auto` may differ between machines."""
 
 from tasks.config import BaseModelSettings, Dtype
 
 
 def weight_dtype(settings: BaseModelSettings) -> str:
-    """Return torch's name of the type of the weights, of packed ones that of the computation."""
+    """Return the dtype of the weights as torch names it; of quantized ones, that of computation."""
     if settings.dtype is not Dtype.AUTO:
         return settings.dtype.value
     return "bfloat16" if multiplies_bfloat16_fast() else "float32"

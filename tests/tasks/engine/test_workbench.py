@@ -108,7 +108,7 @@ def test_a_second_adapter_is_rebuilt(tiny_base: Path, tmp_path: Path) -> None:
 def test_lost_adapter_weights_are_an_error(
     tiny_base: Path, tmp_path: Path, state: str, damage: str
 ) -> None:
-    """A weights file that is gone or changed is named; no other weights are taken for it."""
+    """A weights file that is missing or has changed is named; no other weights are taken for it."""
     _, record = trained(tiny_base, tmp_path)
     file = record.weights.path if state == "trained" else record.injected.initial_weights.path
     if damage == "gone":
@@ -117,7 +117,7 @@ def test_lost_adapter_weights_are_an_error(
         weights = adapter_state.load_weights(file)
         adapter_state.save_weights({key: value + 1 for key, value in weights.items()}, file)
 
-    with pytest.raises(UserError, match=f"{file.name} is gone or changed"):
+    with pytest.raises(UserError, match=f"{file.name} is missing or has changed"):
         workbench.take(record)
 
 
@@ -130,5 +130,5 @@ def test_a_lost_base_is_an_error(tiny_base: Path, tmp_path: Path, damage: str) -
     if damage == "changed":
         tiny_llama(folder, seed=9)
 
-    with pytest.raises(AdapterflowError, match=r"model.safetensors is gone or changed"):
+    with pytest.raises(AdapterflowError, match=r"model.safetensors is missing or has changed"):
         workbench.take(record)

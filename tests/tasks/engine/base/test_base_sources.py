@@ -110,9 +110,9 @@ def test_a_revision_of_a_folder_is_refused(
 
 
 def test_a_folder_without_a_model_is_refused(tiny_base: Path, tmp_path: Path) -> None:
-    """A folder says what it holds instead of a model."""
+    """A folder names what it contains instead of a model."""
     (tmp_path / "notes.txt").touch()
-    assert "it holds notes.txt" in refusal(tmp_path)
+    assert "it contains notes.txt" in refusal(tmp_path)
 
     shutil.copy(tiny_base / "config.json", tmp_path)
     assert "has no weights" in refusal(tmp_path)
@@ -125,7 +125,7 @@ def test_an_adapter_is_no_base(tiny_base: Path, tmp_path: Path) -> None:
 
     mixed = Path(shutil.copytree(tiny_base, tmp_path / "mixed"))
     shutil.copytree(adapter, mixed, dirs_exist_ok=True)
-    assert "holds an adapter beside the base" in refusal(mixed)
+    assert "contains an adapter beside the base" in refusal(mixed)
 
 
 def test_a_package_that_is_not_installed_is_refused() -> None:
@@ -156,7 +156,7 @@ def test_an_impossible_hub_id_is_refused(hub: HubStandIn) -> None:
 def test_an_adapter_on_the_hub_is_no_base(hub: HubStandIn, tiny_base: Path) -> None:
     """A Hub repository with an adapter beside the base is refused as a folder is."""
     hub.add_repo("org/mixed", contents(tiny_base) | {"adapter_config.json": b"{}"})
-    assert "holds an adapter beside the base" in refusal("org/mixed")
+    assert "contains an adapter beside the base" in refusal("org/mixed")
 
 
 def test_an_unreachable_hub_is_no_unknown_model(
