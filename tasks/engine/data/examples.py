@@ -1,4 +1,4 @@
-"""Examples to learn from: checked rows as chat messages, in a training and an evaluation split."""
+"""Examples to learn from: checked rows in a training and a held-out split."""
 
 import hashlib
 import random
@@ -25,7 +25,7 @@ _FIRST_ROWS = 1000
 
 @dataclass(frozen=True)
 class Split:
-    """Examples with the content hash of the rows that they came from, in their order."""
+    """Examples, with their source and the content hash of their rows in order."""
 
     source: str
     sha256: str
@@ -34,7 +34,7 @@ class Split:
 
 @dataclass(frozen=True)
 class ExampleSets:
-    """What is trained and what is evaluated on."""
+    """The examples to train on and those to evaluate on."""
 
     row_format: RowFormat
     train: Split
@@ -42,9 +42,9 @@ class ExampleSets:
     labels: tuple[str, ...] = ()
     """The classes, where rows are classified."""
     unread: Mapping[str, int] = field(default_factory=dict)
-    """In how many rows of the sources something stands that is not read, by the column's name."""
+    """The number of rows with a value in a column that is not read, by the column's name."""
     num_eval_rows_in_train: int = 0
-    """How many evaluation examples are trained on, too, and so prove nothing."""
+    """The number of held-out examples that are also trained on, and so prove nothing."""
 
     @property
     def untrained_labels(self) -> tuple[str, ...]:
@@ -64,18 +64,19 @@ def read_examples(
     """Read, check and split the data; equal files, settings and seed give equal examples.
 
     Without `eval` and `eval_split`, `eval_fraction` of the rows (at least one of two or more) are
-    held out. Every row is checked, also those that `max_train_rows` leaves out. Of an `eval` that
-    has splits, `train` is read. Each source is read once, row by row, and not held in memory.
+    held out. All rows are checked, also those beyond `max_train_rows`. If `eval` has splits, its
+    `train` is read unless `eval_split` names another. Each source is read once, row by row, and not
+    held in memory.
 
     Args:
         settings: where the rows are, and how they are split.
         seed: of the split.
-        task: what is learnt of them.
-        labels: the classes in their order; those of the training rows, sorted, unless given.
+        task: what is learned from them.
+        labels: the classes in order; those of the training rows, sorted, unless given.
 
     Raises:
-        UserError: A source cannot be read, its columns fit no format, or a row is malformed or of
-            no known class; the message names the row.
+        UserError: a source cannot be read, its columns fit no format, or a row is malformed or has
+            an unknown class; the message names the row.
 
     """
     row_format, rows = _opened(settings, task)
@@ -110,10 +111,14 @@ def read_examples(
 def check_first_rows(
     settings: DataSettings, task: Task = Task.CAUSAL_LM, labels: tuple[str, ...] = ()
 ) -> None:
-    """Check the first thousand rows of each source, for a mistake that shows at once.
+    """Check the first thousand rows of each source, to report most mistakes at once.
 
-    A small file is checked whole; what is behind, and whether there are two classes, is checked
-    where the data is read for the run.
+    Later rows, and whether there are two classes, are checked when the run reads the data.
+
+    Args:
+        settings: where the rows are.
+        task: what is learned from them.
+        labels: the classes in order; not checked unless given.
 
     Raises:
         UserError: as `read_examples`.
@@ -144,9 +149,12 @@ def _held_out_rows(settings: DataSettings) -> Iterator[Row]:
 
 
 def _labels(found: Mapping[str, int], source: str) -> tuple[str, ...]:
-    """Return the rows' classes, sorted: numbers as such, if all are."""
+    """Return the rows' classes, sorted: by value if all are numbers."""
     if len(found) == 1:
-        raise UserError(f"{source}: all rows have the label {next(iter(found))!r}; two are needed")
+        raise UserError(
+            f"{source}: all rows have the label {next(iter(found))!r}; at least two different "
+            "labels are needed"
+        )
     if all(map(str.isdecimal, found)):
         return tuple(sorted(found, key=lambda label: (int(label), label)))  # `1` and `01` are two
     return tuple(sorted(found))
@@ -159,13 +167,13 @@ def _check_labels(found: Mapping[str, int], labels: tuple[str, ...], source: str
             few = ", ".join(labels[:_SHOWN_LABELS]) + (", …" if len(labels) > _SHOWN_LABELS else "")
             raise UserError(
                 f"{source}, row {row}: the label {label!r} is none of the "
-                f"{len(labels)} classes ({few}); they are those of the training rows, or of "
-                "base_model.labels"
+                f"{len(labels)} classes ({few}), which are those of base_model.labels or else of "
+                "the training rows; correct the row, or add the class"
             )
 
 
 def content_sha256(rows: Iterable[Row]) -> str:
-    """Hash rows in order as canonical JSON: sorted keys, UTF-8, one line a row."""
+    """Return the sha256 of rows in order, as canonical JSON: sorted keys, UTF-8, one line a row."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(canonical(row))
@@ -173,7 +181,11 @@ def content_sha256(rows: Iterable[Row]) -> str:
 
 
 def _revisions(settings: DataSettings) -> tuple[str | None, str | None]:
-    """Tell which source the one `revision` is of: train unless only eval is on the Hub."""
+    """Return the revisions of train and eval: of those two, `data.revision` is the Hub dataset's.
+
+    Raises:
+        UserError: they are two different Hub datasets.
+    """
     revision, other = settings.revision, settings.eval
     if revision is None or other is None or other == settings.train:
         return revision, revision
@@ -183,12 +195,12 @@ def _revisions(settings: DataSettings) -> tuple[str | None, str | None]:
         return None, revision
     raise UserError(
         f"data.revision {revision!r} could be of {settings.train} or of {other}; remove it, or "
-        "take the held-out rows from the same dataset by data.eval_split"
+        "take the held-out rows from the same dataset with data.eval_split"
     )
 
 
 def _drawn(places: Sequence[int], count: int, seed: int) -> tuple[Sequence[int], Sequence[int]]:
-    """Draw by the seed; both the drawn and the others keep their order."""
+    """Draw places by the seed; return the drawn and the others, each in their order."""
     drawn = np.zeros(len(places), dtype=bool)
     drawn[random.Random(seed).sample(range(len(places)), count)] = True  # noqa: S311  # no secret
     all_places = np.asarray(places, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""JSON as rows and answers have it: each key once in an object, numbers compared by their value."""
+"""JSON in rows and answers: keys are unique in an object, and numbers are compared by value."""
 
 import json
 import re
@@ -10,7 +10,7 @@ _COLON = re.compile(r"\s*:")
 
 
 class DuplicateKeyError(ValueError):
-    """An object has a key twice; JSON does not say which of the two counts."""
+    """An object has a key twice; JSON does not define which of the two values is meant."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"the key {key!r} is given twice in one object")
@@ -21,15 +21,15 @@ def parse_json(text: str) -> object:
     """Parse JSON whose objects have each key once.
 
     Raises:
-        DuplicateKeyError: an object has a key twice, of which Python would keep the last.
-        ValueError: the text is no JSON.
+        DuplicateKeyError: an object has a key twice; Python would silently keep the last value.
+        ValueError: the text is not JSON.
         RecursionError: it is nested too deeply.
     """
     return json.loads(text, object_pairs_hook=_unique)
 
 
 def from_cell(given: object) -> object:
-    """Parse what a CSV file can only hold as JSON; what is none stays as it is.
+    """Parse a cell that may contain JSON, as CSV has no lists; return anything else unchanged.
 
     Raises:
         DuplicateKeyError: an object in it has a key twice.
@@ -43,10 +43,10 @@ def from_cell(given: object) -> object:
 
 
 def parse_answer(text: str) -> object:
-    """Parse JSON as `parse_json` does, to compare it by `same_json`.
+    """Parse JSON as `parse_json` does, with numbers as Decimal, to compare it by `same_json`.
 
     Raises:
-        ValueError: the text is no JSON; NaN and Infinity, which Python reads, are none.
+        ValueError: the text is not JSON; NaN and Infinity, which Python accepts, are refused.
         RecursionError: it is nested too deeply.
     """
     try:
@@ -57,12 +57,12 @@ def parse_answer(text: str) -> object:
             parse_float=Decimal,
             parse_constant=_refuse,
         )
-    except ArithmeticError as error:  # an exponent of more digits than Decimal takes
+    except ArithmeticError as error:  # an exponent beyond what Decimal can represent
         raise ValueError(str(error)) from error
 
 
 def same_json(one: object, other: object) -> bool:
-    """Return whether two values from `parse_answer` are equal; `true` and `1` are not."""
+    """Return whether two values from `parse_answer` are equal; `true` and `1` differ."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict) and isinstance(other, dict):
@@ -73,7 +73,7 @@ def same_json(one: object, other: object) -> bool:
 
 
 def duplicate_line(text: str) -> int:
-    """Return the line, from 1, of the first key of valid JSON that its object has already."""
+    """Return the line, from 1, of the first key in valid JSON that repeats one of its object."""
     seen: list[set[str]] = []
     for token in _TOKEN.finditer(text):
         match token[0]:

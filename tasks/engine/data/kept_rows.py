@@ -1,7 +1,7 @@
-"""The rows of one source, checked and set aside while they are read, so that they are read once.
+"""The rows of one source, checked and spooled to disk, so that the source is read only once.
 
-Which rows train and which are held out is known only once all have been counted. Until then they
-wait in a temporary file that has no name, as canonical JSON lines, and not in memory.
+Which rows are trained on and which are held out is known only when all have been counted. Until
+then they are canonical JSON lines in an unnamed temporary file, not objects in memory.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ from tasks.runtime.atomic_files import writing
 
 
 class KeptRows:
-    """Rows that were read to their end; a row's place is from 0, its number from 1.
+    """All rows of a source; a row's place counts from 0, its number from 1.
 
     Args:
         rows: of the source, in order.
-        row_format: what each is read as.
+        row_format: which columns of each are read, and how.
         source: where they are from, for messages.
 
     Raises:
         UserError: a row is malformed; the message names it.
-        AdapterflowError: there is no room for the temporary file.
+        AdapterflowError: the temporary file cannot be written.
     """
 
     def __init__(self, rows: Iterable[Row], row_format: RowFormat, source: str) -> None:
@@ -45,7 +45,7 @@ class KeptRows:
         self.first_with: dict[str, int] = {}
         """The number of the first row that has each label."""
         self.unread: Counter[str] = Counter()
-        """In how many rows something stands that is not read, by the column's name."""
+        """The number of rows with a value in a column that is not read, by the column's name."""
         with writing(Path(tempfile.gettempdir())):
             self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115 - closed below
             weakref.finalize(self, self._file.close)
@@ -63,7 +63,7 @@ class KeptRows:
         with writing(Path(tempfile.gettempdir())):
             self._file.write(line)
         self._starts.append(self._starts[-1] + len(line))
-        # 64 bits of what is learnt: which rows are equal, without keeping any.
+        # A 64-bit hash of what is learned tells equal rows apart without keeping any of them.
         self._contents.append(hash((example.messages, example.text)))
         for label in example.labels:
             self.first_with.setdefault(label, example.row)
@@ -72,18 +72,18 @@ class KeptRows:
         return len(self._contents)
 
     def examples(self, places: Sequence[int]) -> Sequence[Example]:
-        """Return the examples at these places, each read again when it is asked for."""
+        """Return the examples at these places; each is read from the file on access."""
         return LazySequence(len(places), lambda index: self._example(places[index]))
 
     def sha256(self, places: Sequence[int]) -> str:
-        """Hash the rows at these places, in their order, as `content_sha256` does."""
+        """Return the sha256 of the rows at these places, in order, as `content_sha256` does."""
         digest = hashlib.sha256()
         for place in places:
             digest.update(self._line(place))
         return digest.hexdigest()
 
     def contents(self, places: Sequence[int]) -> "np.ndarray":
-        """Return a hash of what is learnt of each row, int64, equal where that is."""
+        """Return a hash of what is learned of each row, int64 [places]: equal for equal rows."""
         return np.frombuffer(self._contents, dtype=np.int64)[np.asarray(places, dtype=np.int64)]
 
     def _example(self, place: int) -> Example:
@@ -97,6 +97,6 @@ class KeptRows:
 
 def canonical(row: Row) -> bytes:
     """Return a row as canonical JSON: sorted keys, UTF-8, one line."""
-    # Only Parquet and datasets hold values that JSON lacks, such as dates.
+    # Only Parquet and datasets have values that JSON lacks, such as dates.
     line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
     return line.encode("utf-8", "surrogatepass") + b"\n"

@@ -1,4 +1,4 @@
-"""Sequences whose items are made when they are asked for, and kept by nobody."""
+"""Sequences whose items are made on access, and not kept."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar, overload
@@ -7,11 +7,11 @@ T = TypeVar("T")
 
 
 class LazySequence(Sequence[T]):
-    """So many items, each made by its place.
+    """A sequence that makes each item anew whenever it is accessed.
 
     Args:
-        length: how many there are.
-        make: makes the item at a place from 0 to `length - 1`.
+        length: the number of items.
+        make: returns the item at a place from 0 to `length - 1`.
     """
 
     def __init__(self, length: int, make: Callable[[int], T]) -> None:

@@ -1,4 +1,4 @@
-"""Held-out rows that the training sees, too, and that so prove nothing."""
+"""Held-out rows that also occur in the training data, and so prove nothing."""
 
 import re
 import unicodedata
@@ -9,57 +9,67 @@ from dataclasses import dataclass
 from tasks.engine.data.row_formats import Example
 
 _DASHES = dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
-# Between numbers, or before one, a sign is part of what is asked; in "covid-19" it is not.
+# Between numbers, or before one, an operator changes what is asked; the hyphen in "covid-19" does
+# not.
 _SIGN = re.compile(r"(?<=\d) ?([-+*/^%=<>±\xd7÷]) ?(?=\d)|(?<!\S)([-+])(?=\d)")
 _MARK = re.compile(r"[^\w\s]|_")
 
-_Talk = tuple[tuple[str, str], ...]
-"""Roles and what they say, in order."""
+_Conversation = tuple[tuple[str, str], ...]
+"""The role and content of each message, in order."""
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """The numbers of the held-out rows that are in the training data, from 1."""
+    """The numbers, from 1, of the held-out rows that occur in the training data."""
 
     exact: tuple[int, ...]
-    """Word for word, with question and answer."""
+    """Those whose question and answer occur verbatim."""
     normalised: tuple[int, ...]
-    """Whose question is there, whatever the answer, but for case, marks and white space."""
+    """Those whose question occurs ignoring case, punctuation and whitespace, with any answer."""
 
 
 def find_leaks(held_out: Sequence[Example], trained: Iterable[Example]) -> Leaks:
-    """Find the held-out rows among the trained ones.
+    """Find the held-out rows that occur in the training data.
 
-    Each answer of a trained talk is learnt, so a row may be any part of one, or go on after one. A
-    system message counts where both have one. A trained text holds a row that it says all of.
+    Every answer of a trained conversation is learned, so a row occurs in one if it is any run of
+    its turns, and also if all its turns are the end of the row. System messages are compared only
+    if both have one. A row occurs in a plain text that contains all of its turns in order.
+
+    Args:
+        held_out: the rows to look for.
+        trained: the rows to look in.
     """
-    words, plain = ([_talk(one, write) for one in held_out] for write in (str, normalised))
-    whole, questions = _Talks(words, with_answers=True), _Talks(plain, with_answers=False)
+    verbatim = [_conversation(one, str) for one in held_out]
+    plain = [_conversation(one, normalised) for one in held_out]
+    rows, questions = _Trained(verbatim, with_answers=True), _Trained(plain, with_answers=False)
     in_texts: set[int] = set()
     for example in trained:
-        whole.add(_talk(example, str))
-        questions.add(_talk(example, normalised))
+        rows.add(_conversation(example, str))
+        questions.add(_conversation(example, normalised))
         if example.text is not None and not example.labels:
             text = f" {normalised(example.text)} "
-            in_texts.update(place for place, said in enumerate(plain) if _is_said(said, text))
+            in_texts.update(place for place, one in enumerate(plain) if _is_within(one, text))
     exact, alike = [], []
-    for place, (example, written, said) in enumerate(zip(held_out, words, plain, strict=True)):
-        if whole.have(written):
+    for place, (example, as_is, simplified) in enumerate(
+        zip(held_out, verbatim, plain, strict=True)
+    ):
+        if rows.contain(as_is):
             exact.append(example.row)
-        elif questions.have(said) or place in in_texts:
+        elif questions.contain(simplified) or place in in_texts:
             alike.append(example.row)
     return Leaks(tuple(exact), tuple(alike))
 
 
 def normalised_question(example: Example) -> str:
-    """Give what is asked, without case, marks, white space and forms of the same character."""
+    """Return a row's question as `normalised` writes it."""
     return normalised(example.text if example.text is not None else _asked(example))
 
 
 def normalised(text: str) -> str:
-    """Give a text without case, marks, white space and forms of the same character.
+    """Return a text case-folded, in Unicode's NFKC form, and without punctuation.
 
-    Signs of calculations stay, as do vowel signs and accents, which Unicode counts as marks.
+    Whitespace is collapsed to single spaces. Arithmetic operators stay, as do vowel signs and
+    accents, which Unicode counts as marks.
     """
     folded = unicodedata.normalize("NFKC", text).casefold().translate(_DASHES)
     plain = " ".join(folded.split())
@@ -70,7 +80,7 @@ def normalised(text: str) -> str:
             return f" {mark[0]} "
         return mark[0] if unicodedata.category(mark[0]).startswith("M") else " "
 
-    # A question of marks alone, such as an emoji, has nothing else to be told by.
+    # A question of nothing but symbols, such as an emoji, has nothing else to be compared by.
     return " ".join(_MARK.sub(written, plain).split()) or plain
 
 
@@ -78,68 +88,73 @@ def _asked(example: Example) -> str:
     return "\n".join(message.content for message in example.prompt_messages)
 
 
-def _talk(example: Example, write: Callable[[str], str]) -> _Talk:
-    """Give a row as a talk: what is no talk is a question and its labels."""
+def _conversation(example: Example, write: Callable[[str], str]) -> _Conversation:
+    """Return a row as a conversation; a labeled text becomes a question and its labels."""
     if example.text is not None:
         return (("user", write(example.text)), ("assistant", " ".join(example.labels)))
     return tuple((one.role, write(one.content)) for one in example.messages)
 
 
-class _Talks:
-    """Trained talks up to each of their answers, to find one that ends as another does.
+class _Trained:
+    """The trained conversations up to each of their answers, searchable by what they end in.
 
-    Only what some held-out row could be equal to is kept: trained talks may be many and long.
+    Only what some held-out row could match is kept, as there may be many long training rows.
+
+    Args:
+        held_out: the conversations that will be looked for.
+        with_answers: whether the last answers are compared, too, or the questions alone.
     """
 
-    def __init__(self, wanted: Iterable[_Talk], *, with_answers: bool) -> None:
+    def __init__(self, held_out: Iterable[_Conversation], *, with_answers: bool) -> None:
         self._with_answers = with_answers
-        held_out = [_parted(self._cut(talk))[1] for talk in wanted]
-        self._known = {end for talk in held_out for end in (talk, *_ends_of(talk))}
-        self._longest = max(map(len, held_out), default=0)
-        # The system messages of each talk, and of all talks that end so.
-        self._whole: dict[_Talk, set[_Talk]] = defaultdict(set)
-        self._ends: dict[_Talk, set[_Talk]] = defaultdict(set)
+        wanted = [_split_system(self._compared(one))[1] for one in held_out]
+        self._wanted = {end for turns in wanted for end in (turns, *_ends_of(turns))}
+        self._longest = max(map(len, wanted), default=0)
+        # For the turns of a conversation, the system messages of all conversations that consist of
+        # just these turns, and of all that end in them.
+        self._complete: dict[_Conversation, set[_Conversation]] = defaultdict(set)
+        self._ends: dict[_Conversation, set[_Conversation]] = defaultdict(set)
 
-    def add(self, talk: _Talk) -> None:
-        """Add a trained talk."""
-        for place, (role, _) in enumerate(talk):
+    def add(self, conversation: _Conversation) -> None:
+        """Add a trained conversation."""
+        for place, (role, _) in enumerate(conversation):
             if role == "assistant":
-                system, said = _parted(self._cut(talk[: place + 1]))
-                if said in self._known:
-                    self._whole[said].add(system)
-                for end in self._known.intersection(_ends_of(said[-self._longest :])):
+                system, turns = _split_system(self._compared(conversation[: place + 1]))
+                if turns in self._wanted:
+                    self._complete[turns].add(system)
+                for end in self._wanted.intersection(_ends_of(turns[-self._longest :])):
                     self._ends[end].add(system)
 
-    def have(self, talk: _Talk) -> bool:
-        """Tell whether one of them is the end of this one, or this one of one of them."""
-        system, said = _parted(self._cut(talk))
-        wholes = (self._whole.get(end, set()) for end in _ends_of(said))
-        found = self._ends.get(said, set()).union(*wholes)
+    def contain(self, conversation: _Conversation) -> bool:
+        """Return whether a trained conversation ends in this one, or this one in a trained one."""
+        system, turns = _split_system(self._compared(conversation))
+        complete = (self._complete.get(end, set()) for end in _ends_of(turns))
+        found = self._ends.get(turns, set()).union(*complete)
         return any(not system or not other or system == other for other in found)
 
-    def _cut(self, talk: _Talk) -> _Talk:
-        return talk if self._with_answers else talk[:-1]
+    def _compared(self, conversation: _Conversation) -> _Conversation:
+        return conversation if self._with_answers else conversation[:-1]
 
 
-def _parted(talk: _Talk) -> tuple[_Talk, _Talk]:
-    """Part the system messages from a talk, unless nothing else is asked."""
-    system = tuple(one for one in talk if one[0] == "system" and one[1].strip())
-    said = tuple(one for one in talk if one[0] != "system")
-    return (system, said) if any(role == "user" for role, _ in said) else ((), talk)
+def _split_system(conversation: _Conversation) -> tuple[_Conversation, _Conversation]:
+    """Split off the system messages, unless the user says nothing."""
+    system = tuple(one for one in conversation if one[0] == "system" and one[1].strip())
+    turns = tuple(one for one in conversation if one[0] != "system")
+    return (system, turns) if any(role == "user" for role, _ in turns) else ((), conversation)
 
 
-def _ends_of(talk: _Talk) -> list[_Talk]:
-    """Give what a talk ends in, from each of the user's messages on."""
-    return [talk[place:] for place, (role, _) in enumerate(talk) if role == "user"] or [talk]
+def _ends_of(turns: _Conversation) -> list[_Conversation]:
+    """Return the ends of a conversation, one beginning at each of the user's messages."""
+    return [turns[place:] for place, (role, _) in enumerate(turns) if role == "user"] or [turns]
 
 
-def _is_said(talk: _Talk, text: str) -> bool:
-    """Tell whether a text has all that is said in a talk, in its order, as whole words."""
+def _is_within(conversation: _Conversation, text: str) -> bool:
+    """Return whether a text contains all turns of a conversation in order, as complete words."""
     place = 0
-    for role, said in talk:
+    for role, content in conversation:
         if role != "system":
-            place = text.find(f" {said} ", place)
+            place = text.find(f" {content} ", place)
             if place < 0:
                 return False
-            place += len(said) + 1
+            place += len(content) + 1
     return True

@@ -9,7 +9,7 @@ from tasks.records import DataRecord
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Both splits as tokens, the way they were rendered, and the record of it."""
+    """Both splits as tokens, with the renderer and the record of how they were made."""
 
     renderer: Renderer
     train: TokenizedSplit

@@ -1,8 +1,8 @@
 """A prompt as a model reads it, and its answer without what a chat template writes around it.
 
-A template may write more than the content of an answer: an empty thought in front of it (Qwen3,
-GLM-4.5), the name of a channel (gpt-oss), a mark behind it. All of that is trained and generated,
-and none of it is the answer.
+A template may write more than the content of an answer: an empty thinking block before it (Qwen3,
+GLM-4.5), the name of a channel (gpt-oss), an end-of-turn token after it. All of that is trained and
+generated, but none of it is part of the answer.
 """
 
 import re
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to answer, and what stands around the content of its answer."""
+    """A text to answer, and what a template writes around the content of its answer."""
 
     text: str
     adds_special_tokens: bool = True
-    """Whether the text still lacks the tokenizer's special tokens; a chat template writes them."""
+    """Whether the tokenizer has to add its special tokens; a chat template writes them itself."""
     before: str = ""
     """What the template writes between the text and the content."""
     after: str = ""
-    """What the template writes behind the content."""
+    """What the template writes after the content."""
 
     def tokens(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-        """Return the tokens that a model reads."""
+        """Return the token ids that a model reads."""
         return encode(tokenizer, self.text, adds_special_tokens=self.adds_special_tokens)[0]
 
     def read(self, tokenizer: "PreTrainedTokenizerBase", tokens: list[int]) -> str:
@@ -37,7 +37,7 @@ class Prompt:
         return self.content(tokenizer, str(tokenizer.decode(tokens, skip_special_tokens=False)))
 
     def content(self, tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
-        """Return the content of an answer as it was generated or trained."""
+        """Return the content of an answer, given its text as it was generated or trained."""
         specials = special_texts(tokenizer)
         if self.adds_special_tokens:
             return _without(specials, text)
@@ -50,7 +50,7 @@ class Prompt:
             text = text.lstrip().removeprefix(opening).lstrip()
         closing = self.after.strip()
         if special := _first(specials, closing):
-            # A base that was not taught to stop goes on with turns of its own.
+            # A base that was not trained to stop continues with made-up turns.
             text = text.partition(special)[0]
             closing = closing.partition(special)[0].rstrip()
         return _without(specials, text).removesuffix(self.after).removesuffix(closing)
@@ -59,9 +59,9 @@ class Prompt:
 def encode(
     tokenizer: "PreTrainedTokenizerBase", text: str, *, adds_special_tokens: bool
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return a text's tokens, and the characters [start, end) that each stands for.
+    """Return a text's token ids, and the characters [start, end) that each stands for.
 
-    A special token that the tokenizer would add is left out where the text has it already.
+    A special token that the tokenizer adds is dropped again if the text already has it there.
     """
     encoded = tokenizer(text, add_special_tokens=adds_special_tokens, return_offsets_mapping=True)
     ids: list[int] = list(encoded["input_ids"])
@@ -78,14 +78,14 @@ def _is_added(
     tokenizer: "PreTrainedTokenizerBase",
     token: int,
     place: tuple[int, int],
-    neighbour: tuple[int, int],
+    neighbor: tuple[int, int],
 ) -> bool:
-    """Return whether a special token stands for nothing of the text, and its neighbour does."""
-    return place == (0, 0) != neighbour and token in tokenizer.all_special_ids
+    """Return whether a special token stands for no character of the text, but its neighbor does."""
+    return place == (0, 0) != neighbor and token in tokenizer.all_special_ids
 
 
 def special_texts(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Return the texts of the tokens that are no text of an answer, the longest first."""
+    """Return the texts of the special tokens, which are never part of an answer, longest first."""
     added: Iterable[Any] = tokenizer.added_tokens_decoder.values()
     texts = {str(one.content) for one in added if one.special} | set(tokenizer.all_special_tokens)
     return sorted(texts, key=len, reverse=True)
@@ -106,6 +106,6 @@ def _response(tokenizer: "PreTrainedTokenizerBase", text: str, prompt: str) -> s
         return None
     try:
         content = tokenizer.parse_response(text, prefix=prompt).get("content")
-    except Exception:  # noqa: BLE001 - what a model writes need not be of the template's form
+    except Exception:  # noqa: BLE001 - generated text need not have the template's form
         return None
     return content if isinstance(content, str) and content else None

@@ -1,8 +1,8 @@
-"""Examples as text: the chat template or plain joining, and where the answers stand in it.
+"""Examples as text: by the chat template or by plain joining, and where the answers are in it.
 
-An answer's place is found by rendering the conversation up to it, and once more with a mark in
-place of its content: what is there before the content, and what the template writes behind it. That
-works for every chat template, also for those that do not mark the assistant's part.
+An answer is located by rendering the conversation up to it, and once more with a marker instead of
+its content, which shows what the template writes before and after the content. That works for any
+chat template, also without the `generation` blocks that transformers needs to locate answers.
 """
 
 import re
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SHOWN_CHARACTERS = 80
 
 _MARK = "\ue000answer\ue001"
-"""Stands for an answer's content: characters for private use, which no template knows."""
+"""Stands for an answer's content. Its private-use characters occur in no template."""
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,24 @@ class Rendered:
     text: str
     answers: tuple[tuple[int, int], ...]
     num_unplaced_answers: int = 0
-    """Earlier answers that the template changes once the talk goes on; they are not trained on."""
+    """Earlier answers that the template rewrites in a longer conversation; they are not trained
+    on."""
     num_unwritten_messages: int = field(default=0, compare=False)
-    """Messages of others than the assistant that the template leaves out or rewrites."""
+    """User's and system messages that the template drops or rewrites."""
     content_end: int = field(default=0, compare=False)
-    """Where the last answer's content ends, and what the template writes behind it begins."""
+    """Where the last answer's content ends and what the template writes after it begins."""
     is_completed: bool = field(default=False, compare=False)
-    """Whether an end token was put behind an answer for which the template writes none."""
+    """Whether an end token was added to an answer, as the template writes none."""
     is_stopped_within: bool = field(default=False, compare=False)
-    """Whether the last answer has the text of an end token in it, at which generation stops."""
+    """Whether the last answer contains the text of an end token, at which generation stops."""
     is_endless: bool = field(default=False, compare=False)
-    """Whether nothing that stops generation is trained on."""
+    """Whether the model has no end token, so that nothing that stops generation is trained on."""
     is_reopened: bool = field(default=False, compare=False)
-    """Whether the template opens an answer otherwise than it asks for one."""
+    """Whether the template's generation prompt differs from what it writes before an answer."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """What the record of a split counts, by its names."""
+        """What `SplitRecord` counts, by the names of its fields."""
         return {
             "num_untrained_answers": self.num_unplaced_answers,
             "num_unwritten_messages": self.num_unwritten_messages,
@@ -61,12 +62,12 @@ class Rendered:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a template writes around the last answer of some turns."""
+    """The text that a template writes around the content of a conversation's last answer."""
 
     head: str
-    """All before the content."""
+    """All of it before the content."""
     after: str
-    """All behind it."""
+    """All of it after the content."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Renderer:
     separator: str = "\n\n"
     """Between the turns of a plain example."""
     ends: tuple[str, ...] = ()
-    """The texts of tokens that stop generation, beside the tokenizer's end token."""
+    """The texts of tokens that stop generation, in addition to the tokenizer's end token."""
     _afters: dict[tuple[str, ...], str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -92,12 +93,12 @@ class Renderer:
         """Return the renderer for rows of a format.
 
         Args:
-            tokenizer: whose chat template and special tokens are written.
+            tokenizer: its chat template and special tokens are used.
             template: `chat` or `plain`.
             row_format: of the rows.
-            end_ids: the tokens at which the base stops, beside the tokenizer's end token.
+            end_ids: the tokens at which the base stops, in addition to the tokenizer's end token.
         """
-        # A `completion` continues its `prompt` as it stands; the other formats are separate texts.
+        # A `completion` directly continues its `prompt`; the other formats are separate texts.
         continues = row_format is RowFormat.PROMPT_COMPLETION
         ends = tuple(
             str(token)
@@ -107,9 +108,13 @@ class Renderer:
         return cls(tokenizer, template, "" if continues else "\n\n", ends)
 
     def prompt(self, example: Example) -> Prompt:
-        """Return the text that a model answers: all before the last answer, and its opening."""
+        """Return the text that a model answers: all before the last answer, and how it is opened.
+
+        Raises:
+            UserError: the example is plain text, or the template refuses its turns.
+        """
         if example.text is not None:
-            raise UserError(f"row {example.row} is plain text: it has no prompt to answer")
+            raise UserError(f"row {example.row} is plain text, so it has no prompt to answer")
         if self.template is not Template.CHAT:
             return Prompt(self._plain_prompt(example.prompt_messages))
         turns = self._bare(example.prompt_messages)
@@ -121,27 +126,27 @@ class Renderer:
         return Prompt(text, adds_special_tokens=False, before=before, after=frame.after)
 
     def expected(self, example: Example) -> str:
-        """Return what an answer is read as that repeats the trained one exactly.
+        """Return the answer as it is read from a generation that repeats the trained one exactly.
 
-        A template may rewrite what it is given: it trims white space, or moves a thought.
+        It may differ from the example's: some templates trim whitespace or move the reasoning.
         """
         rendered, prompt = self.full(example), self.prompt(example)
         start = rendered.answers[-1][0]
         return prompt.content(self.tokenizer, rendered.text[start : rendered.content_end])
 
     def full(self, example: Example) -> Rendered:
-        """Return the text to train on, whose last answer ends in what stops generation.
+        """Return the text to train on, whose last answer ends in a token that stops generation.
 
         Raises:
-            UserError: the template refuses the turns, or leaves no trace of an answer.
+            UserError: the template refuses the turns, or does not write the answer as it is.
         """
         if example.text is not None:
-            return self._whole(example.text)
+            return self._full_text(example.text)
         if self.template is Template.CHAT:
             return self._full_chat(example)
         return self._full_plain(example)
 
-    def _whole(self, text: str) -> Rendered:
+    def _full_text(self, text: str) -> Rendered:
         ended = self._ended(text)
         return Rendered(ended, ((0, len(ended)),), is_endless=not self._all_ends)
 
@@ -153,7 +158,7 @@ class Renderer:
         return str(self.tokenizer.eos_token or next(iter(self.ends), ""))
 
     def _ended(self, text: str) -> str:
-        """Put the end token behind a text that does not have one yet."""
+        """Return the text with the end token after it, unless it has one already."""
         return text if text.rstrip().endswith(self._all_ends) else text + self._end()
 
     def _plain_prompt(self, messages: Sequence[Message]) -> str:
@@ -179,7 +184,7 @@ class Renderer:
         )
 
     def _bare(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """Take the end from contents that bring their own: the template writes it, or it is put."""
+        """Strip end tokens from the answers' contents; they are added again in rendering."""
         return tuple(
             Message(one.role, self._bare_content(one.content)) if one.role == "assistant" else one
             for one in messages
@@ -220,14 +225,15 @@ class Renderer:
         )
 
     def _last(self, row: int, turns: tuple[Message, ...], text: str) -> tuple[int, int, str, bool]:
-        """Find the last answer: its start, its content's end, the text, whether it was reopened."""
+        """Return the last answer's start, its content's end, the text, and `is_reopened`."""
         opening = self._opening(row, turns)
-        behind = len(text) - len(self._after(row, turns, text))
+        content_end = len(text) - len(self._after(row, turns, text))
         if text.startswith(opening):
-            self._check_content(row, turns[-1].content, text[len(opening) : behind])
-            return len(opening), behind, text, False
-        # Some templates ask for an answer with more than they write before one that is there, such
-        # as the beginning of a thought. It is trained behind what it is asked for with.
+            self._check_content(row, turns[-1].content, text[len(opening) : content_end])
+            return len(opening), content_end, text, False
+        # Some generation prompts are longer than what the template writes before an existing
+        # answer, such as by the start of a thinking block. The answer is trained after the
+        # generation prompt, as that is what precedes it when the model generates.
         frame, asked = self._frame(row, turns[:-1]), self._chat(row, turns[:-1], opened=False)
         if (
             frame is None
@@ -235,40 +241,40 @@ class Renderer:
             or not text.startswith(frame.head)
         ):
             raise UserError(
-                f"row {row}: the chat template rewrites the prompt once the answer is "
-                "there, so the answer can't be told apart; set data.template to plain"
+                f"row {row}: the chat template rewrites the prompt once there is an answer, so the "
+                "answer can't be located; set data.template to plain"
             )
-        self._check_content(row, turns[-1].content, text[len(frame.head) : behind])
+        self._check_content(row, turns[-1].content, text[len(frame.head) : content_end])
         longer = len(opening) - len(frame.head)
-        return len(opening), behind + longer, opening + text[len(frame.head) :], True
+        return len(opening), content_end + longer, opening + text[len(frame.head) :], True
 
     def _place(self, row: int, turns: tuple[Message, ...], text: str) -> tuple[int, int] | None:
-        """Find an earlier answer, the last of the turns; None if the text has it otherwise."""
+        """Locate an earlier answer, the last of the turns; None if the text has it differently."""
         try:
             through, opening = self._chat(row, turns, opened=False), self._opening(row, turns)
-        except UserError:  # a template may refuse what is no whole conversation
+        except UserError:  # a template may refuse a part of a conversation
             return None
-        behind = len(through) - len(self._after(row, turns, through))
-        if not through.startswith(opening) or not text.startswith(through[:behind]):
+        end = len(through) - len(self._after(row, turns, through))
+        if not through.startswith(opening) or not text.startswith(through[:end]):
             return None
-        self._check_content(row, turns[-1].content, through[len(opening) : behind])
-        return len(opening), behind + len(self._generated(through[behind:], text[behind:]))
+        self._check_content(row, turns[-1].content, through[len(opening) : end])
+        return len(opening), end + len(self._generated(through[end:], text[end:]))
 
     def _opening(self, row: int, turns: tuple[Message, ...]) -> str:
-        """Return all that stands before the last of the turns when it is asked for.
+        """Return the text with which the last of the turns is asked for.
 
         Raises:
-            UserError: the template refuses what would tell.
+            UserError: the template refuses the turns before it, or an assistant that begins.
         """
         if len(turns) > 1:
             return self._chat(row, turns[:-1], opened=True)
-        frame = self._frame(row, ())  # no template is asked for a conversation without turns
+        frame = self._frame(row, ())  # many templates fail on a conversation without turns
         if frame is None:
             raise UserError(f"row {row}: the chat template does not let the assistant begin")
         return frame.head
 
     def _after(self, row: int, turns: tuple[Message, ...], text: str) -> str:
-        """Return what the template writes behind the content of the last of the turns."""
+        """Return what the template writes after the content of the last of the turns."""
         roles = tuple(turn.role for turn in turns)
         known = self._afters.get(roles)
         if known is not None and text.endswith(known):
@@ -281,7 +287,7 @@ class Renderer:
         return after if content else ""
 
     def _frame(self, row: int, asked: tuple[Message, ...]) -> _Frame | None:
-        """Render a mark as the answer to some turns, and look at what stands around it."""
+        """Return what the template writes around an answer to some turns, rendering a marker."""
         try:
             text = self._chat(row, (*asked, Message("assistant", _MARK)), opened=False)
         except UserError:
@@ -290,10 +296,10 @@ class Renderer:
         return _Frame(head, after) if mark else None
 
     def _generated(self, after: str, text: str) -> str:
-        """Return what of `after` is to be generated: up to an end token, and as the text has it.
+        """Return how much of `after` is generated: up to an end token, as far as the text has it.
 
-        What closes a whole conversation does not stand behind its earlier answers. Where a turn has
-        no end, the beginning of the next may be one, as with GLM-4.5.
+        What a template writes at the end of a conversation is absent after earlier answers. Where
+        a turn has no end token, the next turn's first token may be one, as with GLM-4.5.
         """
         taken = ""
         for piece in self._pieces(after):
@@ -306,7 +312,7 @@ class Renderer:
         return taken + next((one for one in self._all_ends if following.startswith(one)), "")
 
     def _pieces(self, text: str) -> list[str]:
-        """Part a text before and behind each special token."""
+        """Split a text before and after each special token."""
         return [one for one in self._special.split(text) if one]
 
     @cached_property
@@ -315,7 +321,7 @@ class Renderer:
         return re.compile(f"({'|'.join(map(re.escape, texts)) or '(?!)'})")
 
     def _next_marker(self, row: int, turns: tuple[Message, ...]) -> str:
-        """Return the end token that the user's next turn begins with, if it does."""
+        """Return the end token that the user's next turn begins with; empty if it does not."""
         marked = (*turns[:-1], Message("assistant", _MARK))
         try:
             text = self._chat(row, (*marked, Message("user", "?")), opened=False)
@@ -330,9 +336,8 @@ class Renderer:
                 content if len(content) <= _SHOWN_CHARACTERS else f"{content[:_SHOWN_CHARACTERS]}…"
             )
             raise UserError(
-                f"row {row}: the chat template does not write the answer {shown!r} as it stands: "
-                f"it writes {written[:_SHOWN_CHARACTERS]!r}; change the row, or set data.template "
-                "to plain"
+                f"row {row}: the chat template changes the answer {shown!r}: it writes "
+                f"{written[:_SHOWN_CHARACTERS]!r}; change the row, or set data.template to plain"
             )
 
     def _chat(self, row: int, messages: Sequence[Message], *, opened: bool) -> str:
@@ -351,7 +356,7 @@ class Renderer:
 
 
 def _squeezed(text: str) -> str:
-    """Take out white space, which templates trim and add."""
+    """Return a text without whitespace, which templates trim and add."""
     return "".join(text.split())
 
 
@@ -371,11 +376,16 @@ def _reason(error: Exception) -> str:
 def choose_template(
     wanted: Template, tokenizer: "PreTrainedTokenizerBase", *, is_text: bool
 ) -> Template:
-    """Resolve `auto`: the chat template where there is one and the rows are no plain text.
+    """Resolve `auto` to the chat template, unless there is none or the rows are plain text.
+
+    Args:
+        wanted: what the user set.
+        tokenizer: of the base or the adapter.
+        is_text: whether the rows are plain text, without turns.
 
     Raises:
-        UserError: `chat` was asked for, and the tokenizer has no chat template or rows are text;
-            or it has several by name, of which none is the default.
+        UserError: the user set `chat`, and the tokenizer has no chat template or the rows are
+            plain text; or it has several named ones, of which none is the default.
     """
     has_template = bool(tokenizer.chat_template)
     if wanted is Template.CHAT and is_text:
@@ -390,8 +400,8 @@ def choose_template(
     if is_unclear and wanted is not Template.PLAIN:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path!r} has the chat templates "
-            f"{', '.join(sorted(named))}, and none is named default; rename one, or set "
-            "data.template to plain"
+            f"{', '.join(sorted(named))}, but none is named default; rename one to default, or "
+            "set data.template to plain"
         )
     if wanted is not Template.AUTO:
         return wanted

@@ -1,4 +1,4 @@
-"""What a row says, by the columns that it has: a talk with its answer, or a question alone."""
+"""Rows as examples, by their columns: a conversation with its answer, a text, or a question."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -30,15 +30,15 @@ GENERATIVE = (
     RowFormat.INSTRUCTION,
     RowFormat.TEXT,
 )
-"""Formats of rows that are continued or answered."""
+"""Formats of rows that a model answers or continues by generating text."""
 
 _ASKED = (*GENERATIVE, RowFormat.TAGGED)
-"""Formats of questions; a text to classify is one to continue, too."""
+"""Formats of questions. A text to classify has the columns of one to continue."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat; `role` is one of `ROLES`."""
+    """One message of a conversation; `role` is one of `ROLES`."""
 
     role: str
     content: str
@@ -46,7 +46,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Example:
-    """A checked row: messages, of which the last is the assistant's, or plain text with a label."""
+    """A checked row: messages, the last of them the assistant's, or plain text with any labels."""
 
     row: int
     """Number of the row in its source, from 1."""
@@ -55,7 +55,7 @@ class Example:
     label: str | None = None
     """The class of the text, where rows are classified."""
     words: tuple[str, ...] = ()
-    """Those of the text, where each is classified; in the text a space stands between them."""
+    """The words of the text, where each is classified; in `text` they are joined by spaces."""
     tags: tuple[str, ...] = ()
     """The classes of the words."""
 
@@ -66,17 +66,17 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """What the assistant says last, or the text's labels; empty for plain text."""
+        """The assistant's last message, or the text's labels; empty for plain text."""
         return self.messages[-1].content if self.messages else " ".join(self.labels)
 
     @property
     def question(self) -> str:
-        """What the answer is to: the last message before it, or the text."""
+        """The message before the answer, or the text."""
         return self.messages[-2].content if self.messages else self.text or ""
 
     @property
     def prompt_messages(self) -> tuple[Message, ...]:
-        """All that precedes the answer."""
+        """All messages before the answer."""
         return self.messages[:-1]
 
 
@@ -86,27 +86,27 @@ def detect_row_format(
     wanted: RowFormat = RowFormat.AUTO,
     learnable: Sequence[RowFormat] = GENERATIVE,
 ) -> RowFormat:
-    """Tell the format by a row's columns, and that they are those of the `wanted` one.
+    """Return the format that a row's columns fit, or check that they fit the wanted one.
 
     Args:
         row: the first of the rows.
         source: where it is from, for messages.
-        wanted: the format that was asked for, if any was.
-        learnable: the formats that go with the task.
+        wanted: the format that the user set, or `auto`.
+        learnable: the formats that the task can learn from.
 
     Raises:
-        UserError: No format fits, or more than one, or the wanted one is not learnable.
+        UserError: no format fits, or more than one does, or the wanted one is not learnable.
 
     """
     if wanted not in (RowFormat.AUTO, *learnable):
         raise UserError(
-            f"data.format {wanted} does not go with base_model.task; possible are "
+            f"data.format {wanted} cannot be used with this base_model.task; possible: "
             f"{', '.join(learnable)}"
         )
     possible = list(learnable) if wanted is RowFormat.AUTO else [wanted]
     fitting = [one for one in possible if all(column in row for column in _REQUIRED[one])]
     if len(fitting) > 1:
-        # Many datasets carry the finished prompt as `text` beside its parts.
+        # Many datasets have the rendered prompt as `text` beside the columns it is made of.
         fitting = [one for one in fitting if one is not RowFormat.TEXT]
     if len(fitting) == 1:
         return fitting[0]
@@ -114,15 +114,15 @@ def detect_row_format(
     if fitting:
         raise UserError(f"{columns}, which fit {' and '.join(fitting)}; set data.format to one")
     choices = "; ".join(f"{one}: {', '.join(_REQUIRED[one])}" for one in possible)
-    raise UserError(f"{columns}; possible are {choices}; {_advice(row, possible)}")
+    raise UserError(f"{columns}; possible: {choices}; {_advice(row, possible)}")
 
 
 def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
-    """Say how the columns of a row that fits no format may come to fit one."""
+    """Return how to change the columns of a row so that they fit a format."""
     if any(str(column).startswith(("chosen", "rejected")) for column in row):
         return (
-            "preferences (chosen, rejected) are not learnt; to imitate the chosen answers, write "
-            "them as completion beside prompt, or as the last of the messages"
+            "training on preferences (chosen, rejected) is not supported; to imitate the chosen "
+            "answers, write them as completion beside prompt, or as the last of the messages"
         )
     if RowFormat.MESSAGES in possible and (advice := _advice_on_turns(row)):
         return advice
@@ -139,16 +139,16 @@ def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
 
 
 def _advice_on_turns(row: Row) -> str | None:
-    """Say how a column that holds the turns of a conversation becomes `messages`."""
+    """Return how to turn a column that contains a conversation into `messages`."""
     for column, value in row.items():
         turns = _turns_in(value)
         if turns and {"role", "content"} <= set(turns[0]):
             return f"rename {column} to messages"
         if turns and {"from", "value"} <= set(turns[0]):
             return (
-                f"{column} is a conversation as ShareGPT has it: write it as messages, a list of "
-                "objects with role in place of from (human becomes user, gpt assistant; system "
-                f"stays) and content in place of value{_roleless(turns)}"
+                f"{column} is a conversation in ShareGPT's format: write it as messages, a list of "
+                "objects with role instead of from (human becomes user, gpt becomes assistant; "
+                f"system stays) and content instead of value{_roleless(turns)}"
             )
     return None
 
@@ -163,22 +163,27 @@ def _turns_in(value: object) -> list[dict[object, object]]:
 
 
 def _roleless(turns: list[dict[object, object]]) -> str:
-    """Name the speakers of a ShareGPT conversation for whom there is no role."""
+    """Describe the speakers of a ShareGPT conversation that no role corresponds to."""
     speakers = dict.fromkeys(str(one.get("from")) for one in turns)
     others = [one for one in speakers if one not in {"human", "gpt", *ROLES}]
-    return f"; there is no role for {', '.join(others)}: leave such rows out" if others else ""
+    return f"; no role corresponds to {', '.join(others)}: remove such rows" if others else ""
 
 
 class BadRowError(ValueError):
-    """Says what is wrong with a row, but not yet which."""
+    """A row is malformed; the message does not name the row, which the caller adds."""
 
 
 def read_example(number: int, row: Row, row_format: RowFormat) -> Example:
     """Read a row to learn from.
 
+    Args:
+        number: of the row, from 1.
+        row: its columns.
+        row_format: which of them are read, and how.
+
     Raises:
-        BadRowError: a column is missing, or what is in it can't be learnt, or another column, which
-            is not read, changes what the row means.
+        BadRowError: a column is missing or malformed, or another column, which is not read,
+            changes what the row means.
     """
     if reason := refusal(row, row_format):
         raise BadRowError(reason)
@@ -186,14 +191,18 @@ def read_example(number: int, row: Row, row_format: RowFormat) -> Example:
 
 
 def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
-    """Read a row to answer: the columns of any format, without the answer's.
+    """Read a row to answer: the columns of any format, except the answer's.
 
-    An answer that the row has, as held-out rows do, is left out; in its place the example's last
-    message is an empty one of the assistant's.
+    If the row has an answer, as held-out rows do, it is not read; the example's last message is an
+    empty one of the assistant's instead.
+
+    Args:
+        number: of the row, from 1.
+        row: its columns.
 
     Raises:
-        BadRowError: no format's columns are there, or there is no text in them, or another column,
-            which is not read, changes what is asked.
+        BadRowError: the row has no format's columns, or no text in them, or another column, which
+            is not read, changes what is asked.
     """
     row_format = next((one for one in _ASKED if row.get(_REQUIRED[one][0]) is not None), None)
     if row_format is None:
@@ -214,7 +223,10 @@ def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
         if isinstance(given, list) and _is_answer(given[-1:]):
             given = given[:-1]
             if not given:
-                raise BadRowError("the assistant's message is the only one; there is no question")
+                raise BadRowError(
+                    "the assistant's message is the only one, so there is no question; put the "
+                    "user's before it"
+                )
         asked = _messages(row, given, asks=True)
         return row_format, Example(number, (*asked, Message("assistant", "")))
     prompt = _instruction(row) if row_format is RowFormat.INSTRUCTION else _prompt(row)
@@ -233,32 +245,32 @@ def _cell(given: object, column: str) -> object:
 
 
 def _messages(row: Row, given: object, *, asks: bool = False) -> tuple[Message, ...]:
-    """Read the turns of a row, after its system text where it has one in a column of its own."""
+    """Read the messages of a row, with a system message from the column `system` put first."""
     if not isinstance(given, list) or not given:
         raise BadRowError(
             f"messages is {_short(given)}; it must be a list of objects with role and content"
         )
-    said = tuple(
+    messages = tuple(
         _message(one, f"message {index}", asks=asks) for index, one in enumerate(given, start=1)
     )
     opening = _opening(row)
-    own = next((one for one in said if one.role == "system" and one.content.strip()), None)
+    own = next((one for one in messages if one.role == "system" and one.content.strip()), None)
     if not opening or own in opening:
-        return said
+        return messages
     if own:
         raise BadRowError(
-            f"the column system says {_short(opening[0].content)}, the system message of messages "
-            f"{_short(own.content)}; keep one of the two"
+            f"the column system is {_short(opening[0].content)}, but the system message in "
+            f"messages is {_short(own.content)}; keep one of the two"
         )
-    return (*opening, *(one for one in said if one.role != "system"))
+    return (*opening, *(one for one in messages if one.role != "system"))
 
 
 def _messages_example(number: int, row: Row) -> Example:
     messages = _messages(row, _cell(_column(row, "messages"), "messages"))
     if messages[-1].role != "assistant":
         raise BadRowError(
-            f"the last message is the {messages[-1].role}'s; it must be the assistant's, which is "
-            "what is learnt"
+            f"the last message is the {messages[-1].role}'s; it must be the assistant's, as that "
+            "is what the model learns"
         )
     if len(messages) == 1:
         raise BadRowError("the assistant's message is the only one; put the user's before it")
@@ -278,9 +290,9 @@ def _message(given: object, name: str, *, asks: bool) -> Message:
     if isinstance(content, list):
         raise BadRowError(
             f"the content of {name} is {_short(content)}; it must be text, or a list of objects "
-            "with the type text and a text; nothing else is read"
+            "with type text and a text, as only text is supported"
         )
-    # Many datasets have empty system messages; nothing can be learnt from an empty answer.
+    # Many datasets have empty system messages, but nothing can be learned from an empty answer.
     may_be_blank = role != "assistant"
     return Message(role, _text(content, f"the content of {name}", may_be_blank=may_be_blank))
 
@@ -314,7 +326,7 @@ def _text_example(number: int, row: Row) -> Example:
     return Example(number, (), _text(_column(row, "text"), "text"))
 
 
-def _labelled_example(number: int, row: Row) -> Example:
+def _labeled_example(number: int, row: Row) -> Example:
     text, label = _text(_column(row, "text"), "text"), _named(_column(row, "label"))
     return Example(number, (), text, _text(label, "label"))
 
@@ -331,20 +343,20 @@ def _words(row: Row) -> tuple[str, ...]:
     words = tuple(_text(word, "a token") for word in _list(row, "tokens"))
     for word in words:
         if any(map(str.isspace, word)):
-            raise BadRowError(f"the token {_short(word)} has white space in it; make it several")
+            raise BadRowError(f"the token {_short(word)} contains whitespace; split it in several")
     return words
 
 
 def _list(row: Row, name: str) -> list[object]:
     given = _cell(_column(row, name), name)
-    given = given.tolist() if hasattr(given, "tolist") else given  # as Parquet has it
+    given = given.tolist() if hasattr(given, "tolist") else given  # an array, from Parquet
     if not isinstance(given, list) or not given:
         raise BadRowError(f"{name} is {_short(given)}; it must be a list of texts")
     return given
 
 
 def _named(label: object) -> object:
-    """Write a number that stands for a class as text."""
+    """Return a class as text if it is an integer; anything else unchanged."""
     return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
 
 
@@ -353,7 +365,7 @@ _READERS: dict[RowFormat, Callable[[int, Row], Example]] = {
     RowFormat.PROMPT_COMPLETION: _prompt_example,
     RowFormat.INSTRUCTION: _instruction_example,
     RowFormat.TEXT: _text_example,
-    RowFormat.LABELLED: _labelled_example,
+    RowFormat.LABELLED: _labeled_example,
     RowFormat.TAGGED: _tagged_example,
 }
 
@@ -363,7 +375,7 @@ def _turns(row: Row, prompt: str, answer: str) -> tuple[Message, ...]:
 
 
 def _opening(row: Row) -> tuple[Message, ...]:
-    """Return the system message of a row that has its text in a column of its own."""
+    """Return the system message of a row that has a column `system`; empty without one."""
     system = _optional(row, "system")
     return (Message("system", system),) if system else ()
 
@@ -386,11 +398,13 @@ def _text(given: object, name: str, *, may_be_blank: bool = False) -> str:
     if not isinstance(given, str):
         raise BadRowError(f"{name} is {_short(given)}; it must be text")
     if not may_be_blank and not given.strip():
-        raise BadRowError(f"{name} is empty; it must have some text")
+        raise BadRowError(f"{name} is empty; it must contain text")
     try:
         given.encode()
     except UnicodeEncodeError as error:
-        raise BadRowError(f"{name} has half of a surrogate pair, which is no character") from error
+        raise BadRowError(
+            f"{name} contains half of a surrogate pair, which is not a character; remove it"
+        ) from error
     return given
 
 

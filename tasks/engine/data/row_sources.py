@@ -1,4 +1,4 @@
-"""Rows as they are given: from a file, a folder that `datasets` wrote, or the Hub."""
+"""Read rows from a file, a folder that `datasets` wrote, or the Hub."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Row = dict[str, object]
-# A line that cannot be read stands among the rows as the error that says why.
+# A line that cannot be read is represented by the error that says why.
 _Line = Row | UserError
 
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -29,19 +29,21 @@ _ROWS_AT_ONCE = 1000
 
 
 def read_rows(source: str, split: str, revision: str | None) -> list[Row]:
-    """Read all rows of a source into memory, as `iter_rows` gives them."""
+    """Read all rows of a source into memory, as `iter_rows` does one by one."""
     return list(iter_rows(source, split, revision))
 
 
 def iter_rows(source: str, split: str, revision: str | None) -> Iterator[Row]:
     """Read the rows of a source one by one, in order; there is at least one.
 
-    `split` and `revision` tell the parts and versions of a Hub dataset or `datasets` folder; a
-    file is its own split `train`.
+    Args:
+        source: a file, a folder that `datasets` wrote, or a Hub dataset's id.
+        split: of a Hub dataset or a `datasets` folder; a file's only split is `train`.
+        revision: of a Hub dataset.
 
     Raises:
-        UserError: The source is missing, empty, malformed (with the line) or of an unknown kind,
-            or has no such split or revision.
+        UserError: the source is missing, empty, malformed (the message names the line) or of an
+            unknown kind, or has no such split or revision.
 
     """
     path = Path(source).expanduser()
@@ -50,7 +52,8 @@ def iter_rows(source: str, split: str, revision: str | None) -> Iterator[Row]:
         rows = _from_hub(source, split, revision)
     elif revision is not None:
         raise UserError(
-            f"revision {revision!r} was given, but {source} is no Hub dataset; remove data.revision"
+            f"revision {revision!r} was given, but {source} is not a Hub dataset; remove "
+            "data.revision"
         )
     elif path.is_dir():
         rows = _from_folder(path, split)
@@ -65,26 +68,26 @@ def iter_rows(source: str, split: str, revision: str | None) -> Iterator[Row]:
 
 
 def read_lines(path: Path) -> list[_Line]:
-    """Read a file's rows into memory, as `iter_lines` gives them."""
+    """Read a file's rows into memory, as `iter_lines` does one by one."""
     return list(iter_lines(path))
 
 
 def iter_lines(path: Path) -> Iterator[_Line]:
-    """Read a file's rows, and in their places the errors of those that can't be read.
+    """Read a file's rows one by one, with an error in place of each that cannot be read.
 
-    Only a `.json` file, which is one value, is in memory as a whole.
+    Only a `.json` file, which is a single value, is read into memory at once.
 
     Raises:
-        UserError: The file as a whole is missing, empty, malformed or of an unknown kind.
+        UserError: the file is missing, empty, of an unknown kind, or not readable at all.
     """
     if not path.is_file():
         raise UserError(
-            f"data file {missing_file(path)}; possible are a file ({', '.join(DATA_SUFFIXES)}), "
-            "a folder written by datasets, and a Hub dataset id (org/name)"
+            f"data file {missing_file(path)}; possible: a file ({', '.join(DATA_SUFFIXES)}), "
+            "a folder written by datasets, or a Hub dataset id (org/name)"
         )
     suffix = path.suffix.lower()
     if suffix not in DATA_SUFFIXES:
-        hint = '; write plain text as rows {"text": …}, one a line' if suffix in _PLAIN else ""
+        hint = '; write plain text as rows {"text": …}, one per line' if suffix in _PLAIN else ""
         raise UserError(
             f"{path} has the extension {suffix or '(none)'}; possible: {', '.join(DATA_SUFFIXES)}"
             + hint
@@ -100,17 +103,22 @@ def iter_lines(path: Path) -> Iterator[_Line]:
     if suffix in CSV_SUFFIXES:
         # newline="" keeps the line breaks within quoted cells as they are.
         return _csv_rows(_text_lines(path, newline=""), path)
-    # U+2028 and the like, and "\r" between values, may stand within a line.
+    # Lines end in "\n" only: U+2028 and the like, and "\r" between values, may be within a line.
     return _jsonl_rows(_text_lines(path, newline="\n"), path)
 
 
 def csv_separator(text: str, path: Path) -> str:
-    """Return what separates the cells of a CSV file, by its first line: a comma, `;` or a tab.
+    """Return the separator of a CSV file's cells, by its first line: a comma, `;` or a tab.
 
-    A comma wins where there is one (in a `.tsv` file a tab), as names of columns seldom have any.
+    If there is a comma (in a `.tsv` file a tab) it is the separator, as column names rarely contain
+    one.
+
+    Args:
+        text: the file's first line, or more of it.
+        path: of the file.
 
     Raises:
-        UserError: the line has not the usual one, but both of the others.
+        UserError: the line does not have the usual separator, but both of the others.
     """
     names = _QUOTED.sub("", re.split("[\r\n]", text, maxsplit=1)[0])
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -134,13 +142,13 @@ def _require_only_split(source: str, split: str, path: Path) -> None:
     if split != "train":
         kind = "a single dataset" if path.is_dir() else "a file"
         raise UserError(
-            f"split {split!r} was asked of {source}, but {kind} has no splits; name held-out rows "
-            "by data.eval, or hold some out by data.eval_fraction"
+            f"split {split!r} was given, but {source} is {kind}, which has no splits; name the "
+            "held-out rows with data.eval, or hold some out with data.eval_fraction"
         )
 
 
 def _text_lines(path: Path, newline: str) -> Iterator[str]:
-    """Read a file; a byte that is no UTF-8 becomes half of a surrogate pair: see `_check_text`."""
+    """Read a file's lines; a byte that is not UTF-8 becomes a surrogate, see `_check_text`."""
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
             yield from file
@@ -149,10 +157,10 @@ def _text_lines(path: Path, newline: str) -> Iterator[str]:
 
 
 def _check_text(text: str, path: Path, line: int) -> None:
-    """Check that what begins in a line of the file was UTF-8.
+    """Check that a text, which begins in this line of the file, was valid UTF-8.
 
     Raises:
-        UserError: it was not.
+        UserError: it was not; the message names the line.
     """
     if text.isascii():
         return
@@ -161,7 +169,7 @@ def _check_text(text: str, path: Path, line: int) -> None:
     except UnicodeDecodeError as error:
         line += text.encode(errors="surrogateescape")[: error.start].count(b"\n")
         raise UserError(
-            f"{path} is no UTF-8 text (line {line}: {error.reason}); save it as UTF-8"
+            f"{path} is not UTF-8 text (line {line}: {error.reason}); save it as UTF-8"
         ) from error
 
 
@@ -184,17 +192,17 @@ def _json_rows(text: str, path: Path) -> list[Row]:
         if len(lists) != 1:
             raise UserError(
                 f"{path} is an object with {len(lists)} lists ({', '.join(content) or 'no keys'}); "
-                "a JSON file holds a list of objects, or an object with one such list; write one "
-                "object a line into a .jsonl file otherwise"
+                "a JSON file must be a list of objects, or an object with one such list; to keep "
+                "other values out, write one object per line into a .jsonl file"
             )
         content = lists[0]
     if not isinstance(content, list):
-        raise UserError(f"{path} holds a {_kind(content)}; a JSON file holds a list of objects")
+        raise UserError(f"{path} is a {_kind(content)}; a JSON file must be a list of objects")
     return [_object(row, f"{path}, row {number}") for number, row in enumerate(content, start=1)]
 
 
 def _json(text: str, path: Path, first_line: int | None = None) -> object:
-    """Parse a file, or the line of it that has this number."""
+    """Parse the text of a file, or of its line with the number `first_line`."""
     where = f"{path}, line {first_line}" if first_line else str(path)
     try:
         return parse_json(text)
@@ -207,7 +215,7 @@ def _json(text: str, path: Path, first_line: int | None = None) -> object:
         position = f"column {error.colno}"
         if error.lineno > 1:
             position = f"line {error.lineno}, {position}"
-        raise UserError(f"{where}: no valid JSON: {error.msg} at {position}") from error
+        raise UserError(f"{where}: invalid JSON: {error.msg} at {position}") from error
     except RecursionError as error:
         raise UserError(f"{where}: the JSON is nested too deeply") from error
     except ValueError as error:  # a number of thousands of digits
@@ -217,19 +225,19 @@ def _json(text: str, path: Path, first_line: int | None = None) -> object:
 def _object(value: object, where: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(
-            f'{where}: a row is an object such as {{"prompt": …, "completion": …}}; this is a '
-            f"{_kind(value)}"
+            f'{where}: a row must be an object such as {{"prompt": …, "completion": …}}, but this '
+            f"is a {_kind(value)}"
         )
     return value
 
 
 def _kind(value: object) -> str:
-    names = {list: "list", str: "text", bool: "truth value", type(None): "null", dict: "object"}
+    names = {list: "list", str: "string", bool: "boolean", type(None): "null", dict: "object"}
     return names.get(type(value), "number")
 
 
 def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
-    # The default of 128 KiB a cell is less than some documents have.
+    # Some documents are longer than the default limit of 128 KiB per cell.
     csv.field_size_limit(sys.maxsize)
     lines = iter(lines)
     first = next(lines, "")
@@ -240,7 +248,7 @@ def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
         _check_text("".join(columns), path, 1)
         if len(set(columns)) != len(columns) or not all(columns):
             raise UserError(
-                f"{path}, line 1: the column names {', '.join(columns)} are not distinct and "
+                f"{path}, line 1: the column names {', '.join(columns)} must be distinct and "
                 "non-empty; the first line of a CSV file names each column once"
             )
         for cells in reader:
@@ -253,12 +261,12 @@ def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
                 yield UserError(
                     f"{path}, line {reader.line_num}: {len(cells)} cells, but the first line names "
                     f"{len(columns)} columns, separated by {_SEPARATORS[separator]}; put cells "
-                    "that have one, or a line break, in quotes"
+                    "that contain a separator or a line break in quotes"
                 )
             elif cells:
                 yield dict(zip(columns, cells, strict=True))
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: no valid CSV: {error}") from error
+        raise UserError(f"{path}, line {reader.line_num}: invalid CSV: {error}") from error
 
 
 def _from_parquet(path: Path) -> Iterator[Row]:
@@ -269,7 +277,7 @@ def _from_parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
                 yield from batch.to_pylist()
     except (ArrowException, OSError) as error:
-        raise UserError(f"{path} is no readable Parquet file: {error}") from error
+        raise UserError(f"{path} is not a readable Parquet file: {error}") from error
 
 
 def _from_folder(path: Path, split: str) -> Iterator[Row]:
@@ -281,7 +289,7 @@ def _from_folder(path: Path, split: str) -> Iterator[Row]:
         files = [one.name for one in sorted(path.iterdir()) if one.suffix in DATA_SUFFIXES]
         hint = f"; did you mean one of its files: {', '.join(files)}?" if files else ""
         raise UserError(
-            f"{path} is no folder that datasets' save_to_disk has written{hint}"
+            f"{path} is not a folder that datasets' save_to_disk has written{hint}"
         ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
@@ -293,7 +301,7 @@ def _from_folder(path: Path, split: str) -> Iterator[Row]:
 
 
 def _plain_rows(loaded: "Dataset") -> Iterator[Row]:
-    """Return a mapped dataset's rows as `to_list` would, a few at once."""
+    """Yield a memory-mapped dataset's rows as `to_list` would, reading a batch at a time."""
     for table in loaded.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
         yield from table.to_pylist()
 
@@ -307,13 +315,13 @@ def _from_hub(source: str, split: str, revision: str | None) -> Iterator[Row]:
         loaded = datasets.load_dataset(source, split=split, revision=revision)
     except DatasetNotFoundError as error:
         raise UserError(
-            f"{asked} was not found, and no file or folder has this name; check the id and the "
-            "revision, and set HF_TOKEN for a private dataset"
+            f"{asked} was not found, and there is no file or folder of this name; check the id and "
+            "the revision, and set HF_TOKEN for a private dataset"
         ) from error
     except (OSError, ValueError, DatasetsError) as error:
         raise failure(
             error,
             f"{asked}, split {split!r} could not be loaded: {error}; check data.train_split and "
-            "data.eval_split, and the connection to the Hub; without one, give a local file",
+            "data.eval_split, and the connection to the Hub, or give a local file",
         ) from error
     return _plain_rows(loaded)

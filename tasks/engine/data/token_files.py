@@ -1,12 +1,12 @@
-"""A split's tokens as a file: written once a run, row by row, and mapped by its readers.
+"""A split's tokens as a file: written once a run, row by row, and memory-mapped by its readers.
 
-It is an Arrow IPC file, uncompressed, so that a reader takes what it looks at from the file's own
-pages. Beside each row's tokens stands the example that they came from, as JSON. Equal rows make
-equal files, byte by byte.
+It is an uncompressed Arrow IPC file, so that a reader only loads the pages that it accesses. Each
+row also has the example that its tokens came from, as JSON. Equal rows make equal files, byte by
+byte.
 
     input_ids  list<int32>
-    is_label   list<bool>   one bit a token, where labels are the row's own tokens
-    labels     list<int32>  where they are something else: classes, tags, another text
+    is_label   list<bool>   one bit per token, where labels are the row's own tokens
+    labels     list<int32>  where labels are something else: classes, tags, another text
     example    large_string
 """
 
@@ -35,87 +35,92 @@ _ROWS_AT_ONCE = 4096
 
 
 class MappedRows(LazySequence[TokenizedRow]):
-    """The rows of a token file; each is a Python object only while somebody has it."""
+    """The rows of a token file; each is made on access, and not kept.
+
+    Args:
+        file: the token file.
+        kind: the class of its rows.
+    """
 
     def __init__(self, file: "TokenFile", kind: type[TokenizedRow]) -> None:
         super().__init__(len(file), lambda place: file.row(place, kind))
         self.lengths = file.lengths()
-        """Tokens of each row's `input_ids`, int64."""
+        """The number of `input_ids` of each row, int64 [rows]."""
 
 
 def row_lengths(rows: "Sequence[TokenizedRow]") -> "np.ndarray":
-    """Return how many `input_ids` each row has, int64."""
+    """Return the number of `input_ids` of each row, int64 [rows]."""
     if isinstance(rows, MappedRows):
         return rows.lengths
     return np.array([len(row.input_ids) for row in rows], dtype=np.int64)
 
 
 def write_token_file(file: Path, tokenized: Iterable[Tokenized]) -> None:
-    """Write the rows that are not dropped, whole or not at all.
+    """Write the rows that are not dropped to a file, atomically.
 
     Raises:
-        AdapterflowError: the file can't be written.
+        AdapterflowError: the file cannot be written.
     """
-    with _new_file(file) as writer:
-        part = _Part()
+    with _new_file(file) as write:
+        chunk = _Chunk()
         for one in tokenized:
             if one.row is not None:
-                part.add(one.row, one.example)
-            if part.is_full():
-                writer(part)
-                part = _Part()
-        writer(part)
+                chunk.add(one.row, one.example)
+            if chunk.is_full():
+                write(chunk)
+                chunk = _Chunk()
+        write(chunk)
 
 
 class TokenFile:
-    """A token file, mapped."""
+    """A token file, memory-mapped."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
 
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        self._parts = [_Mapped.of(batch) for batch in batches]
-        self._ends = np.cumsum([len(part.example) for part in self._parts]).tolist()
+        self._chunks = [_MappedChunk.of(batch) for batch in batches]
+        self._ends = np.cumsum([len(chunk.example) for chunk in self._chunks]).tolist()
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._ends else 0
 
     def lengths(self) -> "np.ndarray":
-        """Return how many tokens each row's `input_ids` are, int64."""
-        lengths = [np.diff(part.input_ids.ends) for part in self._parts]
+        """Return the number of `input_ids` of each row, int64 [rows]."""
+        lengths = [np.diff(chunk.input_ids.ends) for chunk in self._chunks]
         return np.concatenate(lengths, dtype=np.int64)
 
     def row(self, place: int, kind: type[TokenizedRow]) -> TokenizedRow:
-        """Read one row."""
-        part, at = self._find(place)
-        ids = part.input_ids.numbers(at)
+        """Read the row at a place, counted from 0."""
+        chunk, at = self._find(place)
+        ids = chunk.input_ids.numbers(at)
         if kind.labels_are_tokens:
-            labels = np.where(part.is_label.flags(at), ids, IGNORED)
+            labels = np.where(chunk.is_label.flags(at), ids, IGNORED)
         else:
-            labels = part.labels.numbers(at)
+            labels = chunk.labels.numbers(at)
         return kind(ids.tolist(), labels.tolist())
 
     def examples(self) -> LazySequence[Example]:
-        """Return the examples that the rows came from, each read when it is asked for."""
+        """Return the examples that the rows came from; each is read on access."""
         return LazySequence(len(self), self._example)
 
     def _example(self, place: int) -> Example:
-        part, at = self._find(place)
-        return _read_example(part.example[at].as_py())
+        chunk, at = self._find(place)
+        return _read_example(chunk.example[at].as_py())
 
-    def _find(self, place: int) -> tuple["_Mapped", int]:
+    def _find(self, place: int) -> tuple["_MappedChunk", int]:
         number = bisect_right(self._ends, place)
         before = self._ends[number - 1] if number else 0
-        return self._parts[number], place - before
+        return self._chunks[number], place - before
 
 
 class _Lists(NamedTuple):
-    """A column of lists, as views of the file."""
+    """A column of lists, as views of the mapped file."""
 
     ends: "np.ndarray"
     values: Any
-    """A `pyarrow.Array` of all of them."""
+    """A `pyarrow.Array` of the values of all lists, one after the other."""
 
     @classmethod
     def of(cls, column: Any) -> "_Lists":  # noqa: ANN401 - pyarrow has no types
@@ -132,8 +137,8 @@ class _Lists(NamedTuple):
         return found
 
 
-class _Mapped(NamedTuple):
-    """Some rows of the file."""
+class _MappedChunk(NamedTuple):
+    """One record batch of the file."""
 
     input_ids: _Lists
     is_label: _Lists
@@ -141,13 +146,13 @@ class _Mapped(NamedTuple):
     example: "pa.Array"
 
     @classmethod
-    def of(cls, batch: Any) -> "_Mapped":  # noqa: ANN401 - pyarrow has no types
+    def of(cls, batch: Any) -> "_MappedChunk":  # noqa: ANN401 - pyarrow has no types
         ids, is_label, labels, example = batch.columns
         return cls(_Lists.of(ids), _Lists.of(is_label), _Lists.of(labels), example)
 
 
-class _Part:
-    """Rows that are written together."""
+class _Chunk:
+    """Rows that are written together, as one record batch."""
 
     def __init__(self) -> None:
         self._values = {
@@ -203,11 +208,11 @@ def _schema() -> "pa.Schema":
 
 @contextmanager
 def _new_file(file: Path) -> "Iterator[Any]":
-    """Yield what writes rows; the file is there once all of them are on the disk."""
+    """Yield a function that writes a chunk; the file appears once all are written."""
     import pyarrow as pa
 
     with atomic_file(file) as sibling, pa.ipc.new_file(sibling, _schema()) as writer:
-        yield lambda part: writer.write_batch(part.batch())
+        yield lambda chunk: writer.write_batch(chunk.batch())
 
 
 def _written(example: Example) -> str:

@@ -1,4 +1,4 @@
-"""Examples as tokens, with labels where the loss is; what is cut or lost is counted."""
+"""Examples as tokens, with labels where the loss is; truncated and dropped answers are counted."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,33 +28,33 @@ class TokenizedRow:
     input_ids: list[int]
     labels: list[int]
     labels_are_tokens: ClassVar[bool] = True
-    """Whether labels are the row's own tokens, or something else that has to be kept beside."""
+    """Whether labels are the row's own tokens; otherwise they have to be stored as well."""
 
     @property
     def num_trained_tokens(self) -> int:
-        """Count the tokens that a loss falls on; the first follows nothing, so it has none."""
+        """The number of tokens with a loss; the first token has none, as nothing predicts it."""
         return sum(label != IGNORED for label in self.labels[1:])
 
     @property
     def sequences(self) -> tuple[list[int], ...]:
-        """Give the sequences of tokens that the model reads."""
+        """The sequences of token ids that the model reads."""
         return (self.input_ids,)
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """What became of one example."""
+    """One example as tokens, or dropped."""
 
     example: Example
     row: TokenizedRow | None
-    """None where the example is dropped."""
+    """None if the example is dropped."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """What happened on the way, by the fields of `SplitRecord`."""
+    """What to add to the fields of `SplitRecord` that count changes to examples."""
 
 
 @dataclass
 class SplitCounts:
-    """What is counted of a split, row by row."""
+    """The counts of a split, added up row by row."""
 
     split: Split
     num_rows: int = 0
@@ -62,11 +62,11 @@ class SplitCounts:
     num_trained_tokens: int = 0
     longest_tokens: int = 0
     num_dropped_rows: int = 0
-    on_the_way: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
 
     def add(self, one: Tokenized) -> None:
-        """Count what became of one example."""
-        self.on_the_way.update(one.counts)
+        """Add one example to the counts."""
+        self.changes.update(one.counts)
         if one.row is None:
             self.num_dropped_rows += 1
             return
@@ -77,7 +77,7 @@ class SplitCounts:
         self.longest_tokens = max(self.longest_tokens, *lengths)
 
     def record(self) -> SplitRecord:
-        """Return what was counted, with where the rows are from."""
+        """Return the counts, with the split's source and hash."""
         return SplitRecord(
             source=self.split.source,
             sha256=self.split.sha256,
@@ -86,13 +86,13 @@ class SplitCounts:
             num_trained_tokens=self.num_trained_tokens,
             longest_tokens=self.longest_tokens,
             num_dropped_rows=self.num_dropped_rows,
-            **self.on_the_way,
+            **self.changes,
         )
 
 
 @dataclass(frozen=True)
 class TokenizedSplit:
-    """The rows of a split, the examples that they came from, and what happened on the way."""
+    """The rows of a split, the examples that they came from, and the counts."""
 
     rows: Sequence[TokenizedRow]
     examples: Sequence[Example]
@@ -100,7 +100,7 @@ class TokenizedSplit:
 
     @classmethod
     def of(cls, split: Split, tokenized: Iterable[Tokenized]) -> Self:
-        """Hold in memory what a split became."""
+        """Return the rows of a split in memory, and not in a token file."""
         counts, rows, examples = SplitCounts(split), [], []
         for one in tokenized:
             counts.add(one)
@@ -113,39 +113,42 @@ class TokenizedSplit:
 def tokenize_split(
     split: Split, renderer: Renderer, settings: DataSettings, *, positions: int | None = None
 ) -> Iterator[Tokenized]:
-    """Tokenise a split's examples, one after the other.
+    """Tokenize a split's examples, one after the other.
 
     Args:
         split: the examples.
-        renderer: how an example becomes text, with a fast tokenizer that tells where each token
-            begins.
+        renderer: how an example becomes text; its tokenizer must be a fast one, which returns
+            character offsets.
         settings: longest row, where the loss is, what to do with a lost answer.
-        positions: tokens of the longest row that the model can compute; rows are held to it, too.
+        positions: tokens of the longest row that the model can compute; longer rows are truncated.
 
     Raises:
-        UserError: a row's whole answer lies beyond `max_length` or the model's positions and the
-            settings say `error`, or no token at all is left to train on.
+        UserError: a row's answer lies entirely beyond `max_length` or the model's positions and
+            `on_lost_answer` is `error`, or all rows are dropped.
     """
     limit = min(settings.max_length, positions or settings.max_length)
     num_kept = 0
     for example in split.examples:
         with naming(split.source):
             rendered = renderer.full(example)
-        whole = _tokenize(rendered, renderer, settings.loss_on)
-        row = TokenizedRow(whole.input_ids[:limit], whole.labels[:limit])
+        full = _tokenize(rendered, renderer, settings.loss_on)
+        row = TokenizedRow(full.input_ids[:limit], full.labels[:limit])
         is_kept = row.num_trained_tokens > 0
         if not is_kept and settings.on_lost_answer is OnLostAnswer.ERROR:
-            raise _lost_answer(split, example, len(whole.input_ids), settings.max_length, limit)
+            raise _lost_answer(split, example, len(full.input_ids), settings.max_length, limit)
         num_kept += is_kept
-        is_shortened = 0 < row.num_trained_tokens < whole.num_trained_tokens
+        is_shortened = 0 < row.num_trained_tokens < full.num_trained_tokens
         counts = {**rendered.counts, "num_shortened_answers": int(is_shortened)}
         yield Tokenized(example, row if is_kept else None, counts)
     if not num_kept:
-        raise UserError(f"{split.source}: no row has an answer within {limit} tokens")
+        raise UserError(
+            f"{split.source}: no row has an answer within {limit} tokens (data.max_length, or the "
+            "model's positions); shorten the prompts, or raise data.max_length"
+        )
 
 
 def some_at_once(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Return examples by as many as a tokenizer takes at once without holding much."""
+    """Yield the examples in lists, each small enough to be tokenized at once."""
     left = iter(examples)
     while some := list(islice(left, _EXAMPLES_AT_ONCE)):
         yield some
@@ -153,7 +156,7 @@ def some_at_once(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 @contextmanager
 def naming(source: str) -> Iterator[None]:
-    """Name the source in a user's mistake that names a row only."""
+    """Add the source's name to a UserError that names only the row."""
     try:
         yield
     except UserError as mistake:
@@ -161,9 +164,10 @@ def naming(source: str) -> Iterator[None]:
 
 
 def shared_prefix_length(rows: Iterable[TokenizedRow]) -> int:
-    """Count the tokens that all rows begin with and none is trained on.
+    """Return the number of tokens that all rows begin with and none is trained on.
 
-    Each row keeps at least one untrained token of its own, from which its answer is predicted.
+    At least one untrained token stays outside of the prefix: it predicts the row's first trained
+    token, so each row needs one of its own.
     """
     common: list[int] | None = None
     first_trained = 0
@@ -180,13 +184,14 @@ def shared_prefix_length(rows: Iterable[TokenizedRow]) -> int:
 
 
 def _tokenize(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> TokenizedRow:
-    # A chat template writes the special tokens itself.
+    # A chat template writes the special tokens itself; without one the tokenizer adds them.
     is_plain = renderer.template is Template.PLAIN
     ids, places = encode(renderer.tokenizer, rendered.text, adds_special_tokens=is_plain)
     spans = ((0, len(rendered.text)),) if loss_on is LossOn.ALL else rendered.answers
     labels = [
-        # A token may begin in the prompt (`is ` + `Paris`: its space is part of the word), and one
-        # of white space may have an empty span at its end, as GPT-NeoX's tokenizer trims them.
+        # A token may begin in the prompt (`is ` + `Paris`: the space belongs to the word's token).
+        # A whitespace token may have an empty span, as GPT-NeoX's tokenizer trims offsets; it then
+        # lies at the end of the whitespace.
         token if any(a < end and start < b for a, b in spans) else IGNORED
         for token, (start, end) in zip(ids, places, strict=True)
     ]
@@ -200,6 +205,6 @@ def _lost_answer(
     if limit < max_length:
         within, remedy = f"the model's {limit} positions", ""
     return UserError(
-        f"{split.source}, row {example.row}: nothing of the answer is left within {within} (the "
-        f"row has {length} tokens); {remedy}shorten the row, or set data.on_lost_answer to drop"
+        f"{split.source}, row {example.row}: the answer lies entirely beyond {within} (the row has "
+        f"{length} tokens); {remedy}shorten the row, or set data.on_lost_answer to drop"
     )

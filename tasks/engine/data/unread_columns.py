@@ -1,8 +1,8 @@
 """Columns of rows, and keys of messages, that are not read.
 
-One that changes what a row means is a reason to refuse the row: trained on without it, the row
-would teach something else than its author wrote. All others are counted, to be named once.
-Absent, null and empty ones say nothing.
+If one changes what the row means, the row is refused: without it, the row would teach something
+that its author did not write. All others are counted, and reported once with their counts. Null
+and empty values are treated as absent.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ _READ = {
 }
 _READ_OF_MESSAGES = {"role", "content"}
 _EMPTY_CELLS = {"", "[]", "{}", "null"}
-"""What nothing looks like in a CSV cell."""
+"""CSV cells that are treated as absent."""
 
 
 def _always(value: object) -> bool:  # noqa: ARG001 - one of several tests of a value
@@ -45,7 +45,7 @@ def _is_false(value: object) -> bool:
 def _is_not_one(value: object) -> bool:
     try:
         return float(str(value)) != 1
-    except ValueError:  # a text such as "3 kg" weighs something else
+    except ValueError:  # text such as "3 kg" is about another kind of weight
         return _is_false(value)
 
 
@@ -54,14 +54,16 @@ class _Meaning:
     """Names that change what a row means, and what to do about them."""
 
     columns: tuple[str, ...]
-    """Where they stand beside the columns that are read."""
+    """The names of columns."""
     keys: tuple[str, ...]
-    """Where they stand in a message."""
+    """The names of keys in a message."""
     formats: tuple[RowFormat, ...]
+    """The formats of rows in which they do."""
     advice: str
     is_asked: bool
-    """Whether it is part of the question, and not of how it is to be answered only."""
+    """Whether it changes the question, and not only how it is to be answered."""
     matters: Callable[[object], bool] = _always
+    """Whether a value changes what the row means."""
 
 
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
@@ -72,15 +74,15 @@ _MEANINGS = (
         columns=_TOOLS,
         keys=_TOOLS,
         formats=_ANSWERED,
-        advice="tools and calls of them are not handed to the chat template; leave such rows out, "
-        "or write both into the text of the messages as the template would",
+        advice="tools and calls of them are not passed to the chat template; remove such rows, or "
+        "write both into the text of the messages as the template would",
         is_asked=True,
     ),
     _Meaning(
         columns=_REASONING,
         keys=(*_REASONING, "reasoning"),
         formats=_ANSWERED,
-        advice="reasoning is not handed to the chat template; write it into the answer's text as "
+        advice="reasoning is not passed to the chat template; write it into the answer's text as "
         "the template would, or remove it to train on the answer alone",
         is_asked=True,
     ),
@@ -88,7 +90,7 @@ _MEANINGS = (
         columns=("chat_template_kwargs",),
         keys=(),
         formats=_ANSWERED,
-        advice="nothing but the messages is handed to the chat template; remove it",
+        advice="only the messages are passed to the chat template; remove the column",
         is_asked=True,
     ),
     _Meaning(
@@ -103,23 +105,23 @@ _MEANINGS = (
         columns=_MEDIA,
         keys=_MEDIA,
         formats=_ALL,
-        advice="only text is read; leave such rows out, or remove it to train on the text alone",
+        advice="only text is read; remove such rows, or remove it to train on the text alone",
         is_asked=True,
     ),
     _Meaning(
         columns=("chosen", "rejected"),
         keys=(),
         formats=_GENERATIVE,
-        advice="preferences are not learnt; to imitate the chosen answers, write them as "
-        "completion, or as the last of the messages, and remove chosen and rejected",
+        advice="training on preferences is not supported; to imitate the chosen answers, write "
+        "them as completion, or as the last of the messages, and remove chosen and rejected",
         is_asked=False,
     ),
     _Meaning(
         columns=("label", "kto_tag"),
         keys=(),
         formats=_GENERATIVE,
-        advice="whether an answer is wanted is not learnt, so an unwanted one would be imitated; "
-        "keep only the rows whose answer is wanted, without this column",
+        advice="whether an answer is good is not read, so bad ones would be imitated; keep only "
+        "the rows with a good answer, without this column",
         is_asked=False,
         matters=_is_truth_value,
     ),
@@ -127,8 +129,7 @@ _MEANINGS = (
         columns=("weight", "loss_weight"),
         keys=("weight", "loss_weight"),
         formats=_ALL,
-        advice="everything that is learnt counts alike, as with the weight 1; leave out what "
-        "should not be learnt",
+        advice="all answers have the weight 1; remove what should not be learned, and the weights",
         is_asked=False,
         matters=_is_not_one,
     ),
@@ -136,7 +137,7 @@ _MEANINGS = (
         columns=(),
         keys=("train",),
         formats=_ANSWERED,
-        advice="every answer is trained on; leave out what should not be learnt",
+        advice="every answer is trained on; remove what should not be learned",
         is_asked=False,
         matters=_is_false,
     ),
@@ -146,12 +147,12 @@ _BY_KEY = {name: one for one in _MEANINGS for name in one.keys}
 
 
 def refusal(row: Row, row_format: RowFormat, *, asks: bool = False) -> str | None:
-    """Return why a row can't be read without some column; None where it can.
+    """Return why a row can't be used without some column; None if it can.
 
     Args:
         row: the row.
         row_format: which of its columns are read.
-        asks: whether the row is a question, so that only what is asked counts.
+        asks: whether the row is only asked, so that columns about its answer do not matter.
     """
     for name in _unread(row, _READ[row_format]):
         meaning = _BY_COLUMN.get(name)
@@ -162,19 +163,23 @@ def refusal(row: Row, row_format: RowFormat, *, asks: bool = False) -> str | Non
 
 
 def message_refusal(message: Mapping[str, object], *, asks: bool = False) -> str | None:
-    """Return why a message can't be read without some key, as `refusal` does of a row."""
+    """Return why a message can't be used without some key; None if it can.
+
+    Args:
+        message: the message.
+        asks: as in `refusal`.
+    """
     for name in _unread(message, _READ_OF_MESSAGES):
         meaning = _BY_KEY.get(name)
-        # Only the assistant's messages are learnt; that the others have no weight goes without
-        # saying.
-        is_learnt = message.get("role") == "assistant" and not asks
-        if meaning and (meaning.is_asked or is_learnt) and meaning.matters(message[name]):
+        # Only the assistant's messages are learned, so a weight of 0 on others changes nothing.
+        is_learned = message.get("role") == "assistant" and not asks
+        if meaning and (meaning.is_asked or is_learned) and meaning.matters(message[name]):
             return f"has the key {name}: {meaning.advice}"
     return None
 
 
 def count_unread(rows: Iterable[Row], row_format: RowFormat) -> Counter[str]:
-    """Count the rows in which something stands that is not read, by the column's or key's name."""
+    """Count the rows with a value that is not read, by the column's or key's name."""
     found: Counter[str] = Counter()
     for row in rows:
         for name in dict.fromkeys(_unread_names(row, row_format)):
@@ -183,7 +188,7 @@ def count_unread(rows: Iterable[Row], row_format: RowFormat) -> Counter[str]:
 
 
 def unread_text(unread: Mapping[str, int]) -> str:
-    """Return the names and counts as one line."""
+    """Return the names and counts as a line of text."""
     return ", ".join(f"{name} ({count:,} rows)" for name, count in unread.items())
 
 
@@ -197,12 +202,12 @@ def _unread_names(row: Row, row_format: RowFormat) -> Iterator[str]:
 
 
 def _unread(given: Mapping[str, object], read: set[str]) -> list[str]:
-    if given.keys() <= read:  # as nearly always
+    if given.keys() <= read:  # nearly always, and much faster
         return []
-    return [name for name, value in given.items() if name not in read and not _says_nothing(value)]
+    return [name for name, value in given.items() if name not in read and not _is_empty(value)]
 
 
-def _says_nothing(value: object) -> bool:
+def _is_empty(value: object) -> bool:
     if isinstance(value, str):
         return value.strip() in _EMPTY_CELLS
     return value is None or (isinstance(value, list | dict) and not value)

@@ -127,8 +127,8 @@ def test_other_columns_keep_their_types(predict: Predicting, tmp_path: Path) -> 
 
 
 BAD: dict[str, tuple[object, str]] = {
-    "no JSON": ("{nonsense", "line 2: no valid JSON"),
-    "no UTF-8": ('{"prompt": "\udcff"}', "no UTF-8 text (line 2"),
+    "no JSON": ("{nonsense", "line 2: invalid JSON"),
+    "no UTF-8": ('{"prompt": "\udcff"}', "not UTF-8 text (line 2"),
     "too large a number": ('{"n": ' + "1" * 5000 + "}", "line 2: the JSON can't be read"),
     "half a character": ('{"adapter": "a", "prompt": "\\ud83d"}', "half of a surrogate pair"),
     "a key twice": ('{"prompt": "a", "prompt": "b"}', "line 2: the key 'prompt' is given twice"),
@@ -168,7 +168,7 @@ def test_a_csv_cell_that_is_no_text_spoils_its_row_alone(
     assert predict(tmp_path / "rows.csv").num_bad_rows == 1
     rows = list(csv.DictReader((tmp_path / "answers.csv").open(newline="")))
     assert [row["answer"] for row in rows] == [expected["a"][0], "", expected["a"][2]]
-    assert "no UTF-8 text (line 3" in rows[1]["error"]
+    assert "not UTF-8 text (line 3" in rows[1]["error"]
 
 
 def test_what_no_file_can_hold_as_text_is_kept_as_an_escape(

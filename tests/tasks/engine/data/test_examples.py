@@ -134,15 +134,15 @@ def answered(**more: object) -> Row:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (answered(tool_calls=[CALL]), "message 2 has the key tool_calls: .*leave such rows out"),
+        (answered(tool_calls=[CALL]), "message 2 has the key tool_calls: .*remove such rows"),
         (answered(reasoning_content="c"), "message 2 has the key reasoning_content"),
         (answered(thinking="c"), "message 2 has the key thinking"),
-        (answered(weight=0), "message 2 has the key weight: .*leave out"),
+        (answered(weight=0), "message 2 has the key weight: .*remove what should"),
         (answered(train=False), "message 2 has the key train"),
-        (CHAT | {"tools": [CALL]}, "a column tools: .*not handed to the chat template"),
-        (CHAT | {"label": False}, "a column label: .*unwanted one would be imitated"),
+        (CHAT | {"tools": [CALL]}, "a column tools: .*not passed to the chat template"),
+        (CHAT | {"label": False}, "a column label: .*bad ones would be imitated"),
         (many(1)[0] | {"label": "True"}, "a column label"),
-        (CHAT | {"rejected": "c"}, "a column rejected: preferences are not learnt"),
+        (CHAT | {"rejected": "c"}, "a column rejected: training on preferences"),
         (CHAT | {"images": ["a.png"]}, "a column images: only text is read"),
         ({"text": "a", "audios": ["a.mp3"]}, "a column audios"),
         (many(1)[0] | {"weight": 0.5}, "a column weight"),
@@ -184,7 +184,7 @@ def test_a_system_column_beside_messages_is_their_system_turn(tmp_path: Path) ->
     settings = DataSettings(train=written(tmp_path, rows), eval_fraction=0)
     examples = read_examples(settings, seed=0).train.examples
     assert {one.messages for one in examples} == {(Message("system", "s"), USER, ANSWER)}
-    with pytest.raises(UserError, match=r'row 1: the column system says "t", .* keep one'):
+    with pytest.raises(UserError, match=r'row 1: the column system is "t", .* keep one'):
         read_examples(DataSettings(train=written(tmp_path, [own | {"system": "t"}])), seed=0)
 
 
@@ -231,13 +231,21 @@ def test_the_order_of_classes_is_the_same_in_every_process(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("row", "wanted", "message"),
     [
-        ({"question": "a", "reply": "b"}, "auto", "columns question, reply; possible are messages"),
+        ({"question": "a", "reply": "b"}, "auto", "columns question, reply; possible: messages"),
         ({"promt": "a", "completion": "b"}, "auto", "rename promt to prompt?"),
         ({"prompt": "a", "x": "b"}, "auto", "for prompt-completion, completion is missing"),
-        ({"prompt": "a", "completion": "b"}, "text", "possible are text: text"),
-        ({"conversations": [{"from": "human", "value": "a"}]}, "auto", "as ShareGPT has it: write"),
+        ({"prompt": "a", "completion": "b"}, "text", "possible: text: text"),
+        (
+            {"conversations": [{"from": "human", "value": "a"}]},
+            "auto",
+            "in ShareGPT's format: write",
+        ),
         ({"chat": [{"role": "user", "content": "a"}]}, "auto", "rename chat to messages$"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "auto", "preferences .* are not learnt"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            "auto",
+            "preferences .* is not supported",
+        ),
         ({"completions": "a", "content": "b"}, "auto", "rename completions to completion"),
         ({"conversations": "a"}, "auto", "rename the columns to one of these$"),
         (

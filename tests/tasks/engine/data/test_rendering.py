@@ -186,7 +186,7 @@ def test_template_that_loses_the_answer_is_refused(tokenizer: "PreTrainedTokeniz
         "message['content'] | selectattr('type', 'defined') | map(attribute='text') | join",
     )
 
-    with pytest.raises(UserError, match="row 7: the chat template does not write the answer 'b'"):
+    with pytest.raises(UserError, match="row 7: the chat template changes the answer 'b'"):
         Renderer(tokenizer, Template.CHAT).full(example(*TALK))
 
 
@@ -246,7 +246,7 @@ def test_templates_by_name_without_a_default_are_refused() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = {"rag": "a", "tool_use": "b"}
 
-    with pytest.raises(UserError, match="chat templates rag, tool_use, and none is named default"):
+    with pytest.raises(UserError, match="chat templates rag, tool_use, but none is named default"):
         choose_template(Template.AUTO, tokenizer, is_text=False)
     assert choose_template(Template.PLAIN, tokenizer, is_text=False) is Template.PLAIN
 

@@ -105,7 +105,7 @@ def test_equal_data_makes_equal_files(tiny_base: Path, tmp_path: Path) -> None:
 def test_a_mistake_leaves_no_file(tiny_base: Path, tmp_path: Path) -> None:
     """A row that loses its answer ends the writing, and nothing half-made stays."""
     rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a" * 99, "completion": "b"}]
-    with pytest.raises(UserError, match="row 2: nothing of the answer is left"):
+    with pytest.raises(UserError, match="row 2: the answer lies entirely beyond"):
         prepared(tiny_base, tmp_path, rows, max_length=40)
     assert not list((tmp_path / "tokens").iterdir())
 

@@ -306,5 +306,5 @@ def test_tokens_outlive_the_users_file(tiny_base: Path, tmp_path: Path) -> None:
     assert again.eval is not None
     assert (len(again.train.rows), len(again.eval.rows)) == (6, 2)
     record.tokens[1].path.write_bytes(b"spoiled")
-    with pytest.raises(UserError, match=r"eval\.arrow is gone or changed"):
+    with pytest.raises(UserError, match=r"eval\.arrow is missing or has changed"):
         open_data(record, base)

@@ -123,7 +123,7 @@ def test_labelled_rows_go_with_their_task(tmp_path: Path) -> None:
     file = written(tmp_path / "rows.jsonl", LABELLED)
     assert read_examples(DataSettings(train=file), 0).row_format == "text"
     labelled = DataSettings.model_validate({"train": file, "format": "labelled"})
-    with pytest.raises(UserError, match=r"labelled does not go with base_model\.task"):
+    with pytest.raises(UserError, match=r"labelled cannot be used with this base_model\.task"):
         read_examples(labelled, 0)
     assert "task: sequence-classification" in starting_configuration(Path(file), "org/model")
 

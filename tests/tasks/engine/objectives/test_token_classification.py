@@ -111,7 +111,7 @@ def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ({"tokens": ["a", "b"], "tags": ["O"]}, "2 tokens and 1 tags"),
-        ({"tokens": ["a b"], "tags": ["O"]}, 'token "a b" has white space'),
+        ({"tokens": ["a b"], "tags": ["O"]}, 'token "a b" contains whitespace'),
         ({"tokens": "a b", "tags": ["O"]}, "tokens is .*must be a list"),
         ({"tokens": [], "tags": []}, "must be a list"),
     ],

@@ -107,7 +107,7 @@ def test_the_loss_is_that_of_the_last_answer(
     labelled = str(tokenizer.decode([label for label in row.labels if label != IGNORED]))
     assert labelled.removesuffix(str(tokenizer.eos_token)).strip() == "France"
     short = replace(rows_of, data=DataSettings(train="none.jsonl", max_length=8))
-    with pytest.raises(UserError, match="nothing of the answer is left"):
+    with pytest.raises(UserError, match="the answer lies entirely beyond"):
         short.tokenized(renderer, adapters.base)
 
 
