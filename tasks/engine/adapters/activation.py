@@ -1,4 +1,4 @@
-"""Which of a model's adapters answers: one of them, or none, and then the base's own weights do."""
+"""Which of a model's adapters is active: one of them, or none, so that the base answers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def switch_adapter(model: "PreTrainedModel", name: str) -> None:
-    """Make one of the loaded adapters the only active one; nothing becomes trainable.
+    """Make one of the loaded adapters the only active one, without making it trainable.
 
     Raises:
         UserError: the model has no adapter of that name.
@@ -23,27 +23,27 @@ def switch_adapter(model: "PreTrainedModel", name: str) -> None:
         raise UserError(f"the model has no adapter {name!r}; it has {', '.join(names) or 'none'}")
     with same_trainable(model):
         enable_adapters(model)
-        # Not the model's own method: transformers 5.23 gives up at a module that another adapter
-        # trained whole and this one did not.
+        # Not the model's own method: transformers 5.23 fails at a module that another adapter
+        # trained fully and this one did not.
         set_adapter(model, name)
 
 
 def enable_adapters(model: "PreTrainedModel") -> None:
-    """Switch the adapters on again, with what they trained whole; nothing becomes trainable."""
+    """Enable the active adapters and their fully trained modules, without making them trainable."""
     with same_trainable(model):
         model.enable_adapters()
-        _set_whole_modules(model, enabled=True)
+        _set_fully_trained_modules(model, enabled=True)
 
 
 def disable_adapters(model: "PreTrainedModel") -> None:
-    """Switch all adapters off: the model answers as its base (unless biases trained along)."""
+    """Disable all adapters: the model answers as its base (unless its biases were trained)."""
     model.disable_adapters()
-    _set_whole_modules(model, enabled=False)
+    _set_fully_trained_modules(model, enabled=False)
 
 
 @contextmanager
 def adapters_disabled(model: "PreTrainedModel") -> Iterator[None]:
-    """Give the base's answers for a while."""
+    """Disable all adapters for a while."""
     disable_adapters(model)
     try:
         yield
@@ -53,15 +53,15 @@ def adapters_disabled(model: "PreTrainedModel") -> Iterator[None]:
 
 @contextmanager
 def same_trainable(model: "PreTrainedModel") -> Iterator[None]:
-    """Undo that PEFT makes the adapters trainable that it loads or activates."""
+    """Restore which parameters are trainable: PEFT makes adapters trainable that it activates."""
     trains = {key for key, p in model.named_parameters() if p.requires_grad}
     yield
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(key in trains)
 
 
-def _set_whole_modules(model: "PreTrainedModel", *, enabled: bool) -> None:
-    # transformers 5.23 disables these wrappers along with the adapters and never enables them.
+def _set_fully_trained_modules(model: "PreTrainedModel", *, enabled: bool) -> None:
+    # transformers 5.23 disables these wrappers with the adapters, but never enables them again.
     from peft.utils import ModulesToSaveWrapper
 
     for module in model.modules():

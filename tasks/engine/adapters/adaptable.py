@@ -1,4 +1,4 @@
-"""Which layers of a model LoRA can adapt, told by what PEFT takes."""
+"""Which layers of a model LoRA can adapt, judged by what PEFT accepts."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def adaptable(model: "PreTrainedModel") -> dict[str, "nn.Module"]:
-    """Return the modules that LoRA can adapt, by their dotted names."""
+    """Return the modules that LoRA can adapt, by dotted name."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -20,10 +20,11 @@ def adaptable(model: "PreTrainedModel") -> dict[str, "nn.Module"]:
 
 
 def _refused_names(names: Iterable[str], model: "PreTrainedModel") -> set[str]:
-    """Return the layers' names that can't be targets: PEFT goes by the name alone.
+    """Return the names that can't be targets: PEFT judges by the name alone.
 
-    PEFT 0.21 refuses layers whose weights Mamba's kernels read past them, and takes the names that
-    experts had in transformers 4 for the fused ones, even where a dense layer is called the same.
+    PEFT 0.21 refuses layers whose weights Mamba's kernels use without calling their forward. It
+    also maps the names that experts had in transformers 4 to the fused experts of transformers 5,
+    even if a dense layer has the same name.
     """
     from peft import LoraConfig
     from peft.tuners.tuners_utils import _check_lora_target_modules_mamba

@@ -1,7 +1,7 @@
-"""Many adapters on one base: loaded by name, switched without reloading anything.
+"""Many adapters on one base: loaded by name, and switched without reloading anything.
 
-The base is in memory once. Switched off, it gives its own logits bit for bit; switched to an
-adapter, that adapter's, whatever was active in between.
+The base is in memory once. With all adapters disabled its logits are its own, bit for bit; with one
+active they are that adapter's, no matter which were active before.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,23 +29,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """An adapter of the set: where it came from, and how its prompts are written."""
+    """An adapter of the set: where it is from, and how its prompts are written."""
 
     name: str
     source: str
     sha256: str
-    """Of its weights' file."""
+    """Of its weights file."""
     config_sha256: str
-    """Of its configuration's file."""
+    """Of its configuration file."""
     template: Template
     """How its prompts are written: `chat` or `plain`."""
     tokenizer: "PreTrainedTokenizerBase"
     remarks: tuple[str, ...]
-    """What could not be checked."""
+    """Warnings about what could not be checked."""
 
 
 class AdapterSet:
-    """One base in memory and any number of named adapters on it, of which one or none answers."""
+    """One base in memory and any number of named adapters on it, of which at most one is active.
+
+    Args:
+        model: the loaded base.
+        tokenizer: the base's.
+        base: which base it is.
+    """
 
     def __init__(
         self,
@@ -72,12 +78,12 @@ class AdapterSet:
 
     @property
     def adapters(self) -> Mapping[str, LoadedAdapter]:
-        """The loaded adapters by their names, in the order they were loaded."""
+        """The loaded adapters by name, in the order of loading."""
         return MappingProxyType(self._loaded)
 
     @property
     def active(self) -> str | None:
-        """The adapter that answers; None while the base does."""
+        """The active adapter's name; None while all are disabled."""
         return self._active
 
     def load(
@@ -89,18 +95,18 @@ class AdapterSet:
         template: Template = Template.AUTO,
         any_base: bool = False,
     ) -> LoadedAdapter:
-        """Load an adapter beside those that are there, and switch to it.
+        """Load an adapter in addition to those of the set, and switch to it.
 
         Args:
-            source: its folder or Hub id; what MLflow keeps, `tasks.tracking` brings to a folder.
+            source: its folder or Hub id; `tasks.tracking` downloads one from MLflow to a folder.
             name: letters, digits, `_` and `-`.
             revision: branch, tag or commit of a Hub id.
             template: how its prompts are written; `auto` is as in training.
-            any_base: whether an adapter that names another base is loaded if its shapes fit.
+            any_base: whether an adapter made for another base may be loaded if its shapes fit.
 
         Raises:
-            UserError: it is not there, its name is taken, or it does not go with this base; the
-                set is as it was.
+            UserError: there is no such adapter, its name is taken, or it does not fit this base;
+                the set is unchanged.
         """
         try:
             check_adapter_name(name)
@@ -118,7 +124,7 @@ class AdapterSet:
         return loaded
 
     def switch(self, name: str) -> None:
-        """Let this adapter answer.
+        """Make an adapter the active one.
 
         Raises:
             UserError: there is none of that name.
@@ -127,11 +133,11 @@ class AdapterSet:
         self._activate(name)
 
     def disable(self) -> None:
-        """Let the base answer."""
+        """Disable all adapters, so that the base answers."""
         self._activate(None)
 
     def unload(self, name: str) -> None:
-        """Take an adapter out of memory; if it was the active one, the base answers.
+        """Remove an adapter from memory; if it was the active one, the base answers.
 
         Raises:
             UserError: there is none of that name.
@@ -143,7 +149,10 @@ class AdapterSet:
 
     @contextmanager
     def using(self, name: str | None) -> Iterator["PreTrainedModel"]:
-        """Let this adapter answer for a while (None: the base), then what did so before.
+        """Activate an adapter for a while, then restore which one was active.
+
+        Args:
+            name: of the adapter; None for the base.
 
         Raises:
             UserError: there is none of that name.
@@ -183,7 +192,7 @@ class AdapterSet:
     def _require(self, name: str) -> None:
         if name not in self._loaded:
             known = ", ".join(self._loaded) or "none"
-            raise UserError(f"there is no adapter {name!r}; loaded are {known}")
+            raise UserError(f"there is no adapter {name!r}; loaded: {known}")
 
     def _activate(self, name: str | None) -> None:
         if name is not None:
@@ -194,17 +203,17 @@ class AdapterSet:
 
 
 def check_shareable(folder: AdapterFolder) -> None:
-    """Refuse what would change the base's answers, or other adapters', by being there.
+    """Check that an adapter changes nothing while another one or none is active.
 
     Raises:
-        UserError: the adapter trained such.
+        UserError: it trained biases of the base, or the embeddings of single tokens.
     """
     bias, tokens = folder.config.bias, folder.config.trainable_token_indices
     if bias == "none" and not tokens:
         return
-    # peft 0.21 fails at the wrapper of such tokens as soon as another adapter is active.
+    # peft 0.21 fails in the wrapper for such tokens as soon as another adapter is active.
     what = f"biases of the base (bias={bias!r})" if bias != "none" else "single tokens' embeddings"
     raise UserError(
-        f"{folder.source} trained {what}, which can't share a base with other adapters; merge it "
+        f"{folder.source} trained {what}, so it can't share a base with other adapters; merge it "
         "with `adapterflow export --merged`, or load it alone"
     )

@@ -1,7 +1,7 @@
-"""The adapter's weights inside a model: told apart from the base's, read out, written in, compared.
+"""The adapter's weights in a model: distinguish them from the base's, read, write, compare them.
 
-`add_adapter()` injects into the model's own modules; PEFT names what it adds `lora_…` and wraps
-what trains whole under `modules_to_save`.
+`add_adapter()` injects into the model's own modules. PEFT calls the weights that it adds `lora_…`,
+and wraps fully trained modules, whose copies are under `modules_to_save`.
 """
 
 import re
@@ -22,26 +22,31 @@ _ADAPTER_PART = re.compile(r"\.(?:lora_\w+|modules_to_save)\.([^.]+)")
 
 
 def is_adapter_parameter(name: str, adapter_name: str | None = None) -> bool:
-    """Tell by its dotted name whether a parameter belongs to an adapter, or to this one."""
+    """Return whether a parameter belongs to an adapter, judged by its name.
+
+    Args:
+        name: the parameter's dotted name.
+        adapter_name: if given, only this adapter counts.
+    """
     part = _ADAPTER_PART.search(name)
     return part is not None and adapter_name in (None, part.group(1))
 
 
 def read_adapter(model: "PreTrainedModel", adapter_name: str) -> dict[str, "torch.Tensor"]:
-    """Give a copy of one adapter's weights on the CPU, by module and matrix."""
+    """Return a copy of one adapter's weights on the CPU, by their names in the base."""
     from peft import get_peft_model_state_dict
 
-    # Saving the embeddings along is PEFT's guess where they might have been resized; here they
-    # are in `modules_to_save` when they train, and only then.
+    # By default PEFT also saves the embeddings if it guesses that they were resized. Here they are
+    # in `modules_to_save` if they train, and only then.
     state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     return {loadable(key): value.detach().cpu().clone() for key, value in state.items()}
 
 
 def loadable(key: str) -> str:
-    """Write a weight's key as both libraries read it.
+    """Return a weight's key in the form that both PEFT and transformers can read.
 
-    PEFT 0.21 leaves out the end of DoRA's keys and reads them both ways; transformers 5.23 reads
-    them with their end only, and goes on with the base's magnitudes where it is missing.
+    PEFT 0.21 writes DoRA's keys without `.weight` and reads both forms. transformers 5.23 only
+    reads them with it, and otherwise silently keeps the base's magnitudes.
     """
     return f"{key}.weight" if key.endswith(".lora_magnitude_vector") else key
 
@@ -49,7 +54,7 @@ def loadable(key: str) -> str:
 def write_adapter(
     model: "PreTrainedModel", adapter_name: str, weights: dict[str, "torch.Tensor"]
 ) -> None:
-    """Put weights into an adapter that the model already has.
+    """Set the weights of an adapter that the model already has.
 
     Raises:
         VerificationError: the weights' keys or shapes are not the adapter's.
@@ -61,13 +66,13 @@ def write_adapter(
     if present != given:
         wrong = sorted(k for k in present.keys() | given.keys() if present.get(k) != given.get(k))
         raise VerificationError(
-            f"{len(wrong)} weights do not belong to adapter {adapter_name!r}, such as {wrong[0]}"
+            f"{len(wrong)} weights are not those of adapter {adapter_name!r}, such as {wrong[0]}"
         )
     set_peft_model_state_dict(model, weights, adapter_name=adapter_name)
 
 
 def save_weights(weights: dict[str, "torch.Tensor"], file: Path) -> Path:
-    """Write weights to a safetensors file, atomically.
+    """Write weights to a safetensors file, atomically; return the file.
 
     Raises:
         UnwritableError: the disk is full, or the place is not writable.
@@ -87,9 +92,9 @@ def load_weights(file: Path) -> dict[str, "torch.Tensor"]:
 
 
 def base_weights(model: "PreTrainedModel") -> Iterator[tuple[str, "torch.Tensor"]]:
-    """Give the base's own weights and buffers, in a fixed order.
+    """Yield the base's weights and buffers with their names, in a fixed order.
 
-    A base bias that trains along (`bias` other than `none`) is not among them.
+    The base's biases that train with the adapter (`bias` other than `none`) are left out.
     """
     for name, parameter in sorted(model.named_parameters()):
         if not is_adapter_parameter(name) and not parameter.requires_grad:
@@ -98,7 +103,7 @@ def base_weights(model: "PreTrainedModel") -> Iterator[tuple[str, "torch.Tensor"
 
 
 def base_checksum(model: "PreTrainedModel") -> str:
-    """Give the xxh3-128 of all base weights: equal before and after training, bit for bit."""
+    """Return the xxh3-128 of all base weights, to prove that training changed no bit of them."""
     import torch
     import xxhash
 
@@ -111,7 +116,7 @@ def base_checksum(model: "PreTrainedModel") -> str:
 
 
 def change(before: dict[str, "torch.Tensor"], after: dict[str, "torch.Tensor"]) -> float:
-    """Give the Euclidean norm of the difference of two states of one adapter."""
+    """Return the Euclidean norm of the difference between two states of one adapter."""
     import math
 
     return math.hypot(*((after[k].double() - before[k].double()).norm().item() for k in before))

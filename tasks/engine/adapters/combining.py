@@ -1,7 +1,8 @@
 """Several adapters of one base combined into one, by PEFT's `add_weighted_adapter`.
 
-`METHODS` says what each way is for: the sum itself or its best approximation of a rank, TIES
-(https://arxiv.org/abs/2306.01708), and DARE (https://arxiv.org/abs/2311.03099) before TIES.
+`METHODS` says what each method is for: the exact sum, its best approximation of a given rank, TIES
+(https://arxiv.org/abs/2306.01708, section 4), and DARE (https://arxiv.org/abs/2311.03099) followed
+by TIES.
 """
 
 import logging
@@ -39,16 +40,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METHODS = {
-    "cat": "the exact weighted sum, at the sum of the ranks",
-    "svd": "the sum's best approximation of one rank",
-    "ties": "for adapters that disagree: small values dropped, signs settled, then added up",
-    "dare_ties": "for many adapters: values dropped at random and the rest scaled up, then as ties",
+    "cat": "the exact weighted sum, whose rank is the sum of the ranks",
+    "svd": "the best approximation of the sum by a given rank",
+    "ties": "for adapters that disagree: drops small values, elects a sign, and sums the rest",
+    "dare_ties": "for many adapters: drops values at random, rescales the rest, then as ties",
 }
-"""The ways to combine that have a use of their own, and what each is for.
+"""The supported methods, and what each is for.
 
-PEFT's others are not here. Its `linear` kinds add up the A and the B each, which brings products of
-one adapter's A with another's B; its `…_svd` kinds of TIES and DARE compute the same from the whole
-products, at their size in memory.
+PEFT's others are left out. Its `linear` methods sum A and B separately, which also adds products of
+one adapter's A and another's B. Its `…_svd` variants of TIES and DARE need the full products B·A in
+memory for the same purpose.
 """
 
 _NAME = "combined"
@@ -61,11 +62,11 @@ class Combination:
     method: str = "cat"
     """One of `METHODS`."""
     density: float = 0.5
-    """Share of the values that TIES and DARE keep, in (0, 1]."""
+    """The share of values that TIES and DARE keep, in (0, 1]."""
     rank: int | None = None
-    """Of the result, for `svd`; the largest of the adapters' unless set."""
+    """Of the result, for `svd`; the largest rank of the adapters unless set."""
     seed: int = 0
-    """Of DARE's choice."""
+    """Of the values that DARE drops."""
 
 
 def combine(
@@ -75,23 +76,23 @@ def combine(
     folder: Path,
     how: Combination,
 ) -> CombinedRecord:
-    """Write one adapter made of several to a folder, complete and proven, or nothing.
+    """Combine adapters into one, verify it, and write it to a folder, atomically.
 
     Args:
         adapters: two or more.
-        weights: one an adapter.
-        base: which they were all made for; it is loaded in float32.
-        folder: the new adapter's own, which must not be there yet.
-        how: the method.
+        weights: one per adapter.
+        base: the base of all adapters; it is loaded in float32.
+        folder: for the new adapter; it must not exist.
+        how: the method and its settings.
 
     Raises:
-        UserError: the folder is there, an adapter is not of this base or not a plain LoRA, or PEFT
-            cannot combine them so.
-        VerificationError: loaded, the new adapter answers otherwise than when it was made.
+        UserError: the folder exists, an adapter is for another base or not a plain LoRA, or PEFT
+            cannot combine them by this method.
+        VerificationError: the saved adapter has other logits than the combined one.
     """
     check_new(folder)
     source = find_base(base.model_copy(update=FULL_PRECISION))
-    remarks = [remark for one in adapters for remark in check_base(one, source)]
+    remarks = [warning for one in adapters for warning in check_base(one, source)]
     model = load_base(source)
     unchanged = probe_logits(model)
     prompting = []
@@ -102,8 +103,8 @@ def combine(
         prompting.append((template_of(one, tokenizer), tokenizer.chat_template))
         if prompting[-1] != prompting[0]:
             remarks.append(
-                f"{one.source} was trained on prompts that are written otherwise than those of "
-                f"{adapters[0].source}; the combined adapter is prompted as the latter"
+                f"{one.source} was trained with another prompt template than "
+                f"{adapters[0].source}; the combined adapter uses the latter's"
             )
     log.info("combining %d adapters by %s ...", len(adapters), how.method)
     combined = _combined(model, adapters, weights, how)
@@ -111,7 +112,7 @@ def combine(
     read = adapter_state.read_adapter(combined, _NAME)
     state = {key.removeprefix(PEFT_PREFIX): value.contiguous() for key, value in read.items()}
     config = _configuration(combined, adapters[0])
-    _check_whole(state, adapters)
+    _check_complete(state, adapters)
     _check_rank(state, config["r"])
     del combined, model
     shares = _shares(adapters, weights)
@@ -135,7 +136,7 @@ def combine(
 
 
 def _check_plain(adapter: AdapterFolder) -> None:
-    """Refuse what PEFT 0.21 would leave out of the sum without a word."""
+    """Refuse adapters with weights that PEFT 0.21 would silently leave out of the sum."""
     config = adapter.config
     reasons = {
         "use_dora": config.use_dora,
@@ -146,8 +147,8 @@ def _check_plain(adapter: AdapterFolder) -> None:
     }
     if found := [name for name, is_set in reasons.items() if is_set]:
         raise UserError(
-            f"{adapter.source} has {', '.join(found)}; only the matrices of plain LoRA can be "
-            "combined. Merge it into its base with `adapterflow export --merged`"
+            f"{adapter.source} has {', '.join(found)}, but only plain LoRA can be combined; merge "
+            "it into its base with `adapterflow export --merged`"
         )
 
 
@@ -160,17 +161,18 @@ def _combined(
     import torch
     from peft import PeftModel
 
-    # Not bare numbers: PEFT would take the layers' numbers for adapters when it reads one out.
+    # Not plain numbers: PEFT would mistake the layers' numbers for adapters when it reads one.
     names = [f"adapter_{number}" for number in range(len(adapters))]
     loaded = PeftModel.from_pretrained(model, str(adapters[0].path), adapter_name=names[0])
     for name, one in zip(names[1:], adapters[1:], strict=True):
         loaded.load_adapter(str(one.path), adapter_name=name)
     for name in names:
-        # Else PEFT 0.21 scales what is combined, and has its scale already, once more.
+        # The combined weights include each adapter's scale. With rsLoRA, PEFT 0.21 would apply the
+        # scale a second time.
         loaded.peft_config[name].use_rslora = False
     extra: dict[str, Any] = {}
     if how.method == "svd":
-        # The whole square matrices are of no use, and of the size of the base's own.
+        # The full square matrices are as large as the base's weights, and not needed.
         extra |= {"svd_rank": how.rank, "svd_full_matrices": False}
     if how.method.endswith("ties"):
         extra["density"] = how.density
@@ -184,18 +186,18 @@ def _combined(
     return loaded
 
 
-def _check_whole(state: Mapping[str, "Tensor"], adapters: Sequence[AdapterFolder]) -> None:
-    """Refuse a sum without some of the layers: PEFT 0.21 takes the first adapter's layers for all.
+def _check_complete(state: Mapping[str, "Tensor"], adapters: Sequence[AdapterFolder]) -> None:
+    """Check that the sum has all adapted layers: PEFT 0.21 only takes those of the first adapter.
 
     Raises:
-        UserError: so it is.
+        UserError: some layers are missing.
     """
     adapted = {_layer(key) for one in adapters for key in one.shapes}
     if left_out := sorted(adapted - {_layer(key) for key in state}):
         raise UserError(
             f"PEFT would leave {len(left_out)} adapted layers out of the sum, such as "
-            f"{left_out[0]}: the adapters choose their layers differently (layers_to_transform, "
-            "layers_pattern, exclude_modules). Name the one with the most layers first, or merge "
+            f"{left_out[0]}: the adapters select their layers differently (layers_to_transform, "
+            "layers_pattern, exclude_modules); name the one with the most layers first, or merge "
             "them with `adapterflow export --merged`, one after the other"
         )
 
@@ -208,7 +210,7 @@ def _check_rank(state: dict[str, "Tensor"], r: int) -> None:
     lower = {key: w.shape[0] for key, w in state.items() if ".lora_A." in key and w.shape[0] < r}
     if lower:
         name, most = min(lower.items(), key=lambda one: one[1])
-        raise UserError(f"rank {r} is more than {name} can have; set a rank of at most {most}")
+        raise UserError(f"rank {r} is too large for {name}; set a rank of at most {most}")
 
 
 def _configuration(combined: "PeftModel", first: AdapterFolder) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def _verify(folder: Path, source: BaseSource, expected: "Tensor") -> float:
     fresh = load_base(source)
     load_adapter(fresh, folder)
     difference = (probe_logits(fresh) - expected).abs().max().item()
-    verify_same(difference, expected.abs().max().item(), "the combined adapter, loaded")
+    verify_same(difference, expected.abs().max().item(), "the combined adapter on a fresh base")
     return float(difference)
 
 
@@ -266,7 +268,7 @@ tags: [lora, adapterflow, combined-lora]
 
 Made by adapterflow with PEFT's `add_weighted_adapter`.
 
-| weights sha256 | share |
+| adapter weights sha256 | weight in the sum |
 |---|---|
 {rows}
 """

@@ -1,7 +1,7 @@
-"""Whether an adapter fits a base: told from files, before anything in the model is touched.
+"""Whether an adapter fits a base, found out from files before the model is touched.
 
-The weights' places and shapes are compared with those that the adapter's own configuration makes in
-an empty copy of the model, so every LoRA that PEFT can inject is judged as PEFT would inject it.
+The adapter is injected by its own configuration into a copy of the model on the meta device. The
+names and shapes of the weights there are what PEFT expects in the file, for any kind of LoRA.
 """
 
 import copy
@@ -26,18 +26,25 @@ if TYPE_CHECKING:
 Shapes = dict[str, tuple[int, ...]]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# Initialisations that rewrite the base when the adapter is put in, and what needs more of a model
-# than its layers.
+# Initializations that change the base's weights when the adapter is injected, and settings that
+# need more than the model's layers.
 _ALTERING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _ALTERING_FIELDS = ("layer_replication", "alora_invocation_tokens", "arrow_config")
 
 
 def fitting_weights(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[str, "Tensor"]:
-    """Read an adapter's weights once it is clear that all of them have their place in the model.
+    """Check that an adapter's weights fit the model, and read them.
+
+    Args:
+        adapter: to read.
+        model: the base, loaded or on the meta device; it is not changed.
+
+    Returns:
+        The weights by their names in the model.
 
     Raises:
-        UserError: the adapter's targets, layers, rank or widths are not those of the model, or it
-            would change the base's own weights.
+        UserError: the adapter's targets, layers, rank or widths do not fit the model, or it would
+            change the base's own weights.
     """
     _check_kind(adapter)
     expected = _expected_shapes(adapter, model)
@@ -53,7 +60,10 @@ def fitting_weights(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[st
 
 
 def check_base(adapter: AdapterFolder, base: BaseSource) -> tuple[str, ...]:
-    """Check that the adapter was made for this base; give what could not be told.
+    """Check that the adapter was made for this base, as far as its files say so.
+
+    Returns:
+        Warnings about what could not be checked.
 
     Raises:
         UserError: it was made for another base, another revision of it, or other classes.
@@ -75,31 +85,31 @@ def check_base(adapter: AdapterFolder, base: BaseSource) -> tuple[str, ...]:
         raise _another_base(adapter, str(reference), base)
     made = f"{reference or 'an unnamed base'} ({fingerprint or 'no fingerprint'})"
     here = f"{base.reference} ({base.fingerprint})"
-    return (f"{adapter.source} was made for {made}; whether {here} is that base can't be told",)
+    return (f"{adapter.source} was made for {made}; {here} may be another base",)
 
 
 def _check_classes(adapter: AdapterFolder, base: BaseSource) -> None:
-    """Check that the outputs mean the same, where the adapter says what they mean."""
+    """Check that the classes are the same, if the adapter's manifest names them."""
     labels = adapter.manifest.get("base_model", {}).get("labels")
     if labels is not None and tuple(labels) != base.labels:
         made_for = ", ".join(labels) or "no classes"
         raise UserError(
-            f"the adapter {adapter.source} was made for {made_for}; the base is loaded for "
-            f"{', '.join(base.labels) or 'none'}: load each on a base of its own"
+            f"the adapter {adapter.source} was made for {made_for}, but the base is loaded for "
+            f"{', '.join(base.labels) or 'no classes'}; load the adapter on a base of its own"
         )
 
 
 def check_tokenizer(
     adapter: AdapterFolder, tokenizer: "PreTrainedTokenizerBase"
 ) -> "PreTrainedTokenizerBase":
-    """Check that text means the same tokens as in the adapter's training.
+    """Check that text becomes the same tokens as in the adapter's training.
 
     Returns:
-        The adapter's own tokenizer where it was saved along, for its chat template; else the
-        base's.
+        The tokenizer saved with the adapter, for its chat template; without one, the base's.
 
     Raises:
-        UserError: the vocabularies or, for an adapter trained on chats, the templates differ.
+        UserError: the vocabularies differ, or for an adapter trained with a chat template, the
+            templates differ.
     """
     if adapter.has_tokenizer():
         own = read_tokenizer(str(adapter.path), None, "the adapter")
@@ -107,9 +117,9 @@ def check_tokenizer(
         different = sorted(ours.items() ^ theirs.items(), key=lambda one: one[1])
         if different:
             raise UserError(
-                f"the adapter {adapter.source} was trained with another vocabulary of "
-                f"{len(theirs)} tokens; the base has {len(ours)}, and {different[0][0]!r} is not "
-                "the same token in both. Load the base it was trained on"
+                f"the adapter {adapter.source} was trained with another vocabulary: it has "
+                f"{len(theirs)} tokens, the base has {len(ours)}, and {different[0][0]!r} is not "
+                "the same token in both; load the base that it was trained on"
             )
         return own
     recorded, here = adapter.manifest.get("tokenizer", {}), tokenizer_identity(tokenizer)
@@ -118,7 +128,7 @@ def check_tokenizer(
         if recorded and recorded[kind] != here[kind]:
             raise UserError(
                 f"the adapter {adapter.source} was trained with another {kind.replace('_', ' ')} "
-                "than the base's tokenizer has; load the base it was trained on"
+                "than the base's tokenizer has; load the base that it was trained on"
             )
     return tokenizer
 
@@ -128,9 +138,17 @@ def template_of(
     tokenizer: "PreTrainedTokenizerBase",
     wanted: Template = Template.AUTO,
 ) -> Template:
-    """Tell how an adapter's prompts are written: as in training, unless another way is wanted.
+    """Return how an adapter's prompts are written: as in training, unless set otherwise.
 
-    Where no manifest tells, it is the tokenizer's chat template if it has one.
+    If no manifest says how, the tokenizer's chat template is used, if it has one.
+
+    Args:
+        adapter: with its manifest.
+        tokenizer: that writes the prompts.
+        wanted: what the user set.
+
+    Raises:
+        UserError: as `choose_template`.
     """
     if wanted is Template.AUTO:
         wanted = Template(adapter.manifest.get("template", wanted))
@@ -138,7 +156,7 @@ def template_of(
 
 
 def tokenizer_identity(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
-    """Give the sha256 of what tokens there are, and of how a chat is written."""
+    """Return the sha256 of the vocabulary and of the chat template."""
     parts: dict[str, object] = {
         "vocabulary": tokenizer.get_vocab(),
         "chat_template": tokenizer.chat_template,
@@ -154,13 +172,15 @@ def _check_kind(adapter: AdapterFolder) -> None:
     init = str(config.init_lora_weights)
     if init.startswith(_ALTERING_INITS):
         raise UserError(
-            f"{adapter.source} starts from {init}, which rewrites the base: other adapters and the "
-            "base itself would be wrong. Save it as a plain LoRA (PEFT's "
-            "path_initial_model_for_weight_conversion)"
+            f"{adapter.source} was initialized by {init}, which changes the base's weights: other "
+            "adapters and the base itself would give wrong answers; save it as a plain LoRA "
+            "(PEFT's path_initial_model_for_weight_conversion)"
         )
     for field in _ALTERING_FIELDS:
         if getattr(config, field, None):
-            raise UserError(f"{adapter.source} sets {field}, which can't be loaded here")
+            raise UserError(
+                f"{adapter.source} sets {field}, which adapterflow can't load; train it without"
+            )
 
 
 def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes:
@@ -184,7 +204,7 @@ def _skeleton(model: "PreTrainedModel") -> Any:  # noqa: ANN401 - PEFT takes any
 
 
 def _own_weights(model: "PreTrainedModel") -> dict[str, "Tensor"]:
-    """Give the base's weights by their names, also those of an output layer that shares them."""
+    """Return the base's weights by name; tied weights have an entry for each of their names."""
     named = model.named_parameters(remove_duplicate=False)
     return {_base_name(name): weight for name, weight in named if not is_adapter_parameter(name)}
 
@@ -195,15 +215,15 @@ def _base_name(key: str) -> str:
 
 def _problems(given: Shapes, expected: Shapes, copies: set[str]) -> str:
     found = []
-    if lacking := sorted(expected.keys() - given.keys()):
-        found.append(f"{len(lacking)} weights are missing, such as {lacking[0]}")
-    if homeless := sorted(given.keys() - expected.keys() - copies):
-        found.append(f"the base has no place for {len(homeless)} weights, such as {homeless[0]}")
-    if other := sorted(k for k in given.keys() & expected.keys() if given[k] != expected[k]):
-        first = other[0]
+    if missing := sorted(expected.keys() - given.keys()):
+        found.append(f"{len(missing)} weights are missing, such as {missing[0]}")
+    if unexpected := sorted(given.keys() - expected.keys() - copies):
+        found.append(f"{len(unexpected)} weights are unexpected, such as {unexpected[0]}")
+    if mismatched := sorted(k for k in given.keys() & expected.keys() if given[k] != expected[k]):
+        first = mismatched[0]
         found.append(
-            f"{len(other)} weights have another shape, such as {first}: {list(given[first])} in "
-            f"the file, {list(expected[first])} by its configuration in this base"
+            f"{len(mismatched)} weights have another shape, such as {first}: {list(given[first])} "
+            f"in the file, but {list(expected[first])} by its configuration in this base"
         )
     return "; ".join(found)
 
@@ -211,15 +231,19 @@ def _problems(given: Shapes, expected: Shapes, copies: set[str]) -> str:
 def _check_copies(
     adapter: AdapterFolder, own: dict[str, "Tensor"], copies: dict[str, "Tensor"]
 ) -> None:
-    """Check base weights that PEFT saved along, embeddings mostly, against the base's own."""
+    """Check that base weights which PEFT saved with the adapter are the base's own.
+
+    PEFT saves the embeddings where it guesses that they might have been resized.
+    """
     import torch
 
     for key, copied in copies.items():
         base = own[_base_name(key)].detach().cpu()
         if base.shape != copied.shape or not torch.equal(base, copied.to(base.dtype)):
             raise UserError(
-                f"{adapter.source} brings its own {_base_name(key)}, which differs from the base's "
-                "and would replace it for every adapter; name it in modules_to_save in training"
+                f"{adapter.source} contains its own {_base_name(key)}, which differs from the "
+                "base's and would replace it for every adapter; train it with this module in "
+                "modules_to_save"
             )
 
 
@@ -234,8 +258,8 @@ def _unfit(adapter: AdapterFolder, model: "PreTrainedModel", problem: str) -> Us
 
 def _another_base(adapter: AdapterFolder, made_for: str, base: BaseSource) -> UserError:
     return UserError(
-        f"the adapter {adapter.source} was made for {made_for}; this is {base.reference} "
-        f"({base.fingerprint}): load that base, or allow another one"
+        f"the adapter {adapter.source} was made for {made_for}, but the base is {base.reference} "
+        f"({base.fingerprint}); load the base that it was made for, or allow another one"
     )
 
 

@@ -1,4 +1,4 @@
-"""A saved adapter as it lies in a folder: found here or on the Hub, and read without a model."""
+"""A saved adapter in a folder: found locally or on the Hub, and read without a model."""
 
 import json
 import shutil
@@ -23,22 +23,26 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 
-# In files PEFT names a weight by its place in a PeftModel around the base. Without that, PEFT warns
-# and answers as the base does; transformers reads both.
+# In its files PEFT names a weight by its path in a PeftModel around the base. Without this prefix
+# PEFT only warns about missing keys, and the model answers as the base; transformers reads both.
 PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """A complete folder of an adapter; what is in its files is read when it is asked for."""
+    """An adapter's complete folder; its files are read on access."""
 
     source: str
-    """As the user named it: a folder or a Hub id."""
+    """The folder or Hub id as the user named it, for messages."""
     path: Path
 
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
-        """What adapterflow wrote about the adapter; empty where another program saved it."""
+        """What adapterflow wrote about the adapter; empty if another program saved it.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         file = self.path / MANIFEST_FILE
         return _mapping(file) if file.is_file() else {}
 
@@ -47,7 +51,7 @@ class AdapterFolder:
         """The adapter's configuration.
 
         Raises:
-            UserError: it cannot be read, or it is no LoRA.
+            UserError: it cannot be read, or it is of another method than LoRA.
         """
         from peft import LoraConfig, PeftConfig
 
@@ -57,15 +61,18 @@ class AdapterFolder:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{self.source}: {CONFIG_FILE} cannot be read: {error}") from error
         if type(config) is not LoraConfig:
-            raise UserError(f"{self.source} is {given.get('peft_type')}; only LoRA can be loaded")
+            raise UserError(
+                f"{self.source} is an adapter of type {given.get('peft_type')}; only LoRA can be "
+                "loaded"
+            )
         return config
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The shapes of the weights, by their place in the base, from the file's header alone.
+        """The shapes of the weights by their names in the base, from the file's header alone.
 
         Raises:
-            UserError: there is no such file, or it is cut short.
+            UserError: the file is missing or truncated.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -77,46 +84,47 @@ class AdapterFolder:
 
     @property
     def config_file(self) -> Path:
-        """The file of the configuration."""
+        """The path of the configuration."""
         return self.path / CONFIG_FILE
 
     @property
     def weights_file(self) -> Path:
-        """The file of the weights."""
+        """The path of the weights."""
         return self.path / WEIGHTS_FILE
 
     def weights(self) -> dict[str, "Tensor"]:
-        """Read the weights, by their place in the base."""
+        """Read the weights, by their names in the base."""
         return {_place(key): value for key, value in load_weights(self.weights_file).items()}
 
     def has_tokenizer(self) -> bool:
-        """Tell whether the tokenizer was saved along, as TRL and others do."""
+        """Return whether a tokenizer was saved with the adapter, as TRL does."""
         return (self.path / "tokenizer_config.json").is_file()
 
     def tokenizer_files(self) -> list[Path]:
-        """Give the files of a tokenizer that was saved along."""
+        """Return the files of the tokenizer that was saved with the adapter."""
         return [file for kind in hub.TOKENIZER_FILES for file in sorted(self.path.glob(kind))]
 
 
 def find_adapter(
     source: str | Path, revision: str | None = None, *, named: str | None = None
 ) -> AdapterFolder:
-    """Find an adapter, and bring it here from the Hub if it is there.
+    """Find an adapter, and download it if it is on the Hub.
 
     Args:
         source: a folder, or a Hub id.
         revision: branch, tag or commit of a Hub id.
-        named: what messages call it; the source unless given.
+        named: its name in messages; the source unless given.
 
     Raises:
-        UserError: there is no adapter there, a link leads out of its folder, or its files are not
-            what its manifest says.
+        UserError: there is no adapter, a link leads out of its folder, or its files do not have the
+            sha256 in its manifest.
+        PassingError: the Hub cannot be reached.
     """
     folder = Path(source).expanduser()
     if is_hub_id(str(source)) and not folder.exists():
         folder = hub.download(str(source), revision, [*hub.ADAPTER_FILES], "adapter")
     elif revision:
-        raise UserError(f"revision {revision!r} was given, but {source} is no Hub id; remove it")
+        raise UserError(f"revision {revision!r} was given, but {source} is not a Hub id; remove it")
     refuse_links_out(folder, named or str(source))
     _check_files(source, folder)
     found = AdapterFolder(named or str(source), folder.resolve())
@@ -125,10 +133,10 @@ def find_adapter(
 
 
 def copy_adapter(adapter: AdapterFolder, folder: Path) -> None:
-    """Write the adapter's files to a folder of its own, all of them or none.
+    """Copy the adapter's files to a new folder, atomically.
 
     Raises:
-        UserError: the folder is there already.
+        UserError: the folder exists.
     """
     check_new(folder)
     with atomic_folder(folder) as partial:
@@ -139,14 +147,16 @@ def copy_adapter(adapter: AdapterFolder, folder: Path) -> None:
 
 def _check_files(source: str | Path, folder: Path) -> None:
     if not (folder / CONFIG_FILE).is_file():
-        what = f"has no {CONFIG_FILE}" if folder.is_dir() else "is no folder"
+        what = f"has no {CONFIG_FILE}" if folder.is_dir() else "is not a folder"
         inside = sorted(folder.glob(f"**/{CONFIG_FILE}")) if folder.is_dir() else []
         hint = f"; did you mean {inside[0].parent}?" if inside else ""
         raise UserError(f"{source} {what}; give an adapter's folder or Hub id (org/name){hint}")
     if not (folder / WEIGHTS_FILE).is_file():
-        # Older files are pickles, which run code when they are read.
+        # No fallback to adapter_model.bin: it is a pickle, which can run code when it is loaded.
         has = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise UserError(f"{source} has no {WEIGHTS_FILE}; it has {has}")
+        raise UserError(
+            f"{source} has no {WEIGHTS_FILE}; it contains {has}; save the adapter as safetensors"
+        )
 
 
 def _check_manifest(adapter: AdapterFolder) -> None:
@@ -154,8 +164,9 @@ def _check_manifest(adapter: AdapterFolder) -> None:
         file = adapter.path / name
         if name in {CONFIG_FILE, WEIGHTS_FILE} and FileRecord.of(file).sha256 != sha256:
             raise UserError(
-                f"{adapter.source}: {name} is not the file that {MANIFEST_FILE} tells of; it was "
-                f"changed or damaged. Save it anew, or remove {MANIFEST_FILE} if it was on purpose"
+                f"{adapter.source}: {name} does not have the sha256 in {MANIFEST_FILE}, so it was "
+                f"changed or damaged; save the adapter again, or remove {MANIFEST_FILE} if you "
+                "changed it on purpose"
             )
 
 

@@ -1,8 +1,8 @@
-"""An adapter as one GGUF file, which llama.cpp and what is built on it load beside a GGUF base.
+"""An adapter as one GGUF file, which llama.cpp and programs built on it load beside a GGUF base.
 
-In the file llama.cpp finds A and B by the base's tensor that they belong to, and adds B·A times
-alpha and over B's rank. The base's tensors have names of llama.cpp's own there, and of Llamas the
-rows of two are in another order.
+llama.cpp finds A and B by the name of the base's tensor that they adapt, and adds B·A·alpha/r, with
+r the rank of B. The tensors have names of llama.cpp's own, and in Llama models the rows of the
+query and key projections are permuted.
 """
 
 import copy
@@ -31,24 +31,24 @@ _ARCHITECTURES = {
     "qwen2": "qwen2",
     "qwen3": "qwen3",
 }
-"""llama.cpp's names by those of transformers; what is compared with llama.cpp in the tests."""
+"""llama.cpp's architectures by transformers' `model_type`; the tests compare each of them."""
 
 _PARTS = (".lora_A.weight", ".lora_B.weight")
 
 
 def write_gguf(adapter: AdapterFolder, base: BaseModelSettings, file: Path) -> GgufRecord:
-    """Write an adapter as a GGUF file in float32, whole or not at all.
+    """Write an adapter as a GGUF file in float32, atomically.
 
-    The base's weights are not needed, only its configuration.
+    Only the base's configuration is needed, not its weights.
 
     Args:
-        adapter: what to write.
-        base: what it was made for.
-        file: the new file.
+        adapter: to write.
+        base: that it was made for.
+        file: to write; it must not exist.
 
     Raises:
-        UserError: the file is there, adapter and base don't go together, or llama.cpp has no place
-            for what the adapter holds.
+        UserError: the file exists, the adapter does not fit the base, or llama.cpp does not support
+            the architecture or a weight of the adapter.
     """
     check_new(file)
     _check_contents(adapter, base)
@@ -59,8 +59,8 @@ def write_gguf(adapter: AdapterFolder, base: BaseModelSettings, file: Path) -> G
     architecture = _ARCHITECTURES.get(config.model_type)
     if architecture is None:
         raise UserError(
-            f"a GGUF adapter can be written for {', '.join(_ARCHITECTURES)}; the base of "
-            f"{adapter.source} is a {config.model_type}. Use export --merged"
+            f"the base of {adapter.source} is a {config.model_type}; a GGUF adapter can be written "
+            f"for {', '.join(_ARCHITECTURES)}; use export --merged"
         )
     weights = fitting_weights(adapter, model)
     scales = _scales(adapter, model)
@@ -79,19 +79,21 @@ def write_gguf(adapter: AdapterFolder, base: BaseModelSettings, file: Path) -> G
 
 
 def _check_contents(adapter: AdapterFolder, base: BaseModelSettings) -> None:
-    """Check that the adapter is A and B of linear layers, as llama.cpp knows nothing else."""
+    """Check that the adapter only has A and B of linear layers, as llama.cpp supports no more."""
     if base.task is not Task.CAUSAL_LM:
-        raise UserError(f"{adapter.source} is for {base.task.value}; llama.cpp has language models")
+        raise UserError(
+            f"{adapter.source} is for {base.task.value}; a GGUF adapter can only be written for "
+            "causal-lm"
+        )
     if other := sorted(key for key in adapter.shapes if not key.endswith(_PARTS)):
         raise UserError(
-            f"{adapter.source} holds {len(other)} weights that a GGUF adapter has no place for, "
-            f"such as {other[0]} (DoRA, biases, embeddings, modules trained whole). Use "
-            "export --merged"
+            f"{adapter.source} has {len(other)} weights that a GGUF adapter can't contain, such as "
+            f"{other[0]} (DoRA, biases, embeddings, fully trained modules); use export --merged"
         )
 
 
 def _scales(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[str, float]:
-    """Give what each module's B·A is multiplied with, whatever the configuration makes of it."""
+    """Return the scale of each module's B·A, as PEFT derives it from the configuration."""
     from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
@@ -112,10 +114,10 @@ def _tensors(
     architecture: str,
     config: "PretrainedConfig",
 ) -> Iterator[tuple[str, "np.ndarray"]]:
-    """Give A and B by their names in the file.
+    """Yield A and B of each module with their names in the file.
 
-    The file has one alpha for all. A module of another scale (rsLoRA, ranks and alphas of its own)
-    has the difference in its B.
+    The file has one alpha for all modules. A module with another scale (rsLoRA, or a rank or alpha
+    of its own) has the ratio of the two multiplied into its B.
     """
     import gguf
 
@@ -125,7 +127,7 @@ def _tensors(
         name = names.get_name(module)
         if name is None or (name == "output" and config.tie_word_embeddings):
             raise UserError(
-                f"{adapter.source} adapts {module}, which is no tensor of its own in a GGUF base; "
+                f"{adapter.source} adapts {module}, which is not a separate tensor in a GGUF base; "
                 "use export --merged"
             )
         a, b = (weights[f"{module}{part}"].float() for part in _PARTS)
@@ -140,11 +142,14 @@ def _tensors(
 
 
 def _interleaved(rows: "Tensor", num_heads: int) -> "Tensor":
-    """Put each head's two halves, which a rotation pairs row by row, side by side.
+    """Permute each head's rows from transformers' rotary layout to llama.cpp's.
+
+    A rotation pairs row i of a head with row i + width/2 in transformers, and with the next row in
+    llama.cpp's Llama.
 
     Args:
-        rows: `[heads x width, anything]`, in transformers' order.
-        num_heads: into how many parts the rows fall.
+        rows: [heads · width, r], in transformers' order.
+        num_heads: of the projection.
     """
     halves = rows.reshape(num_heads, 2, -1, rows.shape[1])
     return halves.transpose(1, 2).reshape(rows.shape)

@@ -1,4 +1,4 @@
-"""Step 3's work: a fresh adapter in the base, and the proof that it is where it should be."""
+"""Step 3's work: inject a fresh adapter into the base, and prove that it is where it should be."""
 
 import inspect
 from contextlib import nullcontext
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-# Initialisations that move part of the base into the adapter, orthogonal A and B (whose product is
-# zero, though neither of them is), and DoRA's split into magnitude and direction give the base's
-# outputs back up to rounding. The tolerance is a share of the largest logit, for float32 and for
-# half precision.
+# A fresh LoRA has B = 0 and changes no bit. These reproduce the base's outputs only up to rounding:
+# initializations that move part of the base's weights into the adapter, orthogonal A and B (whose
+# product is zero, though neither is), and DoRA's split into magnitude and direction. Tolerances are
+# shares of the largest logit.
 _INEXACT = (*ALTERS_BASE, "orthogonal")
 _TOLERANCE_FLOAT32 = 1e-3
 _TOLERANCE_LOW_PRECISION = 5e-2
@@ -30,9 +30,14 @@ _TOLERANCE_LOW_PRECISION = 5e-2
 def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> InjectedRecord:
     """Add the adapter to the model, verify it, and write its initial weights to a file.
 
+    Args:
+        model: a loaded base without adapters.
+        record: the resolved LoRA configuration.
+        weights: the file for the initial weights.
+
     Raises:
-        VerificationError: a target was missed, a parameter outside the adapter would train, or
-            the fresh adapter changes the base's outputs.
+        VerificationError: an adapted layer is missing or unexpected, a parameter outside the
+            adapter would train, or the fresh adapter changes the base's outputs.
     """
     prepare_for_training(model, record.base.settings)
     before = probe_logits(model, adapters=False)
@@ -54,10 +59,10 @@ def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> Injec
 
 
 def reinject(model: "PreTrainedModel", record: InjectedRecord) -> None:
-    """Bring a fresh base to the state that a record describes.
+    """Bring a freshly loaded base to the state that a record describes.
 
     Raises:
-        VerificationError: the base came out different from the one that was recorded.
+        VerificationError: the base differs from the recorded one.
     """
     prepare_for_training(model, record.lora.base.settings)
     _add_adapter(model, record.lora)
@@ -66,27 +71,30 @@ def reinject(model: "PreTrainedModel", record: InjectedRecord) -> None:
     if adapter_state.base_checksum(model) != record.base_checksum:
         raise VerificationError(
             "the rebuilt base differs from the recorded one "
-            f"({record.lora.base.location}); start the run anew"
+            f"({record.lora.base.location}); start a new run"
         )
 
 
 def trainable(model: "PreTrainedModel") -> list[tuple[str, "torch.nn.Parameter"]]:
-    """Give the parameters that would train, by name."""
+    """Return the trainable parameters with their names."""
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
 def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.Tensor":
-    """Give the model's logits on a fixed probe: float32 [2, 16, vocabulary], on the CPU.
-
-    Of a model that classifies they are [2, labels], of one that tags [2, 16, labels].
+    """Return the model's logits on a fixed probe, on the CPU.
 
     Args:
-        model: the model; it is left in the mode it came in.
-        adapters: whether the active adapters take part.
+        model: in any mode, which is restored.
+        adapters: whether the active adapters take effect.
+
+    Returns:
+        float32 [2, 16, vocabulary]; [2, labels] if the model classifies sequences, [2, 16, labels]
+        if it classifies tokens.
     """
     import torch
 
     vocabulary = model.config.get_text_config().vocab_size
+    # A prime stride spreads the probe over the vocabulary without random numbers.
     ids = torch.arange(32).mul(7919).remainder(vocabulary).reshape(2, 16).to(model.device)
     inputs: dict[str, Any] = {"input_ids": ids}
     if "use_cache" in inspect.signature(model.forward).parameters:
@@ -105,7 +113,10 @@ def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.T
 
 
 def prepare_for_training(model: "PreTrainedModel", settings: BaseModelSettings) -> None:
-    """Bring a base to the state in which it trains: a packed one computes with float32 norms."""
+    """Prepare a loaded base for training: gradient checkpointing, and float32 norms if quantized.
+
+    It must precede `add_adapter`, as PEFT's preparation freezes all parameters.
+    """
     checkpointing = {"use_reentrant": False}
     if settings.quantization is not Quantization.NONE:
         from peft import prepare_model_for_kbit_training
@@ -126,7 +137,7 @@ def _add_adapter(model: "PreTrainedModel", record: LoraRecord) -> None:
         model.add_adapter(config, adapter_name=record.adapter_name)
     model.set_adapter(record.adapter_name)
     for name, parameter in model.named_parameters():
-        # In half precision small updates are lost: the adapter's master weights are float32.
+        # Small updates would be lost in half precision, so the adapter's weights are float32.
         if adapter_state.is_adapter_parameter(name) and parameter.is_floating_point():
             parameter.data = parameter.data.float()
 
@@ -161,7 +172,9 @@ def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:
     ]
     if outside or not names:
         what = f"{len(outside)} parameters outside it, such as {outside[0]}" if outside else "none"
-        raise VerificationError(f"only adapter {record.adapter_name!r} should train; got {what}")
+        raise VerificationError(
+            f"only adapter {record.adapter_name!r} should be trainable; trainable: {what}"
+        )
 
 
 def _verify_outputs(model: "PreTrainedModel", record: LoraRecord, before: "torch.Tensor") -> float:
@@ -171,7 +184,7 @@ def _verify_outputs(model: "PreTrainedModel", record: LoraRecord, before: "torch
         full = record.base.dtype == "float32"
         share = _TOLERANCE_FLOAT32 if full else _TOLERANCE_LOW_PRECISION
         tolerance = share * before.abs().max().item()
-    if not difference <= tolerance:  # nor is it no number
+    if not difference <= tolerance:  # not `>`, which is False for NaN
         raise VerificationError(
             f"the fresh adapter changes logits by {difference:.3g} (allowed: {tolerance:.3g})"
         )

@@ -1,4 +1,4 @@
-"""Step 6's work: a saved adapter on a base, strictly, or not at all."""
+"""Step 6's work: load a saved adapter into a base, strictly: completely or not at all."""
 
 import copy
 import logging
@@ -29,21 +29,28 @@ def load_adapter(
     Args:
         model: the base, which may have other adapters already.
         source: the adapter's folder or Hub id.
-        name: under which the model knows the adapter.
+        name: of the adapter in the model.
         revision: branch, tag or commit of a Hub id.
 
     Raises:
-        UserError: there is no adapter there, the name is taken, or the adapter is for another
-            base; the model answers as before.
+        UserError: there is no such adapter, the name is taken, or the adapter does not fit the
+            base; the model is unchanged.
+        VerificationError: transformers did not load all weights; the model is unchanged.
+        PassingError: the Hub cannot be reached.
     """
     load_folder(model, find_adapter(source, revision), name)
 
 
 def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> None:
-    """Do what `load_adapter` does with an adapter that was found.
+    """Load an adapter that was found into a base, as `load_adapter` does.
 
-    transformers 5.23 only logs what it could not place, and leaves half an adapter behind when it
-    fails. So all that can be known is checked first, and what fails all the same is taken out.
+    transformers 5.23 only logs missing and unexpected weights, and leaves half an adapter behind
+    if it fails. So everything that can be is checked first, and after a failure the adapter is
+    removed.
+
+    Raises:
+        UserError: the name is taken, or the adapter does not fit the base; the model is unchanged.
+        VerificationError: transformers did not load all weights; the model is unchanged.
     """
     if name in getattr(model, "peft_config", {}):
         raise UserError(f"the model already has an adapter {name!r}; load under another name")
@@ -57,26 +64,26 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
                 adapter_name=name,
             )
         if problem := _problem(info, name):
-            raise VerificationError(f"{adapter.source} did not load whole: {problem}")  # noqa: TRY301
+            raise VerificationError(f"{adapter.source} did not load completely: {problem}")  # noqa: TRY301
     except BaseException as error:
         unload_adapter(model, name)
         if others and isinstance(error, TypeError | ValueError):
             raise UserError(
                 f"{adapter.source} can't share a base with {', '.join(others)}: PEFT refuses a "
-                "module that one adapter adapts and another trained whole "
-                f"({str(error).splitlines()[0]})"
+                "module that one adapter adapts and another trained fully "
+                f"({str(error).splitlines()[0]}); load it on a base of its own"
             ) from error
         raise
     switch_adapter(model, name)
 
 
 def unload_adapter(model: "PreTrainedModel", name: str) -> None:
-    """Take an adapter out of the model, with the wrappers that only it had around layers.
+    """Remove an adapter from the model, with the wrappers around layers that only it used.
 
-    PEFT 0.21 leaves them there, empty, where they keep other adapters from their layers.
+    PEFT 0.21 leaves the empty wrappers in place, where they block other adapters from these layers.
     """
     if name in getattr(model, "peft_config", {}):
-        model._hf_peft_config_loaded = True  # noqa: SLF001 - not yet so where loading failed
+        model._hf_peft_config_loaded = True  # noqa: SLF001 - not set yet if loading failed
         with same_trainable(model):
             model.delete_adapter(name)
     _unwrap(model)
@@ -96,7 +103,7 @@ def _unwrap(model: "PreTrainedModel") -> None:
 
 
 def _holders(module: Any) -> list[Any]:  # noqa: ANN401 - PEFT has no types
-    """Return the dictionaries in which a wrapper holds its adapters' weights by name."""
+    """Return the dictionaries in which a wrapper has its adapters' weights by name."""
     from torch.nn import ModuleDict, ParameterDict
 
     parts = (getattr(module, name) for name in module.adapter_layer_names)
@@ -105,7 +112,7 @@ def _holders(module: Any) -> list[Any]:  # noqa: ANN401 - PEFT has no types
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Keep transformers 5.23 from reporting all other adapters' weights as newly initialised."""
+    """Silence transformers 5.23, which reports other adapters' weights as newly initialized."""
     log = logging.getLogger("transformers.integrations.peft")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -120,10 +127,10 @@ def _problem(info: Any, name: str) -> str | None:  # noqa: ANN401 - transformers
         kind: sorted(getattr(info, f"{kind}_keys", None) or ())
         for kind in ("missing", "unexpected", "mismatched")
     }
-    # transformers 5.23 counts as missing whatever has the adapter's name or `lora` in its key.
+    # transformers 5.23 reports any key as missing that contains the adapter's name or `lora`.
     found["missing"] = [key for key in found["missing"] if is_adapter_parameter(key, name)]
-    said = [f"{len(keys)} {kind} keys, such as {keys[0]}" for kind, keys in found.items() if keys]
-    return "; ".join(said) or None
+    texts = [f"{len(keys)} {kind} keys, such as {keys[0]}" for kind, keys in found.items() if keys]
+    return "; ".join(texts) or None
 
 
 def verify_same(difference: float, largest: float, what: str, tolerance: float = 1e-4) -> None:
@@ -138,6 +145,6 @@ def verify_same(difference: float, largest: float, what: str, tolerance: float =
     Raises:
         VerificationError: they do not.
     """
-    # Not `>`, which holds for nothing that is no number.
+    # Not `>`, which is False for NaN.
     if not difference <= tolerance * largest:
         raise VerificationError(f"{what}: logits differ by {difference:.3g} of {largest:.3g}")

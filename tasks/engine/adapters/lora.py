@@ -1,7 +1,7 @@
-"""Step 2's work: settings and architecture in, the whole LoRA configuration out.
+"""Step 2's work: resolve the settings to a complete LoRA configuration for the architecture.
 
 LoRA (https://arxiv.org/abs/2106.09685, section 4.1) adds B·A·alpha/r to a linear layer's frozen
-weight, A of shape [r, in] and B of shape [out, r].
+weight, with A of shape [r, in] and B of shape [out, r].
 """
 
 import json
@@ -41,36 +41,37 @@ _INIT = {LoraInit.DEFAULT: True}
 def resolve_lora(
     settings: LoraSettings, skeleton: "PreTrainedModel", task: Task = Task.CAUSAL_LM
 ) -> LoraConfigRecord:
-    """Write out every choice that the settings leave open.
+    """Resolve every choice that the settings leave open.
 
     Args:
         settings: what the user set.
         skeleton: the base model, on the meta device or loaded.
-        task: what it is for; what it adds to the base is in `modules_to_save`.
+        task: of the base; a head that it adds is put into `modules_to_save`.
 
     Raises:
-        UserError: a name in `target_modules` or `modules_to_save` matches nothing, or something
-            that LoRA cannot adapt, or the initialisation does not go with the rank.
+        UserError: a name in `target_modules` or `modules_to_save` matches nothing, or a layer that
+            LoRA cannot adapt; or the initialization does not work with the rank.
     """
     from peft import LoraConfig
 
     if settings.init_lora_weights is LoraInit.ORTHOGONAL and settings.r % 2:
         raise UserError(
-            f"lora.init_lora_weights orthogonal needs an even rank; lora.r is {settings.r}"
+            f"lora.init_lora_weights is orthogonal, which needs an even rank; lora.r is "
+            f"{settings.r}; change one of them"
         )
     traits = traits_of(task)
     head = traits.head_modules(skeleton)
     targets = _resolve_targets(settings.target_modules, skeleton, head)
-    whole = list(dict.fromkeys([*settings.modules_to_save, *head]))
-    _check_modules_to_save(whole, targets, skeleton)
-    _check_adapter_name(settings.adapter_name, whole, skeleton)
+    fully_trained = list(dict.fromkeys([*settings.modules_to_save, *head]))
+    _check_modules_to_save(fully_trained, targets, skeleton)
+    _check_adapter_name(settings.adapter_name, fully_trained, skeleton)
     config = LoraConfig(
         task_type=traits.peft_task_type,
         r=settings.r,
         lora_alpha=2 * settings.r if settings.lora_alpha is None else settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
-        modules_to_save=whole or None,
+        modules_to_save=fully_trained or None,
         bias=settings.bias.value,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
@@ -87,18 +88,21 @@ def describe_lora(
     settings: LoraSettings,
     seed: int,
 ) -> LoraRecord:
-    """Count what a resolved configuration selects and trains.
+    """Return the record of a resolved configuration: what it selects, and how much it trains.
 
     Args:
-        config: what `resolve_lora` returned.
+        config: as `resolve_lora` returned it.
         skeleton: the base on the meta device; it is changed.
         base: the loaded base's record.
-        settings: what the user set; the adapter's name is theirs.
+        settings: what the user set, with the adapter's name.
         seed: of the adapter's initial weights.
+
+    Raises:
+        UserError: PEFT refuses the configuration for this base.
     """
     matches = match_targets(list(config.target_modules), adaptable(skeleton))
     unreached = describe_unreached(settings, config, skeleton)
-    # Packed weights count fewer elements than the parameters they stand for.
+    # By the skeleton: quantized weights have fewer elements than the parameters that they encode.
     num_base = skeleton.num_parameters()
     num_trainable = count_trainable(config, skeleton)
     return LoraRecord(
@@ -109,25 +113,25 @@ def describe_lora(
         matches=matches,
         num_trainable_parameters=num_trainable,
         num_total_parameters=num_base + num_trainable,
-        remarks=(*unreached, *remarks(config, num_trainable, num_base)),
+        remarks=(*unreached, *describe_unusual(config, num_trainable, num_base)),
     )
 
 
 def to_json(config: "PeftConfig") -> dict[str, Any]:
-    """Turn a configuration of PEFT into JSON values, sets as sorted lists."""
+    """Return a PEFT configuration as JSON values, with sets as sorted lists."""
     fields: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=sorted))
     return fields
 
 
 def build_config(record: PeftConfigRecord) -> "PeftConfig":
-    """Build PEFT's configuration, of whichever method, from its record."""
+    """Return PEFT's configuration, of any method, from its record."""
     from peft import get_peft_config
 
     return get_peft_config(record.to_json())
 
 
 def match_targets(targets: list[str], modules: Iterable[str]) -> TargetMatches:
-    """Count the modules that the target names select, for each name and each numbered layer."""
+    """Return the number of modules that the target names select, by name and by layer."""
     per_target = dict.fromkeys(targets, 0)
     per_layer: Counter[str] = Counter()
     for module in modules:
@@ -141,7 +145,7 @@ def match_targets(targets: list[str], modules: Iterable[str]) -> TargetMatches:
 
 
 def count_trainable(config: LoraConfigRecord, skeleton: "PreTrainedModel") -> int:
-    """Count the parameters that would train, by injecting into the skeleton (which it changes).
+    """Return the number of trainable parameters, by injecting into the skeleton, which is changed.
 
     Raises:
         UserError: PEFT refuses the configuration for this base.
@@ -151,11 +155,11 @@ def count_trainable(config: LoraConfigRecord, skeleton: "PreTrainedModel") -> in
     probe = build_config(config.model_copy(update={"init_lora_weights": False}))
     skeleton.requires_grad_(requires_grad=False)
     try:
-        with warnings.catch_warnings(action="ignore"):  # PEFT warns again where it counts
+        with warnings.catch_warnings(action="ignore"):  # PEFT warns again at the real injection
             model = inject_adapter_in_model(probe, skeleton)
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"PEFT can't adapt {type(skeleton).__name__} as the section lora says: "
+            f"PEFT can't adapt {type(skeleton).__name__} with these settings of lora: "
             f"{str(error).splitlines()[0]}"
         ) from error
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -164,16 +168,16 @@ def count_trainable(config: LoraConfigRecord, skeleton: "PreTrainedModel") -> in
 def describe_unreached(
     settings: LoraSettings, config: LoraConfigRecord, skeleton: "PreTrainedModel"
 ) -> tuple[str, ...]:
-    """Describe the base's weights that no target can reach, or that a choice of all passed over.
+    """Describe the weights that no target can reach, or that a choice of all layers leaves out.
 
     Args:
         settings: what the user set.
-        config: what it was resolved to.
+        config: the resolved configuration.
         skeleton: the base, without adapters.
     """
     from torch import nn
 
-    said = describe_out_of_reach(skeleton)
+    found = describe_out_of_reach(skeleton)
     targets = sorted(config.target_modules or ())
     takes_all = targets == _all_linear(skeleton, list(config.modules_to_save or ()))
     if settings.target_modules in ("auto", "all-linear") and takes_all:
@@ -183,25 +187,35 @@ def describe_unreached(
             for name, module in adaptable(skeleton).items()
             if not isinstance(module, nn.Embedding | nn.Linear) and module is not output
             if not any(_matches(name, target) for target in targets)
-            if config.r % getattr(module, "groups", 1) == 0  # else PEFT can't adapt it
+            # PEFT can't adapt a grouped convolution whose groups do not divide the rank.
+            if config.r % getattr(module, "groups", 1) == 0
         ]
-        said += describe_passed_over(skeleton, passed_over, str(settings.target_modules))
-    return tuple(said)
+        found += describe_passed_over(skeleton, passed_over, str(settings.target_modules))
+    return tuple(found)
 
 
-def remarks(config: LoraConfigRecord, num_trainable: int, num_base: int) -> tuple[str, ...]:
-    """Say what is allowed but unusual, with its number."""
-    said = []
+def describe_unusual(
+    config: LoraConfigRecord, num_trainable: int, num_base: int
+) -> tuple[str, ...]:
+    """Describe what is allowed but unusual, as warnings.
+
+    Args:
+        config: the resolved configuration.
+        num_trainable: the number of trainable parameters.
+        num_base: the number of the base's parameters.
+    """
+    found = []
     if config.r not in _USUAL_RANKS:
-        said.append(f"rank {config.r} is outside the usual 8 to 64")
+        found.append(f"rank {config.r} is outside the usual 8 to 64")
     share = num_trainable / (num_base + num_trainable)
     if share > _USUAL_SHARE:
-        said.append(f"{share:.2%} of all parameters train, above the usual 1 %")
+        found.append(f"{share:.2%} of all parameters are trainable, above the usual 1 %")
     if config.bias is not Bias.NONE:
-        said.append(
-            f"bias={config.bias.value!r} trains base biases: disabling the adapter keeps them"
+        found.append(
+            f"bias={config.bias.value!r} trains biases of the base, so disabling the adapter does "
+            "not restore the base's answers"
         )
-    return tuple(said)
+    return tuple(found)
 
 
 def _matches(module: str, target: str) -> bool:
@@ -209,9 +223,11 @@ def _matches(module: str, target: str) -> bool:
 
 
 def _all_linear(model: "PreTrainedModel", head: list[str]) -> list[str]:
-    """Name all linear layers but the output layer, as QLoRA does (arXiv:2305.14314, section 4).
+    """Return the names of all linear layers except the output layer and those of `head`.
 
-    Nor those of `head`; a name that one of them has, too, is given with what it lies in.
+    QLoRA found that all linear layers have to be adapted to match full fine-tuning
+    (https://arxiv.org/abs/2305.14314, section 4). PEFT matches names by their end, so a name that
+    `head` has, too, is qualified by its parent's.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -230,7 +246,7 @@ def _all_linear(model: "PreTrainedModel", head: list[str]) -> list[str]:
 
 
 def _known_targets(model: "PreTrainedModel", head: list[str]) -> list[str]:
-    """Name the layers that PEFT adapts for this architecture unless told otherwise."""
+    """Return PEFT's default targets for this architecture; all linear layers if it has none."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type)
@@ -262,27 +278,28 @@ def _check_modules_to_save(names: list[str], targets: list[str], model: "PreTrai
     both = sorted({n for n in names for m in adapted if any(_matches(p, n) for p in _path(m))})
     if both:
         raise UserError(
-            f"lora.modules_to_save {both} cover layers that target_modules adapts; a module is "
-            "adapted or trained whole, so take it out of one of them"
+            f"lora.modules_to_save {both} contain layers that target_modules adapts; a module is "
+            "either adapted or trained fully, so remove it from one of them"
         )
 
 
-def _check_adapter_name(name: str, whole: list[str], model: "PreTrainedModel") -> None:
-    """Refuse a name that PEFT 0.21 can't tell from those of modules that train fully beside it."""
+def _check_adapter_name(name: str, fully_trained: list[str], model: "PreTrainedModel") -> None:
+    """Refuse a name that PEFT 0.21 would confuse with those of fully trained modules."""
     weights = [
         n
         for n, _ in model.named_parameters()
-        if any(_matches(p, w) for p in _path(n) for w in whole)
+        if any(_matches(p, w) for p in _path(n) for w in fully_trained)
     ]
-    if name in {part for one in [*weights, *whole] for part in one.split(".")}:
+    if name in {part for one in [*weights, *fully_trained] for part in one.split(".")}:
         raise UserError(
             f"lora.adapter_name {name!r} is also the name of a module or weight that trains fully "
-            f"({', '.join(whole)}), and PEFT would mistake one for the other; use another name"
+            f"({', '.join(fully_trained)}), and PEFT would mistake one for the other; use another "
+            "name"
         )
 
 
 def _path(module: str) -> list[str]:
-    """Give the dotted names of a module and of all that it lies in."""
+    """Return the dotted names of a module and of all modules that contain it."""
     parts = module.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 

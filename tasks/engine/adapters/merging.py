@@ -1,7 +1,8 @@
-"""An adapter merged into its base: a model that needs no PEFT, proven to answer as the two did.
+"""An adapter merged into its base: a model that needs no PEFT, proven to give the same logits.
 
-W + B·A·alpha/r is added up in float32 on the base in full precision, also where the adapter was
-trained on a packed one: packed weights would round the update away (QLoRA, arXiv:2305.14314).
+W + B·A·alpha/r is summed in float32 on the base in full precision, even if the adapter was trained
+on a quantized one (QLoRA, https://arxiv.org/abs/2305.14314): 4-bit weights are so coarse that they
+would round most of the update away.
 """
 
 import json
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Score = Callable[["PreTrainedModel"], float]
-"""Gives the share of answers that are right."""
+"""Returns the share of correct answers, in [0, 1]."""
 
 TOLERANCES = {Dtype.FLOAT32: 1e-4, Dtype.FLOAT16: 5e-3, Dtype.BFLOAT16: 2e-2}
-"""How far the merged model's logits may be from the adapter's, as a share of the largest, by the
-type that its weights are saved in."""
+"""The allowed difference between the merged model's logits and the adapter's, as a share of the
+largest logit, by the dtype of the saved weights."""
 
 
 def export_merged(
@@ -45,22 +46,22 @@ def export_merged(
     dtype: Dtype = Dtype.AUTO,
     score: Score | None = None,
 ) -> MergedRecord:
-    """Write base and adapter as one model, complete and proven, or nothing.
+    """Write base and adapter as one verified model to a folder, atomically.
 
-    Three models are loaded for it in float32, one after the other: base with adapter, the two
-    merged, and what was written, read back. A fourth is the packed base that the adapter was
-    trained on, if there was one.
+    Three models are loaded in float32, one after the other: the base with the adapter, the merged
+    model, and the saved model. If the adapter was trained on a quantized base, that is loaded as a
+    fourth, to report how much the merged model differs from it.
 
     Args:
-        adapter: what to merge.
-        base: into what; its packing says what the adapter was trained on.
-        folder: the model's own folder, which must not be there yet.
-        dtype: in which the weights are saved; `auto` is the base's own.
-        score: if given, base with adapter and merged model must score alike.
+        adapter: to merge.
+        base: to merge it into; its quantization is that of the adapter's training.
+        folder: for the model; it must not exist.
+        dtype: in which the weights are saved; `auto` is that of the base's files.
+        score: if given, the base with the adapter and the merged model must have the same score.
 
     Raises:
-        UserError: the folder is there, or adapter and base don't go together.
-        VerificationError: the merged model answers otherwise.
+        UserError: the folder exists, or the adapter does not fit the base.
+        VerificationError: the merged model has other logits, or another score.
     """
     check_new(folder)
     log.info("the adapter on its base in float32 ...")
@@ -84,8 +85,8 @@ def export_merged(
         verify_same(difference, largest, "the merged model", TOLERANCES[saved_as])
         if expected_score != merged_score:
             raise VerificationError(
-                f"the merged model gets {merged_score:.2%} of the answers right, the adapter "
-                f"{expected_score:.2%}; save it in another type, such as float32"
+                f"the merged model answers {merged_score:.2%} of the rows correctly, the base with "
+                f"the adapter {expected_score:.2%}; save it in another dtype, such as float32"
             )
         record = MergedRecord(
             folder=folder,
@@ -99,7 +100,7 @@ def export_merged(
             tolerance=TOLERANCES[saved_as] * largest,
             is_untied=is_untied,
             score=merged_score,
-            packed=_packed_gap(adapter, base, logits, score),
+            packed=_quantized_gap(adapter, base, logits, score),
             remarks=remarks,
         )
         (partial / "README.md").write_text(_card(record, source), encoding="utf-8")
@@ -127,7 +128,7 @@ def _with_adapter(
 
 
 def _write_merged(adapter: AdapterFolder, source: BaseSource, folder: Path, dtype: Dtype) -> bool:
-    """Write model and tokenizer; tell whether input and output embeddings are two now."""
+    """Write the merged model and its tokenizer; return whether the embeddings were untied."""
     import torch
     from peft import PeftModel
     from transformers import AutoTokenizer
@@ -138,38 +139,38 @@ def _write_merged(adapter: AdapterFolder, source: BaseSource, folder: Path, dtyp
     merged = PeftModel.from_pretrained(base, str(adapter.path)).merge_and_unload(safe_merge=True)
     merged.to(getattr(torch, dtype.value)).save_pretrained(folder)
     own = adapter.path if adapter.has_tokenizer() else None
-    # Not the padded one that is used here.
+    # Loaded anew, as ours has a padding token that the base's own may lack.
     tokenizer = AutoTokenizer.from_pretrained(own or source.location, revision=source.revision)
     tokenizer.save_pretrained(folder)
     return is_untied
 
 
 def _untie(base: "PreTrainedModel", adapter: AdapterFolder) -> bool:
-    """Give the output layer weights of its own where the adapter changes only one of the two.
+    """Untie the input and output embeddings if the adapter changes only one; return whether it did.
 
-    Otherwise what is merged into one end of the model changes the other, or is lost on saving.
+    While they are tied, merging into one would change the other, or be lost on saving.
     """
     import torch
 
     config = base.config.get_text_config()
-    if adapter.config.trainable_token_indices:  # PEFT changes both ends alike
+    if adapter.config.trainable_token_indices:  # PEFT changes both in the same way
         return False
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
     names = tuple(f"{name}." for name, module in base.named_modules() if module in ends)
     if not config.tie_word_embeddings or not any(key.startswith(names) for key in adapter.shapes):
         return False
     head = ends[1]
-    if head is None:  # a classifier has no other end
+    if head is None:  # a classifier has no output embeddings
         return False
     head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     config.tie_word_embeddings = base.config.tie_word_embeddings = False
     return True
 
 
-def _packed_gap(
+def _quantized_gap(
     adapter: AdapterFolder, base: BaseModelSettings, merged: "Tensor", score: Score | None
 ) -> PackedGap | None:
-    """Compare with the adapter on the packed base that it was trained on, if it was on one."""
+    """Compare with the adapter on the quantized base that it was trained on, if any."""
     if base.quantization is Quantization.NONE:
         return None
     log.info("the adapter on its base in %s ...", base.quantization.value)
@@ -185,22 +186,22 @@ def _packed_gap(
 
 
 def _card(record: MergedRecord, source: BaseSource) -> str:
-    licence = "".join(f"{k}: {json.dumps(v)}\n" for k, v in license_of(source).items())
-    packed = ""
+    license_fields = "".join(f"{k}: {json.dumps(v)}\n" for k, v in license_of(source).items())
+    quantized = ""
     if record.packed:
-        packed = (
-            f"\nThe adapter was trained on the base in {record.packed.quantization}. Against it "
-            f"this model's logits differ by up to {record.packed.logit_difference:.3g}; the "
-            f"likeliest next token is the same at {record.packed.same_next_token:.0%} of the "
-            "places tried.\n"
+        quantized = (
+            f"\nThe adapter was trained on the base quantized to {record.packed.quantization}. "
+            f"This model's logits differ from those by up to {record.packed.logit_difference:.3g}; "
+            f"the most likely next token is the same at {record.packed.same_next_token:.0%} of the "
+            "probed positions.\n"
         )
-    scored = "" if record.score is None else f"\n| answers right, both | {record.score:.1%} |"
+    scored = "" if record.score is None else f"\n| correct answers, both | {record.score:.1%} |"
     return f"""---
 base_model: {record.base_model}
 base_model_relation: finetune
 library_name: transformers
 pipeline_tag: {traits_of(source.settings.task).pipeline_tag}
-{licence}tags: [adapterflow, merged-lora]
+{license_fields}tags: [adapterflow, merged-lora]
 ---
 # {record.base_model} with a LoRA adapter merged in
 
@@ -211,6 +212,6 @@ Made by adapterflow; loads with transformers alone.
 | base | `{record.base_model}` ({record.base_fingerprint}) |
 | adapter weights sha256 | `{record.adapter_sha256}` |
 | weights | {record.num_parameters:,} in {record.dtype} |
-| logits, against base with adapter in float32 | within {record.logit_difference:.3g} of \
-{record.largest_logit:.3g} (allowed: {record.tolerance:.3g}) |{scored}
-{packed}"""
+| largest logit difference to base with adapter in float32 | {record.logit_difference:.3g} \
+(largest logit: {record.largest_logit:.3g}, allowed difference: {record.tolerance:.3g}) |{scored}
+{quantized}"""

@@ -1,4 +1,4 @@
-"""The adapter's model card: what it is, how to load it, what it was trained on, how it did."""
+"""The adapter's model card: what it is, how to load it, its training data and its results."""
 
 import yaml
 
@@ -9,7 +9,13 @@ from tasks.records import DataRecord, TrainedRecord
 
 
 def write_card(trained: TrainedRecord, data: DataRecord, output: OutputSettings) -> str:
-    """Give the card as Markdown, with the metadata that the Hub reads on top."""
+    """Return the model card as Markdown, with the metadata that the Hub reads at its top.
+
+    Args:
+        trained: the adapter's training.
+        data: that it was trained on.
+        output: its license and language, if set.
+    """
     return f"{_metadata(trained, output)}\n{_body(trained, data)}"
 
 
@@ -36,7 +42,7 @@ def _body(trained: TrainedRecord, data: DataRecord) -> str:
     revision = f', revision="{base.revision}"' if base.revision else ""
     targets = ", ".join(lora.matches.per_target)
     auto_class = traits_of(base.settings.task).auto_class
-    learnt = f" ({data.train.num_trained_tokens:,} trained tokens)" if not data.labels else ""
+    tokens = f" ({data.train.num_trained_tokens:,} trained tokens)" if not data.labels else ""
     return f"""# LoRA adapter for {base.reference}
 
 Trained with adapterflow: only the weights in this folder were trained.
@@ -60,13 +66,13 @@ model.load_adapter("path/to/this/folder")
 | adapted layers | {targets} |
 | trainable parameters | {trained.injected.num_trainable_parameters:,} ({share:.2%}) |
 | task | {base.settings.task.value} |
-| training rows | {data.train.num_rows:,}{learnt} |
+| training rows | {data.train.num_rows:,}{tokens} |
 | training data sha256 | `{data.train.sha256}` |
 | held-out rows | {held_out:,} |
-| optimiser steps | {trained.num_steps:,} |
+| optimizer steps | {trained.num_steps:,} |
 | training loss (last steps) | {trained.train_loss:.4f} |
 | held-out loss | {eval_loss} |
-{_judged(trained)}"""
+{_eval_metrics(trained)}"""
 
 
 def _labels(data: DataRecord) -> str:
@@ -79,6 +85,6 @@ def _label_arguments(data: DataRecord) -> str:
     return ", id2label=dict(enumerate(labels)), label2id={x: i for i, x in enumerate(labels)}"
 
 
-def _judged(trained: TrainedRecord) -> str:
-    given = trained.eval_metrics_text
-    return f"| held-out rows | {given} |\n" if given else ""
+def _eval_metrics(trained: TrainedRecord) -> str:
+    metrics = trained.eval_metrics_text
+    return f"| held-out metrics | {metrics} |\n" if metrics else ""

@@ -1,7 +1,7 @@
-"""The weights of a base that stay frozen because no layer that LoRA adapts has them.
+"""The weights of a base that stay frozen because they are in no layer that LoRA can adapt.
 
-transformers 5 keeps a mixture's experts as three-dimensional parameters of one module, and a state
-space model its transitions as a parameter of the mixer: neither is a layer with a name to target.
+transformers 5 has a mixture's experts as three-dimensional parameters of one module, and a state
+space model's transitions as a parameter of the mixer. Neither is a layer that can be targeted.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -14,64 +14,68 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-_WORTH_SAYING = 0.01
+_REPORTED_SHARE = 0.01
+"""Smaller shares of the base's weights are not reported."""
 _FUSED = 3
-"""Dimensions of a parameter that has one matrix for each expert."""
+"""The number of dimensions of a parameter that has one matrix per expert."""
 
 
 @dataclass(frozen=True)
 class _Weight:
     name: str
-    """The parameter's, or the layer's where it is just called `weight`."""
+    """The parameter's name, or the layer's if the parameter is just called `weight`."""
     of_class: str
     parameter: "nn.Parameter"
 
     @property
     def is_fused(self) -> bool:
-        """Whether there is a matrix for each expert; a convolution's weight has one size of 1."""
+        """Whether there is one matrix per expert; a depthwise convolution's has a size of 1."""
         return self.parameter.ndim == _FUSED and min(self.parameter.shape) > 1
 
 
 def fused_experts(model: "PreTrainedModel") -> str:
-    """Name the experts' fused parameters with the modules that have them; empty without any."""
+    """Return the names of fused experts with their modules' classes; empty if there are none."""
     return _named(one for one in _out_of_reach(model) if one.is_fused)
 
 
 def describe_out_of_reach(model: "PreTrainedModel") -> list[str]:
-    """Describe the weights that no target reaches, with their share of all, where there are any."""
+    """Describe the weights that no target can reach, with their share; empty if negligible."""
     found = list(_out_of_reach(model))
     share = sum(one.parameter.numel() for one in found) / model.num_parameters()
     experts = "; fused experts can't be adapted yet" if fused_experts(model) else ""
-    if share < _WORTH_SAYING and not experts:
+    if share < _REPORTED_SHARE and not experts:
         return []
-    shown = f"{share:.2%}" if share < _WORTH_SAYING else f"{share:.0%}"
-    remark = f"{shown} of the base's weights stay frozen whatever lora.target_modules names: "
-    return [f"{remark}{_named(found)}{experts}"]
+    shown = f"{share:.2%}" if share < _REPORTED_SHARE else f"{share:.0%}"
+    warning = f"{shown} of the base's weights stay frozen whatever lora.target_modules is: "
+    return [f"{warning}{_named(found)}{experts}"]
 
 
 def describe_passed_over(
     model: "PreTrainedModel", passed_over: Collection["nn.Module"], how: str
 ) -> list[str]:
-    """Describe the layers that a choice of all layers did not take, with their share.
+    """Describe the adaptable layers that a choice of all layers does not include, with their share.
 
     Args:
         model: the base.
-        passed_over: its layers that could be adapted, but for embeddings and output layers.
-        how: they were chosen, such as `all-linear`.
+        passed_over: its adaptable layers that are not targets, without embeddings and output layer.
+        how: the choice, such as `all-linear`.
+
+    Returns:
+        At most one warning; none if the share is negligible.
     """
     sizes = {m: sum(p.numel() for p in m.parameters() if p.ndim > 1) for m in passed_over}
     share = sum(sizes.values()) / model.num_parameters()
-    if share < _WORTH_SAYING:
+    if share < _REPORTED_SHARE:
         return []
     names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if m in sizes})
-    remark = f"{share:.0%} of the base's weights are in layers that {how} does not take; to adapt "
-    return [f"{remark}them, name them in lora.target_modules: {', '.join(names)}"]
+    warning = f"{share:.0%} of the base's weights are in layers that {how} does not include; "
+    return [f"{warning}to adapt them, name them in lora.target_modules: {', '.join(names)}"]
 
 
 def _out_of_reach(model: "PreTrainedModel") -> Iterator[_Weight]:
-    """Yield the matrices that are parameters of no layer that LoRA adapts.
+    """Yield the matrices that are not parameters of a layer that LoRA can adapt.
 
-    But for routers, which are meant to stay as they are, and biases of several experts.
+    Routers are left out, as they are meant to stay frozen, and so are the biases of experts.
     """
     layers = set(adaptable(model))
     for path, module in model.named_modules():

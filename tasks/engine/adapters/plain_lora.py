@@ -1,7 +1,7 @@
-"""Adapters whose initialisation altered the base, as plain LoRA for the unaltered one.
+"""Adapters whose initialization altered the base, as plain LoRA for the original base.
 
 PiSSA (https://arxiv.org/abs/2404.02948, section 3) and OLoRA (https://arxiv.org/abs/2406.01775)
-start from A0, B0 taken out of the weight: W' = W - s·B0·A0. After training the layer computes
+initialize with A0, B0 taken out of the weight: W' = W - s·B0·A0. After training the layer computes
 W' + s·B·A = W + s·(B·A - B0·A0), and [B, B0]·[A; -A0] is that difference as one product of rank 2r.
 """
 
@@ -19,20 +19,20 @@ ALTERS_BASE = ("pissa", "olora")
 def to_plain(
     trained: dict[str, "Tensor"], initial: dict[str, "Tensor"], config: LoraConfigRecord
 ) -> tuple[dict[str, "Tensor"], LoraConfigRecord]:
-    """Give weights and configuration that load into the unaltered base.
+    """Return weights and configuration that load into the original base.
 
     Args:
         trained: the adapter's weights after training.
-        initial: its weights before.
+        initial: its weights before training.
         config: its configuration.
 
     Returns:
-        Both unchanged where the initialisation left the base alone, else of rank 2r.
+        Both unchanged if the initialization did not alter the base, else of rank 2r.
     """
     if config.init_lora_weights not in ALTERS_BASE:
         return trained, config
     weights = {key: _stacked(key, value, initial[key]) for key, value in trained.items()}
-    # s = alpha/r, or alpha/sqrt(r) with rsLoRA, must stay what it was at twice the rank.
+    # The scale s, alpha/r or with rsLoRA alpha/sqrt(r), must stay the same at twice the rank.
     growth = math.sqrt(2) if config.use_rslora else 2
     changes = {
         "r": 2 * config.r,

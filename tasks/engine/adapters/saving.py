@@ -1,7 +1,7 @@
-"""Step 5's work: an adapter's own folder, complete or absent, and proven by loading it.
+"""Step 5's work: write an adapter's folder atomically, and prove it by loading it.
 
-The folder holds `adapter_model.safetensors`, `adapter_config.json`, the model card `README.md` and
-`manifest.json`, which is written last: where it stands, the rest is complete.
+The folder contains `adapter_model.safetensors`, `adapter_config.json`, the model card `README.md`
+and `manifest.json`, which is written last: if it exists, the rest is complete.
 """
 
 import json
@@ -38,7 +38,7 @@ CARD_FILE = "README.md"
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """What goes into an adapter's folder."""
+    """What is written to an adapter's folder."""
 
     name: str
     base: BaseModelRecord
@@ -47,15 +47,23 @@ class AdapterFiles:
     template: str = ""
     card: str = ""
     remarks: tuple[str, ...] = ()
-    """What the configuration and the training were remarked on."""
+    """The warnings about the configuration and the training."""
     is_converted: bool = False
-    """Whether it was trained on an altered base, and is now for the unaltered one."""
+    """Whether it was trained on a base that its initialization altered, and is now for the original
+    base."""
 
 
 def adapter_files(
     model: "PreTrainedModel", trained: TrainedRecord, template: str, card: str
 ) -> AdapterFiles:
-    """Read one adapter out of the model, as plain LoRA, with the configuration filled in."""
+    """Read the trained adapter from the model, as plain LoRA, with its configuration completed.
+
+    Args:
+        model: with the trained adapter.
+        trained: the state that it is in.
+        template: how prompts were written in training, `chat` or `plain`.
+        card: the model card.
+    """
     record = trained.injected.lora
     weights, config = to_plain(
         adapter_state.read_adapter(model, record.adapter_name),
@@ -66,7 +74,7 @@ def adapter_files(
         name=record.adapter_name,
         base=record.base,
         weights=weights,
-        config=_filled_in(config, record.base),
+        config=_completed(config, record.base),
         template=template,
         card=card,
         remarks=(*record.remarks, *trained.remarks),
@@ -77,18 +85,18 @@ def adapter_files(
 def save_adapter(
     files: AdapterFiles, folder: Path, live_logits: "Tensor", push: Callable[[Path], str] | None
 ) -> SavedRecord:
-    """Write the folder, prove it on a fresh base, and push it where that was asked for.
+    """Write the folder, verify it on a fresh base, and push it if asked to.
 
     Args:
         files: what to write.
-        folder: the adapter's own folder; an older one there is replaced.
+        folder: the adapter's own folder; an existing one is replaced.
         live_logits: `probe_logits` of the trained model.
-        push: given the finished folder, pushes it and returns its address.
+        push: pushes the finished folder and returns its URL; None to push nothing.
 
     Raises:
-        VerificationError: the file's size is not what the parameters add up to, or the adapter
-            gives other logits on a fresh base.
-        AdapterflowError: the disk is full or the place is not writable.
+        VerificationError: the file's size is not that of the weights, or the adapter has other
+            logits on a fresh base.
+        AdapterflowError: the disk is full or the place is not writable, or the push failed.
     """
     with atomic_folder(folder) as partial:
         write_files(partial, files.weights, files.config, files.card)
@@ -112,7 +120,7 @@ def save_adapter(
     )
 
 
-def _filled_in(config: LoraConfigRecord, base: BaseModelRecord) -> dict[str, Any]:
+def _completed(config: LoraConfigRecord, base: BaseModelRecord) -> dict[str, Any]:
     return {
         **config.to_json(),
         "base_model_name_or_path": base.reference,
@@ -124,7 +132,14 @@ def _filled_in(config: LoraConfigRecord, base: BaseModelRecord) -> dict[str, Any
 def write_files(
     folder: Path, weights: dict[str, "Tensor"], config: dict[str, Any], card: str = ""
 ) -> None:
-    """Write an adapter's weights, by their place in the base, its configuration and its card."""
+    """Write an adapter's weights, configuration and card to a folder.
+
+    Args:
+        folder: that exists.
+        weights: by their names in the base.
+        config: PEFT's configuration as JSON values.
+        card: the model card; none is written if empty.
+    """
     placed = {PEFT_PREFIX + key: weight for key, weight in weights.items()}
     adapter_state.save_weights(placed, folder / adapter_state.WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -153,20 +168,22 @@ def _facts(files: AdapterFiles) -> dict[str, object]:
 
 
 def _portable_source(base: BaseModelRecord) -> str | None:
-    """Give what to set as `base_model.source` elsewhere; a path of this machine is none."""
+    """Return the `base_model.source` to set on another machine; None for a local path."""
     is_package = base.settings.source.startswith("package:")
     return base.settings.source if is_package or not Path(base.location).is_absolute() else None
 
 
 def _verify_size(file: Path, weights: dict[str, "Tensor"]) -> int:
-    """Check that the file is its header and the weights' bytes, and give the header's size."""
+    """Check that the file is its header and the weights' bytes; return the header's bytes."""
     with file.open("rb") as opened:
         # A safetensors file begins with the length of its JSON header, 8 bytes little-endian.
         (length,) = struct.unpack("<Q", opened.read(8))
     header_bytes = 8 + int(length)
     expected = header_bytes + sum(weight.nbytes for weight in weights.values())
     if file.stat().st_size != expected:
-        raise VerificationError(f"{file.name} has {file.stat().st_size} bytes, not {expected}")
+        raise VerificationError(
+            f"{file.name} has {file.stat().st_size} bytes; expected {expected} (header and weights)"
+        )
     return header_bytes
 
 
@@ -176,15 +193,15 @@ def _verify_round_trip(files: AdapterFiles, folder: Path, live_logits: "Tensor")
     load_adapter(fresh, folder, files.name)
     difference = (probe_logits(fresh) - live_logits).abs().max().item()
     largest = live_logits.abs().max().item()
-    verify_same(difference, largest, "saved adapter on a fresh base", _tolerance(files))
+    verify_same(difference, largest, "the saved adapter on a fresh base", _tolerance(files))
     return float(difference)
 
 
 def _tolerance(files: AdapterFiles) -> float:
-    """Give the allowed difference as a share of the largest logit.
+    """Return the allowed difference as a share of the largest logit.
 
-    Equal computation gives equal logits. A plain LoRA made from one that altered the base adds up
-    the same terms in another order, which in half precision is another rounding in each layer.
+    The same computation gives the same logits. A plain LoRA made from one that altered the base
+    sums the same terms in another order, which in half precision rounds differently in each layer.
     """
     return 5e-2 if files.is_converted and files.base.dtype != "float32" else 1e-4
 
@@ -192,8 +209,8 @@ def _tolerance(files: AdapterFiles) -> float:
 def _remarks(base: BaseModelRecord) -> tuple[str, ...]:
     if not Path(base.reference).is_absolute():
         return ()
-    remark = (
+    warning = (
         f"adapter_config.json names the base by its local path {base.reference}; "
         "set base_model.hub_id so that the adapter loads on another machine"
     )
-    return (remark,)
+    return (warning,)

@@ -163,7 +163,7 @@ def test_the_combined_adapter_is_prompted_as_the_first(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folders[0])
     record = combined(base, folders, Combination())
-    assert "1 was trained on prompts that are written otherwise" in record.remarks[-1]
+    assert "1 was trained with another prompt template" in record.remarks[-1]
     settings = BaseModelSettings.model_validate({"source": str(base), "dtype": "float32"})
     loaded = AdapterSet.on(settings).load(record.folder)
     assert (loaded.template, loaded.tokenizer.chat_template) == ("chat", tokenizer.chat_template)

@@ -100,7 +100,7 @@ def test_what_the_hub_does_not_have_is_refused(hub: HubStandIn, tiny_base: Path)
 
 def test_a_mistyped_folder_with_one_slash_is_a_mistake(tiny_base: Path) -> None:
     """What can't be a Hub id is looked for here only, and the message names both ways."""
-    with pytest.raises(UserError, match=r"my out/run 1 is no folder; give .* Hub id"):
+    with pytest.raises(UserError, match=r"my out/run 1 is not a folder; give .* Hub id"):
         load_adapter(loaded(tiny_base)[0], "my out/run 1")
 
 

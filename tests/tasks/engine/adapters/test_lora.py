@@ -144,7 +144,7 @@ def test_a_module_is_adapted_or_trained_whole(tiny_base: Path) -> None:
     """A name in both lists is refused, and so is one whose module holds an adapted layer."""
     for name in ("q_proj", "self_attn", "model"):
         message = refusal(tiny_base, target_modules=["q_proj"], modules_to_save=[name])
-        assert f"['{name}'] cover layers that target_modules adapts" in message
+        assert f"['{name}'] contain layers that target_modules adapts" in message
 
 
 def test_an_odd_rank_cannot_be_orthogonal(tiny_base: Path) -> None:
@@ -176,8 +176,10 @@ def test_an_unusual_rank_is_remarked(tiny_base: Path) -> None:
 def test_a_large_share_is_remarked(tiny_base: Path) -> None:
     """More than one per cent trainable is remarked with the share; less is not."""
     config = resolve(tiny_base)
-    assert lora.remarks(config, 10, 990) == ()
-    assert lora.remarks(config, 25, 975) == ("2.50% of all parameters train, above the usual 1 %",)
+    assert lora.describe_unusual(config, 10, 990) == ()
+    assert lora.describe_unusual(config, 25, 975) == (
+        "2.50% of all parameters are trainable, above the usual 1 %",
+    )
 
 
 def test_a_count_is_what_the_paper_says(tiny_base: Path) -> None:
@@ -246,7 +248,9 @@ def test_layers_that_all_linear_passes_over_are_remarked() -> None:
         model = SqueezeBertForSequenceClassification(SqueezeBertConfig(num_hidden_layers=1))
     given = settings(target_modules="all-linear")
     (remark,) = lora.describe_unreached(given, lora.resolve_lora(given, model), model)
-    assert "all-linear does not take; to adapt them, name them in lora.target_modules: " in remark
+    assert (
+        "all-linear does not include; to adapt them, name them in lora.target_modules: " in remark
+    )
     assert "query" in remark
 
 
@@ -274,7 +278,9 @@ def test_all_layers_are_those_that_peft_takes(kind: str) -> None:
 def test_what_peft_refuses_is_refused_before_the_weights() -> None:
     """PEFT's own refusal is a user's mistake, with its reason."""
     config = lora.resolve_lora(settings(target_modules=["conv1d"]), small(model_type="jamba"))
-    with pytest.raises(UserError, match="PEFT can't adapt JambaForCausalLM as the section lora"):
+    with pytest.raises(
+        UserError, match="PEFT can't adapt JambaForCausalLM with these settings of lora"
+    ):
         lora.count_trainable(config, small(model_type="jamba"))
 
 

@@ -269,7 +269,7 @@ def test_the_card_has_the_facts(tiny_base: Path, tmp_path: Path) -> None:
         "| adapted layers | q_proj, v_proj |",
         "| training rows | 8 (",
         "| held-out rows | 2 |",
-        "| optimiser steps | 4 |",
+        "| optimizer steps | 4 |",
         f"| held-out loss | {record.eval_loss:.4f} |",
     ):
         assert fact in body
