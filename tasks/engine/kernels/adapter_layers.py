@@ -1,13 +1,14 @@
 """The adapter's linear layers, with exact gradients and fewer passes over memory than PEFT's own.
 
-PEFT computes W·x + s·B·(A·x) out of operations of autograd: it copies x into float32 and back,
+PEFT computes W·x + s·B·(A·x) from several autograd operations: it casts x to float32 and back,
 keeps both copies for the backward pass, and adds up three full-size results. Here a layer is one
-operation. It keeps x once, adds the low-rank product while it is computed, and has the gradients of
-LoRA (https://arxiv.org/abs/2106.09685, section 4.1) written out:
+operation. It keeps x once, accumulates the low-rank product into W·x in place, and has the
+gradients of LoRA (https://arxiv.org/abs/2106.09685, section 4.1) written out, with g the gradient
+of the layer's output and ' for the transpose:
 
     ∂x = W'·g + A'·h,  ∂A = h·x',  ∂B = s·g·(A·x)'   with h = s·B'·g
 
-The modules and their weights stay PEFT's; only their `forward` is another one for a while.
+The modules and their weights remain PEFT's; only their `forward` is replaced for a while.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def fused_adapter_layers(model: "PreTrainedModel") -> Iterator[None]:
-    """Compute the layers of the active adapter in one operation each, where they are plain LoRA."""
+    """Compute each plain LoRA layer of the active adapter in one operation, for a while.
+
+    Layers of other kinds (see `num_unfused`) keep PEFT's forward.
+    """
     layers = [layer for layer in _adapted(model) if _is_plain(layer, model.dtype)]
     for layer in layers:
         layer.forward = partial(_forward, layer)
@@ -37,7 +41,10 @@ def fused_adapter_layers(model: "PreTrainedModel") -> Iterator[None]:
 
 
 def num_unfused(model: "PreTrainedModel") -> int:
-    """Count the adapter's layers that keep PEFT's way: packed weights, DoRA, other kinds."""
+    """Return the number of adapter layers that keep PEFT's forward.
+
+    These are layers on quantized weights, DoRA, adapted embeddings, and others of PEFT's variants.
+    """
     return sum(not _is_plain(layer, model.dtype) for layer in _adapted(model))
 
 
@@ -78,7 +85,7 @@ def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """W·x + bias + s·B·A·x in the type of W; the adapter's matrices keep theirs."""
+    """W·x + bias + s·B·A·x in the dtype of W; the adapter's matrices keep their own dtype."""
 
     @staticmethod
     def forward(  # noqa: PLR0913 - autograd's signature
@@ -91,7 +98,21 @@ class _AdaptedLinear(torch.autograd.Function):
         lora_b: torch.Tensor,
         scaling: float,
     ) -> torch.Tensor:
-        """Compute the layer; `dropped`, if given, is what A sees of `x`."""
+        """Compute the layer.
+
+        Args:
+            ctx: of autograd.
+            x: [..., in].
+            dropped: what A sees of `x`, [..., in]; `x` itself if None.
+            weight: W, [out, in].
+            bias: [out].
+            lora_a: A, [r, in].
+            lora_b: B, [out, r].
+            scaling: s.
+
+        Returns:
+            [..., out], in the dtype of `weight`.
+        """
         dtype = weight.dtype
         rows = x.reshape(-1, x.shape[-1]).to(dtype)
         seen = rows if dropped is None else dropped.reshape(rows.shape).to(dtype)
@@ -105,25 +126,25 @@ class _AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # noqa: ANN401
-        """Give the gradients of x, of what A sees of it, of the bias, A and B.
+        """Return the gradients of x, `dropped`, the bias, A and B.
 
-        Autograd turns each into the type of what it is the gradient of.
+        Autograd casts each to the dtype of its input.
         """
         seen, weight, a, b, inner = ctx.saved_tensors
-        wants_x, wants_seen, _, wants_bias, *_ = ctx.needs_input_grad
+        needs_x, needs_seen, _, needs_bias, *_ = ctx.needs_input_grad
         rows = gradient.reshape(-1, gradient.shape[-1])
         of_inner = (rows @ b).mul_(ctx.scaling)
-        of_x = rows @ weight if wants_x else None
+        of_x = rows @ weight if needs_x else None
         of_seen = None
         if ctx.is_dropped:
-            of_seen = of_inner @ a if wants_seen else None
+            of_seen = of_inner @ a if needs_seen else None
         elif of_x is not None:
             of_x.addmm_(of_inner, a)
         return (
             None if of_x is None else of_x.view(ctx.shape),
             None if of_seen is None else of_seen.view(ctx.shape),
             None,
-            rows.sum(0) if wants_bias else None,
+            rows.sum(0) if needs_bias else None,
             of_inner.t() @ seen,
             (rows.t() @ inner).mul_(ctx.scaling),
             None,

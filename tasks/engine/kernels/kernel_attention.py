@@ -1,10 +1,10 @@
 """Attention within packed rows by PyTorch's own kernels: on GPUs, and where there is dropout.
 
-Each row's keys are those of the prefix and its own, so that its queries stand at the end of them.
-On a GPU all rows are one call of the kernel for sequences of several lengths, whose causal mask is
-aligned just so (FlashAttention-2, https://arxiv.org/abs/2307.08691; at the lower right since its
-version 2.1). No GPU was at hand, so the tests have a stand-in for the kernel; on a GPU
-`batch_choice` compares what it gives with padded rows before it is used.
+The keys of a row are the prefix's and its own, so its queries are aligned with the last keys. On a
+GPU all rows are one call of the kernel for sequences of variable length, whose causal mask has the
+same alignment (FlashAttention-2, https://arxiv.org/abs/2307.08691; lower right since version 2.1).
+The tests replace the kernel by a stand-in, as they run without a GPU. On a GPU, `batching.choice`
+compares packed with padded rows on the model itself before it packs.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 Ends = tuple[int, ...]
-"""Where the prefix ends (0 without one), and then each row."""
+"""The token at which the prefix ends (0 without one), and then each row; all exclusive."""
 
 _OLDEST_GPU = (8, 0)
-"""The compute capability that the kernel for several lengths needs."""
+"""The compute capability that `varlen_attn` needs (Ampere)."""
 
 
 def has_kernel(query: torch.Tensor) -> bool:
-    """Tell whether the device multiplies these queries in one call."""
+    """Return whether `attend_at_once` can run: half precision, on a GPU that is recent enough."""
     return (
         query.device.type == "cuda"
         and query.dtype in {torch.float16, torch.bfloat16}
@@ -34,21 +34,21 @@ def has_kernel(query: torch.Tensor) -> bool:
 def attend_at_once(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: Ends, scaling: float
 ) -> torch.Tensor:
-    """Attend in one call for all rows.
+    """Compute attention within all rows in one call of the kernel.
 
     Args:
         query: [1, heads, tokens, size].
         key: [1, key heads, tokens, size].
         value: [1, key heads, tokens, size].
         ends: of the prefix and the rows.
-        scaling: of the products.
+        scaling: of the scores.
 
     Returns:
         [1, tokens, heads, size].
     """
     rows = _sequences(ends, query.device)
-    # In float32, as the gradients of many rows add up in the prefix. Not `index_select`, whose
-    # gradient a GPU adds up in any order.
+    # In float32, as the gradients of many rows are summed in the prefix. Not by `index_select`:
+    # its gradient is summed in no fixed order on a GPU, so that runs would not be reproducible.
     wide = torch.promote_types(query.dtype, torch.float32)
     keys, values = (
         part[0].transpose(0, 1).to(wide)[rows.keys].to(query.dtype) for part in (key, value)
@@ -65,7 +65,7 @@ def attend_at_once(
         window_size=(-1, 0),  # causal
         enable_gqa=True,
     )
-    assert isinstance(done, torch.Tensor)  # noqa: S101 - nothing else was asked for
+    assert isinstance(done, torch.Tensor)  # noqa: S101 - without return_aux
     return done[None]
 
 
@@ -77,7 +77,10 @@ def attend_one_by_one(  # noqa: PLR0913 - what attention is a function of
     scaling: float,
     dropout: float,
 ) -> torch.Tensor:
-    """Do the same row by row, with dropout of the weights."""
+    """Compute the same row by row, with dropout of the attention weights.
+
+    Shapes are those of `attend_at_once`.
+    """
     sizes = [ends[0], *(end - start for start, end in pairwise(ends))]
     queries, keys, values = (part.split(sizes, dim=2) for part in (query, key, value))
     done = []
@@ -105,20 +108,21 @@ def attend_one_by_one(  # noqa: PLR0913 - what attention is a function of
 
 @dataclass(frozen=True)
 class _Sequences:
-    """The prefix and each row as the kernel takes them."""
+    """The prefix and each row as the kernel's sequences."""
 
     keys: torch.Tensor
-    """The tokens whose keys each has, one after the other, int64."""
+    """The tokens that are each sequence's keys, one sequence after the other, int64."""
     query_ends: torch.Tensor
-    """0, and where each one's queries end, int32 [sequences + 1]."""
+    """0, and where each sequence's queries end, int32 [sequences + 1]."""
     key_ends: torch.Tensor
+    """0, and where each sequence's keys end, int32 [sequences + 1]."""
     longest_query: int
     longest_key: int
 
 
 @lru_cache(maxsize=16)
 def _sequences(ends: Ends, device: torch.device) -> _Sequences:
-    """Lay out a part once, for all its layers."""
+    """Return the kernel's sequences for a micro-batch, computed once for all layers."""
     prefix = ends[0]
     shared = [*range(prefix)]
     rows = [(shared, start, end) for start, end in pairwise(ends)]

@@ -1,10 +1,10 @@
-"""Norms and gated feed-forward layers that keep less for the backward pass, and take less time.
+"""Norms and gated feed-forward layers that save less for the backward pass, and take less time.
 
 transformers writes RMSNorm (https://arxiv.org/abs/1910.07467, equation 4) and SwiGLU
-(https://arxiv.org/abs/2002.05202, equation 6) as several operations, and autograd keeps what lies
-between them, some of it in float32. Here each is one operation that keeps its inputs only, with its
-gradient written out. A layer is replaced where it is seen, on a probe, to compute just that; all
-others stay as they are.
+(https://arxiv.org/abs/2002.05202, equation 6) as several operations, and autograd saves the
+intermediate results, some of them in float32. Here each is one operation that saves only its
+inputs, with its gradient written out. A layer is replaced only if its output on a probe shows that
+it computes just this formula.
 """
 
 import inspect
@@ -26,7 +26,7 @@ _Forward = Callable[[torch.Tensor], torch.Tensor]
 
 _TOLERANCE = 1e-5
 _TOLERANCE_LOW_PRECISION = 2e-2
-"""Of the outputs' norm: rounding in another order, and no other formula."""
+"""As shares of the output's norm: above rounding in another order, below any other formula."""
 
 
 @contextmanager
@@ -48,7 +48,10 @@ def lean_layers(model: "PreTrainedModel") -> Iterator[None]:
 
 
 def _lean_forward(module: Any) -> tuple[_Forward, torch.Tensor] | None:  # noqa: ANN401
-    """Give the forward that a module has if it is what its parts look like, and a probe for it."""
+    """Return a candidate for the module's forward, by its children, and a probe to test it with.
+
+    Return None for a module that looks like neither RMSNorm nor SwiGLU.
+    """
     children = {name for name, _ in module.named_children()}
     parameters = {name for name, _ in module.named_parameters(recurse=False)}
     if len(inspect.signature(module.forward).parameters) != 1:
@@ -63,7 +66,7 @@ def _lean_forward(module: Any) -> tuple[_Forward, torch.Tensor] | None:  # noqa:
 
 
 def _probe(size: int, like: torch.Tensor) -> torch.Tensor:
-    # No random numbers: they would not be the same in a run that is gone on with.
+    # Not random: drawing would advance the generator, and at another point in a resumed run.
     values = torch.arange(2 * size, device=like.device).sin().mul(3).view(1, 2, size)
     return values.to(like.dtype) if like.is_floating_point() else values
 
@@ -90,14 +93,14 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:  # noqa: ANN401
-        """Compute the norm in float32, rounded once."""
+        """Compute the norm in float32 and round once: x is [..., size], weight [size]."""
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         return rms_norm(x, weight.shape, weight, eps).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # noqa: ANN401
-        """Give ∂x = (g - x · mean(g · x) / rms²) / rms with g = weight · gradient."""
+        """Return ∂x = (g - x · mean(g · x) / rms²) / rms with g = weight · gradient."""
         x, weight = ctx.saved_tensors
         dtype = torch.promote_types(x.dtype, torch.float32)
         wide = x.to(dtype)
@@ -109,17 +112,17 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _SiluProduct(torch.autograd.Function):
-    """silu(gate) · up."""
+    """silu(gate) · up, elementwise."""
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
-        """Compute the product; silu(gate) is not kept."""
+        """Compute the product, saving only the inputs."""
         ctx.save_for_backward(gate, up)
         return silu(gate).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # noqa: ANN401
-        """Give the gradients of both."""
+        """Return the gradients of gate and up, with silu(gate) computed again."""
         gate, up = ctx.saved_tensors
         of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
         return of_gate, silu(gate).mul_(gradient)

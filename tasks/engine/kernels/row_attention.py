@@ -1,16 +1,16 @@
-"""Attention within packed rows: each row of a sequence sees a shared prefix and itself only.
+"""Attention within packed rows: each row of a sequence sees only a shared prefix and itself.
 
 PyTorch's attention takes such a pattern as a mask over all pairs of tokens, and computes all pairs.
-Here each query meets only the keys that it may see. Queries are taken in tiles of similar length,
-so that many short rows make a few matrix products; the backward pass computes a tile's weights
-anew, so that memory does not grow with the square of a row's length (as FlashAttention,
-https://arxiv.org/abs/2205.14135, algorithms 1 and 4, without its running softmax: a tile's keys fit
-into memory).
+Here scores are computed only for the keys that a query may see. Queries of similar rows are put
+together in tiles, so that many short rows make a few matrix products. The backward pass recomputes
+a tile's weights, so that memory does not grow with the square of a row's length (as in
+FlashAttention, https://arxiv.org/abs/2205.14135, algorithms 1 and 4, but without its running
+softmax, as all keys of a tile fit into memory).
 
-On other devices PyTorch's kernels do it (`kernel_attention`).
+This is for the CPU; on other devices PyTorch's kernels are used (`kernel_attention`).
 
-`attending_by_row` puts it into a model through transformers' interface for attention functions.
-A model that has none, or whose attention does more (a window, a bias), raises ValueError.
+`attending_by_row` puts it into a model through transformers' `AttentionInterface`. A model that
+does not support that, or whose attention does more (a window, a bias), raises ValueError.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,21 +37,23 @@ if TYPE_CHECKING:
 _NAME = "adapterflow_rows"
 _TILE_QUERIES = 64
 _TILE_SCORES = 2**15
-"""Largest number of query-key pairs a tile and head, so that its scores stay in the cache."""
+"""Most query-key pairs per tile and head, so that the scores stay in the CPU's cache."""
 _PADDING = 1.25
-"""How much longer than the mean of its tile the longest row may be."""
-_FOREIGN = ("softcap", "s_aux", "position_bias")
-"""What other attention functions are given and this one does not compute."""
+"""How much longer the longest row of a tile may be than the mean of the tile."""
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+"""Arguments that transformers passes to attention functions and this one does not support."""
 
 
 @contextmanager
 def attending_by_row(model: "PreTrainedModel") -> Iterator[None]:
-    """Let the model take packed batches; backward passes must run within, too.
+    """Replace the model's attention for packed micro-batches, for a while.
+
+    Backward passes must run within, too, as gradient checkpointing computes forward passes again.
 
     Raises:
         ValueError: the model's attention cannot be replaced.
     """
-    before = model.config._attn_implementation  # noqa: SLF001 - there is no public way to ask
+    before = model.config._attn_implementation  # noqa: SLF001 - there is no public attribute
     model.set_attn_implementation(_NAME)
     try:
         if model.config._attn_implementation != _NAME:  # noqa: SLF001
@@ -77,27 +79,29 @@ def attend(  # noqa: PLR0913 - transformers' signature
     Args:
         module: the layer.
         query: [1, heads, tokens, size].
-        key: [1, key heads, tokens, size]; each serves heads / key heads neighbouring heads.
+        key: [1, key heads, tokens, size]; each serves heads / key heads neighboring heads.
         value: [1, key heads, tokens, size].
-        attention_mask: int64 [1, 1, 1, rows + 1], where the prefix and each row ends.
-        scaling: of the products; 1/√size unless given.
-        dropout: of the weights.
+        attention_mask: int64 [1, 1, 1, rows + 1], the ends of the prefix and of each row.
+        scaling: of the scores; 1/√size unless given.
+        dropout: of the attention weights.
         sliding_window: number of tokens that a token sees, itself included.
-        others: what other attention functions may want.
+        others: arguments for other attention functions.
 
     Returns:
         [1, tokens, heads, size].
 
     Raises:
-        ValueError: the layer asks for more than that, or a row is longer than the window.
+        ValueError: the layer uses an unsupported argument, or a row is longer than its window.
     """
-    wanted = [name for name in _FOREIGN if others.get(name) is not None]
-    if wanted:
-        raise ValueError(f"its attention uses {', '.join(wanted)}")
+    unsupported = [name for name in _UNSUPPORTED if others.get(name) is not None]
+    if unsupported:
+        raise ValueError(f"its attention uses {', '.join(unsupported)}")
     ends = _ends_in(attention_mask)
     longest = ends[0] + max(end - start for start, end in pairwise(ends))
     if sliding_window is not None and longest > sliding_window:
-        raise ValueError(f"a row has {longest} tokens, its window {sliding_window}")
+        raise ValueError(
+            f"a row has {longest} tokens, but the attention window is {sliding_window}"
+        )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if has_kernel(query) and not dropout:
         return attend_at_once(query, key, value, ends, scaling), None
@@ -111,7 +115,7 @@ AttentionInterface.register(_NAME, attend)
 
 
 def _ends_in(mask: torch.Tensor) -> Ends:
-    """Read a part's ends once for all layers: whoever reads of a GPU waits for all its work."""
+    """Return a micro-batch's ends, read once for all layers: reading from a GPU synchronizes it."""
     ends: Ends | None = _read.get(mask)
     if ends is None:
         ends = _read[mask] = tuple(mask.flatten().tolist())
@@ -123,45 +127,51 @@ _read = WeakTensorKeyDictionary()
 
 @dataclass(frozen=True)
 class _Tile:
-    """Queries of equal standing: each has `num_keys` keys, and sees one more than the one before.
+    """Pieces of rows with the same causal mask, so that each product is one batched multiplication.
 
-    Shorter ones are filled up with their last token; as queries these count for nothing, and as
-    keys only they see themselves.
+    Shorter pieces are padded with their last token. The outputs of padding queries are dropped, and
+    the causal mask hides padding keys from all real queries.
     """
 
     size: int
-    """Rows, or pieces of them."""
+    """The number of pieces."""
     num_queries: int
+    """Of each piece."""
     num_keys: int
+    """Of each piece."""
     queries: torch.Tensor
-    """Their tokens, int64 [size · num_queries]."""
+    """The queries' tokens, int64 [size · num_queries]."""
     keys: torch.Tensor
-    """Their tokens, int64 [size · num_keys]."""
+    """The keys' tokens, int64 [size · num_keys]."""
     is_real: torch.Tensor
-    """Bool [size · num_queries, 1], False for what only fills up."""
+    """Bool [size · num_queries, 1], False for padding."""
     unseen: torch.Tensor
-    """Added to the scores, float32 [num_queries, 1, num_keys]: -∞ for keys that come later."""
+    """Added to the scores, float32 [num_queries, 1, num_keys]: -∞ for later keys."""
 
 
 @dataclass(frozen=True)
 class _Layout:
+    """The tiles of a micro-batch, and how to get from them back to its tokens."""
+
     tiles: tuple[_Tile, ...]
     place: torch.Tensor
-    """Where each token's query is among the tiles' queries, int64 [tokens]."""
+    """The index of each token's query among the tiles' queries, int64 [tokens]."""
     keys: torch.Tensor
-    """The tokens of all tiles' keys."""
+    """The tokens of all tiles' keys, int64."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A run of queries of one row, with all keys that its row has for them."""
+    """Consecutive queries of one row, with the keys of the prefix and of the row up to them."""
 
     prefix: int
+    """The number of the prefix's tokens."""
     start: int
     """The row's first token after the prefix."""
     before: int
-    """Tokens of the row before the first query."""
+    """The number of the row's tokens before the first query."""
     size: int
+    """The number of queries."""
 
     @property
     def num_keys(self) -> int:
@@ -179,7 +189,8 @@ class _Piece:
 
 @lru_cache(maxsize=16)
 def _layout(ends: Ends) -> _Layout:
-    """Plan the attention of a part once, for all its layers."""
+    """Return the tiles of a micro-batch, computed once for all layers."""
+    # The prefix attends to itself, as a row without a prefix.
     rows = [(0, 0, ends[0]), *((ends[0], start, end) for start, end in pairwise(ends))]
     pieces = [
         _Piece(prefix, start, before, min(_TILE_QUERIES, end - start - before))
@@ -195,7 +206,7 @@ def _layout(ends: Ends) -> _Layout:
 
 
 def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    """Put pieces together that are about as long and stand as far from their row's first token."""
+    """Group pieces of similar size that begin at the same distance from their row's first token."""
     group: list[_Piece] = []
     for piece in sorted(pieces, key=lambda p: (p.prefix, p.before, p.size)):
         wider = [*group, piece]
@@ -230,9 +241,10 @@ def _tile(group: Sequence[_Piece]) -> _Tile:
 
 
 class _Heads:
-    """Queries, keys and values of all tokens, and how a tile's share of them is multiplied.
+    """The queries, keys and values of all tokens, and how those of a tile are multiplied.
 
-    Each key head's products are one matrix product: [tile's size · key heads, tokens, …].
+    Grouped-query attention (https://arxiv.org/abs/2305.13245): the queries of all heads that share
+    a key head are rows of one matrix, so tensors are [tile's size · key heads, rows, head size].
     """
 
     def __init__(
@@ -249,7 +261,7 @@ class _Heads:
         return tensor[0].transpose(0, 1).flatten(1).to(self.dtype)
 
     def of(self, tile: _Tile) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Give a tile's queries, keys and values by key head."""
+        """Return a tile's queries, keys and values as `by_head` arranges them."""
         query, key, value = self._sizes
         return (
             self.by_head(self._query.index_select(0, tile.queries), tile, query),
@@ -258,17 +270,17 @@ class _Heads:
         )
 
     def by_head(self, picked: torch.Tensor, tile: _Tile, size: int) -> torch.Tensor:
-        """Turn a tile's tokens into [tile's size · key heads, tokens · heads a key head, size]."""
-        parts = picked.view(tile.size, -1, self.key_heads, picked.shape[1] // self.key_heads)
-        return parts.transpose(1, 2).reshape(tile.size * self.key_heads, -1, size)
+        """Turn a tile's tokens into [tile's size · key heads, tokens · queries per key, size]."""
+        split = picked.view(tile.size, -1, self.key_heads, picked.shape[1] // self.key_heads)
+        return split.transpose(1, 2).reshape(tile.size * self.key_heads, -1, size)
 
     def by_place(self, tensor: torch.Tensor, tile: _Tile, num_tokens: int) -> torch.Tensor:
         """Undo `by_head`: [tile's size · num_tokens, heads · size]."""
-        parts = tensor.view(tile.size, self.key_heads, num_tokens, -1)
-        return parts.transpose(1, 2).reshape(tile.size * num_tokens, -1)
+        split = tensor.view(tile.size, self.key_heads, num_tokens, -1)
+        return split.transpose(1, 2).reshape(tile.size * num_tokens, -1)
 
     def weights(self, query: torch.Tensor, key: torch.Tensor, tile: _Tile) -> torch.Tensor:
-        """Give how much each query takes of each key, rows that sum to 1."""
+        """Return the attention weights of each query over the keys; each row sums to 1."""
         scores = torch.bmm(query, key.transpose(1, 2))
         shape = (scores.shape[0], tile.num_queries, -1, tile.num_keys)
         masked = torch.add(tile.unseen, scores.view(shape), alpha=self.scaling)
@@ -276,7 +288,10 @@ class _Heads:
 
 
 class _TiledAttention(torch.autograd.Function):
-    """Attention tile by tile; the gradient is exact."""
+    """Attention tile by tile, with its exact gradient.
+
+    Shapes are those of `attend`; only the inputs are saved for the backward pass.
+    """
 
     @staticmethod
     def forward(  # noqa: PLR0913 - autograd's signature
@@ -312,7 +327,7 @@ class _TiledAttention(torch.autograd.Function):
             output = heads.by_head(picked, tile, value.shape[-1])
             of_weights = torch.bmm(output, values.transpose(1, 2))
             # The softmax's gradient: weights · (of_weights - Σ of_weights · weights).
-            of_scores = torch.ops.aten._softmax_backward_data(  # noqa: SLF001 - it has no other name
+            of_scores = torch.ops.aten._softmax_backward_data(  # noqa: SLF001 - no public name
                 of_weights, weights, -1, heads.dtype
             )
             of_queries.append(heads.by_place(of_scores @ keys, tile, tile.num_queries))
@@ -327,15 +342,15 @@ class _TiledAttention(torch.autograd.Function):
         )
 
 
-def _summed(parts: list[torch.Tensor], layout: _Layout, like: torch.Tensor) -> torch.Tensor:
-    """Add up what the tiles say of each token, in float32: many rows look at the prefix."""
-    picked = torch.cat(parts)
+def _summed(of_tiles: list[torch.Tensor], layout: _Layout, like: torch.Tensor) -> torch.Tensor:
+    """Sum the tiles' gradients of each token, in float32: all rows contribute to the prefix."""
+    stacked = torch.cat(of_tiles)
     dtype = torch.promote_types(like.dtype, torch.float32)
-    totals = picked.new_zeros(like.shape[2], picked.shape[1], dtype=dtype)
-    return totals.index_add_(0, layout.keys, picked.to(dtype))
+    totals = stacked.new_zeros(like.shape[2], stacked.shape[1], dtype=dtype)
+    return totals.index_add_(0, layout.keys, stacked.to(dtype))
 
 
 def _as(given: torch.Tensor, by_token: torch.Tensor) -> torch.Tensor:
-    """Turn [tokens, heads · size] into the given [1, heads, tokens, size]."""
+    """Turn [tokens, heads · size] into the shape and dtype of `given`, [1, heads, tokens, size]."""
     _, heads, tokens, size = given.shape
     return by_token.to(given.dtype).view(1, tokens, heads, size).transpose(1, 2)
