@@ -11,10 +11,19 @@ from pydantic_core import ErrorDetails
 
 from tasks.config.likeness import nearest_setting
 from tasks.config.section import Section
+from tasks.runtime.addresses import masked
 
 Config = type[Section]
 
-_SHORT = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    """Values for messages; secrets are masked before the middle of a text is cut out."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(masked(x), level)
+
+
+_SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
@@ -67,7 +76,7 @@ def _line(config: Config, path: str, errors: list[ErrorDetails]) -> str:
     first = errors[0]
     match first["type"]:
         case "extra_forbidden":
-            return _unknown(config, path)
+            return _unknown(config, path, str(first["loc"][-1]))
         case "missing":
             return _missing(config, path)
         case "value_error":
@@ -98,10 +107,13 @@ def _missing(config: Config, path: str) -> str:
     return "\n".join(_missing(config, f"{path}.{name}") for name, one in inner if one.is_required())
 
 
-def _unknown(config: Config, path: str) -> str:
-    section, _, name = path.rpartition(".")
+def _unknown(config: Config, path: str, name: str) -> str:
+    section = path.removesuffix(name).rstrip(".")
     names = list(_section(config, section).model_fields)
     prefix = f"{section}." if section else ""
+    outer, _, inner = name.rpartition(".")
+    if inner in _fields(config, prefix + outer):
+        return f"{path} is no key of a file; write it as {inner}, indented below {outer}"
     meant = _setting_meant(config, name, prefix, names)
     hint = f"did you mean {meant}? " if meant else ""
     settings = f"settings of {section}" if section else "settings"
@@ -125,6 +137,16 @@ def _setting_meant(config: Config, name: str, prefix: str, names: list[str]) -> 
         return prefix + here
     settings = [one for one in elsewhere if one not in sections(config)]
     return elsewhere.get(nearest_setting(name, settings) or "")
+
+
+def _fields(config: Config, path: str) -> tuple[str, ...]:
+    """Name the settings of what may be a section."""
+    for part in path.split("."):
+        section = section_of(config, part) if part in config.model_fields else None
+        if section is None:
+            return ()
+        config = section
+    return tuple(config.model_fields)
 
 
 def _section(config: Config, path: str) -> Config:

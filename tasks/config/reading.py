@@ -90,7 +90,7 @@ def _checked(
 def _shown(override: str) -> str:
     """Return an override with the secrets of an address in its value masked."""
     key, sign, value = override.partition("=")
-    return f"{key}{sign}{masked(value)}" if sign else masked(override)
+    return f"{key}={masked(value)}" if sign and "/" not in key else masked(override)
 
 
 def is_hub_dataset(source: str) -> bool:

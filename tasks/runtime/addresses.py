@@ -20,8 +20,8 @@ _HOST = re.compile(r"(localhost|[\w.-]+\.[\w.-]*\w|\[[\da-fA-F:]+\])(:\d+)?([/?#
 """What follows an @ in a path and is a server rather than a version such as `v1`."""
 # `sslkey` and `passfile` are paths of files, and not secrets themselves.
 _SECRET = re.compile(
-    r"(pass|passw(or)?d|passphrase|pwd|token|secret|(?<!ssl)key|auth|authorization|credentials?"
-    r"|signature|sig|jwt)\s*$",
+    r"(pass|pass_?w(or)?d|passphrase|passcode|pwd|token|secret|(?<!ssl)key|auth|authorization"
+    r"|credentials?|signature|sig|jwt|bearer|\bsas|\bpw)(\[\])?\d*\s*$",
     re.IGNORECASE,
 )
 _PARAMETER = re.compile(r"(?<=[?&#;])([^=?&#;\s]+)=([^&#]*)")
@@ -63,7 +63,7 @@ def _masked(address: str, *, may_have_versions: bool) -> str:
         return address
     before, scheme, slashes, rest = address[: match.start()], *match.groups()
     is_web = bool(_WEB.search(scheme))
-    has_host = len(slashes) <= _SLASHES_BEFORE_A_HOST
+    has_host = is_web or len(slashes) <= _SLASHES_BEFORE_A_HOST
     end = _end_of_secret(rest, is_web, may_have_versions) if has_host else 0
     if end:
         name = "" if is_web else f"{rest.partition(':')[0]}:"
@@ -82,12 +82,12 @@ def _end_of_secret(rest: str, is_web: bool, may_have_versions: bool) -> int:  # 
     if "@" in authority:
         end = authority.rfind("@") if is_web else in_path
         return end if is_web or ":" in rest[:end] else 0
-    if ":" in authority and not _PORT.match(authority):
-        return max(last, 0)
-    if in_path < 0 or not (is_web or ":" in authority):
+    if ":" in authority and not (is_web and _PORT.match(authority)):
+        return max(last, 0)  # SQLAlchemy, too, takes what looks like a port for a password then
+    if in_path < 0 or not is_web:
         return 0
     looks_like_version = may_have_versions and not _HOST.match(rest[in_path + 1 :])
-    return 0 if is_web and looks_like_version else in_path
+    return 0 if looks_like_version else in_path
 
 
 def _masked_parameter(found: re.Match[str]) -> str:
@@ -100,7 +100,7 @@ def _masked_parameter(found: re.Match[str]) -> str:
 def _is_secret(value: str) -> bool:
     """Return whether a parameter's value is an address or connection string with a secret."""
     read = unquote_plus(unquote_plus(value))  # some are percent-encoded twice
-    pairs = (one.partition("=") for one in re.split(r"[;&?\s]", read))
+    pairs = (one.partition("=") for one in re.split(r"[;&?]|(?<![\s=])\s(?!\s*=)", read))
     return any(_SECRET.search(name) and held for name, _, held in pairs) or (
         "://" in read and masked(read) != read
     )

@@ -22,19 +22,24 @@ FORMS = [
     f"http://team:12/{CANARY}@127.0.0.1:5000",
     f"http://team:12/{CANARY}@host",
     f"git+https://{CANARY}@host/org/name",
+    f"https:///team:{CANARY}@host/rows.jsonl",
     f"https://host/rows.jsonl?token={CANARY}",
     f"https://host:8080/x?version=1&api_key={CANARY}",
     f"https://host/x?X-Amz-Signature={CANARY}&X-Amz-Date=1",
     f"https://host/#access_token={CANARY}",
+    f"https://host/x?password2=a&sas={CANARY}&token[]={CANARY}",
     f"https://host/x?next=https%3A%2F%2Fteam%3A{CANARY}%40host",
     f"postgresql://team:{CANARY}@host/mlflow",
     f"postgresql://team:12/{CANARY}@host/mlflow",
     f"postgresql://team:a/b?{CANARY}#@with@signs@host:5432/mlflow",
     f"postgresql://team:a {CANARY}@host/mlflow",
+    f"postgresql://team:12#{CANARY}@host/mlflow",
+    f"postgresql://team:12?{CANARY}@host/mlflow",
     f"postgresql://host:5432/mlflow?user=team&password={CANARY}",
     f"postgresql://host/mlflow?user=team&pass%77ord={CANARY}",
     f"mssql+pyodbc:///?odbc_connect=DRIVER%3D%7BODBC%7D%3BUID%3Dteam%3BPWD%3D{CANARY}",
     f"mssql+pyodbc:///?odbc_connect=DRIVER={{ODBC}};PWD={CANARY}",
+    f"mssql+pyodbc:///?odbc_connect=DRIVER%3D%7BODBC%7D%3BPWD%20%3D%20{CANARY}",
     f"redis://:{CANARY}@host",
     f"s3://key:{CANARY}@bucket/rows.jsonl",
 ]
@@ -90,6 +95,9 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(  # noqa: PLR0913 - f
     [
         ["train", "{config}", "--set", "tracking={{uri: [{address}]}}"],
         ["train", "{config}", "--set", "{address}"],
+        ["train", "{config}", "--set", "{address}?version=1"],
+        ["train", "{config}", "--set", "training.optim={address}/{a_long_path}"],
+        ["train", "{config}", "--set", "data.train=[{address}/{a_long_path}]"],
         ["train", "{config}", "--set", "tracking.uri=[{address}"],
         ["train", "{address}"],
         ["export", "{address}", "to"],
@@ -106,8 +114,9 @@ def test_no_mistake_repeats_a_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever is wrong with what was given, the message has *** where a secret stood."""
-    address = f"http://team:{CANARY}@host:5000"
-    given = [word.format(config=config, address=address) for word in words]
+    address = f"http://a-team:{CANARY * 6}@host:5000"
+    places = {"config": config, "address": address, "a_long_path": "part/" * 20}
+    given = [word.format(**places) for word in words]
     status, out, err = run_in_process(capsys, monkeypatch, *given)
     assert status == 2, err
     assert CANARY not in out + err

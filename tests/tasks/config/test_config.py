@@ -99,6 +99,8 @@ def test_a_hub_id_is_told_from_a_path(source: str, *, expected: bool) -> None:
         ("training: {per_device_train_batch_size: 1}", r"did you mean training\.batch_size\?"),
         ("training: {bf16: true}", r"training\.bf16 is not a setting; settings of training: "),
         ("lora: {modle: a}", r"lora\.modle is not a setting; settings of lora: "),
+        ("lora.r: 8", r"lora\.r is no key of a file; write it as r, indented below lora"),
+        ("other.name: 1", r"other\.name is not a setting; settings: base_model, data"),
         ("training: {batch_size: 0}", r"batch_size is 0; it must be greater than or equal to 1"),
         ("lora: {bias: some}", r"lora\.bias is 'some'; it must be 'none', 'all' or 'lora_only'"),
         ("lora: {target_modules: [q, 1]}", r"lora\.target_modules\.1 is 1; .*string"),
