@@ -546,7 +546,8 @@ def read_answer(tokenizer: Any, asked: RenderedPrompt, tokens: list[int]) -> str
         # A base that was not trained to stop continues with further turns.
         text = text.partition(mark.group())[0]
         closing = closing[: mark.start()].rstrip()
-    return special.sub("", text).removesuffix(asked.after).removesuffix(closing)
+    text = special.sub("", text)
+    return text.removesuffix(asked.after if text.endswith(asked.after) else closing)
 
 
 def _response(tokenizer: Any, text: str, prompt: str) -> str | None:  # noqa: ANN401

@@ -97,6 +97,14 @@ SHAPES = {
         EACH + "{{ '### ' + m.role + ':\n' + m.content + '\n\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
     ),
+    "quoted": Shape(  # behind the content stands what a content may end in
+        EACH + "{{ '<|im_start|>' + m.role + '\n\"' + m.content + '\"<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "no end, quoted": Shape(
+        EACH + "{{ m.role + ': \"' + m.content + '\"' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    ),
     "another end": Shape(  # ChatML on a base that stops at its end token only
         CHAT_TEMPLATE.replace("<|im_end|>", "<|turn_end|>"), specials=("<|turn_end|>",)
     ),

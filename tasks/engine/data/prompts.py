@@ -53,7 +53,8 @@ class Prompt:
             # A base that was not trained to stop continues with made-up turns.
             text = text.partition(special)[0]
             closing = closing.partition(special)[0].rstrip()
-        return _without(specials, text).removesuffix(self.after).removesuffix(closing)
+        text = _without(specials, text)
+        return text.removesuffix(self.after if text.endswith(self.after) else closing)
 
 
 def encode(

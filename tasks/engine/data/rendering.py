@@ -132,16 +132,24 @@ class Renderer:
         """
         rendered, prompt = self.full(example), self.prompt(example)
         start = rendered.answers[-1][0]
-        return prompt.content(self.tokenizer, rendered.text[start : rendered.content_end])
+        written = rendered.text[start : rendered.content_end] + prompt.after
+        return prompt.content(self.tokenizer, written)
 
     def full(self, example: Example) -> Rendered:
         """Return the text to train on, whose last answer ends in a token that stops generation.
 
         Raises:
-            UserError: the template refuses the turns, or does not write the answer as it is.
+            UserError: the template refuses the turns, or leaves no trace of an answer, or an
+                answer has no text but an end token's.
         """
         if example.text is not None:
-            return self._full_text(example.text)
+            return self._whole(example.text)
+        for turn in example.messages:
+            if turn.role == "assistant" and not self._bare_content(turn.content).strip():
+                raise UserError(
+                    f"row {example.row}: the answer is {turn.content!r}, the text of an end token "
+                    "alone, so there is nothing to learn; change or remove the row"
+                )
         if self.template is Template.CHAT:
             return self._full_chat(example)
         return self._full_plain(example)

@@ -12,6 +12,7 @@ from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import Example, Message
 from tasks.engine.data.tokenization import IGNORED, TokenizedSplit, tokenize_split
 from tasks.engine.objectives.generation import matches
+from tasks.errors import UserError
 from tasks.tracking.adapter_pyfunc import ask, read_answer
 
 CONTENTS = {
@@ -19,6 +20,7 @@ CONTENTS = {
     "json": '{"fruit": "apple", "n": [1, 2]}',
     "lines": "first line\n\nsecond line",
     "end within": "<|im_start|>final</s> and more",
+    "quotes": 'say "hi"',
 }
 TURNS = (Message("user", "fruit?"), Message("assistant", "apple"), Message("user", "more"))
 
@@ -106,6 +108,12 @@ def test_thought_that_the_data_has_is_no_second_one(thought: str) -> None:
     assert answer.endswith("apple")
 
 
+def test_answer_of_an_end_token_alone_is_refused(shape: Shape) -> None:
+    """Nothing would be learnt but to stop, as of an empty answer."""
+    with pytest.raises(UserError, match="row 1: the answer is '<|im_end|>', the text of an end"):
+        renderer_of(shape).full(Example(1, (*TURNS, Message("assistant", "<|im_end|>"))))
+
+
 def test_answer_without_an_end_is_completed_and_counted() -> None:
     """Where the template writes no end, an end token is trained behind the last answer."""
     example = Example(1, (*TURNS, Message("assistant", "pear")))
@@ -114,7 +122,7 @@ def test_answer_without_an_end_is_completed_and_counted() -> None:
         last = next(label for label in reversed(split.rows[0].labels) if label != IGNORED)
         assert last in shape.end_ids()
         # GLM's end is the next turn's beginning.
-        is_lacking = name in ("glm4.5", "no end", "another end")
+        is_lacking = name in ("glm4.5", "no end", "no end, quoted", "another end")
         assert split.record.num_completed_answers == is_lacking, name
     assert renderer_of(SHAPES["glm4.5"]).full(example).text[-len("<|user|>") :] == "<|user|>"
 
