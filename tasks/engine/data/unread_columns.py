@@ -39,7 +39,11 @@ def _is_truth_value(value: object) -> bool:
 
 
 def _is_false(value: object) -> bool:
-    return str(value).strip().lower() == "false"
+    return str(value).strip().lower() in {"false", "no", "0", "0.0"}
+
+
+def _is_true(value: object) -> bool:
+    return str(value).strip().lower() in {"true", "yes", "1", "1.0"}
 
 
 def _is_not_one(value: object) -> bool:
@@ -68,6 +72,7 @@ class _Meaning:
 
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 _TOOLS = ("tools", "functions", "tool_calls", "function_call")
+_EVERY_ANSWER = "every answer is trained on; leave out what should not be learnt"
 _REASONING = ("reasoning_content", "thinking")
 _MEANINGS = (
     _Meaning(
@@ -80,7 +85,7 @@ _MEANINGS = (
     ),
     _Meaning(
         columns=_REASONING,
-        keys=(*_REASONING, "reasoning"),
+        keys=(*_REASONING, "reasoning", "reasoning_details"),
         formats=_ANSWERED,
         advice="reasoning is not passed to the chat template; write it into the answer's text as "
         "the template would, or remove it to train on the answer alone",
@@ -126,8 +131,8 @@ _MEANINGS = (
         matters=_is_truth_value,
     ),
     _Meaning(
-        columns=("weight", "loss_weight"),
-        keys=("weight", "loss_weight"),
+        columns=("weight", "loss_weight", "loss_scale"),
+        keys=("weight", "loss_weight", "loss_scale"),
         formats=_ALL,
         advice="all answers have the weight 1; remove what should not be learned, and the weights",
         is_asked=False,
@@ -135,11 +140,19 @@ _MEANINGS = (
     ),
     _Meaning(
         columns=(),
-        keys=("train",),
+        keys=("train", "training", "trainable", "loss", "loss_mask"),
         formats=_ANSWERED,
-        advice="every answer is trained on; remove what should not be learned",
+        advice=_EVERY_ANSWER,
         is_asked=False,
         matters=_is_false,
+    ),
+    _Meaning(
+        columns=(),
+        keys=("masked",),
+        formats=_ANSWERED,
+        advice=_EVERY_ANSWER,
+        is_asked=False,
+        matters=_is_true,
     ),
 )
 _BY_COLUMN = {name: one for one in _MEANINGS for name in one.columns}

@@ -110,7 +110,7 @@ def test_thought_that_the_data_has_is_no_second_one(thought: str) -> None:
 
 def test_answer_of_an_end_token_alone_is_refused(shape: Shape) -> None:
     """Nothing would be learnt but to stop, as of an empty answer."""
-    with pytest.raises(UserError, match="row 1: the answer is '<|im_end|>', the text of an end"):
+    with pytest.raises(UserError, match="the text of an end token alone"):
         renderer_of(shape).full(Example(1, (*TURNS, Message("assistant", "<|im_end|>"))))
 
 
