@@ -31,7 +31,7 @@ def unended() -> dict[str, Path]:
         except ValueError:  # cut short by a loss of power
             continue
         runs.pop(said["run"], None)
-        if "ended" not in said:
+        if "folder" in said:
             runs[said["run"]] = Path(said["folder"])
     return runs
 
@@ -39,5 +39,8 @@ def unended() -> dict[str, Path]:
 def _append(said: dict[str, object]) -> None:
     file = home.prefect_store() / _FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(json.dumps(said) + "\n")
+    with file.open("ab+") as opened:
+        # After a line that a loss of power cut short begins a new one.
+        opened.seek(max(0, opened.tell() - 1))
+        begins = b"" if opened.read() in {b"", b"\n"} else b"\n"
+        opened.write(begins + json.dumps(said).encode() + b"\n")

@@ -27,12 +27,17 @@ from tasks.durability.step_name import StepName
 from tasks.errors import UserError
 from tasks.records import ReportRecord, RetrainedRecord
 from tasks.runtime import home
+from tasks.runtime.progress import logger
 
 _FLOWS: dict[type[TrainAdapterConfig], Flow[..., Any]] = {
     TrainAdapterConfig: train_adapter,
     RetrainAdapterConfig: retrain_adapter,
 }
 """What each configuration is for."""
+
+
+class RefusedSettingsError(UserError):
+    """A run was begun with settings that this version refuses."""
 
 
 def create_run(config: TrainAdapterConfig, **parameters: object) -> FlowRun:
@@ -80,19 +85,27 @@ def reopen_last(flow_run_ids: Sequence[UUID], redo_from: StepName | None = None)
     """Open the first of these runs that did not complete, to go on with it.
 
     A kill between a run's completion and its note in the home's list leaves it there as if it had
-    been interrupted; the note is made up for. A run that this Prefect does not know is passed over.
+    been interrupted; the note is made up for. A run that this Prefect does not know is passed over,
+    and one that this version refuses, with a warning.
 
     Raises:
-        UserError: all of them completed, or none is known.
+        UserError: all of them completed, or none is known, or those that are left are refused.
     """
-    num_completed = 0
+    num_completed, refused = 0, None
     for flow_run_id in flow_run_ids:
         with get_client(sync_client=True) as client, suppress(ObjectNotFound):
             state = client.read_flow_run(flow_run_id).state
-            if not (state and state.is_completed()):
-                return reopen_run(flow_run_id, redo_from)
+            try:
+                if not (state and state.is_completed()):
+                    return reopen_run(flow_run_id, redo_from)
+            except RefusedSettingsError as mistake:
+                logger().warning("passed over: %s", mistake)
+                refused = mistake
+                continue
             note_end(str(flow_run_id))
             num_completed += 1
+    if refused:
+        raise refused
     raise UserError(
         f"no run of {home.home()} was interrupted: {num_completed} completed, "
         f"{len(flow_run_ids) - num_completed} are not in this Prefect; name one by its id or name"
@@ -105,7 +118,7 @@ def _checked(kind: type[TrainAdapterConfig], flow_run: FlowRun) -> TrainAdapterC
         return kind.model_validate(given)
     except ValidationError as error:
         mistakes = validation_message(kind, error, given)
-        raise UserError(
+        raise RefusedSettingsError(
             f"the run {flow_run.id} was begun with settings that this version refuses; start a new "
             f"one: {mistakes}"
         ) from None
@@ -138,4 +151,8 @@ def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord:
 
 
 def _of(name: str) -> tuple[type[TrainAdapterConfig], Flow[..., Any]]:
-    return next((kind, flow) for kind, flow in _FLOWS.items() if flow.name == name)
+    found = next(((kind, flow) for kind, flow in _FLOWS.items() if flow.name == name), None)
+    if found is None:
+        possible = ", ".join(flow.name for flow in _FLOWS.values())
+        raise UserError(f"the run is of the flow {name!r}; only those of {possible} are resumed")
+    return found

@@ -10,6 +10,8 @@ from prefect.states import Completed
 
 from flows.cli import run_list, runs
 from flows.cli.run_search import find_run, interrupted_runs
+from flows.predict_batch import predict_batch
+from flows.train_adapter import train_adapter
 from tasks.config import TrackingSettings
 from tasks.durability.run_lock import alive
 from tasks.errors import UserError
@@ -71,6 +73,17 @@ def test_a_run_without_a_folder_is_found(tmp_path: Path) -> None:
     assert find_run(None) != identity
 
 
+@pytest.mark.parametrize("cut", ['{"run": "a', "\0\0\0", '{"run": "a"}'])
+def test_a_note_behind_one_that_was_cut_short_counts(cut: str) -> None:
+    """A loss of power in the midst of a note takes that one alone."""
+    first, second = str(uuid4()), str(uuid4())
+    run_list.note_start(first, home.outputs() / "first")
+    with (home.prefect_store() / "runs.jsonl").open("a") as opened:
+        opened.write(cut)
+    run_list.note_start(second, home.outputs() / "second")
+    assert [str(one) for one in interrupted_runs()] == [second, first]
+
+
 def test_an_unknown_name_shows_what_there_is() -> None:
     """The message names the runs of this home; with none interrupted it says so."""
     with pytest.raises(UserError, match=r"no run of .* was interrupted"):
@@ -99,6 +112,22 @@ def test_a_run_that_was_killed_after_it_completed_is_looked_past(
     assert interrupted_runs() == [*reversed(completed), interrupted]
     assert runs.reopen_last(interrupted_runs()).id == interrupted
     assert interrupted_runs() == [interrupted]
+
+
+def test_a_run_that_this_version_refuses_is_looked_past(
+    prefect_server: None, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Plain `resume` reaches the run interrupted before it; where there is none, it says why."""
+    interrupted = begun(tiny_base, sums(tmp_path / "sums.jsonl"), is_completed=False)
+    with get_client(sync_client=True) as client:
+        given = {"config": {"of": "another version"}}
+        refused = client.create_flow_run(train_adapter, parameters=given).id
+        other = client.create_flow_run(predict_batch).id
+    assert runs.reopen_last([refused, interrupted]).id == interrupted
+    with pytest.raises(UserError, match=f"{refused} was begun with settings that this version"):
+        runs.reopen_last([refused])
+    with pytest.raises(UserError, match="of the flow 'predict-batch'; only those of train-adapter"):
+        runs.reopen_last([other])
 
 
 def test_where_all_completed_none_was_interrupted(
