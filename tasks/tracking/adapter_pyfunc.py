@@ -387,7 +387,12 @@ def _load_base(base: str, revision: str | None, config: dict[str, Any], full: li
     classes = {"id2label": dict(enumerate(labels)), "num_labels": len(labels)} if labels else {}
     auto_class = getattr(transformers, config.get("auto_class", "AutoModelForCausalLM"))
     model: Any = auto_class.from_pretrained(
-        base, revision=revision, dtype=dtype, quantization_config=quantization, **classes
+        base,
+        revision=revision,
+        trust_remote_code=False,
+        dtype=dtype,
+        quantization_config=packed,
+        **classes,
     )
     if labels:  # decoders classify at the last token that is not padding
         pad = _load_tokenizer(base, base, revision).pad_token_id
@@ -466,7 +471,7 @@ def _load_tokenizer(folder: str, base: str, revision: str | None) -> Any:  # noq
 
     if (Path(folder) / "tokenizer_config.json").exists():
         base, revision = folder, None
-    tokenizer = AutoTokenizer.from_pretrained(base, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(base, revision=revision, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

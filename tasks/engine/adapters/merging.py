@@ -139,8 +139,10 @@ def _write_merged(adapter: AdapterFolder, source: BaseSource, folder: Path, dtyp
     merged = PeftModel.from_pretrained(base, str(adapter.path)).merge_and_unload(safe_merge=True)
     merged.to(getattr(torch, dtype.value)).save_pretrained(folder)
     own = adapter.path if adapter.has_tokenizer() else None
-    # Loaded anew, as ours has a padding token that the base's own may lack.
-    tokenizer = AutoTokenizer.from_pretrained(own or source.location, revision=source.revision)
+    # Not the padded one that is used here.
+    tokenizer = AutoTokenizer.from_pretrained(
+        own or source.location, revision=source.revision, trust_remote_code=False
+    )
     tokenizer.save_pretrained(folder)
     return is_untied
 

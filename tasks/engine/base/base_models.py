@@ -79,7 +79,10 @@ def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrain
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision)
+        # Unset, transformers 5.23 asks whoever sits at a terminal, and runs it on a `y`.
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, revision=revision, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         message = f"{whose} {location!r} has no usable tokenizer: {error}"
         raise failure(error, message) from error
