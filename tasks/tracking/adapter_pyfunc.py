@@ -391,7 +391,7 @@ def _load_base(base: str, revision: str | None, config: dict[str, Any], full: li
         revision=revision,
         trust_remote_code=False,
         dtype=dtype,
-        quantization_config=packed,
+        quantization_config=quantization,
         **classes,
     )
     if labels:  # decoders classify at the last token that is not padding

@@ -143,7 +143,7 @@ class Renderer:
                 answer has no text but an end token's.
         """
         if example.text is not None:
-            return self._whole(example.text)
+            return self._full_text(example.text)
         for turn in example.messages:
             if turn.role == "assistant" and not self._bare_content(turn.content).strip():
                 raise UserError(
