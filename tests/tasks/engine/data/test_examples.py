@@ -324,7 +324,7 @@ def test_held_out_rows_are_read_in_the_training_format(tmp_path: Path) -> None:
 def test_a_split_of_a_file_is_refused(tmp_path: Path) -> None:
     """`eval_split` needs a source that has splits."""
     settings = DataSettings(train=written(tmp_path, many(3)), eval_split="test")
-    with pytest.raises(UserError, match="a file has no splits"):
+    with pytest.raises(UserError, match="which has no splits"):
         read_examples(settings, seed=0)
 
 

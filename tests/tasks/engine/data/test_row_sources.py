@@ -54,7 +54,7 @@ def test_a_datasets_folder_gives_its_splits(tmp_path: Path) -> None:
     assert read_rows(str(tmp_path / "two"), "test", None) == ROWS[1:]
     with pytest.raises(UserError, match="no split 'dev'; its splits: train, test"):
         read_rows(str(tmp_path / "two"), "dev", None)
-    with pytest.raises(UserError, match="a single dataset has no splits"):
+    with pytest.raises(UserError, match="is a single dataset, which has no splits"):
         read_rows(str(tmp_path / "one"), "test", None)
 
 
