@@ -1,1 +1,1 @@
-"""What can be run: one module a flow, and the command line."""
+"""What can be started: one module per flow, and the command line."""

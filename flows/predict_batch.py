@@ -24,13 +24,13 @@ def predict_batch(config: PredictBatchConfig) -> PredictionRecord | State[Predic
     """Answer a file of rows with one or several adapters on one base.
 
     Args:
-        config: which adapters, which rows, and where to.
+        config: the adapters, the rows, and where the answers go.
     """
     prepare_run_log()
     try:
         with device_slot():
             record: PredictionRecord = predict(config)
     except UserError as mistake:
-        # The state carries the one message that the user needs, where the UI shows it.
+        # As the state's message it is what the UI shows: the user needs no traceback.
         return Failed(message=str(mistake), data=mistake)
     return record

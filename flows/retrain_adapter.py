@@ -39,13 +39,13 @@ def retrain_adapter(
     force: bool = False,  # noqa: FBT001, FBT002 - a switch of the form
     redo_from: StepName | None = None,
 ) -> State[RetrainedRecord]:
-    """Train an adapter anew, and promote it where it is shown to be better than the champion.
+    """Train a new adapter, and promote it if it is shown to be better than the champion.
 
     Args:
-        config: which base, which examples, how, and what the new adapter must show.
-        force: train also where base, data and configuration are those of an earlier version; the
+        config: the base, the examples, the settings, and what the new adapter must prove.
+        force: train even if base, data and configuration are those of an earlier version; the
             result is then not promoted.
-        redo_from: in a run that is gone on with, run this of the six steps and those after it anew.
+        redo_from: in a resumed run, run this of the six steps and those after it again.
     """
     prepare_run_log()
     keep_results_atomically()
@@ -55,18 +55,18 @@ def retrain_adapter(
         with being_alive(config) as folder, ExitStack() as device:
             data = validate_inputs(config, folder)
             device.enter_context(device_slot())
-            # Asked once it is this run's turn: the run before it may have made a champion.
+            # Only with the device held: the run before this one may just have made a champion.
             checked = check_retraining(config, data)
             if checked.unchanged_since is not None and not force:
-                return _ended(_skipped(config, checked))
-            return _ended(_retrained(config, data, checked, redo_from, device))
+                return _completed(_skipped(config, checked))
+            return _completed(_retrained(config, data, checked, redo_from, device))
     except UserError as mistake:
-        # The state carries the one message that the user needs, where the UI shows it.
+        # As the state's message it is what the UI shows: the user needs no traceback.
         return Failed(message=str(mistake), data=mistake)
 
 
-def _ended(record: RetrainedRecord) -> State[RetrainedRecord]:
-    """Say in the run's state what became of the adapter."""
+def _completed(record: RetrainedRecord) -> State[RetrainedRecord]:
+    """Return a completed state whose message is the decision on the adapter."""
     name = "Skipped" if record.decision.outcome is Outcome.SKIP else None
     return Completed(name=name, message=record.decision.reason, data=record)
 
@@ -95,7 +95,7 @@ def _retrained(
         saved = report.saved
         version = register_adapter(saved, data, checked, config.registry, run)
         evaluated = evaluate_adapter(saved, version, checked, config.evaluation, config.data, run)
-        # Free for the next run: a person may think for hours before the promotion.
+        # The next run may use the device: an approval can take hours.
         device.close()
         decision = decide_promotion(evaluated, checked, config.decision, config.seed, run)
         approval = config.decision.approval

@@ -42,11 +42,11 @@ def train_adapter(
     """Turn a base model and examples into a verified, tracked LoRA adapter.
 
     Args:
-        config: which base, which examples, and how.
-        redo_from: in a run that is gone on with, run this step and those after it anew, whatever
-            is kept of them; the training then starts from its first row. A retry of the run does
-            not ask again.
-        skip_unchanged: train nothing where a finished run of the experiment had the same data and
+        config: the base, the examples and the settings.
+        redo_from: in a resumed run, run this step and those after it again, although their records
+            are persisted; the training then starts from its first row. A retry of the run does not
+            redo them once more.
+        skip_unchanged: train nothing if a finished run of the experiment had the same data and
             configuration.
     """
     prepare_run_log()
@@ -55,18 +55,18 @@ def train_adapter(
         with being_alive(config) as folder:
             data = validate_inputs(config, folder)
             with device_slot():
-                # Asked once it is this run's turn: the run before it may have trained just this.
+                # Only with the device held: the run before this one may just have trained it.
                 if skip_unchanged and (earlier := trained_before(config, data)):
                     return _skipped(earlier)
                 with tracked_run(config, data) as run, redoing(run, redo_from):
                     return six_steps(config, data, run)
     except UserError as mistake:
-        # The state carries the one message that the user needs, where the UI shows it.
+        # As the state's message it is what the UI shows: the user needs no traceback.
         return Failed(message=str(mistake), data=mistake)
 
 
 def six_steps(config: TrainAdapterConfig, data: DataRecord, run: RunRecord) -> ReportRecord:
-    """Run the six steps on checked data, and report what came out."""
+    """Run the six steps on checked data, and publish the report."""
     base = load_base_model(config.base_model, data, run)
     lora = configure_lora(config.lora, base, config.seed, run)
     injected = inject_adapter(lora, run)

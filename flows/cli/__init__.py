@@ -1,1 +1,1 @@
-"""The command line: one file a group of verbs, what they print, and how a process is prepared."""
+"""The command line: one file per group of commands, their output, and how a process is prepared."""

@@ -1,4 +1,4 @@
-"""The command line's part for what trained adapters are put to: `predict` to `bundle`."""
+"""The commands that use trained adapters: `predict`, `export`, `push`, `combine` and `bundle`."""
 
 import json
 import logging
@@ -13,29 +13,24 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.cli import options
+from flows.cli.process import exit_on_signal, prepare_process, print_reason
 from tasks.errors import UserError, VerificationError
-from tasks.records import PredictionRecord
 
 if TYPE_CHECKING:
     from tasks.config import PredictBatchConfig
 
-_PATH = click.Path(path_type=Path)
-_SHARE = click.FloatRange(0, 1, min_open=True)
+_BASE_MODEL = "Base model, if not the one that the adapter was trained on."
+_FIRST_BASE_MODEL = "Base model, if not the one that the first adapter was trained on."
 
 
 @click.command()
 @click.argument("target", metavar="CONFIG.yaml|ADAPTER")
-@click.argument("rows", metavar="[INPUT]", required=False, type=_PATH)
-@click.argument("output", metavar="[OUTPUT]", required=False, type=_PATH)
-@click.option("--base-model", help="The base, if not the one that the adapter was made for.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY.PATH=VALUE",
-    help="Change one setting, such as max_new_tokens=64; may be repeated.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.argument("rows", metavar="[INPUT]", required=False, type=options.PATH)
+@click.argument("output", metavar="[OUTPUT]", required=False, type=options.PATH)
+@click.option("--base-model", help=_BASE_MODEL)
+@options.overrides("max_new_tokens=64")
+@options.json_output
 def predict(  # noqa: PLR0913 - what a user may give
     target: str,
     rows: Path | None,
@@ -44,26 +39,25 @@ def predict(  # noqa: PLR0913 - what a user may give
     overrides: tuple[str, ...],
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Answer the rows of INPUT, and write them with their answers to OUTPUT.
+    """Answer the rows of INPUT, and write both to OUTPUT.
 
-    Both are JSONL, CSV or Parquet. ADAPTER is a folder, a Hub id, models:/name@alias or runs:/…;
-    several adapters on one base are named in a CONFIG.yaml. Called again after it was stopped, it
-    goes on behind the last whole chunk.
+    INPUT and OUTPUT are JSONL, CSV or Parquet. ADAPTER is a folder, a Hub id, models:/name@alias
+    or runs:/…; a CONFIG.yaml can name several adapters on one base. After an interruption, the same
+    command resumes after the last complete chunk.
     """
     files = {"input": rows and str(rows.absolute()), "output": output and str(output.absolute())}
     given = {**files, "base_model.source": base_model}
-    # JSON is YAML, whatever characters a path has.
+    # The values are read as YAML. JSON is YAML, and quotes any character a path may have.
     first = [f"{key}={json.dumps(value)}" for key, value in given.items() if value]
     config = _config(target, [*first, *overrides])
     from tasks.engine.scoring.question_files import open_questions
 
     open_questions(config)
-    from flows.cli.process import prepare_process
-
     prepare_process()
     from flows.predict_batch import predict_batch
+    from tasks.records import PredictionRecord
 
-    with _told_how_to_go_on():
+    with _resumable():
         record = predict_batch(config)
     assert isinstance(record, PredictionRecord)  # noqa: S101 - the flow has no other result
     if as_json:
@@ -74,19 +68,23 @@ def predict(  # noqa: PLR0913 - what a user may give
 
 @click.command()
 @click.argument("adapter")
-@click.argument("target", metavar="FOLDER|FILE.gguf", type=_PATH)
-@click.option("--merged", is_flag=True, help="Merge it into its base: a model that needs no PEFT.")
-@click.option("--base-model", help="The base, if not the one that the adapter was made for.")
+@click.argument("target", metavar="FOLDER|FILE.gguf", type=options.PATH)
+@click.option("--merged", is_flag=True, help="Merge it into its base: no PEFT needed.")
+@click.option("--base-model", help=_BASE_MODEL)
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="Type of the merged weights; auto is the base's own.",
+    help="Type of the merged weights; auto: the base's own.",
 )
-@click.option("--rows", type=_PATH, help="Rows with answers on which both must score alike.")
+@click.option(
+    "--rows",
+    type=options.PATH,
+    help="Rows with answers on which merged model and adapter must score the same.",
+)
 @click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@options.json_output
 def export(  # noqa: PLR0913 - what a user may give
     adapter: str,
     target: Path,
@@ -97,16 +95,16 @@ def export(  # noqa: PLR0913 - what a user may give
     max_new_tokens: int,
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Write ADAPTER to FOLDER, alone or merged into its base, or to FILE.gguf for llama.cpp.
+    """Write ADAPTER to FOLDER, alone or merged, or to a GGUF file.
 
     ADAPTER is a folder, a Hub id, models:/name@alias or runs:/…. A merged model is read back and
-    compared with base and adapter before FOLDER appears.
+    compared with base and adapter before FOLDER is created. FILE.gguf is for llama.cpp.
     """
     from tasks.runtime.atomic_files import check_new
 
     is_gguf = target.suffix == ".gguf"
     if is_gguf and merged:
-        raise UserError(f"a merged model is a folder, and {target} names a GGUF file")
+        raise UserError(f"a merged model is a folder, but {target} names a GGUF file")
     check_new(target)
     _show_steps()
     from tasks.inference import exporting
@@ -122,40 +120,46 @@ def export(  # noqa: PLR0913 - what a user may give
         click.echo(record.model_dump_json() if as_json else exporting.merged_lines(record))
     else:
         exporting.export_adapter(adapter, target)
-        told = json.dumps({"folder": str(target)}) if as_json else f"the adapter is in {target}"
-        click.echo(told)
+        result = {"folder": str(target)}
+        click.echo(json.dumps(result) if as_json else f"the adapter is in {target}")
 
 
 @click.command()
 @click.argument("adapter")
 @click.argument("repository", metavar="ORG/NAME")
-@click.option("--private/--public", default=True, show_default=True, help="Where it is made.")
+@click.option(
+    "--private/--public", default=True, show_default=True, help="Visibility of a new repository."
+)
 def push(adapter: str, repository: str, private: bool) -> None:  # noqa: FBT001
-    """Push ADAPTER with its model card to ORG/NAME on the Hub; needs a token in HF_TOKEN.
+    """Push ADAPTER with its model card to ORG/NAME on the Hub.
 
     ADAPTER is a folder, a Hub id, models:/name@alias or runs:/…. Only its own files are pushed, in
-    one commit, whose address is printed.
+    one commit, whose address is printed. A token is needed in HF_TOKEN.
     """
     _show_steps()
     from tasks.inference.exporting import push_to_hub
 
-    address, remarks = push_to_hub(adapter, repository, private=private)
-    for remark in remarks:
-        click.echo(remark, err=True)
+    address, warnings = push_to_hub(adapter, repository, private=private)
+    for warning in warnings:
+        click.echo(warning, err=True)
     click.echo(address)
 
 
 @click.command()
-@click.argument("folder", type=_PATH)
+@click.argument("folder", type=options.PATH)
 @click.argument("adapters", metavar="ADAPTER[=WEIGHT]...", nargs=-1, required=True)
 @click.option("--method", default="cat", show_default=True, help="cat, svd, ties or dare_ties.")
 @click.option(
-    "--density", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True
+    "--density",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of the values that ties and dare_ties keep.",
 )
-@click.option("--rank", type=click.IntRange(1), help="Of the result, with svd.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of DARE's choice.")
-@click.option("--base-model", help="The base, if not the one that the first was made for.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.option("--rank", type=click.IntRange(1), help="Rank of the result, with svd.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of dare_ties.")
+@click.option("--base-model", help=_FIRST_BASE_MODEL)
+@options.json_output
 def combine(  # noqa: PLR0913 - what a user may give
     folder: Path,
     adapters: tuple[str, ...],
@@ -166,11 +170,11 @@ def combine(  # noqa: PLR0913 - what a user may give
     base_model: str | None,
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Write one adapter made of several to FOLDER.
+    """Combine several adapters of one base into one, in FOLDER.
 
-    Each ADAPTER counts with its WEIGHT, 1 unless given. cat is the exact weighted sum, at the sum
-    of the ranks; svd is its best approximation of a rank; ties is for adapters that disagree, and
-    dare_ties for many of them. DENSITY is the share of the values that TIES and DARE keep.
+    Each ADAPTER counts with its WEIGHT, 1 by default. cat is the exact weighted sum, at the sum of
+    the ranks; svd is its best approximation of a given rank; ties is for adapters that disagree,
+    and dare_ties for many of them.
     """
     from tasks.runtime.atomic_files import check_new
 
@@ -187,13 +191,14 @@ def combine(  # noqa: PLR0913 - what a user may give
 
 
 @click.command()
-@click.argument("folder", type=_PATH)
+@click.argument("folder", type=options.PATH)
 @click.argument("adapters", metavar="NAME=ADAPTER...", nargs=-1, required=True)
-@click.option("--base-model", help="The base, if not the one that the first was made for.")
+@click.option("--base-model", help=_FIRST_BASE_MODEL)
 def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> None:
-    """Write several adapters of one base to FOLDER, as one MLflow model to serve.
+    """Write adapters of one base to FOLDER, as one MLflow model.
 
-    A request names its adapter by the param `adapter`; the first answers those that name none.
+    The command that serves it is printed. A request selects its adapter with the param `adapter`;
+    the first one is the default.
     """
     from tasks.config.adapter_name import check_adapter_name
     from tasks.config.reading import adapter_here
@@ -205,7 +210,7 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
         name, sign, source = one.partition("=")
         if not (sign and source and name):
             raise UserError(
-                f"{one!r} is no NAME=ADAPTER, as in tickets=outputs/run/adapters/default"
+                f"{one!r} is not NAME=ADAPTER, as in tickets=outputs/run/adapters/default"
             )
         try:
             check_adapter_name(name)
@@ -215,8 +220,8 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
     _show_steps()
     from tasks.inference.serving import bundle_adapters, serve_command
 
-    for remark in bundle_adapters(wanted, folder, base_model):
-        click.echo(remark, err=True)
+    for warning in bundle_adapters(wanted, folder, base_model):
+        click.echo(warning, err=True)
     click.echo(f"serve it with: {serve_command(folder)}")
 
 
@@ -229,12 +234,15 @@ def _weighted(given: str) -> tuple[str, float]:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{given!r}: the weight behind = must be a number, as in a=0.5")
+        raise UserError(f"{given!r}: the weight after = must be a finite number, as in a=0.5")
     return source, number
 
 
 def _show_steps() -> None:
-    """Show the engine's lines on stderr, of the libraries what is a warning."""
+    """Show the engine's log lines on stderr, and only the warnings of libraries.
+
+    Unlike `flows.cli.process.show_progress`, this imports no Prefect: these commands run no flow.
+    """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
     from flows.cli.console import quiet_libraries
@@ -246,7 +254,7 @@ def _show_steps() -> None:
 
 @contextmanager
 def _failing_cleanly() -> Iterator[None]:
-    """End with one line and status 1 when a proof failed."""
+    """Exit with one line and status 1 where a verification fails."""
     try:
         yield
     except VerificationError as error:
@@ -255,18 +263,17 @@ def _failing_cleanly() -> Iterator[None]:
 
 
 @contextmanager
-def _told_how_to_go_on() -> Iterator[None]:
-    """End with status 1 when the work failed or was stopped."""
-    # Prefect ends the run on SIGTERM, and then sends the process the signal once more.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+def _resumable() -> Iterator[None]:
+    """Exit with status 1 where the work fails or is stopped; the last line says how to resume."""
+    # See `flows.cli.process.execute_and_print`.
+    signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         yield
     except UserError:
         raise
-    except BaseException as error:  # noqa: BLE001 - whatever it was, say how to go on
-        reason = f"failed: {str(error).strip() or type(error).__name__}"
-        click.echo(f"the run {reason if isinstance(error, Exception) else 'was stopped'}", err=True)
-        click.echo("to go on: give the same command again", err=True)
+    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt can be resumed, too
+        print_reason(error)
+        click.echo("to resume: run the same command again", err=True)
         raise SystemExit(1) from None
 
 
@@ -277,6 +284,6 @@ def _config(target: str, overrides: list[str]) -> "PredictBatchConfig":
     if target.endswith((".yaml", ".yml")):
         return read_settings(PredictBatchConfig, Path(target), overrides)
     if not any(one.startswith("output=") for one in overrides):
-        raise UserError("give INPUT and OUTPUT behind the adapter, or one CONFIG.yaml")
+        raise UserError("give INPUT and OUTPUT after the adapter, or one CONFIG.yaml")
     given = {"adapters": [{"source": target}]}
     return settings_here(PredictBatchConfig, given, overrides, "predict")

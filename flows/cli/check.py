@@ -1,4 +1,4 @@
-"""What `adapterflow check` shows: sizes, tokens, steps, and by a probe memory and time."""
+"""The output of `adapterflow check`: sizes, tokens, steps, and from a probe, memory and time."""
 
 import tempfile
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ _SECONDS_AN_HOUR = 3600
 
 
 def forecast_of(config: TrainAdapterConfig, *, with_probe: bool) -> Forecast:
-    """Return what training as configured will take; nothing is left behind.
+    """Return the forecast of a training; nothing is left behind.
 
     Raises:
-        UserError: anything that was given cannot work, as the run itself would say.
+        UserError: the input cannot work, with the message that the run itself would give.
     """
     with tempfile.TemporaryDirectory() as folder:
         return forecast(config, *check_inputs(config, Path(folder)), with_probe=with_probe)
@@ -37,16 +37,16 @@ def print_forecast(found: Forecast) -> None:
 
 def _sizes(found: Forecast) -> list[tuple[str, str]]:
     share = found.num_trainable_parameters / found.num_total_parameters
-    packed = "" if found.quantization == "none" else f" in {found.quantization}"
+    quantized = "" if found.quantization == "none" else f" in {found.quantization}"
     adapter = f"{found.num_trainable_parameters:,} of {found.num_total_parameters:,} parameters"
     steps = f"{found.num_steps:,} of {found.rows_per_step} rows"
     splits = (("training", found.data.train), ("held out", found.data.eval))
     return [
-        ("base", f"{found.base}, {found.dtype}{packed}, for {found.task}"),
+        ("base", f"{found.base}, {found.dtype}{quantized}, for {found.task}"),
         ("adapter", f"{adapter} train ({share:.2%})"),
         *((name, _rows(split, found.data.labels)) for name, split in splits if split),
         *([("not read", unread_text(found.data.unread))] if found.data.unread else []),
-        ("steps", f"{steps}; evaluated {found.num_evaluations} times"),
+        ("steps", f"{steps}; evaluations: {found.num_evaluations}"),
         *(("warning", remark) for remark in found.remarks),
     ]
 
@@ -56,21 +56,21 @@ def _rows(split: SplitRecord, labels: Sequence[str]) -> str:
     trained = f"{split.num_trained_tokens:,} of them trained on"
     if labels:
         trained = f"{len(labels)} labels"
-    said = [f"{split.num_rows:,} rows, {tokens}, {trained}"]
+    parts = [f"{split.num_rows:,} rows, {tokens}, {trained}"]
     if split.num_shortened_texts:
-        said.append(f"{split.num_shortened_texts} texts are cut short")
+        parts.append(f"{split.num_shortened_texts} texts are truncated")
     if split.num_shortened_answers:
-        said.append(f"{split.num_shortened_answers} answers are cut short")
+        parts.append(f"{split.num_shortened_answers} answers are truncated")
     if split.num_dropped_rows:
-        said.append(f"{split.num_dropped_rows} rows lost their answer")
-    return "; ".join(said)
+        parts.append(f"{split.num_dropped_rows} rows are dropped: truncation left no answer")
+    return "; ".join(parts)
 
 
 def _cost(found: Forecast) -> list[tuple[str, str]]:
-    states = f"adapter, gradients and optimiser {found.adapter_bytes / _MB:,.0f} MB"
+    states = f"adapter, gradients and optimizer {found.adapter_bytes / _MB:,.0f} MB"
     probe = found.probe
     if probe is None:
-        return [("memory", f"{states}; the whole needs the probe"), ("time", "needs the probe")]
+        return [("memory", f"{states}; the total needs the probe"), ("time", "needs the probe")]
     peak, base = probe.peak_memory_bytes / _MB, probe.base_bytes / _MB
     lines = [
         ("batches", probe.batching),

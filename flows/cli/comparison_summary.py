@@ -1,4 +1,4 @@
-"""What a finished retraining says at its end, and what the registry tells of earlier ones."""
+"""The summary of a finished retraining, and the history of a registered model."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tasks.tracking import OUTCOME_TAG, REASON_TAG, ROLLED_BACK_TAG
 
 
 def print_comparison(record: RetrainedRecord) -> None:
-    """Print the models side by side and the decision on stdout."""
+    """Print the models' scores side by side and the decision on stdout."""
     console = Console(highlight=False)
     if record.evaluated:
         models = record.evaluated.models
@@ -28,12 +28,12 @@ def print_comparison(record: RetrainedRecord) -> None:
 
 
 def print_history(versions: Sequence[VersionRecord]) -> None:
-    """Print a model's versions with their scores and what was decided, the newest first."""
-    table = Table("version", "made", "score", "decision", show_lines=True)
+    """Print a model's versions with their scores and decisions, the newest first."""
+    table = Table("version", "created", "score", "decision", show_lines=True)
     for one in reversed(versions):
-        made = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one.created_ms / 1000))
+        created = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one.created_ms / 1000))
         title = "\n".join([str(one.version), *one.aliases])
-        table.add_row(title, f"{made} UTC", _score(one), _decision(one))
+        table.add_row(title, f"{created} UTC", _score(one), _decision(one))
     Console(highlight=False).print(table)
 
 
@@ -50,6 +50,6 @@ def _score(one: VersionRecord) -> str:
 
 
 def _decision(one: VersionRecord) -> str:
-    said = one.tags.get(REASON_TAG) or one.tags.get(OUTCOME_TAG) or "not decided"
+    decision = one.tags.get(REASON_TAG) or one.tags.get(OUTCOME_TAG) or "not decided"
     rolled_back = one.tags.get(ROLLED_BACK_TAG)
-    return said + (f"\nrolled back {rolled_back}" if rolled_back else "")
+    return decision + (f"\nrolled back {rolled_back}" if rolled_back else "")

@@ -1,15 +1,15 @@
-"""What a terminal shows of a run: our own lines, and of the libraries what is a warning."""
+"""What a terminal shows of a run: our own log lines, and only the warnings of libraries."""
 
 import logging
 import sys
 import warnings
 
-# Libraries that warn about themselves, not about the run.
+# Libraries whose warnings are about themselves rather than the run: only their errors are shown.
 _CHATTY = ("bitsandbytes", "transformers", "httpx", "alembic", "mlflow")
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and notes out of the way."""
+    """Hide the libraries' progress bars, and what they log below an error."""
     import transformers
     from huggingface_hub.utils.tqdm import enable_progress_bars
 
@@ -17,15 +17,15 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # While its server is away Prefect prints each event that it could not send, whole.
+    # While its server is away, Prefect 3.8 prints the complete payload of each unsent event here.
     logging.getLogger("prefect._internal.concurrency").setLevel(logging.CRITICAL)
     transformers.utils.logging.disable_progress_bar()
     if sys.stderr.isatty():
-        enable_progress_bars()  # downloads take minutes; the line above switched them off, too
+        enable_progress_bars()  # the line above hid the Hub's as well; downloads take minutes
 
 
 def show_our_lines() -> None:
-    """Show the steps' lines, without what Prefect says of its own bookkeeping."""
+    """Show the log lines of the steps, without Prefect's own about states and runs."""
     from prefect.logging.configuration import setup_logging
 
     setup_logging()
@@ -40,7 +40,7 @@ def show_our_lines() -> None:
 def _is_worth_showing(record: logging.LogRecord) -> bool:
     if "/prefect/" not in record.pathname:
         return True
-    # How a task or the run ended is said by the summary or the error at the end.
+    # The last lines printed are the summary or the error: the final state would repeat them.
     return record.levelno >= logging.WARNING and "Finished in state" not in str(record.msg)
 
 
@@ -48,6 +48,6 @@ class _StepFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.step = getattr(record, "task_run_name", None) or ""
         record.mark = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        # A traceback is in Prefect's log of the run; here it would bury the message.
+        # The traceback is in Prefect's log of the run; here it would bury the message.
         record.exc_info = record.exc_text = None
         return super().format(record)

@@ -1,4 +1,4 @@
-"""The process that a command runs a flow in: made ready, and ended with the right status."""
+"""The process in which a command executes a flow: its preparation, output and exit status."""
 
 import os
 import shutil
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.server.servers import check_server
 from tasks.errors import UserError
 from tasks.runtime.addresses import without_password
 from tasks.runtime.libraries import import_libraries
@@ -20,12 +19,13 @@ if TYPE_CHECKING:
 
 
 def prepare_process() -> None:
-    """Make this process ready for a flow run, before Prefect is imported."""
+    """Prepare this process for a flow run, before Prefect is imported."""
     from flows.server.embedded import use_embedded_server
+    from flows.server.servers import check_server
 
     click.echo("starting (half a minute the first time) ...", err=True)
     server = use_embedded_server()
-    quiet()
+    show_progress()
     import flows.cli.runs  # noqa: F401 - takes seconds, in which the server starts
 
     import_libraries()
@@ -35,8 +35,8 @@ def prepare_process() -> None:
         check_server()
 
 
-def quiet() -> None:
-    """Show our own lines, and of the libraries what is a warning."""
+def show_progress() -> None:
+    """Show our log lines on stderr, and only the warnings of libraries."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; ours are lines there
     from flows.cli.console import quiet_libraries, show_our_lines
@@ -45,26 +45,35 @@ def quiet() -> None:
     show_our_lines()
 
 
-def run_to_its_end(flow_run: "FlowRun", *, as_json: bool) -> None:
-    """Execute a run, and print what came out; end with status 1 and how to go on if it failed."""
+def execute_and_print(flow_run: "FlowRun", *, as_json: bool) -> None:
+    """Execute a run and print its result.
+
+    Raises:
+        UserError: the input cannot work.
+        SystemExit: the run failed or was stopped; the last line printed is the command that
+            resumes it.
+    """
     from flows.cli.runs import execute_any
 
-    # Prefect ends the run on SIGTERM, and then sends the process the signal once more.
-    signal.signal(signal.SIGTERM, _stop)
+    # Prefect 3.8 ends the run on SIGTERM and then sends the signal to its own process again: with
+    # the default handler that second one would kill it before the last line is printed.
+    signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         report = execute_any(flow_run)
     except UserError:
         raise
-    except BaseException as error:  # noqa: BLE001 - whatever ended the run, say how to go on
-        _say_how_to_go_on(flow_run, error)
+    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt can be resumed, too
+        print_reason(error)
+        program = "adapterflow" if shutil.which("adapterflow") else sys.argv[0]
+        click.echo(f"to resume: {program} resume {flow_run.id}", err=True)
         raise SystemExit(1) from None
     if as_json:
         click.echo(report.model_dump_json())
     else:
-        _summarise(report)
+        _print_result(report)
 
 
-def _summarise(report: "ReportRecord | RetrainedRecord") -> None:
+def _print_result(report: "ReportRecord | RetrainedRecord") -> None:
     from flows.cli.comparison_summary import print_comparison
     from flows.cli.summary import print_summary
     from tasks.records import ReportRecord
@@ -75,13 +84,15 @@ def _summarise(report: "ReportRecord | RetrainedRecord") -> None:
         print_comparison(report)
 
 
-def _stop(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's signature
+def exit_on_signal(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's signature
+    """Raise SystemExit with the status that shells give a process ended by this signal."""
     raise SystemExit(128 + number)
 
 
-def _say_how_to_go_on(flow_run: "FlowRun", error: BaseException) -> None:
-    stopped = not isinstance(error, Exception)
-    reason = without_password(str(error).strip()) or type(error).__name__
-    click.echo("the run was stopped" if stopped else f"the run failed: {reason}", err=True)
-    program = "adapterflow" if shutil.which("adapterflow") else sys.argv[0]
-    click.echo(f"to go on: {program} resume {flow_run.id}", err=True)
+def print_reason(error: BaseException) -> None:
+    """Print on stderr whether a run failed, and why, or was stopped."""
+    if isinstance(error, Exception):
+        reason = without_password(str(error).strip()) or type(error).__name__
+        click.echo(f"the run failed: {reason}", err=True)
+    else:
+        click.echo("the run was stopped", err=True)

@@ -1,4 +1,4 @@
-"""The command line's part for retraining: `retrain`, `history` and `rollback`."""
+"""The commands of retraining: `retrain`, `history` and `rollback`."""
 
 import json
 from pathlib import Path
@@ -6,30 +6,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.cli import options
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
     from tasks.tracking import Registry
 
 _STORE = click.option(
-    "--tracking-uri", help="Where MLflow is; MLFLOW_TRACKING_URI or the embedded store unless set."
+    "--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI or the embedded store."
 )
 
 
 @click.command()
-@click.argument("config_file", metavar="CONFIG.yaml", type=click.Path(path_type=Path))
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY.PATH=VALUE",
-    help="Change one setting, such as decision.margin=0.01; may be repeated.",
-)
-@click.option("--force", is_flag=True, help="Train on unchanged data, too; it is not promoted.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@options.config_file
+@options.overrides("decision.margin=0.01")
+@click.option("--force", is_flag=True, help="Train on unchanged data, too, without promotion.")
+@options.json_output
 def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:  # noqa: FBT001
-    """Train an adapter anew, compare it with the champion, and promote it if it is better."""
-    from flows.cli.process import prepare_process, run_to_its_end
+    """Train a new adapter, and promote it if it beats the champion."""
+    from flows.cli.process import execute_and_print, prepare_process
     from tasks.config import RetrainAdapterConfig
     from tasks.config.reading import read_settings
     from tasks.engine.data.examples import check_first_rows
@@ -42,7 +37,7 @@ def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json:
     prepare_process()
     from flows.cli.runs import create_run
 
-    run_to_its_end(create_run(config, force=force), as_json=as_json)
+    execute_and_print(create_run(config, force=force), as_json=as_json)
 
 
 @click.command()
@@ -50,7 +45,10 @@ def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json:
 @_STORE
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list on stdout.")
 def history(name: str, tracking_uri: str | None, as_json: bool) -> None:  # noqa: FBT001
-    """Show the versions of the registered model NAME, their scores, and what was decided."""
+    """List the versions of the registered model NAME.
+
+    Each is shown with its scores and the decision on it.
+    """
     from flows.cli.comparison_summary import print_history
 
     versions = _registry(name, tracking_uri).versions()
@@ -64,13 +62,13 @@ def history(name: str, tracking_uri: str | None, as_json: bool) -> None:  # noqa
 
 @click.command()
 @click.argument("name")
-@click.option("--reason", required=True, help="Why; it is kept with the version.")
-@click.option("--to", type=click.IntRange(1), help="A former champion; the last one unless set.")
+@click.option("--reason", required=True, help="Why; recorded with the version.")
+@click.option("--to", type=click.IntRange(1), help="A former champion; default: the last one.")
 @_STORE
 def rollback(name: str, reason: str, to: int | None, tracking_uri: str | None) -> None:
-    """Make the former champion of the registered model NAME the champion again."""
+    """Restore the former champion of the registered model NAME."""
     if not reason.strip():
-        raise UserError("--reason is empty; say why the champion is not to stay")
+        raise UserError("--reason is empty; give the reason for the rollback")
     before, now = _registry(name, tracking_uri).roll_back(reason, to)
     click.echo(f"{name}: version {now} is champion again, in place of version {before}")
 

@@ -1,4 +1,4 @@
-"""Flow runs of the training flows in this process: made, opened again, executed."""
+"""Flow runs of the training flows in this process: created, reopened, executed."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,7 +33,7 @@ _FLOWS: dict[type[TrainAdapterConfig], Flow[..., Any]] = {
     TrainAdapterConfig: train_adapter,
     RetrainAdapterConfig: retrain_adapter,
 }
-"""What each configuration is for."""
+"""The flow that each kind of configuration is for."""
 
 
 class RefusedSettingsError(UserError):
@@ -41,24 +41,25 @@ class RefusedSettingsError(UserError):
 
 
 def create_run(config: TrainAdapterConfig, **parameters: object) -> FlowRun:
-    """Register a run of the configuration's flow, so that its id is known before anything fails."""
+    """Create a run of the configuration's flow; with its id, any later failure can be resumed."""
     given = {"config": config.model_dump(mode="json"), **parameters}
     with get_client(sync_client=True) as client:
         name = full_name(config, generate_slug(2))
-        made = client.create_flow_run(_FLOWS[type(config)], name=name, parameters=given)
-    note_start(str(made.id), run_folder(config, str(made.name), str(made.id)))
-    return made
+        created = client.create_flow_run(_FLOWS[type(config)], name=name, parameters=given)
+    note_start(str(created.id), run_folder(config, str(created.name), str(created.id)))
+    return created
 
 
 def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
-    """Open a run that ended, to go on with it.
+    """Reopen a run that ended, so that it can be resumed.
 
     Args:
         flow_run_id: the run.
-        redo_from: the first step to run anew, if any.
+        redo_from: the first step to run again, if any.
 
     Raises:
-        UserError: there is no such run, or it completed and nothing is to be redone.
+        UserError: there is no such run, it is executing elsewhere, it completed and nothing is to
+            be redone, or this version refuses its settings.
     """
     with get_client(sync_client=True) as client:
         try:
@@ -67,13 +68,13 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
             raise UserError(f"there is no run {flow_run_id} in this home's Prefect") from None
         if flow_run.state and flow_run.state.is_completed() and redo_from is None:
             raise UserError(
-                f"the run {flow_run_id} completed; start a new one, or give --redo-from"
+                f"the run {flow_run_id} has completed; start a new one, or add --redo-from STEP"
             )
         kind, _ = _of(client.read_flow(flow_run.flow_id).name)
         config = _checked(kind, flow_run)
         folder = run_folder(config, str(flow_run.name), str(flow_run_id))
         if is_alive(folder):
-            raise UserError(f"the run {flow_run.name} is going on in another process")
+            raise UserError(f"the run {flow_run.name} is active in another process")
         if redo_from:
             ask(folder, redo_from)
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
@@ -82,14 +83,14 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
 
 
 def reopen_last(flow_run_ids: Sequence[UUID], redo_from: StepName | None = None) -> FlowRun:
-    """Open the first of these runs that did not complete, to go on with it.
+    """Reopen the first of these runs that did not complete, so that it can be resumed.
 
-    A kill between a run's completion and its note in the home's list leaves it there as if it had
-    been interrupted; the note is made up for. A run that this Prefect does not know is passed over,
-    and one that this version refuses, with a warning.
+    A process killed after its run completed, but before that was noted in the home's list, leaves
+    the run there as if interrupted: the note is added here. Runs that this Prefect does not know
+    are skipped, and those that this version refuses, with a warning.
 
     Raises:
-        UserError: all of them completed, or none is known, or those that are left are refused.
+        UserError: all known runs completed, or none is known, or those that are left are refused.
     """
     num_completed, refused = 0, None
     for flow_run_id in flow_run_ids:
@@ -108,7 +109,7 @@ def reopen_last(flow_run_ids: Sequence[UUID], redo_from: StepName | None = None)
         raise refused
     raise UserError(
         f"no run of {home.home()} was interrupted: {num_completed} completed, "
-        f"{len(flow_run_ids) - num_completed} are not in this Prefect; name one by its id or name"
+        f"{len(flow_run_ids) - num_completed} are not in this Prefect; give the id or name of a run"
     )
 
 
@@ -119,17 +120,17 @@ def _checked(kind: type[TrainAdapterConfig], flow_run: FlowRun) -> TrainAdapterC
     except ValidationError as error:
         mistakes = validation_message(kind, error, given)
         raise RefusedSettingsError(
-            f"the run {flow_run.id} was begun with settings that this version refuses; start a new "
-            f"one: {mistakes}"
+            f"the run {flow_run.id} was started with settings that this version refuses; start a "
+            f"new one: {mistakes}"
         ) from None
 
 
 def execute(flow_run: FlowRun) -> ReportRecord:
-    """Execute a training here, on the main thread, and give its report.
+    """Execute a training on this thread, which must be the main one, and return its report.
 
     Raises:
-        UserError: what was given cannot work.
-        Exception: whatever made the run fail.
+        UserError: the input cannot work.
+        Exception: the error that made the run fail.
     """
     report = execute_any(flow_run)
     assert isinstance(report, ReportRecord)  # noqa: S101 - the flow has no other result
@@ -137,7 +138,7 @@ def execute(flow_run: FlowRun) -> ReportRecord:
 
 
 def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord:
-    """Do the same for a training or a retraining."""
+    """Execute a training or a retraining; see `execute`."""
     with get_client(sync_client=True) as client:
         _, flow = _of(client.read_flow(flow_run.flow_id).name)
     try:

@@ -1,4 +1,4 @@
-"""What `adapterflow ship` does: bring waiting records to MLflow, and say what became of each."""
+"""What `adapterflow ship` does: send waiting records to MLflow, and print the outcome of each."""
 
 import os
 from collections.abc import Iterable
@@ -8,12 +8,12 @@ import click
 
 from tasks.runtime import home
 
-# A training gives up on a slow server at once; whoever asks for the shipment can wait.
+# A training gives up on a slow server at once; somebody who asks for a shipment can wait.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
-def ship_and_tell(folders: Iterable[Path]) -> bool:
-    """Ship what waits in this home's runs and in these folders; tell whether all is shipped."""
+def ship_and_print(folders: Iterable[Path]) -> bool:
+    """Ship what waits in this home's runs and in these folders; return whether nothing is left."""
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     from tasks.tracking import ship_all
@@ -24,7 +24,7 @@ def ship_and_tell(folders: Iterable[Path]) -> bool:
         if outcome.problem:
             click.echo(f"  {outcome.uri}: {outcome.problem}", err=True)
         for refused in outcome.refused:
-            click.echo(f"  refused, and kept in {folder}/tracking: {refused}", err=True)
+            click.echo(f"  refused by the server, kept in {folder}/tracking: {refused}", err=True)
     if not outcomes:
         click.echo("nothing is waiting")
     return not any(outcome.num_waiting or outcome.refused for _, outcome in outcomes)

@@ -1,4 +1,4 @@
-"""A first configuration for a user's data: commented YAML that only names what may matter."""
+"""The configuration that `init` writes: YAML with every setting, most of them commented out."""
 
 import math
 import textwrap
@@ -28,12 +28,11 @@ _LIVE = {
 
 
 def starting_configuration(data: Path, base_model: str) -> str:
-    """Write YAML that trains `base_model` on `data`; all that is not given has its default.
+    """Return YAML that trains `base_model` on `data`, with the default of every other setting.
 
     Raises:
-        UserError: The data cannot be read, its columns fit no row format, or the base model's
+        UserError: the data cannot be read, its columns match no row format, or the base model's
             name is empty.
-
     """
     rows = read_rows(str(data), "train", None)
     row_format = detect_row_format(rows[0], str(data), learnable=[*GENERATIVE, RowFormat.TAGGED])
@@ -56,20 +55,20 @@ def starting_configuration(data: Path, base_model: str) -> str:
 
 
 def _absolute(path: Path) -> str:
-    """Locate what is a path: the text may be saved anywhere, and its paths are read from there."""
+    """Return a path as absolute, since relative ones are read from the folder of the YAML file."""
     return str(path.absolute()) if path.exists() else str(path)
 
 
 def _opening(data: Path, num_rows: int, row_format: RowFormat) -> str:
     return _comment(
-        f"A starting point: the rows of {data.name} ({num_rows}) have the format {row_format}. "
-        "Settings behind a single # have the value shown; remove the # to change them.",
+        f"A starting point: the {num_rows} rows of {data.name} have the format {row_format}. "
+        "Settings after a single # show their defaults; remove the # to change one.",
         indent="",
     )
 
 
 def _entry(config: TrainAdapterConfig, name: str) -> str:
-    """Render a section with all of its settings, or a setting that stands alone."""
+    """Render a section with all of its settings, or a top-level setting."""
     value = getattr(config, name)
     about = "\n" + _comment(TrainAdapterConfig.model_fields[name].description or "", indent="")
     if not isinstance(value, Section):

@@ -1,4 +1,4 @@
-"""What a finished run says at its end: answers side by side, where things are, how to look on."""
+"""The summary of a finished run: answers side by side, locations, and commands for both UIs."""
 
 from rich.console import Console
 from rich.table import Table

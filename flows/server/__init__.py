@@ -1,1 +1,1 @@
-"""Prefect around us: the embedded server, up and down, deployments, triggers and alerts."""
+"""Prefect around the flows: the embedded server, up and down, deployments, triggers and alerts."""

@@ -1,7 +1,7 @@
-"""Prefect automations: runs whose machine is lost are ended, and failures are told to a webhook.
+"""Prefect automations: mark runs of lost machines as crashed, and call a webhook on failures.
 
-`python -m flows.server.automations` lets the server that the settings name end lost runs, as
-`adapterflow up` does for its own.
+`python -m flows.server.automations` installs the former on the configured server, as
+`adapterflow up` does on its own.
 """
 
 from datetime import timedelta
@@ -19,10 +19,13 @@ from pydantic import SecretStr
 from flows.server.embedded import HEARTBEAT_SECONDS
 
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_SECONDS)
-"""Three heartbeats: with fewer, a run that is only slow for a while would be taken for lost."""
+"""Three heartbeats: with fewer, a run that is only slow for a while would count as lost."""
 
 LOST_RUNS = "adapterflow: runs whose machine is lost"
-"""The automation's name; `flows.server.prefect_server` looks for it, too."""
+"""The automation's name on the server, also looked up by `flows.server.prefect_server`.
+
+Both names identify automations that earlier versions installed: another name would be a second one.
+"""
 
 _ALERT = "adapterflow: tell of failed runs"
 _BLOCK = "adapterflow-alerts"
@@ -33,16 +36,16 @@ _PAYLOAD = (
 
 
 def lost_runs() -> AutomationCore:
-    """Give the automation that ends a run as crashed once its heartbeats stop."""
+    """Return the automation that marks a run as crashed once its heartbeats stop."""
     heartbeat = "prefect.flow-run.heartbeat"
     return AutomationCore(
         name=LOST_RUNS,
-        description="Three heartbeats missed: the run is crashed, and Retry goes on with it.",
+        description="Three heartbeats missed: the run is marked as crashed. Retry resumes it.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
             after={heartbeat},
-            # Any other state is the run's end, or a pause in which nobody is to send heartbeats;
-            # a run that goes on from there begins with one.
+            # Any other event means that the run ended, or paused and sends no heartbeats; when it
+            # continues, a heartbeat comes first.
             expect={"prefect.flow-run.*"},
             match={"prefect.resource.id": ["prefect.flow-run.*"]},
             for_each={"prefect.resource.id"},
@@ -52,14 +55,14 @@ def lost_runs() -> AutomationCore:
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
-                message=f"No sign of life for {LOST_AFTER.seconds} s: the machine may be lost.",
+                message=f"No heartbeat for {LOST_AFTER.seconds} s: the machine may be lost.",
             )
         ],
     )
 
 
 def failed_runs(webhook: UUID) -> AutomationCore:
-    """Give the automation that calls a webhook when a run fails, crashes or times out."""
+    """Return the automation that calls a webhook when a run fails, crashes or times out."""
     return AutomationCore(
         name=_ALERT,
         trigger=EventTrigger(
@@ -74,15 +77,16 @@ def failed_runs(webhook: UUID) -> AutomationCore:
 
 
 def install_lost_runs() -> None:
-    """Let the current server end lost runs."""
+    """Install on the current server the automation that marks lost runs as crashed."""
     with get_client(sync_client=True) as client:
         install(client, lost_runs())
 
 
 def install(client: SyncPrefectClient, wanted: AutomationCore) -> None:
-    """Let the server have this automation, once, in place of an earlier one of its name.
+    """Install an automation once, in place of earlier ones of the same name.
 
-    One that is there already stays: with it would go what it knows of the runs that go on.
+    An identical one stays: deleting it would discard the heartbeats that it has seen of active
+    runs.
     """
     earlier: list[Automation] = client.read_automations_by_name(wanted.name)
     same = [one for one in earlier if one.model_dump(exclude={"id"}) == wanted.model_dump()]
@@ -94,7 +98,7 @@ def install(client: SyncPrefectClient, wanted: AutomationCore) -> None:
 
 
 def install_alert(webhook_url: str) -> None:
-    """Let the current server call this address when a run fails; it is kept in a block."""
+    """Install on the current server a call of this URL when a run fails; a block stores the URL."""
     headers = SecretDict({"Content-Type": "application/json"})
     block: Any = Webhook(url=SecretStr(webhook_url), method="POST", headers=headers)
     webhook = block.save(_BLOCK, overwrite=True)

@@ -1,70 +1,72 @@
-"""`adapterflow notify` and `watch`: tell Prefect that data changed, so that a deployment may start.
+"""Events of changed data, from `adapterflow notify` and `watch`, that can start a deployment.
 
 The event is `adapterflow.data.updated`; its resource carries the file's absolute path and sha256.
 """
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import click
-
 from tasks.config.reading import plain_path
-from tasks.errors import AdapterflowError, UserError
+from tasks.errors import UserError
 from tasks.records import FileRecord
-from tasks.runtime import events, home
+from tasks.runtime import events
 from tasks.runtime.atomic_files import write_atomically
 
 EVENT = "adapterflow.data.updated"
-_PATHS = click.Path(path_type=Path)
 
 
 class Watched:
-    """Files, and folders of them, compared with what was told of them last."""
+    """Files, and folders of files, compared with what was last reported about them.
 
-    def __init__(self, paths: Iterable[Path], memory: Path) -> None:
+    Args:
+        paths: the files and folders.
+        state_file: JSON that keeps the sha256 last reported for each path.
+    """
+
+    def __init__(self, paths: Iterable[Path], state_file: Path) -> None:
         self._paths = [plain_path(path) for path in paths]
-        self._memory = memory
+        self._state_file = state_file
         self._seen: dict[str, tuple[int, int]] = {}
         self.unreadable: dict[Path, str] = {}
-        """What the last look could not read, and why."""
+        """The files that the last check could not read, and why."""
 
     def changed(self) -> list[FileRecord]:
-        """Give the files that are new or have other content than was told last.
+        """Return the files that are new or whose content is not what was last reported.
 
-        A file that still grows is left for the next look.
+        A file that is still being written, because its size or modification time changed since the
+        last check, is left for the next one.
         """
-        told = self._told()
+        reported = self._reported()
         self.unreadable = {}
-        found = (self._record(file) for file in self._files() if self._rests(file))
-        return [one for one in found if one and told.get(str(one.path)) != one.sha256]
+        found = (self._record(file) for file in self._files() if self._is_stable(file))
+        return [one for one in found if one and reported.get(str(one.path)) != one.sha256]
 
     def _record(self, file: Path) -> FileRecord | None:
         try:
             return FileRecord.of(file)
-        except FileNotFoundError:  # removed in this moment
+        except FileNotFoundError:  # removed since the listing
             return None
         except OSError as error:
             self.unreadable[file] = error.strerror or str(error)
             return None
 
-    def note(self, told: Iterable[FileRecord]) -> None:
-        """Remember what was told, also for the next process."""
-        known = {**self._told(), **{str(one.path): one.sha256 for one in told}}
-        write_atomically(self._memory, json.dumps(known))
+    def note(self, reported: Iterable[FileRecord]) -> None:
+        """Write down that these files were reported, also for later processes."""
+        known = {**self._reported(), **{str(one.path): one.sha256 for one in reported}}
+        write_atomically(self._state_file, json.dumps(known))
 
-    def _told(self) -> dict[str, str]:
+    def _reported(self) -> dict[str, str]:
         known: dict[str, str] = {}
-        if self._memory.exists():
-            known = json.loads(self._memory.read_text())
+        if self._state_file.exists():
+            known = json.loads(self._state_file.read_text())
         return known
 
     def _files(self) -> list[Path]:
         return [file for path in self._paths for file in _files(path)]
 
-    def _rests(self, file: Path) -> bool:
+    def _is_stable(self, file: Path) -> bool:
         try:
             status = file.stat()
         except OSError:
@@ -85,18 +87,27 @@ def _files(path: Path) -> list[Path]:
     )
 
 
+def readable_files(paths: Iterable[Path]) -> list[FileRecord]:
+    """Return a record of each file at and below the paths, without hidden ones.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    return [_readable(file) for path in paths for file in _files(plain_path(path))]
+
+
 def _readable(file: Path) -> FileRecord:
     try:
         return FileRecord.of(file)
     except OSError as error:
-        raise UserError(f"{file} can't be read: {error.strerror}") from error
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
 
 
-def tell(files: Iterable[FileRecord]) -> None:
-    """Send one event a file.
+def emit(files: Iterable[FileRecord]) -> None:
+    """Send Prefect one event for each file.
 
     Raises:
-        PassingError: the Prefect server can't be reached.
+        PassingError: the Prefect server cannot be reached.
     """
     from prefect.events import Event, Resource
 
@@ -115,61 +126,3 @@ def tell(files: Iterable[FileRecord]) -> None:
 
 def _short(path: Path) -> str:
     return hashlib.sha256(str(path).encode()).hexdigest()[:16]
-
-
-@click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_PATHS)
-def notify(paths: tuple[Path, ...]) -> None:
-    """Tell Prefect that the data at PATH changed.
-
-    Deployments that train on it start; one that finds the same rows and configuration as a finished
-    run has trains nothing.
-    """
-    _check(paths)
-    from flows.server.servers import server_at_hand
-
-    server_at_hand("notify")
-    files = [_readable(file) for path in paths for file in _files(plain_path(path))]
-    tell(files)
-    for file in files:
-        click.echo(f"told: {file.path} is now sha256 {file.sha256[:12]}")
-
-
-@click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_PATHS)
-@click.option(
-    "--every", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Seconds."
-)
-def watch(paths: tuple[Path, ...], every: float) -> None:
-    """Tell Prefect whenever the data at PATH changes, until Ctrl-C.
-
-    A file is told of once it kept its size and time for two looks. What was told last is remembered
-    in the home, so that a change while nobody watched is told, too.
-    """
-    _check(paths)
-    from flows.server.servers import server_at_hand
-
-    server_at_hand("watch")
-    watched = Watched(paths, home.prefect_store() / "watched.json")
-    click.echo(f"watching {', '.join(map(str, paths))}; Ctrl-C ends it")
-    known: dict[Path, str] = {}
-    while True:
-        changed = watched.changed()
-        for unreadable, reason in watched.unreadable.items() - known.items():
-            click.echo(f"{unreadable} can't be read: {reason}; it is tried again", err=True)
-        known = watched.unreadable
-        for file in changed:
-            try:
-                tell([file])
-            except AdapterflowError as error:
-                click.echo(f"{error}; it is tried again", err=True)
-                break
-            watched.note([file])
-            click.echo(f"told: {file.path} is now sha256 {file.sha256[:12]}")
-        time.sleep(every)
-
-
-def _check(paths: Iterable[Path]) -> None:
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        raise UserError(f"there is no {', '.join(missing)}; give files or folders of rows")

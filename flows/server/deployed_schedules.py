@@ -1,6 +1,7 @@
-"""A schedule's switch, which belongs to whoever uses Prefect's UI once it is deployed.
+"""Whether a schedule is active: once deployed, that is decided in Prefect's UI.
 
-`deployments/prefect.yaml` names `read_switch` as a build step, so plain `prefect deploy` heeds it.
+`deployments/prefect.yaml` names `read_switch` as a build step, so that plain `prefect deploy` keeps
+the schedule as it was switched.
 """
 
 from prefect.client.orchestration import get_client
@@ -8,10 +9,10 @@ from prefect.exceptions import ObjectNotFound
 
 
 def read_switch(deployment: str, slug: str) -> dict[str, bool]:
-    """Give `active` for a schedule: as the server has it, and off where it is new.
+    """Return `active` of a schedule: as the server has it, or off if it is new.
 
-    Left out, Prefect (3.8) would switch it on as soon as the deployment has another schedule
-    without a slug, such as one made in its UI.
+    Without it, Prefect 3.8 would switch the schedule on as soon as the deployment has another one
+    without a slug, such as one created in the UI.
 
     Args:
         deployment: the deployment, as `flow/name`.

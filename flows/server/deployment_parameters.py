@@ -1,7 +1,7 @@
 """A deployment's parameters, from a YAML file that is read as the command line reads it.
 
-`deployments/prefect.yaml` names `read_parameters` as a build step, so plain `prefect deploy` checks
-the file and refuses it with the same message.
+`deployments/prefect.yaml` names `read_parameters` as a build step, so that plain `prefect deploy`
+checks the file, too, and refuses it with the same message.
 """
 
 from pathlib import Path
@@ -16,22 +16,22 @@ CONFIGURATIONS: dict[str, type[Section]] = {
     "retrain-adapter": RetrainAdapterConfig,
     "predict-batch": PredictBatchConfig,
 }
-"""What each flow's parameter `config` is, by the flow's name."""
+"""The class of each flow's parameter `config`, by the flow's name."""
 
 
 def read_parameters(flow: str, file: str) -> dict[str, Any]:
-    """Give the parameters of a flow, whole, so that its form shows every value that is used.
+    """Return the parameters of a flow with all defaults, so that its form shows every value used.
 
     Args:
         flow: the flow's name.
-        file: the YAML file; relative paths in it stand for files beside it.
+        file: the YAML file; relative paths in it are relative to it.
 
     Returns:
-        `config`, and in `data_paths` what an event about the data's change may name: the files of
-        rows, and all below those that are folders.
+        `config`; and `data_paths`, the paths that an event about changed data may name: each file
+        of rows and, if it is a folder, everything below it.
 
     Raises:
-        UserError: the file is no valid configuration of the flow.
+        UserError: the file is not a valid configuration of the flow.
     """
     config = read_settings(CONFIGURATIONS[flow], Path(file))
     data_paths: list[str] = []

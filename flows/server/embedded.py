@@ -1,7 +1,7 @@
-"""Prefect without a server to start: its embedded one, with its database under the home folder.
+"""The embedded Prefect server: started with a run, its database in the home folder.
 
-A setting that is there already wins, above all `PREFECT_API_URL`, as a variable or in Prefect's
-profile: then the flow runs against that server.
+Settings that exist already win. If `PREFECT_API_URL` is set, as a variable or in Prefect's profile,
+the flow runs against that server instead.
 """
 
 import os
@@ -18,31 +18,31 @@ from tasks.errors import AdapterflowError, UserError
 from tasks.runtime import home
 
 HEARTBEAT_SECONDS = 30
-"""How often a run says that it lives; see `flows.server.automations`."""
+"""The interval of a run's heartbeats; see `flows.server.automations`."""
 
 CLIENT_SETTINGS = {
-    # A server that is away for some minutes is waited for; with Prefect's own 5, for one.
+    # Retries with backoff bridge an outage of some minutes; Prefect's default of 5 bridges one.
     "PREFECT_CLIENT_MAX_RETRIES": "8",
-    # Prefect's 180 would be too rare for the automation that ends lost runs.
+    # Prefect's default of 180 s is too long for the automation that detects lost runs.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-    # Server and client would each report their use to the outside.
+    # Both server and client send usage data by default.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
-"""What Prefect is told in every process of ours, whichever server it talks to."""
+"""Prefect's settings in every process of ours, whichever server it uses."""
 
 _STARTUP_SECONDS = 180.0
 _UNKNOWN_SCHEMA = "Can't locate revision identified by"
-"""What Prefect's migrations say of a database that a newer Prefect has migrated."""
-_NO_PAGES = {"PREFECT_UI_ENABLED": "0"}
+"""Alembic's message about a database that a newer Prefect has migrated."""
+_NO_UI = {"PREFECT_UI_ENABLED": "0"}
 
 
 class EmbeddedServer:
-    """A server for this process and nobody else."""
+    """A Prefect server of this process alone, on a random loopback port."""
 
     def __init__(self) -> None:
-        # Taken before the server is there: no other process can take the port, and whoever calls
-        # early waits instead of being refused.
+        # Bound here and inherited by the server: no other process can take the port, and requests
+        # sent before the server is up wait in the backlog instead of being refused.
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(128)
@@ -51,13 +51,13 @@ class EmbeddedServer:
         lock = home.prefect_store() / "server.lock"
         self._log = home.prefect_store() / "server.log"
         with self._log.open("ab") as log:
-            self._log_begins = log.tell()
+            self._log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", "flows.server.embedded_server", str(descriptor), str(lock)],
                 stdin=subprocess.PIPE,  # never written to; closed when this process ends
                 stdout=log,
                 stderr=log,
-                env=os.environ | _NO_PAGES,
+                env=os.environ | _NO_UI,
                 pass_fds=[descriptor],
                 start_new_session=True,
             )
@@ -67,8 +67,8 @@ class EmbeddedServer:
         """Wait until the server answers.
 
         Raises:
-            UserError: a newer Prefect has made or migrated the database.
-            AdapterflowError: it ended, or did not answer in time.
+            UserError: a newer Prefect has created or migrated the database.
+            AdapterflowError: it exited, or did not answer in time.
         """
         deadline = time.monotonic() + _STARTUP_SECONDS
         while not self._answers():
@@ -78,14 +78,14 @@ class EmbeddedServer:
             time.sleep(0.05)
 
     def _failure(self) -> AdapterflowError:
-        """Say why it did not start, as far as its log tells."""
+        """Return the error that explains why it did not start, as far as its log does."""
         with self._log.open("rb") as log:
-            log.seek(self._log_begins)
-            said = log.read().decode(errors="replace")
-        if _UNKNOWN_SCHEMA in said:
+            log.seek(self._log_start)
+            output = log.read().decode(errors="replace")
+        if _UNKNOWN_SCHEMA in output:
             return UserError(
                 f"the Prefect database {home.prefect_store() / 'prefect.db'} was last used by a "
-                f"newer Prefect than {version('prefect')}; install that again, or set "
+                f"newer Prefect than {version('prefect')}; install that newer version, or set "
                 "ADAPTERFLOW_HOME to another folder"
             )
         return AdapterflowError(f"the embedded Prefect server did not start; see {self._log}")
@@ -100,7 +100,7 @@ class EmbeddedServer:
 
 @cache
 def use_embedded_server() -> EmbeddedServer | None:
-    """Begin to start the embedded server, unless the settings name another one."""
+    """Start the embedded server without waiting for it, unless another one is configured."""
     store = home.prefect_store()
     store.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -117,19 +117,19 @@ def use_embedded_server() -> EmbeddedServer | None:
         return None
     server = EmbeddedServer()
     os.environ["PREFECT_API_URL"] = server.api_url
-    # It has no pages that a link could lead to.
-    os.environ.update(_NO_PAGES)
+    # It has no UI, so Prefect must not print links to it.
+    os.environ.update(_NO_UI)
     refresh_global_settings_context()
     return server
 
 
 def database_url() -> str:
-    """Give the embedded server's database as SQLAlchemy reads it."""
+    """Return the SQLAlchemy URL of the embedded server's database."""
     return f"sqlite+aiosqlite:///{home.prefect_store() / 'prefect.db'}"
 
 
 def ui_command() -> str:
-    """Give the command, or the address, that opens Prefect's UI with this run in it."""
+    """Return the command or the address that opens Prefect's UI with this run in it."""
     if use_embedded_server():
         database = shlex.quote(database_url())
         return f"PREFECT_API_DATABASE_CONNECTION_URL={database} prefect server start"

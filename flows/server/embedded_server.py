@@ -1,8 +1,8 @@
-"""The embedded Prefect server's own process; it ends when the run that started it does.
+"""The process of the embedded Prefect server, which exits when the run that started it does.
 
-Prefect's own ephemeral server outlives a run that is killed, and takes Ctrl-C for itself before the
-run could say that it was stopped. This one is told nothing by signals to the run: it reads a pipe
-that the run holds open, and ends once the kernel closes it.
+Prefect's own ephemeral server outlives a run that is killed, and exits on Ctrl-C before the run can
+report that it was stopped. This one does not receive the run's signals: it reads a pipe that the
+run holds open, and exits when the kernel closes it.
 """
 
 import os
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 
-def _end_with_the_run() -> None:
+def _exit_with_the_run() -> None:
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Server(uvicorn.Server):
-    """Makes or migrates the database alone among the servers of a home."""
+    """A server that holds a lock while it creates or migrates the database of its home."""
 
     def __init__(self, config: uvicorn.Config, lock: FileLock) -> None:
         super().__init__(config)
         self._lock = lock
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and let the next one start."""
+        """Start, and release the lock for the next server."""
         await super().startup(sockets=sockets)
         self._lock.release()
 
 
 def _app() -> "FastAPI":
-    """Make Prefect's server as it makes its own ephemeral one: no pages, no service of no use."""
+    """Return Prefect's server app as in its own ephemeral server: no UI, few services."""
     from prefect.server.api.server import create_app
 
     return create_app(ephemeral=True, final=True)
@@ -46,7 +46,7 @@ def _app() -> "FastAPI":
 
 def main() -> None:
     """Serve on the listening socket whose descriptor is the first argument."""
-    threading.Thread(target=_end_with_the_run, daemon=True).start()
+    threading.Thread(target=_exit_with_the_run, daemon=True).start()
     descriptor, lock_file = sys.argv[1:]
     lock = FileLock(lock_file)
     lock.acquire()

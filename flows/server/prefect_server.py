@@ -1,7 +1,7 @@
-"""Prefect's server, started so that it takes no run for lost because it was away itself.
+"""Prefect's server, started so that its own downtime marks no run as lost.
 
-Until when a run must have sent its next heartbeat is in Prefect's database. A server that was away
-for longer would find that time passed, and end the run before its next heartbeat could arrive.
+The deadline for a run's next heartbeat is in Prefect's database. A server that was down for longer
+would find it passed, and mark the run as crashed before the next heartbeat could arrive.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from sqlalchemy.exc import DBAPIError
 from flows.server.automations import LOST_RUNS
 
 _GRACE = timedelta(minutes=5)
-"""For the server to start, and for a heartbeat of each run to arrive."""
+"""Time for the server to start, and for a heartbeat of each run to arrive."""
 
 
-async def _give_time() -> None:
-    """Let every run have its grace from now on; heartbeats from before now don't shorten it."""
+async def _extend_deadlines() -> None:
+    """Set the heartbeat deadline of every run to the grace period from now."""
     from prefect.server.database import provide_database_interface
 
     db = provide_database_interface()
@@ -37,8 +37,8 @@ async def _give_time() -> None:
 
 
 def main() -> None:
-    """Become `prefect server start` with this process's arguments."""
-    asyncio.run(_give_time())
+    """Replace this process by `prefect server start` with the same arguments."""
+    asyncio.run(_extend_deadlines())
     words = [sys.executable, "-m", "prefect", "server", "start", *sys.argv[1:]]
     os.execv(sys.executable, words)  # noqa: S606 - our own environment's program
 

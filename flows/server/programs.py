@@ -1,4 +1,4 @@
-"""Programs of this environment, written so that a shell finds them."""
+"""Commands and paths as a user can paste them into a shell."""
 
 import re
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def runnable(command: str) -> str:
-    """Write programs of this environment with their path where the shell would not find them."""
+    """Return a command with the paths of its programs, where the shell would not find ours."""
     for program in ("mlflow", "prefect"):
         ours = Path(sys.executable).with_name(program)
         if shutil.which(program) != str(ours):
@@ -16,5 +16,5 @@ def runnable(command: str) -> str:
 
 
 def near(path: Path) -> Path:
-    """Return the path relative to the working directory where it is below it."""
+    """Return a path relative to the working directory if it is below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

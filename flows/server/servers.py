@@ -1,4 +1,4 @@
-"""Which Prefect server a command means: the given one, or that of `adapterflow up`."""
+"""The Prefect server that a command uses: the configured one, or that of `adapterflow up`."""
 
 import os
 
@@ -8,11 +8,14 @@ from tasks.runtime.addresses import without_password
 _REFUSED = (401, 403)
 
 
-def server_at_hand(command: str) -> None:
-    """Point this process at a Prefect server that runs.
+def use_running_server(command: str) -> None:
+    """Point this process at a running Prefect server.
+
+    Args:
+        command: the command that needs it, for the message.
 
     Raises:
-        UserError: there is none.
+        UserError: none is running, or it refuses this process.
     """
     from flows.server.stack import running_stack
 
@@ -32,10 +35,10 @@ def server_at_hand(command: str) -> None:
 
 
 def check_server() -> None:
-    """Check that the Prefect server which the settings name lets this process in.
+    """Check that the configured Prefect server answers and accepts our credentials.
 
     Raises:
-        UserError: none answers, or it refuses the name and password.
+        UserError: it does not answer, or refuses the credentials.
     """
     from httpx import HTTPStatusError
     from prefect.client.orchestration import get_client
@@ -47,13 +50,13 @@ def check_server() -> None:
         if problem := client.api_healthcheck():
             raise UserError(f"no Prefect server answers at {url}: {problem}")
         try:
-            client.api_version()  # unlike its health, a server tells this to its users only
+            client.api_version()  # unlike the health check, this needs credentials
         except HTTPStatusError as error:
             if error.response.status_code not in _REFUSED:
                 return
-            refused = "refuses what PREFECT_API_AUTH_STRING says"
-            said = refused if settings.auth_string else "wants a name and password"
+            refused = "refuses the credentials in PREFECT_API_AUTH_STRING"
+            problem = refused if settings.auth_string else "requires a name and password"
             raise UserError(
-                f"the Prefect server at {url} {said}; set PREFECT_API_AUTH_STRING to "
-                "name:password, as the server has them"
+                f"the Prefect server at {url} {problem}; set PREFECT_API_AUTH_STRING to the "
+                "server's name:password"
             ) from None

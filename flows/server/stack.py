@@ -1,4 +1,4 @@
-"""What `adapterflow up` and `down` do: Prefect, MLflow and a worker on this machine."""
+"""The servers of `adapterflow up` and `down`: Prefect, MLflow and a worker on this machine."""
 
 import json
 import os
@@ -6,8 +6,6 @@ import socket
 import subprocess
 import sys
 import urllib.request
-
-import click
 
 from flows.server.background import Background
 from flows.server.embedded import CLIENT_SETTINGS, database_url
@@ -31,27 +29,27 @@ class Stack:
         self._processes = Background(home.prefect_store())
 
     def up(self) -> None:
-        """Start what does not run, wait until each answers, and deploy.
+        """Start what is not running, wait until each process answers, and deploy.
 
         Raises:
-            UserError: a port is taken or given twice, or what runs already runs elsewhere.
-            AdapterflowError: a process ended or did not answer in time, or a file in
+            UserError: a port is taken or given twice, or a running server has another port.
+            AdapterflowError: a process exited or did not answer in time, or a file in
                 `deployments/` was refused.
         """
         if len(set(self._ports.values())) < len(self._ports):
             raise UserError(
                 f"--prefect-port and --mlflow-port are both {self._ports['prefect']}; each server "
-                "needs one of its own"
+                "needs its own port"
             )
         running = self._processes.ports()
-        # A server that was killed may have left children that hold its port.
-        self._processes.end([name for name in self._ports if name not in running])
+        # The children of a killed server may still hold its port.
+        self._processes.stop([name for name in self._ports if name not in running])
         for name, port in self._ports.items():
             _check_port(name, port, running)
         try:
             self._start_and_deploy(running)
         except BaseException:
-            self._processes.end([name for name in _ENDING if name not in running])
+            self._processes.stop([name for name in _STOP_ORDER if name not in running])
             raise
 
     def _start_and_deploy(self, running: dict[str, int | None]) -> None:
@@ -78,12 +76,12 @@ class Stack:
             install_lost_runs()
 
     def environment(self) -> dict[str, str]:
-        """Give the settings of whatever works with these servers."""
+        """Return the environment variables of every process that uses these servers."""
         return {
             "PREFECT_API_URL": f"{self.prefect_url}/api",
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home.prefect_store() / "results"),
-            # What these say stands in the run's log, too.
+            # Prefect adds the lines of these loggers to the run's log.
             "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,transformers,peft,datasets",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             **CLIENT_SETTINGS,
@@ -93,10 +91,11 @@ class Stack:
         port = self._ports["prefect"]
         settings = {
             "PREFECT_API_DATABASE_CONNECTION_URL": database_url(),
-            # Prefect's own default lets the pages of any site ask this server.
+            # Prefect's default lets the pages of any site call this server.
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{self.prefect_url},http://localhost:{port}",
-            # In memory, a restart would forget who holds a device and never give it back. In files
-            # they are in Prefect's home, which another stack of the same user must not share.
+            # Leases in memory, Prefect's default, are lost in a restart: a device slot held then
+            # would never be released. In files they are in Prefect's home, which another stack of
+            # the same user must not share.
             "PREFECT_HOME": str(home.prefect_store()),
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
                 "prefect.server.concurrency.lease_storage.filesystem"
@@ -109,7 +108,7 @@ class Stack:
     def _start_mlflow(self) -> None:
         from tasks.tracking import embedded_store
 
-        # Files stay where the embedded store has them: `adapterflow train` reads and writes both.
+        # Artifacts stay in the embedded store's folder, which `adapterflow train` uses directly.
         uri, artifacts = embedded_store()
         port = self._ports["mlflow"]
         words = ["mlflow", "server", f"--host={_HOST}", f"--port={port}", "--workers=1"]
@@ -140,15 +139,21 @@ class Stack:
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
                 return any(worker["status"] == "ONLINE" for worker in json.load(answer))
-        except OSError:  # above all 503, which Prefect says while its SQLite is busy
+        except OSError:  # mostly 503, Prefect's answer while its SQLite database is busy
             return False
 
 
-_ENDING = ("worker", "mlflow", "prefect")
+_STOP_ORDER = ("worker", "mlflow", "prefect")
+"""The worker first: its runs can still report their end to both servers."""
+
+
+def stop_stack() -> list[str]:
+    """Stop the processes of this home's stack; return the names of those that were running."""
+    return Background(home.prefect_store()).stop(_STOP_ORDER)
 
 
 def running_stack() -> Stack | None:
-    """Give the stack of this home, if its servers run."""
+    """Return the stack of this home if its servers are running."""
     ports = Background(home.prefect_store()).ports()
     prefect, mlflow = ports.get("prefect"), ports.get("mlflow")
     return Stack(prefect, mlflow) if prefect and mlflow else None
@@ -158,8 +163,8 @@ def _check_port(name: str, port: int, running: dict[str, int | None]) -> None:
     if name in running:
         if running[name] != port:
             raise UserError(
-                f"{name} of this home runs on port {running[name]}, not {port}; end it first with "
-                "adapterflow down"
+                f"this home's {name} is running on port {running[name]}, not {port}; stop it first "
+                "with adapterflow down"
             )
         return
     with socket.socket() as probe:
@@ -168,8 +173,8 @@ def _check_port(name: str, port: int, running: dict[str, int | None]) -> None:
             probe.bind((_HOST, port))
         except OSError:
             raise UserError(
-                f"port {port}, meant for {name}, is taken by another program; end that, or give "
-                f"another port with --{name}-port"
+                f"port {port} for {name} is in use by another program; stop that program, or "
+                f"choose another port with --{name}-port"
             ) from None
 
 
@@ -179,29 +184,3 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-@click.command()
-@click.option("--prefect-port", type=click.IntRange(1, 65535), default=4200, show_default=True)
-@click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-def up(prefect_port: int, mlflow_port: int) -> None:
-    """Start Prefect, MLflow and a worker on this machine, and deploy the flows.
-
-    They answer on loopback only, and go on until `adapterflow down`. Called again, it starts what
-    is missing and deploys anew.
-    """
-    stack = Stack(prefect_port, mlflow_port)
-    click.echo("starting Prefect, MLflow and a worker (a minute the first time) ...", err=True)
-    stack.up()
-    click.echo(f"Prefect   {stack.prefect_url}")
-    click.echo(f"MLflow    {stack.mlflow_url}")
-
-
-@click.command()
-def down() -> None:
-    """End what `adapterflow up` started, the worker first.
-
-    A run that goes on ends as on SIGTERM, and can be gone on with.
-    """
-    ended = Background(home.prefect_store()).end(_ENDING)
-    click.echo(f"ended: {', '.join(ended)}" if ended else "nothing was running")

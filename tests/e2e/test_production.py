@@ -201,7 +201,7 @@ def test_a_refused_password_names_the_variable(
         check=False,
     )
     assert done.returncode == 2
-    said = "refuses what PREFECT_API_AUTH_STRING says" if password else "wants a name and password"
+    said = "refuses the credentials" if password else "requires a name and password"
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -186,7 +186,7 @@ def test_a_watched_folder_is_told_of(stack: RunningStack, tiny_base: Path, tmp_p
     finally:
         watching.send_signal(signal.SIGINT)
         said, problems = watching.communicate(timeout=30)
-    assert said.count("told: ") == 2
+    assert said.count("notified: ") == 2
     assert "Traceback" not in problems
 
 

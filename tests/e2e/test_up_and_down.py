@@ -30,7 +30,7 @@ def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> Non
         assert {name for name in again if again[name] != before[name]} == {"mlflow"}
     finally:
         done = stack.command("down")
-    assert done.stdout.strip() == "ended: worker, mlflow, prefect"
+    assert done.stdout.strip() == "stopped: worker, mlflow, prefect"
     assert not [pid for pid in again.values() if psutil.pid_exists(pid) and is_running(pid)]
     assert bystander.is_running()
     bystander.kill()

@@ -195,11 +195,11 @@ def test_a_bundle_s_adapters_have_names(
     monkeypatch: pytest.MonkeyPatch,
     given: str,
 ) -> None:
-    """What is no NAME=ADAPTER is a mistake before anything is loaded."""
+    """What is not NAME=ADAPTER is a mistake before anything is loaded."""
     command = ("bundle", tmp_path / "bundle", given.format(adapter=adapter))
     status, out, err = run_in_process(capsys, monkeypatch, *command)
     assert (status, out) == (2, "")
-    assert "is no NAME=ADAPTER" in err
+    assert "is not NAME=ADAPTER" in err
 
 
 @pytest.mark.parametrize("weight", ["nan", "inf", "much"])

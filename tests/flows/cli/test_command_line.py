@@ -158,7 +158,7 @@ def test_the_summary_says_where_everything_is(
     assert "Prefect UI" in out
 
 
-def test_a_failed_run_ends_with_the_command_that_goes_on(
+def test_a_failed_run_ends_with_the_command_that_resumes_it(
     prefect_server: None,
     config_file: Path,
     capsys: pytest.CaptureFixture[str],
@@ -170,7 +170,7 @@ def test_a_failed_run_ends_with_the_command_that_goes_on(
         status, _, err = run_in_process(capsys, patch, "train", config_file)
     assert status == 1
     assert "the run failed: unproven" in err
-    command = err.splitlines()[-1].removeprefix("to go on: ").split()[1:]
+    command = err.splitlines()[-1].removeprefix("to resume: ").split()[1:]
     assert run_in_process(capsys, monkeypatch, *command)[0] == 0
 
 
@@ -208,7 +208,7 @@ def test_a_run_survives_what_kills_it(
     _, err = killed.communicate()
     assert killed.returncode == (-9 if number is signal.SIGKILL else 1)
     if number is not signal.SIGKILL:
-        assert err.splitlines()[-1].startswith("to go on: ")
+        assert err.splitlines()[-1].startswith("to resume: ")
     flow_run_id = _newest_flow_run(environment)
     resumed = _report([ADAPTERFLOW, "resume", flow_run_id, "--json"], environment)
     assert resumed.trained.weights.sha256 == whole.trained.weights.sha256

@@ -45,9 +45,9 @@ def test_children_are_ended_though_their_parent_died(child: psutil.Process, tmp_
     server.kill()
     wait_until(lambda: background.ports() == {}, "the end of the server")
     assert child.is_running()
-    assert background.end(["server"]) == ["server"]
+    assert background.stop(["server"]) == ["server"]
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-    assert background.end(["server"]) == []
+    assert background.stop(["server"]) == []
 
 
 def test_another_program_with_a_noted_id_is_left_alone(tmp_path: Path) -> None:
@@ -56,4 +56,4 @@ def test_another_program_with_a_noted_id_is_left_alone(tmp_path: Path) -> None:
         f'{{"server": {{"pid": {psutil.Process().pid}, "port": 4242}}}}'
     )
     assert Background(tmp_path).ports() == {}
-    assert Background(tmp_path).end(["server"]) == []
+    assert Background(tmp_path).stop(["server"]) == []

@@ -1,0 +1,106 @@
+"""The commands of a training: `init`, `check`, `train` and `resume`."""
+
+from pathlib import Path
+
+import click
+
+from flows.cli import options
+from flows.cli.process import execute_and_print, prepare_process, show_progress
+from tasks.durability.step_name import StepName
+from tasks.errors import UserError
+from tasks.runtime.atomic_files import write_atomically
+
+
+@click.command()
+@click.argument("data_file", metavar="DATA", type=options.PATH)
+@click.option(
+    "--base-model",
+    default="HuggingFaceTB/SmolLM2-135M-Instruct",
+    show_default=True,
+    help="A Hub id, a local folder or a GGUF file.",
+)
+@click.option("--output", "-o", type=options.PATH, default="adapterflow.yaml", show_default=True)
+def init(data_file: Path, base_model: str, output: Path) -> None:
+    """Write a commented starting configuration for DATA."""
+    from flows.cli.starting_point import starting_configuration
+
+    if output.exists():
+        raise UserError(f"{output} already exists; choose another file with --output")
+    if not output.parent.is_dir():
+        raise UserError(f"there is no folder {output.parent} to write {output.name} to")
+    text = starting_configuration(data_file, base_model)
+    write_atomically(output, text)
+    click.echo(f"wrote {output}; start training with: adapterflow train {output}")
+
+
+@click.command()
+@options.config_file
+@options.overrides("lora.r=32")
+@click.option(
+    "--probe/--no-probe", default=True, help="Train a few steps to measure memory and time."
+)
+@options.json_output
+def check(
+    config_file: Path,
+    overrides: tuple[str, ...],
+    probe: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Forecast tokens, steps, memory and time of a training.
+
+    Nothing is recorded or left behind.
+    """
+    from tasks.config.reading import read_config
+
+    config = read_config(config_file, overrides)
+    show_progress()
+    from flows.cli.check import forecast_of, print_forecast
+
+    found = forecast_of(config, with_probe=probe)
+    if as_json:
+        click.echo(found.model_dump_json())
+        return
+    print_forecast(found)
+
+
+@click.command()
+@options.config_file
+@options.overrides("lora.r=32")
+@options.json_output
+def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+    """Train an adapter as configured in CONFIG.yaml."""
+    from tasks.config.reading import read_config
+    from tasks.engine.data.examples import check_first_rows
+
+    config = read_config(config_file, overrides)
+    check_first_rows(config.data, config.base_model.task, config.base_model.labels)
+    prepare_process()
+    from flows.cli.runs import create_run
+
+    execute_and_print(create_run(config), as_json=as_json)
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option(
+    "--redo-from",
+    type=click.Choice([*map(str, StepName)]),
+    help="Run this step and those after it again.",
+)
+@options.json_output
+def resume(run: str | None, redo_from: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Resume a run that failed, was stopped or was killed.
+
+    Completed steps are not repeated. RUN is the run's id or name; without it, the run of this home
+    that was interrupted last is resumed.
+    """
+    from flows.cli.run_search import find_run, interrupted_runs
+
+    found = [find_run(run)] if run else interrupted_runs()
+    prepare_process()
+    from flows.cli.runs import reopen_last, reopen_run
+
+    first_step = StepName(redo_from) if redo_from else None
+    flow_run = reopen_run(found[0], first_step) if run else reopen_last(found, first_step)
+    click.echo(f"resuming {flow_run.name}", err=True)
+    execute_and_print(flow_run, as_json=as_json)
