@@ -234,7 +234,7 @@ def _weighted(given: str) -> tuple[str, float]:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{given!r}: the weight after = must be a finite number, as in a=0.5")
+        raise UserError(f"{given!r}: the weight after = must be a number, as in a=0.5")
     return source, number
 
 

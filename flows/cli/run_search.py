@@ -33,7 +33,7 @@ def find_run(given: str | None) -> UUID:
     if matching:
         return matching[-1]
     names = ", ".join(run.folder.name for run in runs[-_SHOWN_NAMES:]) or "none"
-    raise UserError(f"no run of {home.home()} is named {given!r}; the most recent ones: {names}")
+    raise UserError(f"no run of {home.home()} is named {given!r}; the last ones: {names}")
 
 
 def interrupted_runs() -> list[UUID]:

@@ -55,8 +55,8 @@ def check_server() -> None:
             if error.response.status_code not in _REFUSED:
                 return
             refused = "refuses the credentials in PREFECT_API_AUTH_STRING"
-            problem = refused if settings.auth_string else "requires a name and password"
+            reason = refused if settings.auth_string else "requires a name and password"
             raise UserError(
-                f"the Prefect server at {url} {problem}; set PREFECT_API_AUTH_STRING to the "
+                f"the Prefect server at {url} {reason}; set PREFECT_API_AUTH_STRING to the "
                 "server's name:password"
             ) from None
