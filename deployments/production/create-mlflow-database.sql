@@ -1,2 +1,2 @@
--- Run once by the PostgreSQL image; Prefect's database is the image's own POSTGRES_DB.
+-- Run once by the PostgreSQL image, which creates Prefect's database itself (POSTGRES_DB).
 CREATE DATABASE mlflow;

@@ -21,10 +21,10 @@ UNKNOWN = {"name": "own", "skip_reason": "Dependency not found on PyPI"}
         ([SAFE], "", 0, "audited 1 packages: 0 vulnerabilities"),
         ([SAFE, KNOWN], "", 1, "some 1.0: PYSEC-1: NOT EXPLAINED; fixed in: 1.1"),
         ([SAFE, KNOWN], "# why\nCVE-1 never called", 0, "PYSEC-1: explained: never called"),
-        ([SAFE, KNOWN], "CVE-1", 1, "CVE-1 has no reason"),
-        ([SAFE], "CVE-1 never called", 0, "CVE-1 is explained in audit-exceptions.txt and was not"),
-        ([SAFE, UNKNOWN], "", 0, "not known to the vulnerability service: own"),
-        ([UNKNOWN], "", 0, "AUDIT NOT DONE: the vulnerability service can't be reached"),
+        ([SAFE, KNOWN], "CVE-1", 1, "no reason is given for CVE-1"),
+        ([SAFE], "CVE-1 never called", 0, "CVE-1 is explained in audit-exceptions.txt but was not"),
+        ([SAFE, UNKNOWN], "", 0, "unknown to the vulnerability service: own"),
+        ([UNKNOWN], "", 0, "AUDIT NOT DONE: the vulnerability service cannot be reached"),
     ],
 )
 def test_a_report_is_judged(

@@ -165,7 +165,224 @@ def test_others_hear_of_it(
     deadline = time.monotonic() + 30
     while not expected <= set(events_of("retrained-sums")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert expected <= set(events_of("retrained-sums"))
+    assert expected <= seen
+
+
+def test_a_run_that_failed_at_the_end_evaluates_once(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed retraining takes the kept comparison, and registers no second version."""
+    config = retraining(tiny_base, tmp_path, "resumed")
+    calls: list[str | None] = []
+    real: Callable[..., Any] = evaluation.evaluate
+
+    def counted(adapters: Any, name: str | None, *rest: Any) -> Any:
+        calls.append(name)
+        return real(adapters, name, *rest)
+
+    def failing(*_: object) -> None:
+        raise VerificationError("once")
+
+    monkeypatch.setattr("tasks.retraining.evaluate_adapter.evaluate", counted)
+    flow_run = runs.create_run(config)
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.tracking.registry.Registry.promote", failing)
+        with pytest.raises(VerificationError, match="once"):
+            executed(flow_run)
+    record = executed(runs.reopen_run(flow_run.id))
+    assert record.decision.outcome is Outcome.PROMOTE
+    assert calls == [None, "challenger"]
+    assert aliases(config) == {"champion": 1}
+
+
+def test_an_event_that_did_not_arrive_is_sent_again(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Prefect takes no event the step is not done; the next try sends the same one."""
+    sent: list[UUID] = []
+
+    def send(events: list[Event]) -> None:
+        sent.extend(event.id for event in events)
+        if len(sent) == 1:
+            raise PassingError("Prefect can't be told")
+
+    monkeypatch.setattr("tasks.retraining.promote_adapter.events.send", send)
+    config = retraining(tiny_base, tmp_path, "told-again")
+    assert run(config).decision.outcome is Outcome.PROMOTE
+    assert len(sent) == 2
+    assert sent[0] == sent[1]
+    assert aliases(config) == {"champion": 1}
+
+
+@pytest.mark.slow
+def test_a_challenger_that_was_overtaken_is_compared_anew(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who loses the race for the first place is not promoted, and not skipped the next time."""
+    config = retraining(tiny_base, tmp_path, "overtaken")
+    run(config)
+    more = str(rows_of(tmp_path / "more.jsonl", range(60)))
+    second = retraining(
+        tiny_base, tmp_path, "overtaken", data={"train": more}, training={"num_train_epochs": 6}
+    )
+    promote = Registry.promote
+
+    def overtaken(registry: Registry, version: int, instead_of: int | None) -> object:
+        client = MlflowClient(registry.uri, registry.uri)
+        client.delete_registered_model_alias(registry.name, "champion")
+        return promote(registry, version, instead_of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "promote", overtaken)
+        record = run(second)
+    assert record.decision.outcome is Outcome.OUTDATED
+    assert "the champion was taken away" in record.decision.reason
+    assert aliases(second) == {"challenger": 2}
+    assert run(second).decision.outcome is Outcome.PROMOTE
+
+
+def mistakes(folder: Path) -> dict[str, tuple[dict[str, dict[str, object]], str]]:
+    """Give what cannot work, and what is said to it."""
+    leaking = rows_of(folder / "leaking.jsonl", range(90, 104))
+    return {
+        "leakage": ({"data": {"train": str(leaking)}}, "4 of the 12 rows .* 4 of them word for"),
+        "too few": ({"decision": {"min_rows": 13}}, "has 12 rows, and decision.min_rows is 13"),
+        "metric": ({"decision": {"metric": "macro_f1"}}, "there are loss, perplexity, exact"),
+        "other rows": ({"evaluation": {"sha256": "0" * 64}}, "has the sha256"),
+        "broken": ({"evaluation": {"metrics": {"mine": "json:dumps"}}}, r"metrics\.mine failed"),
+    }
+
+
+@pytest.mark.parametrize("case", ["leakage", "too few", "metric", "other rows", "broken"])
+def test_a_mistake_ends_before_anything_is_trained(
+    case: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    """What makes a comparison worthless is said at once, and no version and no run are made."""
+    sections, message = mistakes(tmp_path)[case]
+    config = retraining(tiny_base, tmp_path, f"mistake-{case.replace(' ', '-')}", **sections)
+    with pytest.raises(UserError, match=message):
+        run(config)
+    assert aliases(config) == {}
+
+
+def test_a_champion_that_is_lost_is_told_before_anything_is_trained(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """A version without files can't be compared with, and that is known before the training."""
+    config = retraining(tiny_base, tmp_path, "lost-champion")
+    store = tracking_uri(config.tracking)
+    client, experiment = ready_client(store, "lost")
+    model = client.create_logged_model(experiment, name="adapter")
+    registry = Registry(store, "lost-champion")
+    registry.register(f"models:/{model.model_id}", None, {})
+    registry.promote(1, None)
+    with pytest.raises(UserError, match=r"compared with the champion models:/lost-champion/1: "):
+        run(config)
+    assert aliases(config) == {"champion": 1}
+    assert len(registry.versions()) == 1
+
+
+@pytest.mark.slow
+def test_leakage_that_is_allowed_is_reported(tiny_base: Path, tmp_path: Path) -> None:
+    """With `report` the retraining goes on, and its record has the rows' numbers."""
+    leaking, _ = mistakes(tmp_path)["leakage"]
+    allowed: dict[str, dict[str, object]] = {**leaking, "evaluation": {"on_leakage": "report"}}
+    record = run(retraining(tiny_base, tmp_path, "leaking", **allowed))
+    assert record.checked.leaked_rows == (1, 2, 3, 4)
+
+
+def answer_when_asked(flow_run_id: UUID, said: dict[str, object]) -> threading.Thread:
+    """Resume the run with this input as soon as it waits."""
+
+    def answer() -> None:
+        deadline = time.monotonic() + 120
+        with get_client(sync_client=True) as client:
+            while time.monotonic() < deadline:
+                state = client.read_flow_run(flow_run_id).state
+                if state and state.is_paused():
+                    break
+                time.sleep(0.2)
+        time.sleep(1)  # the form is saved right after the state
+        resume_flow_run(flow_run_id, run_input=said)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ({"approve": True, "comment": "fine"}, Outcome.PROMOTE),
+        ({"approve": False, "comment": "not now"}, Outcome.REJECT),
+    ],
+)
+def test_a_person_has_the_last_word(
+    said: dict[str, object], outcome: Outcome, tiny_base: Path, tmp_path: Path
+) -> None:
+    """A promotion waits for approval, and what the approver said is part of the decision."""
+    name = f"approval-{outcome}"
+    config = retraining(tiny_base, tmp_path, name, decision={"approval": {}})
+    flow_run = runs.create_run(config)
+    thread = answer_when_asked(flow_run.id, said)
+    record = executed(flow_run)
+    thread.join()
+    assert record.decision.outcome is outcome
+    assert str(said["comment"]) in record.decision.reason
+    assert ("champion" in aliases(config)) is (outcome is Outcome.PROMOTE)
+
+
+def test_a_run_that_prefect_would_crash_as_it_waits_does_not_begin(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Approval in a deployment with a concurrency limit is refused before anything is trained."""
+    config = retraining(tiny_base, tmp_path, "limited", decision={"approval": {}})
+    given = {"config": config.model_dump(mode="json")}
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow(flow.retrain_adapter)
+        deployment = client.create_deployment(flow_id, "limited", concurrency_limit=1)
+        made = client.create_flow_run_from_deployment(deployment, parameters=given)
+        client.set_flow_run_state(made.id, Pending())  # as a worker does, which takes the slot
+        pending = client.read_flow_run(made.id)
+    with pytest.raises(UserError, match="remove concurrency_limit from the deployment"):
+        executed(pending)
+    assert aliases(config) == {}
+
+
+def test_who_waits_on_the_embedded_server_is_told_how_to_see_it() -> None:
+    """Where the run's own server has no pages, the command that opens some is named."""
+    assert approval._where() == "in Prefect's UI"
+    with temporary_settings({PREFECT_UI_ENABLED: False}), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.server.approval.ui_command", lambda: "prefect server start")
+        assert approval._where().endswith("prefect server start")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("on_timeout", "outcome"), [("reject", Outcome.UNANSWERED), ("promote", Outcome.PROMOTE)]
+)
+def test_silence_stands_for_what_was_configured(
+    on_timeout: str, outcome: Outcome, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Where nobody answers in time the stated default is carried out, and the run completes.
+
+    A champion that was made by silence is one; a missed question is asked again the next time.
+    """
+    approval = {"timeout_minutes": 0.02, "on_timeout": on_timeout}
+    config = retraining(
+        tiny_base, tmp_path, f"silence-{on_timeout}", decision={"approval": approval}
+    )
+    flow_run = runs.create_run(config)
+    record = executed(flow_run)
+    assert record.decision.outcome is outcome
+    assert "nobody answered within" in record.decision.reason
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(flow_run.id).state
+    assert state
+    assert state.is_completed()
+    again = run(config).decision
+    assert again.outcome is (Outcome.UNANSWERED if on_timeout == "reject" else Outcome.SKIP)
 
 
 @pytest.mark.slow

@@ -188,7 +188,7 @@ def test_combine_makes_one_adapter_of_two(
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    "case",
     [
         ("{adapter}", "is not NAME=ADAPTER"),
         ("a.b={adapter}", "adapter name 'a.b'"),
@@ -200,14 +200,13 @@ def test_a_bundle_s_adapters_have_names(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    given: str,
-    message: str,
+    case: tuple[str, str],
 ) -> None:
     """An argument that is not NAME=ADAPTER is refused before anything is loaded."""
-    command = ("bundle", tmp_path / "bundle", given.format(adapter=adapter))
+    command = ("bundle", tmp_path / "bundle", case[0].format(adapter=adapter))
     status, out, err = run_in_process(capsys, monkeypatch, *command)
     assert (status, out) == (2, "")
-    assert message in err
+    assert case[1] in err
 
 
 @pytest.mark.parametrize("weight", ["nan", "inf", "much"])
