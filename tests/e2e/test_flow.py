@@ -223,7 +223,7 @@ def test_a_redo_trains_on_the_rows_that_the_run_began_with(tiny_base: Path, tmp_
 def test_a_run_that_goes_on_is_not_reopened(config: TrainAdapterConfig) -> None:
     """A run that another process is executing is left alone."""
     run = runs.create_run(config)
-    folder = home.outputs() / f"{run.name}-{str(run.id)[:8]}"
+    folder = folder_of(run)
     with alive(folder), pytest.raises(UserError, match="active in another process"):
         runs.reopen_run(run.id)
 

@@ -75,7 +75,7 @@ def test_a_run_that_prefect_would_crash_as_it_waits_does_not_begin(
         made = client.create_flow_run_from_deployment(deployment, parameters=given)
         client.set_flow_run_state(made.id, Pending())  # as a worker does, which takes the slot
         pending = client.read_flow_run(made.id)
-    with pytest.raises(UserError, match="take concurrency_limit off the deployment"):
+    with pytest.raises(UserError, match="remove concurrency_limit from the deployment"):
         executed(pending)
     assert aliases(config) == {}
 
