@@ -37,10 +37,16 @@ class Step(Task[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
         """Run the step, or return the record that it persisted in this flow run."""
         record = super().__call__(*args, **kwargs)
+        wanted = self.fn.__annotations__.get("return")
         spoiled = record.spoiled_files() if isinstance(record, Record) else []
-        if not spoiled:
+        if isinstance(wanted, type) and not isinstance(record, wanted):
+            logger().warning(
+                "the persisted result is no %s: %s runs again", wanted.__name__, self.name
+            )
+        elif spoiled:
+            logger().warning("%s is missing or changed: %s runs again", spoiled[0], self.name)
+        else:
             return record
-        logger().warning("%s is missing or changed: %s runs again", spoiled[0], self.name)
         return self.with_options(refresh_cache=True)(*args, **kwargs)
 
 

@@ -20,7 +20,9 @@ from prefect.states import AwaitingRetry
 from tasks.durability.kept_results import RecordSerializer
 from tasks.durability.step import step
 from tasks.errors import AdapterflowError, UserError
-from tasks.records import LossPoint, Record
+from tasks.records import FileRecord, LossPoint, Record
+
+_NAME = f"{FileRecord.__module__}.{FileRecord.__qualname__}"
 
 
 class Counted(Record):
@@ -55,6 +57,17 @@ def called(mark: Path) -> tuple[dict[str, Any], str]:
 def decoded(mark: Path) -> tuple[dict[str, Any], str]:
     """Stay with JSON, and name the function that reads it."""
     return {"type": "json", "jsonlib": "os", "object_decoder": "os.system"}, f"touch {mark}"
+
+
+def plain(mark: Path) -> tuple[dict[str, Any], str]:
+    """Stay with JSON, which is no record."""
+    return {"type": "json"}, "{}"
+
+
+def of_another_kind(mark: Path) -> tuple[dict[str, Any], str]:
+    """Keep a record of adapterflow's that the step does not return."""
+    file = {"path": str(mark), "sha256": "0", "size_bytes": 0}
+    return {"type": "json"}, json.dumps({"__class__": _NAME, "data": file})
 
 
 def spoil(how: Callable[[Path], tuple[dict[str, Any], str]], mark: Path) -> None:
@@ -124,7 +137,7 @@ def retried(
         return run_flow(stopping, flow_run=client.read_flow_run(run.id))  # type: ignore[return-value]
 
 
-@WAYS
+@pytest.mark.parametrize("how", [pickled, called, decoded, plain, of_another_kind])
 def test_a_step_whose_kept_file_was_rewritten_runs_again(
     results: Path, tmp_path: Path, how: Callable[[Path], Any]
 ) -> None:
