@@ -103,7 +103,7 @@ class Background:
         _signal(tree, psutil.Process.terminate)
         # A training writes a checkpoint before it exits.
         _wait_for([one for one in tree if one.pid != noted], _SECONDS_TO_STOP_CHILDREN)
-        # Prefect 3.8's worker never exits on SIGTERM, not even when it has no runs.
+        # Prefect 3.8's worker may wait forever after SIGTERM, even without runs.
         _wait_for(tree, _SECONDS_TO_STOP)
         tree = self._marked(name)
         _signal(tree, psutil.Process.kill)

@@ -127,8 +127,8 @@ class Stack:
             check=False,
         )
         if done.returncode:
-            said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-            raise AdapterflowError(f"prefect {' '.join(words)} failed:\n{said}")
+            output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+            raise AdapterflowError(f"prefect {' '.join(words)} failed:\n{output}")
 
     def _worker_is_online(self) -> bool:
         request = urllib.request.Request(  # noqa: S310 - our own address

@@ -81,6 +81,14 @@ def test_bad_settings_are_named(
     assert message in err
 
 
+def test_help_imports_no_heavy_library() -> None:
+    """The command line with all its commands is imported without what takes long to import."""
+    code = "import sys, flows.cli.main; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "transformers", "peft", "datasets", "prefect", "mlflow", "pydantic"}
+    assert not heavy & set(done.stdout.split())
+
+
 def test_init_writes_a_configuration_that_can_be_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
