@@ -15,6 +15,8 @@ def inject_adapter(lora: LoraRecord, run: RunRecord) -> InjectedRecord:
     Raises:
         VerificationError: the adapter is missing in a target module, or the base's outputs changed.
     """
+    # Records hold no tensors: the workbench passes the model from step to step, and rebuilds it
+    # from the record in a process that has not run the earlier steps.
     model = workbench.take(lora.base)
     file = run.folder / "initial" / f"{lora.adapter_name}.safetensors"
     record = engine.inject_adapter(model, lora, file)

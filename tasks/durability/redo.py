@@ -83,6 +83,7 @@ def ask(run_folder: Path, first: StepName, *, by_parameter: bool = False) -> Non
     """Request that a step, those after it and the report run again; training starts from step 0."""
     steps = first.and_after()
     if StepName.TRAIN_ADAPTER in steps:
+        # Otherwise the training would resume from its last step, and do nothing.
         shutil.rmtree(checkpoints_in(run_folder), ignore_errors=True)
     before = read(run_folder)
     counts = {**before.generations}

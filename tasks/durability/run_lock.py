@@ -26,6 +26,7 @@ def alive(folder: Path, wait_seconds: float = 0) -> Iterator[None]:
     try:
         yield
     finally:
+        # Removed while it is still held, so that nobody else's lock file is removed.
         file.unlink(missing_ok=True)
         lock.release()
 

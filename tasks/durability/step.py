@@ -24,6 +24,7 @@ from tasks.runtime.measuring import measured
 from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
 
+# For lost connections, to the Hub or to Prefect, which take from seconds to a minute or two.
 _RETRY_SECONDS = [2.0, 10.0, 30.0, 60.0]
 _MAX_ATTEMPTS_UNEXPECTED = 3
 
@@ -38,6 +39,7 @@ class Step(Task[P, R]):
         """Run the step, or return the record that it persisted in this flow run."""
         record = super().__call__(*args, **kwargs)
         wanted = self.fn.__annotations__.get("return")
+        # Prefect knows nothing of the files: without this check a resume would build on lost ones.
         spoiled = record.spoiled_files() if isinstance(record, Record) else []
         if isinstance(wanted, type) and not isinstance(record, wanted):
             logger().warning(
@@ -91,6 +93,7 @@ def _measured(function: Callable[P, R]) -> Callable[P, R]:
         run = next((value for value in given if isinstance(value, RunRecord)), None)
         with measured() as measurement:
             result = function(*args, **kwargs)
+        # The validation runs before the MLflow run is opened, and has none.
         if run:
             Tracker(run).log_metrics(measurement.as_metrics(function.__name__))
         return result

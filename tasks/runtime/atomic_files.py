@@ -65,6 +65,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             yield partial
             for path in [*partial.rglob("*"), partial]:
                 sync(path)
+            # A non-empty folder can't be replaced by one rename; `_put_back` repairs a kill between
+            # the two.
             shutil.rmtree(old, ignore_errors=True)
             if folder.exists():
                 folder.rename(old)

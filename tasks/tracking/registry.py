@@ -78,6 +78,7 @@ class Registry:
             number = found.version if found else _create(client, self.name, source, run_id)
             for key, value in tags.items():
                 client.set_model_version_tag(self.name, str(number), key, value)
+            # A version that was decided on must not become challenger again in a retry.
             if not found or OUTCOME_TAG not in found.tags:
                 client.set_registered_model_alias(self.name, CHALLENGER, str(number))
             return self._version(client, number)

@@ -150,7 +150,7 @@ class Shipper:
         except Exception as error:
             if not outages.is_refusal(error):
                 raise
-            if len(batch) > 1:
+            if len(batch) > 1:  # find the refused one, and apply the others
                 for entry in batch:
                     self._apply([entry], outcome)
                 return
