@@ -98,7 +98,7 @@ def test_mlflow_and_the_card_say_the_task(report: ReportRecord) -> None:
         assert run.data.metrics[f"eval/{name}"] == value
     card = (report.saved.folder / "README.md").read_text()
     assert "pipeline_tag: text-classification" in card
-    assert f"| held-out rows | {report.trained.eval_metrics_text} |" in card
+    assert f"| held-out metrics | {report.trained.eval_metrics_text} |" in card
 
 
 def test_check_says_what_the_run_then_does(
@@ -157,7 +157,7 @@ def test_other_classes_are_refused(report: ReportRecord) -> None:
     """A base that is loaded for as many, but other, classes does not take the adapter."""
     folder = find_adapter(report.saved.folder)
     other = base_of(folder).model_copy(update={"labels": ("x", "y", "z")})
-    with pytest.raises(UserError, match="was made for animal, money, place; the base is loaded"):
+    with pytest.raises(UserError, match="was made for animal, money, place, but the base is loaded"):
         AdapterSet.on(other).load(folder)
 
 
