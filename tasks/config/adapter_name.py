@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 _PATTERN = r"^[A-Za-z0-9_-]+$"
+_LONGEST = 100
+"""Letters; a folder, with what is put before and behind it, may have 255 on most systems."""
 
 
 def check_adapter_name(name: str) -> str:
@@ -19,6 +21,8 @@ def check_adapter_name(name: str) -> str:
     """
     if not re.fullmatch(_PATTERN, name):
         raise ValueError(f"adapter name {name!r}: only letters, digits, _ and - are allowed")
+    if len(name) > _LONGEST:
+        raise ValueError(f"adapter name {name[:20]}… has {len(name)} letters; at most {_LONGEST}")
     if name != "default" and _is_attribute(name):
         raise ValueError(
             f"an adapter can't be named {name!r}, an attribute of the torch containers that PEFT "

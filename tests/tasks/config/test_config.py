@@ -98,6 +98,7 @@ def test_a_hub_id_is_told_from_a_path(source: str, *, expected: bool) -> None:
         ("training: {lr: 1}", r"training\.lr .*; did you mean training\.learning_rate\? settings"),
         ("training: {per_device_train_batch_size: 1}", r"did you mean training\.batch_size\?"),
         ("training: {bf16: true}", r"training\.bf16 is not a setting; settings of training: "),
+        (f"lora: {{adapter_name: {'x' * 101}}}", r"adapter name x+… has 101 letters; at most 100"),
         ("lora: {modle: a}", r"lora\.modle is not a setting; settings of lora: "),
         ("lora.r: 8", r"lora\.r is no key of a file; write it as r, indented below lora"),
         ("other.name: 1", r"other\.name is not a setting; settings: base_model, data"),
