@@ -7,6 +7,8 @@ from tasks.config import PredictBatchConfig
 from tasks.durability.step import step
 from tasks.engine.adapters.adapter_set import AdapterSet, LoadedAdapter
 from tasks.engine.adapters.compatibility import tokenizer_identity
+from tasks.engine.base.base_models import end_ids
+from tasks.engine.base.sources import base_sha256
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.scoring.answer_files import write_answers
 from tasks.engine.scoring.prediction import Answered, Question, answer_questions, prompts_sha256
@@ -63,11 +65,13 @@ def _job(
     today's date, so the first prompt of each adapter is included as it is rendered now.
     """
     base = adapters.base.settings
+    ends = end_ids(adapters.base.location, adapters.base.revision)
+    packing = f"{adapters.model.dtype} {base.quantization}, ended by {ends}"
     return {
         "code": code_sha256(),
         "prompts": prompts_sha256(adapters, asked.questions),
         "input": FileRecord.of(asked.source).sha256,
-        "base_model": f"{adapters.base.fingerprint} {adapters.model.dtype} {base.quantization}",
+        "base_model": f"{base_sha256(adapters.base)} {packing}",
         "task": [base.task, *adapters.base.labels],
         "adapters": {name: _identity(one) for name, one in adapters.adapters.items()},
         "adapter_column": config.adapter_column,

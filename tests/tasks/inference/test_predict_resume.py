@@ -9,6 +9,7 @@ import pytest
 from batch_predictions import Predicting, base_settings, jsonl, read, routed
 from tiny_models import tiny_adapter, tiny_tokenizer
 
+from tasks.engine.base.base_models import end_ids
 from tasks.errors import UnwritableError, UserError
 
 
@@ -98,4 +99,26 @@ def test_another_base_or_adapter_does_not_go_on(
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     tokenizer.save_pretrained(own["b"])
     with pytest.raises(UserError, match="different adapters"):
+        predict(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("config.json", {"rms_norm_eps": 0.5}), ("generation_config.json", {"eos_token_id": [2, 3]})],
+)
+def test_a_base_that_is_configured_otherwise_does_not_go_on(
+    name: str,
+    change: dict[str, object],
+    tiny_base: Path,
+    adapters: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    """The same weights compute something else, or stop elsewhere."""
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    predict, source = Predicting(base, adapters, tmp_path), jsonl(tmp_path, routed())
+    stop_at(4, predict, source)
+    end_ids.cache_clear()  # as in another process
+    given = json.loads((base / name).read_text())
+    (base / name).write_text(json.dumps({**given, **change}))
+    with pytest.raises(UserError, match="different base_model"):
         predict(source)
