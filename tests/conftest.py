@@ -1,5 +1,6 @@
 """What all tests share: a home of their own, no way to the real Hub, a server, a tiny model."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,16 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         if worker := os.environ.get("PYTEST_XDIST_WORKER"):
             patch.setenv("ADAPTERFLOW_DEVICE", f"test:{worker}")
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_imports() -> None:
+    """Exempt what is imported from garbage collection, which each load and training ask for.
+
+    With torch, transformers and MLflow imported, a collection takes longer than a tiny training.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
