@@ -1,5 +1,6 @@
 """What `adapterflow check` says is what then happens, and it leaves nothing behind."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,13 @@ def test_the_probe_measures(config: TrainAdapterConfig) -> None:
 
 
 def test_without_a_probe_nothing_is_guessed(
-    config: TrainAdapterConfig, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, config: TrainAdapterConfig, tmp_path: Path
 ) -> None:
-    """The base is not even loaded, and the time is not known."""
-    monkeypatch.setattr("tasks.engine.base.base_models.load_base", None)
-    found = forecast_of(config, with_probe=False)
+    """The base's weights, which are spoiled, are not loaded, and the time is not known."""
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    (base / "model.safetensors").write_bytes(b"spoiled")
+    settings = config.base_model.model_copy(update={"source": str(base)})
+    found = forecast_of(config.model_copy(update={"base_model": settings}), with_probe=False)
     assert (found.probe, found.seconds_training) == (None, None)
 
 

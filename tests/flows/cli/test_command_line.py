@@ -16,6 +16,7 @@ from flow_runs import sums, tiny_config
 from tasks.errors import VerificationError
 from tasks.records import ReportRecord
 from tasks.runtime import home
+from tasks.tracking import Tracker
 
 ADAPTERFLOW = Path(sys.executable).with_name("adapterflow")
 
@@ -174,7 +175,7 @@ def test_a_failed_run_ends_with_the_command_that_resumes_it(
 ) -> None:
     """After a failure the status is 1, and the last line on stderr works as it stands."""
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.train_adapter.Tracker.log_metrics", _unproven)
+        patch.setattr(Tracker, "log_metrics", _unproven)
         status, _, err = run_in_process(capsys, patch, "train", config_file)
     assert status == 1
     assert "the run failed: unproven" in err

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from full_disk import file_size_limit
 from prefect import Flow, flow, task
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
@@ -17,7 +18,7 @@ from prefect.serializers import PickleSerializer
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.states import AwaitingRetry
 
-from tasks.durability.kept_results import RecordSerializer
+from tasks.durability.kept_results import AtomicFiles, RecordSerializer
 from tasks.durability.step import step
 from tasks.errors import AdapterflowError, UserError
 from tasks.records import FileRecord, LossPoint, Record
@@ -223,3 +224,13 @@ def test_an_error_is_kept_by_its_name(error: Exception) -> None:
     assert isinstance(read, AdapterflowError)
     assert isinstance(read, UserError) is isinstance(error, UserError)
     assert str(error) in str(read)
+
+
+def test_a_result_is_kept_atomically(tmp_path: Path) -> None:
+    """A result that could not be written to its end is absent, not half."""
+    files = AtomicFiles(basepath=str(tmp_path))
+    with file_size_limit(2), pytest.raises(OSError, match="File too large"):
+        files.write_path("key", b"complete")
+    assert list(tmp_path.iterdir()) == []
+    files.write_path("key", b"complete")
+    assert (tmp_path / "key").read_bytes() == b"complete"

@@ -1,5 +1,6 @@
 """Old runs give their room back, and nothing that anybody needs goes."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -26,16 +27,25 @@ def left_by(
     experiment: str = "adapterflow",
 ) -> RunRecord:
     """Make the folder of a run with a checkpoint and trained weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        now = time.time() * 1000
-        patch.setattr("tasks.tracking.offline.journal.now_ms", lambda: int(now - age_days * DAYS))
-        settings = TrackingSettings(experiment=experiment)
-        run = open_run(settings, run_name=name, flow_run_id=name, folder=folder / name, tags={})
-        if status:
-            Tracker(run).end(status)  # type: ignore[arg-type]
+    settings = TrackingSettings(experiment=experiment)
+    run = open_run(settings, run_name=name, flow_run_id=name, folder=folder / name, tags={})
+    if status:
+        Tracker(run).end(status)  # type: ignore[arg-type]
+    age(run.folder / "tracking" / "journal.jsonl", int(age_days * DAYS))
     for place in ("checkpoint-3", "trained"):
         (checkpoints_in(run.folder) / place).mkdir(parents=True)
     return run
+
+
+def age(journal: Path, milliseconds: int) -> None:
+    """Make the entries of a run's journal, whose length stays, older than they are."""
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    for entry in entries:
+        entry["at"] -= milliseconds
+        if "time_ms" in entry["with"]:
+            entry["with"]["time_ms"] -= milliseconds
+    lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    journal.write_text("".join(lines), encoding="utf-8")
 
 
 def own(folder: Path) -> RunRecord:

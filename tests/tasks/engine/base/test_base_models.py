@@ -14,6 +14,7 @@ from tiny_models import tiny_llama
 
 from tasks.config import BaseModelSettings
 from tasks.engine.adapters.injection import trainable
+from tasks.engine.base import weight_dtype
 from tasks.engine.base.base_models import load_base, load_config, load_skeleton, load_tokenizer
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.tokenization import IGNORED
@@ -51,9 +52,7 @@ def test_automatic_type_is_what_the_hardware_is_fast_at(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch, hardware: str, dtype: torch.dtype
 ) -> None:
     """`auto` takes bfloat16 only where it is multiplied fast."""
-    monkeypatch.setattr(
-        "tasks.engine.base.weight_dtype.multiplies_bfloat16_fast", lambda: hardware == "fast"
-    )
+    monkeypatch.setattr(weight_dtype, "multiplies_bfloat16_fast", lambda: hardware == "fast")
     model, record = loaded(tiny_base, settings(tiny_base, dtype="auto"))
 
     assert model.dtype == dtype
@@ -69,10 +68,9 @@ def test_the_automatic_type_is_chosen_once(
     loads: Callable[[BaseModelSettings], BaseSource],
 ) -> None:
     """A base that was found, or recorded, on one machine has the same type on another."""
-    fast = "tasks.engine.base.weight_dtype.multiplies_bfloat16_fast"
-    monkeypatch.setattr(fast, lambda: True)
+    monkeypatch.setattr(weight_dtype, "multiplies_bfloat16_fast", lambda: True)
     source = loads(settings(tiny_base, dtype="auto"))
-    monkeypatch.setattr(fast, lambda: False)
+    monkeypatch.setattr(weight_dtype, "multiplies_bfloat16_fast", lambda: False)
     assert load_base(source).dtype == torch.bfloat16
 
 

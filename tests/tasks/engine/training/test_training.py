@@ -24,7 +24,7 @@ from tasks.engine.adapters.injection import reinject
 from tasks.engine.training.callbacks import TrainingProgress
 from tasks.engine.training.checkpoints import Checkpoints
 from tasks.errors import UserError, VerificationError
-from tasks.records import InjectedRecord, LossPoint, TrainedRecord
+from tasks.records import InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -164,13 +164,13 @@ def test_a_half_written_checkpoint_is_passed_over(
 
 
 def test_the_choices_of_the_first_try_hold(tiny_base: Path, tmp_path: Path) -> None:
-    """What a training chose by itself is used again, not chosen again."""
+    """What an earlier attempt chose by itself is used again, whatever would be chosen now."""
     model, record = injected(tiny_base, tmp_path, DROPOUT)
-    first = train_here(model, record, tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.engine.batching.choice.choose_batching", None)
-        again = train_here(rebuilt(record), record, tmp_path)
-    assert again.batching == first.batching
+    assert train_here(model, record, tmp_path).batching != "padded"
+    file = tmp_path / "checkpoints" / "plan.json"
+    plan = TrainingPlan.model_validate_json(file.read_bytes())
+    file.write_text(plan.model_copy(update={"batching": "padded"}).model_dump_json())
+    assert train_here(rebuilt(record), record, tmp_path).batching == "padded"
 
 
 def test_checkpoints_of_another_training_are_not_gone_on_with(
