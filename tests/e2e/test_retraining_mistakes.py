@@ -16,7 +16,7 @@ def mistakes(folder: Path) -> dict[str, tuple[dict[str, dict[str, object]], str]
     """Give what cannot work, and what is said to it."""
     leaking = rows_of(folder / "leaking.jsonl", range(90, 104))
     return {
-        "leakage": ({"data": {"train": str(leaking)}}, "4 of the 12 rows .* 4 of them word for"),
+        "leakage": ({"data": {"train": str(leaking)}}, "4 of the 12 rows .* 4 of them verbatim"),
         "too few": ({"decision": {"min_rows": 13}}, "has 12 rows, and decision.min_rows is 13"),
         "metric": ({"decision": {"metric": "macro_f1"}}, "there are loss, perplexity, exact"),
         "other rows": ({"evaluation": {"sha256": "0" * 64}}, "has the sha256"),

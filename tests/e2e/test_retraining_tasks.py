@@ -78,9 +78,7 @@ def test_a_classifier_is_retrained_and_promoted(tmp_path: Path) -> None:
     assert second.evaluated.models[1].scores == challenger.scores
 
     other = questions(tmp_path / "other.jsonl", range(12), [*CLASSES, "paper"])
-    with pytest.raises(
-        UserError, match="for other classes than these 4 of sequence-classification"
-    ):
+    with pytest.raises(UserError, match="other classes than these 4 of sequence-classification"):
         run(classifying(base, tmp_path, other))
 
 
