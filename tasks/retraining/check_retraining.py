@@ -82,7 +82,7 @@ def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
         if name not in held_out.metric_names:
             raise UserError(
                 f"decision names the metric {name!r}; for answers of the kind {held_out.kind} "
-                f"possible are {', '.join(held_out.metric_names)}"
+                f"there are {', '.join(held_out.metric_names)}"
             )
     # Call each custom metric once: a broken one must not fail after the training.
     for name in config.evaluation.metrics:
