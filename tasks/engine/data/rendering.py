@@ -166,8 +166,9 @@ class Renderer:
         return str(self.tokenizer.eos_token or next(iter(self.ends), ""))
 
     def _ended(self, text: str) -> str:
-        """Return the text with the end token after it, unless it has one already."""
-        return text if text.rstrip().endswith(self._all_ends) else text + self._end()
+        """Return the text with the end token after it, and nothing after one that it has."""
+        bare = text.rstrip()
+        return bare if bare.endswith(self._all_ends) else text + self._end()
 
     def _plain_prompt(self, messages: Sequence[Message]) -> str:
         turns = [self._ended(m.content) if m.role == "assistant" else m.content for m in messages]

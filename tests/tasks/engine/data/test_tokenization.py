@@ -120,7 +120,7 @@ def test_beginning_that_the_tokenizer_adds_is_not_learnt(
     assert trained_text(tokenizer, row) == "b<|im_end|>"
 
 
-@pytest.mark.parametrize("ended", ["", "<|im_end|>"])
+@pytest.mark.parametrize("ended", ["", "<|im_end|>", "<|im_end|>\n"])
 def test_special_tokens_that_a_text_has_are_not_doubled(
     tokenizer: "PreTrainedTokenizerFast", ended: str
 ) -> None:
