@@ -124,7 +124,7 @@ def test_a_run_that_this_version_refuses_is_looked_past(
         refused = client.create_flow_run(train_adapter, parameters=given).id
         other = client.create_flow_run(predict_batch).id
     assert runs.reopen_last([refused, interrupted]).id == interrupted
-    with pytest.raises(UserError, match=f"{refused} was begun with settings that this version"):
+    with pytest.raises(UserError, match=f"{refused} was started with settings that this version"):
         runs.reopen_last([refused])
     with pytest.raises(UserError, match="of the flow 'predict-batch'; only those of train-adapter"):
         runs.reopen_last([other])
