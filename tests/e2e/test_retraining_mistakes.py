@@ -22,7 +22,7 @@ def mistakes(folder: Path) -> dict[str, tuple[dict[str, dict[str, object]], str]
         "other rows": ({"evaluation": {"sha256": "0" * 64}}, "has the sha256"),
         "broken": (
             {"evaluation": {"metrics": {"mine": "json:dumps"}}},
-            r"metrics\.mine raised TypeError",
+            r"mine raised TypeError",
         ),
     }
 
@@ -50,9 +50,7 @@ def test_a_champion_that_is_lost_is_told_before_anything_is_trained(
     registry = Registry(store, "lost-champion")
     registry.register(f"models:/{model.model_id}", None, {})
     registry.promote(1, None)
-    with pytest.raises(
-        UserError, match=r"champion models:/lost-champion/1 can't be compared with: "
-    ):
+    with pytest.raises(UserError, match=r"models:/lost-champion/1 can't be compared with: "):
         retrained(config)
     assert aliases(config) == {"champion": 1}
     assert len(registry.versions()) == 1

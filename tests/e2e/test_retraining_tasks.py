@@ -86,7 +86,7 @@ def test_a_held_out_row_of_an_unknown_class_is_told_before(tmp_path: Path) -> No
     """The row is named, and nothing is trained."""
     base = tiny_bert(tmp_path / "tiny-bert")
     few = questions(tmp_path / "few.jsonl", range(12), ["animal", "city"])
-    with pytest.raises(UserError, match=r"asked\.jsonl, row 3: the label 'money' is none"):
+    with pytest.raises(UserError, match=r"asked\.jsonl, row 3: the label 'money' is not among"):
         run(classifying(base, tmp_path, few))
 
 

@@ -137,9 +137,7 @@ def test_a_token_without_an_embedding_is_told(larger_tokenizer: Path, tmp_path: 
     rows = [{"prompt": "The fox is", "completion": " quick"}]
     assert prepared(larger_tokenizer, tmp_path, rows).train.rows
     rows.append({"prompt": "The <extra> is", "completion": " lazy"})
-    with pytest.raises(
-        UserError, match=r"row 2: .*'<extra>' as token (\d+), but .* has \d+ tokens\)"
-    ):
+    with pytest.raises(UserError, match=r"row 2: .*'<extra>' as token (\d+), but .* \d+ tokens\)"):
         prepared(larger_tokenizer, tmp_path, rows)
 
 
