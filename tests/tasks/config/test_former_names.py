@@ -25,10 +25,11 @@ def test_a_former_name_means_the_new_one(
     now: dict[str, object],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The settings are equal, and a warning names the new name."""
+    """The settings are equal, and a warning names the new name, also for a deployment's."""
     with caplog.at_level(logging.WARNING):
         assert section.model_validate(former) == section.model_validate(now)
     assert all(name in caplog.text for name in now)
+    assert "deploy again" in caplog.text
 
 
 def test_both_names_at_once_are_a_mistake(tmp_path: Path) -> None:

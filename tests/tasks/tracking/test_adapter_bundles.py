@@ -125,15 +125,15 @@ def test_answers_are_those_of_the_set_whatever_the_base_asks_for(
 
 @pytest.mark.parametrize("config", [{"batch_size": 1}, {"dtype": "float32"}])
 def test_an_answer_can_be_had_whatever_it_is_computed_with(
-    base: Path, tmp_path: Path, config: dict[str, object]
+    base: Path, tmp_path: Path, config: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a model in bfloat16, rows that are asked at once are answered as each of them alone."""
-    import mlflow.pyfunc
+    """A model that the server loads in bfloat16 answers rows asked at once as each one alone."""
     import pandas as pd
+    from mlflow.pyfunc.scoring_server import load_model_with_mlflow_config
 
     bundled(base, {"only": tiny_adapter(base, tmp_path / "only")}, tmp_path / "bundle")
-    config = {"dtype": "bfloat16"} | config
-    model = mlflow.pyfunc.load_model(str(tmp_path / "bundle"), model_config=config)
+    monkeypatch.setenv("SERVING_MODEL_CONFIG", json.dumps({"dtype": "bfloat16"} | config))
+    model = load_model_with_mlflow_config(str(tmp_path / "bundle"))
     asked = pd.DataFrame({"prompt": [f"What is {'very ' * (n % 5)}red {n}?" for n in range(24)]})
     params = {"max_new_tokens": 24}
     alone = [model.predict(asked[n : n + 1], params=params)[0] for n in range(24)]
