@@ -82,13 +82,13 @@ class Section(BaseModel):
                 continue
             if name in given:
                 raise ValueError(f"{former} is now {name}, and both were given; remove {former}")
-            log.warning("the setting %s is now called %s; rename it, or redeploy", former, name)
+            log.warning("the setting %s is now called %s; rename it, or deploy again", former, name)
             renamed[name] = renamed.pop(former)
         for name, values in cls.former_values.items():
             value = renamed.get(name)
             if isinstance(value, str) and value in values:
                 new = values[value]
-                log.warning("%s: %s is now called %s; rename it, or redeploy", name, value, new)
+                log.warning("%s: %s is now called %s; rename it, or deploy again", name, value, new)
                 renamed[name] = new
         return renamed
 
