@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,33 +12,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlflow_server import free_port
-
 _START_SECONDS = 120.0
 
 
 class SessionServer:
-    """A Prefect server as Prefect embeds it: without a UI, gone with its folder when stopped."""
+    """A Prefect server as runs embed it: without pages, and gone when this process is."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="prefect-"))
-        port = free_port()
-        self.api_url = f"http://127.0.0.1:{port}/api"
-        app = "prefect.server.api.server:create_app"
-        words = ["--factory", app, "--host=127.0.0.1", f"--port={port}", "--log-level=error"]
-        # Start it without waiting for it: the workers collect their tests meanwhile.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", *words],
-            env={
-                **os.environ,
-                "PREFECT_HOME": str(self.folder),
-                "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.folder}/db",
-                "PREFECT_UI_ENABLED": "0",
-                # As Prefect 3.8's own `prefect_test_harness` sets: no services of a shared server.
-                "PREFECT__SERVER_EPHEMERAL": "1",
-                "PREFECT__SERVER_FINAL": "1",
-            },
-        )
+        with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+            self.api_url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+            words = ["flows.server.embedded_server", str(listener.fileno())]
+            # Start it without waiting for it: the workers collect their tests meanwhile.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *words, str(self.folder / "lock")],
+                stdin=subprocess.PIPE,  # closed when this process ends, however it ends
+                env={
+                    **os.environ,
+                    "PREFECT_HOME": str(self.folder),
+                    "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.folder}/db",
+                    "PREFECT_UI_ENABLED": "0",
+                },
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
 
     def stop(self) -> None:
         """Stop the server by its process, and remove what it wrote."""
