@@ -80,7 +80,7 @@ def prefect_server(
     """Use a real Prefect server: the one of all workers, or else one of this process's own."""
     shared: str | None = getattr(request.config, "workerinput", {}).get("prefect_api_url")
     own = None if shared else SessionServer()
-    api_url = shared or (own.api_url if own else "")
+    api_url = own.api_url if own else str(shared)
     try:
         with used_server(api_url, tmp_path_factory.mktemp("results")):
             yield
