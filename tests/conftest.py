@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - a worker, as pytest-xdist sees it
-    """Tell a worker the address of the shared Prefect server."""
+    """Pass a worker the address of the shared Prefect server."""
     node.workerinput["prefect_api_url"] = node.config.stash[SHARED_SERVER].api_url
 
 

@@ -31,7 +31,7 @@ def deployments() -> list[DeploymentConfig]:
 
 
 def inputs_of(deployment: DeploymentConfig) -> dict[str, str]:
-    """Give the inputs of the step that reads a deployment's parameters."""
+    """Return the inputs of the step that reads a deployment's parameters."""
     assert isinstance(deployment.build, list)
     return {k: v for k, v in next(iter(deployment.build[0].values())).items() if k != "id"}
 
@@ -124,7 +124,7 @@ def test_a_mistake_in_a_deployment_is_the_usual_message(tmp_path: Path) -> None:
 
 
 def form(entrypoint: str) -> dict[str, Any]:
-    """Give the OpenAPI schema of which Prefect's UI makes a flow's form."""
+    """Return the OpenAPI schema of which Prefect's UI makes a flow's form."""
     flow: Any = import_object(entrypoint)
     return parameter_schema(flow).model_dump()
 
@@ -260,7 +260,7 @@ def test_the_compose_client_accepts_the_compose_files(tmp_path: Path) -> None:
 
 
 def compose_client() -> list[str]:
-    """Give the compose client's command; skip where there is none."""
+    """Return the compose client's command; skip where there is none."""
     for command in (["docker", "compose"], ["docker-compose"]):
         try:
             subprocess.run([*command, "version"], capture_output=True, check=True)

@@ -104,7 +104,7 @@ def code_of(page: Path) -> str:
 
 
 def configuration_of(keys: set[str]) -> type[Section]:
-    """Tell by its sections which command a configuration is for."""
+    """Return the command that a configuration is for, by its sections."""
     if "adapters" in keys:
         return PredictBatchConfig
     return RetrainAdapterConfig if "evaluation" in keys else TrainAdapterConfig

@@ -62,7 +62,7 @@ def report(prefect_server: None, config: TrainAdapterConfig) -> ReportRecord:
 
 @pytest.fixture
 def predicted(report: ReportRecord, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
-    """Give what answers rows with the adapter."""
+    """Return what answers rows with the adapter."""
 
     def predict(rows: list[Any], suffix: str = ".jsonl", **changes: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         given = {

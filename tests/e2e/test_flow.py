@@ -51,7 +51,7 @@ def mlflow_client(config: TrainAdapterConfig) -> MlflowClient:
 
 
 def mlflow_status(config: TrainAdapterConfig, flow_run_id: UUID) -> list[str]:
-    """Give the status of every MLflow run of a flow run."""
+    """Return the status of every MLflow run of a flow run."""
     client = mlflow_client(config)
     experiment = client.get_experiment_by_name(config.tracking.experiment)
     assert experiment

@@ -243,6 +243,6 @@ def test_a_packed_base_learns(
 
 
 def find_and_weigh(settings: BaseModelSettings) -> int:
-    """Give the bytes of a freshly loaded base."""
+    """Return the bytes of a freshly loaded base."""
     source = find_base(settings)
     return base_models.describe_base(source, base_models.load_base(source)).num_bytes

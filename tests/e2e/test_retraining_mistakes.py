@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def mistakes(folder: Path) -> dict[str, tuple[dict[str, dict[str, object]], str]]:
-    """Give what cannot work, and what is said to it."""
+    """Return what cannot work, with the message that refuses it."""
     leaking = rows_of(folder / "leaking.jsonl", range(90, 104))
     return {
         "leakage": ({"data": {"train": str(leaking)}}, "4 of the 12 rows .* 4 of them verbatim"),

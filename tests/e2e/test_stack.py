@@ -39,7 +39,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 
 
 def parameters(base: Path, data: Path, **sections: dict[str, object]) -> dict[str, Any]:
-    """Give a deployment's parameters for a training of a second."""
+    """Return a deployment's parameters for a training of a second."""
     return {"config": json.loads(tiny_config(base, data, **sections).model_dump_json())}
 
 
@@ -59,7 +59,7 @@ def test_all_that_was_said_is_in_the_run_s_log(stack: RunningStack, labelled_run
     stack.ended(labelled_run)
 
     def line_of(logger: str, words: str) -> str | None:
-        """Give the first line of a logger with these words; lines arrive after a run's end too."""
+        """Return a logger's first line with these words; lines arrive after a run's end too."""
         lines = (line for line in stack.log_of(labelled_run) if line.name.startswith(logger))
         return next((line.message for line in lines if words in line.message), None)
 
@@ -207,7 +207,7 @@ class Receiver:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = HTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
@@ -269,7 +269,7 @@ def test_runs_of_two_deployments_take_turns_on_a_device(
 
 
 def training_times(stack: RunningStack, flow_run_id: str) -> tuple[float, float]:
-    """Give when the first of the six steps began and the last ended, in seconds."""
+    """Return when the first of the six steps began and the last ended, in seconds."""
     from prefect.client.schemas.filters import FlowRunFilter
 
     chosen = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})

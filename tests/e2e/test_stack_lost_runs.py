@@ -111,7 +111,7 @@ def send_heartbeats(stack: RunningStack, *runs: FlowRun) -> None:
 
 
 def expected(stack: RunningStack) -> str:
-    """Give all runs of which the server expects a further heartbeat."""
+    """Return all runs of which the server expects a further heartbeat."""
     with database(stack) as connection:
         return str(connection.execute("SELECT bucketing_key FROM automation_bucket").fetchall())
 

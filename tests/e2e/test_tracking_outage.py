@@ -38,7 +38,7 @@ def made_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServ
 
 @pytest.fixture
 def server(made_server: MlflowServer) -> MlflowServer:
-    """Give the server, up, with no outage remembered."""
+    """Return the server, up, with no outage remembered."""
     made_server.start()
     outages.forget()
     return made_server
@@ -97,7 +97,7 @@ def seen(run: RunRecord) -> Seen:
 
 
 def runs_of(run: RunRecord) -> list[Run]:
-    """Give every MLflow run of a flow run."""
+    """Return every MLflow run of a flow run."""
     client = client_of(run)
     experiment = client.get_experiment_by_name(run.experiment)
     assert experiment
@@ -106,7 +106,7 @@ def runs_of(run: RunRecord) -> list[Run]:
 
 
 def model_files(client: MlflowClient, model_id: str) -> set[str]:
-    """Give the names of a logged model's files, which must be complete."""
+    """Return the names of a logged model's files, which must be complete."""
     assert str(client.get_logged_model(model_id).status) == "READY"
     return {file.path for file in client.list_logged_model_artifacts(model_id)}
 

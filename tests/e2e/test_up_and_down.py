@@ -41,7 +41,7 @@ def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> Non
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process does more than wait to be forgotten."""
+    """Return whether a process runs and is no zombie."""
     return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
 
 
@@ -67,7 +67,7 @@ def test_a_busy_server_has_no_worker_yet() -> None:
             self.send_error(503)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Busy)
     threading.Thread(target=server.serve_forever, daemon=True).start()

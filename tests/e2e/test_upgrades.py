@@ -56,7 +56,7 @@ def test_a_folder_that_was_never_the_home_is_a_mistake(
 
 
 def leap_ahead(database: Path) -> None:
-    """Give a database the mark of a schema that nobody here knows."""
+    """Mark a database as written by a schema that nobody here knows."""
     with sqlite3.connect(database) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
 

@@ -61,7 +61,7 @@ class Installation:
         self._processes.append(self._start("worker", "start", "--pool=pool"))
 
     def client(self) -> SyncPrefectClient:
-        """Give a client of the server."""
+        """Return a client of the server."""
         return client_of(self.api_url)
 
     def command(self, *words: str) -> None:
@@ -79,7 +79,7 @@ class Installation:
                 process.wait()
 
     def engine_of(self, flow_run_id: UUID) -> int:
-        """Give the process that the worker started for a flow run."""
+        """Return the process that the worker started for a flow run."""
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 environment = (process / "environ").read_bytes().split(b"\0")
@@ -139,7 +139,7 @@ class Run:
         self.id = made.id
 
     def read(self) -> FlowRun:
-        """Give the flow run as the server has it."""
+        """Return the flow run as the server has it."""
         with self._all.client() as client:
             return client.read_flow_run(self.id)
 
@@ -182,7 +182,7 @@ class Run:
         return (folder / "adapters/default/adapter_model.safetensors").read_bytes()
 
     def mlflow_status(self) -> list[str]:
-        """Give the status of each MLflow run of this flow run."""
+        """Return the status of each MLflow run of this flow run."""
         client = MlflowClient(f"sqlite:///{self._all.folder}/home/mlruns/mlflow.db")
         experiment = client.get_experiment_by_name("adapterflow")
         assert experiment

@@ -159,7 +159,7 @@ class Chaos:
         return set(killed)
 
     def _fresh(self) -> "TrainAdapterConfig":
-        """Give the configuration; to a retraining, a registered model that has no versions yet."""
+        """Return the configuration; of a retraining, with a model that has no versions yet."""
         from tasks.config import RetrainAdapterConfig
 
         if not isinstance(self.config, RetrainAdapterConfig):

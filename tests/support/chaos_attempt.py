@@ -145,7 +145,7 @@ def _telling(function: Callable[..., Any], name: str, say: Say) -> Callable[...,
 
 
 def _result(record: "ReportRecord | RetrainedRecord") -> dict[str, Any]:
-    """Give what has to be the same however often the run was killed."""
+    """Return what has to be the same however often the run was killed."""
     from tasks.records import ReportRecord
 
     if isinstance(record, ReportRecord):
@@ -168,7 +168,7 @@ def _result(record: "ReportRecord | RetrainedRecord") -> dict[str, Any]:
 
 
 def _recorded(report: "ReportRecord") -> dict[str, Any]:
-    """Give what MLflow shows of the run, without what differs from run to run."""
+    """Return what MLflow shows of the run, without what differs from run to run."""
     from mlflow import MlflowClient
 
     client = MlflowClient(report.run.tracking_uri)

@@ -88,7 +88,7 @@ def prepared(base: BaseModelRecord, folder: Path, num_eval_rows: int = 2) -> Pre
 
 
 def training(**changes: object) -> TrainingSettings:
-    """Give settings for a short run at a high learning rate."""
+    """Return settings for a short run at a high learning rate."""
     return TrainingSettings.model_validate(
         {"batch_size": 2, "max_steps": 4, "learning_rate": 0.02, "eval_steps": 2} | changes
     )
@@ -138,7 +138,7 @@ def save_here(
 
 
 def logits(model: "PreTrainedModel") -> "Tensor":
-    """Give the model's logits for a fixed input, with whatever adapter is active."""
+    """Return the model's logits for a fixed input, with whatever adapter is active."""
     import torch
 
     with torch.no_grad():

@@ -8,17 +8,17 @@ from tasks.tracking import mlflow_run_id
 
 
 def client_of(run: RunRecord) -> MlflowClient:
-    """Give a client of the run's store."""
+    """Return a client of the run's store."""
     return MlflowClient(run.tracking_uri)
 
 
 def id_of(run: RunRecord) -> str:
-    """Give the id of the run in MLflow, which must have it."""
+    """Return the id of the run in MLflow, which must have it."""
     found = mlflow_run_id(run)
     assert found
     return found
 
 
 def logged(run: RunRecord) -> Run:
-    """Give the run as MLflow has it."""
+    """Return the run as MLflow has it."""
     return client_of(run).get_run(id_of(run))

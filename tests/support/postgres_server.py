@@ -22,7 +22,7 @@ class Postgres:
         self.port = port
 
     def address(self, database: str, driver: str = "") -> str:
-        """Give a database's address as SQLAlchemy reads it."""
+        """Return a database's address as SQLAlchemy reads it."""
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         return f"{scheme}://adapterflow:{_PASSWORD}@127.0.0.1:{self.port}/{database}"
 

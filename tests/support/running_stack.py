@@ -74,7 +74,7 @@ class RunningStack:
         return done.stdout
 
     def logs(self) -> str:
-        """Give the last lines of each process's log."""
+        """Return the last lines of each process's log."""
         files = sorted((self.folder / "home/.prefect").glob("*.log"))
         return "\n".join(f"--- {file.name}\n{file.read_text()[-2000:]}" for file in files)
 
@@ -84,11 +84,11 @@ class RunningStack:
         return {name: one["pid"] for name, one in noted.items()}
 
     def client(self) -> SyncPrefectClient:
-        """Give a client of the Prefect server."""
+        """Return a client of the Prefect server."""
         return client_of(f"{self.prefect_url}/api")
 
     def deployment(self, name: str) -> DeploymentResponse:
-        """Give a deployment by `flow/name`."""
+        """Return a deployment by `flow/name`."""
         with self.client() as client:
             return client.read_deployment_by_name(name)
 
@@ -99,7 +99,7 @@ class RunningStack:
             return client.create_flow_run_from_deployment(found.id, parameters=parameters)
 
     def runs_of(self, deployment: str) -> list[FlowRun]:
-        """Give the runs of a deployment."""
+        """Return the runs of a deployment."""
         found = self.deployment(deployment)
         with self.client() as client:
             return client.read_flow_runs(
@@ -119,13 +119,13 @@ class RunningStack:
         return found
 
     def log_of(self, run: FlowRun) -> list[Log]:
-        """Give the lines of a run's log."""
+        """Return the lines of a run's log."""
         of_run = LogFilter.model_validate({"flow_run_id": {"any_": [str(run.id)]}})
         with self.client() as client:
             return client.read_logs(of_run)
 
     def artifacts(self, run: FlowRun) -> dict[str, str]:
-        """Give what a run published, by key."""
+        """Return what a run published, by key."""
         from prefect.client.schemas.filters import ArtifactFilter
 
         with self.client() as client:
@@ -140,7 +140,7 @@ class RunningStack:
 
 @cache
 def client_of(api_url: str) -> SyncPrefectClient:
-    """Give a client of a Prefect server, which may be entered and left any number of times."""
+    """Return a client of a Prefect server, which may be entered and left any number of times."""
     with temporary_settings({PREFECT_API_URL: api_url}):
         # Stays open: making one takes longer than asking it something.
         return get_client(sync_client=True).__enter__()

@@ -29,7 +29,7 @@ class Storage:
         self._client.create_bucket(Bucket=BUCKET)
 
     def files(self) -> dict[str, int]:
-        """Give what is there, with the sizes in bytes."""
+        """Return what is there, with the sizes in bytes."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
         return {one["Key"]: one["Size"] for page in pages for one in page.get("Contents", ())}
 

@@ -19,7 +19,7 @@ ADAPTERFLOW = Path(sys.executable).with_name("adapterflow")
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Give the variables of a new home without any server."""
+    """Return the variables of a new home without any server."""
     known = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     return {**known, "ADAPTERFLOW_HOME": str(tmp_path / "home"), "PREFECT_HOME": str(tmp_path)}
 
@@ -69,7 +69,7 @@ def test_the_server_ends_with_a_killed_run(config_file: Path, environment: dict[
 
 
 def _servers_in(home: str) -> list[int]:
-    """Give the processes of embedded servers of a home."""
+    """Return the processes of embedded servers of a home."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

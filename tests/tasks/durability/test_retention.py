@@ -49,7 +49,7 @@ def age(journal: Path, milliseconds: int) -> None:
 
 
 def own(folder: Path) -> RunRecord:
-    """Give the run that tidies up."""
+    """Return the run that tidies up."""
     return RunRecord(
         tracking_uri="sqlite:////nowhere/mlflow.db",
         experiment="adapterflow",
@@ -60,7 +60,7 @@ def own(folder: Path) -> RunRecord:
 
 
 def has_checkpoint(run: RunRecord) -> bool:
-    """Tell whether the run can be gone on with in mid-training."""
+    """Return whether the run can be resumed in mid-training."""
     return (run.checkpoints / "checkpoint-3").exists()
 
 
@@ -167,7 +167,7 @@ def test_a_run_that_mlflow_has_not_heard_of_stays(
 
 
 def saved(base: Path, folder: Path) -> SavedRecord:
-    """Give the record of a saved adapter."""
+    """Return the record of a saved adapter."""
     tiny_adapter(base, folder)
     (folder / "manifest.json").write_text("{}")
     weights = FileRecord.of(folder / "adapter_model.safetensors")

@@ -12,12 +12,12 @@ REQUEST = Request("GET", "http://127.0.0.1:9/")
 
 
 def answered(status: int) -> HfHubHTTPError:
-    """Give the error of a Hub that answered with a status."""
+    """Return the error of a Hub that answered with a status."""
     return HfHubHTTPError("no", response=Response(status, request=REQUEST))
 
 
 def caused(by: Exception) -> OSError:
-    """Give the error that transformers makes of another one."""
+    """Return the error that transformers makes of another one."""
     error = OSError("cannot load")
     error.__cause__ = by
     return error

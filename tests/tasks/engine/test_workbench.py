@@ -32,7 +32,7 @@ def _cleared() -> Iterator[None]:
 
 
 def settings(given: dict[str, object]) -> LoraSettings:
-    """Give LoRA settings."""
+    """Return LoRA settings."""
     return LoraSettings.model_validate({"r": 4} | given)
 
 
@@ -85,7 +85,7 @@ def test_a_rebuilt_model_is_the_live_one(
 
 
 def same_weights(one: torch.nn.Module, two: torch.nn.Module) -> bool:
-    """Tell whether two models have the same parameters, bit for bit and of the same type."""
+    """Return whether two models have the same parameters, bit for bit and of the same type."""
     ours, theirs = dict(one.named_parameters()), dict(two.named_parameters())
     return ours.keys() == theirs.keys() and all(
         ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name])

@@ -61,7 +61,7 @@ def test_what_is_not_read_of_the_rows_that_decide_is_known(tmp_path: Path) -> No
 
 
 def version(number: int, **tags: str) -> VersionRecord:
-    """Give a version of a registered model."""
+    """Return a version of a registered model."""
     return VersionRecord(
         name="sums", version=number, created_ms=0, run_id=None, source="", aliases=(), tags=tags
     )

@@ -25,7 +25,7 @@ LINE = (
 
 
 def scores(*hits: float) -> ModelScores:
-    """Give a model with these hits."""
+    """Return a model with these hits."""
     rows = [
         RowScores(answer="", nll=2 - hit, num_tokens=1, metrics={"exact_match": hit})
         for hit in hits

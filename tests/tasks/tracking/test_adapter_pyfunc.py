@@ -78,7 +78,7 @@ def uri(tracker: Tracker, saved: SavedRecord) -> str:
 
 
 def model_folder(tracker: Tracker, uri: str) -> Path:
-    """Give the folder of a logged model's files."""
+    """Return the folder of a logged model's files."""
     location = (
         client_of(tracker.run).get_logged_model(uri.removeprefix("models:/")).artifact_location
     )

@@ -47,7 +47,7 @@ def report(
 
 
 def tracking(report: ReportRecord) -> TrackingSettings:
-    """Say where the run was recorded."""
+    """Return where the run was recorded."""
     return TrackingSettings(uri=report.run.tracking_uri)
 
 

@@ -20,13 +20,13 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def registry(uri: str, request: pytest.FixtureRequest) -> Registry:
-    """Give a registered model of the test's own, without versions."""
+    """Return a registered model of the test's own, without versions."""
     return Registry(uri, request.node.name.partition("[")[0])
 
 
 @pytest.fixture
 def log_model(uri: str) -> Callable[[], str]:
-    """Give a function that logs an empty model, and gives its address."""
+    """Return a function that logs an empty model, and gives its address."""
 
     def log() -> str:
         client, experiment = ready_client(uri, "registry")
@@ -38,7 +38,7 @@ def log_model(uri: str) -> Callable[[], str]:
 
 
 def aliases(registry: Registry) -> dict[str, int]:
-    """Give which version each alias means."""
+    """Return which version each alias means."""
     return {alias: one.version for one in registry.versions() for alias in one.aliases}
 
 

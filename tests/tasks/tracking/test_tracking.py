@@ -259,7 +259,7 @@ def test_dataset_has_its_full_sha256(opened: Tracker, tmp_path: Path) -> None:
 
 
 def split(source: str, sha256: str) -> SplitRecord:
-    """Give a split's record, of which only source and hash matter here."""
+    """Return a split's record, of which only source and hash matter here."""
     return SplitRecord(
         source=source,
         sha256=sha256,

@@ -44,7 +44,7 @@ def opened(uri: str, folder: Path) -> Tracker:
 
 
 def steps(run: RunRecord, metric: str) -> list[int]:
-    """Give the steps that a curve has in MLflow."""
+    """Return the steps that a curve has in MLflow."""
     history = client_of(run).get_metric_history(id_of(run), metric)
     return [point.step for point in history]
 

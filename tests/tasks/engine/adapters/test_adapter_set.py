@@ -50,7 +50,7 @@ def adapters(tiny_base: Path, folders: dict[str, Path]) -> AdapterSet:
 
 
 def alone(base: Path, folder: Path) -> torch.Tensor:
-    """Give the logits of a fresh base with one adapter, as PEFT loads it."""
+    """Return the logits of a fresh base with one adapter, as PEFT loads it."""
     from peft import PeftModel
 
     return logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder))

@@ -47,7 +47,7 @@ def combined(
 
 
 def updates(base: Path, folder: Path) -> dict[str, torch.Tensor]:
-    """Give what an adapter adds to each weight, as PEFT computes it."""
+    """Return what an adapter adds to each weight, as PEFT computes it."""
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
     return {
         name: module.get_delta_weight("default")

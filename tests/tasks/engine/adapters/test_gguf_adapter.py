@@ -75,7 +75,7 @@ def bases(
 
 
 def in_llama_cpp(base: Path, adapter: Path | None) -> "torch.Tensor":
-    """Give llama.cpp's log probabilities of what follows the prompt, by token."""
+    """Return llama.cpp's log probabilities of what follows the prompt, by token."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -97,7 +97,7 @@ def in_llama_cpp(base: Path, adapter: Path | None) -> "torch.Tensor":
 
 
 def in_transformers(base: Path, adapter: Path | None) -> "torch.Tensor":
-    """Give those of transformers."""
+    """Return those of transformers."""
     model = AutoModelForCausalLM.from_pretrained(base)
     if adapter:
         model.load_adapter(str(adapter))

@@ -33,7 +33,7 @@ ROUNDING = [
 
 
 def settings(**given: object) -> LoraSettings:
-    """Give LoRA settings."""
+    """Return LoRA settings."""
     return LoraSettings.model_validate({"r": 4} | given)
 
 

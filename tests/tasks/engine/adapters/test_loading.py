@@ -41,12 +41,12 @@ def adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Give the bytes of a folder's files."""
+    """Return the bytes of a folder's files."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def alone(base: Path, adapter: Path) -> torch.Tensor:
-    """Give the logits of a fresh base with one adapter."""
+    """Return the logits of a fresh base with one adapter."""
     model, _ = loaded(base)
     load_adapter(model, adapter)
     return logits(model)

@@ -28,7 +28,7 @@ def skeleton(folder: Path) -> "PreTrainedModel":
 
 
 def settings(**given: object) -> LoraSettings:
-    """Give LoRA settings."""
+    """Return LoRA settings."""
     return LoraSettings.model_validate(given)
 
 
@@ -38,14 +38,14 @@ def resolve(folder: Path, **given: object) -> LoraConfigRecord:
 
 
 def refusal(folder: Path, **given: object) -> str:
-    """Give the message with which settings are refused."""
+    """Return the message with which settings are refused."""
     with pytest.raises(UserError) as caught:
         resolve(folder, **given)
     return str(caught.value)
 
 
 def described(folder: Path, **given: object) -> LoraRecord:
-    """Give step 2's record."""
+    """Return step 2's record."""
     return configured(loaded(folder)[1], settings(**given))
 
 

@@ -51,7 +51,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def settings(base: Path, **changes: object) -> BaseModelSettings:
-    """Say how the base was loaded in training."""
+    """Return how the base was loaded in training."""
     given = {"source": str(base), "dtype": "float32"} | changes
     return BaseModelSettings.model_validate(given)
 

@@ -50,12 +50,12 @@ ALTERING: list[dict[str, object]] = [
 
 
 def settings(given: dict[str, object]) -> LoraSettings:
-    """Give LoRA settings."""
+    """Return LoRA settings."""
     return LoraSettings.model_validate({"r": 4} | given)
 
 
 def on_a_fresh_base(saved: SavedRecord) -> torch.Tensor:
-    """Give the logits of a fresh base with the saved adapter."""
+    """Return the logits of a fresh base with the saved adapter."""
     fresh = loaded(Path(saved.base.location), saved.base.settings)[0]
     load_adapter(fresh, saved.folder)
     return logits(fresh)
@@ -223,7 +223,7 @@ def test_an_adapter_that_comes_back_different_is_refused(tiny_base: Path, tmp_pa
 
 
 def trained_logits(base: Path) -> torch.Tensor:
-    """Give a base's logits, which no trained adapter has."""
+    """Return a base's logits, which no trained adapter has."""
     from tasks.engine.adapters.injection import probe_logits
 
     return probe_logits(loaded(base)[0])

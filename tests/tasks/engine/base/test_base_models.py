@@ -24,7 +24,7 @@ from tasks.tracking.adapter_pyfunc import _load_tokenizer
 
 
 def settings(folder: Path, **more: object) -> BaseModelSettings:
-    """Give settings for a folder."""
+    """Return settings for a folder."""
     return BaseModelSettings.model_validate({"source": str(folder), "dtype": "float32"} | more)
 
 

@@ -25,17 +25,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Give the bytes of a folder's files."""
+    """Return the bytes of a folder's files."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def settings(source: object, **more: object) -> BaseModelSettings:
-    """Give settings for a source."""
+    """Return settings for a source."""
     return BaseModelSettings.model_validate({"source": str(source), "dtype": "float32"} | more)
 
 
 def refusal(source: object, **more: object) -> str:
-    """Give the message with which a source is refused; it must be a single line."""
+    """Return the message with which a source is refused; it must be a single line."""
     with pytest.raises(UserError) as caught:
         find_base(settings(source, **more))
     message = str(caught.value)

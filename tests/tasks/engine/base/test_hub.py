@@ -35,7 +35,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Give the bytes of a folder's files."""
+    """Return the bytes of a folder's files."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -56,7 +56,7 @@ def model(tiny_base: Path) -> "PreTrainedModel":
 
 
 def data_of(rows: list[TokenizedRow], held_out: list[TokenizedRow] | None = None) -> PreparedData:
-    """Give rows as prepared data, as far as the choice of batches looks at it."""
+    """Return rows as prepared data, as far as the choice of batches looks at it."""
     return cast(
         "PreparedData",
         SimpleNamespace(

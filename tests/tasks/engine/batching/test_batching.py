@@ -39,7 +39,7 @@ def model(tiny_base: Path) -> "PreTrainedModel":
 
 
 def alone(model: "PreTrainedModel", one: TokenizedRow) -> torch.Tensor:
-    """Give the labelled positions' logits of a row alone, by nothing but `input_ids`."""
+    """Return the labelled positions' logits of a row alone, by nothing but `input_ids`."""
     logits = model(input_ids=torch.tensor([one.input_ids])).logits[0, :-1]
     return cast("torch.Tensor", logits[torch.tensor(one.labels[1:]) != IGNORED])
 
@@ -50,7 +50,7 @@ def taking(model: "PreTrainedModel", batches: Batches) -> AbstractContextManager
 
 
 def by_row(model: "PreTrainedModel", batch: Batch) -> torch.Tensor:
-    """Give the labelled positions' logits of a batch, row after row."""
+    """Return the labelled positions' logits of a batch, row after row."""
     return torch.cat(
         [
             labeled_logits(model, micro_batch)[micro_batch["labels"] != IGNORED]

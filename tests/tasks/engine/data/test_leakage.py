@@ -9,12 +9,12 @@ EXACT, SIMILAR, NONE = Leaks((1,), ()), Leaks((), (1,)), Leaks((), ())
 
 
 def row(number: int, question: str, answer: str = "yes") -> Example:
-    """Give a row of one question."""
+    """Return a row of one question."""
     return Example(number, (Message("user", question), Message("assistant", answer)))
 
 
 def talk(*turns: str, system: str | None = None) -> Example:
-    """Give a row of several questions, each with its answer, under a system message or none."""
+    """Return a row of several questions, each with its answer, under a system message or none."""
     opening = (Message("system", system),) if system else ()
     roles = ("user", "assistant") * (len(turns) // 2)
     return Example(1, (*opening, *map(Message, roles, turns)))

@@ -27,7 +27,7 @@ TURNS = (Message("user", "fruit?"), Message("assistant", "apple"), Message("user
 
 @pytest.fixture(params=SHAPES.values(), ids=list(SHAPES))
 def shape(request: pytest.FixtureRequest) -> Shape:
-    """Give each shape of template."""
+    """Return each shape of template."""
     found: Shape = request.param
     return found
 

@@ -57,7 +57,7 @@ Gradients = dict[str, torch.Tensor]
 
 
 def adapted(model: "PreTrainedModel", **lora: Any) -> "PreTrainedModel":  # noqa: ANN401
-    """Give the model an adapter on all linear layers that changes its answers."""
+    """Add an adapter on all linear layers that changes the model's answers."""
     model.requires_grad_(requires_grad=False)
     torch.manual_seed(0)
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **lora)

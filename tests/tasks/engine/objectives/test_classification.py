@@ -58,7 +58,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def classifier(base: Path, **changes: object) -> BaseModelSettings:
-    """Give a base in float32, with an output for each of the labels."""
+    """Return a base in float32, with an output for each of the labels."""
     given = {"source": str(base), "dtype": "float32", "task": CLASSIFYING, "labels": LABELS}
     return BaseModelSettings.model_validate(given | changes)
 

@@ -17,7 +17,7 @@ SEEDS = range(10)
 def scores(
     hits: Sequence[float], nll: Sequence[float] | None = None, labels: str = "ab"
 ) -> ModelScores:
-    """Give a model that answers these rows right, or by a share, or not."""
+    """Return a model that answers these rows right, or by a share, or not."""
     expected = [labels[row % len(labels)] for row in range(len(hits))]
     rows = [
         RowScores(

@@ -31,7 +31,7 @@ def scored(kind: AnswerKind, expected: Sequence[str], answers: Sequence[str]) ->
 
 
 def f1_of(expected: list[set[Entity]], found: list[set[Entity]]) -> float:
-    """Give the F1 by its definition, from precision and recall."""
+    """Return the F1 by its definition, from precision and recall."""
     right = sum(len(a & b) for a, b in zip(expected, found, strict=True))
     precision, recall = (right / sum(map(len, one)) for one in (found, expected))
     return 2 * precision * recall / (precision + recall) if right else 0.0

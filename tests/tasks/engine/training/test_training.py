@@ -38,14 +38,14 @@ class Killed(Exception):  # noqa: N818 - not an error of ours
 
 
 def rebuilt(record: InjectedRecord) -> "PreTrainedModel":
-    """Give the injected model as a new process builds it."""
+    """Return the injected model as a new process builds it."""
     model = loaded(Path(record.lora.base.location), record.lora.base.settings)[0]
     reinject(model, record)
     return model
 
 
 def kill_at(step: int) -> Callable[[TrainingProgress], None]:
-    """Give a listener that ends the training once a step is done."""
+    """Return a listener that ends the training once a step is done."""
 
     def on_progress(now: TrainingProgress) -> None:
         if now.step == step and not now.metrics:
@@ -55,7 +55,7 @@ def kill_at(step: int) -> Callable[[TrainingProgress], None]:
 
 
 def curve(record: TrainedRecord) -> list[tuple[int, float]]:
-    """Give the training losses by step."""
+    """Return the training losses by step."""
     return [(p.step, p.train_loss) for p in record.loss_curve if p.train_loss is not None]
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def losses(record: TrainedRecord) -> list[float | None]:
-    """Give the logged training losses."""
+    """Return the logged training losses."""
     return [point.train_loss for point in record.loss_curve if point.train_loss is not None]
 
 
