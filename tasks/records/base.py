@@ -20,7 +20,7 @@ class BaseSource(Record):
     fingerprint: str
     """`sha256:…` of the weight files, or `commit:…` of a Hub id."""
     files: tuple[FileRecord, ...]
-    """The weight files of a local base; those in the Hub's cache are huggingface_hub's to check."""
+    """The weights and the configuration of a local base; the Hub's cache is huggingface_hub's."""
     dtype: str
     """Of the weights, or of the computation where they are quantized; never `auto`."""
 

@@ -105,15 +105,16 @@ def _from_folder(settings: BaseModelSettings, labels: tuple[str, ...], folder: P
             has = "an adapter, not a base model"
         raise UserError(f"base_model.source {folder} has no config.json; it contains {has}")
     _check_plain(folder, str(folder))
-    files = _weight_files(folder)
+    weights = _weight_files(folder)
     return BaseSource(
         settings=settings,
         labels=labels,
         location=str(folder),
         revision=None,
         reference=settings.hub_id or str(folder),
-        fingerprint=_fingerprint(files),
-        files=files,
+        fingerprint=_fingerprint(weights),
+        # The configuration computes as much as the weights: edited, the run's records are stale.
+        files=(*weights, FileRecord.of(folder / "config.json")),
         dtype=weight_dtype(settings),
     )
 

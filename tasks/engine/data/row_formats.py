@@ -129,6 +129,8 @@ def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
     for row_format in possible:
         for column in _REQUIRED[row_format]:
             near = nearest(column, [str(given) for given in row])
+            if near and near.strip() == column and near != column:
+                return f"remove the spaces around {column} in the column's name"
             if near and near != column:
                 return f"rename {near} to {column}?"
     for row_format in possible:

@@ -72,6 +72,7 @@ def training_identity(
         "adapter": lora.peft_config.to_json(),
         "initial_weights": injected.initial_weights.sha256,
         "base": injected.base_checksum,
+        "base_files": [file.sha256 for file in lora.base.files],
         "base_settings": lora.base.settings.model_dump(
             mode="json", include={"task", "quantization", "gradient_checkpointing"}
         ),

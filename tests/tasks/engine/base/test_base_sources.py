@@ -167,3 +167,13 @@ def test_an_unreachable_hub_is_no_unknown_model(
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(PassingError, match="can't be reached"):
         find_base(BaseModelSettings(source="org/base"))
+
+
+def test_an_edited_configuration_spoils_the_record(tmp_path: Path) -> None:
+    """A base whose `config.json` was edited computes otherwise, so that its step runs again."""
+    folder = tiny_llama(tmp_path / "base")
+    found = find_base(settings(folder))
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("1e-06", "0.5"))
+    assert found.spoiled_files() == [config]
+    assert find_base(settings(folder)).fingerprint == found.fingerprint

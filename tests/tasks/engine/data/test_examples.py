@@ -238,6 +238,7 @@ def test_the_order_of_classes_is_the_same_in_every_process(tmp_path: Path) -> No
     [
         ({"question": "a", "reply": "b"}, "auto", "columns question, reply; possible: messages"),
         ({"promt": "a", "completion": "b"}, "auto", "rename promt to prompt?"),
+        ({"prompt": "a", " completion": "b"}, "auto", "remove the spaces around completion"),
         ({"prompt": "a", "x": "b"}, "auto", "for prompt-completion, completion is missing"),
         ({"prompt": "a", "completion": "b"}, "text", "possible: text: text"),
         (
