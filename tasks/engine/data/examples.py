@@ -13,8 +13,9 @@ from tasks.config import Task
 from tasks.config.data import DataSettings, RowFormat
 from tasks.config.reading import is_hub_dataset
 from tasks.engine.base.task_traits import traits_of
+from tasks.engine.data.conversations import Example
 from tasks.engine.data.kept_rows import KeptRows, canonical
-from tasks.engine.data.row_formats import Example, detect_row_format
+from tasks.engine.data.row_formats import detect_row_format
 from tasks.engine.data.row_sources import Row, iter_rows
 from tasks.errors import UserError
 

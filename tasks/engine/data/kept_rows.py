@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from tasks.config.data import RowFormat
+from tasks.engine.data.conversations import Example
 from tasks.engine.data.lazy_sequence import LazySequence
-from tasks.engine.data.row_formats import BadRowError, Example, read_example
+from tasks.engine.data.row_formats import BadRowError, read_example
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.unread_columns import count_unread
 from tasks.errors import UserError
@@ -64,7 +65,7 @@ class KeptRows:
             self._file.write(line)
         self._starts.append(self._starts[-1] + len(line))
         # A 64-bit hash of what is learned tells equal rows apart without keeping any of them.
-        self._contents.append(hash((example.messages, example.text)))
+        self._contents.append(hash((example.messages, example.text, example.tools)))
         for label in example.labels:
             self.first_with.setdefault(label, example.row)
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tasks.engine.data.row_formats import Example
+from tasks.engine.data.conversations import Example
 
 _DASHES = dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
 # Between numbers, or before one, an operator changes what is asked; the hyphen in "covid-19" does

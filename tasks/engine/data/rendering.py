@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from tasks.config import RowFormat, Template
+from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.prompts import Prompt, special_texts
-from tasks.engine.data.row_formats import Example, Message
 from tasks.errors import UserError
 
 if TYPE_CHECKING:

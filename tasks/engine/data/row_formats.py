@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from tasks.config.data import RowFormat
 from tasks.config.likeness import nearest
+from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.json_values import DuplicateKeyError, from_cell
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.unread_columns import message_refusal, refusal
 from tasks.errors import UserError
 
-ROLES = ("system", "user", "assistant")
-
+_ROLES = ("system", "user", "assistant")
 _SHOWN_CHARACTERS = 80
 
 _REQUIRED = {
@@ -34,50 +33,6 @@ GENERATIVE = (
 
 _ASKED = (*GENERATIVE, RowFormat.TAGGED)
 """Formats of questions. A text to classify has the columns of one to continue."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """One message of a conversation; `role` is one of `ROLES`."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """A checked row: messages, the last of them the assistant's, or plain text with any labels."""
-
-    row: int
-    """Number of the row in its source, from 1."""
-    messages: tuple[Message, ...]
-    text: str | None = None
-    label: str | None = None
-    """The class of the text, where rows are classified."""
-    words: tuple[str, ...] = ()
-    """The words of the text, where each is classified; in `text` they are joined by spaces."""
-    tags: tuple[str, ...] = ()
-    """The classes of the words."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The class of the text, or those of its words."""
-        return self.tags if self.label is None else (self.label,)
-
-    @property
-    def answer(self) -> str:
-        """The assistant's last message, or the text's labels; empty for plain text."""
-        return self.messages[-1].content if self.messages else " ".join(self.labels)
-
-    @property
-    def question(self) -> str:
-        """The message before the answer, or the text."""
-        return self.messages[-2].content if self.messages else self.text or ""
-
-    @property
-    def prompt_messages(self) -> tuple[Message, ...]:
-        """All messages before the answer."""
-        return self.messages[:-1]
 
 
 def detect_row_format(
@@ -167,7 +122,7 @@ def _turns_in(value: object) -> list[dict[object, object]]:
 def _roleless(turns: list[dict[object, object]]) -> str:
     """Describe the speakers of a ShareGPT conversation that no role corresponds to."""
     speakers = dict.fromkeys(str(one.get("from")) for one in turns)
-    others = [one for one in speakers if one not in {"human", "gpt", *ROLES}]
+    others = [one for one in speakers if one not in {"human", "gpt", *_ROLES}]
     return f"; no role corresponds to {', '.join(others)}: remove such rows" if others else ""
 
 
@@ -283,8 +238,8 @@ def _message(given: object, name: str, *, asks: bool) -> Message:
     if not isinstance(given, dict) or not {"role", "content"} <= set(given):
         raise BadRowError(f"{name} is {_short(given)}; it must be an object with role and content")
     role, content = given["role"], given["content"]
-    if role not in ROLES:
-        raise BadRowError(f"{name} has the role {_short(role)}; possible: {', '.join(ROLES)}")
+    if role not in _ROLES:
+        raise BadRowError(f"{name} has the role {_short(role)}; possible: {', '.join(_ROLES)}")
     if reason := message_refusal(given, asks=asks):
         raise BadRowError(f"{name} {reason}")
     if isinstance(content, list) and all(_is_text_part(part) for part in content):

@@ -13,15 +13,16 @@ byte.
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tasks.engine.data.conversations import Example, Message, ToolCall
 from tasks.engine.data.lazy_sequence import LazySequence
-from tasks.engine.data.row_formats import Example, Message
 from tasks.engine.data.tokenization import IGNORED, Tokenized, TokenizedRow
 from tasks.runtime.atomic_files import atomic_file
 
@@ -216,12 +217,29 @@ def _new_file(file: Path) -> "Iterator[Any]":
 
 
 def _written(example: Example) -> str:
-    turns = [[one.role, one.content] for one in example.messages]
+    turns = [_written_message(one) for one in example.messages]
     fields = [example.row, turns, example.text, example.label, example.words, example.tags]
-    return json.dumps(fields, ensure_ascii=False)
+    return json.dumps([*fields, example.tools] if example.tools else fields, ensure_ascii=False)
+
+
+def _written_message(message: Message) -> list[object]:
+    """Return role and content, and a third item with the other fields that differ from defaults."""
+    plain = Message(message.role, message.content)
+    if message == plain:
+        return [message.role, message.content]
+    default, given = asdict(plain), asdict(message)
+    others = {name: value for name, value in given.items() if value != default[name]}
+    return [message.role, message.content, others]
 
 
 def _read_example(text: str) -> Example:
-    row, turns, plain, label, words, tags = json.loads(text)
-    messages = tuple(Message(role, content) for role, content in turns)
-    return Example(row, messages, plain, label, tuple(words), tuple(tags))
+    row, turns, plain, label, words, tags, *tools = json.loads(text)
+    messages = tuple(_read_message(*turn) for turn in turns)
+    return Example(row, messages, plain, label, tuple(words), tuple(tags), *tools)
+
+
+def _read_message(role: str, content: str, others: Mapping[str, Any] | None = None) -> Message:
+    if others is None:
+        return Message(role, content)
+    calls = tuple(ToolCall(**call) for call in others.get("tool_calls", ()))
+    return Message(role, content, **{**others, "tool_calls": calls})

@@ -8,10 +8,10 @@ from itertools import islice, takewhile
 from typing import ClassVar, Self
 
 from tasks.config import DataSettings, LossOn, OnLostAnswer, Template
+from tasks.engine.data.conversations import Example
 from tasks.engine.data.examples import Split
 from tasks.engine.data.prompts import encode
 from tasks.engine.data.rendering import Rendered, Renderer
-from tasks.engine.data.row_formats import Example
 from tasks.errors import UserError
 from tasks.records import SplitRecord
 

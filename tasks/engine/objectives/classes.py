@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from tasks.engine.data.conversations import Example
     from tasks.engine.data.rendering import Renderer
-    from tasks.engine.data.row_formats import Example
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from tasks.engine.batching.padded_rows import (
     model_inputs,
     padded_micro_batch,
 )
+from tasks.engine.data.conversations import Example
 from tasks.engine.data.examples import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.row_formats import Example
 from tasks.engine.data.tokenization import Tokenized, TokenizedRow, naming
 from tasks.engine.objectives.generation import Generating
 from tasks.errors import UserError

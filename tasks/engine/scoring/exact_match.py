@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from tasks.config import RowFormat, Task
 from tasks.engine.adapters.compatibility import check_tokenizer, template_of
 from tasks.engine.adapters.folders import AdapterFolder
+from tasks.engine.data.conversations import Example
 from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.row_formats import BadRowError, Example, detect_row_format, read_example
+from tasks.engine.data.row_formats import BadRowError, detect_row_format, read_example
 from tasks.engine.data.row_sources import read_rows
 from tasks.engine.data.tokenization import naming
 from tasks.engine.data.unread_columns import count_unread

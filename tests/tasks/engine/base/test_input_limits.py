@@ -146,7 +146,7 @@ def test_a_question_without_an_embedding_is_told(larger_tokenizer: Path) -> None
     from tiny_models import tiny_adapter
 
     from tasks.config import RowFormat
-    from tasks.engine.data.row_formats import Example
+    from tasks.engine.data.conversations import Example
 
     settings = BaseModelSettings.model_validate(
         {"source": str(larger_tokenizer), "dtype": "float32"}

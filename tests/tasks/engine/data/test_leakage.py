@@ -2,8 +2,8 @@
 
 import pytest
 
+from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.leakage import Leaks, find_leaks
-from tasks.engine.data.row_formats import Example, Message
 
 EXACT, SIMILAR, NONE = Leaks((1,), ()), Leaks((), (1,)), Leaks((), ())
 

@@ -6,8 +6,8 @@ import pytest
 from tiny_models import BOS, tiny_tokenizer
 
 from tasks.config import Template
+from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.rendering import Rendered, Renderer, choose_template
-from tasks.engine.data.row_formats import Example, Message
 from tasks.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import pytest
 from benchmarks.token_file import peaks
 from tasks.config import BaseModelSettings, DataSettings
 from tasks.engine.base.sources import find_base
+from tasks.engine.data.conversations import Example, Message, ToolCall
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.row_formats import Example, Message
 from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths, write_token_file
 from tasks.engine.data.tokenization import IGNORED, Tokenized, TokenizedRow, shared_prefix_length
 from tasks.engine.objectives.seq2seq import PairRow
@@ -24,6 +24,14 @@ EXAMPLES = (
     Example(1, (Message("user", "Où?"), Message("assistant", "\u2028 là 😀"))),
     Example(3, (), "a b", words=("a", "b"), tags=("O", "B-x")),
     Example(7, (), "text", "label"),
+    Example(
+        8,
+        (
+            Message("assistant", "", "so", (ToolCall("f", '{"b": 1}', "1"),), is_trained=False),
+            Message("tool", "2", name="f", tool_call_id="1"),
+        ),
+        tools='[{"type": "function"}]',
+    ),
 )
 ROWS = {
     TokenizedRow: ([5, 6, 7], [IGNORED, 6, 7]),
@@ -35,7 +43,7 @@ ROWS = {
 
 def written(file: Path, rows: list[TokenizedRow]) -> TokenFile:
     """Write rows, each with one of the examples."""
-    made = (Tokenized(EXAMPLES[n % 3], row) for n, row in enumerate(rows))
+    made = (Tokenized(EXAMPLES[n % len(EXAMPLES)], row) for n, row in enumerate(rows))
     write_token_file(file, made)
     return TokenFile(file)
 
@@ -47,7 +55,7 @@ def test_rows_and_examples_come_back_equal(tmp_path: Path, kind: type[TokenizedR
     rows = [kind([*ids, n], [*labels, n]) for n in range(5000)]
     file = written(tmp_path / "rows.arrow", rows)
     assert list(MappedRows(file, kind)) == rows
-    assert list(file.examples()[:4]) == [*EXAMPLES, EXAMPLES[0]]
+    assert list(file.examples()[:5]) == [*EXAMPLES, EXAMPLES[0]]
     assert row_lengths(MappedRows(file, kind)).tolist() == row_lengths(rows).tolist()
 
 
