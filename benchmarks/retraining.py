@@ -177,11 +177,11 @@ def draw(  # noqa: PLR0913 - how many of what
     data: Path, num_intents: int, first: int, second: int, num_held_out: int, seed: int
 ) -> Waves:
     """Draw the waves by the seed; no held-out question is in a wave."""
-    from tasks.engine.data.leakage import normalised_question
+    from tasks.engine.data.leakage import normalized_question
     from tasks.engine.data.row_formats import read_example
 
     def question(row: Row) -> str:
-        return normalised_question(read_example(1, dict(row), RowFormat.INSTRUCTION))
+        return normalized_question(read_example(1, dict(row), RowFormat.INSTRUCTION))
 
     drawing = random.Random(seed)  # noqa: S311 - no secret
     train, test = (_read(data / name) for name in ("train.csv", "test.csv"))

@@ -19,7 +19,7 @@ def configure_lora(
     """
     record = engine.configure_lora(settings, base, seed)
     Tracker(run).log_params(_params(record))
-    for warning in record.remarks:
+    for warning in record.warnings:
         logger().warning(warning)
     logger().info(
         "rank %s, alpha %g, on %s",
@@ -36,6 +36,6 @@ def _params(record: LoraRecord) -> dict[str, object]:
     return {
         "lora/adapter_name": record.adapter_name,
         **config,
-        "lora/remarks": "; ".join(record.remarks) or None,
+        "lora/warnings": "; ".join(record.warnings) or None,
         "seed": record.seed,
     }

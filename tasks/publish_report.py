@@ -57,7 +57,7 @@ def write_report(report: ReportRecord) -> str:
         *(f"| {name} | {value} |" for name, value in _numbers(report).items()),
         "",
     ]
-    if warnings := (*report.trained.injected.lora.remarks, *report.trained.remarks):
+    if warnings := (*report.trained.injected.lora.warnings, *report.trained.warnings):
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     if report.loaded.samples:
         lines += ["## Held-out answers", "", *_samples(report.loaded), ""]

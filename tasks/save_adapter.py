@@ -42,7 +42,7 @@ def _report(record: SavedRecord, tracker: Tracker) -> None:
             "adapter/round_trip_logit_difference": record.round_trip_logit_difference,
         }
     )
-    for warning in record.remarks:
+    for warning in record.warnings:
         logger().warning(warning)
     logger().info("%s: %s", _relative(record.folder), _size(record))
 

@@ -67,7 +67,7 @@ def _report(record: TrainedRecord, tracker: Tracker) -> None:
         },
         record.num_steps,
     )
-    for warning in record.remarks:
+    for warning in record.warnings:
         logger().warning(warning)
     logger().info(
         "%d steps in %.0f s (%.0f tokens/s, %s batches): loss %.4f%s",

@@ -20,7 +20,7 @@ from benchmarks.tools.ours import sections
 from tasks import engine
 from tasks.config import BaseModelSettings, DataSettings, LoraSettings, TrainingSettings
 from tasks.engine.adapters import adapter_state
-from tasks.engine.base.memory import give_back
+from tasks.engine.base.memory import release_memory
 from tasks.engine.batching.batches import as_items
 from tasks.engine.batching.choice import make_batches
 from tasks.engine.batching.row_order import row_order
@@ -55,7 +55,7 @@ class Bench:
         self._job, self._adapter = job, lora.adapter_name
         self._initial = adapter_state.load_weights(injected.initial_weights.path)
         # As `import_libraries` does at the start of each run.
-        give_back()
+        release_memory()
         gc.freeze()
 
     def in_use(self) -> list[str]:
@@ -72,7 +72,7 @@ class Bench:
         optimizer = torch.optim.AdamW(parameters, lr=self._job.learning_rate, fused=True)
         losses = []
         with engine.running(self.model):
-            give_back()
+            release_memory()
             with measured() as measurement:
                 for batch in self._batches(engine, trial.first_batch, trial.num_steps):
                     losses.append(self._step(engine, batch))

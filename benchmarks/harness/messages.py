@@ -91,7 +91,7 @@ class Outcome(Message):
     """Of all training rows, if the tool reports it."""
     peak_memory_mb: float = 0.0
     """As measured by the tool, if not visible from outside."""
-    remarks: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
 
 
 class Usage(Message):

@@ -114,7 +114,7 @@ def counted(model: "nn.Module", outcome: Outcome) -> Iterator[None]:
     if work.num_forwards:
         outcome.work = work
     else:
-        outcome.remarks.append("no forward pass used the embeddings, so nothing was counted")
+        outcome.warnings.append("no forward pass used the embeddings, so nothing was counted")
 
 
 def _products(*shape: int) -> int:

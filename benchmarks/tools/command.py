@@ -50,5 +50,5 @@ def _outcome(report: dict[str, dict[str, object]]) -> Outcome:
         # All of step 4: it includes choosing how to batch, which counts as training time.
         seconds_training=found.data.metrics["seconds/train_adapter"],
         peak_memory_mb=peak_memory_mb(found),
-        remarks=[f"{report['trained']['batching']} batches"],
+        warnings=[f"{report['trained']['batching']} batches"],
     )

@@ -53,7 +53,7 @@ def run(job: Job) -> Outcome:
     saved = engine.save_adapter(holder.pop(), trained, data.record, output, job.adapter)
     outcome.adapter = saved.folder
     outcome.adapter_done = time.time()
-    outcome.remarks = [f"{trained.batching} batches", *trained.remarks]
+    outcome.warnings = [f"{trained.batching} batches", *trained.warnings]
     inference = InferenceSettings.model_validate(settings["inference"])
     if inference.sample_rows:
         fresh, _ = engine.load_base(base_settings)

@@ -47,7 +47,7 @@ def _sizes(found: Forecast) -> list[tuple[str, str]]:
         *((name, _rows(split, found.data.labels)) for name, split in splits if split),
         *([("not read", unread_text(found.data.unread))] if found.data.unread else []),
         ("steps", f"{steps}; evaluations: {found.num_evaluations}"),
-        *(("warning", remark) for remark in found.remarks),
+        *(("warning", warning) for warning in found.warnings),
     ]
 
 

@@ -40,7 +40,7 @@ def _append(entry: dict[str, object]) -> None:
     file = home.prefect_store() / _FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab+") as opened:
-        # After a line that a loss of power cut short, begin a new one.
+        # A power failure can leave a partial line; start a new one.
         opened.seek(max(0, opened.tell() - 1))
         begins = b"" if opened.read() in {b"", b"\n"} else b"\n"
         opened.write(begins + json.dumps(entry).encode() + b"\n")

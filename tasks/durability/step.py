@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from tasks.durability.kept_results import RecordSerializer
 from tasks.durability.record_schema import RecordSchema
 from tasks.durability.redo import RedoCount
-from tasks.engine.failures import is_of_the_disk
+from tasks.engine.failures import is_full_disk
 from tasks.errors import AdapterflowError, PassingError
 from tasks.records import Record, RunRecord
 from tasks.runtime.measuring import measured
@@ -79,7 +79,7 @@ async def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State
     except AdapterflowError:
         return False
     except Exception as error:  # noqa: BLE001 - any other error
-        return not is_of_the_disk(error) and task_run.run_count < _MAX_ATTEMPTS_UNEXPECTED
+        return not is_full_disk(error) and task_run.run_count < _MAX_ATTEMPTS_UNEXPECTED
     return False
 
 

@@ -26,7 +26,7 @@ def failure(error: BaseException, message: str) -> AdapterflowError:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     causes = list(_causes(error))
-    if any(is_of_the_memory(cause) or is_of_the_disk(cause) for cause in causes):
+    if any(is_out_of_memory(cause) or is_full_disk(cause) for cause in causes):
         return AdapterflowError(message)
     # datasets 5.2 drops the cause from the chain and names it in its message only.
     offline = any(
@@ -47,7 +47,7 @@ def _may_pass(cause: BaseException) -> bool:
     return isinstance(cause, TransportError | ConnectionError | TimeoutError)
 
 
-def is_of_the_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, on a GPU or in this process."""
     import torch
 
@@ -56,7 +56,7 @@ def is_of_the_memory(error: BaseException) -> bool:
     return refused or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def is_of_the_disk(error: BaseException) -> bool:
+def is_full_disk(error: BaseException) -> bool:
     """Return whether the disk is full, over quota or not writable."""
     return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 

@@ -55,7 +55,7 @@ class Forecast(Record):
     num_evaluations: int
     rows_per_step: int
     probe: Probe | None
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """The warnings of step 2: what is unusual, or leaves weights frozen."""
 
     @property
@@ -114,7 +114,7 @@ def forecast(
         num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
         rows_per_step=rows_per_step,
         probe=_probe(config, data) if with_probe else None,
-        remarks=(*unreached, *lora.describe_unusual(lora_config, num_trainable, num_base)),
+        warnings=(*unreached, *lora.describe_unusual(lora_config, num_trainable, num_base)),
     )
 
 

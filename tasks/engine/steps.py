@@ -170,13 +170,13 @@ def save_adapter(
     from tasks.engine.adapters.injection import probe_logits
     from tasks.engine.adapters.model_card import write_card
     from tasks.engine.base.hub import push_adapter
-    from tasks.engine.base.memory import give_back
+    from tasks.engine.base.memory import release_memory
 
     live_logits = probe_logits(model)
     card = write_card(trained, data, settings)
     files = saving.adapter_files(model, trained, data.template, card)
     del model
-    give_back()
+    release_memory()
     repo = settings.push_to_hub
     push = partial(push_adapter, repo_id=repo, private=settings.private) if repo else None
     return saving.save_adapter(files, folder, live_logits, push)

@@ -59,7 +59,7 @@ def load_adapters(
     adapters = AdapterSet.on(_as_trained(base, first) if base else base_of(first))
     for one, folder in zip(wanted, folders, strict=True):
         loaded = adapters.load(folder, one.name, template=one.template, any_base=one.any_base)
-        for warning in loaded.remarks:
+        for warning in loaded.warnings:
             logger().warning(warning)
     adapters.disable()
     return adapters

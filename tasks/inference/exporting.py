@@ -124,7 +124,7 @@ def combined_lines(record: CombinedRecord) -> str:
     size = f"rank {record.r}, {record.num_adapter_parameters:,} parameters"
     again = f"reloaded, its logits differ by {record.round_trip_logit_difference:.3g}"
     lines = [
-        *record.remarks,
+        *record.warnings,
         f"{record.folder}: {len(record.weights)} adapters by {record.method}, {size}",
         f"it changes the base's logits by up to {record.logit_effect:.3g}; {again}",
     ]
@@ -135,7 +135,7 @@ def gguf_lines(record: GgufRecord) -> str:
     """Describe a GGUF file, and how to serve it."""
     size = f"{record.file.size_bytes / 1e6:.1f} MB, {record.num_adapter_parameters:,} parameters"
     lines = [
-        *record.remarks,
+        *record.warnings,
         f"{record.file.path}: {size}, for {record.base_model} ({record.architecture}) as GGUF",
         f"serve it with: llama-server --model BASE.gguf --lora {record.file.path}",
     ]
@@ -148,17 +148,17 @@ def merged_lines(record: MergedRecord) -> str:
     share = record.logit_difference / record.largest_logit
     within = f"{record.logit_difference:.3g} ({share:.4%} of the largest)"
     lines = [
-        *record.remarks,
+        *record.warnings,
         f"{record.folder}: {record.num_parameters:,} parameters in {record.dtype}{untied}",
         f"logits equal those of base with adapter within {within}; allowed: {record.tolerance:.3g}",
     ]
     if record.score is not None:
         lines.append(f"exact matches: {record.score:.1%}, as by base with adapter")
-    if packed := record.packed:
-        scored = "" if packed.score is None else f", exact matches: {packed.score:.1%}"
+    if gap := record.quantized_gap:
+        scored = "" if gap.score is None else f", exact matches: {gap.score:.1%}"
         lines.append(
-            f"compared with the adapter on its base in {packed.quantization}: logits within "
-            f"{packed.logit_difference:.3g}, same next token at {packed.same_next_token:.0%}"
+            f"compared with the adapter on its base in {gap.quantization}: logits within "
+            f"{gap.logit_difference:.3g}, same next token at {gap.same_next_token:.0%}"
             f"{scored}"
         )
     return "\n".join(lines)

@@ -138,7 +138,7 @@ def _record(
         first_errors=tuple(errors[:_SHOWN_ERRORS]),
         seconds=seconds,
         rows_per_second=(len(answers) - num_before) / seconds,
-        remarks=tuple(text for one in adapters.adapters.values() for text in one.remarks),
+        warnings=tuple(text for one in adapters.adapters.values() for text in one.warnings),
     )
 
 

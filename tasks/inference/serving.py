@@ -33,7 +33,7 @@ def bundle_adapters(
             adapters.adapters,
             {one.name: adapter.path for one, adapter in zip(wanted, found, strict=True)},
         )
-    return [text for one in adapters.adapters.values() for text in one.remarks]
+    return [text for one in adapters.adapters.values() for text in one.warnings]
 
 
 def serve_command(folder: Path) -> str:

@@ -19,7 +19,7 @@ from tasks.records.comparison import (
     VersionRecord,
 )
 from tasks.records.data import DataRecord, SplitRecord
-from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, PackedGap
+from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, QuantizedGap
 from tasks.records.lora import (
     InjectedRecord,
     LoraConfigRecord,
@@ -55,9 +55,9 @@ __all__ = [
     "LossPoint",
     "MergedRecord",
     "Outcome",
-    "PackedGap",
     "PeftConfigRecord",
     "PredictionRecord",
+    "QuantizedGap",
     "Record",
     "ReportRecord",
     "RetrainedRecord",

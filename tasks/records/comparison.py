@@ -65,7 +65,7 @@ class EvaluatedRecord(Record):
     num_rows: int
     answers: AnswerKind
     models: tuple[ScoredModel, ...]
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """Warnings: what may make the comparison unfair, or could not be checked."""
 
     def model(self, name: str) -> ScoredModel | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from tasks.records.record import FileRecord, Record
 
 
-class PackedGap(Record):
+class QuantizedGap(Record):
     """How far a merged model is from its adapter on the quantized base of the training."""
 
     quantization: str
@@ -32,8 +32,8 @@ class MergedRecord(Record):
     """Whether the output layer got its own weights where the base ties them to its embeddings."""
     score: float | None
     """Share of the given rows answered correctly, by the merged model as by base with adapter."""
-    packed: PackedGap | None
-    remarks: tuple[str, ...] = ()
+    quantized_gap: QuantizedGap | None
+    warnings: tuple[str, ...] = ()
 
 
 class GgufRecord(Record):
@@ -46,7 +46,7 @@ class GgufRecord(Record):
     architecture: str
     """llama.cpp's name of the base's architecture."""
     num_adapter_parameters: int
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class CombinedRecord(Record):
@@ -62,4 +62,4 @@ class CombinedRecord(Record):
     round_trip_logit_difference: float
     logit_effect: float
     """Largest absolute logit difference from the base."""
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -61,7 +61,7 @@ class LoraRecord(Record):
     matches: TargetMatches
     num_trainable_parameters: int
     num_total_parameters: int
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class InjectedRecord(Record):

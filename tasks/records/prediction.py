@@ -16,4 +16,4 @@ class PredictionRecord(Record):
     """Spent by this process, without loading the model."""
     rows_per_second: float
     """Of the rows that this process answered; 0 if an earlier attempt had answered all."""
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ class SavedRecord(Record):
     round_trip_logit_difference: float
     """Largest absolute logit difference between trained and reloaded adapter on the probe."""
     hub_url: str | None
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class SampleRecord(Record):

@@ -1,5 +1,7 @@
 """The training: what was chosen before its first step, and what came of it."""
 
+from pydantic import AliasChoices, Field
+
 from tasks.records.lora import InjectedRecord
 from tasks.records.record import FileRecord, Record
 
@@ -20,7 +22,10 @@ class TrainingPlan(Record):
     """Whether the loss is computed without ever holding all logits in memory."""
     num_threads: int
     """Of torch on the CPU: with another number, sums are rounded differently."""
-    remarks: tuple[str, ...] = ()
+    # A training that an older version began keeps its plan, with the name that this had then.
+    warnings: tuple[str, ...] = Field(
+        default=(), validation_alias=AliasChoices("warnings", "remarks")
+    )
 
 
 class LossPoint(Record):
@@ -51,7 +56,7 @@ class TrainedRecord(Record):
     eval_metrics: dict[str, float] = {}  # noqa: RUF012 - pydantic copies it
     """Of the held-out rows, by the weights that were kept: `accuracy` and `macro_f1` where rows or
     words are classified, and `entity_f1` where words are entities."""
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def eval_metrics_text(self) -> str:

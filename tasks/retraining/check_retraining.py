@@ -10,7 +10,7 @@ from tasks.engine.adapters.adapter_set import check_shareable
 from tasks.engine.adapters.compatibility import check_base
 from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.sources import find_base
-from tasks.engine.data.leakage import Leaks, find_leaks, normalised_question
+from tasks.engine.data.leakage import Leaks, find_leaks, normalized_question
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.token_files import TokenFile
 from tasks.engine.data.unread_columns import unread_text
@@ -59,7 +59,7 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
         num_rows=len(held_out.examples),
         answers=held_out.kind,
         leaked_rows=leaks.exact,
-        similar_rows=leaks.normalised,
+        similar_rows=leaks.normalized,
         base_fingerprint=base.fingerprint,
         configuration_sha256=configuration,
         champion=champion,
@@ -92,7 +92,7 @@ def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
 def _check_count(held_out: HeldOut, min_rows: int) -> None:
     """Check the number of distinct questions; a repeated one is no further evidence."""
     num_rows = len(held_out.examples)
-    distinct = len({normalised_question(example) for example in held_out.examples})
+    distinct = len({normalized_question(example) for example in held_out.examples})
     repeated = f" ({num_rows - distinct} repeat another's question)" if distinct < num_rows else ""
     if distinct < min_rows:
         raise UserError(
@@ -120,7 +120,7 @@ def _check_leakage(config: RetrainAdapterConfig, data: DataRecord, held_out: Hel
     # The tokens include the eval rows: the training selects its checkpoint by them.
     seen = chain.from_iterable(TokenFile(one.path).examples() for one in data.tokens)
     leaks = find_leaks(held_out.examples, seen)
-    rows = sorted({*leaks.exact, *leaks.normalised})
+    rows = sorted({*leaks.exact, *leaks.normalized})
     if not rows:
         return leaks
     shown = ", ".join(map(str, rows[:_SHOWN_ROWS])) + (", …" if len(rows) > _SHOWN_ROWS else "")

@@ -98,6 +98,6 @@ def _about(evaluated: EvaluatedRecord, checked: CheckedRecord) -> list[str]:
             f"- {model.name}: `{model.source}`, sha256 `{model.weights_sha256}`"
             for model in evaluated.models
         ),
-        *(f"- {warning}" for warning in evaluated.remarks),
+        *(f"- {warning}" for warning in evaluated.warnings),
         "",
     ]

@@ -64,7 +64,7 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
         models=tuple(
             _scored(name, sources[name], found[name], adapters, held_out) for name in names
         ),
-        remarks=_warnings(adapters, saved, checked.champion),
+        warnings=_warnings(adapters, saved, checked.champion),
     )
     _report(record, Tracker(run))
     return record
@@ -84,7 +84,7 @@ def _loaded(saved: SavedRecord, champion: VersionRecord | None, run: RunRecord) 
 def _warnings(
     adapters: AdapterSet, saved: SavedRecord, champion: VersionRecord | None
 ) -> tuple[str, ...]:
-    unchecked = [text for one in adapters.adapters.values() for text in one.remarks]
+    unchecked = [text for one in adapters.adapters.values() for text in one.warnings]
     otherwise = lineage.loaded_otherwise(champion, saved.base) if champion else None
     return (*unchecked, *([otherwise] if otherwise else []))
 
@@ -103,7 +103,7 @@ def _scored(
 
 
 def _report(record: EvaluatedRecord, tracker: Tracker) -> None:
-    for warning in record.remarks:
+    for warning in record.warnings:
         logger().warning(warning)
     for model in record.models:
         metrics = {**model.scores, "rows_per_second": model.rows_per_second}

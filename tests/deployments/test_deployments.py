@@ -152,7 +152,7 @@ def test_the_form_has_the_sections_in_the_order_of_the_work() -> None:
     ],
 )
 def test_each_field_of_the_form_has_a_title_and_one_line(entrypoint: str) -> None:
-    """Somebody who never saw the YAML is told what each field is."""
+    """Each field has a description for those who never saw the YAML."""
     schema = form(entrypoint)
     fields = [
         (model, name, field)

@@ -240,7 +240,7 @@ def test_a_control_keeps_whether_training_had_ended() -> None:
 
 
 def test_a_lora_layer_has_what_tells_it_from_other_kinds() -> None:
-    """The attributes by which plain LoRA is told are there, without documentation."""
+    """The attributes by which plain LoRA is recognized are there, without documentation."""
     import torch
     from peft import LoraConfig
     from peft.tuners.lora import Linear

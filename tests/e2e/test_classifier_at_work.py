@@ -116,7 +116,7 @@ def test_check_says_what_the_run_then_does(
 def test_rows_get_labels_and_probabilities(
     predicted: Callable[..., list[dict[str, Any]]],
 ) -> None:
-    """Each row gets its label and how sure it is; a row without text is told."""
+    """Each row gets its label and how sure it is; a row without text is reported."""
     answers = predicted([{"text": ANIMAL}, {"prompt": ANIMAL}])
     assert answers[0]["answer"] == "animal"
     assert 1 / 3 < answers[0]["probability"] <= 1

@@ -165,7 +165,7 @@ def test_a_run_is_recorded_in_both_databases_and_on_s3(
 
 
 def test_neither_server_answers_without_a_password(production: Production) -> None:
-    """Both refuse whoever gives none; only whether they live is told to everyone."""
+    """Both refuse whoever gives none; only whether they live is public."""
     for url in (
         f"{production.prefect}/api/admin/version",
         f"{production.mlflow}/api/2.0/mlflow/experiments/search?max_results=1",

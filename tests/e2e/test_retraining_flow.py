@@ -147,14 +147,14 @@ def test_a_champion_on_a_base_that_is_loaded_otherwise_is_told(
     other = {"base_model": {"dtype": "bfloat16"}, "decision": {"metric": "exact_match"}}
     second = retrained(retraining(tiny_base, tmp_path, "other-type", **other))
     assert second.evaluated
-    (remark,) = second.evaluated.remarks
-    assert "models:/other-type/1 was trained on the base in float32" in remark
-    assert remark in caplog.text
+    (warning,) = second.evaluated.warnings
+    assert "models:/other-type/1 was trained on the base in float32" in warning
+    assert warning in caplog.text
     assert second.run
     with get_client(sync_client=True) as client:
         found = [a for a in client.read_artifacts() if a.key == "adapter-comparison"]
     text = next(str(a.data) for a in found if str(a.flow_run_id) == second.run.flow_run_id)
-    assert f"- {remark}\n" in text
+    assert f"- {warning}\n" in text
 
 
 def test_others_hear_of_it(

@@ -116,7 +116,7 @@ def test_a_repository_is_described_at_a_revision(hub: HubStandIn) -> None:
 
 
 def test_what_is_missing_raises_the_clients_own_errors(hub: HubStandIn) -> None:
-    """An unknown repository, revision and file are told apart."""
+    """An unknown repository, revision and file are distinguished."""
     hub.add_repo("org/model", {"config.json": b"{}"})
     with pytest.raises(RepositoryNotFoundError):
         snapshot_download("org/nothing")

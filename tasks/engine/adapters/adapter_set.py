@@ -40,7 +40,7 @@ class LoadedAdapter:
     template: Template
     """How its prompts are written: `chat` or `plain`."""
     tokenizer: "PreTrainedTokenizerBase"
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
     """Warnings about what could not be checked."""
 
 
@@ -172,11 +172,11 @@ class AdapterSet:
     ) -> LoadedAdapter:
         check_shareable(folder)
         try:
-            remarks = check_base(folder, self.base)
+            warnings = check_base(folder, self.base)
         except UserError as mistake:
             if not any_base:
                 raise
-            remarks = (str(mistake),)
+            warnings = (str(mistake),)
         tokenizer = check_tokenizer(folder, self.tokenizer)
         pad_with_known(tokenizer, self.limits.num_embeddings)
         return LoadedAdapter(
@@ -186,7 +186,7 @@ class AdapterSet:
             config_sha256=FileRecord.of(folder.config_file).sha256,
             template=template_of(folder, tokenizer, template),
             tokenizer=tokenizer,
-            remarks=remarks,
+            warnings=warnings,
         )
 
     def _require(self, name: str) -> None:

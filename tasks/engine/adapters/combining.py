@@ -92,7 +92,7 @@ def combine(
     """
     check_new(folder)
     source = find_base(base.model_copy(update=FULL_PRECISION))
-    remarks = [warning for one in adapters for warning in check_base(one, source)]
+    warnings = [warning for one in adapters for warning in check_base(one, source)]
     model = load_base(source)
     unchanged = probe_logits(model)
     prompting = []
@@ -102,7 +102,7 @@ def combine(
         tokenizer = check_tokenizer(one, load_tokenizer(source.location, source.revision))
         prompting.append((template_of(one, tokenizer), tokenizer.chat_template))
         if prompting[-1] != prompting[0]:
-            remarks.append(
+            warnings.append(
                 f"{one.source} was trained with another prompt template than "
                 f"{adapters[0].source}; the combined adapter uses the latter's"
             )
@@ -131,7 +131,7 @@ def combine(
         num_adapter_parameters=sum(weight.numel() for weight in state.values()),
         round_trip_logit_difference=difference,
         logit_effect=(expected - unchanged).abs().max().item(),
-        remarks=tuple(remarks),
+        warnings=tuple(warnings),
     )
 
 

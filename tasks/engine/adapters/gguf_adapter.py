@@ -53,7 +53,7 @@ def write_gguf(adapter: AdapterFolder, base: BaseModelSettings, file: Path) -> G
     check_new(file)
     _check_contents(adapter, base)
     source = find_base(base)
-    remarks = check_base(adapter, source)
+    warnings = check_base(adapter, source)
     model = load_skeleton(source)
     config = model.config.get_text_config()
     architecture = _ARCHITECTURES.get(config.model_type)
@@ -74,7 +74,7 @@ def write_gguf(adapter: AdapterFolder, base: BaseModelSettings, file: Path) -> G
         adapter_sha256=FileRecord.of(adapter.weights_file).sha256,
         architecture=architecture,
         num_adapter_parameters=sum(tensor.size for tensor in tensors.values()),
-        remarks=remarks,
+        warnings=warnings,
     )
 
 

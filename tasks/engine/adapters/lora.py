@@ -113,7 +113,7 @@ def describe_lora(
         matches=matches,
         num_trainable_parameters=num_trainable,
         num_total_parameters=num_base + num_trainable,
-        remarks=(*unreached, *describe_unusual(config, num_trainable, num_base)),
+        warnings=(*unreached, *describe_unusual(config, num_trainable, num_base)),
     )
 
 

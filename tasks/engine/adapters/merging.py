@@ -22,7 +22,7 @@ from tasks.engine.base.sources import find_base
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.manifest import write_manifest
 from tasks.errors import VerificationError
-from tasks.records import BaseSource, FileRecord, MergedRecord, PackedGap
+from tasks.records import BaseSource, FileRecord, MergedRecord, QuantizedGap
 from tasks.runtime.atomic_files import atomic_folder, check_new
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def export_merged(
     check_new(folder)
     log.info("the adapter on its base in float32 ...")
     source = find_base(base.model_copy(update=FULL_PRECISION))
-    remarks = check_base(adapter, source)
+    warnings = check_base(adapter, source)
     saved_as = _saved_dtype(source, dtype)
     expected, expected_score = _with_adapter(adapter, source, score)
     log.info("merging, saving in %s ...", saved_as.value)
@@ -100,8 +100,8 @@ def export_merged(
             tolerance=TOLERANCES[saved_as] * largest,
             is_untied=is_untied,
             score=merged_score,
-            packed=_quantized_gap(adapter, base, logits, score),
-            remarks=remarks,
+            quantized_gap=_quantized_gap(adapter, base, logits, score),
+            warnings=warnings,
         )
         (partial / "README.md").write_text(_card(record, source), encoding="utf-8")
         write_manifest(partial, record.model_dump(mode="json", exclude={"folder"}))
@@ -171,7 +171,7 @@ def _untie(base: "PreTrainedModel", adapter: AdapterFolder) -> bool:
 
 def _quantized_gap(
     adapter: AdapterFolder, base: BaseModelSettings, merged: "Tensor", score: Score | None
-) -> PackedGap | None:
+) -> QuantizedGap | None:
     """Compare with the adapter on the quantized base that it was trained on, if any."""
     if base.quantization is Quantization.NONE:
         return None
@@ -179,7 +179,7 @@ def _quantized_gap(
     model = load_base(find_base(base))
     load_adapter(model, adapter.path)
     logits = probe_logits(model)
-    return PackedGap(
+    return QuantizedGap(
         quantization=base.quantization.value,
         logit_difference=(logits - merged).abs().max().item(),
         same_next_token=(logits.argmax(-1) == merged.argmax(-1)).float().mean().item(),
@@ -190,11 +190,11 @@ def _quantized_gap(
 def _card(record: MergedRecord, source: BaseSource) -> str:
     license_fields = "".join(f"{k}: {json.dumps(v)}\n" for k, v in license_of(source).items())
     quantized = ""
-    if record.packed:
+    if gap := record.quantized_gap:
         quantized = (
-            f"\nThe adapter was trained on the base quantized to {record.packed.quantization}. "
-            f"This model's logits differ from those by up to {record.packed.logit_difference:.3g}; "
-            f"the most likely next token is the same at {record.packed.same_next_token:.0%} of the "
+            f"\nThe adapter was trained on the base quantized to {gap.quantization}. "
+            f"This model's logits differ from those by up to {gap.logit_difference:.3g}; "
+            f"the most likely next token is the same at {gap.same_next_token:.0%} of the "
             "probed positions.\n"
         )
     scored = "" if record.score is None else f"\n| correct answers, both | {record.score:.1%} |"

@@ -46,7 +46,7 @@ class AdapterFiles:
     config: dict[str, Any]
     template: str = ""
     card: str = ""
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """The warnings about the configuration and the training."""
     is_converted: bool = False
     """Whether it was trained on a base that its initialization altered, and is now for the original
@@ -77,7 +77,7 @@ def adapter_files(
         config=_completed(config, record.base),
         template=template,
         card=card,
-        remarks=(*record.remarks, *trained.remarks),
+        warnings=(*record.warnings, *trained.warnings),
         is_converted=record.peft_config.init_lora_weights in ALTERS_BASE,
     )
 
@@ -116,7 +116,7 @@ def save_adapter(
         header_bytes=header_bytes,
         round_trip_logit_difference=difference,
         hub_url=push(folder) if push else None,
-        remarks=_remarks(files.base),
+        warnings=_warnings(files.base),
     )
 
 
@@ -162,7 +162,7 @@ def _facts(files: AdapterFiles) -> dict[str, object]:
             "labels": list(base.labels),
         },
         "template": files.template,
-        "remarks": list(files.remarks),
+        "warnings": list(files.warnings),
         "tokenizer": tokenizer_identity(load_tokenizer(base.location, base.revision)),
     }
 
@@ -206,7 +206,7 @@ def _tolerance(files: AdapterFiles) -> float:
     return 5e-2 if files.is_converted and files.base.dtype != "float32" else 1e-4
 
 
-def _remarks(base: BaseModelRecord) -> tuple[str, ...]:
+def _warnings(base: BaseModelRecord) -> tuple[str, ...]:
     if not Path(base.reference).is_absolute():
         return ()
     warning = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Quantization, Task
-from tasks.engine.base.memory import give_back
+from tasks.engine.base.memory import release_memory
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.failures import failure
 from tasks.errors import UserError
@@ -221,7 +221,7 @@ def load_base(source: BaseSource) -> "PreTrainedModel":
 
     settings = source.settings
     dtype: torch.dtype = getattr(torch, source.dtype)
-    give_back()  # the memory of a discarded model, before this one is loaded
+    release_memory()  # the memory of a discarded model, before this one is loaded
     try:
         with seeded(_HEAD_SEED):
             model, info = _auto_class(settings.task).from_pretrained(

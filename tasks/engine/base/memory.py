@@ -9,7 +9,7 @@ import gc
 import sys
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Collect garbage, and return freed memory to the operating system and the GPU."""
     import torch
 

@@ -24,7 +24,7 @@ from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import row_lengths
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, shared_prefix_length
 from tasks.engine.eval_mode import eval_mode
-from tasks.engine.failures import is_of_the_memory
+from tasks.engine.failures import is_out_of_memory
 from tasks.engine.kernels.adapter_layers import num_unfused
 from tasks.engine.kernels.row_attention import attending_by_row
 from tasks.errors import UserError
@@ -54,7 +54,7 @@ class BatchingChoice:
     batch_tokens: int
     prefix_length: int = 0
     loss_in_chunks: bool = False
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """Warnings: which technique the model does not support, and what is done instead."""
 
 
@@ -87,8 +87,8 @@ def choose_batching(
     expected = _logits(model, plain)
     with eval_mode(model):
         in_chunks = can_chunk(model, plain, expected)
-    remarks = tuple(_unaltered(model, in_chunks=in_chunks))
-    fallback = BatchingChoice(Batching.PADDED, tokens, loss_in_chunks=in_chunks, remarks=remarks)
+    warnings = tuple(_unaltered(model, in_chunks=in_chunks))
+    fallback = BatchingChoice(Batching.PADDED, tokens, loss_in_chunks=in_chunks, warnings=warnings)
     wanted = settings.batching
     if wanted is Batching.PADDED:
         return fallback
@@ -98,10 +98,10 @@ def choose_batching(
     problem = _packing_problem(model, packed, _by_row(expected, plain))
     if problem is None:
         name = Batching.SHARED_PREFIX if length else Batching.PACKED
-        return BatchingChoice(name, tokens, length, in_chunks, remarks)
+        return BatchingChoice(name, tokens, length, in_chunks, warnings)
     if wanted is not Batching.AUTO:
         raise UserError(f"training.batching is {wanted.value}, but {problem}; use padded")
-    return replace(fallback, remarks=(*remarks, f"{problem}, so rows are padded instead"))
+    return replace(fallback, warnings=(*warnings, f"{problem}, so rows are padded instead"))
 
 
 def most_tokens(settings: TrainingSettings) -> int:
@@ -171,7 +171,7 @@ def _packing_problem(
         with attending_by_row(model):
             given = _by_row(_logits(model, packed), packed)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        if is_of_the_memory(error):
+        if is_out_of_memory(error):
             raise
         reason = str(error).strip().split("\n")[0]
         return f"{name} does not accept packed rows ({reason})"

@@ -39,8 +39,8 @@ class Padding:
                 f"training.batching is {settings.batching.value}, but rows of this task can only "
                 "be padded; use auto or padded"
             )
-        remarks = tuple(unfused_layers(model))
-        return BatchingChoice(Batching.PADDED, most_tokens(settings), remarks=remarks)
+        warnings = tuple(unfused_layers(model))
+        return BatchingChoice(Batching.PADDED, most_tokens(settings), warnings=warnings)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Leaks:
 
     exact: tuple[int, ...]
     """Those whose question and answer occur verbatim."""
-    normalised: tuple[int, ...]
+    normalized: tuple[int, ...]
     """Those whose question occurs ignoring case, punctuation and whitespace, with any answer."""
 
 
@@ -40,14 +40,14 @@ def find_leaks(held_out: Sequence[Example], trained: Iterable[Example]) -> Leaks
         trained: the rows to look in.
     """
     verbatim = [_conversation(one, str) for one in held_out]
-    plain = [_conversation(one, normalised) for one in held_out]
+    plain = [_conversation(one, normalized) for one in held_out]
     rows, questions = _Trained(verbatim, with_answers=True), _Trained(plain, with_answers=False)
     in_texts: set[int] = set()
     for example in trained:
         rows.add(_conversation(example, str))
-        questions.add(_conversation(example, normalised))
+        questions.add(_conversation(example, normalized))
         if example.text is not None and not example.labels:
-            text = f" {normalised(example.text)} "
+            text = f" {normalized(example.text)} "
             in_texts.update(place for place, one in enumerate(plain) if _is_within(one, text))
     exact, alike = [], []
     for place, (example, as_is, simplified) in enumerate(
@@ -60,12 +60,12 @@ def find_leaks(held_out: Sequence[Example], trained: Iterable[Example]) -> Leaks
     return Leaks(tuple(exact), tuple(alike))
 
 
-def normalised_question(example: Example) -> str:
-    """Return a row's question as `normalised` writes it."""
-    return normalised(example.text if example.text is not None else _asked(example))
+def normalized_question(example: Example) -> str:
+    """Return a row's question as `normalized` writes it."""
+    return normalized(example.text if example.text is not None else _asked(example))
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """Return a text case-folded, in Unicode's NFKC form, and without punctuation.
 
     Whitespace is collapsed to single spaces. Arithmetic operators stay, as do vowel signs and

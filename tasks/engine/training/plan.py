@@ -54,7 +54,7 @@ def planned(
             batch_tokens=choice.batch_tokens,
             loss_in_chunks=choice.loss_in_chunks,
             num_threads=torch.get_num_threads(),
-            remarks=choice.remarks,
+            warnings=choice.warnings,
         )
         checkpoints.keep_plan(plan)
     return plan
@@ -106,8 +106,8 @@ def with_less_memory(
     if settings.batch_tokens == "auto" and given > longest:
         smaller = max(longest, given // 2)
         warning = f"{_OUT_OF_MEMORY} with micro-batches of {given} tokens, reduced to {smaller}"
-        others = [one for one in plan.remarks if not one.startswith(_OUT_OF_MEMORY)]
-        return plan.model_copy(update={"batch_tokens": smaller, "remarks": (*others, warning)})
+        others = [one for one in plan.warnings if not one.startswith(_OUT_OF_MEMORY)]
+        return plan.model_copy(update={"batch_tokens": smaller, "warnings": (*others, warning)})
     fewer = "training.batch_tokens: auto, " if given > longest else ""
     raise AdapterflowError(
         f"{_OUT_OF_MEMORY} while training with micro-batches of {given} tokens (the longest row "

@@ -15,11 +15,11 @@ from transformers.trainer_callback import TrainerState
 from tasks.config import TrainingSettings
 from tasks.config.training import Optimizer
 from tasks.engine.adapters import adapter_state
-from tasks.engine.base.memory import give_back
+from tasks.engine.base.memory import release_memory
 from tasks.engine.batching.row_order import row_order
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import row_lengths
-from tasks.engine.failures import is_of_the_memory
+from tasks.engine.failures import is_out_of_memory
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.training.arguments import training_arguments
 from tasks.engine.training.callbacks import OnTraining, Pace, Watch
@@ -94,7 +94,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         batching=plan.batching,
         loss_curve=curve,
         eval_metrics=_eval_metrics(state, best),
-        remarks=(*plan.remarks, *_not_improved(curve, best, settings)),
+        warnings=(*plan.warnings, *_not_improved(curve, best, settings)),
     )
 
 
@@ -137,7 +137,7 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
         try:
             trainer.train_or_resume()
         except (RuntimeError, MemoryError) as error:
-            if not is_of_the_memory(error):
+            if not is_out_of_memory(error):
                 raise
             plan = with_less_memory(plan, data, settings, error)
         else:
@@ -155,7 +155,7 @@ def _rewind(model: "PreTrainedModel", injected: InjectedRecord) -> None:
     model.zero_grad(set_to_none=True)
     weights = adapter_state.load_weights(injected.initial_weights.path)
     adapter_state.write_adapter(model, injected.lora.adapter_name, weights)
-    give_back()
+    release_memory()
 
 
 def _build_trainer(  # noqa: PLR0913 - a training run has that many parts

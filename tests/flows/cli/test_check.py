@@ -102,4 +102,4 @@ def test_frozen_experts_are_told(config: TrainAdapterConfig, tmp_path: Path) -> 
     base = random_base(mixture, tmp_path / "experts")
     wanted = config.base_model.model_copy(update={"source": str(base)})
     found = forecast_of(config.model_copy(update={"base_model": wanted}), with_probe=False)
-    assert "down_proj (MixtralExperts); fused experts can't be adapted yet" in found.remarks[0]
+    assert "down_proj (MixtralExperts); fused experts can't be adapted yet" in found.warnings[0]

@@ -37,7 +37,7 @@ def test_a_file_is_told_of_until_it_was_told(data: Path, tmp_path: Path) -> None
 def test_a_file_has_one_name_whichever_way_leads_to_it(
     way: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a deployment waits for is what is told of its file, with `..` in either or a link."""
+    """A deployment waits for the event of its file, also with `..` in either path, or a link."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (tmp_path / "link").symlink_to(elsewhere)
@@ -80,7 +80,7 @@ def test_a_file_that_grows_is_left_for_the_next_look(data: Path, tmp_path: Path)
 
 
 def test_a_file_that_cannot_be_read_stops_nothing(data: Path, tmp_path: Path) -> None:
-    """The others are told of, and of this one why not."""
+    """The others are emitted; for this one, the reason is reported."""
     unreadable = data / "memory.jsonl"
     unreadable.symlink_to("/proc/self/mem")  # which refuses even root
     watched = Watched([data], tmp_path / "memory.json")

@@ -1,4 +1,4 @@
-"""A Hub id is told from other names by one check, everywhere."""
+"""A Hub id is distinguished from other names by one check, everywhere."""
 
 import pydantic
 import pytest

@@ -70,7 +70,7 @@ def test_a_metric_s_name_that_mlflow_refuses_is_refused(name: str) -> None:
     ],
 )
 def test_what_no_decision_can_be_made_by_is_refused(override: str, message: str) -> None:
-    """A guard that demands a gain, and a wait for centuries, are told before anything starts."""
+    """A guard that demands a gain, or a wait of centuries, is refused before anything starts."""
     with pytest.raises(UserError, match=message):
         example(override)
 

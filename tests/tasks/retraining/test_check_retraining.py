@@ -32,7 +32,7 @@ def repeating(folder: Path, count: int) -> HeldOut:
 def test_a_question_that_is_repeated_is_one_row(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Copies do not make up for rows that are lacking, and are told where there are enough."""
+    """Copies do not make up for rows that are lacking, and are reported where there are enough."""
     with pytest.raises(UserError, match=r"15 rows \(3 repeat another's .*min_rows is 13"):
         _check_count(repeating(tmp_path, 3), 13)
     assert not caplog.messages

@@ -55,7 +55,7 @@ def test_the_report_begins_with_the_decision(tmp_path: Path) -> None:
     )
     record = FileRecord.of(file)
     evaluated = EvaluatedRecord(
-        rows=record, num_rows=1, answers=AnswerKind.TEXT, models=models, remarks=("unfair",)
+        rows=record, num_rows=1, answers=AnswerKind.TEXT, models=models, warnings=("unfair",)
     )
     checked = CheckedRecord(
         held_out=record,

@@ -66,7 +66,7 @@ def test_a_link_out_of_an_adapter_is_refused(  # noqa: PLR0913 - fixtures
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever copies or pushes the folder is told of the link by name; nothing is written."""
+    """Copying or pushing the folder reports the link by name; nothing is written."""
     (adapter / "README.md").unlink(missing_ok=True)
     link(adapter, secret)
     to = tmp_path / "to"

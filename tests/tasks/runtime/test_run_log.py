@@ -40,7 +40,7 @@ def lines() -> Iterator[list[logging.LogRecord]]:
 
 
 def test_the_engine_s_own_lines_get_through(lines: list[logging.LogRecord]) -> None:
-    """What takes minutes, such as a conversion, is told and not only warned of."""
+    """What takes minutes, such as a conversion, is logged as progress, not only as a warning."""
     engine = logging.getLogger("tasks.engine.base.gguf_conversion")
     engine.info("before")
     prepare_run_log()

@@ -39,7 +39,7 @@ def bundled(base: Path, folders: dict[str, Path], bundle: Path) -> Any:  # noqa:
 
 
 def test_a_token_without_an_embedding_is_refused(tmp_path: Path) -> None:
-    """A request with it is told, and others are padded with a token that the base has."""
+    """A request with it is reported, and others are padded with a token that the base has."""
     import pandas as pd  # type: ignore[import-untyped]
 
     base = tiny_llama(tmp_path / "base", layers=1, chat_template=False)

@@ -172,7 +172,7 @@ def test_messages_and_prompts_answer_alike(tracker: Tracker, uri: str) -> None:
 def test_messages_that_are_no_talk_are_refused(
     tracker: Tracker, uri: str, messages: object
 ) -> None:
-    """What is no list of messages is told, and is no failure of the server."""
+    """What is no list of messages is reported, and is no failure of the server."""
     with pytest.raises(MlflowException, match="must be a list of objects"):
         Loaded(tracker, uri).model.unwrap_python_model()._job(
             {"messages": messages}, "tickets.v1", Decoding(8, 0.0, None, ())
@@ -231,7 +231,7 @@ def test_adapter_for_another_base_is_refused(
 def test_another_base_of_the_same_shape_is_refused(
     tracker: Tracker, uri: str, tmp_path: Path
 ) -> None:
-    """Weights that the adapter was not trained on are told apart, and taken where that is said."""
+    """Other weights than the trained ones are recognized, and accepted where that is asked for."""
     other = tiny_llama(tmp_path / "other", seed=1)
 
     with pytest.raises(ValueError, match="not the one that the adapters were trained on"):

@@ -233,7 +233,7 @@ def test_a_rollback_can_be_taken_back(registry: Registry, log_model: Callable[[]
 def test_a_version_that_is_gone_is_not_promoted(
     registry: Registry, log_model: Callable[[], str]
 ) -> None:
-    """One that somebody deleted is told as that, at once; the champion stays."""
+    """One that somebody deleted is reported as such, at once; the champion stays."""
     promoted(registry, log_model, 1)
     registry.register(log_model(), None, {})
     MlflowClient(registry.uri, registry.uri).delete_model_version(registry.name, "2")
@@ -256,7 +256,7 @@ def test_an_error_of_ours_is_no_outage(registry: Registry, monkeypatch: pytest.M
 def test_without_a_champion_there_is_no_rollback(
     registry: Registry, log_model: Callable[[], str]
 ) -> None:
-    """A model without a champion is told so."""
+    """A model without a champion is reported as such."""
     registry.register(log_model(), None, {})
     with pytest.raises(UserError, match="has no champion"):
         registry.roll_back("reason")

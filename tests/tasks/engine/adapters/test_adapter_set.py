@@ -222,9 +222,9 @@ def test_the_fingerprint_tells_bases_apart(tiny_base: Path, tmp_path: Path) -> N
     other = on(tiny_llama(tmp_path / "other", seed=7))
     with pytest.raises(UserError, match="was made for"):
         other.load(saved.folder)
-    (remark,) = other.load(saved.folder, any_base=True).remarks
-    assert "was made for" in remark
-    assert on(tiny_base).load(saved.folder).remarks == ()
+    (warning,) = other.load(saved.folder, any_base=True).warnings
+    assert "was made for" in warning
+    assert on(tiny_base).load(saved.folder).warnings == ()
 
 
 @pytest.mark.parametrize("what", ["vocabulary", "chat template"])
@@ -243,10 +243,10 @@ def test_another_tokenizer_is_refused(tiny_base: Path, tmp_path: Path, what: str
 
 
 def test_what_cannot_be_told_is_said(folders: dict[str, Path], tiny_base: Path) -> None:
-    """An adapter that names its base by a path is loaded on the same shapes, with a remark."""
+    """An adapter that names its base by a path is loaded on the same shapes, with a warning."""
     copy = Path(shutil.copytree(tiny_base, folders["plain"].parent / "copy"))
-    (remark,) = on(copy).load(folders["plain"]).remarks
-    assert "may be another base" in remark
+    (warning,) = on(copy).load(folders["plain"]).warnings
+    assert "may be another base" in warning
 
 
 def test_a_tokenizer_saved_along_is_compared(

@@ -105,7 +105,7 @@ def test_the_seed_makes_dare_repeatable(tiny_base: Path, tmp_path: Path) -> None
 
 
 def test_the_manifest_tells_what_went_in(tiny_base: Path, tmp_path: Path) -> None:
-    """Base, prompts and tokenizer are the first adapter's; weights are told by their sha256."""
+    """Base, prompts and tokenizer are the first's; weights are identified by their sha256."""
     saved = save_here(*trained(tiny_base, tmp_path), tmp_path)
     other = lora_folder(tiny_base, tmp_path / "other")
     record = combined(tiny_base, [saved.folder, other], Combination(), (1.0, 0.25))
@@ -157,13 +157,13 @@ def test_layers_that_peft_would_leave_out_are_told(tiny_base: Path, tmp_path: Pa
 
 
 def test_the_combined_adapter_is_prompted_as_the_first(tmp_path: Path) -> None:
-    """The chat template that the first brings goes along, and another's way of writing is told."""
+    """The first's chat template is kept; a difference in another's prompts is reported."""
     base = tiny_llama(tmp_path / "base", chat_template=False)
     folders = pair(base, tmp_path, {}, {})
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folders[0])
     record = combined(base, folders, Combination())
-    assert "1 was trained with another prompt template" in record.remarks[-1]
+    assert "1 was trained with another prompt template" in record.warnings[-1]
     settings = BaseModelSettings.model_validate({"source": str(base), "dtype": "float32"})
     loaded = AdapterSet.on(settings).load(record.folder)
     assert (loaded.template, loaded.tokenizer.chat_template) == ("chat", tokenizer.chat_template)

@@ -147,7 +147,7 @@ def test_an_incomplete_adapter_is_refused(
 def test_a_broken_weights_file_is_refused(
     tiny_base: Path, adapters: list[Path], tmp_path: Path, damage: str
 ) -> None:
-    """A weights file that was cut short or lost is an error that names the adapter."""
+    """A truncated or missing weights file is an error that names the adapter."""
     folder = Path(shutil.copytree(adapters[0], tmp_path / "broken"))
     file = folder / "adapter_model.safetensors"
     data = file.read_bytes()

@@ -163,10 +163,10 @@ def test_a_packed_base_cannot_be_rewritten(init: str) -> None:
 
 
 def test_an_unusual_rank_is_remarked(tiny_base: Path) -> None:
-    """A rank outside 8 to 64 is allowed and remarked with its number; one inside is not."""
+    """A rank outside 8 to 64 is allowed and reported with its number; one inside is not."""
 
     def said(r: int) -> list[str]:
-        return [s for s in described(tiny_base, r=r).remarks if "rank" in s]
+        return [s for s in described(tiny_base, r=r).warnings if "rank" in s]
 
     assert said(7) == ["rank 7 is outside the usual 8 to 64"]
     assert said(65) == ["rank 65 is outside the usual 8 to 64"]
@@ -174,7 +174,7 @@ def test_an_unusual_rank_is_remarked(tiny_base: Path) -> None:
 
 
 def test_a_large_share_is_remarked(tiny_base: Path) -> None:
-    """More than one per cent trainable is remarked with the share; less is not."""
+    """More than one per cent trainable is reported with the share; less is not."""
     config = resolve(tiny_base)
     assert lora.describe_unusual(config, 10, 990) == ()
     assert lora.describe_unusual(config, 25, 975) == (
@@ -213,7 +213,7 @@ def small(**config: Any) -> "PreTrainedModel":  # noqa: ANN401 - as the architec
 @pytest.mark.parametrize("wanted", ["auto", "all-linear", ["q_proj"]])
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss"])
 def test_experts_that_stay_frozen_are_remarked(kind: str, wanted: str | list[str]) -> None:
-    """However targets are chosen, the share of the fused experts and their names are told."""
+    """However targets are chosen, the share of the fused experts and their names are reported."""
     model = small(model_type=kind, num_experts=4, num_local_experts=4, moe_intermediate_size=64)
     given = settings(target_modules=wanted)
     config = lora.resolve_lora(given, model)
@@ -221,10 +221,10 @@ def test_experts_that_stay_frozen_are_remarked(kind: str, wanted: str | list[str
         p.numel() for n, p in model.named_parameters() if "experts." in n and "bias" not in n
     )
 
-    (remark,) = lora.describe_unreached(given, config, model)
-    assert remark.startswith(f"{experts / model.num_parameters():.0%} of the base's weights stay")
-    assert "gate_up_proj, down_proj (" in remark
-    assert "router" not in remark.lower()
+    (warning,) = lora.describe_unreached(given, config, model)
+    assert warning.startswith(f"{experts / model.num_parameters():.0%} of the base's weights stay")
+    assert "gate_up_proj, down_proj (" in warning
+    assert "router" not in warning.lower()
 
 
 def test_an_expert_s_old_name_is_told_to_be_fused() -> None:
@@ -241,17 +241,17 @@ def test_a_dense_model_has_nothing_out_of_reach(tiny_base: Path) -> None:
 
 
 def test_layers_that_all_linear_passes_over_are_remarked() -> None:
-    """Convolutions that could be adapted by name are told with their share."""
+    """Convolutions that could be adapted by name are reported with their share."""
     from transformers import SqueezeBertConfig, SqueezeBertForSequenceClassification
 
     with torch.device("meta"):
         model = SqueezeBertForSequenceClassification(SqueezeBertConfig(num_hidden_layers=1))
     given = settings(target_modules="all-linear")
-    (remark,) = lora.describe_unreached(given, lora.resolve_lora(given, model), model)
+    (warning,) = lora.describe_unreached(given, lora.resolve_lora(given, model), model)
     assert (
-        "all-linear does not include; to adapt them, name them in lora.target_modules: " in remark
+        "all-linear does not include; to adapt them, name them in lora.target_modules: " in warning
     )
-    assert "query" in remark
+    assert "query" in warning
 
 
 @pytest.mark.parametrize("name", ["weight", "lm_head"])

@@ -108,7 +108,7 @@ def test_the_folder_is_a_whole_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [Dtype.BFLOAT16, Dtype.FLOAT16])
 def test_half_precision_is_saved_and_measured(tmp_path: Path, dtype: Dtype) -> None:
-    """Saved in half precision the model is half as large, and its rounding is told and bounded."""
+    """In half precision the model is half as large; its rounding is reported and bounded."""
     base = tiny_llama(tmp_path / "base")
     record = merge(an_adapter(base, tmp_path / "adapter"), settings(base), dtype)
     model = AutoModelForCausalLM.from_pretrained(record.folder)
@@ -123,10 +123,10 @@ def test_a_packed_base_s_gap_is_told(tmp_path: Path, quantization: str) -> None:
     adapter = an_adapter(base, tmp_path / "adapter")
     record = merge(adapter, settings(base, quantization=quantization))
     plain = merge_again(adapter, settings(base))
-    assert record.packed
-    assert record.packed.quantization == quantization
-    assert record.packed.logit_difference > record.tolerance
-    assert 0 < record.packed.same_next_token <= 1
+    assert record.quantized_gap
+    assert record.quantized_gap.quantization == quantization
+    assert record.quantized_gap.logit_difference > record.tolerance
+    assert 0 < record.quantized_gap.same_next_token <= 1
     assert record.logit_difference == plain.logit_difference
 
 

@@ -82,7 +82,7 @@ def test_the_configuration_finds_its_base(tiny_base: Path, tmp_path: Path) -> No
     assert config["inference_mode"] is True
     assert (config["r"], config["lora_alpha"]) == (4, 8)
     assert sorted(config["target_modules"]) == ["q_proj", "v_proj"]
-    assert saved.remarks == ()
+    assert saved.warnings == ()
 
 
 def test_a_revision_is_written_down(tiny_base: Path, tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_a_revision_is_written_down(tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_a_local_base_is_remarked(tiny_base: Path, tmp_path: Path) -> None:
-    """A base known by its path only is remarked with what to set."""
+    """A base known by its path only is reported with what to set."""
     saved = save_here(*trained(tiny_base, tmp_path), tmp_path)
-    assert "set base_model.hub_id" in saved.remarks[0]
+    assert "set base_model.hub_id" in saved.warnings[0]
 
 
 def test_the_manifest_covers_all_files(tiny_base: Path, tmp_path: Path) -> None:

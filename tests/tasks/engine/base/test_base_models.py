@@ -210,7 +210,7 @@ def test_an_unfit_architecture_is_refused(
 
 
 def test_broken_weights_are_refused(tiny_base: Path, tmp_path: Path) -> None:
-    """A weights file that was cut short is an error that names the base."""
+    """A truncated weights file is an error that names the base."""
     folder = Path(shutil.copytree(tiny_base, tmp_path / "short"))
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

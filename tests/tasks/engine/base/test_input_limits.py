@@ -1,4 +1,4 @@
-"""What a model can't read is told before its weights are loaded, or held to what it can."""
+"""What a model can't read is reported before its weights are loaded, or held to what it can."""
 
 import json
 from pathlib import Path
@@ -142,7 +142,7 @@ def test_a_token_without_an_embedding_is_told(larger_tokenizer: Path, tmp_path: 
 
 
 def test_a_question_without_an_embedding_is_told(larger_tokenizer: Path) -> None:
-    """Among answers the row is told, and others are padded with a token that there is."""
+    """Among answers the row is reported, and others are padded with a token that there is."""
     from tiny_models import tiny_adapter
 
     from tasks.config import RowFormat

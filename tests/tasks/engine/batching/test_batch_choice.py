@@ -70,9 +70,9 @@ def data_of(rows: list[TokenizedRow], held_out: list[TokenizedRow] | None = None
 def choose(
     model: "PreTrainedModel", data: PreparedData, batching: Batching = Batching.AUTO
 ) -> tuple[str, tuple[str, ...]]:
-    """Choose batches; the way's name and the remarks."""
+    """Choose batches; the way's name and the warnings."""
     choice = choose_batching(TrainingSettings(batching=batching), data, model)
-    return choice.batching, choice.remarks
+    return choice.batching, choice.warnings
 
 
 def test_auto_shares_a_prefix_that_is_worth_it(model: "PreTrainedModel") -> None:
@@ -123,11 +123,11 @@ def test_model_that_does_not_follow_the_mask_gets_padded_rows(
     torch.manual_seed(0)
     model = make().requires_grad_(requires_grad=False)
 
-    name, [remark] = choose(model, data_of(ROWS))
+    name, [warning] = choose(model, data_of(ROWS))
 
     assert name == "padded"
-    assert remark.endswith("so rows are padded instead")
-    assert type(model).__name__ in remark
+    assert warning.endswith("so rows are padded instead")
+    assert type(model).__name__ in warning
     with pytest.raises(UserError, match="use padded"):
         choose(model, data_of(ROWS), Batching.SHARED_PREFIX)
 
@@ -137,10 +137,10 @@ def test_mask_is_tried_on_held_out_rows_too() -> None:
     torch.manual_seed(0)
     model = _sliding(17).requires_grad_(requires_grad=False)
 
-    name, remarks = choose(model, data_of(ROWS[:1], ROWS[1:]))
+    name, warnings = choose(model, data_of(ROWS[:1], ROWS[1:]))
 
     assert choose(model, data_of(ROWS[:1])) == ("shared-prefix", ())
-    assert (name, len(remarks)) == ("padded", 1)
+    assert (name, len(warnings)) == ("padded", 1)
 
 
 TAKING_MODELS: dict[str, Callable[[], "PreTrainedModel"]] = {

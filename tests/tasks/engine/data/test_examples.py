@@ -263,7 +263,7 @@ def test_the_order_of_classes_is_the_same_in_every_process(tmp_path: Path) -> No
     ],
 )
 def test_unfit_columns_are_listed(tmp_path: Path, row: Row, wanted: str, message: str) -> None:
-    """Columns that fit no format, or two, are told beside what would fit."""
+    """Columns that fit no format, or two, are reported beside what would fit."""
     settings = DataSettings(train=written(tmp_path, [row]), format=RowFormat(wanted))
     with pytest.raises(UserError, match=message):
         read_examples(settings, seed=0)

@@ -23,7 +23,7 @@ def talk(*turns: str, system: str | None = None) -> Example:
 def test_a_row_that_was_trained_on_is_found_word_for_word() -> None:
     """The same question with the same answer is an exact leak, and counted once."""
     leaks = find_leaks([row(1, "Is it?"), row(2, "Was it?")], [row(7, "Was it?")])
-    assert (leaks.exact, leaks.normalised) == ((2,), ())
+    assert (leaks.exact, leaks.normalized) == ((2,), ())
 
 
 def test_case_marks_and_spaces_hide_nothing() -> None:
@@ -35,7 +35,7 @@ def test_case_marks_and_spaces_hide_nothing() -> None:
         row(4, "Is it?"),
     ]
     leaks = find_leaks(held_out, [row(7, "Was it?")])
-    assert (leaks.exact, leaks.normalised) == ((), (1, 2, 3))
+    assert (leaks.exact, leaks.normalized) == ((), (1, 2, 3))
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_chat_that_cannot_be_is_refused(
 
 
 def test_template_that_loses_the_answer_is_refused(tokenizer: "PreTrainedTokenizerFast") -> None:
-    """An answer that is not in what would be trained, as with content in parts only, is told."""
+    """An answer that is missing from the trained text, as with parts only, is an error."""
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "message['content']",
         "message['content'] | selectattr('type', 'defined') | map(attribute='text') | join",
@@ -202,7 +202,7 @@ def test_template_that_loses_the_answer_is_refused(tokenizer: "PreTrainedTokeniz
 def test_template_that_fails_names_the_row(
     tokenizer: "PreTrainedTokenizerFast", failing: str
 ) -> None:
-    """Whatever a template raises, it is told with the row and a way out."""
+    """Whatever a template raises, it is reported with the row and a way out."""
     tokenizer.chat_template = failing
 
     with pytest.raises(UserError, match=r"row 7: the chat template refuses.*data\.template"):

@@ -234,7 +234,7 @@ def test_first_token_has_no_loss() -> None:
 
 
 def test_progress_counts_rows(tiny_base: Path, tmp_path: Path) -> None:
-    """Whoever watches is told of every row, up to all of them."""
+    """Progress reports of every row, up to all of them."""
     seen: list[tuple[int, int]] = []
     write_rows(tmp_path / "rows.jsonl", 3)
     settings = DataSettings(train=str(tmp_path / "rows.jsonl"), eval_fraction=0)
@@ -282,7 +282,7 @@ def test_only_completions_join_their_prompts(tiny_base: Path, tmp_path: Path, fo
 
 
 def test_chat_without_a_chat_template_is_refused(tmp_path: Path) -> None:
-    """`template: chat` for a base that has no chat template is told before any model is loaded."""
+    """`template: chat` without a chat template is refused before any model is loaded."""
     base = tmp_path / "base"
     tiny_tokenizer(chat_template=False).save_pretrained(base)
     (base / "config.json").write_text(json.dumps({"model_type": "llama"}))

@@ -188,7 +188,7 @@ def test_special_tokens_are_added_only_where_asked(
 def test_progress_adds_up_to_all_prompts(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
 ) -> None:
-    """Whoever watches is told how many more prompts are done; no prompt has no answer."""
+    """Progress reports how many more prompts are done; no prompt has no answer."""
     seen: list[int] = []
 
     answer(

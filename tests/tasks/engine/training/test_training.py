@@ -213,7 +213,7 @@ def test_the_best_checkpoint_is_kept(tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_untrained_weights_are_never_the_best(tiny_base: Path, tmp_path: Path) -> None:
-    """A warm-up's first step has the rate 0: its loss is remarked, and a trained one is kept."""
+    """A warm-up's first step has the rate 0: its loss is reported, and a trained one is kept."""
     model, record = injected(tiny_base, tmp_path, LoraSettings(r=4, target_modules=["lm_head"]))
     warming = training(eval_steps=1, learning_rate=5.0, warmup_ratio=0.3)
     result = train_here(model, record, tmp_path, warming)
@@ -222,7 +222,7 @@ def test_untrained_weights_are_never_the_best(tiny_base: Path, tmp_path: Path) -
     assert min(losses, key=lambda step: losses[step] or 0) == 1
     assert result.best_step == 2
     assert result.adapter_change > 0
-    assert any(f"never fell below {losses[1]:.4f}" in one for one in result.remarks)
+    assert any(f"never fell below {losses[1]:.4f}" in one for one in result.warnings)
 
 
 def test_the_last_weights_are_kept_on_request(tiny_base: Path, tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def test_micro_batches_shrink_until_memory_suffices(tiny_base: Path, tmp_path: P
     result = train_here(model, record, tmp_path)
 
     assert losses(result) == pytest.approx(losses(expected), rel=1e-4)
-    [remark] = result.remarks
-    assert remark.startswith("out of memory")
-    assert remark.endswith(f"reduced to {longest}")
+    [warning] = result.warnings
+    assert warning.startswith("out of memory")
+    assert warning.endswith(f"reduced to {longest}")
 
 
 @pytest.mark.parametrize(("tokens", "advice"), [(512, "batch_tokens: auto"), ("auto", "4bit")])
