@@ -98,6 +98,7 @@ def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.T
     # A prime stride spreads the probe over the vocabulary without random numbers.
     ids = torch.arange(32).mul(7919).remainder(vocabulary).reshape(2, 16).to(model.device)
     inputs: dict[str, Any] = {"input_ids": ids}
+    # Encoders do not take it; a decoder would fill a cache that nobody reads.
     if "use_cache" in inspect.signature(model.forward).parameters:
         inputs["use_cache"] = False
     if model.config.is_encoder_decoder:
