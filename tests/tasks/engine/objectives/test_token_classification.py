@@ -109,7 +109,7 @@ def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:
 
 def test_only_rows_that_lost_something_count_as_truncated(tmp_path: Path) -> None:
     """A row that is cut within its last word counts; one that just fits does not."""
-    row = {"tokens": ["The", "transfer" * 9], "tags": ["O", "O"]}
+    row = {"tokens": ["The", "transfer" * 9], "tags": ["O", "B-WHO"]}
     settings = BaseModelSettings.model_validate(
         {"source": str(tiny_bert(tmp_path / "base")), "task": "token-classification"}
     )
