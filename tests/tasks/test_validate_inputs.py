@@ -65,6 +65,8 @@ def test_a_base_that_changed_while_the_run_waited_is_refused(
     """Its tokens and its configuration would be those of another base."""
     data = validate_inputs.fn(config, tmp_path).data
     edit(base)
-    run = RunRecord.model_construct()
+    run = RunRecord(
+        tracking_uri="", experiment="", run_name="", flow_run_id="", folder=tmp_path / "run"
+    )
     with pytest.raises(UserError, match="has changed since this run validated its inputs"):
         load_base_model.fn(config.base_model, data, run)

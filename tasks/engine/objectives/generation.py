@@ -43,44 +43,67 @@ class Generating:
         batch_size: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """Return the greedy answers to the prompts, in their order, without special tokens.
-
-        Raises:
-            UserError: a prompt leaves no room for an answer within the model's positions.
-        """
-        asked = [prompt.tokens(tokenizer) for prompt in prompts]
-        rooms = [max_new_tokens] * len(prompts)
-        positions = limits_in(model).fixed_positions
-        if positions and prompts:
-            if model.config.is_encoder_decoder:
-                # As in training, an encoder's text is truncated to its positions; the decoder has
-                # as many for the answer alone.
-                asked = [ids[:positions] for ids in asked]
-            taken = [0 if model.config.is_encoder_decoder else len(ids) for ids in asked]
-            rooms = _rooms(taken, max_new_tokens, positions)
-        answers = [Answer("")] * len(prompts)
-        for room, indices in _batches(asked, rooms, batch_size):
-            new = _answer_batch(model, tokenizer, [asked[index] for index in indices], room)
-            for index, tokens in zip(indices, new, strict=True):
-                answers[index] = Answer(prompts[index].read(tokenizer, tokens))
-            if on_progress:
-                on_progress(len(indices))
-        return answers
+        """Return the greedy answers to the prompts, in their order; see `answer`."""
+        texts = answer(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            on_progress=on_progress,
+        )
+        return [Answer(text) for text in texts]
 
 
-def _batches(
-    asked: Sequence[Sequence[int]], rooms: Sequence[int], batch_size: int
-) -> Iterator[tuple[int, list[int]]]:
-    """Yield the indices of each batch's prompts, with the most tokens of an answer.
+def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at once
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Answer prompts by greedy decoding.
 
-    A batch has one `max_new_tokens`, so it holds prompts with equal room only: how long an answer
-    may be must not depend on its neighbors. Similar lengths within a batch need little padding.
+    Args:
+        model: a language model; its active adapters take part.
+        tokenizer: its tokenizer.
+        prompts: rendered prompts.
+        max_new_tokens: most tokens of an answer.
+        batch_size: prompts per batch.
+        on_progress: called after each batch with the number of prompts in it.
+
+    Returns:
+        The text of the answers in the prompts' order, without special tokens.
+
+    Raises:
+        UserError: a prompt leaves no room for an answer within the model's positions.
     """
-    order = sorted(range(len(asked)), key=lambda index: (-rooms[index], len(asked[index])))
+    positions = limits_in(model).fixed_positions
+    asked = [prompt.tokens(tokenizer) for prompt in prompts]
+    rooms = [max_new_tokens] * len(prompts)
+    if positions and prompts:
+        if model.config.is_encoder_decoder:
+            # As in training, an encoder's text is truncated to its positions; the decoder has as
+            # many for the answer alone.
+            asked = [ids[:positions] for ids in asked]
+        taken = [0 if model.config.is_encoder_decoder else len(ids) for ids in asked]
+        rooms = _rooms(taken, max_new_tokens, positions)
+    order = sorted(range(len(prompts)), key=lambda index: (-rooms[index], len(asked[index])))
+    answers = [""] * len(prompts)
+    # A batch has one `max_new_tokens`, so it holds prompts with equal room only: how long an answer
+    # may be must not depend on its neighbors. Similar lengths within a batch need little padding.
     for room, of_room in groupby(order, key=lambda index: rooms[index]):
         alike = list(of_room)
         for start in range(0, len(alike), batch_size):
-            yield room, alike[start : start + batch_size]
+            indices = alike[start : start + batch_size]
+            new = _answer_batch(model, tokenizer, [asked[index] for index in indices], room)
+            for index, tokens in zip(indices, new, strict=True):
+                answers[index] = prompts[index].read(tokenizer, tokens)
+            if on_progress:
+                on_progress(len(indices))
+    return answers
 
 
 def _rooms(taken: Sequence[int], max_new_tokens: int, positions: int) -> list[int]:

@@ -9,8 +9,7 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from tasks.engine.data.prompts import Prompt
-from tasks.engine.objectives.generation import Generating, matches
-from tasks.engine.objectives.objective import Answer
+from tasks.engine.objectives.generation import answer, matches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -38,14 +37,13 @@ def answers(
     batch_size: int = 8,
 ) -> list[str]:
     """Answer prompts, to which the tokenizer adds its special tokens."""
-    found = Generating().answer(
+    return answer(
         model,
         tokenizer,
         [Prompt(text) for text in prompts],
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )
-    return [one.text for one in found]
 
 
 def greedy(
@@ -174,8 +172,8 @@ def test_special_tokens_are_added_only_where_asked(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
 
-    def ask(prompt: str, *, adds: bool) -> list[Answer]:
-        return Generating().answer(
+    def ask(prompt: str, *, adds: bool) -> list[str]:
+        return answer(
             model,
             tokenizer,
             [Prompt(prompt, adds_special_tokens=adds)],
@@ -193,7 +191,7 @@ def test_progress_adds_up_to_all_prompts(
     """Progress reports how many more prompts are done; no prompt has no answer."""
     seen: list[int] = []
 
-    Generating().answer(
+    answer(
         model,
         tokenizer,
         [Prompt(text) for text in PROMPTS],
