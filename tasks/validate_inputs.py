@@ -7,8 +7,7 @@ from typing import NamedTuple
 from tasks.config import TrainAdapterConfig
 from tasks.durability.run_folder import check_output_folder
 from tasks.durability.step import step
-from tasks.engine.adapters.lora import count_trainable, resolve_lora
-from tasks.engine.base.base_models import load_skeleton
+from tasks.engine.adapters.lora import resolve_lora
 from tasks.engine.base.hub import check_push
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.sources import find_base
@@ -17,7 +16,14 @@ from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.preparation import prepare_data
 from tasks.errors import UserError
-from tasks.records import BaseSource, DataRecord, LoraConfigRecord, SplitRecord, tokens_in
+from tasks.records import (
+    BaseSource,
+    DataRecord,
+    InputsRecord,
+    ResolvedLora,
+    SplitRecord,
+    tokens_in,
+)
 from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger, progress
 
@@ -53,28 +59,29 @@ _WARNINGS = {
 
 
 @step
-def validate_inputs(config: TrainAdapterConfig, run_folder: Path) -> DataRecord:
+def validate_inputs(config: TrainAdapterConfig, run_folder: Path) -> InputsRecord:
     """Validate all that can be validated without the model's weights, the cheapest first.
 
-    The data is read only here: its tokens are written to files in the run's folder, which all
-    steps, retries and resumed runs read.
+    The data is read and the LoRA configuration resolved only here: steps, retries and resumed runs
+    read the record, and the tokens from the files in the run's folder that it names.
 
     Raises:
         UserError: some input can't work.
         AdapterflowError: the tokens can't be written.
     """
-    found = check_inputs(config, tokens_in(run_folder))
-    _report(found.data.record)
-    if warning := _limited_by_positions(found.base, found.data.record):
+    base, lora, prepared = check_inputs(config, tokens_in(run_folder))
+    data = prepared.record
+    _report(data)
+    if warning := _limited_by_positions(base, data):
         logger().warning(warning)
-    return found.data.record
+    return InputsRecord(base=base, lora=lora, data=data)
 
 
 class CheckedInputs(NamedTuple):
     """What the validation found, for later use."""
 
     base: BaseSource
-    lora: LoraConfigRecord
+    lora: ResolvedLora
     data: PreparedData
 
 
@@ -101,9 +108,7 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
         )
     import_libraries()
     base = find_base(wanted, sets.labels)
-    skeleton = load_skeleton(base)
-    lora = resolve_lora(config.lora, skeleton, wanted.task)
-    count_trainable(lora, skeleton)
+    lora = resolve_lora(config.lora, base)
     with progress("tokenized row") as shown:
         data = prepare_data(sets, config.data, config.seed, base, folder, shown.at)
     return CheckedInputs(base, lora, data)

@@ -20,11 +20,13 @@ from tasks.records.comparison import (
 )
 from tasks.records.data import DataRecord, SplitRecord
 from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, QuantizedGap
+from tasks.records.inputs import InputsRecord
 from tasks.records.lora import (
     InjectedRecord,
     LoraConfigRecord,
     LoraRecord,
     PeftConfigRecord,
+    ResolvedLora,
     TargetMatches,
 )
 from tasks.records.prediction import PredictionRecord
@@ -49,6 +51,7 @@ __all__ = [
     "GgufRecord",
     "GuardRecord",
     "InjectedRecord",
+    "InputsRecord",
     "LoadedRecord",
     "LoraConfigRecord",
     "LoraRecord",
@@ -60,6 +63,7 @@ __all__ = [
     "QuantizedGap",
     "Record",
     "ReportRecord",
+    "ResolvedLora",
     "RetrainedRecord",
     "RunRecord",
     "SampleRecord",

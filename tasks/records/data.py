@@ -37,7 +37,7 @@ class SplitRecord(Record):
 
 
 class DataRecord(Record):
-    """Configuration and data as validated before step 1."""
+    """The data as validated and tokenized before step 1."""
 
     settings: DataSettings
     seed: int

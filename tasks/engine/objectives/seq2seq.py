@@ -80,11 +80,7 @@ class Seq2Seq(Generating, Padding):
     row_type: ClassVar[type[TokenizedRow]] = PairRow
 
     def tokenize(
-        self,
-        split: Split,
-        renderer: Renderer,
-        settings: DataSettings,
-        base: BaseSource,
+        self, split: Split, renderer: Renderer, settings: DataSettings, base: BaseSource
     ) -> Iterator[Tokenized]:
         """Yield the tokens of each prompt and of its answer, each truncated to the limit.
 
