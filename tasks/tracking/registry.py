@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.errors import AdapterflowError, PassingError, UserError
+from tasks.errors import UserError
 from tasks.records import CHALLENGER, CHAMPION, Outcome, VersionRecord
 from tasks.tracking.adapter_sources import default_store
 from tasks.tracking.offline import outages
-from tasks.tracking.store import store_client, store_lock
+from tasks.tracking.store import database_file, store_client, store_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -202,17 +202,9 @@ class Registry:
 
     @contextmanager
     def _client(self) -> Iterator["MlflowClient"]:
-        try:
+        is_file = database_file(self.uri) is not None
+        with outages.explained(f"MLflow's registry at {self.uri}", is_file=is_file):
             yield store_client(self.uri)
-        except AdapterflowError:
-            raise
-        except Exception as error:
-            reason = f"MLflow's registry at {self.uri}: {outages.reason(error)}"
-            if outages.is_mistake(error):
-                raise UserError(reason) from error
-            if outages.is_passing(error):
-                raise PassingError(reason) from error
-            raise
 
 
 def _create(client: "MlflowClient", name: str, source: str, run_id: str | None) -> int:

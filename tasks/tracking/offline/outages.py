@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tasks.errors import AdapterflowError, PassingError, UserError, shortened
 from tasks.runtime.addresses import without_password
 
 _SHORTEST_PAUSE_SECONDS = 15.0
@@ -67,19 +68,57 @@ def forget() -> None:
 def reason(error: BaseException) -> str:
     """Return in one line what went wrong; for a lost connection only the root cause.
 
-    mlflow's own messages contain the full address that was called, with its password. Passwords are
-    masked.
+    mlflow's own messages contain the full address that was called, with its password, or the
+    database's statement with all of its values. Passwords are masked.
     """
     root = error
     while (deeper := root.__cause__ or root.__context__) is not None:
         root = deeper
-    shown = root if isinstance(root, OSError) else error
+    shown = root if isinstance(root, OSError) or _is_of_database(root) else error
     text = without_password(" ".join(str(shown).split())) or type(shown).__name__
-    return text if len(text) <= _MAX_REASON_CHARACTERS else f"{text[:_MAX_REASON_CHARACTERS]}…"
+    return shortened(text, _MAX_REASON_CHARACTERS)
+
+
+def _is_of_database(error: BaseException) -> bool:
+    """Return whether this is a driver's own error, in the hierarchy that PEP 249 demands."""
+    return any(kind.__name__ == "DatabaseError" for kind in type(error).__mro__) and not hasattr(
+        error, "statement"
+    )
+
+
+@contextmanager
+def explained(what: str, *, is_file: bool) -> Iterator[None]:
+    """Turn the errors of a store in the block into ours, as far as their kind is known.
+
+    Args:
+        what: what the block does, for the message.
+        is_file: whether the store is a file, which is never down: a retry would not help.
+
+    Raises:
+        UserError: the request is invalid or not permitted, or the store can't be used at all.
+        PassingError: the store can't be reached, or failed to answer.
+        AdapterflowError: a file can't be read or written.
+    """
+    try:
+        yield
+    except AdapterflowError:
+        raise
+    except Exception as error:
+        message = f"{what}: {reason(error)}"
+        if is_mistake(error):
+            raise UserError(message) from error
+        if is_passing(error):
+            raise (AdapterflowError if is_file else PassingError)(message) from error
+        raise
 
 
 def is_mistake(error: Exception) -> bool:
-    """Return whether the store answered that the request is invalid or not permitted."""
+    """Return whether the store answered that the request is invalid or not permitted.
+
+    So is a request that no store is asked, as there is no package for such a database.
+    """
+    if isinstance(error, ImportError):
+        return True
     status = _status(error)
     return status in _MISTAKES and status not in _PASSING
 
