@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.cli import options
+from flows.cli.early_checks import check_sources
 from flows.cli.process import exit_on_signal, prepare_process, print_reason
 from tasks.errors import UserError, VerificationError
 
@@ -55,6 +56,7 @@ def predict(  # noqa: PLR0913 - what a user may give
     from tasks.engine.scoring.question_files import open_questions
 
     open_questions(config)
+    check_sources([one.source for one in config.adapters], config.tracking_uri)
     prepare_process()
     from flows.predict_batch import predict_batch
     from tasks.records import PredictionRecord
@@ -108,6 +110,7 @@ def export(  # noqa: PLR0913 - what a user may give
     if is_gguf and merged:
         raise UserError(f"a merged model is a folder, but {target} names a GGUF file")
     check_new(target)
+    check_sources([adapter])
     _show_steps()
     from tasks.inference import exporting
 
@@ -138,6 +141,7 @@ def push(adapter: str, repository: str, private: bool) -> None:  # noqa: FBT001
     ADAPTER is a folder, a Hub id, models:/name@alias or runs:/…. Only its own files are pushed, in
     one commit, whose address is printed. A token is needed in HF_TOKEN.
     """
+    check_sources([adapter])
     _show_steps()
     from tasks.inference.exporting import push_to_hub
 
@@ -188,6 +192,7 @@ def combine(  # noqa: PLR0913 - what a user may give
 
     check_new(folder)
     weighted = [_weighted(one) for one in adapters]
+    check_sources([source for source, _ in weighted])
     _show_steps()
     from tasks.engine.adapters.combining import Combination
     from tasks.inference.exporting import combine_adapters, combined_lines
@@ -225,6 +230,7 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
         except ValueError as error:
             raise UserError(f"{one!r} is no NAME=ADAPTER: {error}") from None
         wanted.append(adapter_here(source, name))
+    check_sources([one.source for one in wanted])
     _show_steps()
     from tasks.inference.serving import bundle_adapters, serve_command
 

@@ -58,8 +58,26 @@ def main() -> None:
     except click.ClickException as mistake:
         _print_error(mistake.format_message().rstrip(".") + _help(mistake))
         sys.exit(2)
+    except ValueError as error:
+        if not (names := _variables_in(error)):
+            raise
+        problem = " ".join(str(error).split())
+        _print_error(f"a library refuses the variable {' or '.join(names)}: {problem}")
+        sys.exit(2)
     except click.Abort:
         sys.exit(130)
+
+
+def _variables_in(error: ValueError) -> list[str]:
+    """Return the variables in the environment that a library can't read, if that is the error.
+
+    Most libraries read theirs when they are imported, and name the variable, or only its value.
+    """
+    message = str(error)
+    given = {name: text for name, text in os.environ.items() if text and name.startswith(_OURS)}
+    if str(getattr(error, "title", "")).endswith("Settings"):  # pydantic's, of Prefect's
+        return [name for name in given if name.startswith("PREFECT_")]
+    return [name for name, text in given.items() if name in message or repr(text) in message]
 
 
 def _check_process() -> None:

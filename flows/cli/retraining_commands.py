@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.cli import options
+from flows.cli.early_checks import check_training
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,14 +25,13 @@ _STORE = click.option(
 @options.json_output
 def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:  # noqa: FBT001
     """Train a new adapter, and promote it if it beats the champion."""
-    from flows.cli.early_checks import check_before_libraries
     from flows.cli.process import execute_and_print, prepare_process
     from tasks.config import RetrainAdapterConfig
     from tasks.config.reading import read_settings
     from tasks.engine.scoring.held_out import open_held_out
 
     config = read_settings(RetrainAdapterConfig, config_file, overrides)
-    check_before_libraries(config)
+    check_training(config)
     open_held_out(config.evaluation, config.data, config.base_model.task)
     prepare_process()
     from flows.cli.runs import create_run

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from flows.cli import options
+from flows.cli.early_checks import check_training
 from flows.cli.process import execute_and_print, prepare_process, show_progress
 from tasks.durability.step_name import StepName
 from tasks.errors import UserError
@@ -49,11 +50,10 @@ def check(
 
     Nothing is recorded or left behind.
     """
-    from flows.cli.early_checks import check_before_libraries
     from tasks.config.reading import read_config
 
     config = read_config(config_file, overrides)
-    check_before_libraries(config)
+    check_training(config)
     show_progress()
     from flows.cli.check import forecast_of, print_forecast
 
@@ -70,11 +70,10 @@ def check(
 @options.json_output
 def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
     """Train an adapter as configured in CONFIG.yaml."""
-    from flows.cli.early_checks import check_before_libraries
     from tasks.config.reading import read_config
 
     config = read_config(config_file, overrides)
-    check_before_libraries(config)
+    check_training(config)
     prepare_process()
     from flows.cli.runs import create_run
 

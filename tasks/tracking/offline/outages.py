@@ -5,6 +5,7 @@ timeout. So the pause is proportional to the seconds lost, and a run loses about
 time at most.
 """
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,9 +116,12 @@ def explained(what: str, *, is_file: bool) -> Iterator[None]:
 def is_mistake(error: Exception) -> bool:
     """Return whether the store answered that the request is invalid or not permitted.
 
-    So is a request that no store is asked, as there is no package for such a database.
+    So is a store that can't be asked: there is no package for such a database, or the file is none.
     """
-    if isinstance(error, ImportError):
+    if (
+        isinstance(error, ImportError)
+        or type(getattr(error, "orig", None)) is sqlite3.DatabaseError
+    ):
         return True
     status = _status(error)
     return status in _MISTAKES and status not in _PASSING

@@ -129,7 +129,7 @@ def test_an_impossible_home_is_refused(
         ("tracking.uri=postgresql+none://host/db", "can't be read"),
         (f"tracking.run_name={'x' * 20_000}", "must have at most 10000 characters"),
         (f"{'a.' * 3000}b=1", "the key has 3,001 parts"),
-        ("base_model.source=package:", "names no package"),
+        ("base_model.source=package:/x", "names no package"),
         ("training.batch_size=1" + "0" * 30, "must be less than or equal to 1000000"),
         ("lora.r=100000000", "must be less than or equal to 16384"),
         ("lora.r=true", "lora.r is true; it must be a valid integer"),
