@@ -15,7 +15,7 @@ from tasks.errors import UserError
 from tasks.records import CHALLENGER, CHAMPION, Outcome, VersionRecord
 from tasks.tracking.adapter_sources import default_store
 from tasks.tracking.offline import outages
-from tasks.tracking.store import database_file, store_client, store_lock
+from tasks.tracking.store import store_client, store_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -202,8 +202,7 @@ class Registry:
 
     @contextmanager
     def _client(self) -> Iterator["MlflowClient"]:
-        is_file = database_file(self.uri) is not None
-        with outages.explained(f"MLflow's registry at {self.uri}", is_file=is_file):
+        with outages.explained(f"MLflow's registry at {self.uri}"):
             yield store_client(self.uri)
 
 

@@ -88,17 +88,12 @@ def _is_of_database(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(what: str, *, is_file: bool) -> Iterator[None]:
-    """Turn the errors of a store in the block into ours, as far as their kind is known.
-
-    Args:
-        what: what the block does, for the message.
-        is_file: whether the store is a file, which is never down: a retry would not help.
+def explained(what: str) -> Iterator[None]:
+    """Turn the errors of a store in the block into ours; `what` is what the block does.
 
     Raises:
         UserError: the request is invalid or not permitted, or the store can't be used at all.
         PassingError: the store can't be reached, or failed to answer.
-        AdapterflowError: a file can't be read or written.
     """
     try:
         yield
@@ -109,7 +104,7 @@ def explained(what: str, *, is_file: bool) -> Iterator[None]:
         if is_mistake(error):
             raise UserError(message) from error
         if is_passing(error):
-            raise (AdapterflowError if is_file else PassingError)(message) from error
+            raise PassingError(message) from error
         raise
 
 
