@@ -19,7 +19,7 @@ class _Path(click.Path):
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
-        path = super().convert(value, param, ctx)
+        path = Path(str(super().convert(value, param, ctx)))
         name = param.human_readable_name if param else "path"
         # Absolute: in an argument, unlike in a setting, ~ is the shell's.
         check_path(path.absolute(), name)

@@ -101,7 +101,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Refuse what is too large, and aliases to what they are in, before it is constructed."""
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         self._num_nodes += 1
         self._level += 1
         if self._num_nodes > _MAX_NODES:
@@ -131,7 +131,7 @@ class _Loader(yaml.SafeLoader):
             raise _refusal(f"nested more than {_MAX_LEVELS} levels deep through aliases", event)
         return size, levels
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 - text or None
         """Refuse keys that are not text, and duplicates, of which PyYAML keeps the last."""
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()

@@ -42,7 +42,7 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
         try:
             with default_store(connecting_uri(store)):
                 fetched = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
-        except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
+        except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
             reason = f"{uri} can't be downloaded from MLflow: {outages.reason(error)}"
             if outages.is_passing(error) and not database_file(store):
                 raise PassingError(reason) from error

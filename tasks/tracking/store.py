@@ -45,14 +45,11 @@ def tracking_uri(settings: TrackingSettings) -> str:
 
     Raises:
         UserError: the URI is a folder of files, which mlflow 3.17 no longer writes; a database in
-            memory, which other processes can't see; a file that no system can have; or a database
-            whose driver is not installed.
+            memory, which other processes can't see; or a file that no system can have.
     """
     given = settings.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not given:
         return _embedded_uri()
-    if given.startswith(_WITH_DRIVER):
-        _check_driver(given)
     if given.startswith("sqlite"):
         return _absolute(given)
     if given.startswith("file:") or not re.match(r"[a-z][a-z0-9+-]*:|databricks", given):
@@ -65,7 +62,8 @@ def check_store(settings: TrackingSettings) -> str:
     """Return the tracking URI, checked as far as that is possible without a connection.
 
     Raises:
-        UserError: as `tracking_uri`; or an SQLite database can't be written to.
+        UserError: as `tracking_uri`; MLflow does not know the scheme; an SQLite database can't be
+            written to; or the driver of another database is not installed.
         UnwritableError: the disk is full.
     """
     uri = tracking_uri(settings)
@@ -75,6 +73,8 @@ def check_store(settings: TrackingSettings) -> str:
     plugins = {one.name for one in entry_points(group="mlflow.tracking_store")}
     if scheme not in _SCHEMES | plugins:
         raise UserError(f"tracking uri {uri!r}: MLflow knows no {scheme}; {POSSIBLE}")
+    if scheme in _WITH_DRIVER:
+        _check_driver(uri)
     if scheme in {"http", "https"} and not _has_host(uri):
         raise UserError(f"tracking uri {uri!r} names no server; {POSSIBLE}")
     return uri
@@ -89,6 +89,7 @@ def _has_host(url: str) -> bool:
 
 
 def _check_driver(uri: str) -> None:
+    """Check that a database's address can be read, and that there is a package to connect with."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -96,12 +97,11 @@ def _check_driver(uri: str) -> None:
         make_url(uri).get_dialect().import_dbapi()
     except ImportError as error:
         raise UserError(
-            f"MLflow at {masked(uri)} needs the Python package {error.name}, which is not "
+            f"MLflow at {uri} needs the Python package {error.name}, which is not "
             "installed; `pip install 'adapterflow[production]'` installs PostgreSQL's"
         ) from error
     except (ArgumentError, ValueError) as error:
-        shown = masked(uri)
-        raise UserError(f"tracking uri {shown!r} can't be read: {error}; {POSSIBLE}") from error
+        raise UserError(f"tracking uri {uri!r} can't be read: {error}; {POSSIBLE}") from error
 
 
 def connecting_uri(uri: str) -> str:
