@@ -71,9 +71,9 @@ def test_what_is_no_configuration_is_refused_with_its_place(
     with pytest.raises(UserError, match=r"run\.yaml (is not valid YAML: |can't be read)"):
         read_config(file)
     file.write_text("{base_model: {source: x/y}, data: {train: x/y}}")
-    with pytest.raises(UserError, match=r"--set .lora=.*: the value is not valid YAML: ") as caught:
+    with pytest.raises(UserError, match=r"--set .lora=.*: the value is not valid YAML: ") as told:
         read_config(file, [f"lora={text}"])
-    assert len(str(caught.value)) < LONGEST_MESSAGE
+    assert len(str(told.value)) < LONGEST_MESSAGE
 
 
 READ = {
