@@ -15,6 +15,7 @@ from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.engine.data.row_formats import GENERATIVE, detect_row_format
 from tasks.engine.data.row_sources import read_rows
 from tasks.errors import UserError
+from tasks.runtime.paths import exists
 
 _WIDTH = 100
 _LIVE = {
@@ -56,7 +57,7 @@ def starting_configuration(data: Path, base_model: str) -> str:
 
 def _absolute(path: Path) -> str:
     """Return a path as absolute, since relative ones are read from the folder of the YAML file."""
-    return str(path.absolute()) if path.exists() else str(path)
+    return str(path.absolute()) if exists(path) else str(path)
 
 
 def _opening(data: Path, num_rows: int, row_format: RowFormat) -> str:

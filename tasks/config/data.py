@@ -82,14 +82,14 @@ class DataSettings(Section):
     """Tokens that the loss is computed on: `completion` is the answers only, `all` is every token.
     Rows of the format `text` are always trained on in full."""
 
-    max_length: int = Field(default=1024, ge=8)
+    max_length: int = Field(default=1024, ge=8, le=10_000_000)
     """Maximum length of a row in tokens; longer rows are truncated at the end."""
 
     on_lost_answer: OnLostAnswer = OnLostAnswer.ERROR
     """What to do with a row whose answer is truncated away entirely: fail (`error`), or `drop` the
     row and report how many were dropped."""
 
-    max_train_rows: int | None = Field(default=None, ge=1)
+    max_train_rows: int | None = Field(default=None, ge=1, le=10**9)
     """Train on this many rows only, drawn by the seed."""
 
     @model_validator(mode="after")

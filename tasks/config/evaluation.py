@@ -52,10 +52,10 @@ class EvaluationSettings(Section):
     classification tasks ignore this setting: the answers are `labels`, or for words `tags`
     (accuracy and macro-F1 of words, F1 of entities)."""
 
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, le=10_000_000)
     """Maximum length of an answer in tokens, for all models."""
 
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Prompts answered per batch, for all models."""
 
     on_leakage: OnLeakage = OnLeakage.ERROR

@@ -31,13 +31,13 @@ class PredictBatchConfig(Section):
     base_model: BaseModelSettings | None = None
     """The base model; by default the one that the first adapter was trained on."""
 
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, le=10_000_000)
     """Maximum length of an answer in tokens."""
 
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Prompts answered per batch; prompts of similar length share a batch."""
 
-    chunk_rows: int = Field(default=256, ge=1)
+    chunk_rows: int = Field(default=256, ge=1, le=10**9)
     """Number of rows after which answers are saved; an interruption costs at most these rows."""
 
     adapter_column: str = Field(default="adapter", min_length=1)

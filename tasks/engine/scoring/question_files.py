@@ -9,6 +9,7 @@ from tasks.engine.data.row_sources import Row, read_lines
 from tasks.engine.scoring.prediction import Answered, Question, read_row
 from tasks.errors import UserError
 from tasks.runtime import home
+from tasks.runtime.paths import check_folder
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def open_questions(config: PredictBatchConfig) -> QuestionFile:
             f"the folder {output.parent} for {output.name} does not exist; create it, or choose "
             "another output"
         )
+    check_folder(output.parent, "the folder of the output")
     rows = read_lines(source)
     if not rows:
         raise UserError(f"{source} has no rows; at least one is needed")

@@ -1,19 +1,26 @@
 """A configuration is read whole or refused with a message that says what to write instead."""
 
+import math
 import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from flows.cli.starting_point import starting_configuration
 from tasks.config import (
     AdapterSettings,
+    ApprovalSettings,
     BaseModelSettings,
     DataSettings,
+    PredictBatchConfig,
+    RetrainAdapterConfig,
     RowFormat,
     TrainAdapterConfig,
 )
+from tasks.config.mistakes import section_of, sections
 from tasks.config.reading import is_hub_dataset, read_config
+from tasks.config.section import Section
 from tasks.errors import UserError
 
 SMALLEST = "base_model: {source: org/base}\ndata: {train: org/rows}\n"
@@ -210,3 +217,23 @@ def test_no_starting_point_without_data_and_base(
     data.write_text(row, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         starting_configuration(data, base)
+
+
+SECTIONS = [
+    section
+    for config in (TrainAdapterConfig, RetrainAdapterConfig, PredictBatchConfig)
+    for section in (config, *(section_of(config, name) or config for name in sections(config)))
+]
+
+
+@pytest.mark.parametrize("section", [*dict.fromkeys(SECTIONS), ApprovalSettings])
+def test_every_number_is_bounded_and_no_truth_value(section: type[Section]) -> None:
+    """What would fail deep inside, or silently count as 1, is refused by each numeric setting."""
+    numbers = [name for name, one in section.model_fields.items() if "int" in str(one.annotation)
+               or "float" in str(one.annotation)]  # fmt: skip
+    for name in numbers:
+        is_mapping = "dict" in str(section.model_fields[name].annotation)
+        for value in (True, 10**30, 10.0**300, math.inf, math.nan, "1e999", "9" * 5000):
+            with pytest.raises(ValidationError) as caught:
+                section.model_validate({name: {"loss": value} if is_mapping else value})
+            assert any(name in error["loc"] for error in caught.value.errors()), (name, value)
