@@ -8,12 +8,13 @@ import pydantic
 import yaml
 
 from tasks.config.base_model import Task
-from tasks.config.data import RowFormat
+from tasks.config.data import GENERATIVE, RowFormat
 from tasks.config.mistakes import validation_message
 from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
-from tasks.engine.data.row_formats import GENERATIVE, detect_row_format
-from tasks.engine.data.row_sources import read_rows
+from tasks.engine.data.column_names import proposed_columns, renamed_row
+from tasks.engine.data.row_formats import detect_row_format
+from tasks.engine.data.row_sources import Row, read_rows
 from tasks.errors import UserError
 
 _WIDTH = 100
@@ -35,7 +36,7 @@ def starting_configuration(data: Path, base_model: str) -> str:
             name is empty.
     """
     rows = read_rows(str(data), "train", None)
-    row_format = detect_row_format(rows[0], str(data), learnable=[*GENERATIVE, RowFormat.TAGGED])
+    row_format, columns = _detected(rows[0], str(data))
     task = Task.CAUSAL_LM
     if row_format is RowFormat.TAGGED:
         task = Task.TOKEN_CLASSIFICATION
@@ -43,7 +44,7 @@ def starting_configuration(data: Path, base_model: str) -> str:
         row_format, task = RowFormat.LABELLED, Task.SEQUENCE_CLASSIFICATION
     given = {
         "base_model": {"source": base_model and _absolute(Path(base_model)), "task": task},
-        "data": {"train": _absolute(data)},
+        "data": {"train": _absolute(data), "columns": columns},
     }
     try:
         config = TrainAdapterConfig.model_validate(given)
@@ -52,6 +53,18 @@ def starting_configuration(data: Path, base_model: str) -> str:
     return _opening(data, len(rows), row_format) + "".join(
         _entry(config, name) for name in TrainAdapterConfig.model_fields
     )
+
+
+def _detected(row: Row, source: str) -> tuple[RowFormat, dict[str, str]]:
+    """Return the format of the rows, and the names of its columns where they are others."""
+    learnable = [*GENERATIVE, RowFormat.TAGGED]
+    try:
+        return detect_row_format(row, source, learnable=learnable), {}
+    except UserError:
+        columns = proposed_columns(row)
+        if not columns:
+            raise
+        return detect_row_format(renamed_row(row, columns), source, learnable=learnable), columns
 
 
 def _absolute(path: Path) -> str:
@@ -76,10 +89,15 @@ def _entry(config: TrainAdapterConfig, name: str) -> str:
     values = value.model_dump(mode="json")
     return f"{about}{name}:\n" + "".join(
         _comment(field.description or "", indent="  ")
-        + ("  " if key in _LIVE.get(name, ()) else "  # ")
+        + ("  " if key in _LIVE.get(name, ()) or _is_set(value, key) else "  # ")
         + f"{key}: {_yaml(values[key])}\n"
         for key, field in type(value).model_fields.items()
     )
+
+
+def _is_set(section: Section, key: str) -> bool:
+    default = type(section).model_fields[key].get_default(call_default_factory=True)
+    return bool(getattr(section, key) != default)
 
 
 def _comment(text: str, indent: str) -> str:

@@ -18,8 +18,16 @@ from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.errors import UserError
 from tasks.runtime.addresses import masked, without_password
 
-DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+_TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
+DATA_SUFFIXES = (
+    *_TEXT_SUFFIXES,
+    ".parquet",
+    *(f"{one}{packed}" for one in _TEXT_SUFFIXES for packed in COMPRESSED_SUFFIXES),
+)
 """Suffixes of the data files that can be read."""
+SHOWN_SUFFIXES = f"{', '.join(_TEXT_SUFFIXES)} (also with .gz or .zst), .parquet"
+"""The same, for messages."""
 
 _OVERRIDE = re.compile(r"^([\w-]+(?:\.[\w-]+)*)=(.*)$", re.DOTALL)
 _ADDRESS = re.compile(r"^(package|models|runs):|^[A-Za-z][\w+.-]*://")
@@ -98,6 +106,12 @@ def is_hub_dataset(source: str) -> bool:
     return is_hub_id(source) and not (
         source.lower().endswith(DATA_SUFFIXES) or Path(source).exists()
     )
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a data file in lower case, without that of its compression."""
+    name = Path(path.name.lower())
+    return Path(name.stem).suffix if name.suffix in COMPRESSED_SUFFIXES else name.suffix
 
 
 def missing_file(path: Path) -> str:

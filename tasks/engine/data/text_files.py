@@ -1,0 +1,46 @@
+"""Text files, plain or compressed, and rows of the text in those that have no structure."""
+
+import gzip
+import io
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import IO
+
+from tasks.config.reading import suffix_of
+
+
+def open_text(path: Path, newline: str | None) -> IO[str]:
+    """Open a file of UTF-8, decompressing it; a byte that is not UTF-8 becomes a surrogate."""
+    raw: IO[bytes]
+    match path.suffix.lower():
+        case ".gz":
+            raw = gzip.open(path)
+        case ".zst":
+            # pyarrow, which datasets needs anyway, reads Zstandard; Python does from 3.14 on.
+            from pyarrow import input_stream
+
+            raw = input_stream(str(path), compression="zstd")
+        case _:
+            raw = path.open("rb")
+    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def paragraphs(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield the paragraphs of a text, which blank lines separate, each after its first line's number.
+
+    Args:
+        lines: of the text, with their line breaks.
+    """
+    numbered = enumerate(lines, 1)
+    for is_blank, group in groupby(numbered, key=lambda one: not one[1].strip()):
+        if not is_blank:
+            (number, first), *more = group
+            yield number, "".join([first, *(line for _, line in more)]).rstrip("\r\n")
+
+
+def documents(folder: Path) -> list[Path]:
+    """Return the files of a folder that contains nothing but text files, sorted by name."""
+    files = [one for one in sorted(folder.iterdir()) if not one.name.startswith(".")]
+    are_texts = all(one.is_file() and suffix_of(one) == ".txt" for one in files)
+    return files if are_texts else []
