@@ -29,14 +29,16 @@ COLUMNS = (
 def _are_columns(names: dict[str, str]) -> dict[str, str]:
     if unknown := [ours for ours in names if ours not in COLUMNS]:
         raise ValueError(
-            f"{unknown[0]!r} is not a column that rows are read from; write the name here first and "
-            "the file's second, such as {prompt: question, completion: answer}; possible: "
+            f"{unknown[0]!r} is not a column that rows are read from; write the name here first "
+            "and the file's second, such as {prompt: question, completion: answer}; possible: "
             f"{', '.join(COLUMNS)}"
         )
     theirs, times = Counter(names.values()).most_common(1)[0] if names else ("", 0)
     if times > 1:
         both = [ours for ours, name in names.items() if name == theirs]
-        raise ValueError(f"{' and '.join(both)} are both read from {theirs!r}; name one column each")
+        raise ValueError(
+            f"{' and '.join(both)} are both read from {theirs!r}; name one column each"
+        )
     return names
 
 

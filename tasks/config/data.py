@@ -92,10 +92,10 @@ class DataSettings(Section):
     given."""
 
     format: RowFormat = RowFormat.AUTO
-    """The format of the rows: `messages`; `sharegpt` (`conversations`); `prompt-completion`, of texts,
-    or `conversational-prompt-completion`, of messages; `instruction` (`instruction`, `input`,
-    `output`); `text`; or, for classification, `labelled` (`text`, `label`) and `tagged` (`tokens`,
-    `tags`). `auto` infers it from the columns of the first row and the task."""
+    """The format of the rows: `messages`; `sharegpt` (`conversations`); `prompt-completion`, of
+    texts, or `conversational-prompt-completion`, of messages; `instruction` (`instruction`,
+    `input`, `output`); `text`; or, for classification, `labelled` (`text`, `label`) and `tagged`
+    (`tokens`, `tags`). `auto` infers it from the columns of the first row and the task."""
 
     columns: ColumnNames = Field(default_factory=dict)
     """Columns that have other names in the file: a name from the format, and the one in the file,
@@ -118,8 +118,8 @@ class DataSettings(Section):
     """Maximum length of a row in tokens; longer rows are truncated at the end."""
 
     on_lost_answer: OnLostAnswer = OnLostAnswer.ERROR
-    """What to do with a row of which no answer is trained on, as it is truncated away entirely or has
-    the weight 0: fail (`error`), or `drop` the row and report how many were dropped."""
+    """What to do with a row of which no answer is trained on, as it is truncated away entirely or
+    has the weight 0: fail (`error`), or `drop` the row and report how many were dropped."""
 
     max_train_rows: int | None = Field(default=None, ge=1)
     """Train on this many rows only, drawn by the seed."""

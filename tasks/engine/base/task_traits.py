@@ -9,6 +9,7 @@ from tasks.config.data import ANSWERED, GENERATIVE
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+
 @dataclass(frozen=True)
 class TaskTraits:
     """What is fixed for a task, independently of the model and the data."""

@@ -20,7 +20,10 @@ def are_messages(given: object) -> bool:
         return isinstance(given, list)
     if not given.lstrip().startswith("["):
         return False
-    found = parsed(given, "the text")
+    try:
+        found = parsed(given, "the text")
+    except BadRowError:
+        return False
     return isinstance(found, list) and bool(found) and all(map(is_turn, found))
 
 
@@ -96,8 +99,8 @@ def _read(
     found, given = list(before), parsed(given, name)
     if not isinstance(given, list) or not given:
         raise BadRowError(
-            f"{name} is {short(given)}; it must be a list of objects with role and content, or with "
-            "from and value"
+            f"{name} is {short(given)}; it must be a list of objects with role and content, or "
+            "with from and value"
         )
     for index, one in enumerate(given, 1):
         where = f"message {index}" if name == "messages" else f"message {index} of {name}"
@@ -124,19 +127,21 @@ def _continues(message: Message, before: Message) -> bool:
 def _check_place(message: Message, before: Sequence[Message], name: str) -> None:
     """Check that a message may follow those before it."""
     if message.role == "system" and any(one.role != "system" for one in before):
-        raise BadRowError(f"{name} is the system's; put it before all others, or make it the user's")
+        raise BadRowError(
+            f"{name} is the system's; put it before all others, or make it the user's"
+        )
     if message.role != "tool":
         return
     calling = next((one for one in reversed(before) if one.role != "tool"), None)
     if calling is None or calling.role != "assistant":
         raise BadRowError(
-            f"{name} is the result of a tool, but follows no message of the assistant's; put the call "
-            "of the tool before it"
+            f"{name} is the result of a tool, but follows no message of the assistant's; put the "
+            "call of the tool before it"
         )
     if not calling.tool_calls and not any(mark in calling.content for mark in _WRITTEN_CALLS):
         raise BadRowError(
-            f"{name} is the result of a tool, but the assistant's message before it calls none; add "
-            "the call to that message as tool_calls"
+            f"{name} is the result of a tool, but the assistant's message before it calls none; "
+            "add the call to that message as tool_calls"
         )
     ids = [call.id for one in before for call in one.tool_calls if call.id]
     if message.tool_call_id and message.tool_call_id not in ids:
@@ -174,4 +179,3 @@ def opening_of(row: Row) -> tuple[Message, ...]:
     """Return the system message of a row that has a column `system`; empty without one."""
     system = optional(row, "system")
     return (Message("system", system),) if system else ()
-

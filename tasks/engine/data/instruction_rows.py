@@ -1,6 +1,15 @@
 """Rows whose question and answer are texts: prompt and completion, or Alpaca's instruction."""
 
-from tasks.engine.data.cells import BadRowError, column, is_empty, one_of, optional, parsed, short, text
+from tasks.engine.data.cells import (
+    BadRowError,
+    column,
+    is_empty,
+    one_of,
+    optional,
+    parsed,
+    short,
+    text,
+)
 from tasks.engine.data.conversation_rows import opening_of
 from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.messages import REASONING

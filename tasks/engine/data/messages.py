@@ -1,4 +1,4 @@
-"""One message of a conversation: OpenAI's `role` and `content`, or ShareGPT's `from` and `value`."""
+"""A message of a conversation: OpenAI's `role` and `content`, or ShareGPT's `from` and `value`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -128,7 +128,8 @@ def _check_owners(given: Mapping[str, object], name: str, role: str) -> None:
     for key, owner in _ONLY_OF.items():
         if role != owner and key in given and not is_empty(given[key]):
             raise BadRowError(
-                f"{name} has the key {key}, but is the {role}'s; only the {owner}'s messages have it"
+                f"{name} has the key {key}, but is the {role}'s; only the {owner}'s messages "
+                "have it"
             )
 
 

@@ -142,11 +142,8 @@ def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
             "training on preferences (chosen, rejected) is not supported; to imitate the chosen "
             "answers, write them as completion beside prompt, or as the last of the messages"
         )
-    if RowFormat.MESSAGES in possible and (advice := _advice_on_lists(row)):
+    if set(possible) & set(ANSWERED) and (advice := _advice_on_names(row)):
         return advice
-    if RowFormat.PROMPT_COMPLETION in possible and (names := proposed_columns(row)):
-        pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in names.items())
-        return f"set data.columns to {{{pairs}}}?"
     required = [_READERS[one].columns for one in possible]
     for column in (name for columns in required for name in columns):
         near = nearest(column, [str(given) for given in row])
@@ -158,22 +155,20 @@ def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
         lacking = [column for column in columns if column not in row]
         if len(lacking) < len(columns):
             return f"for {row_format}, {', '.join(lacking)} is missing"
-    return "rename the columns to one of these, or name them in data.columns"
+    return "rename the columns to one of these, or name them in columns"
 
 
-def _advice_on_lists(row: Row) -> str | None:
-    """Return how to name a column that contains a conversation."""
+def _advice_on_names(row: Row) -> str | None:
+    """Return how to name a column that contains a conversation, or columns like a prompt."""
     for column, value in row.items():
         if _is_conversation(value):
-            return f"rename {column} to messages, or set data.columns to {{messages: {column}}}"
-    return None
+            return f"rename {column} to messages, or set columns: {{messages: {column}}}"
+    pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in proposed_columns(row).items())
+    return f"set columns: {{{pairs}}}?" if pairs else None
 
 
 def _is_conversation(value: object) -> bool:
-    try:
-        found = parsed(value, "the column") if are_messages(value) else []
-    except BadRowError:
-        return False
+    found = parsed(value, "the column") if are_messages(value) else []
     return isinstance(found, list) and is_turn(next(iter(found), None))
 
 
@@ -229,7 +224,7 @@ def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
     if row_format is None:
         columns = ", ".join(map(str, row)) or "none"
         possible = ", ".join(dict.fromkeys(reader.columns[0] for reader in _READERS.values()))
-        advice = _advice_on_lists(row)
+        advice = _advice_on_names(row)
         hint = f"; {advice}" if advice else ""
         raise BadRowError(f"a row needs one of {possible}; this one's columns: {columns}{hint}")
     if row_format is RowFormat.PROMPT_COMPLETION and are_messages(row["prompt"]):

@@ -15,7 +15,7 @@ def open_text(path: Path, newline: str | None) -> IO[str]:
     raw: IO[bytes]
     match path.suffix.lower():
         case ".gz":
-            raw = gzip.open(path)
+            raw = gzip.open(path)  # noqa: SIM115 - closed with the text
         case ".zst":
             # pyarrow, which datasets needs anyway, reads Zstandard; Python does from 3.14 on.
             from pyarrow import input_stream
@@ -27,7 +27,7 @@ def open_text(path: Path, newline: str | None) -> IO[str]:
 
 
 def paragraphs(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield the paragraphs of a text, which blank lines separate, each after its first line's number.
+    """Yield each paragraph of a text, which blank lines separate, after its first line's number.
 
     Args:
         lines: of the text, with their line breaks.

@@ -58,6 +58,8 @@ def read_calls(given: object, name: str) -> tuple[ToolCall, ...]:
     """
     found = _json(given, name) if isinstance(given, str) else given
     calls = found if isinstance(found, list) else [found]
+    if not calls:
+        raise BadRowError(f"{name} is {short(given)}; it must contain a call")
     return tuple(
         _call(one, f"call {number} of {name}" if len(calls) > 1 else name)
         for number, one in enumerate(calls, 1)

@@ -210,9 +210,9 @@ def test_the_starting_point_names_columns(tmp_path: Path) -> None:
 
 def test_all_tokens_or_the_last_answer(tmp_path: Path) -> None:
     """`loss_on: all` trains on every turn, which contradicts `turns: last`."""
-    text = SMALLEST + "data: {train: rows.jsonl, loss_on: all, turns: last}\n"
+    overrides = ["data.loss_on=all", "data.turns=last"]
     with pytest.raises(UserError, match="turns is last, but loss_on is all"):
-        read_config(written(tmp_path, text))
+        read_config(written(tmp_path, SMALLEST), overrides)
 
 
 @pytest.mark.parametrize(

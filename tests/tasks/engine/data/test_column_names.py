@@ -45,6 +45,7 @@ def test_evaluation_and_prediction_name_theirs(faq: str, tmp_path: Path) -> None
         adapters=[AdapterSettings(source="a")],
         input=faq,
         output=str(tmp_path / "out.jsonl"),
+        answer_column="said",
         columns={"prompt": "question"},
     )
     asked = open_questions(config)

@@ -238,9 +238,13 @@ def test_the_order_of_classes_is_the_same_in_every_process(tmp_path: Path) -> No
         (
             {"talk": [{"from": "human", "value": "a"}]},
             "auto",
-            r"rename talk to messages, or set data\.columns to \{messages: talk\}",
+            r"rename talk to messages, or set columns: \{messages: talk\}",
         ),
-        ({"question": "a", "answer": "b"}, "auto", r"set data\.columns to \{prompt: question, comp"),
+        (
+            {"question": "a", "answer": "b"},
+            "auto",
+            r"set columns: \{prompt: question, comp",
+        ),
         ({"chat": [{"role": "user", "content": "a"}]}, "auto", "rename chat to messages, or set"),
         (
             {"prompt": "a", "chosen": "b", "rejected": "c"},
@@ -248,7 +252,7 @@ def test_the_order_of_classes_is_the_same_in_every_process(tmp_path: Path) -> No
             "preferences .* is not supported",
         ),
         ({"completions": "a", "content": "b"}, "auto", "rename completions to completion"),
-        ({"chat": "a"}, "auto", "rename the columns to one of these, or name them in data.columns"),
+        ({"chat": "a"}, "auto", "rename the columns to one of these, or name them in columns"),
         (
             {"prompt": "a", "completion": "b", "messages": []},
             "auto",

@@ -1,4 +1,4 @@
-"""Every common format of rows is read as conversations; what is malformed is named with its turn."""
+"""Every common format of rows is read as conversations; what is malformed is named by its turn."""
 
 import json
 from collections.abc import Iterable
@@ -198,7 +198,11 @@ READ: list[tuple[str, Row, tuple[Message, ...]]] = [
         {"prompt": json.dumps(turns(QA[0])), "completion": json.dumps(turns(QA[1]))},
         (USER, ANSWER),
     ),
-    ("a prompt that is JSON", {"prompt": "[1]", "completion": "b"}, (Message("user", "[1]"), ANSWER)),
+    (
+        "a prompt that is JSON",
+        {"prompt": "[1]", "completion": "b"},
+        (Message("user", "[1]"), ANSWER),
+    ),
     (
         "reasoning beside a completion",
         {"prompt": "a", "completion": "b", "thinking": "Hmm.", "reasoning": None},
@@ -260,17 +264,23 @@ BAD: list[tuple[Row, str]] = [
     (chat(("user", "a"), weight=1), "message 1 has the weight 1, but is the user's"),
     (chat(*QA, weight=0.5), "the weight of message 2 is 0.5; it must be 0 or 1"),
     (chat(*QA, weight=0, train=True), "message 2 has train and weight, which differ"),
-    (chat(("user", "a"), tool_calls=[TOOL_CALL]), "message 1 has the key tool_calls, but is the use"),
+    (
+        chat(("user", "a"), tool_calls=[TOOL_CALL]),
+        "message 1 has the key tool_calls, but is the use",
+    ),
     (chat(("user", "a"), reasoning="c"), "message 1 has the key reasoning, but is the user's"),
     (chat(*QA, reasoning="c", thinking="d"), "message 2 has reasoning and thinking, which differ"),
     (chat(*QA, reasoning_details=[{}]), "message 2 has the key reasoning_details"),
     (chat(*QA, tools=[WEATHER]), "message 2 has the key tools: .*column tools"),
     (chat(*QA, images=["a.png"]), "message 2 has the key images"),
     (chat(*QA, tool_calls="clock"), 'the tool_calls of message 2: "clock" is not valid JSON'),
-    (chat(*QA, tool_calls=[{"id": "1"}]), "the tool_calls of message 2 is .* without a function's n"),
+    (
+        chat(*QA, tool_calls=[{"id": "1"}]),
+        "the tool_calls of message 2 is .* without a function's n",
+    ),
     (
         chat(*QA, tool_calls=[{"function": {"name": "f", "arguments": "[1]"}}]),
-        r'the arguments of f in the tool_calls of message 2 are "\[1\]"; they must be a JSON object',
+        r'the arguments of f in the tool_calls of message 2 are "\[1\]"; they must be a JSON o',
     ),
     (
         chat(*QA, function_call={"name": "f", "arguments": "{'a': 1}"}),
@@ -280,7 +290,10 @@ BAD: list[tuple[Row, str]] = [
         chat(*QA, tool_calls=[AS_OBJECT, {"name": "f", "arguments": '{"a": 1, "a": 2}'}]),
         "the arguments of f in call 2 of the tool_calls of message 2, the key 'a' is given twice",
     ),
-    (shared(("human", "a"), ("function_call", "look")), 'the value of message 2 .* "look" is not v'),
+    (
+        shared(("human", "a"), ("function_call", "look")),
+        'the value of message 2 .* "look" is not v',
+    ),
     (chat(*QA, ("tool", "rain"), *QA[1:]), "message 3 is the result of a tool, but .* calls none"),
     (chat(("tool", "rain"), *QA), "message 1 is the result of a tool, but follows no message"),
     (chat(("user", "a"), ("tool", "rain")), "message 2 is the result of a tool, but follows no"),
@@ -296,7 +309,10 @@ BAD: list[tuple[Row, str]] = [
     (chat(*QA) | {"tools": "weather"}, 'tools: "weather" is not valid JSON'),
     (chat(*QA) | {"tools": WEATHER}, "tools is .*; it must be a list of tools"),
     (chat(*QA) | {"tools": [WEATHER, {"type": "function"}]}, "tool 2 of tools .* function's name"),
-    (chat(*QA) | {"tools": [WEATHER], "functions": ["f"]}, "the row has tools and functions, which"),
+    (
+        chat(*QA) | {"tools": [WEATHER], "functions": ["f"]},
+        "the row has tools and functions, which",
+    ),
     (chat(*QA) | {"weight": 0.5}, "the weight of the row is 0.5; it must be 0 or 1"),
     (chat(*QA) | {"weight": 0}, "no answer is trained on, as their weights are 0"),
     (chat(*QA, weight=0), "no answer is trained on"),
@@ -311,8 +327,14 @@ BAD: list[tuple[Row, str]] = [
         {"instruction": "a", "output": "b", "history": [["a", "b"], ["c"]]},
         r'pair 2 of history is \["c"\]; history must be a list of pairs',
     ),
-    ({"instruction": "a", "output": "b", "history": [["a", ""]]}, "the answer in pair 1 of history"),
-    ({"prompt": "a", "completion": "b", "history": [["a", "b"]]}, "a column history: .*as messages"),
+    (
+        {"instruction": "a", "output": "b", "history": [["a", ""]]},
+        "the answer in pair 1 of history",
+    ),
+    (
+        {"prompt": "a", "completion": "b", "history": [["a", "b"]]},
+        "a column history: .*as messages",
+    ),
     (chat(*QA) | {"tool_calls": [TOOL_CALL]}, "a column tool_calls: .*of the assistant's message"),
     (chat(*QA) | {"reasoning_content": "c"}, "a column reasoning_content: .*assistant's message"),
     (

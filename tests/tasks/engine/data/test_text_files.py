@@ -84,7 +84,7 @@ def test_nulls_that_arrow_adds_are_absent(tmp_path: Path) -> None:
     from datasets import Dataset
     from pyarrow import Table, parquet
 
-    calls = [{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {"b": [{}]}}]
+    calls = [{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {"b": [{"c": 2}]}}]
     rows = [{"calls": [one], "note": None} for one in calls]
     parquet.write_table(Table.from_pylist(rows), tmp_path / "rows.parquet")
     Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
