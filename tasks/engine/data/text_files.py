@@ -12,7 +12,7 @@ from tasks.config.reading import suffix_of
 
 def open_text(path: Path, newline: str | None) -> IO[str]:
     """Open a file of UTF-8, decompressing it; a byte that is not UTF-8 becomes a surrogate."""
-    raw: IO[bytes]
+    raw: IO[bytes] | gzip.GzipFile
     match path.suffix.lower():
         case ".gz":
             raw = gzip.open(path)  # noqa: SIM115 - closed with the text

@@ -23,7 +23,8 @@ def read_tools(row: Row) -> str:
     name = one_of(row, TOOL_COLUMNS)
     if not name:
         return ""
-    given = _json(row[name], name) if isinstance(row[name], str) else row[name]
+    given = row[name]
+    given = _json(given, name) if isinstance(given, str) else given
     if not isinstance(given, list):
         raise BadRowError(f"{name} is {short(given)}; it must be a list of tools, or one as JSON")
     tools = [_tool(one, f"tool {number} of {name}") for number, one in enumerate(given, 1)]

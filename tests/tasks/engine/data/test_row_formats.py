@@ -59,7 +59,28 @@ AS_OBJECT = {"name": "weather", "arguments": {"city": "Oslo", "at": None}}
 BARE = replace(CALL, id="")
 QA = (("user", "a"), ("assistant", "b"))
 
-READ: list[tuple[str, Row, tuple[Message, ...]]] = [
+Case = tuple[str, Row, tuple[Message, ...]]
+THOUGHT: list[Case] = [
+    (name, chat(*QA, **{name: "Hmm."}), (USER, replace(ANSWER, reasoning="Hmm.")))
+    for name in ("reasoning_content", "reasoning", "thinking")
+]
+WEIGHTS: list[tuple[str, object]] = [
+    ("weight", 0),
+    ("weight", 0.0),
+    ("loss", False),
+    ("train", "no"),
+    ("masked", True),
+]
+UNTRAINED: list[Case] = [
+    (
+        f"{name} of {value!r}",
+        {"messages": turns(*QA, **{name: value}) + turns(*QA)},
+        (USER, replace(ANSWER, is_trained=False), USER, ANSWER),
+    )
+    for name, value in WEIGHTS
+]
+
+READ: list[Case] = [
     (
         "content in parts",
         chat(("user", [{"type": "text", "text": "a"}]), ("assistant", "b")),
@@ -126,28 +147,8 @@ READ: list[tuple[str, Row, tuple[Message, ...]]] = [
         chat(*QA, tool_calls=[{"function": {"name": "weather", "arguments": ""}}]),
         (USER, replace(ANSWER, tool_calls=(ToolCall("weather", "{}"),))),
     ),
-    *(
-        (
-            name,
-            chat(*QA, **{name: "Hmm."}),
-            (USER, replace(ANSWER, reasoning="Hmm.")),
-        )
-        for name in ("reasoning_content", "reasoning", "thinking")
-    ),
-    *(
-        (
-            f"{name} of {value!r}",
-            {"messages": turns(*QA, **{name: value}) + turns(*QA)},
-            (USER, replace(ANSWER, is_trained=False), USER, ANSWER),
-        )
-        for name, value in [
-            ("weight", 0),
-            ("weight", 0.0),
-            ("loss", False),
-            ("train", "no"),
-            ("masked", True),
-        ]
-    ),
+    *THOUGHT,
+    *UNTRAINED,
     ("weights of 1", chat(*QA, weight=1, masked=False), (USER, ANSWER)),
     (
         "ShareGPT",
