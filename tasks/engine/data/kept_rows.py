@@ -1,7 +1,7 @@
 """The rows of one source, checked and spooled to disk, so that the source is read only once.
 
 Which rows are trained on and which are held out is known only when all have been counted. Until
-then they are JSON lines in an unnamed temporary file, not objects in memory.
+then they are canonical JSON lines in an unnamed temporary file, not objects in memory.
 """
 
 import hashlib
@@ -25,6 +25,9 @@ from tasks.engine.data.row_sources import Row
 from tasks.engine.data.unread_columns import count_unread
 from tasks.errors import UserError
 from tasks.runtime.atomic_files import writing
+
+_ORDERED = b" "
+"""Begins a line that keeps the order of its row's keys, as templates render that of tools."""
 
 
 class KeptRows:
@@ -70,8 +73,8 @@ class KeptRows:
 
     def _add(self, row: Row, example: Example) -> None:
         self.unread.update(count_unread([row], self._format))
-        # Not canonical: the order of keys in tools and in the arguments of calls is rendered.
-        line = _written(row)
+        is_ordered = bool(example.tools) or any(one.tool_calls for one in example.messages)
+        line = _ORDERED + _written(row) if is_ordered else canonical(row)
         with writing(Path(tempfile.gettempdir())):
             self._file.write(line)
         self._starts.append(self._starts[-1] + len(line))
@@ -91,7 +94,7 @@ class KeptRows:
         """Return the sha256 of the rows at these places, in order, as `content_sha256` does."""
         digest = hashlib.sha256()
         for place in places:
-            digest.update(canonical(self._row(place)))
+            digest.update(self._canonical_line(place))
         return digest.hexdigest()
 
     def contents(self, places: Sequence[int]) -> "np.ndarray":
@@ -107,6 +110,10 @@ class KeptRows:
     def _row(self, place: int) -> Row:
         row: Row = json.loads(self._line(place).decode("utf-8", "surrogatepass"))
         return row
+
+    def _canonical_line(self, place: int) -> bytes:
+        line = self._line(place)
+        return canonical(self._row(place)) if line.startswith(_ORDERED) else line
 
     def _line(self, place: int) -> bytes:
         start, end = self._starts[place], self._starts[place + 1]

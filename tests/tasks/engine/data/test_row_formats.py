@@ -14,7 +14,7 @@ from tasks.config.columns import COLUMNS
 from tasks.config.data import ANSWERED
 from tasks.engine.data.cells import BadRowError
 from tasks.engine.data.conversations import Example, Message, ToolCall
-from tasks.engine.data.examples import read_examples
+from tasks.engine.data.examples import content_sha256, read_examples
 from tasks.engine.data.row_formats import detect_row_format, read_example, read_question
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.unread_columns import _READ
@@ -396,7 +396,9 @@ def test_keys_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     row = chat(*QA, tool_calls=[{"name": "f", "arguments": arguments}]) | {"tools": [WEATHER]}
     path.write_text(json.dumps(row))
-    (example,) = read_examples(DataSettings(train=str(path)), seed=0).train.examples
+    split = read_examples(DataSettings(train=str(path)), seed=0).train
+    assert split.sha256 == content_sha256([row])
+    (example,) = split.examples
     assert example.messages[-1].tool_calls[0].arguments == json.dumps(arguments)
     assert example.tools == json.dumps([WEATHER])
 
