@@ -12,8 +12,9 @@ from tasks.config.data import GENERATIVE, RowFormat
 from tasks.config.mistakes import validation_message
 from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
+from tasks.engine.data.cells import BadRowError
 from tasks.engine.data.column_names import proposed_columns, renamed_row
-from tasks.engine.data.row_formats import detect_row_format
+from tasks.engine.data.row_formats import detect_row_format, read_example
 from tasks.engine.data.row_sources import Row, read_rows
 from tasks.errors import UserError
 
@@ -32,8 +33,8 @@ def starting_configuration(data: Path, base_model: str) -> str:
     """Return YAML that trains `base_model` on `data`, with the default of every other setting.
 
     Raises:
-        UserError: the data cannot be read, its columns match no row format, or the base model's
-            name is empty.
+        UserError: the data cannot be read, its columns match no row format, a row is malformed, or
+            the base model's name is empty.
     """
     rows = read_rows(str(data), "train", None)
     row_format, columns = _detected(rows[0], str(data))
@@ -42,6 +43,7 @@ def starting_configuration(data: Path, base_model: str) -> str:
         task = Task.TOKEN_CLASSIFICATION
     elif row_format is RowFormat.TEXT and "label" in rows[0]:
         row_format, task = RowFormat.LABELLED, Task.SEQUENCE_CLASSIFICATION
+    _check(rows, row_format, columns, str(data))
     given = {
         "base_model": {"source": base_model and _absolute(Path(base_model)), "task": task},
         "data": {"train": _absolute(data), "columns": columns},
@@ -65,6 +67,14 @@ def _detected(row: Row, source: str) -> tuple[RowFormat, dict[str, str]]:
         if not columns:
             raise
         return detect_row_format(renamed_row(row, columns), source, learnable=learnable), columns
+
+
+def _check(rows: list[Row], row_format: RowFormat, columns: dict[str, str], source: str) -> None:
+    for number, row in enumerate(rows, 1):
+        try:
+            read_example(number, renamed_row(row, columns), row_format)
+        except BadRowError as error:
+            raise UserError(f"{source}, row {number}: {error}") from error
 
 
 def _absolute(path: Path) -> str:

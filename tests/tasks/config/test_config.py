@@ -217,7 +217,11 @@ def test_all_tokens_or_the_last_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("row", "base", "message"),
-    [('{"a": "b"}', "org/base", "columns a"), ('{"text": "b"}', "", r"base_model\.source is ''")],
+    [
+        ('{"text": "b", "images": ["c"]}', "org/base", "row 1: there is a column images"),
+        ('{"a": "b"}', "org/base", "columns a"),
+        ('{"text": "b"}', "", r"base_model\.source is ''"),
+    ],
 )
 def test_no_starting_point_without_data_and_base(
     tmp_path: Path, row: str, base: str, message: str
