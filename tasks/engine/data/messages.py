@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tasks.engine.data.cells import BadRowError, is_empty, one_of, short, text
 from tasks.engine.data.conversations import Message, ToolCall
@@ -57,6 +58,16 @@ READ_KEYS = {"role", "content", "from", "value", "name", *_ONLY_OF, *WEIGHT_KEYS
 
 _PLAIN = {"role", "content"}
 
+_PARTS = {
+    "text": "text",
+    "reasoning": "reasoning_content",
+    "thinking": "reasoning_content",
+    "tool_call": "tool_calls",
+}
+"""What the parts of a content are, by their types."""
+_PART_TEXTS = ("text", "value", "thinking", "reasoning")
+"""The keys that parts have their text in."""
+
 
 def is_turn(given: object) -> bool:
     """Return whether a value looks like a message of either kind."""
@@ -91,6 +102,8 @@ def read_message(given: object, name: str, *, asks: bool) -> Message:
     if not isinstance(given, dict) or dialect.role not in given:
         raise _incomplete(given, name, dialect)
     role = _role(given, name, dialect)
+    if isinstance(given.get(dialect.content), list) and role != _CALLS:
+        given = _unfolded(given, name, dialect)
     if given.keys() <= _PLAIN and role != _CALLS:  # nearly always, and much faster
         return Message(role, _content(given, name, dialect, role, ()))
     if role == _CALLS:
@@ -160,25 +173,28 @@ def _content(
     if dialect.content not in given:
         raise _incomplete(given, name, dialect)
     where = f"the {dialect.content} of {name}"
-    if isinstance(content, list):
-        content = _joined(content, where)
     # Many datasets have empty system messages, but nothing can be learned from an empty answer.
     return text(content, where, may_be_blank=role != "assistant" or bool(calls))
 
 
-def _joined(parts: list[object], where: str) -> str:
-    """Join the parts of a content; their texts are called `text`, or by some `value`."""
-    texts = [
-        part.get("text", part.get("value"))
-        for part in parts
-        if isinstance(part, dict) and part.get("type") == "text"
-    ]
-    if len(texts) < len(parts) or not all(isinstance(one, str) for one in texts):
-        raise BadRowError(
-            f"{where} is {short(parts)}; it must be text, or a list of objects with type text and "
-            "a text, as only text is supported"
-        )
-    return "".join(map(str, texts))
+def _unfolded(given: Mapping[str, object], name: str, dialect: _Dialect) -> Mapping[str, object]:
+    """Return a message whose content is a list of parts as one with text, reasoning and calls."""
+    parts, found = given[dialect.content], dict[str, list[Any]]()
+    for part in parts if isinstance(parts, list) else []:
+        kind = _PARTS.get(str(part.get("type"))) if isinstance(part, dict) else None
+        values = [part[key] for key in _PART_TEXTS if key in part] if kind else []
+        if not kind or not values or not (isinstance(values[0], str) or kind == "tool_calls"):
+            raise BadRowError(
+                f"the {dialect.content} of {name} is {short(parts)}; it must be text, or a list of "
+                "objects with type text and a text, as only text is supported"
+            )
+        found.setdefault(kind, []).append(values[0])
+    message = {**given, dialect.content: "".join(found.pop("text", []))}
+    for key, values in found.items():
+        if not is_empty(given.get(key)):
+            raise BadRowError(f"{name} has {key} beside its content and in it; keep one of the two")
+        message[key] = values if key == "tool_calls" else "".join(values)
+    return message
 
 
 def _incomplete(given: object, name: str, dialect: _Dialect) -> BadRowError:

@@ -18,7 +18,7 @@ from tasks.config.reading import (
     suffix_of,
 )
 from tasks.engine.data.json_values import DuplicateKeyError, duplicate_line, parse_json
-from tasks.engine.data.text_files import documents, open_text, paragraphs
+from tasks.engine.data.text_files import documents, have_paragraphs, open_text, texts
 from tasks.engine.failures import failure
 from tasks.errors import UserError
 
@@ -109,7 +109,8 @@ def iter_lines(path: Path) -> Iterator[_Line]:
         _check_text(text, path, 1)
         return iter(_json_rows(text, path))
     if suffix == ".txt":
-        return _paragraph_rows(_text_lines(path, newline=None), path)
+        by_line = not have_paragraphs(_text_lines(path, newline=None))
+        return _text_rows(texts(_text_lines(path, newline=None), by_line=by_line), path)
     if suffix in CSV_SUFFIXES:
         # newline="" keeps the line breaks within quoted cells as they are.
         return _csv_rows(_text_lines(path, newline=""), path)
@@ -196,11 +197,11 @@ def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
                 yield error
 
 
-def _paragraph_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
-    for number, paragraph in paragraphs(lines):
+def _text_rows(found: Iterable[tuple[int, str]], path: Path) -> Iterator[_Line]:
+    for number, text in found:
         try:
-            _check_text(paragraph, path, number)
-            yield {"text": paragraph}
+            _check_text(text, path, number)
+            yield {"text": text}
         except UserError as error:
             yield error
 
@@ -310,16 +311,16 @@ def _from_parquet(path: Path) -> Iterator[Row]:
 
 
 def _from_folder(path: Path, split: str) -> Iterator[Row]:
-    if texts := documents(path):
+    if files := documents(path):
         _require_only_split(str(path), split, path)
-        return _document_rows(texts)
+        return _document_rows(files)
     import datasets
 
     try:
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError) as error:
-        files = [one.name for one in sorted(path.iterdir()) if one.name.endswith(DATA_SUFFIXES)]
-        hint = f"; did you mean one of its files: {', '.join(files)}?" if files else ""
+        others = [one.name for one in sorted(path.iterdir()) if one.name.endswith(DATA_SUFFIXES)]
+        hint = f"; did you mean one of its files: {', '.join(others)}?" if others else ""
         raise UserError(
             f"{path} is neither a folder that datasets' save_to_disk has written, nor one of .txt "
             f"files alone{hint}"

@@ -3,7 +3,7 @@
 import gzip
 import io
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO
 
@@ -26,15 +26,26 @@ def open_text(path: Path, newline: str | None) -> IO[str]:
     return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
-def paragraphs(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield each paragraph of a text, which blank lines separate, after its first line's number.
+def have_paragraphs(lines: Iterable[str]) -> bool:
+    """Return whether a blank line stands between two lines of a text."""
+    are_blank = (not line.strip() for line in lines)
+    return len(list(islice((key for key, _ in groupby(are_blank) if not key), 2))) > 1
+
+
+def texts(lines: Iterable[str], *, by_line: bool) -> Iterator[tuple[int, str]]:
+    """Yield each paragraph, or each line, of a text after the number of its first line.
 
     Args:
         lines: of the text, with their line breaks.
+        by_line: whether lines that are not blank are yielded, and not paragraphs.
     """
     numbered = enumerate(lines, 1)
     for is_blank, group in groupby(numbered, key=lambda one: not one[1].strip()):
-        if not is_blank:
+        if is_blank:
+            continue
+        if by_line:
+            yield from ((number, line.rstrip("\r\n")) for number, line in group)
+        else:
             (number, first), *more = group
             yield number, "".join([first, *(line for _, line in more)]).rstrip("\r\n")
 

@@ -68,7 +68,8 @@ def read_calls(given: object, name: str) -> tuple[ToolCall, ...]:
 
 
 def _call(given: object, name: str) -> ToolCall:
-    call = given if isinstance(given, dict) else {}
+    call = _json(given, name) if isinstance(given, str) else given
+    call = call if isinstance(call, dict) else {}
     function = parsed(call.get("function", call), name)
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         raise BadRowError(

@@ -95,6 +95,21 @@ READ: list[Case] = [
         (USER, Message("assistant", "bc")),
     ),
     (
+        "reasoning and calls in parts",
+        chat(
+            ("user", "a"),
+            (
+                "assistant",
+                [
+                    {"type": "reasoning", "value": "Hm"},
+                    {"type": "thinking", "thinking": "m."},
+                    {"type": "tool_call", "value": json.dumps(AS_OBJECT)},
+                ],
+            ),
+        ),
+        (USER, Message("assistant", "", reasoning="Hmm.", tool_calls=(BARE,))),
+    ),
+    (
         "a developer, a name",
         {
             "messages": [
@@ -257,6 +272,14 @@ BAD: list[tuple[Row, str]] = [
     (chat(("user", "a"), ("assistant", " ")), "the content of message 2 is empty"),
     (chat(("user", "a"), ("assistant", None)), "the content of message 2 is null"),
     (chat(("user", [{"type": "image"}])), "the content of message 1 .* only text is supported"),
+    (
+        chat(("user", "a"), ("assistant", [{"type": "thinking", "text": "c"}])),
+        "the content of message 2 is empty",
+    ),
+    (
+        chat(*QA[:1], ("assistant", [{"type": "reasoning", "text": "c"}]), reasoning_content="d"),
+        "message 2 has reasoning_content beside its content and in it",
+    ),
     (chat(("user", [{"type": "text"}])), "the content of message 1 .* only text is supported"),
     (chat(("user", "a")), "the last message is the user's; it must be the assistant's"),
     (shared(("human", "a")), "the last message is the user's"),

@@ -37,6 +37,13 @@ def test_a_text_is_a_row_a_paragraph(tmp_path: Path, name: str) -> None:
     assert read_rows(str(path), "train", None) == PARAGRAPHS
 
 
+def test_a_text_without_paragraphs_is_a_row_a_line(tmp_path: Path) -> None:
+    """Blank lines at its beginning and end separate nothing."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\n one\r\ntwo \n\n")
+    assert read_rows(str(path), "train", None) == [{"text": " one"}, {"text": "two "}]
+
+
 def test_a_folder_of_texts_is_a_row_a_file(tmp_path: Path) -> None:
     """The files are documents, in the order of their names, whatever is in them."""
     for name in ("b.txt", "a.TXT"):
