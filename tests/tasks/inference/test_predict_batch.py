@@ -136,7 +136,7 @@ BAD: dict[str, tuple[object, str]] = {
         {"adapter": "a", "prompt": "x", "tools": [{}]},
         "row 2: tool 1 of tools is {}, without",
     ),
-    "no question": ({"adapter": "a", "note": "x"}, "row 2: a row needs one of messages, prompt"),
+    "no question": ({"adapter": "a", "note": "x"}, "row 2: a row needs one of messages, "),
     "empty": ({"adapter": "a", "prompt": " "}, "row 2: prompt is empty"),
     "no adapter": ({"prompt": "x"}, "row 2: adapter is missing; possible: a, b"),
     "unknown adapter": ({"adapter": "c", "prompt": "x"}, "adapter is 'c'; possible: a, b"),
