@@ -5,19 +5,35 @@ from typing import Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from tasks.config.columns import ColumnNames
 from tasks.config.section import Section
 
 
 class RowFormat(StrEnum):
-    """Which columns a row has."""
+    """Which columns a row has, and how they are read."""
 
     AUTO = "auto"
     MESSAGES = "messages"
+    SHAREGPT = "sharegpt"
     PROMPT_COMPLETION = "prompt-completion"
+    CONVERSATIONAL = "conversational-prompt-completion"
     INSTRUCTION = "instruction"
     TEXT = "text"
     LABELLED = "labelled"
     TAGGED = "tagged"
+
+
+ANSWERED = (
+    RowFormat.MESSAGES,
+    RowFormat.SHAREGPT,
+    RowFormat.PROMPT_COMPLETION,
+    RowFormat.CONVERSATIONAL,
+    RowFormat.INSTRUCTION,
+)
+"""Formats of rows with answers that a model generates."""
+
+GENERATIVE = (*ANSWERED, RowFormat.TEXT)
+"""Formats of rows that a model answers or continues by generating text."""
 
 
 class Template(StrEnum):
@@ -35,8 +51,15 @@ class LossOn(StrEnum):
     ALL = "all"
 
 
+class Turns(StrEnum):
+    """Which of a conversation's answers are trained on."""
+
+    ALL = "all"
+    LAST = "last"
+
+
 class OnLostAnswer(StrEnum):
-    """What happens to a row whose answer lies beyond `max_length` entirely."""
+    """What happens to a row of which no answer is left to train on."""
 
     ERROR = "error"
     DROP = "drop"
@@ -48,8 +71,8 @@ class DataSettings(Section):
     model_config = ConfigDict(title="Data")
 
     train: str = Field(min_length=1)
-    """Training rows: a JSONL, JSON, CSV, TSV or Parquet file, a folder written by `datasets`, or
-    the id of a Hub dataset (`org/name`)."""
+    """Training rows: a JSONL, JSON, CSV, TSV, TXT or Parquet file, a folder of text files or one
+    written by `datasets`, or the id of a Hub dataset (`org/name`)."""
 
     eval: str | None = Field(default=None, min_length=1)
     """Held-out rows, from the same kinds of sources; by default `eval_fraction` of the training
@@ -69,9 +92,14 @@ class DataSettings(Section):
     given."""
 
     format: RowFormat = RowFormat.AUTO
-    """The columns of a row: `messages`; `prompt`, `completion`; `instruction`, `input`, `output`;
-    `text`; or, for classification, `text`, `label` (`labelled`) and `tokens`, `tags` (`tagged`).
-    `auto` infers it from the column names and the task."""
+    """The format of the rows: `messages`; `sharegpt` (`conversations`); `prompt-completion`, of
+    texts, or `conversational-prompt-completion`, of messages; `instruction` (`instruction`,
+    `input`, `output`); `text`; or, for classification, `labelled` (`text`, `label`) and `tagged`
+    (`tokens`, `tags`). `auto` infers it from the columns of the first row and the task."""
+
+    columns: ColumnNames = Field(default_factory=dict)
+    """Columns that have other names in the file: a name from the format, and the one in the file,
+    such as `{prompt: question, completion: answer}`."""
 
     template: Template = Template.AUTO
     """`chat` applies the tokenizer's chat template, `plain` concatenates prompt and completion
@@ -82,12 +110,16 @@ class DataSettings(Section):
     """Tokens that the loss is computed on: `completion` is the answers only, `all` is every token.
     Rows of the format `text` are always trained on in full."""
 
+    turns: Turns = Turns.ALL
+    """Answers of a conversation that are trained on: `all` (TRL's `assistant_only_loss`), or the
+    `last` one. An answer whose `weight` is 0 is not trained on."""
+
     max_length: int = Field(default=1024, ge=8, le=10_000_000)
     """Maximum length of a row in tokens; longer rows are truncated at the end."""
 
     on_lost_answer: OnLostAnswer = OnLostAnswer.ERROR
-    """What to do with a row whose answer is truncated away entirely: fail (`error`), or `drop` the
-    row and report how many were dropped."""
+    """What to do with a row of which no answer is trained on, as it is truncated away entirely or
+    has the weight 0: fail (`error`), or `drop` the row and report how many were dropped."""
 
     max_train_rows: int | None = Field(default=None, ge=1, le=10**9)
     """Train on this many rows only, drawn by the seed."""
@@ -98,5 +130,13 @@ class DataSettings(Section):
             raise ValueError(
                 "eval and eval_split were both given; eval names another file, eval_split another "
                 "split of train: keep one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _some_answers_are_not_trained(self) -> Self:
+        if self.turns is Turns.LAST and self.loss_on is LossOn.ALL:
+            raise ValueError(
+                "turns is last, but loss_on is all, which trains on every turn; keep one of the two"
             )
         return self

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings
+from tasks.config.columns import ColumnNames
 from tasks.config.section import Section
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -23,6 +24,10 @@ class PredictBatchConfig(Section):
 
     input: str = Field(min_length=1)
     """A JSONL, CSV, TSV or Parquet file of rows as in training; the answers may be missing."""
+
+    columns: ColumnNames = Field(default_factory=dict)
+    """Columns that have other names in that file, as in `data.columns`; they keep them in the
+    output."""
 
     output: str | None = Field(default=None, min_length=1)
     """A file of the same kind for the rows, in their order, with new columns: the answer, or the

@@ -20,8 +20,16 @@ from tasks.errors import UserError, shortened
 from tasks.runtime.addresses import masked, without_password
 from tasks.runtime.paths import check_path, exists, expanded, path_problem
 
-DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+_TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
+DATA_SUFFIXES = (
+    *_TEXT_SUFFIXES,
+    ".parquet",
+    *(f"{one}{packed}" for one in _TEXT_SUFFIXES for packed in COMPRESSED_SUFFIXES),
+)
 """Suffixes of the data files that can be read."""
+SHOWN_SUFFIXES = f"{', '.join(_TEXT_SUFFIXES)} (also with .gz or .zst), .parquet"
+"""The same, for messages."""
 
 _OVERRIDE = re.compile(r"^([\w-]+(?:\.[\w-]+)*)=(.*)$", re.DOTALL)
 _LOCATIONS = (
@@ -108,6 +116,12 @@ def _shown(override: str) -> str:
 def is_hub_dataset(source: str) -> bool:
     """Return whether a data source is a Hub id (`org/name`) and not an existing file or folder."""
     return is_hub_id(source) and not (source.lower().endswith(DATA_SUFFIXES) or exists(source))
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a data file in lower case, without that of its compression."""
+    name = Path(path.name.lower())
+    return Path(name.stem).suffix if name.suffix in COMPRESSED_SUFFIXES else name.suffix
 
 
 def missing_file(path: Path) -> str:

@@ -4,13 +4,21 @@ import csv
 import json
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.config.reading import DATA_SUFFIXES, is_hub_dataset, missing_file
+from tasks.config.reading import (
+    DATA_SUFFIXES,
+    SHOWN_SUFFIXES,
+    is_hub_dataset,
+    missing_file,
+    suffix_of,
+)
 from tasks.engine.data.json_values import DuplicateKeyError, duplicate_line, parse_json
+from tasks.engine.data.text_files import documents, have_paragraphs, open_text, texts
 from tasks.engine.failures import failure
 from tasks.errors import UserError
 
@@ -22,7 +30,7 @@ Row = dict[str, object]
 _Line = Row | UserError
 
 CSV_SUFFIXES = (".csv", ".tsv")
-_PLAIN = (".txt", ".md")
+_PLAIN = (".md", ".text")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _QUOTED = re.compile(r'"[^"]*"')
 _ROWS_AT_ONCE = 1000
@@ -82,16 +90,16 @@ def iter_lines(path: Path) -> Iterator[_Line]:
     """
     if not path.is_file():
         raise UserError(
-            f"data file {missing_file(path)}; possible: a file ({', '.join(DATA_SUFFIXES)}), "
-            "a folder written by datasets, or a Hub dataset id (org/name)"
+            f"data file {missing_file(path)}; possible: a file ({SHOWN_SUFFIXES}), a "
+            "folder of text files or one written by datasets, or a Hub dataset id (org/name)"
         )
-    suffix = path.suffix.lower()
-    if suffix not in DATA_SUFFIXES:
-        hint = '; write plain text as rows {"text": …}, one per line' if suffix in _PLAIN else ""
+    if not path.name.lower().endswith(DATA_SUFFIXES):
+        hint = "; rename plain text to .txt" if path.suffix.lower() in _PLAIN else ""
         raise UserError(
-            f"{path} has the extension {suffix or '(none)'}; possible: {', '.join(DATA_SUFFIXES)}"
-            + hint
+            f"{path} has the extension {path.suffix.lower() or '(none)'}; possible: "
+            f"{SHOWN_SUFFIXES}{hint}"
         )
+    suffix = suffix_of(path)
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; at least one row is needed")
     if suffix == ".parquet":
@@ -100,6 +108,9 @@ def iter_lines(path: Path) -> Iterator[_Line]:
         text = "".join(_text_lines(path, newline=""))
         _check_text(text, path, 1)
         return iter(_json_rows(text, path))
+    if suffix == ".txt":
+        by_line = not have_paragraphs(_text_lines(path, newline=None))
+        return _text_rows(texts(_text_lines(path, newline=None), by_line=by_line), path)
     if suffix in CSV_SUFFIXES:
         # newline="" keeps the line breaks within quoted cells as they are.
         return _csv_rows(_text_lines(path, newline=""), path)
@@ -121,7 +132,7 @@ def csv_separator(text: str, path: Path) -> str:
         UserError: the line does not have the usual separator, but both of the others.
     """
     names = _QUOTED.sub("", re.split("[\r\n]", text, maxsplit=1)[0])
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    usual = "\t" if suffix_of(path) == ".tsv" else ","
     found = [usual] if usual in names else [one for one in ",;\t" if one in names]
     if len(found) > 1:
         raise UserError(
@@ -147,13 +158,14 @@ def _require_only_split(source: str, split: str, path: Path) -> None:
         )
 
 
-def _text_lines(path: Path, newline: str) -> Iterator[str]:
+def _text_lines(path: Path, newline: str | None) -> Iterator[str]:
     """Read a file's lines; a byte that is not UTF-8 becomes a surrogate, see `_check_text`."""
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
+        with open_text(path, newline) as file:
             yield from file
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, EOFError, zlib.error) as error:  # the latter two of compressed files
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read: {reason}") from error
 
 
 def _check_text(text: str, path: Path, line: int) -> None:
@@ -183,6 +195,24 @@ def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
                 yield _object(_json(line, path, number), where)
             except UserError as error:
                 yield error
+
+
+def _text_rows(found: Iterable[tuple[int, str]], path: Path) -> Iterator[_Line]:
+    for number, text in found:
+        try:
+            _check_text(text, path, number)
+            yield {"text": text}
+        except UserError as error:
+            yield error
+
+
+def _document_rows(files: Iterable[Path]) -> Iterator[Row]:
+    for path in files:
+        text = "".join(_text_lines(path, newline=None))
+        _check_text(text, path, 1)
+        if not text.strip():
+            raise UserError(f"{path} is empty; each file of a folder of texts is a row: remove it")
+        yield {"text": text.rstrip("\n")}
 
 
 def _json_rows(text: str, path: Path) -> list[Row]:
@@ -275,21 +305,25 @@ def _from_parquet(path: Path) -> Iterator[Row]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-                yield from batch.to_pylist()
+                yield from _without_nulls(batch.to_pylist())
     except (ArrowException, OSError) as error:
         raise UserError(f"{path} is not a readable Parquet file: {error}") from error
 
 
 def _from_folder(path: Path, split: str) -> Iterator[Row]:
+    if files := documents(path):
+        _require_only_split(str(path), split, path)
+        return _document_rows(files)
     import datasets
 
     try:
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError) as error:
-        files = [one.name for one in sorted(path.iterdir()) if one.suffix in DATA_SUFFIXES]
-        hint = f"; did you mean one of its files: {', '.join(files)}?" if files else ""
+        others = [one.name for one in sorted(path.iterdir()) if one.name.endswith(DATA_SUFFIXES)]
+        hint = f"; did you mean one of its files: {', '.join(others)}?" if others else ""
         raise UserError(
-            f"{path} is not a folder that datasets' save_to_disk has written{hint}"
+            f"{path} is neither a folder that datasets' save_to_disk has written, nor one of .txt "
+            f"files alone{hint}"
         ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
@@ -303,7 +337,23 @@ def _from_folder(path: Path, split: str) -> Iterator[Row]:
 def _plain_rows(loaded: "Dataset") -> Iterator[Row]:
     """Yield a memory-mapped dataset's rows as `to_list` would, reading a batch at a time."""
     for table in loaded.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
-        yield from table.to_pylist()
+        yield from _without_nulls(table.to_pylist())
+
+
+def _without_nulls(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows without the nulls in their objects.
+
+    Arrow gives each object of a column all keys that any of them has, such as the arguments of
+    other tools.
+    """
+    for row in rows:
+        yield {name: _without_null_keys(value) for name, value in row.items()}
+
+
+def _without_null_keys(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_null_keys(one) for key, one in value.items() if one is not None}
+    return list(map(_without_null_keys, value)) if isinstance(value, list) else value
 
 
 def _from_hub(source: str, split: str, revision: str | None) -> Iterator[Row]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from tasks.config import RowFormat, Task
 from tasks.engine.adapters.compatibility import check_tokenizer, template_of
 from tasks.engine.adapters.folders import AdapterFolder
+from tasks.engine.data.cells import BadRowError
+from tasks.engine.data.column_names import renamed
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.row_formats import BadRowError, detect_row_format, read_example
+from tasks.engine.data.row_formats import detect_row_format, read_example
 from tasks.engine.data.row_sources import read_rows
 from tasks.engine.data.tokenization import naming
 from tasks.engine.data.unread_columns import count_unread
@@ -80,13 +82,21 @@ class AnsweredRows:
     """The number of rows with content in a column that is not read, by the column's name."""
 
 
-def read_answered(file: Path, kind: Objective) -> AnsweredRows:
+def read_answered(
+    file: Path, kind: Objective, columns: Mapping[str, str] | None = None
+) -> AnsweredRows:
     """Read the rows of a file, each with its answer.
+
+    Args:
+        file: the file.
+        kind: what is learned from such rows.
+        columns: from names of ours to those in the file, where they differ.
 
     Raises:
         UserError: the rows can't be read, have no answers, or are plain text.
     """
-    rows = read_rows(str(file), "train", None)
+    given = read_rows(str(file), "train", None)
+    rows = list(renamed(given, columns or {}, "evaluation.columns"))
     row_format = detect_row_format(rows[0], str(file), learnable=kind.traits.row_formats)
     if row_format is RowFormat.TEXT:
         raise UserError(

@@ -148,7 +148,7 @@ def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task
             "or set evaluation.sha256 to the new value"
         )
     objective = objective_of(task)
-    rows = read_answered(path, objective)
+    rows = read_answered(path, objective, evaluation.columns)
     expected = [example.answer for example in rows.examples]
     kind = resolve_kind(_KINDS.get(rows.row_format, evaluation.answers), expected)
     return HeldOut(

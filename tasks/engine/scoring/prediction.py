@@ -10,10 +10,11 @@ from tasks.config import RowFormat
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.base.base_models import end_ids
 from tasks.engine.base.input_limits import describe_unknown
+from tasks.engine.data.cells import BadRowError
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.row_formats import BadRowError, read_question
+from tasks.engine.data.row_formats import read_question
 from tasks.engine.data.row_sources import Row
 from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError

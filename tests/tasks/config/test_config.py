@@ -205,9 +205,30 @@ def test_every_commented_setting_is_ready_to_use(tmp_path: Path) -> None:
     assert max(map(len, text.splitlines())) <= max(100, len(str(data)) + 12)
 
 
+def test_the_starting_point_names_columns(tmp_path: Path) -> None:
+    """Columns that look like a question and its answer are proposed as prompt and completion."""
+    data = tmp_path / "faq.csv"
+    data.write_text("id,question,answer\n1,a,b\n", encoding="utf-8")
+    text = starting_configuration(data, "org/base")
+    columns = read_config(written(tmp_path, text)).data.columns
+    assert columns == {"prompt": "question", "completion": "answer"}
+    assert f"format {RowFormat.PROMPT_COMPLETION}" in text
+
+
+def test_all_tokens_or_the_last_answer(tmp_path: Path) -> None:
+    """`loss_on: all` trains on every turn, which contradicts `turns: last`."""
+    overrides = ["data.loss_on=all", "data.turns=last"]
+    with pytest.raises(UserError, match="turns is last, but loss_on is all"):
+        read_config(written(tmp_path, SMALLEST), overrides)
+
+
 @pytest.mark.parametrize(
     ("row", "base", "message"),
-    [('{"a": "b"}', "org/base", "columns a"), ('{"text": "b"}', "", r"base_model\.source is ''")],
+    [
+        ('{"text": "b", "images": ["c"]}', "org/base", "row 1: there is a column images"),
+        ('{"a": "b"}', "org/base", "columns a"),
+        ('{"text": "b"}', "", r"base_model\.source is ''"),
+    ],
 )
 def test_no_starting_point_without_data_and_base(
     tmp_path: Path, row: str, base: str, message: str
