@@ -100,8 +100,8 @@ class DataSettings(Section):
     `text`."""
 
     chat_template: str | None = Field(default=None, min_length=1)
-    """A file with a chat template (Jinja) to use instead of the tokenizer's. Its content is recorded
-    with the run, saved with the adapter, and used for every later answer."""
+    """A file with a chat template (Jinja) to use instead of the tokenizer's. Its content is
+    recorded with the run, saved with the adapter, and used for every later answer."""
 
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Variables of the chat template, such as `enable_thinking: false`; in training and for every
