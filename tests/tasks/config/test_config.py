@@ -210,3 +210,26 @@ def test_no_starting_point_without_data_and_base(
     data.write_text(row, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         starting_configuration(data, base)
+
+
+def test_chat_template_is_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    """Its path is relative to the configuration's folder, and never a Hub id."""
+    text = SMALLEST.replace("org/rows", "org/rows, chat_template: templates/own.jinja")
+    config = read_config(written(tmp_path, text))
+    assert config.data.chat_template == str(tmp_path / "templates" / "own.jinja")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("chat_template_kwargs: {tools: []}", "chat_template_kwargs sets tools, which is no"),
+        ("template: plain, system_in_user: true", "system_in_user would not take effect"),
+        ("template: plain, chat_template: a.jinja", "chat_template would not take effect"),
+    ],
+)
+def test_settings_of_chat_templates_that_cannot_work_are_refused(
+    tmp_path: Path, settings: str, message: str
+) -> None:
+    """What adapterflow gives a template itself cannot be set, and plain text has no template."""
+    with pytest.raises(UserError, match=message):
+        read_config(written(tmp_path, SMALLEST.replace("org/rows", f"org/rows, {settings}")))
