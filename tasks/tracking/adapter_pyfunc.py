@@ -597,13 +597,15 @@ def _reopened(opened: str, head: str, asked: str) -> str:
     pieces = (piece.findall(text[len(asked) :]) for text in (opened, head))
     same = takewhile(lambda pair: pair[0] == pair[1], zip(*pieces, strict=False))
     start = len(asked) + sum(len(one) for one, _ in same)
-    return "" if opened[start:].strip() else head[start:]
+    return "" if opened[start:].strip() and head[start:].strip() else head[start:]
 
 
 def _system_in_user(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put each system message at the beginning of the user's next message, as in training."""
     put, waiting = [], []
     for turn in turns:
+        if turn["role"] in ("system", "user") and not isinstance(turn.get("content"), str):
+            raise _refused(f"the content of a {turn['role']} message must be text: {turn!r:.200}")
         if turn["role"] == "system":
             waiting += [turn["content"]] if turn["content"].strip() else []
         elif turn["role"] == "user" and waiting:

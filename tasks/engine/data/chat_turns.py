@@ -27,6 +27,8 @@ _MARK = "\ue000answer\ue001"
 _PIECE = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\w+|.", re.DOTALL)
 """A marker such as `<think>` or `[INST]`, a word, or a character: what templates write at once."""
 
+_MARKUP = re.compile(r"[<>\[\]{}|]")
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -96,6 +98,7 @@ class TurnFinder:
     ends: EndTokens
     _tails: dict[tuple[object, ...], str] = field(default_factory=dict, repr=False)
     _markers: dict[tuple[object, ...], str] = field(default_factory=dict, repr=False)
+    _arounds: dict[tuple[str, ...], Around] = field(default_factory=dict, repr=False)
 
     def context(self, given: Conversation, number: int) -> str:
         """Return the text with which a message is asked for.
@@ -124,20 +127,53 @@ class TurnFinder:
         content_end = max(0, len(written) - len(tail))
         check_answer(given.row, given.messages[number], written[:content_end])
         ended, marker = self.ends.through(written[content_end:]), ""
-        if not ended and (marker := self._marker(given, number)):
+        end = content_end + len(ended)
+        if not ended:
             # The next turn's role may be the end token, as with GLM-4.5.
-            ended, written = marker, written + marker
-            content_end = len(written) - len(marker)
+            marker = self._marker(given, number)
+            written += marker
+            end = len(written)
         return Turn(
             number=number,
             context=context,
             written=written,
             content_end=content_end,
-            end=content_end + len(ended) if ended else len(written),
-            is_ended=bool(ended),
+            end=end,
+            is_ended=bool(ended or marker),
             is_marked=bool(marker),
             is_reopened=not whole.startswith(context),
         )
+
+    def turns(self, given: Conversation, numbers: Sequence[int]) -> list[Turn]:
+        """Return several answers, each in its context; see `turn`."""
+        *earlier, last = numbers
+        final = self.turn(given, last)
+        return [*(self._earlier(given, number, final.text) for number in earlier), final]
+
+    def _earlier(self, given: Conversation, number: int, text: str) -> Turn:
+        """Return an answer before the last one.
+
+        Rendering the conversation up to each answer would double the work. An answer without any
+        markup, on which no template acts, need not be rendered again if the longer text begins with
+        its context and with what the template writes for a marker in its place.
+        """
+        answer = given.messages[number]
+        has_markup = bool(answer.tool_calls or answer.reasoning or _MARKUP.search(answer.content))
+        if has_markup or answer.content != answer.content.strip():
+            return self.turn(given, number)
+        context = self.context(given, number)
+        around = self._known_around(given, number, context)
+        body, ended = around.before + answer.content, self.ends.through(around.after)
+        if not ended or not text.startswith(context + body + ended):
+            return self.turn(given, number)
+        end = len(body) + len(ended)
+        return Turn(number, context, body + ended, len(body), end, is_ended=True)
+
+    def _known_around(self, given: Conversation, number: int, context: str) -> Around:
+        roles = tuple(one.role for one in given.before(number))
+        if roles not in self._arounds:
+            self._arounds[roles] = self.around(given, number, context)
+        return self._arounds[roles]
 
     def around(self, given: Conversation, number: int, context: str) -> Around:
         """Return what the template writes around the content of an answer in a context."""

@@ -33,17 +33,24 @@ def plain_prompt(messages: Sequence[Message], separator: str, ends: EndTokens) -
 
 
 def plain_text(
-    messages: Sequence[Message], separator: str, ends: EndTokens
+    messages: Sequence[Message], trained: Sequence[int], separator: str, ends: EndTokens
 ) -> tuple[str, list[tuple[int, int]], int]:
-    """Return the text to train on, the spans of its answers, and where the last content ends."""
+    """Return the text to train on, the spans of its answers, and where the last content ends.
+
+    Args:
+        messages: the conversation.
+        trained: the numbers of the answers to train on.
+        separator: between the messages.
+        ends: one of them follows each answer.
+    """
     text, spans, content_end = "", [], 0
-    for message in messages:
+    for number, message in enumerate(messages):
         start = len(text)
         text += message.content
         if message.role == "assistant":
             content_end = len(text)
             text = text[:start] + ends.closed(message.content)
-            if message.is_trained:
+            if number in trained:
                 spans.append((start, len(text)))
         text += separator
     return text.removesuffix(separator), spans, content_end

@@ -102,12 +102,10 @@ class Renderer:
 
         It may differ from the example's: some templates trim whitespace or move the reasoning.
         """
-        last = replace(example.messages[-1], is_trained=True)
-        trained = replace(example, messages=(*example.messages[:-1], last))
-        row = replace(self, trains_last_only=True).full(trained)
+        row = replace(self, trains_last_only=True).full(example)
         prompt = self.prompt(example)
         start, end = row.answers[-1]
-        if last.tool_calls:
+        if example.messages[-1].tool_calls:
             return prompt.content(self.tokenizer, row.text[start:end])
         return prompt.content(self.tokenizer, row.text[start : row.content_end] + prompt.after)
 
@@ -140,12 +138,12 @@ class Renderer:
 
     def _trained(self, example: Example) -> list[int]:
         """Return the numbers of the messages that are trained on."""
-        last = len(example.messages) - 1
+        if self.trains_last_only:
+            return [len(example.messages) - 1]
         return [
             number
             for number, one in enumerate(example.messages)
             if one.role == "assistant" and one.is_trained
-            if not self.trains_last_only or number == last
         ]
 
     def _check_answers(self, example: Example) -> None:
@@ -168,10 +166,8 @@ class Renderer:
         return Rendered(ended, ((0, len(ended)),), counts=counts)
 
     def _plain_row(self, example: Example) -> Rendered:
-        messages, trained = example.messages, self._trained(example)
-        if self.trains_last_only:
-            messages = (*(replace(m, is_trained=False) for m in messages[:-1]), messages[-1])
-        text, spans, content_end = plain_text(messages, self.separator, self._ends)
+        trained = self._trained(example)
+        text, spans, content_end = plain_text(example.messages, trained, self.separator, self._ends)
         answers = [example.messages[number] for number in trained]
         return Rendered(
             text, tuple(spans), content_end, counts=self._answer_counts(answers, example)
@@ -199,7 +195,7 @@ class Renderer:
 
     def _chat_rows(self, example: Example) -> list[Rendered]:
         given = self._conversation(example)
-        turns = [self._turns.turn(given, number) for number in self._trained(example)]
+        turns = self._turns.turns(given, self._trained(example))
         *earlier, last = grouped(turns)
         rows = [self._chat_row(group, Counter(), is_complete=False) for group in earlier]
         answers = [example.messages[turn.number] for turn in turns]
@@ -234,7 +230,7 @@ def _lost(given: Conversation, turns: Sequence[Turn]) -> Counter[str]:
     return +Counter(
         num_unwritten_messages=num_unwritten(given.before(last.number), last.text),
         num_unwritten_reasonings=len(kept) - sum(kept),
-        num_unwritten_tools=int(not has_tools(given.tools, last.context)),
+        num_unwritten_tools=int(not has_tools(given.tools, turns[0].context)),
     )
 
 
