@@ -591,8 +591,12 @@ def _reopened(opened: str, head: str, asked: str) -> str:
         head: the messages, and what precedes the content of an existing answer.
         asked: the messages alone.
     """
-    if not (opened.startswith(asked) and head.startswith(asked)):
+    if not opened.startswith(asked):
         return ""
+    if not head.startswith(asked):  # an answer changes the messages before it, as with gpt-oss
+        prompt = opened[len(asked) :]
+        place = head.rfind(prompt) if prompt.strip() else -1
+        return head[place + len(prompt) :] if place >= 0 else ""
     piece = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\w+|.", re.DOTALL)
     pieces = (piece.findall(text[len(asked) :]) for text in (opened, head))
     same = takewhile(lambda pair: pair[0] == pair[1], zip(*pieces, strict=False))

@@ -128,7 +128,22 @@ AGENT_SHAPES = {
 ASKED = Message("user", "What is the capital of France?")
 CALL = ToolCall("look_up", '{"city": "Paris", "n": [1, 2.5], "deep": {"on": true}}', "call00001")
 OTHER_CALL = ToolCall("look_up", '{"city": "the dog"}', "call00002")
-TOOL_LIST = json.dumps([{"type": "function", "function": {"name": "look_up", "parameters": {}}}])
+TOOL_LIST = json.dumps(
+    [
+        {
+            "type": "function",
+            "function": {
+                "name": "look_up",
+                "description": "Look a city up.",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"city": {"type": "string", "description": "its name"}},
+                    "required": ["city"],
+                },
+            },
+        }
+    ]
+)
 
 
 def found(text: str, call: ToolCall = CALL) -> Message:

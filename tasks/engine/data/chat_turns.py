@@ -121,7 +121,7 @@ class TurnFinder:
                 context than it is asked for in, or loses a part of it.
         """
         context = self.context(given, number)
-        whole = self.chat.text(given.row, given.before(number + 1), given.tools, opened=False)
+        whole = self._whole(given, number, context)
         written = self._after_context(given, number, context, whole)
         tail = self._tail(given, number, whole)
         content_end = max(0, len(written) - len(tail))
@@ -175,6 +175,19 @@ class TurnFinder:
             self._arounds[roles] = self.around(given, number, context)
         return self._arounds[roles]
 
+    def _whole(self, given: Conversation, number: int, context: str) -> str:
+        """Return the conversation that ends with an answer.
+
+        Where the generation prompt closes an empty thinking block, no reasoning can follow it.
+        """
+        answer, before = given.messages[number], given.before(number)
+        whole = self.chat.text(given.row, (*before, answer), given.tools, opened=False)
+        if whole.startswith(context) or not answer.reasoning:
+            return whole
+        bare = replace(answer, reasoning="")
+        without = self.chat.text(given.row, (*before, bare), given.tools, opened=False)
+        return without if without.startswith(context) else whole
+
     def around(self, given: Conversation, number: int, context: str) -> Around:
         """Return what the template writes around the content of an answer in a context."""
         marked = self._marked(given, number)
@@ -201,11 +214,10 @@ class TurnFinder:
             return whole[len(context) :]
         asked = self.chat.text(given.row, given.before(number), given.tools, opened=False)
         marked = self._marked(given, number)
-        if marked is None or not all(one.startswith(asked) for one in (context, whole, marked)):
-            raise UserError(
-                f"row {given.row}: the chat template rewrites the prompt once there is an answer, "
-                "so the answer can't be located; set data.template to plain"
-            )
+        if marked is None or not context.startswith(asked):
+            raise _rewritten(given)
+        if not (whole.startswith(asked) and marked.startswith(asked)):
+            return _after_last(context[len(asked) :], marked, whole, given)
         start = len(asked) + _num_common(context[len(asked) :], whole[len(asked) :])
         head = marked.partition(_MARK)[0]
         if context[start:].strip() and head[start:].strip() and whole.startswith(head):
@@ -229,6 +241,8 @@ class TurnFinder:
         if known is None:
             messages = (*given.before(number), _with_mark(answer))
             text = self.chat.text(given.row, messages, given.tools, opened=False)
+            if _MARK not in text:  # it writes no tool calls, which the answer is checked for
+                text = self._marked(given, number) or text
             known = self._tails[key] = text.rpartition(_MARK)[2]
         # It is shorter where the marker is written otherwise: as a string, and not as a number.
         return known if whole.endswith(known) else _common_end(known, whole)
@@ -276,6 +290,34 @@ def grouped(turns: Sequence[Turn]) -> list[list[Turn]]:
         groups.insert(0, [one for one in left if text.startswith(one.generated)])
         left = [one for one in left if not text.startswith(one.generated)]
     return groups
+
+
+def _after_last(prompt: str, marked: str, whole: str, given: Conversation) -> str:
+    """Return what follows the generation prompt where the answer changes the messages before it.
+
+    gpt-oss drops the reasoning of earlier tool calls once there is a final answer.
+
+    Args:
+        prompt: the generation prompt.
+        marked: the conversation with the marker as its answer.
+        whole: the conversation.
+        given: for messages.
+
+    Raises:
+        UserError: there is no generation prompt before the answer.
+    """
+    limit = min(_num_common(marked, whole), marked.index(_MARK))
+    start = whole.rfind(prompt, 0, limit) if prompt.strip() else -1
+    if start < 0:
+        raise _rewritten(given)
+    return whole[start + len(prompt) :]
+
+
+def _rewritten(given: Conversation) -> UserError:
+    return UserError(
+        f"row {given.row}: the chat template rewrites the prompt once there is an answer, so the "
+        "answer can't be located; set data.template to plain"
+    )
 
 
 def _with_mark(answer: Message) -> Message:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +31,11 @@ NUM_ROWS = {
     ("thinking switched off", "system, three turns"): 3,
     ("thinking switched off", "calls"): 2,
     ("thinking switched off", "reasoning"): 2,
+    ("opens otherwise", "two turns"): 2,
+    ("opens otherwise", "system, three turns"): 3,
+    ("opens otherwise", "calls"): 3,
+    ("opens otherwise", "parallel calls"): 2,
+    ("thinking switched off", "calls and reasoning"): 2,
     ("closes the conversation", "two turns"): 2,
     ("closes the conversation", "system, three turns"): 3,
     ("closes the conversation", "calls"): 3,
@@ -97,8 +103,11 @@ class Peer:
 
     def left_to_generate(self, messages: Sequence[Message], number: int) -> tuple[str, str]:
         """Return what a model is given for an answer, and what it has to write to imitate it."""
+        answer = messages[number]
+        if self.name == "thinking switched off":  # the prompt has an empty thinking block
+            answer = replace(answer, reasoning="")
         asked = self.apply(messages[:number], add_generation_prompt=True)
-        whole = self.apply(messages[: number + 1])
+        whole = self.apply([*messages[:number], answer])
         common = asked if whole.startswith(asked) else asked.removesuffix(self.shape.given)
         left = whole[len(common) :]
         if self.name == "next role's marker":
