@@ -55,8 +55,10 @@ def test_a_template_of_the_user_is_part_of_it_and_its_place_is_not(
     found = []
     for name, template in (("a", written), ("b", written), ("c", written + "{# else #}")):
         (tmp_path / f"{name}.jinja").write_text(template)
-        data = {"chat_template": str(tmp_path / f"{name}.jinja")}
-        config = tiny_config(base, sums(tmp_path / "rows.jsonl", count=4), data=data)
+        config = tiny_config(base, sums(tmp_path / "rows.jsonl", count=4))
+        own = {"chat_template": str(tmp_path / f"{name}.jinja")}
+        data = config.data.model_copy(update=own)
+        config = config.model_copy(update={"data": data})
         found.append(inputs(config, tmp_path / name))
     assert found[0] == found[1] != found[2]
 

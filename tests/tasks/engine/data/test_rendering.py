@@ -189,7 +189,7 @@ def test_template_that_loses_the_answer_is_refused(tokenizer: "PreTrainedTokeniz
         "''",
     )
 
-    with pytest.raises(UserError, match="row 7: the chat template changes the answer 'b'"):
+    with pytest.raises(UserError, match="row 7: the chat template changes the answer 'd'"):
         Renderer(tokenizer, Template.CHAT).full(example(*TALK))
 
 
