@@ -1,12 +1,33 @@
 """The data's settings: where the rows are, how they are read, and how they are split."""
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from tasks.config.columns import ColumnNames
 from tasks.config.section import Section
+
+_ARGUMENTS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "sanitize_control_tokens",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+"""Arguments of `apply_chat_template`, which no variable of a chat template can have the name of."""
 
 
 class RowFormat(StrEnum):
@@ -106,6 +127,18 @@ class DataSettings(Section):
     verbatim; `auto` is `chat` where the tokenizer has a chat template and the rows are not plain
     `text`."""
 
+    chat_template: str | None = Field(default=None, min_length=1)
+    """A file with a chat template (Jinja) to use instead of the tokenizer's. Its content is
+    recorded with the run, saved with the adapter, and used for every later answer."""
+
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the chat template, such as `enable_thinking: false`; in training and for every
+    later answer."""
+
+    system_in_user: bool = False
+    """Put a system message at the beginning of the next user message, for a chat template that
+    refuses system messages, such as Gemma's; in training and for every later answer."""
+
     loss_on: LossOn = LossOn.COMPLETION
     """Tokens that the loss is computed on: `completion` is the answers only, `all` is every token.
     Rows of the format `text` are always trained on in full."""
@@ -140,3 +173,27 @@ class DataSettings(Section):
                 "turns is last, but loss_on is all, which trains on every turn; keep one of the two"
             )
         return self
+
+    @model_validator(mode="after")
+    def _template_variables_are_free(self) -> Self:
+        if taken := sorted(_ARGUMENTS & self.chat_template_kwargs.keys()):
+            raise ValueError(
+                f"chat_template_kwargs sets {', '.join(taken)}, which is no variable of a chat "
+                "template but given by adapterflow; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plain_rows_have_no_chat_template(self) -> Self:
+        if self.template is Template.PLAIN and (unused := self.chat_settings):
+            raise ValueError(
+                f"template is plain, so {', '.join(unused)} would not take effect; remove "
+                "template or them"
+            )
+        return self
+
+    @property
+    def chat_settings(self) -> list[str]:
+        """The names of the settings given that take effect with a chat template only."""
+        names = ("chat_template", "chat_template_kwargs", "system_in_user")
+        return [name for name in names if getattr(self, name)]

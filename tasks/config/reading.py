@@ -37,6 +37,7 @@ _LOCATIONS = (
     ("adapters", "source"),
     ("data", "train"),
     ("data", "eval"),
+    ("data", "chat_template"),
     ("evaluation", "rows"),
     ("input",),
     ("output",),
@@ -50,6 +51,8 @@ _MAX_HEADING = 500
 """Characters of what a message begins with: the file and all overrides."""
 _MAX_SHOWN = 100
 """Characters of a key and of a value in a message."""
+_FILES = {"chat_template"}
+"""Settings that are always a file's path, and never a Hub id."""
 
 AnyConfig = TypeVar("AnyConfig", bound=Section)
 
@@ -223,10 +226,12 @@ def _locate_all(given: dict[str, Any], folder: Path) -> None:
             holders = [one for x in found for one in (x if isinstance(x, list) else [x])]
         for holder in holders:
             if isinstance(holder, dict) and isinstance(source := holder.get(name), str) and source:
-                holder[name] = _locate(source, folder, is_data=not _MODELS & set(parents))
+                is_data = not _MODELS & set(parents)
+                is_file = name in _FILES
+                holder[name] = _locate(source, folder, is_data=is_data, is_file=is_file)
 
 
-def _locate(source: str, folder: Path, *, is_data: bool) -> str:
+def _locate(source: str, folder: Path, *, is_data: bool, is_file: bool) -> str:
     if is_address(source):
         return source
     path = folder / expanded(source)
@@ -237,5 +242,5 @@ def _locate(source: str, folder: Path, *, is_data: bool) -> str:
     # What can't be a Hub id is a path even if nothing exists there: the error then names it in
     # full.
     is_name = is_hub_id(source) or (not is_data and "/" not in source)
-    is_path = is_path or not is_name
+    is_path = is_path or not is_name or is_file
     return str(plain_path(path)) if path.exists() or is_path else source

@@ -180,7 +180,7 @@ def save_adapter(
 
     live_logits = probe_logits(model)
     card = write_card(trained, data, settings)
-    files = saving.adapter_files(model, trained, data.template, card)
+    files = saving.adapter_files(model, trained, saving.Prompting.of(data), card)
     del model
     release_memory()
     repo = settings.push_to_hub

@@ -5,6 +5,7 @@ class that moves is found again by its name (`tasks.durability.kept_results`).
 """
 
 from tasks.records.base import BaseModelRecord, BaseSource
+from tasks.records.chat import ChatOptions
 from tasks.records.comparison import (
     BASE,
     CHALLENGER,
@@ -42,6 +43,7 @@ __all__ = [
     "CHAMPION",
     "BaseModelRecord",
     "BaseSource",
+    "ChatOptions",
     "CheckedRecord",
     "CombinedRecord",
     "DataRecord",

@@ -163,6 +163,8 @@ def signature(adapter: str, base: BaseSource) -> "ModelSignature":
                 ColSpec(DataType.string, "prompt", required=False),
                 # A list of {role, content}, or the same as JSON.
                 ColSpec(AnyType(), "messages", required=False),
+                # A list of the tools that the assistant may call, or the same as JSON.
+                ColSpec(AnyType(), "tools", required=False),
             ]
         ),
         outputs=Schema([ColSpec(DataType.string)]),

@@ -20,6 +20,7 @@ from tasks.engine.objectives.generation import matches
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
+from tasks.records import ChatOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,7 +54,8 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
     examples = answered.examples
     tokenizer = check_tokenizer(adapter, tokenizer)
     template = template_of(adapter, tokenizer)
-    renderer = Renderer.of(tokenizer, template, answered.row_format)
+    chat = ChatOptions.in_manifest(adapter.manifest)
+    renderer = Renderer.of(tokenizer, template, answered.row_format, chat=chat)
     with naming(str(rows)):
         prompts = [kind.prompt(renderer, example) for example in examples]
         expected = [kind.expected(renderer, example) for example in examples]

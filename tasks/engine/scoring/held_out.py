@@ -17,7 +17,7 @@ from tasks.config.reading import missing_file
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.examples import Split
-from tasks.engine.data.rendering import Rendered, Renderer
+from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
@@ -71,9 +71,7 @@ class HeldOut:
         settings = self.data.model_copy(update={"on_lost_answer": OnLostAnswer.ERROR})
         if self.task.traits.generates:
             settings = settings.model_copy(update={"loss_on": LossOn.COMPLETION})
-            renderer = _LastAnswer(
-                renderer.tokenizer, renderer.template, renderer.separator, renderer.ends
-            )
+            renderer = replace(renderer, trains_last_only=True)
         split = Split(self.source, self.evaluation.sha256, tuple(self.examples))
         tokenized = self.task.tokenize(split, renderer, settings, base)
         return TokenizedSplit.of(split, tokenized).rows
@@ -114,14 +112,6 @@ class HeldOut:
                     f"{len(known)} classes of the training rows or of base_model.labels; correct "
                     "it, or train on rows with it"
                 )
-
-
-class _LastAnswer(Renderer):
-    """Marks the last answer only: earlier ones in a conversation are part of the prompt."""
-
-    def full(self, example: Example) -> Rendered:
-        rendered = super().full(example)
-        return replace(rendered, answers=rendered.answers[-1:])
 
 
 def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task) -> HeldOut:

@@ -141,7 +141,9 @@ def prompts_sha256(adapters: AdapterSet, questions: Sequence[Question | Answered
 def _render(adapters: AdapterSet, question: Question, max_new_tokens: int) -> Prompt | Answered:
     adapter, example = adapters.adapters[question.adapter], question.example
     ends = end_ids(adapters.base.location, adapters.base.revision)
-    renderer = Renderer.of(adapter.tokenizer, adapter.template, question.row_format, ends)
+    renderer = Renderer.of(
+        adapter.tokenizer, adapter.template, question.row_format, ends, adapter.chat
+    )
     kind = objective_of(adapters.base.settings.task)
     try:
         prompt = kind.prompt(renderer, example)

@@ -258,3 +258,26 @@ def test_every_number_is_bounded_and_no_truth_value(section: type[Section]) -> N
             with pytest.raises(ValidationError) as caught:
                 section.model_validate({name: {"loss": value} if is_mapping else value})
             assert any(name in error["loc"] for error in caught.value.errors()), (name, value)
+
+
+def test_chat_template_is_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    """Its path is relative to the configuration's folder, and never a Hub id."""
+    text = SMALLEST.replace("org/rows", "org/rows, chat_template: templates/own.jinja")
+    config = read_config(written(tmp_path, text))
+    assert config.data.chat_template == str(tmp_path / "templates" / "own.jinja")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("chat_template_kwargs: {tools: []}", "chat_template_kwargs sets tools, which is no"),
+        ("template: plain, system_in_user: true", "system_in_user would not take effect"),
+        ("template: plain, chat_template: a.jinja", "chat_template would not take effect"),
+    ],
+)
+def test_settings_of_chat_templates_that_cannot_work_are_refused(
+    tmp_path: Path, settings: str, message: str
+) -> None:
+    """What adapterflow gives a template itself cannot be set, and plain text has no template."""
+    with pytest.raises(UserError, match=message):
+        read_config(written(tmp_path, SMALLEST.replace("org/rows", f"org/rows, {settings}")))
