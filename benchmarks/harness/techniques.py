@@ -22,6 +22,7 @@ from tasks.engine.kernels.adapter_layers import fused_adapter_layers
 from tasks.engine.kernels.kernel_attention import attend_one_by_one
 from tasks.engine.kernels.lean_layers import lean_layers
 from tasks.engine.kernels.row_attention import attending_by_row
+from tasks.engine.kernels.segments import Segments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,7 +90,7 @@ def _planned(engine: Engine, **changes: object) -> Engine:
 
 
 def _without_prefix(engine: Engine) -> Engine:
-    if not engine.plan.prefix_length:
+    if engine.plan.batching != Batching.SHARED_PREFIX:
         return engine
     return _planned(engine, batching=Batching.PACKED, prefix_length=0)
 
@@ -142,20 +143,26 @@ def _attend_one_by_one(  # noqa: PLR0913 - transformers' signature
     scaling: float | None = None,
     **others: Any,  # noqa: ANN401, ARG001
 ) -> tuple[torch.Tensor, None]:
-    ends = tuple(attention_mask.flatten().tolist())
+    segments = Segments.in_mask(attention_mask)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend_one_by_one(query, key, value, ends, scaling, 0.0), None
+    return attend_one_by_one(query, key, value, segments, scaling, 0.0), None
 
 
 AttentionInterface.register(_BY_ROW, _attend_one_by_one)
 
 
 def _with_all_positions(micro_batch: "MicroBatch") -> "MicroBatch":
-    """Return the micro-batch with logits asked for at every position."""
-    lines, length = micro_batch["input_ids"].shape
-    labels = micro_batch["labels"].new_full((lines, length), IGNORED)
-    labels[:, micro_batch["logits_to_keep"]] = micro_batch["labels"]
-    return {**micro_batch, "logits_to_keep": torch.arange(length), "labels": labels}
+    """Return the micro-batch with logits asked for at every position, with or without a label."""
+    kept, labels = micro_batch["logits_to_keep"], micro_batch["labels"]
+    others = torch.ones(micro_batch["input_ids"].shape[1], dtype=torch.bool)
+    others[kept] = False
+    unlabeled = others.nonzero().flatten()
+    ignored = labels.new_full((len(labels), len(unlabeled)), IGNORED)
+    return {
+        **micro_batch,
+        "logits_to_keep": torch.cat((kept, unlabeled)),
+        "labels": torch.cat((labels, ignored), dim=1),
+    }
 
 
 def _chunks_of_all_positions(model: "PreTrainedModel", micro_batch: "MicroBatch") -> torch.Tensor:

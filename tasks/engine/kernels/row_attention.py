@@ -1,4 +1,4 @@
-"""Attention within packed rows: each row of a sequence sees only a shared prefix and itself.
+"""Attention within packed rows: each row sees only itself and the prefixes that it shares.
 
 PyTorch's attention takes such a pattern as a mask over all pairs of tokens, and computes all pairs.
 Here scores are computed only for the keys that a query may see. Queries of similar rows are put
@@ -17,19 +17,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface
 
-from tasks.engine.kernels.kernel_attention import (
-    Ends,
-    attend_at_once,
-    attend_one_by_one,
-    has_kernel,
-)
+from tasks.engine.kernels.kernel_attention import attend_at_once, attend_one_by_one, has_kernel
+from tasks.engine.kernels.segments import Segments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,7 +76,7 @@ def attend(  # noqa: PLR0913 - transformers' signature
         query: [1, heads, tokens, size].
         key: [1, key heads, tokens, size]; each serves heads / key heads neighboring heads.
         value: [1, key heads, tokens, size].
-        attention_mask: int64 [1, 1, 1, rows + 1], the ends of the prefix and of each row.
+        attention_mask: int64 [1, 1, 2, segments], as `Segments.as_mask` writes it.
         scaling: of the scores; 1/√size unless given.
         dropout: of the attention weights.
         sliding_window: number of tokens that a token sees, itself included.
@@ -96,30 +91,29 @@ def attend(  # noqa: PLR0913 - transformers' signature
     unsupported = [name for name in _UNSUPPORTED if others.get(name) is not None]
     if unsupported:
         raise ValueError(f"its attention uses {', '.join(unsupported)}")
-    ends = _ends_in(attention_mask)
-    longest = ends[0] + max(end - start for start, end in pairwise(ends))
-    if sliding_window is not None and longest > sliding_window:
+    segments = _segments_in(attention_mask)
+    if sliding_window is not None and (longest := segments.longest()) > sliding_window:
         raise ValueError(
             f"a row has {longest} tokens, but the attention window is {sliding_window}"
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if has_kernel(query) and not dropout:
-        return attend_at_once(query, key, value, ends, scaling), None
+        return attend_at_once(query, key, value, segments, scaling), None
     if dropout or query.device.type != "cpu":
-        return attend_one_by_one(query, key, value, ends, scaling, dropout), None
-    rows = _layout(ends)
-    return _TiledAttention.apply(query, key, value, rows, scaling), None  # type: ignore[no-untyped-call]
+        return attend_one_by_one(query, key, value, segments, scaling, dropout), None
+    layout = _layout(segments)
+    return _TiledAttention.apply(query, key, value, layout, scaling), None  # type: ignore[no-untyped-call]
 
 
 AttentionInterface.register(_NAME, attend)
 
 
-def _ends_in(mask: torch.Tensor) -> Ends:
-    """Return a micro-batch's ends, read once for all layers: reading from a GPU synchronizes it."""
-    ends: Ends | None = _read.get(mask)
-    if ends is None:
-        ends = _read[mask] = tuple(mask.flatten().tolist())
-    return ends
+def _segments_in(mask: torch.Tensor) -> Segments:
+    """Return a micro-batch's segments, read once for all layers: each read of a GPU waits for it."""
+    segments: Segments | None = _read.get(mask)
+    if segments is None:
+        segments = _read[mask] = Segments.in_mask(mask)
+    return segments
 
 
 _read = WeakTensorKeyDictionary()
@@ -127,7 +121,7 @@ _read = WeakTensorKeyDictionary()
 
 @dataclass(frozen=True)
 class _Tile:
-    """Pieces of rows with the same causal mask, so that each product is one batched multiplication.
+    """Pieces with the same causal mask, so that each product is one batched multiplication.
 
     Shorter pieces are padded with their last token. The outputs of padding queries are dropped, and
     the causal mask hides padding keys from all real queries.
@@ -162,14 +156,14 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive queries of one row, with the keys of the prefix and of the row up to them."""
+    """Consecutive queries of one segment, with the keys of its ancestors and its own up to them."""
 
-    prefix: int
-    """The number of the prefix's tokens."""
+    context: Sequence[int]
+    """The ancestors' tokens."""
     start: int
-    """The row's first token after the prefix."""
+    """The segment's first token."""
     before: int
-    """The number of the row's tokens before the first query."""
+    """The number of the segment's tokens before the first query."""
     size: int
     """The number of queries."""
 
@@ -184,35 +178,33 @@ class _Piece:
     def keys(self, size: int) -> list[int]:
         last = self.before + self.size - 1
         own = (self.start + min(at, last) for at in range(self.before + size))
-        return [*range(self.prefix), *own]
+        return [*self.context, *own]
 
 
 @lru_cache(maxsize=16)
-def _layout(ends: Ends) -> _Layout:
+def _layout(segments: Segments) -> _Layout:
     """Return the tiles of a micro-batch, computed once for all layers."""
-    # The prefix attends to itself, as a row without a prefix.
-    rows = [(0, 0, ends[0]), *((ends[0], start, end) for start, end in pairwise(ends))]
     pieces = [
-        _Piece(prefix, start, before, min(_TILE_QUERIES, end - start - before))
-        for prefix, start, end in rows
-        for before in range(0, end - start, _TILE_QUERIES)
+        _Piece(context, span.start, before, min(_TILE_QUERIES, len(span) - before))
+        for context, span in zip(segments.contexts(), segments.spans(), strict=True)
+        for before in range(0, len(span), _TILE_QUERIES)
     ]
     tiles = [_tile(group) for group in _groups(pieces)]
     queries = torch.cat([tile.queries for tile in tiles])
     real = torch.cat([tile.is_real for tile in tiles]).flatten().nonzero().flatten()
-    place = torch.empty(ends[-1], dtype=torch.int64)
+    place = torch.empty(segments.ends[-1], dtype=torch.int64)
     place[queries[real]] = real
     return _Layout(tuple(tiles), place, torch.cat([tile.keys for tile in tiles]))
 
 
 def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    """Group pieces of similar size that begin at the same distance from their row's first token."""
+    """Group pieces of similar size that have the same number of keys before the first query."""
     group: list[_Piece] = []
-    for piece in sorted(pieces, key=lambda p: (p.prefix, p.before, p.size)):
+    for piece in sorted(pieces, key=lambda p: (p.offset, p.size)):
         wider = [*group, piece]
         fits = (
             group
-            and (piece.prefix, piece.before) == (group[0].prefix, group[0].before)
+            and piece.offset == group[0].offset
             and piece.size * len(wider) <= _PADDING * sum(p.size for p in wider)
             and len(wider) * piece.size * piece.num_keys <= _TILE_SCORES
         )
@@ -227,7 +219,7 @@ def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
 
 def _tile(group: Sequence[_Piece]) -> _Tile:
     size = max(piece.size for piece in group)
-    offset = group[0].prefix + group[0].before
+    offset = group[0].offset
     later = torch.ones(size, offset + size, dtype=torch.bool).triu(offset + 1)
     return _Tile(
         size=len(group),
