@@ -66,9 +66,7 @@ def gradients(model: "PreTrainedModel") -> Gradients:
     return found
 
 
-def plain(
-    model: "PreTrainedModel", rows: list[TokenizedRow], side: str
-) -> tuple[float, Gradients]:
+def plain(model: "PreTrainedModel", rows: list[TokenizedRow], side: str) -> tuple[float, Gradients]:
     """Train as transformers does on one batch of rows that are padded on a side, or not batched."""
     total = 0.0
     for group in [rows] if side in {"left", "right"} else [[row] for row in rows]:
@@ -127,8 +125,6 @@ def assert_same(
     for name, gradient in expected[1].items():
         assert gradient.abs().max() > 0, name
         assert (given[1][name] - gradient).abs().max() < tolerance * largest, name
-
-
 
 
 def attention_of_lengths(  # noqa: PLR0913 - the real one's signature

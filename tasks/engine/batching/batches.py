@@ -15,7 +15,7 @@ continue from the prefix in each row, and each row attends to its prefixes and i
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, Protocol, Self, TypedDict, TypeVar
 

@@ -163,7 +163,9 @@ def _turns(splits: Sequence[Sequence[TokenizedRow]]) -> list[TokenizedRow]:
     return []
 
 
-def _prefix_length(splits: Sequence[Sequence[TokenizedRow]], wanted: Batching, *, has_turns: bool) -> int:
+def _prefix_length(
+    splits: Sequence[Sequence[TokenizedRow]], wanted: Batching, *, has_turns: bool
+) -> int:
     length = shared_prefix_length(chain(*splits)) if wanted is not Batching.PACKED else 0
     if wanted is Batching.SHARED_PREFIX:
         if not length and not has_turns:
@@ -220,8 +222,6 @@ def _by_row(logits: "Tensor", micro_batch: MicroBatch) -> "Tensor":
     return logits[micro_batch["labels"] != IGNORED].float()
 
 
-def _one_micro_batch(
-    batches: Batches, rows: Sequence[Row], model: "PreTrainedModel"
-) -> MicroBatch:
+def _one_micro_batch(batches: Batches, rows: Sequence[Row], model: "PreTrainedModel") -> MicroBatch:
     [made] = batches(rows)["micro_batches"]
     return {name: tensor.to(model.device) for name, tensor in made.items()}

@@ -126,7 +126,7 @@ def kept_together(conversations: Iterable[range], batch_size: int) -> Iterator[i
         space = space - len(taken) or batch_size
 
 
-def row_order(
+def row_order(  # noqa: PLR0913 - what the order is a function of
     lengths: "Sequence[int] | np.ndarray",
     starts: "np.ndarray",
     batching: str,

@@ -2,8 +2,8 @@
 
 The keys of a segment are its ancestors' and its own, so its queries are aligned with the last keys.
 On a GPU all segments are one call of the kernel for sequences of variable length, whose causal mask
-has the same alignment (FlashAttention-2, https://arxiv.org/abs/2307.08691; lower right since version
-2.1). The tests replace the kernel by a stand-in, as they run without a GPU. On a GPU,
+has the same alignment (FlashAttention-2, https://arxiv.org/abs/2307.08691; lower right since its
+version 2.1). The tests replace the kernel by a stand-in, as they run without a GPU. On a GPU,
 `batching.choice` compares packed with padded rows on the model itself before it packs.
 """
 

@@ -109,7 +109,7 @@ AttentionInterface.register(_NAME, attend)
 
 
 def _segments_in(mask: torch.Tensor) -> Segments:
-    """Return a micro-batch's segments, read once for all layers: each read of a GPU waits for it."""
+    """Return a micro-batch's segments, read once for all layers: reading synchronizes a GPU."""
     segments: Segments | None = _read.get(mask)
     if segments is None:
         segments = _read[mask] = Segments.in_mask(mask)
@@ -168,8 +168,13 @@ class _Piece:
     """The number of queries."""
 
     @property
+    def offset(self) -> int:
+        """The number of keys before the first query."""
+        return len(self.context) + self.before
+
+    @property
     def num_keys(self) -> int:
-        return self.prefix + self.before + self.size
+        return self.offset + self.size
 
     def queries(self, size: int) -> list[int]:
         first = self.start + self.before

@@ -126,7 +126,6 @@ DEAF_MODELS: dict[str, Callable[[], "PreTrainedModel"]] = {
 }
 
 
-
 class _Flat(LlamaForCausalLM):
     """A model that takes rows behind one prefix, but no prefix behind another."""
 
@@ -141,7 +140,11 @@ class _Flat(LlamaForCausalLM):
         if attention_mask.ndim == 4 and attention_mask[0, 0, 1].max() > 0:
             raise ValueError("it takes one prefix")
         return super().forward(
-            input_ids, attention_mask, position_ids, use_cache=use_cache, logits_to_keep=logits_to_keep
+            input_ids,
+            attention_mask,
+            position_ids,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
         )
 
 
@@ -153,7 +156,11 @@ def test_shared_turns_are_tried_before_training() -> None:
     assert choose(model, data_of(ROWS)) == ("shared-prefix", ())
     name, [warning] = choose(model, data_of(draw_conversations(1, 3)))
     assert name == "padded"
-    assert warning == "_Flat does not accept packed rows (it takes one prefix), so rows are padded instead"
+    assert (
+        warning
+        == "_Flat does not accept packed rows (it takes one prefix), so rows are padded instead"
+    )
+
 
 @pytest.mark.parametrize("make", DEAF_MODELS.values(), ids=DEAF_MODELS)
 def test_model_that_does_not_follow_the_mask_gets_padded_rows(

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-import torch
 from drawn_rows import draw_conversations
 from exact_training import assert_same, attention_of_lengths, made, ours, plain
 
@@ -60,8 +59,7 @@ def learnt(batch: Batch) -> Iterator[tuple[tuple[int, ...], int]]:
 def test_each_label_counts_once_behind_its_own_tokens(
     rows: list[TokenizedRow], max_tokens: int
 ) -> None:
-    """Whatever is shared, a row's label is predicted from all tokens before it, as often as rows
-    have it."""
+    """Whatever is shared, a row's label is predicted from all tokens before it, and only once."""
     expected = Counter(
         (tuple(row.input_ids[:at]), label)
         for row in rows

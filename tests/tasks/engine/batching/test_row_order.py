@@ -97,7 +97,7 @@ def order_of_rows() -> list[int]:
 
 
 def test_seed_and_epoch_decide_on_the_order_of_conversations() -> None:
-    """A resumed run sees the rows that an uninterrupted one sees; another epoch has another order."""
+    """A resumed run sees the rows of an uninterrupted one; another epoch has another order."""
     assert by_conversation(1, 2) == by_conversation(1, 2)
     assert len({tuple(by_conversation(*of)) for of in ((1, 2), (1, 3), (2, 2))}) == 3
 

@@ -127,8 +127,7 @@ def test_a_mistake_leaves_no_file(tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_rows_of_an_example_are_a_conversation(tmp_path: Path) -> None:
-    """They share its number and the example, which is written once, wherever a part of the file
-    ends."""
+    """They share a number and the example, written once, wherever a part of the file ends."""
     sizes = [1, *[2] * 2500, 3]
     examples = [replace(EXAMPLES[0], row=number) for number in range(len(sizes))]
     owners = [one for one, size in zip(examples, sizes, strict=True) for _ in range(size)]

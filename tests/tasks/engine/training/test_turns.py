@@ -44,9 +44,7 @@ def train_on_turns(
     model, record = injected(base, folder, lora)
     data = turns_as_data(record, folder)
     changed = training(**{"learning_rate": 1e-3} | settings)
-    return engine.train_adapter(
-        model, record, data, changed, folder / "checkpoints", on_progress
-    )
+    return engine.train_adapter(model, record, data, changed, folder / "checkpoints", on_progress)
 
 
 def test_shared_turns_are_learnt_as_padded_rows(tiny_base: Path, tmp_path: Path) -> None:
@@ -62,7 +60,8 @@ def test_shared_turns_are_learnt_as_padded_rows(tiny_base: Path, tmp_path: Path)
     for name in ("packed", "shared-prefix"):
         for kind in ("train_loss", "eval_loss"):
             losses, expected = (
-                [getattr(point, kind) for point in found[one].loss_curve] for one in (name, "padded")
+                [getattr(point, kind) for point in found[one].loss_curve]
+                for one in (name, "padded")
             )
             assert losses == pytest.approx(expected, rel=1e-5)
 
