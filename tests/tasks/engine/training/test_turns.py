@@ -57,13 +57,11 @@ def test_shared_turns_are_learnt_as_padded_rows(tiny_base: Path, tmp_path: Path)
     }
     assert found["auto"].batching == "shared-prefix"
     assert found["auto"].loss_curve == found["shared-prefix"].loss_curve
+    losses = {
+        name: [p.train_loss or p.eval_loss for p in one.loss_curve] for name, one in found.items()
+    }
     for name in ("packed", "shared-prefix"):
-        for kind in ("train_loss", "eval_loss"):
-            losses, expected = (
-                [getattr(point, kind) for point in found[one].loss_curve]
-                for one in (name, "padded")
-            )
-            assert losses == pytest.approx(expected, rel=1e-5)
+        assert losses[name] == pytest.approx(losses["padded"], rel=1e-5)
 
 
 def test_a_run_on_turns_that_is_killed_ends_as_if_it_had_not_been(
