@@ -100,6 +100,6 @@ def num_shared(rows: Sequence[TokenizedRow]) -> "np.ndarray":
     found = np.zeros(len(rows), dtype=np.int64)
     continuing = np.ones(len(rows), dtype=bool)
     continuing[conversation_starts(rows)] = False
-    for place in np.flatnonzero(continuing):
+    for place in np.flatnonzero(continuing).tolist():
         found[place] = _common_length([rows[at].input_ids for at in (place - 1, place)])
     return found

@@ -129,7 +129,7 @@ DEAF_MODELS: dict[str, Callable[[], "PreTrainedModel"]] = {
 class _Flat(LlamaForCausalLM):
     """A model that takes rows behind one prefix, but no prefix behind another."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,

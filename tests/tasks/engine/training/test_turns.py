@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drawn_rows import draw_conversations
@@ -68,7 +69,7 @@ def test_a_run_on_turns_that_is_killed_ends_as_if_it_had_not_been(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     """Killed at each step, in batches that split some conversations, it ends with the same bits."""
-    settings = {"batch_size": 4, "batch_tokens": 40, "checkpoint_minutes": 0, "eval_steps": None}
+    settings: dict[str, Any] = {"batch_size": 4, "batch_tokens": 40, "checkpoint_minutes": 0}
     whole = train_on_turns(tiny_base, tmp_path / "whole", DROPOUT, max_steps=6, **settings)
     for step in range(1, 6):
 
