@@ -75,6 +75,7 @@ REACHES = (
     Reach("transformers", "Trainer._run_epoch", TRAINER, ("model", "epoch")),
     Reach("transformers", "Trainer._determine_best_metric", TRAINER, ("metrics", "trial")),
     Reach("transformers", "Trainer._get_train_sampler", TRAINER, ("train_dataset",)),
+    Reach("transformers", "Trainer._get_eval_sampler", TRAINER, ("eval_dataset",)),
     Reach("transformers", "Trainer._prepare_inputs", TRAINER, ("inputs",)),
     Reach(
         "transformers",
