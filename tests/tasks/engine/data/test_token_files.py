@@ -141,12 +141,14 @@ def test_rows_of_an_example_are_a_conversation(tmp_path: Path) -> None:
     assert (tmp_path / "rows.arrow").read_bytes().count("Où?".encode()) == len(sizes)
 
 
-def test_rows_of_their_own_are_no_conversations(tiny_base: Path, tmp_path: Path) -> None:
+def test_rows_of_their_own_are_no_conversations(tmp_path: Path) -> None:
     """Each of them begins one, even if their examples are equal."""
-    rows = [{"prompt": "The", "completion": " fox"}] * 3
-    data = prepared(tiny_base, tmp_path, rows)
-    assert conversation_starts(data.train.rows).tolist() == [0, 1, 2]
-    assert conversation_starts([TokenizedRow([5, 6], [IGNORED, 6])] * 3).tolist() == [0, 1, 2]
+    rows = [TokenizedRow([5, 6], [IGNORED, 6])] * 3
+    write_token_file(
+        tmp_path / "rows.arrow", (Tokenized(replace(EXAMPLES[0]), row) for row in rows)
+    )
+    mapped = MappedRows(TokenFile(tmp_path / "rows.arrow"), TokenizedRow)
+    assert conversation_starts(mapped).tolist() == conversation_starts(rows).tolist() == [0, 1, 2]
 
 
 @pytest.mark.slow
