@@ -120,7 +120,9 @@ class TurnFinder:
             UserError: the template refuses the conversation up to it, writes the answer in another
                 context than it is asked for in, or loses a part of it.
         """
-        context = self.context(given, number)
+        return self._turn(given, number, self.context(given, number))
+
+    def _turn(self, given: Conversation, number: int, context: str) -> Turn:
         whole = self._whole(given, number, context)
         written = self._after_context(given, number, context, whole)
         tail = self._tail(given, number, whole)
@@ -157,15 +159,14 @@ class TurnFinder:
         markup, on which no template acts, need not be rendered again if the longer text begins with
         its context and with what the template writes for a marker in its place.
         """
-        answer = given.messages[number]
+        context, answer = self.context(given, number), given.messages[number]
         has_markup = bool(answer.tool_calls or answer.reasoning or _MARKUP.search(answer.content))
         if has_markup or answer.content != answer.content.strip():
-            return self.turn(given, number)
-        context = self.context(given, number)
+            return self._turn(given, number, context)
         around = self._known_around(given, number, context)
         body, ended = around.before + answer.content, self.ends.through(around.after)
         if not ended or not text.startswith(context + body + ended):
-            return self.turn(given, number)
+            return self._turn(given, number, context)
         end = len(body) + len(ended)
         return Turn(number, context, body + ended, len(body), end, is_ended=True)
 
