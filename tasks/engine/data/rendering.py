@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Self
 from tasks.config import RowFormat, Template
 from tasks.engine.data.answer_checks import has_reasoning, has_tools, num_unwritten
 from tasks.engine.data.chat_template import ChatTemplate
-from tasks.engine.data.chat_turns import Conversation, Turn, TurnFinder, grouped
+from tasks.engine.data.chat_turns import TurnFinder
 from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.end_tokens import EndTokens
 from tasks.engine.data.plain_text import check_plain, plain_prompt, plain_text
 from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.turns import Conversation, Turn, grouped
 from tasks.errors import UserError
 from tasks.records import ChatOptions
 
