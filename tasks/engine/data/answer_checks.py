@@ -39,7 +39,7 @@ def check_answer(row: int, answer: Message, written: str) -> None:
 
 def has_reasoning(answer: Message, written: str) -> bool:
     """Return whether an answer's reasoning is in the text, if it has any."""
-    return _squeezed(answer.reasoning) in _squeezed(written)
+    return not answer.reasoning or _squeezed(answer.reasoning) in _squeezed(written)
 
 
 def num_unwritten(messages: Sequence[Message], text: str) -> int:
@@ -82,12 +82,16 @@ def _leaves(value: object) -> Iterator[object]:
 
 def _is_in(value: object, squeezed: str) -> bool:
     """Return whether a value is in a squeezed text: as it is, as JSON, or as Python."""
+    return any(_squeezed(form) in squeezed for form in _forms(value))
+
+
+def _forms(value: object) -> Iterator[str]:
+    yield str(value)
     if isinstance(value, str):
-        as_json = json.dumps(value, ensure_ascii=False)[1:-1]
-        forms: tuple[str, ...] = (value, as_json, json.dumps(value)[1:-1])
+        yield json.dumps(value, ensure_ascii=False)[1:-1]
+        yield json.dumps(value)[1:-1]
     else:
-        forms = (json.dumps(value), str(value))
-    return any(_squeezed(form) in squeezed for form in forms)
+        yield json.dumps(value)
 
 
 def _squeezed(text: str) -> str:

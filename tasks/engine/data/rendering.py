@@ -4,7 +4,6 @@ An example becomes one row, or one for each answer where the chat template rende
 otherwise than the model produces them (`tasks.engine.data.chat_turns`).
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING, Self
 from tasks.config import RowFormat, Template
 from tasks.engine.data.answer_checks import has_reasoning, has_tools, num_unwritten
 from tasks.engine.data.chat_template import ChatTemplate
-from tasks.engine.data.chat_turns import Conversation, Turn, TurnFinder, grouped
+from tasks.engine.data.chat_turns import TurnFinder
 from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.end_tokens import EndTokens
 from tasks.engine.data.plain_text import check_plain, plain_prompt, plain_text
 from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.turns import Conversation, Turn, grouped
 from tasks.errors import UserError
 from tasks.records import ChatOptions
 
@@ -173,15 +173,14 @@ class Renderer:
             text, tuple(spans), content_end, counts=self._answer_counts(answers, example)
         )
 
-    def _answer_counts(self, answers: Sequence[Message], example: Example) -> Counter[str]:
+    def _answer_counts(self, answers: Sequence[Message], example: Example) -> dict[str, int]:
         """Count the trained answers that differ from others, and those that are not trained."""
         num_answers = sum(one.role == "assistant" for one in example.messages)
-        counts = Counter(
-            num_untrained_answers=0 if self.trains_last_only else num_answers - len(answers),
-            num_stopped_answers=sum(self._ends.are_within(one.content) for one in answers),
-            num_endless_answers=0 if self._ends.texts else len(answers),
-        )
-        return +counts
+        return {
+            "num_untrained_answers": 0 if self.trains_last_only else num_answers - len(answers),
+            "num_stopped_answers": sum(self._ends.are_within(one.content) for one in answers),
+            "num_endless_answers": 0 if self._ends.texts else len(answers),
+        }
 
     def _conversation(self, example: Example) -> Conversation:
         """Return the conversation without end tokens in its answers, which rendering adds again."""
@@ -197,13 +196,13 @@ class Renderer:
         given = self._conversation(example)
         turns = self._turns.turns(given, self._trained(example))
         *earlier, last = grouped(turns)
-        rows = [self._chat_row(group, Counter(), is_complete=False) for group in earlier]
+        rows = [self._chat_row(group, {}, is_complete=False) for group in earlier]
         answers = [example.messages[turn.number] for turn in turns]
         counts = self._answer_counts(answers, example)
-        return [*rows, self._chat_row(last, counts + _lost(given, turns), is_complete=True)]
+        return [*rows, self._chat_row(last, counts | _lost(given, turns), is_complete=True)]
 
     def _chat_row(
-        self, turns: Sequence[Turn], counts: Counter[str], *, is_complete: bool
+        self, turns: Sequence[Turn], counts: dict[str, int], *, is_complete: bool
     ) -> Rendered:
         """Return the row of answers that have one text, that of the last."""
         last = turns[-1]
@@ -212,26 +211,26 @@ class Renderer:
         if not last.is_ended:
             text += self._ends.first
             spans[-1] = (spans[-1][0], len(text))
-        own = Counter(
-            num_completed_answers=int(is_completed),
-            num_reopened_answers=sum(turn.is_reopened for turn in turns),
-        )
+        own = {
+            "num_completed_answers": int(is_completed),
+            "num_reopened_answers": sum(turn.is_reopened for turn in turns),
+        }
         content_end = len(last.context) + last.content_end
-        return Rendered(text, tuple(spans), content_end, is_complete, counts + own)
+        return Rendered(text, tuple(spans), content_end, is_complete, counts | own)
 
 
-def _lost(given: Conversation, turns: Sequence[Turn]) -> Counter[str]:
+def _lost(given: Conversation, turns: Sequence[Turn]) -> dict[str, int]:
     """Count what the template leaves out of a conversation, beside its answers' contents."""
     answers = [given.messages[turn.number] for turn in turns]
     kept = [
         has_reasoning(answer, turn.written) for answer, turn in zip(answers, turns, strict=True)
     ]
     last = turns[-1]
-    return +Counter(
-        num_unwritten_messages=num_unwritten(given.before(last.number), last.text),
-        num_unwritten_reasonings=len(kept) - sum(kept),
-        num_unwritten_tools=int(not has_tools(given.tools, turns[0].context)),
-    )
+    return {
+        "num_unwritten_messages": num_unwritten(given.before(last.number), last.text),
+        "num_unwritten_reasonings": len(kept) - sum(kept),
+        "num_unwritten_tools": int(not has_tools(given.tools, turns[0].context)),
+    }
 
 
 def choose_template(
