@@ -53,7 +53,7 @@ def predict(  # noqa: PLR0913 - what a user may give
     from tasks.engine.scoring.question_files import open_questions
 
     open_questions(config)
-    prepare_process()
+    prepare_process(lambda: _check_adapters(config))
     from flows.predict_batch import predict_batch
     from tasks.records import PredictionRecord
 
@@ -223,6 +223,12 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
     for warning in bundle_adapters(wanted, folder, base_model):
         click.echo(warning, err=True)
     click.echo(f"serve it with: {serve_command(folder)}")
+
+
+def _check_adapters(config: "PredictBatchConfig") -> None:
+    from tasks.inference.adapters_on_base import check_early
+
+    check_early(config)
 
 
 def _weighted(given: str) -> tuple[str, float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from flows.cli import options
-from flows.cli.process import execute_and_print, prepare_process, show_progress
+from flows.cli.process import check_base, execute_and_print, prepare_process, show_progress
 from tasks.durability.step_name import StepName
 from tasks.errors import UserError
 from tasks.runtime.atomic_files import write_atomically
@@ -71,10 +71,12 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Train an adapter as configured in CONFIG.yaml."""
     from tasks.config.reading import read_config
     from tasks.engine.data.examples import check_first_rows
+    from tasks.engine.data.template_limits import start as start_trials
 
     config = read_config(config_file, overrides)
-    check_first_rows(config.data, config.base_model.task, config.base_model.labels)
-    prepare_process()
+    start_trials()
+    row_format = check_first_rows(config.data, config.base_model.task, config.base_model.labels)
+    prepare_process(lambda: check_base(config, row_format))
     from flows.cli.runs import create_run
 
     execute_and_print(create_run(config), as_json=as_json)

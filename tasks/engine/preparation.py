@@ -4,6 +4,7 @@ A malformed row is thus found within seconds, before any weights are loaded. The
 change later: the run keeps the rows that its record names.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from tasks.config import DataSettings, RowFormat, Template
 from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.input_limits import check_embedded, limits_of
 from tasks.engine.base.sources import base_sha256
-from tasks.engine.data.examples import ExampleSets
+from tasks.engine.data.conversations import Example
+from tasks.engine.data.examples import ExampleSets, Split
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.rendering import Renderer, choose_template
+from tasks.engine.data.template_limits import Trial, try_template
 from tasks.engine.data.token_files import MappedRows, TokenFile, write_token_file
 from tasks.engine.data.tokenization import SplitCounts, Tokenized, TokenizedSplit
 from tasks.engine.objectives.objective import Objective
@@ -21,6 +24,10 @@ from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, BaseSource, DataRecord, FileRecord, SplitRecord
 
+TEXTS = (RowFormat.TEXT, RowFormat.LABELLED, RowFormat.TAGGED)
+"""Formats of rows that are texts without turns, which no chat template is for."""
+
+_TRIED_ROWS = 4
 OnRows = Callable[[int, int], None]
 
 
@@ -48,11 +55,12 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
     """
     tokenizer = load_tokenizer(base.location, base.revision)
     task = objective_of(base.settings.task)
-    is_text = sets.row_format in (RowFormat.TEXT, RowFormat.LABELLED, RowFormat.TAGGED)
-    template = choose_template(settings.template, tokenizer, is_text=is_text)
+    template = choose_template(settings.template, tokenizer, is_text=sets.row_format in TEXTS)
     ends = end_ids(base.location, base.revision)
     renderer = Renderer.of(tokenizer, template, sets.row_format, ends)
     splits = {"train": sets.train, **({"eval": sets.eval} if sets.eval else {})}
+    if template is Template.CHAT:
+        try_template(tokenizer, [trial for one in splits.values() for trial in _trials(one)])
     records, files = {}, []
     for name, split in splits.items():
         file = folder / f"{name}.arrow"
@@ -76,6 +84,19 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
         tokens=tuple(files),
     )
     return _opened(record, renderer, task)
+
+
+def _trials(split: Split) -> Iterator[Trial]:
+    """Yield the first rows of a split and the longest one, to try a chat template on."""
+    longest = max(split.examples, key=_num_characters)
+    for one in (*split.examples[:_TRIED_ROWS], longest):
+        turns = [message.for_template() for message in one.messages]
+        options = {"tools": json.loads(one.tools)} if one.tools else {}
+        yield Trial(f"{split.source}, row {one.row}", turns, options)
+
+
+def _num_characters(example: Example) -> int:
+    return len(example.tools) + sum(len(message.content) for message in example.messages)
 
 
 def open_data(record: DataRecord, base: BaseModelRecord) -> PreparedData:

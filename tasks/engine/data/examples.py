@@ -111,7 +111,7 @@ def read_examples(
 
 def check_first_rows(
     settings: DataSettings, task: Task = Task.CAUSAL_LM, labels: tuple[str, ...] = ()
-) -> None:
+) -> RowFormat:
     """Check the first thousand rows of each source, to report most mistakes at once.
 
     Later rows, and whether there are two classes, are checked when the run reads the data.
@@ -120,6 +120,9 @@ def check_first_rows(
         settings: where the rows are.
         task: what is learned from them.
         labels: the classes in order; not checked unless given.
+
+    Returns:
+        The format of the rows.
 
     Raises:
         UserError: as `read_examples`.
@@ -132,6 +135,7 @@ def check_first_rows(
         kept = KeptRows(islice(given, _FIRST_ROWS), row_format, source)
         if row_format in _CLASSIFIED and labels:
             _check_labels(kept.first_with, labels, source)
+    return row_format
 
 
 def _opened(settings: DataSettings, task: Task) -> tuple[RowFormat, Iterator[Row]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from tasks.config import RowFormat, Template
 from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.prompts import Prompt, special_texts
+from tasks.engine.data.template_limits import check_template, render
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -352,16 +353,15 @@ class Renderer:
     def _chat(self, row: int, messages: Sequence[Message], *, opened: bool) -> str:
         turns = [{"role": one.role, "content": one.content} for one in messages]
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=opened
-            )
+            return render(self.tokenizer, turns, add_generation_prompt=opened)
+        except UserError:  # it exceeds a limit
+            raise
         except Exception as error:  # a template is a program: it may raise anything
             roles = ", ".join(turn["role"] for turn in turns) or "none"
             raise UserError(
                 f"row {row}: the chat template refuses the turns ({roles}): {_reason(error)}; "
                 "change the row, or set data.template to plain"
             ) from error
-        return str(rendered)
 
 
 def _squeezed(text: str) -> str:
@@ -394,7 +394,8 @@ def choose_template(
 
     Raises:
         UserError: the user set `chat`, and the tokenizer has no chat template or the rows are
-            plain text; or it has several named ones, of which none is the default.
+            plain text; it has several named ones, of which none is the default; or it exceeds a
+            limit of time, memory or size.
     """
     has_template = bool(tokenizer.chat_template)
     if wanted is Template.CHAT and is_text:
@@ -412,6 +413,7 @@ def choose_template(
             f"{', '.join(sorted(named))}, but none is named default; rename one to default, or "
             "set data.template to plain"
         )
-    if wanted is not Template.AUTO:
-        return wanted
-    return Template.CHAT if has_template and not is_text else Template.PLAIN
+    is_chat = wanted is Template.CHAT or (wanted is Template.AUTO and has_template and not is_text)
+    if is_chat:
+        check_template(tokenizer)
+    return Template.CHAT if is_chat else Template.PLAIN
