@@ -17,7 +17,7 @@ from tasks.engine.base.base_models import (
 )
 from tasks.engine.base.hub import check_push
 from tasks.engine.base.input_limits import limits_of
-from tasks.engine.base.sources import find_base
+from tasks.engine.base.sources import check_files, find_base
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.prepared_data import PreparedData
@@ -108,6 +108,7 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
             "training.early_stopping_patience needs held-out rows; set data.eval, or "
             "data.eval_fraction above 0"
         )
+    check_files(wanted)
     start_trials()  # beside the imports
     import_libraries()
     base, lora = _checked_base(config, sets.labels)

@@ -50,9 +50,13 @@ def predict(  # noqa: PLR0913 - what a user may give
     # The values are read as YAML. JSON is YAML, and quotes any character a path may have.
     first = [f"{key}={json.dumps(value)}" for key, value in given.items() if value]
     config = _config(target, [*first, *overrides])
+    from tasks.engine.adapters.folders import find_adapter
     from tasks.engine.scoring.question_files import open_questions
 
     open_questions(config)
+    for one in config.adapters:
+        if Path(one.source).is_dir():
+            find_adapter(one.source)
     prepare_process(lambda: _check_adapters(config))
     from flows.predict_batch import predict_batch
     from tasks.records import PredictionRecord

@@ -27,6 +27,7 @@ def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json:
     from flows.cli.process import check_base, execute_and_print, prepare_process
     from tasks.config import RetrainAdapterConfig
     from tasks.config.reading import read_settings
+    from tasks.engine.base.sources import check_files
     from tasks.engine.data.examples import check_first_rows
     from tasks.engine.data.template_limits import start as start_trials
     from tasks.engine.scoring.held_out import open_held_out
@@ -36,6 +37,7 @@ def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json:
     start_trials()
     row_format = check_first_rows(config.data, wanted.task, wanted.labels)
     open_held_out(config.evaluation, config.data, wanted.task)
+    check_files(config.base_model)
     prepare_process(lambda: check_base(config, row_format))
     from flows.cli.runs import create_run
 

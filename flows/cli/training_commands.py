@@ -70,12 +70,14 @@ def check(
 def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
     """Train an adapter as configured in CONFIG.yaml."""
     from tasks.config.reading import read_config
+    from tasks.engine.base.sources import check_files
     from tasks.engine.data.examples import check_first_rows
     from tasks.engine.data.template_limits import start as start_trials
 
     config = read_config(config_file, overrides)
     start_trials()
     row_format = check_first_rows(config.data, config.base_model.task, config.base_model.labels)
+    check_files(config.base_model)
     prepare_process(lambda: check_base(config, row_format))
     from flows.cli.runs import create_run
 

@@ -15,8 +15,10 @@ from tasks.config.likeness import nearest_file
 from tasks.engine.base import hub
 from tasks.engine.base.config_file import CONFIG_FILE, read_config_file
 from tasks.engine.base.gguf_conversion import converted_folder
+from tasks.engine.base.gguf_header import check_gguf
+from tasks.engine.base.tokenizer_files import check_generation_file, check_tokenizer_files
 from tasks.engine.base.weight_dtype import weight_dtype
-from tasks.engine.base.weight_files import weight_files
+from tasks.engine.base.weight_files import read_headers, weight_files
 from tasks.errors import UserError
 from tasks.records import BaseSource, FileRecord
 from tasks.runtime.folder_links import refuse_links_out
@@ -55,6 +57,24 @@ def find_base(settings: BaseModelSettings, labels: Sequence[str] | None = None) 
     if is_hub_id(settings.source):
         return _from_hub(settings, classes)
     raise _no_such_path(path)
+
+
+def check_files(settings: BaseModelSettings) -> None:
+    """Check a local base's files as far as that needs no library, whose import takes seconds.
+
+    `find_base` and what comes after it check the same, and more.
+
+    Raises:
+        UserError: a file can't be what it should be.
+    """
+    path = Path(settings.source).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        check_gguf(path)
+    elif (path / CONFIG_FILE).is_file():
+        read_config_file(path)
+        check_tokenizer_files(path)
+        check_generation_file(path)
+        read_headers(path)
 
 
 def base_sha256(source: BaseSource) -> str:

@@ -80,6 +80,16 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
     return [folder / place for place in sorted(set(places.values()))]
 
 
+def read_headers(folder: Path) -> Headers:
+    """Return the headers of the safetensors files that are loaded, by file.
+
+    Raises:
+        UserError: one of them is missing or truncated.
+    """
+    safe = [file for file in loaded_files(folder) if file.suffix == ".safetensors"]
+    return {file: read_header(file, f"the weights file {file}") for file in safe}
+
+
 def check_weights(source: BaseSource, skeleton: "PreTrainedModel") -> None:
     """Check by their headers that a local base's weights are those of the model in config.json.
 
@@ -94,9 +104,7 @@ def check_weights(source: BaseSource, skeleton: "PreTrainedModel") -> None:
             floating-point number.
     """
     folder = Path(source.location)
-    files = loaded_files(folder) if folder.is_absolute() else []
-    safe = [file for file in files if file.suffix == ".safetensors"]
-    headers = {file: read_header(file, f"the weights file {file}") for file in safe}
+    headers = read_headers(folder) if folder.is_absolute() else {}
     if not headers or getattr(skeleton.config, "quantization_config", None):
         return
     _check_dtypes(headers, skeleton)
