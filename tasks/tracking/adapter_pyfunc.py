@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 import subprocess
 import sys
@@ -530,6 +531,8 @@ for turns in asked["conversations"]:
 """
 """Renders short conversations within limits of time and memory, in a process of its own."""
 _TRIAL_SECONDS = 120  # with the imports
+_TRIED = "ADAPTERFLOW_TRIED_TEMPLATES"
+"""The variable with the sha256 of what was tried: MLflow executes this file anew for each model."""
 
 
 def _check_template(tokenizer: Any) -> None:  # noqa: ANN401
@@ -545,6 +548,9 @@ def _check_template(tokenizer: Any) -> None:  # noqa: ANN401
     options = {**tokenizer.special_tokens_map, "chat_template": tokenizer.get_chat_template()}
     options["add_generation_prompt"] = True
     asked = json.dumps({"conversations": conversations, "options": options}, default=str)
+    key = hashlib.sha256(asked.encode()).hexdigest()
+    if key in os.environ.get(_TRIED, ""):
+        return
     command = [sys.executable, "-P", "-c", _TRIAL]
     done = subprocess.run(  # noqa: S603 - our own program
         command, input=asked, capture_output=True, text=True, timeout=_TRIAL_SECONDS, check=False
@@ -552,6 +558,7 @@ def _check_template(tokenizer: Any) -> None:  # noqa: ANN401
     if done.returncode:
         reason = done.stderr.strip().rpartition("\n")[2] or "does not end within 5 s"
         raise ValueError(f"the chat template of {tokenizer.name_or_path} {reason}")
+    os.environ[_TRIED] = f"{os.environ.get(_TRIED, '')} {key}"
 
 
 def _text_of(row: dict[str, Any]) -> str:
