@@ -17,6 +17,7 @@ from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.end_tokens import EndTokens
 from tasks.engine.data.plain_text import check_plain, plain_prompt, plain_text
 from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.template_limits import check_template
 from tasks.engine.data.turns import Conversation, Turn, grouped
 from tasks.errors import UserError
 from tasks.records import ChatOptions
@@ -245,7 +246,8 @@ def choose_template(
 
     Raises:
         UserError: the user set `chat`, and the tokenizer has no chat template or the rows are
-            plain text; or it has several named ones, of which none is the default.
+            plain text; it has several named ones, of which none is the default; or it exceeds a
+            limit of time, memory or size.
     """
     has_template = bool(tokenizer.chat_template)
     if wanted is Template.CHAT and is_text:
@@ -263,6 +265,7 @@ def choose_template(
             f"{', '.join(sorted(named))}, but none is named default; rename one to default, or "
             "set data.template to plain"
         )
-    if wanted is not Template.AUTO:
-        return wanted
-    return Template.CHAT if has_template and not is_text else Template.PLAIN
+    is_chat = wanted is Template.CHAT or (wanted is Template.AUTO and has_template and not is_text)
+    if is_chat:
+        check_template(tokenizer)
+    return Template.CHAT if is_chat else Template.PLAIN
