@@ -13,6 +13,7 @@ from tasks.engine.base.hub import check_push
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.examples import read_examples
+from tasks.engine.data.odd_rows import odd_text
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.preparation import prepare_data
@@ -35,14 +36,6 @@ _WARNINGS = {
     "num_stopped_answers": (
         "%d answers in %s rows contain the text of an end token: they are trained on completely, "
         "but generation stops there"
-    ),
-    "num_completed_answers": (
-        "%d answers in %s rows are not followed by an end token in the chat template; one is "
-        "appended so that generation stops"
-    ),
-    "num_endless_answers": (
-        "%d answers in %s rows have no end token, as the tokenizer has none: generation continues "
-        "up to max_new_tokens"
     ),
     "num_reopened_answers": (
         "%d answers in %s rows follow other text in the chat template than its generation prompt; "
@@ -141,11 +134,8 @@ def _report(record: DataRecord) -> None:
             len(record.untrained_labels),
             ", ".join(record.untrained_labels),
         )
-    if record.num_eval_rows_in_train:
-        logger().warning(
-            "%d held-out rows are also training rows, so the held-out loss is too optimistic",
-            record.num_eval_rows_in_train,
-        )
+    for odd in record.odd:
+        logger().warning(odd_text(odd))
 
 
 def _report_split(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
@@ -158,6 +148,8 @@ def _report_split(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
         f"{len(labels)} labels" if labels else f"{split.num_trained_tokens} of them trained on",
         split.sha256[:12],
     )
+    for part in split.parts:
+        logger().info("%d of them are of %s", part.num_rows, part.name)
     for name, message in _WARNINGS.items():
         if number := getattr(split, name):
             logger().warning(message, number, what)

@@ -27,6 +27,7 @@ _LOCATIONS = (
     ("base_model", "source"),
     ("adapters", "source"),
     ("data", "train"),
+    ("data", "train", "path"),
     ("data", "eval"),
     ("evaluation", "rows"),
     ("input",),
@@ -219,8 +220,15 @@ def _locate_all(given: dict[str, Any], folder: Path) -> None:
             found = [holder.get(parent) for holder in holders if isinstance(holder, dict)]
             holders = [one for x in found for one in (x if isinstance(x, list) else [x])]
         for holder in holders:
-            if isinstance(holder, dict) and isinstance(source := holder.get(name), str) and source:
-                holder[name] = _locate(source, folder, is_data=not _MODELS & set(parents))
+            if isinstance(holder, dict) and holder.get(name):
+                holder[name] = _located(holder[name], folder, is_data=not _MODELS & set(parents))
+
+
+def _located(given: object, folder: Path, *, is_data: bool) -> object:
+    """Locate a source, or each of a list of them; return anything else as it is."""
+    if isinstance(given, list):
+        return [_located(one, folder, is_data=is_data) for one in given]
+    return _locate(given, folder, is_data=is_data) if isinstance(given, str) and given else given
 
 
 def _locate(source: str, folder: Path, *, is_data: bool) -> str:

@@ -18,7 +18,7 @@ from tasks.records.comparison import (
     ScoredModel,
     VersionRecord,
 )
-from tasks.records.data import DataRecord, SplitRecord
+from tasks.records.data import DataRecord, OddRows, RowPlace, ShownRow, SplitRecord
 from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, QuantizedGap
 from tasks.records.lora import (
     InjectedRecord,
@@ -54,6 +54,7 @@ __all__ = [
     "LoraRecord",
     "LossPoint",
     "MergedRecord",
+    "OddRows",
     "Outcome",
     "PeftConfigRecord",
     "PredictionRecord",
@@ -61,10 +62,12 @@ __all__ = [
     "Record",
     "ReportRecord",
     "RetrainedRecord",
+    "RowPlace",
     "RunRecord",
     "SampleRecord",
     "SavedRecord",
     "ScoredModel",
+    "ShownRow",
     "SplitRecord",
     "TargetMatches",
     "TrainedRecord",

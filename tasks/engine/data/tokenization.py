@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import ClassVar, Self
 
+import numpy as np
+
 from tasks.config import DataSettings, LossOn, OnLostAnswer, Template
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.examples import Split
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.prompts import encode
 from tasks.engine.data.rendering import Rendered, Renderer
 from tasks.errors import UserError
@@ -50,6 +52,8 @@ class Tokenized:
     """None if the example is dropped."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """What to add to the fields of `SplitRecord` that count changes to examples."""
+    source: int = 0
+    """The number of the source that the example is of."""
 
 
 @dataclass
@@ -57,6 +61,7 @@ class SplitCounts:
     """The counts of a split, added up row by row."""
 
     split: Split
+    template: str = ""
     num_rows: int = 0
     num_tokens: int = 0
     num_trained_tokens: int = 0
@@ -80,6 +85,9 @@ class SplitCounts:
         """Return the counts, with the split's source and hash."""
         return SplitRecord(
             source=self.split.source,
+            name=self.split.name,
+            row_format=self.split.row_format.value if self.split.row_format else "",
+            template=self.template,
             sha256=self.split.sha256,
             num_rows=self.num_rows,
             num_tokens=self.num_tokens,
@@ -97,6 +105,10 @@ class TokenizedSplit:
     rows: Sequence[TokenizedRow]
     examples: Sequence[Example]
     record: SplitRecord
+    sources: "np.ndarray"
+    """The number of the source that each row is of, int64 [rows]."""
+    renderers: tuple[Renderer, ...] = ()
+    """Of the rows of each source."""
 
     @classmethod
     def of(cls, split: Split, tokenized: Iterable[Tokenized]) -> Self:
@@ -107,7 +119,7 @@ class TokenizedSplit:
             if one.row is not None:
                 rows.append(one.row)
                 examples.append(one.example)
-        return cls(rows, examples, counts.record())
+        return cls(rows, examples, counts.record(), np.zeros(len(rows), dtype=np.int64))
 
 
 def tokenize_split(

@@ -15,7 +15,7 @@ from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import MicroBatch
 from tasks.engine.batching.padded_rows import longest_input
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.examples import Split
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, Tokenized, TokenizedRow, some_at_once

@@ -65,12 +65,12 @@ def _sample(
     settings: InferenceSettings,
     on_progress: OnAnswers | None,
 ) -> list[SampleRecord]:
-    if data.eval is None or data.record.row_format == "text":
+    questions = data.questions(settings.sample_rows)
+    if not questions:
         return []
     objective = objective_of(saved.base.settings.task)
-    examples = data.eval.examples[: settings.sample_rows]
-    prompts = [objective.prompt(data.renderer, example) for example in examples]
-    expected = [objective.expected(data.renderer, example) for example in examples]
+    prompts = [objective.prompt(*one) for one in questions]
+    expected = [objective.expected(*one) for one in questions]
     done = 0
 
     def count(more: int) -> None:
@@ -102,7 +102,9 @@ def _sample(
             base_matches=matches(base, wanted),
             adapter_matches=matches(adapter, wanted),
         )
-        for example, wanted, base, adapter in zip(examples, expected, plain, adapted, strict=True)
+        for (_, example), wanted, base, adapter in zip(
+            questions, expected, plain, adapted, strict=True
+        )
     ]
 
 
