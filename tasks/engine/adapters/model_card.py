@@ -68,11 +68,17 @@ model.load_adapter("path/to/this/folder")
 | task | {base.settings.task.value} |
 | training rows | {data.train.num_rows:,}{tokens} |
 | training data sha256 | `{data.train.sha256}` |
-| held-out rows | {held_out:,} |
+{_sources(data)}| held-out rows | {held_out:,} |
 | optimizer steps | {trained.num_steps:,} |
 | training loss (last steps) | {trained.train_loss:.4f} |
 | held-out loss | {eval_loss} |
 {_eval_metrics(trained)}"""
+
+
+def _sources(data: DataRecord) -> str:
+    """Return a row of the table with the sources, where there are several."""
+    parts = [f"{part.name} ({part.num_rows:,} rows)" for part in data.train.parts]
+    return f"| training sources | {', '.join(parts)} |\n" if parts else ""
 
 
 def _labels(data: DataRecord) -> str:
