@@ -87,7 +87,7 @@ def make(base: str, folder: Path, num_rows: int, num_sources: int) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("num_rows", type=int)
 @click.argument("num_sources", type=int)
-def read(base: str, folder: Path, num_rows: int, num_sources: int) -> None:
+def read(base: str, folder: Path, num_rows: int, num_sources: int) -> None:  # noqa: ARG001
     """Read every row as training does: once to find a shared prefix, once in training order."""
     from tasks.engine.batching.row_order import row_order
     from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths

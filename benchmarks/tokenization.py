@@ -1,9 +1,9 @@
-"""`python -m benchmarks.tokenization`: seconds from a file of short chats to tokens, ours and TRL's.
+"""`python -m benchmarks.tokenization`: seconds from short chats in a file to tokens, beside TRL.
 
-Ours is what `validate_inputs` does: every row is read and checked, rendered, tokenized with labels on
-its answer, hashed, and written to a token file. TRL's is what `SFTTrainer` does with a dataset before
-it trains: `datasets.map` over the same rows, as conversational prompts and completions. Each runs in
-a process of its own, on some rows first that are not measured.
+Ours is what `validate_inputs` does: every row is read and checked, rendered, tokenized with labels
+on its answer, hashed, and written to a token file. TRL's is what `SFTTrainer` does with a dataset
+before it trains: `datasets.map` over the same rows, as conversational prompts and completions. Each
+runs in a process of its own, on some rows first that are not measured.
 """
 
 import json

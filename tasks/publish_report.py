@@ -86,7 +86,14 @@ def _sources(data: DataRecord, trained: TrainedRecord) -> list[str]:
         numbers = [f"{part.num_rows:,}", f"{part.num_trained_tokens:,}"]
         numbers += [f"{apart.num_rows:,}" if apart else "-", f"{loss:.4f}" if loss else "-"]
         rows.append(f"| {part.name} | {part.row_format} | {' | '.join(numbers)} |")
-    names = ("source", "format", "training rows", "trained tokens", "held-out rows", "held-out loss")
+    names = (
+        "source",
+        "format",
+        "training rows",
+        "trained tokens",
+        "held-out rows",
+        "held-out loss",
+    )
     return [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}", *rows]
 
 

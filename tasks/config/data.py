@@ -11,7 +11,9 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from tasks.config.section import Section
 
-_ENDING = re.compile(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|txt|md))?(\.(gz|zst))?$", re.IGNORECASE)
+_ENDING = re.compile(
+    r"(\.(jsonl|ndjson|json|csv|tsv|parquet|txt|md))?(\.(gz|zst))?$", re.IGNORECASE
+)
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 _LONGEST_NAME = 60
 """Of a source; what MLflow accepts within the key of a metric."""

@@ -241,4 +241,3 @@ def _opened(
         eval=split(record.eval, held_out[0]) if record.eval else None,
         record=record,
     )
-

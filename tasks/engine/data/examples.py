@@ -203,4 +203,3 @@ def _drawn(places: Sequence[int], count: int, seed: int) -> tuple[Sequence[int],
     drawn[random.Random(seed).sample(range(len(places)), count)] = True  # noqa: S311  # no secret
     all_places = np.asarray(places, dtype=np.int64)
     return array("q", all_places[drawn].tobytes()), array("q", all_places[~drawn].tobytes())
-

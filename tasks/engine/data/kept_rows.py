@@ -91,7 +91,7 @@ class KeptRows:
         yield from map(self._line, places)
 
     def contents(self, places: Sequence[int]) -> "np.ndarray":
-        """Return a hash of each row, int64 [places]: equal for equal rows, whatever their labels."""
+        """Return a hash of each row, int64 [places]: equal for equal rows, without labels."""
         return self.asked(places) if self.first_with else self.learned(places)
 
     def asked(self, places: Sequence[int]) -> "np.ndarray":

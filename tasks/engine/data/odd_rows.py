@@ -43,9 +43,9 @@ class Oddity(StrEnum):
 
 _TEXTS = {
     Oddity.DUPLICATE: "{} training rows repeat an earlier one, so they are learned several times",
-    Oddity.CONTRADICTION: "{} training rows have the prompt of another one, but a different answer",
-    Oddity.MOSTLY_PROMPT: f"{{}} training rows are mostly prompt: over {MOSTLY_PROMPT:.0%} of their "
-    "tokens",
+    Oddity.CONTRADICTION: "{} training rows have the prompt of another, but a different answer",
+    Oddity.MOSTLY_PROMPT: f"{{}} training rows are mostly prompt: over {MOSTLY_PROMPT:.0%} of "
+    "their tokens",
     Oddity.ENDLESS: "{} training rows have no end token, as the tokenizer has none: generation "
     "continues up to max_new_tokens",
     Oddity.COMPLETED: "{} training rows have an answer that the chat template does not end; an end "

@@ -88,7 +88,9 @@ def _rows(source: DataSource) -> Iterator[Row]:
     return renamed(rows, source.columns, f"{source.path}: columns")
 
 
-def open_held_out(settings: DataSettings, task: Task, opened: Sequence[OpenedSource]) -> OpenedSource:
+def open_held_out(
+    settings: DataSettings, task: Task, opened: Sequence[OpenedSource]
+) -> OpenedSource:
     """Open the held-out rows, which have the format of the training rows where those have one."""
     _, revision = _revisions(settings)
     source = DataSource(

@@ -28,9 +28,7 @@ def test_a_text_is_one_source(tmp_path: Path) -> None:
     assert (only.short_name, only.weight, only.max_rows) == ("rows", None, None)
 
 
-def test_a_list_mixes_names_and_mappings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_list_mixes_names_and_mappings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths are relative to who names them, whether they stand alone or in a mapping."""
     there = tmp_path / "there"
     there.mkdir()
@@ -69,7 +67,11 @@ def test_a_source_without_weight_in_the_mix_is_left_out(tmp_path: Path) -> None:
         ("[{path: org/a, name: a b}]", "", r"data\.train\.0\.name is 'a b'"),
         ("[3]", "", r"data\.train\.0 is 3; it must be a mapping of path, name"),
         ("{path: org/a}", "", r"data\.train is .*; it must be a valid string or .*list"),
-        ("[org/a]", "  eval_split: test\n", "eval_split is another split of train, which is a list"),
+        (
+            "[org/a]",
+            "  eval_split: test\n",
+            "eval_split is another split of train, which is a list",
+        ),
         ("[org/a]", "  train_split: dev\n", "write train_split as split of a source"),
         ("[org/a]", "  revision: v2\n", "write revision into the source it is of"),
     ],

@@ -48,7 +48,7 @@ def prompts(sets: ExampleSets, *, held_out: bool = False) -> list[str]:
         ((10, 1000), (0.1, 0.2), None, [10, 20]),
         ((100, 100), (1000, 1), None, [100, 1]),
         ((100, 100), (3, 1), 40, [30, 10]),
-        ((5, 7), (None, None), 6, [2, 4]),
+        ((5, 7), (None, None), 6, [3, 3]),
         ((3, 3, 3), (1, 1, 1), 4, [2, 1, 1]),
         ((9,), (None,), 20, [9]),
     ],
@@ -99,7 +99,9 @@ def test_sources_are_mixed_and_not_queued(tmp_path: Path) -> None:
 
 def test_each_source_holds_out_its_share(tmp_path: Path) -> None:
     """The share is that of each source, and the same whatever the other sources are."""
-    sources = [source(tmp_path, name, rows_of(name, count)) for name, count in (("a", 40), ("b", 8))]
+    sources = [
+        source(tmp_path, name, rows_of(name, count)) for name, count in (("a", 40), ("b", 8))
+    ]
     both = read(sources, eval_fraction=0.25)
     assert Counter(one[0] for one in prompts(both, held_out=True)) == {"a": 10, "b": 2}
     assert not set(prompts(both)) & set(prompts(both, held_out=True))
@@ -127,7 +129,9 @@ def test_the_hash_is_that_of_the_rows_in_order(tmp_path: Path) -> None:
     sets = read([source(tmp_path, name, of) for name, of in rows.items()])
     in_order: list[Row] = [{"prompt": one, "completion": "b"} for one in prompts(sets)]
     assert sets.train.sha256 == content_sha256(in_order)
-    assert [part.sha256 for part in sets.train.parts] == [content_sha256(of) for of in rows.values()]
+    assert [part.sha256 for part in sets.train.parts] == [
+        content_sha256(of) for of in rows.values()
+    ]
 
 
 def test_one_source_in_a_list_is_as_without(tmp_path: Path) -> None:
@@ -169,7 +173,11 @@ TAGGED: list[Row] = [{"tokens": ["a"], "tags": ["x"]}]
     ("others", "task", "message"),
     [
         (TAGGED, Task.CAUSAL_LM, "of one kind, and .*rows.jsonl has prompt-completion rows"),
-        (LABELED, Task.CAUSAL_LM, "others.jsonl has texts with labels, but .*rows.jsonl has prompt"),
+        (
+            LABELED,
+            Task.CAUSAL_LM,
+            "others.jsonl has texts with labels, but .*rows.jsonl has prompt",
+        ),
         ([{"messages": 1}], Task.CAUSAL_LM, "others.jsonl, row 1: messages is 1"),
     ],
 )

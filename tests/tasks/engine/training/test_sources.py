@@ -56,9 +56,7 @@ def test_each_source_has_the_tokens_it_has_alone(
         for split, of_one in ((mix.train, alone.train), (mix.eval, alone.eval)):
             assert split
             assert of_one
-            rows = [
-                row for row, at in zip(split.rows, split.sources, strict=True) if at == number
-            ]
+            rows = [row for row, at in zip(split.rows, split.sources, strict=True) if at == number]
             assert rows == list(of_one.rows)
             assert split.record.parts[number] == of_one.record
 
@@ -125,7 +123,9 @@ def test_metrics_are_those_of_each_source(tmp_path: Path) -> None:
     settings = BaseModelSettings.model_validate(
         {"source": str(base), "dtype": "float32", "task": "sequence-classification"}
     )
-    data = DataSettings.model_validate({"train": [str(file) for file in files], "eval_fraction": 0.5})
+    data = DataSettings.model_validate(
+        {"train": [str(file) for file in files], "eval_fraction": 0.5}
+    )
     prepared = engine.prepare_data(data, settings, 0, tmp_path / "tokens").record
     model, loaded_base = engine.load_base(settings, prepared.labels)
     lora = engine.configure_lora(LoraSettings(r=4), loaded_base, 0)
