@@ -18,7 +18,10 @@ def config(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainAd
     """Configure a run on sums, twice as many as chats, of which one stands there twice."""
     folder = tmp_path_factory.mktemp("sources")
     turns = [
-        [{"role": "user", "content": f"Hi {n % 11}"}, {"role": "assistant", "content": "Hello!"}]
+        [
+            {"role": "user", "content": f"Hi {n if n != 10 else 4}"},
+            {"role": "assistant", "content": "Hello!"},
+        ]
         for n in range(12)
     ]
     (folder / "chat.jsonl").write_text("".join(json.dumps({"messages": t}) + "\n" for t in turns))
@@ -26,7 +29,9 @@ def config(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainAd
         {"path": str(sums(folder / "sums.jsonl")), "weight": 2},
         {"path": str(folder / "chat.jsonl"), "weight": 1},
     ]
-    return tiny_config(tiny_base, folder, data={"train": sources})
+    given = tiny_config(tiny_base, folder / "sums.jsonl").model_dump()
+    given["data"] = {"train": sources, "eval_fraction": 0.25}
+    return TrainAdapterConfig.model_validate(given)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +78,9 @@ def test_the_report_shows_sources_oddities_and_a_row(report: ReportRecord) -> No
     path = client_of(report.run).download_artifacts(id_of(report.run), "report.md")
     text = Path(path).read_text()
     assert "| sums | prompt-completion | 18 |" in text
-    assert "(rows of chat 12)" in text
+    assert "(rows of chat 11)" in text
     assert "⟦Hello!<|im_end|>⟧" in text
-    assert "(rows of chat 12)" in logged(report.run).data.params["data/odd/duplicate"]
+    assert "(rows of chat 11)" in logged(report.run).data.params["data/odd/duplicate"]
 
 
 def test_check_shows_them_before(
@@ -85,6 +90,6 @@ def test_check_shows_them_before(
     print_forecast(found := forecast_of(config, with_probe=False))
     said = capsys.readouterr().out
     assert "· sums" in said
-    assert "(rows of chat 12)" in said
+    assert "(rows of chat 11)" in said
     assert "⟦Hello!<|im_end|>⟧" in said
     assert found.data.shown == report.data.shown
