@@ -67,7 +67,13 @@ def trl(base: str, num_rows: int) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(find_base(BaseModelSettings(source=base)).location)
     # The preparation does not use the model, so the smallest that the trainer accepts will do.
-    config = LlamaConfig(len(tokenizer), 8, 8, num_hidden_layers=1, num_attention_heads=1)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+    )
     model = AutoModelForCausalLM.from_config(config)
 
     def prepare(file: Path) -> int:

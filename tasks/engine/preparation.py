@@ -15,13 +15,14 @@ from tasks.config import BaseModelSettings, DataSettings, RowFormat, Template
 from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.input_limits import check_embedded, limits_of
 from tasks.engine.base.sources import base_sha256, find_base
+from tasks.engine.data.conversations import Example
 from tasks.engine.data.examples import ExampleSets
 from tasks.engine.data.mixing import DrawnRows, Split, mixed
 from tasks.engine.data.odd_rows import OddTokens
 from tasks.engine.data.opened_sources import open_sources
 from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.rendering import Renderer, choose_template
-from tasks.engine.data.shown_rows import shown_row
+from tasks.engine.data.rendering import Rendered, Renderer, choose_template
+from tasks.engine.data.shown_rows import answered, marked, seen
 from tasks.engine.data.token_files import MappedRows, TokenFile, write_token_file
 from tasks.engine.data.tokenization import SplitCounts, Tokenized, TokenizedSplit
 from tasks.engine.objectives.objective import Objective
@@ -33,6 +34,7 @@ from tasks.records import (
     DataRecord,
     FileRecord,
     OddRows,
+    RowPlace,
     ShownRow,
     SplitRecord,
 )
@@ -149,8 +151,16 @@ class _Tokens:
         """Yield the first row of each source as the model sees it."""
         for part in split.by_source:
             if len(part.examples):
-                renderer = self._renderer(part)
-                yield shown_row(part, self.task, renderer, self._settings)
+                example = part.examples[0]
+                place = RowPlace(source=part.name, row=example.row)
+                yield ShownRow(place=place, text=marked(self._seen(part, example)))
+
+    def _seen(self, part: Split, example: Example) -> Rendered:
+        renderer = self._renderer(part)
+        if self.task.row_type.labels_are_tokens:
+            return seen(renderer, example, self._settings)
+        asked = self.task.prompt(renderer, example).text
+        return answered(asked, self.task.expected(renderer, example))
 
     def _renderer(self, part: Split) -> Renderer:
         row_format = part.row_format or RowFormat.AUTO

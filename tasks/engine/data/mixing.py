@@ -95,7 +95,7 @@ def interleaved(counts: Sequence[int], seed: int) -> Sequence[int]:
     order = array("H")
     for number, count in enumerate(counts):
         order.extend(repeat(number, count))
-    random.Random(seed).shuffle(order)  # type: ignore[arg-type]  # noqa: S311 - no secret
+    random.Random(seed).shuffle(order)  # noqa: S311 - no secret
     return order
 
 

@@ -1,35 +1,16 @@
 """A row as the model sees it: special tokens as text, and what is trained on between ⟦ and ⟧."""
 
 import re
-from typing import TYPE_CHECKING
 
 from tasks.config import DataSettings, LossOn, Template
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.mixing import Split
 from tasks.engine.data.prompts import encode
 from tasks.engine.data.rendering import Rendered, Renderer
-from tasks.records import RowPlace, ShownRow
-
-if TYPE_CHECKING:
-    from tasks.engine.objectives.objective import Objective
 
 START, END = "⟦", "⟧"
 _LONGEST_SPAN = 400
 _MOST_SPANS = 12
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def shown_row(
-    part: Split, task: "Objective", renderer: Renderer, settings: DataSettings
-) -> ShownRow:
-    """Return the first row of a source, as the model sees it."""
-    example = part.examples[0]
-    if task.row_type.labels_are_tokens:
-        rendered = _seen(renderer, renderer.full(example), settings)
-    else:
-        rendered = _answered(task, renderer, example)
-    place = RowPlace(source=part.name, row=example.row)
-    return ShownRow(place=place, text=marked(rendered))
 
 
 def marked(rendered: Rendered) -> str:
@@ -50,8 +31,9 @@ def marked(rendered: Rendered) -> str:
     return _CONTROLS.sub("\ufffd", "".join(spans))
 
 
-def _seen(renderer: Renderer, rendered: Rendered, settings: DataSettings) -> Rendered:
+def seen(renderer: Renderer, example: Example, settings: DataSettings) -> Rendered:
     """Return a row with the special tokens that the tokenizer adds, and without what is cut off."""
+    rendered = renderer.full(example)
     is_plain = renderer.template is Template.PLAIN
     ids, places = encode(renderer.tokenizer, rendered.text, adds_special_tokens=is_plain)
     kept = places[: settings.max_length]
@@ -66,11 +48,10 @@ def _seen(renderer: Renderer, rendered: Rendered, settings: DataSettings) -> Ren
     )
 
 
-def _answered(task: "Objective", renderer: Renderer, example: Example) -> Rendered:
+def answered(asked: str, answer: str) -> Rendered:
     """Return a row whose answer is not in its text: a class, tags, or a decoder's text."""
-    asked = task.prompt(renderer, example).text + "\n"
-    answer = task.expected(renderer, example)
-    return Rendered(asked + answer, ((len(asked), len(asked) + len(answer)),))
+    text = f"{asked}\n{answer}"
+    return Rendered(text, ((len(text) - len(answer), len(text)),))
 
 
 def _shortened(text: str) -> str:

@@ -168,8 +168,8 @@ class _MappedChunk(NamedTuple):
     @classmethod
     def of(cls, batch: Any) -> "_MappedChunk":  # noqa: ANN401 - pyarrow has no types
         ids, is_label, labels, example, *source = batch.columns
-        lists = (_Lists.of(one) for one in (ids, is_label, labels))
-        return cls(*lists, example, source[0] if source else None)
+        number = source[0] if source else None
+        return cls(_Lists.of(ids), _Lists.of(is_label), _Lists.of(labels), example, number)
 
 
 class _Chunk:

@@ -63,7 +63,7 @@ def test_duplicates_are_counted_across_sources(tmp_path: Path) -> None:
 
 def test_contradictions_are_all_rows_of_the_prompt(tmp_path: Path) -> None:
     """One prompt with two answers is odd in each of its rows; with one answer it's a duplicate."""
-    rows = [*plain(3), {"prompt": "q1", "completion": "other"}, plain(1)[0]]
+    rows: list[Row] = [*plain(3), {"prompt": "q1", "completion": "other"}, plain(1)[0]]
     odd = odd_of({"train": written(tmp_path, "a", rows)})
     assert rows_in(odd[Oddity.CONTRADICTION]) == [("a", 2), ("a", 4)]
     assert rows_in(odd[Oddity.DUPLICATE]) == [("a", 5)]
