@@ -11,7 +11,7 @@ from chat_templates import SHAPES
 
 from tasks.config import DataSettings, LossOn, RowFormat, Template
 from tasks.engine.data.conversations import Example, Message, ToolCall
-from tasks.engine.data.examples import Split
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, TokenizedSplit, tokenize_split
 from tasks.errors import UserError
