@@ -175,6 +175,8 @@ def _log_inputs(config: TrainAdapterConfig, data: DataRecord, tracker: Tracker) 
     versions = {f"versions/{name}": version(name) for name in _RECORDED_VERSIONS}
     tracker.log_params({**versions, "versions/python": platform.python_version()})
     tracker.log_text(config.model_dump_json(indent=2), "configuration.json")
+    if data.chat_template is not None:
+        tracker.log_text(data.chat_template, "chat_template.jinja")
 
 
 def _log_datasets(split: SplitRecord, context: str, tracker: Tracker) -> None:
