@@ -5,6 +5,7 @@ from itertools import islice
 
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.token_files import conversation_starts
 from tasks.engine.data.tokenization import TokenizedSplit
 from tasks.records import DataRecord
 
@@ -20,13 +21,18 @@ class PreparedData:
     record: DataRecord
 
     def questions(self, count: int) -> list[tuple[Renderer, Example]]:
-        """Return the first held-out examples that have an answer, each with its renderer."""
+        """Return the first held-out examples that have an answer, each with its renderer.
+
+        A conversation that became several rows is one example.
+        """
         if self.eval is None:
             return []
         formats = [part.row_format for part in self.eval.record.by_source]
+        places = conversation_starts(self.eval.rows)
+        numbers = self.eval.sources[places]
         found = (
             (self.eval.renderers[number], self.eval.examples[place])
-            for place, number in enumerate(self.eval.sources.tolist())
+            for place, number in zip(places.tolist(), numbers.tolist(), strict=True)
             if formats[number] != "text"
         )
         return list(islice(found, count))
