@@ -16,8 +16,10 @@ _SYNONYMS = {"rank": "r", "lr": "learning_rate", "alpha": "lora_alpha"}
 
 def nearest(given: str, possible: Iterable[str]) -> str | None:
     """Return the name with the fewest typos in the given one; None if all have too many."""
-    typos = {name: _num_typos(_plain(given), _plain(name)) for name in possible}
-    limits = {name: max(len(name), len(given)) // _LETTERS_PER_TYPO for name in typos}
+    limits = {name: max(len(name), len(given)) // _LETTERS_PER_TYPO for name in possible}
+    # A name may be megabytes long; letters that it has more than the other are typos in any case.
+    alike = [name for name in limits if _more_letters(given, name) <= limits[name]]
+    typos = {name: _num_typos(_plain(given), _plain(name)) for name in alike}
     near = [name for name in typos if typos[name] <= limits[name]]
     return min(near, key=lambda name: (typos[name], name), default=None)
 
@@ -43,6 +45,10 @@ def nearest_setting(given: str, possible: Iterable[str]) -> str | None:
     ]
     begun = [name for name in names if _begins(given, name) or _begins(name, given)]
     return min(alike or begun, key=lambda name: (abs(len(name) - len(given)), name), default=None)
+
+
+def _more_letters(one: str, other: str) -> int:
+    return abs(len(_plain(one)) - len(_plain(other)))
 
 
 def _begins(start: str, name: str) -> bool:

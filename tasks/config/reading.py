@@ -101,7 +101,13 @@ def is_hub_dataset(source: str) -> bool:
 
 
 def missing_file(path: Path) -> str:
-    """Return a message that the file does not exist, with the nearest name in its folder."""
+    """Return a message that there is no such file: what is there instead, or the nearest name."""
+    if path.is_dir():
+        return f"{path} is a folder"
+    if path.exists():
+        return f"{path} is a pipe or a device, and may be readable only once; write it to a file"
+    if path.is_symlink():
+        return f"{path} is a link to {path.readlink()}, which does not exist"
     folder = path.absolute().parent
     if not folder.is_dir():
         return f"{path} does not exist, and neither does the folder {folder}"

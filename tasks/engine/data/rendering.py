@@ -81,6 +81,7 @@ class Renderer:
     ends: tuple[str, ...] = ()
     """The texts of tokens that stop generation, in addition to the tokenizer's end token."""
     _afters: dict[tuple[str, ...], str] = field(default_factory=dict, compare=False, repr=False)
+    _befores: dict[tuple[str, ...], str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -216,6 +217,7 @@ class Renderer:
         ]
         found = [place for place in earlier if place is not None]
         start, content_end, text, is_reopened = self._last(row, turns, text)
+        self._check_learnable(row, turns, text[start:content_end])
         written = self._generated(text[content_end:], text[content_end:])
         is_ended = written.endswith(self._all_ends) if self._all_ends else False
         if not is_ended:
@@ -302,6 +304,11 @@ class Renderer:
         except UserError:
             return None
         head, mark, after = text.rpartition(_MARK)
+        if _MARK in head:
+            raise UserError(
+                f"row {row}: the chat template writes an answer more than once, so it can't be "
+                "read back from what the model generates; set data.template to plain"
+            )
         return _Frame(head, after) if mark else None
 
     def _generated(self, after: str, text: str) -> str:
@@ -347,6 +354,24 @@ class Renderer:
             raise UserError(
                 f"row {row}: the chat template changes the answer {shown!r}: it writes "
                 f"{written[:_SHOWN_CHARACTERS]!r}; change the row, or set data.template to plain"
+            )
+
+    def _check_learnable(self, row: int, turns: tuple[Message, ...], written: str) -> None:
+        """Check that an answer is more than a part of what the template writes before any answer.
+
+        Of `</think>` alone, Qwen3's template makes an empty thinking block and an empty answer.
+        """
+        roles = tuple(turn.role for turn in turns)
+        if roles not in self._befores:
+            asked = self.prompt(Example(row, turns)).before if len(turns) > 1 else ""
+            self._befores[roles] = _squeezed(asked)
+        if _squeezed(turns[-1].content) not in self._befores[roles]:
+            return
+        prompt = self.prompt(Example(row, turns))
+        if not prompt.content(self.tokenizer, written + prompt.after).strip():
+            raise UserError(
+                f"row {row}: the answer {turns[-1].content!r} is a part of what the chat template "
+                "writes before an answer, so there is nothing to learn; change or remove the row"
             )
 
     def _chat(self, row: int, messages: Sequence[Message], *, opened: bool) -> str:

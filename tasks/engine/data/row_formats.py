@@ -1,18 +1,20 @@
 """Rows as examples, by their columns: a conversation with its answer, a text, or a question."""
 
-import json
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from tasks.config.data import RowFormat
 from tasks.config.likeness import nearest
 from tasks.engine.data.conversations import Example, Message
+from tasks.engine.data.excerpts import head, listed, shown
 from tasks.engine.data.json_values import DuplicateKeyError, from_cell
+from tasks.engine.data.reading_errors import BadRowError, refusing_row
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.unread_columns import message_refusal, refusal
 from tasks.errors import UserError
 
 _ROLES = ("system", "user", "assistant")
-_SHOWN_CHARACTERS = 80
+_MOST_COLUMNS = 100  # that a misspelled name is looked for in
 
 _REQUIRED = {
     RowFormat.MESSAGES: ("messages",),
@@ -65,7 +67,7 @@ def detect_row_format(
         fitting = [one for one in fitting if one is not RowFormat.TEXT]
     if len(fitting) == 1:
         return fitting[0]
-    columns = f"{source} has the columns {', '.join(map(str, row)) or '(none)'}"
+    columns = f"{source} has the columns {listed(row) or '(none)'}"
     if fitting:
         raise UserError(f"{columns}, which fit {' and '.join(fitting)}; set data.format to one")
     choices = "; ".join(f"{one}: {', '.join(_REQUIRED[one])}" for one in possible)
@@ -83,11 +85,11 @@ def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
         return advice
     for row_format in possible:
         for column in _REQUIRED[row_format]:
-            near = nearest(column, [str(given) for given in row])
+            near = nearest(column, [str(given) for given in islice(row, _MOST_COLUMNS)])
             if near and near.strip() == column and near != column:
                 return f"remove the spaces around {column} in the column's name"
             if near and near != column:
-                return f"rename {near} to {column}?"
+                return f"rename {head(near)} to {column}?"
     for row_format in possible:
         lacking = [column for column in _REQUIRED[row_format] if column not in row]
         if len(lacking) < len(_REQUIRED[row_format]):
@@ -100,12 +102,12 @@ def _advice_on_turns(row: Row) -> str | None:
     for column, value in row.items():
         turns = _turns_in(value)
         if turns and {"role", "content"} <= set(turns[0]):
-            return f"rename {column} to messages"
+            return f"rename {head(column)} to messages"
         if turns and {"from", "value"} <= set(turns[0]):
             return (
-                f"{column} is a conversation in ShareGPT's format: write it as messages, a list of "
-                "objects with role instead of from (human becomes user, gpt becomes assistant; "
-                f"system stays) and content instead of value{_roleless(turns)}"
+                f"{head(column)} is a conversation in ShareGPT's format: write it as messages, a "
+                "list of objects with role instead of from (human becomes user, gpt becomes "
+                f"assistant; system stays) and content instead of value{_roleless(turns)}"
             )
     return None
 
@@ -121,15 +123,16 @@ def _turns_in(value: object) -> list[dict[object, object]]:
 
 def _roleless(turns: list[dict[object, object]]) -> str:
     """Describe the speakers of a ShareGPT conversation that no role corresponds to."""
-    speakers = dict.fromkeys(str(one.get("from")) for one in turns)
+    speakers = dict.fromkeys(_speaker(one.get("from")) for one in turns)
     others = [one for one in speakers if one not in {"human", "gpt", *_ROLES}]
-    return f"; no role corresponds to {', '.join(others)}: remove such rows" if others else ""
+    return f"; no role corresponds to {listed(others)}: remove such rows" if others else ""
 
 
-class BadRowError(ValueError):
-    """A row is malformed; the message does not name the row, which the caller adds."""
+def _speaker(given: object) -> str:
+    return given if isinstance(given, str) else shown(given)
 
 
+@refusing_row()
 def read_example(number: int, row: Row, row_format: RowFormat) -> Example:
     """Read a row to learn from.
 
@@ -147,6 +150,7 @@ def read_example(number: int, row: Row, row_format: RowFormat) -> Example:
     return _READERS[row_format](number, row)
 
 
+@refusing_row()
 def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
     """Read a row to answer: the columns of any format, except the answer's.
 
@@ -163,7 +167,7 @@ def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
     """
     row_format = next((one for one in _ASKED if row.get(_REQUIRED[one][0]) is not None), None)
     if row_format is None:
-        columns = ", ".join(map(str, row)) or "none"
+        columns = listed(row) or "none"
         possible = ", ".join(_REQUIRED[one][0] for one in _ASKED)
         advice = _advice_on_turns(row)
         hint = f"; {advice}" if advice else ""
@@ -185,6 +189,8 @@ def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
                     "user's before it"
                 )
         asked = _messages(row, given, asks=True)
+        if asked[-1].role != "tool" and not asked[-1].content.strip():
+            raise BadRowError("the last message is empty, so there is no question")
         return row_format, Example(number, (*asked, Message("assistant", "")))
     prompt = _instruction(row) if row_format is RowFormat.INSTRUCTION else _prompt(row)
     return row_format, Example(number, _turns(row, prompt, ""))
@@ -205,7 +211,7 @@ def _messages(row: Row, given: object, *, asks: bool = False) -> tuple[Message, 
     """Read the messages of a row, with a system message from the column `system` put first."""
     if not isinstance(given, list) or not given:
         raise BadRowError(
-            f"messages is {_short(given)}; it must be a list of objects with role and content"
+            f"messages is {shown(given)}; it must be a list of objects with role and content"
         )
     messages = tuple(
         _message(one, f"message {index}", asks=asks) for index, one in enumerate(given, start=1)
@@ -216,8 +222,8 @@ def _messages(row: Row, given: object, *, asks: bool = False) -> tuple[Message, 
         return messages
     if own:
         raise BadRowError(
-            f"the column system is {_short(opening[0].content)}, but the system message in "
-            f"messages is {_short(own.content)}; keep one of the two"
+            f"the column system is {shown(opening[0].content)}, but the system message in "
+            f"messages is {shown(own.content)}; keep one of the two"
         )
     return (*opening, *(one for one in messages if one.role != "system"))
 
@@ -236,17 +242,17 @@ def _messages_example(number: int, row: Row) -> Example:
 
 def _message(given: object, name: str, *, asks: bool) -> Message:
     if not isinstance(given, dict) or not {"role", "content"} <= set(given):
-        raise BadRowError(f"{name} is {_short(given)}; it must be an object with role and content")
+        raise BadRowError(f"{name} is {shown(given)}; it must be an object with role and content")
     role, content = given["role"], given["content"]
     if role not in _ROLES:
-        raise BadRowError(f"{name} has the role {_short(role)}; possible: {', '.join(_ROLES)}")
+        raise BadRowError(f"{name} has the role {shown(role)}; possible: {', '.join(_ROLES)}")
     if reason := message_refusal(given, asks=asks):
         raise BadRowError(f"{name} {reason}")
     if isinstance(content, list) and all(_is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
     if isinstance(content, list):
         raise BadRowError(
-            f"the content of {name} is {_short(content)}; it must be text, or a list of objects "
+            f"the content of {name} is {shown(content)}; it must be text, or a list of objects "
             "with type text and a text, as only text is supported"
         )
     # Many datasets have empty system messages, but nothing can be learned from an empty answer.
@@ -300,7 +306,7 @@ def _words(row: Row) -> tuple[str, ...]:
     words = tuple(_text(word, "a token") for word in _list(row, "tokens"))
     for word in words:
         if any(map(str.isspace, word)):
-            raise BadRowError(f"the token {_short(word)} contains whitespace; split it in several")
+            raise BadRowError(f"the token {shown(word)} contains whitespace; split it in several")
     return words
 
 
@@ -308,7 +314,7 @@ def _list(row: Row, name: str) -> list[object]:
     given = _cell(_column(row, name), name)
     given = given.tolist() if hasattr(given, "tolist") else given  # an array, from Parquet
     if not isinstance(given, list) or not given:
-        raise BadRowError(f"{name} is {_short(given)}; it must be a list of texts")
+        raise BadRowError(f"{name} is {shown(given)}; it must be a list of texts")
     return given
 
 
@@ -339,7 +345,7 @@ def _opening(row: Row) -> tuple[Message, ...]:
 
 def _column(row: Row, name: str) -> object:
     if name not in row:
-        columns = ", ".join(map(str, row)) or "none"
+        columns = listed(row) or "none"
         raise BadRowError(f"the column {name} is missing; the row's columns: {columns}")
     return row[name]
 
@@ -353,7 +359,7 @@ def _optional(row: Row, name: str) -> str:
 
 def _text(given: object, name: str, *, may_be_blank: bool = False) -> str:
     if not isinstance(given, str):
-        raise BadRowError(f"{name} is {_short(given)}; it must be text")
+        raise BadRowError(f"{name} is {shown(given)}; it must be text")
     if not may_be_blank and not given.strip():
         raise BadRowError(f"{name} is empty; it must contain text")
     try:
@@ -363,8 +369,3 @@ def _text(given: object, name: str, *, may_be_blank: bool = False) -> str:
             f"{name} contains half of a surrogate pair, which is not a character; remove it"
         ) from error
     return given
-
-
-def _short(given: object) -> str:
-    text = json.dumps(given, ensure_ascii=False, default=str)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

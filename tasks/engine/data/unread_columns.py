@@ -8,8 +8,10 @@ and empty values are treated as absent.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from tasks.config.data import RowFormat
+from tasks.engine.data.excerpts import head
 from tasks.engine.data.json_values import from_cell
 from tasks.engine.data.row_sources import Row
 
@@ -26,6 +28,7 @@ _READ = {
     RowFormat.TAGGED: {"tokens", "tags"},
 }
 _READ_OF_MESSAGES = {"role", "content"}
+_MOST_SHOWN = 50
 _EMPTY_CELLS = {"", "[]", "{}", "null"}
 """CSV cells that are treated as absent."""
 
@@ -196,19 +199,22 @@ def count_unread(rows: Iterable[Row], row_format: RowFormat) -> Counter[str]:
     found: Counter[str] = Counter()
     for row in rows:
         for name in dict.fromkeys(_unread_names(row, row_format)):
-            found[name] += 1
+            found[head(name)] += 1
     return found
 
 
 def unread_text(unread: Mapping[str, int]) -> str:
     """Return the names and counts as a line of text."""
-    return ", ".join(f"{name} ({count:,} rows)" for name, count in unread.items())
+    shown = [f"{name} ({count:,} rows)" for name, count in islice(unread.items(), _MOST_SHOWN)]
+    more = len(unread) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def _unread_names(row: Row, row_format: RowFormat) -> Iterator[str]:
     yield from _unread(row, _READ[row_format])
-    messages = from_cell(row.get("messages"))
-    if row_format is RowFormat.MESSAGES and isinstance(messages, list):
+    if row_format is not RowFormat.MESSAGES:
+        return
+    if isinstance(messages := from_cell(row.get("messages")), list):
         for message in messages:
             if isinstance(message, dict):
                 yield from (f"{name} of messages" for name in _unread(message, _READ_OF_MESSAGES))
