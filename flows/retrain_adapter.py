@@ -16,7 +16,7 @@ from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
 from tasks.durability.tracked_run import being_alive, tracked_run
 from tasks.errors import UserError
-from tasks.records import CheckedRecord, DataRecord, DecisionRecord, Outcome, RetrainedRecord
+from tasks.records import CheckedRecord, DecisionRecord, InputsRecord, Outcome, RetrainedRecord
 from tasks.retraining.check_retraining import check_retraining
 from tasks.retraining.decide_promotion import decide_promotion
 from tasks.retraining.evaluate_adapter import evaluate_adapter
@@ -53,13 +53,13 @@ def retrain_adapter(
         if config.decision.approval:
             check_can_wait()
         with being_alive(config) as folder, ExitStack() as device:
-            data = validate_inputs(config, folder)
+            inputs = validate_inputs(config, folder)
             device.enter_context(device_slot())
             # Only with the device held: the run before this one may just have made a champion.
-            checked = check_retraining(config, data)
+            checked = check_retraining(config, inputs.data)
             if checked.unchanged_since is not None and not force:
                 return _completed(_skipped(config, checked))
-            return _completed(_retrained(config, data, checked, redo_from, device))
+            return _completed(_retrained(config, inputs, checked, redo_from, device))
     except UserError as mistake:
         # As the state's message it is what the UI shows: the user needs no traceback.
         return Failed(message=str(mistake), data=mistake)
@@ -85,13 +85,14 @@ def _skipped(config: RetrainAdapterConfig, checked: CheckedRecord) -> RetrainedR
 
 def _retrained(
     config: RetrainAdapterConfig,
-    data: DataRecord,
+    inputs: InputsRecord,
     checked: CheckedRecord,
     redo_from: StepName | None,
     device: ExitStack,
 ) -> RetrainedRecord:
+    data = inputs.data
     with tracked_run(config, data) as run, redoing(run, redo_from):
-        report = six_steps(config, data, run)
+        report = six_steps(config, inputs, run)
         saved = report.saved
         version = register_adapter(saved, data, checked, config.registry, run)
         evaluated = evaluate_adapter(saved, version, checked, config.evaluation, config.data, run)

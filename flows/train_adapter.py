@@ -21,7 +21,7 @@ from tasks.inject_adapter import inject_adapter
 from tasks.load_adapter import load_adapter
 from tasks.load_base_model import load_base_model
 from tasks.publish_report import publish_report
-from tasks.records import DataRecord, ReportRecord, RunRecord
+from tasks.records import InputsRecord, ReportRecord, RunRecord
 from tasks.runtime.run_log import prepare_run_log
 from tasks.save_adapter import save_adapter
 from tasks.train_adapter import train_adapter as train
@@ -53,22 +53,23 @@ def train_adapter(
     keep_results_atomically()
     try:
         with being_alive(config) as folder:
-            data = validate_inputs(config, folder)
+            inputs = validate_inputs(config, folder)
             with device_slot():
                 # Only with the device held: the run before this one may just have trained it.
-                if skip_unchanged and (earlier := trained_before(config, data)):
+                if skip_unchanged and (earlier := trained_before(config, inputs.data)):
                     return _skipped(earlier)
-                with tracked_run(config, data) as run, redoing(run, redo_from):
-                    return six_steps(config, data, run)
+                with tracked_run(config, inputs.data) as run, redoing(run, redo_from):
+                    return six_steps(config, inputs, run)
     except UserError as mistake:
         # As the state's message it is what the UI shows: the user needs no traceback.
         return Failed(message=str(mistake), data=mistake)
 
 
-def six_steps(config: TrainAdapterConfig, data: DataRecord, run: RunRecord) -> ReportRecord:
-    """Run the six steps on checked data, and publish the report."""
+def six_steps(config: TrainAdapterConfig, inputs: InputsRecord, run: RunRecord) -> ReportRecord:
+    """Run the six steps on validated inputs, and publish the report."""
+    data = inputs.data
     base = load_base_model(config.base_model, data, run)
-    lora = configure_lora(config.lora, base, config.seed, run)
+    lora = configure_lora(inputs.lora, base, config.seed, run)
     injected = inject_adapter(lora, run)
     trained = train(injected, data, config.training, run)
     saved = save_adapter(trained, data, config.output, run)

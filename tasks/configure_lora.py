@@ -1,23 +1,21 @@
 """Step 2 of 6: configure LoRA, with every choice written out."""
 
 from tasks import engine
-from tasks.config import LoraSettings
 from tasks.durability.step import step
-from tasks.records import BaseModelRecord, LoraRecord, RunRecord
+from tasks.records import BaseModelRecord, LoraRecord, ResolvedLora, RunRecord
 from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
 
 
 @step
 def configure_lora(
-    settings: LoraSettings, base: BaseModelRecord, seed: int, run: RunRecord
+    resolved: ResolvedLora, base: BaseModelRecord, seed: int, run: RunRecord
 ) -> LoraRecord:
-    """Resolve the LoRA configuration for this base, and count the parameters that it will train.
+    """Record the adapter's configuration for the loaded base.
 
-    Raises:
-        UserError: a name in `target_modules` or `modules_to_save` matches nothing.
+    `validate_inputs` resolved it, so that a mistake in it is found before a weight is loaded.
     """
-    record = engine.configure_lora(settings, base, seed)
+    record = engine.configure_lora(resolved, base, seed)
     Tracker(run).log_params(_params(record))
     for warning in record.warnings:
         logger().warning(warning)

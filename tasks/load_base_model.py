@@ -4,6 +4,8 @@ from tasks import engine
 from tasks.config import BaseModelSettings
 from tasks.durability.step import step
 from tasks.engine import workbench
+from tasks.engine.base.sources import base_sha256
+from tasks.errors import UserError
 from tasks.records import BaseModelRecord, DataRecord, RunRecord
 from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
@@ -18,9 +20,17 @@ def load_base_model(
     For classification, the output layer gets one output for each of the data's classes.
 
     Raises:
-        UserError: the model does not exist, or can't be loaded as the settings say.
+        UserError: the model does not exist, can't be loaded as the settings say, or is no longer
+            the one that the inputs were validated for.
     """
     model, record = engine.load_base(settings, data.labels)
+    # A run may wait for its device for hours, and a branch on the Hub or a folder change meanwhile.
+    if base_sha256(record) != data.base_sha256:
+        raise UserError(
+            f"the base model {record.reference} has changed since this run validated its inputs, "
+            "so tokens and LoRA configuration may not fit it; start a new run "
+            "(base_model.revision pins a model of the Hub to a commit)"
+        )
     workbench.put(record, model)
     Tracker(run).log_params(_params(record))
     logger().info(

@@ -7,17 +7,24 @@ from typing import NamedTuple
 from tasks.config import TrainAdapterConfig
 from tasks.durability.run_folder import check_output_folder
 from tasks.durability.step import step
-from tasks.engine.adapters.lora import count_trainable, resolve_lora
-from tasks.engine.base.base_models import load_skeleton
+from tasks.engine.adapters.lora import resolve_lora
 from tasks.engine.base.hub import check_push
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.sources import find_base
+from tasks.engine.data.chat_template import read_chat_template
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.preparation import prepare_data
 from tasks.errors import UserError
-from tasks.records import BaseSource, DataRecord, LoraConfigRecord, SplitRecord, tokens_in
+from tasks.records import (
+    BaseSource,
+    DataRecord,
+    InputsRecord,
+    ResolvedLora,
+    SplitRecord,
+    tokens_in,
+)
 from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger, progress
 
@@ -25,12 +32,17 @@ _WARNINGS = {
     "num_shortened_texts": "%d %s texts are truncated",
     "num_shortened_answers": "%d %s answers are truncated",
     "num_dropped_rows": "%d %s rows are dropped, as their answer is truncated away entirely",
-    "num_untrained_answers": (
-        "%d earlier answers in %s rows are not trained on: the chat template rewrites them in "
-        "later turns"
-    ),
     "num_unwritten_messages": (
-        "%d messages to the assistant in %s rows are omitted or rewritten by the chat template"
+        "%d messages to the assistant or results of tools in %s rows are omitted or rewritten by "
+        "the chat template"
+    ),
+    "num_unwritten_reasonings": (
+        "%d answers in %s rows are trained on without their reasoning, which the chat template "
+        "omits; use a template that writes it (data.chat_template)"
+    ),
+    "num_unwritten_tools": (
+        "%d %s rows have tools that the chat template omits: the model is not told of them; use a "
+        "template that writes them (data.chat_template)"
     ),
     "num_stopped_answers": (
         "%d answers in %s rows contain the text of an end token: they are trained on completely, "
@@ -53,28 +65,29 @@ _WARNINGS = {
 
 
 @step
-def validate_inputs(config: TrainAdapterConfig, run_folder: Path) -> DataRecord:
+def validate_inputs(config: TrainAdapterConfig, run_folder: Path) -> InputsRecord:
     """Validate all that can be validated without the model's weights, the cheapest first.
 
-    The data is read only here: its tokens are written to files in the run's folder, which all
-    steps, retries and resumed runs read.
+    The data is read and the LoRA configuration resolved only here: steps, retries and resumed runs
+    read the record, and the tokens from the files in the run's folder that it names.
 
     Raises:
         UserError: some input can't work.
         AdapterflowError: the tokens can't be written.
     """
-    found = check_inputs(config, tokens_in(run_folder))
-    _report(found.data.record)
-    if warning := _limited_by_positions(found.base, found.data.record):
+    base, lora, prepared = check_inputs(config, tokens_in(run_folder))
+    data = prepared.record
+    _report(data)
+    if warning := _limited_by_positions(base, data):
         logger().warning(warning)
-    return found.data.record
+    return InputsRecord(base=base, lora=lora, data=data)
 
 
 class CheckedInputs(NamedTuple):
     """What the validation found, for later use."""
 
     base: BaseSource
-    lora: LoraConfigRecord
+    lora: ResolvedLora
     data: PreparedData
 
 
@@ -92,6 +105,7 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
     wanted = config.base_model
     sets = read_examples(config.data, config.seed, wanted.task, wanted.labels)
     check_output_folder(config)
+    read_chat_template(config.data.chat_template)
     if config.output.push_to_hub:
         check_push(config.output.push_to_hub)
     if config.training.early_stopping_patience and not sets.eval:
@@ -101,9 +115,7 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
         )
     import_libraries()
     base = find_base(wanted, sets.labels)
-    skeleton = load_skeleton(base)
-    lora = resolve_lora(config.lora, skeleton, wanted.task)
-    count_trainable(lora, skeleton)
+    lora = resolve_lora(config.lora, base)
     with progress("tokenized row") as shown:
         data = prepare_data(sets, config.data, config.seed, base, folder, shown.at)
     return CheckedInputs(base, lora, data)
@@ -135,6 +147,11 @@ def _report(record: DataRecord) -> None:
         _report_split("held-out", record.eval, record.labels)
     if record.unread:
         logger().warning("columns not read: %s", unread_text(record.unread))
+    if unread := record.unread_chat_template_kwargs:
+        logger().warning(
+            "data.chat_template_kwargs sets %s, which the chat template never reads",
+            ", ".join(unread),
+        )
     if record.untrained_labels:
         logger().warning(
             "%d labels have no training rows: %s",
@@ -150,9 +167,10 @@ def _report(record: DataRecord) -> None:
 
 def _report_split(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
     logger().info(
-        "%d %s rows, %d tokens (longest %d), %s, sha256 %s",
+        "%d %s rows%s, %d tokens (longest %d), %s, sha256 %s",
         split.num_rows,
         what,
+        split.made_of,
         split.num_tokens,
         split.longest_tokens,
         f"{len(labels)} labels" if labels else f"{split.num_trained_tokens} of them trained on",

@@ -8,6 +8,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ from tasks.engine.data.tokenization import IGNORED
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
 from tasks.engine.kernels.kernel_attention import attend_one_by_one
 from tasks.engine.kernels.lean_layers import lean_layers
-from tasks.engine.kernels.row_attention import attending_by_row
+from tasks.engine.kernels.row_attention import BY_ROW, attending_by_row, ends_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tasks.engine.batching.batches import MicroBatch
     from tasks.records import TrainingPlan
 
-_BY_ROW = "benchmark_row_by_row"
+_ONE_BY_ONE = "benchmark_one_by_one"
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class Engine:
     @contextmanager
     def running(self, model: "PreTrainedModel") -> Iterator[None]:
         """Prepare the model for forward and backward passes of this kind."""
+        attention = BY_ROW if self.tiled else _ONE_BY_ONE
         contexts: list[tuple[bool, Callable[[PreTrainedModel], Any]]] = [
             (self.lean, lean_layers),
             (self.fused, fused_adapter_layers),
-            (self.is_packed, attending_by_row if self.tiled else _attending_one_by_one),
+            (self.is_packed, partial(attending_by_row, attention=attention)),
         ]
         with ExitStack() as stack:
             for wanted, context in contexts:
@@ -122,32 +124,20 @@ def _collected() -> Iterator[None]:
         gc.freeze()
 
 
-@contextmanager
-def _attending_one_by_one(model: "PreTrainedModel") -> Iterator[None]:
-    """Compute attention row by row with PyTorch's kernel, as the engine does with dropout."""
-    before = model.config._attn_implementation  # noqa: SLF001 - there is no public way to ask
-    model.set_attn_implementation(_BY_ROW)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
 def _attend_one_by_one(  # noqa: PLR0913 - transformers' signature
     module: torch.nn.Module,  # noqa: ARG001
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor,
-    scaling: float | None = None,
+    scaling: float,
     **others: Any,  # noqa: ANN401, ARG001
 ) -> tuple[torch.Tensor, None]:
-    ends = tuple(attention_mask.flatten().tolist())
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend_one_by_one(query, key, value, ends, scaling, 0.0), None
+    """Compute attention row by row with PyTorch's kernel, as the engine does with dropout."""
+    return attend_one_by_one(query, key, value, ends_in(attention_mask), scaling, 0.0), None
 
 
-AttentionInterface.register(_BY_ROW, _attend_one_by_one)
+AttentionInterface.register(_ONE_BY_ONE, _attend_one_by_one)
 
 
 def _with_all_positions(micro_batch: "MicroBatch") -> "MicroBatch":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.cli import options
+from flows.cli.early_checks import check_sources
 from flows.cli.process import exit_on_signal, prepare_process, print_reason
 from tasks.errors import UserError, VerificationError
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _BASE_MODEL = "Base model, if not the one that the adapter was trained on."
 _FIRST_BASE_MODEL = "Base model, if not the one that the first adapter was trained on."
+_MAX_WEIGHT = 1_000_000
+"""Of an adapter in a combination."""
 
 
 @click.command()
@@ -53,6 +56,7 @@ def predict(  # noqa: PLR0913 - what a user may give
     from tasks.engine.scoring.question_files import open_questions
 
     open_questions(config)
+    check_sources([one.source for one in config.adapters], config.tracking_uri)
     prepare_process()
     from flows.predict_batch import predict_batch
     from tasks.records import PredictionRecord
@@ -83,7 +87,7 @@ def predict(  # noqa: PLR0913 - what a user may give
     type=options.PATH,
     help="Rows with answers on which merged model and adapter must score the same.",
 )
-@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--max-new-tokens", type=options.MAX_NEW_TOKENS, default=128, show_default=True)
 @options.json_output
 def export(  # noqa: PLR0913 - what a user may give
     adapter: str,
@@ -106,6 +110,7 @@ def export(  # noqa: PLR0913 - what a user may give
     if is_gguf and merged:
         raise UserError(f"a merged model is a folder, but {target} names a GGUF file")
     check_new(target)
+    check_sources([adapter])
     _show_steps()
     from tasks.inference import exporting
 
@@ -136,6 +141,7 @@ def push(adapter: str, repository: str, private: bool) -> None:  # noqa: FBT001
     ADAPTER is a folder, a Hub id, models:/name@alias or runs:/…. Only its own files are pushed, in
     one commit, whose address is printed. A token is needed in HF_TOKEN.
     """
+    check_sources([adapter])
     _show_steps()
     from tasks.inference.exporting import push_to_hub
 
@@ -151,13 +157,19 @@ def push(adapter: str, repository: str, private: bool) -> None:  # noqa: FBT001
 @click.option("--method", default="cat", show_default=True, help="cat, svd, ties or dare_ties.")
 @click.option(
     "--density",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=options.number(0, 1, above=True),
     default=0.5,
     show_default=True,
     help="Share of the values that ties and dare_ties keep.",
 )
-@click.option("--rank", type=click.IntRange(1), help="Rank of the result, with svd.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of dare_ties.")
+@click.option("--rank", type=click.IntRange(1, 16_384), help="Rank of the result, with svd.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of dare_ties.",
+)
 @click.option("--base-model", help=_FIRST_BASE_MODEL)
 @options.json_output
 def combine(  # noqa: PLR0913 - what a user may give
@@ -180,6 +192,7 @@ def combine(  # noqa: PLR0913 - what a user may give
 
     check_new(folder)
     weighted = [_weighted(one) for one in adapters]
+    check_sources([source for source, _ in weighted])
     _show_steps()
     from tasks.engine.adapters.combining import Combination
     from tasks.inference.exporting import combine_adapters, combined_lines
@@ -217,6 +230,7 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
         except ValueError as error:
             raise UserError(f"{one!r} is no NAME=ADAPTER: {error}") from None
         wanted.append(adapter_here(source, name))
+    check_sources([one.source for one in wanted])
     _show_steps()
     from tasks.inference.serving import bundle_adapters, serve_command
 
@@ -233,8 +247,10 @@ def _weighted(given: str) -> tuple[str, float]:
         number = float(weight)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"{given!r}: the weight after = must be a number, as in a=0.5")
+    if not abs(number) <= _MAX_WEIGHT:  # also of nan
+        raise UserError(
+            f"{given!r}: the weight after = must be a number up to {_MAX_WEIGHT:,}, as in a=0.5"
+        )
     return source, number
 
 
@@ -245,10 +261,12 @@ def _show_steps() -> None:
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
-    from flows.cli.console import quiet_libraries
+    from flows.cli.console import ShortFormatter, quiet_libraries
 
     quiet_libraries()
-    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(ShortFormatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("tasks").setLevel(logging.INFO)
 
 

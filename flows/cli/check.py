@@ -9,7 +9,7 @@ from rich.console import Console
 from tasks.config import TrainAdapterConfig
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.forecast import Forecast, forecast
-from tasks.records import SplitRecord
+from tasks.records import DataRecord, SplitRecord
 from tasks.validate_inputs import check_inputs
 
 _MB = 1e6
@@ -45,10 +45,17 @@ def _sizes(found: Forecast) -> list[tuple[str, str]]:
         ("base", f"{found.base}, {found.dtype}{quantized}, for {found.task}"),
         ("adapter", f"{adapter} train ({share:.2%})"),
         *((name, _rows(split, found.data.labels)) for name, split in splits if split),
+        *_unread_variables(found.data),
         *([("not read", unread_text(found.data.unread))] if found.data.unread else []),
         ("steps", f"{steps}; evaluations: {found.num_evaluations}"),
         *(("warning", warning) for warning in found.warnings),
     ]
+
+
+def _unread_variables(data: DataRecord) -> list[tuple[str, str]]:
+    unread = data.unread_chat_template_kwargs
+    text = f"data.chat_template_kwargs sets {', '.join(unread)}, which the template never reads"
+    return [("warning", text)] if unread else []
 
 
 def _rows(split: SplitRecord, labels: Sequence[str]) -> str:
@@ -56,7 +63,9 @@ def _rows(split: SplitRecord, labels: Sequence[str]) -> str:
     trained = f"{split.num_trained_tokens:,} of them trained on"
     if labels:
         trained = f"{len(labels)} labels"
-    parts = [f"{split.num_rows:,} rows, {tokens}, {trained}"]
+    parts = [f"{split.num_rows:,} rows{split.made_of}, {tokens}, {trained}"]
+    if split.num_untrained_answers:
+        parts.append(f"{split.num_untrained_answers} answers have weight 0")
     if split.num_shortened_texts:
         parts.append(f"{split.num_shortened_texts} texts are truncated")
     if split.num_shortened_answers:

@@ -4,6 +4,8 @@ import logging
 import sys
 import warnings
 
+from tasks.errors import shortened
+
 # Libraries whose warnings are about themselves rather than the run: only their errors are shown.
 _CHATTY = ("bitsandbytes", "transformers", "httpx", "alembic", "mlflow")
 
@@ -44,10 +46,20 @@ def _is_worth_showing(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING and "Finished in state" not in str(record.msg)
 
 
-class _StepFormatter(logging.Formatter):
+class ShortFormatter(logging.Formatter):
+    """Shortens lines, which may repeat what a user gave, and leaves out tracebacks.
+
+    They are in Prefect's log of the run, if there is one; here they would bury the message.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        record.exc_info = record.exc_text = None
+        return shortened(super().format(record))
+
+
+class _StepFormatter(ShortFormatter):
     def format(self, record: logging.LogRecord) -> str:
         record.step = getattr(record, "task_run_name", None) or ""
         record.mark = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        # The traceback is in Prefect's log of the run; here it would bury the message.
-        record.exc_info = record.exc_text = None
         return super().format(record)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tasks.errors import UserError
+from tasks.errors import UserError, shortened
+from tasks.runtime import home
 from tasks.runtime.addresses import without_password
 from tasks.runtime.libraries import import_libraries
 
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def prepare_process() -> None:
-    """Prepare this process for a flow run, before Prefect is imported."""
+    """Prepare this process for a flow run, before Prefect is imported.
+
+    Raises:
+        UserError: the home folder can't be written to, or no Prefect server answers.
+        UnwritableError: the disk is full.
+    """
+    home.check_writable()
     from flows.server.embedded import use_embedded_server
     from flows.server.servers import check_server
 
@@ -92,7 +99,7 @@ def exit_on_signal(number: int, frame: object) -> None:  # noqa: ARG001 - a sign
 def print_reason(error: BaseException) -> None:
     """Print on stderr whether a run failed, and why, or was stopped."""
     if isinstance(error, Exception):
-        reason = without_password(str(error).strip()) or type(error).__name__
+        reason = shortened(without_password(str(error).strip())) or type(error).__name__
         click.echo(f"the run failed: {reason}", err=True)
     else:
         click.echo("the run was stopped", err=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.cli import options
+from flows.cli.early_checks import check_training
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,13 +28,11 @@ def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json:
     from flows.cli.process import execute_and_print, prepare_process
     from tasks.config import RetrainAdapterConfig
     from tasks.config.reading import read_settings
-    from tasks.engine.data.examples import check_first_rows
     from tasks.engine.scoring.held_out import open_held_out
 
     config = read_settings(RetrainAdapterConfig, config_file, overrides)
-    wanted = config.base_model
-    check_first_rows(config.data, wanted.task, wanted.labels)
-    open_held_out(config.evaluation, config.data, wanted.task)
+    check_training(config)
+    open_held_out(config.evaluation, config.data, config.base_model.task)
     prepare_process()
     from flows.cli.runs import create_run
 
@@ -76,7 +75,7 @@ def rollback(name: str, reason: str, to: int | None, tracking_uri: str | None) -
 def _registry(name: str, uri: str | None) -> "Registry":
     from tasks.config import TrackingSettings
     from tasks.config.reading import settings_here
-    from tasks.tracking import Registry, tracking_uri
+    from tasks.tracking import Registry, check_store
 
     settings = settings_here(TrackingSettings, {"uri": uri}, (), "--tracking-uri")
-    return Registry(tracking_uri(settings), name)
+    return Registry(check_store(settings), name)

@@ -1,10 +1,11 @@
 """Flow runs of the training flows in this process: created, reopened, executed."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
@@ -24,7 +25,7 @@ from tasks.durability.run_folder import run_folder
 from tasks.durability.run_lock import is_alive
 from tasks.durability.run_names import full_name
 from tasks.durability.step_name import StepName
-from tasks.errors import UserError
+from tasks.errors import AdapterflowError, UserError
 from tasks.records import ReportRecord, RetrainedRecord
 from tasks.runtime import home
 from tasks.runtime.progress import logger
@@ -40,6 +41,19 @@ class RefusedSettingsError(UserError):
     """A run was begun with settings that this version refuses."""
 
 
+@contextmanager
+def _asking_prefect() -> Iterator[None]:
+    """Raise an AdapterflowError where the Prefect server is lost, or answers with an error."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        problem = next(iter(str(error).splitlines()), type(error).__name__)
+        raise AdapterflowError(
+            f"the Prefect server failed: {problem}; see its log, and start again"
+        ) from error
+
+
+@_asking_prefect()
 def create_run(config: TrainAdapterConfig, **parameters: object) -> FlowRun:
     """Create a run of the configuration's flow; with its id, any later failure can be resumed."""
     given = {"config": config.model_dump(mode="json"), **parameters}
@@ -50,6 +64,7 @@ def create_run(config: TrainAdapterConfig, **parameters: object) -> FlowRun:
     return created
 
 
+@_asking_prefect()
 def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
     """Reopen a run that ended, so that it can be resumed.
 
@@ -82,6 +97,7 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
         return client.read_flow_run(flow_run_id)
 
 
+@_asking_prefect()
 def reopen_last(flow_run_ids: Sequence[UUID], redo_from: StepName | None = None) -> FlowRun:
     """Reopen the first of these runs that did not complete, so that it can be resumed.
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tasks.records import FileRecord
 
 _PORT = click.IntRange(1, 65535)
+_SECONDS_A_DAY = 86_400
 
 
 @click.command()
@@ -30,6 +31,7 @@ def up(prefect_port: int, mlflow_port: int) -> None:
     """
     from flows.server.stack import Stack
 
+    home.check_writable()
     stack = Stack(prefect_port, mlflow_port)
     click.echo("starting Prefect, MLflow and a worker (a minute the first time) ...", err=True)
     stack.up()
@@ -53,7 +55,7 @@ def down() -> None:
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=options.PATH)
 @click.option(
     "--every",
-    type=click.FloatRange(0.1),
+    type=options.number(0.1, _SECONDS_A_DAY),
     default=10.0,
     show_default=True,
     help="Seconds between two checks.",
@@ -119,7 +121,7 @@ def _print_notified(file: "FileRecord") -> None:
 
 
 def _check_exist(paths: Iterable[Path]) -> None:
-    missing = [str(path) for path in paths if not path.exists()]
+    missing = [str(path) for path in paths if not (path.is_file() or path.is_dir())]
     if missing:
         raise UserError(f"no such file or folder: {', '.join(missing)}; name the rows to report on")
 

@@ -8,13 +8,16 @@ import pydantic
 import yaml
 
 from tasks.config.base_model import Task
-from tasks.config.data import RowFormat
+from tasks.config.data import GENERATIVE, RowFormat
 from tasks.config.mistakes import validation_message
 from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
-from tasks.engine.data.row_formats import GENERATIVE, detect_row_format
-from tasks.engine.data.row_sources import read_rows
+from tasks.engine.data.column_names import proposed_columns, renamed_row
+from tasks.engine.data.reading_errors import naming_row
+from tasks.engine.data.row_formats import detect_row_format, read_example
+from tasks.engine.data.row_sources import Row, read_rows
 from tasks.errors import UserError
+from tasks.runtime.paths import exists
 
 _WIDTH = 100
 _LIVE = {
@@ -31,19 +34,20 @@ def starting_configuration(data: Path, base_model: str) -> str:
     """Return YAML that trains `base_model` on `data`, with the default of every other setting.
 
     Raises:
-        UserError: the data cannot be read, its columns match no row format, or the base model's
-            name is empty.
+        UserError: the data cannot be read, its columns match no row format, a row is malformed, or
+            the base model's name is empty.
     """
     rows = read_rows(str(data), "train", None)
-    row_format = detect_row_format(rows[0], str(data), learnable=[*GENERATIVE, RowFormat.TAGGED])
+    row_format, columns = _detected(rows[0], str(data))
     task = Task.CAUSAL_LM
     if row_format is RowFormat.TAGGED:
         task = Task.TOKEN_CLASSIFICATION
     elif row_format is RowFormat.TEXT and "label" in rows[0]:
         row_format, task = RowFormat.LABELLED, Task.SEQUENCE_CLASSIFICATION
+    _check(rows, row_format, columns, str(data))
     given = {
         "base_model": {"source": base_model and _absolute(Path(base_model)), "task": task},
-        "data": {"train": _absolute(data)},
+        "data": {"train": _absolute(data), "columns": columns},
     }
     try:
         config = TrainAdapterConfig.model_validate(given)
@@ -54,9 +58,27 @@ def starting_configuration(data: Path, base_model: str) -> str:
     )
 
 
+def _detected(row: Row, source: str) -> tuple[RowFormat, dict[str, str]]:
+    """Return the format of the rows, and the names of its columns where they are others."""
+    learnable = [*GENERATIVE, RowFormat.TAGGED]
+    try:
+        return detect_row_format(row, source, learnable=learnable), {}
+    except UserError:
+        columns = proposed_columns(row)
+        if not columns:
+            raise
+        return detect_row_format(renamed_row(row, columns), source, learnable=learnable), columns
+
+
+def _check(rows: list[Row], row_format: RowFormat, columns: dict[str, str], source: str) -> None:
+    for number, row in enumerate(rows, 1):
+        with naming_row(source, number):
+            read_example(number, renamed_row(row, columns), row_format)
+
+
 def _absolute(path: Path) -> str:
     """Return a path as absolute, since relative ones are read from the folder of the YAML file."""
-    return str(path.absolute()) if path.exists() else str(path)
+    return str(path.absolute()) if exists(path) else str(path)
 
 
 def _opening(data: Path, num_rows: int, row_format: RowFormat) -> str:
@@ -76,10 +98,15 @@ def _entry(config: TrainAdapterConfig, name: str) -> str:
     values = value.model_dump(mode="json")
     return f"{about}{name}:\n" + "".join(
         _comment(field.description or "", indent="  ")
-        + ("  " if key in _LIVE.get(name, ()) else "  # ")
+        + ("  " if key in _LIVE.get(name, ()) or _is_set(value, key) else "  # ")
         + f"{key}: {_yaml(values[key])}\n"
         for key, field in type(value).model_fields.items()
     )
+
+
+def _is_set(section: Section, key: str) -> bool:
+    default = type(section).model_fields[key].get_default(call_default_factory=True)
+    return bool(getattr(section, key) != default)
 
 
 def _comment(text: str, indent: str) -> str:

@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from flows.cli import options
+from flows.cli.early_checks import check_training
 from flows.cli.process import execute_and_print, prepare_process, show_progress
 from tasks.durability.step_name import StepName
 from tasks.errors import UserError
-from tasks.runtime.atomic_files import write_atomically
+from tasks.runtime.atomic_files import check_new, write_atomically
 
 
 @click.command()
@@ -26,8 +27,7 @@ def init(data_file: Path, base_model: str, output: Path) -> None:
 
     if output.exists():
         raise UserError(f"{output} already exists; choose another file with --output")
-    if not output.parent.is_dir():
-        raise UserError(f"there is no folder {output.parent} to write {output.name} to")
+    check_new(output)
     text = starting_configuration(data_file, base_model)
     write_atomically(output, text)
     click.echo(f"wrote {output}; start training with: adapterflow train {output}")
@@ -53,6 +53,7 @@ def check(
     from tasks.config.reading import read_config
 
     config = read_config(config_file, overrides)
+    check_training(config)
     show_progress()
     from flows.cli.check import forecast_of, print_forecast
 
@@ -70,10 +71,9 @@ def check(
 def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
     """Train an adapter as configured in CONFIG.yaml."""
     from tasks.config.reading import read_config
-    from tasks.engine.data.examples import check_first_rows
 
     config = read_config(config_file, overrides)
-    check_first_rows(config.data, config.base_model.task, config.base_model.labels)
+    check_training(config)
     prepare_process()
     from flows.cli.runs import create_run
 

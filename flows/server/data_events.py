@@ -79,7 +79,7 @@ class Watched:
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
-        return [path] if path.exists() else []
+        return [path] if path.is_file() else []  # reading a pipe would wait for its writer
     return sorted(
         file
         for file in path.rglob("*")

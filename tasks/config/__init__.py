@@ -5,7 +5,7 @@ A field's docstring is its text in `docs/configuration.md` and in Prefect's form
 
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings, Dtype, Quantization, Task
-from tasks.config.data import DataSettings, LossOn, OnLostAnswer, RowFormat, Template
+from tasks.config.data import DataSettings, LossOn, OnLostAnswer, RowFormat, Template, Turns
 from tasks.config.decision import ApprovalSettings, DecisionSettings, OnTimeout
 from tasks.config.evaluation import AnswerKind, EvaluationSettings, OnLeakage
 from tasks.config.inference import InferenceSettings
@@ -48,4 +48,5 @@ __all__ = [
     "TrackingSettings",
     "TrainAdapterConfig",
     "TrainingSettings",
+    "Turns",
 ]

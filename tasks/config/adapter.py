@@ -1,6 +1,5 @@
 """Which saved adapter, and under what name."""
 
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -9,6 +8,7 @@ from tasks.config.adapter_name import AdapterName
 from tasks.config.data import Template
 from tasks.config.hub_ids import is_hub_id
 from tasks.config.section import Section
+from tasks.runtime.paths import exists
 
 
 class AdapterSettings(Section):
@@ -37,7 +37,7 @@ class AdapterSettings(Section):
     @classmethod
     def _revision_behind_the_id(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given
         source = given.get("source") if isinstance(given, dict) else None
-        if not isinstance(source, str) or given.get("revision") or Path(source).exists():
+        if not isinstance(source, str) or given.get("revision") or exists(source):
             return given
         name, _, revision = source.partition("@")
         is_pinned = is_hub_id(name) and revision

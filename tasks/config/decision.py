@@ -7,6 +7,8 @@ from pydantic import ConfigDict, Field, field_validator
 from tasks.config.section import Section
 
 _MINUTES_PER_YEAR = 365 * 24 * 60
+_MOST = 1e9
+"""In any metric's unit."""
 
 
 class OnTimeout(StrEnum):
@@ -40,10 +42,10 @@ class DecisionSettings(Section):
     `json_valid`, `field_accuracy` for JSON; `accuracy`, `macro_f1` for labels and tags, `entity_f1`
     for tags; or a name from `evaluation.metrics`."""
 
-    margin: float = Field(default=0.0, ge=0)
+    margin: float = Field(default=0.0, ge=0, le=_MOST)
     """The minimum improvement over the champion, in the metric's unit."""
 
-    min_rows: int = Field(default=100, ge=2)
+    min_rows: int = Field(default=100, ge=2, le=10**9)
     """The minimum number of held-out rows for a promotion; rows that repeat a question count
     once."""
 
@@ -51,7 +53,7 @@ class DecisionSettings(Section):
     """Level of the two-sided confidence interval of the difference; all of it must be
     above zero."""
 
-    bootstrap_samples: int = Field(default=2000, ge=100)
+    bootstrap_samples: int = Field(default=2000, ge=100, le=1_000_000)
     """Number of bootstrap resamples of the held-out rows that the interval is computed from."""
 
     guards: dict[str, float] = Field(default_factory=dict)
@@ -65,9 +67,9 @@ class DecisionSettings(Section):
     @classmethod
     def _worse_is_not_negative(cls, guards: dict[str, float]) -> dict[str, float]:
         for metric, tolerated in guards.items():
-            if tolerated < 0:
+            if not 0 <= tolerated <= _MOST:
                 raise ValueError(
                     f"the guard {metric} tolerates {tolerated:g}; give how much worse the metric "
-                    "may get, 0 or more"
+                    f"may get, 0 to {_MOST:g}"
                 )
         return guards

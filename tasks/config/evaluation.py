@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from pydantic import ConfigDict, Field, field_validator
 
+from tasks.config.columns import ColumnNames
 from tasks.config.section import Section
 
 _METRIC_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
@@ -39,8 +40,11 @@ class EvaluationSettings(Section):
     model_config = ConfigDict(title="Evaluation")
 
     rows: str = Field(min_length=1)
-    """A JSONL, JSON, CSV or Parquet file of held-out rows with answers. It must not be `data.eval`,
-    by which the training selects its checkpoint."""
+    """A file of held-out rows with answers, of the kinds of `data.train`. It must not be
+    `data.eval`, by which the training selects its checkpoint."""
+
+    columns: ColumnNames = Field(default_factory=dict)
+    """Columns that have other names in that file, as in `data.columns`."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """The sha256 of that file (`sha256sum FILE`); a file with any other content is refused."""
@@ -52,10 +56,10 @@ class EvaluationSettings(Section):
     classification tasks ignore this setting: the answers are `labels`, or for words `tags`
     (accuracy and macro-F1 of words, F1 of entities)."""
 
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, le=10_000_000)
     """Maximum length of an answer in tokens, for all models."""
 
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Prompts answered per batch, for all models."""
 
     on_leakage: OnLeakage = OnLeakage.ERROR

@@ -10,12 +10,12 @@ class InferenceSettings(Section):
 
     model_config = ConfigDict(title="Inference")
 
-    sample_rows: int = Field(default=8, ge=0)
+    sample_rows: int = Field(default=8, ge=0, le=1_000_000)
     """Number of held-out rows that base and adapter answer after training, decoded greedily; 0 to
     skip this."""
 
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, le=10_000_000)
     """Maximum length of an answer in tokens."""
 
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Prompts answered per batch."""

@@ -5,21 +5,29 @@ A far-fetched suggestion is worse than none, as it misleads.
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 
 _LETTERS_PER_TYPO = 4
 """A name may have one typo per this many letters: `promt`, `lable`, `learnig_rte`."""
 _ABBREVIATED = 4
 """Minimum letters of an abbreviation: `optim`, `max_len`."""
+_LONGEST = 100
+"""Characters of a name that may be a misspelled one; the comparison takes their product."""
+_MOST = 500
+"""Names that a misspelled one is compared with."""
 _ENDING = re.compile(r"\.[A-Za-z]+$")
 _SYNONYMS = {"rank": "r", "lr": "learning_rate", "alpha": "lora_alpha"}
 
 
 def nearest(given: str, possible: Iterable[str]) -> str | None:
     """Return the name with the fewest typos in the given one; None if all have too many."""
-    limits = {name: max(len(name), len(given)) // _LETTERS_PER_TYPO for name in possible}
-    # A name may be megabytes long; letters that it has more than the other are typos in any case.
-    alike = [name for name in limits if _more_letters(given, name) <= limits[name]]
-    typos = {name: _num_typos(_plain(given), _plain(name)) for name in alike}
+    if len(given) > _LONGEST:
+        return None
+    plain = {name: _plain(name) for name in possible}
+    limits = {name: max(len(name), len(given)) // _LETTERS_PER_TYPO for name in plain}
+    wanted = _plain(given)
+    similar = (name for name in plain if abs(len(plain[name]) - len(wanted)) <= limits[name])
+    typos = {name: _num_typos(wanted, plain[name]) for name in islice(similar, _MOST)}
     near = [name for name in typos if typos[name] <= limits[name]]
     return min(near, key=lambda name: (typos[name], name), default=None)
 
@@ -45,10 +53,6 @@ def nearest_setting(given: str, possible: Iterable[str]) -> str | None:
     ]
     begun = [name for name in names if _begins(given, name) or _begins(name, given)]
     return min(alike or begun, key=lambda name: (abs(len(name) - len(given)), name), default=None)
-
-
-def _more_letters(one: str, other: str) -> int:
-    return abs(len(_plain(one)) - len(_plain(other)))
 
 
 def _begins(start: str, name: str) -> bool:

@@ -37,10 +37,10 @@ class LoraSettings(Section):
     adapter_name: AdapterName = "default"
     """The adapter's name in the model, and the name of its folder."""
 
-    r: int = Field(title="Rank (r)", default=16, ge=1)
+    r: int = Field(title="Rank (r)", default=16, ge=1, le=16_384)
     """Rank of the update; 8 to 64 suit most tasks."""
 
-    lora_alpha: float | None = Field(title="Alpha", default=None, gt=0)
+    lora_alpha: float | None = Field(title="Alpha", default=None, gt=0, le=1e6)
     """The update is scaled by alpha/r (alpha/sqrt(r) with rsLoRA); by default alpha is 2r."""
 
     lora_dropout: float = Field(title="Dropout", default=0.0, ge=0, lt=1)

@@ -1,9 +1,11 @@
 """Mistakes in a configuration, one line each: what was given and what is possible."""
 
+import itertools
+import json
 import re
 import reprlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pydantic
@@ -11,9 +13,17 @@ from pydantic_core import ErrorDetails
 
 from tasks.config.likeness import nearest_setting
 from tasks.config.section import Section
+from tasks.errors import shortened
 from tasks.runtime.addresses import masked
 
 Config = type[Section]
+
+_MAX_LINES = 20
+_MAX_LINE = 500
+"""Characters of a line."""
+_MAX_CHARACTERS = 1_400
+"""Of all lines: a message, which also names the file, has no more than 2,000."""
+_MAX_NAME = 200
 
 
 class _Short(reprlib.Repr):
@@ -21,6 +31,12 @@ class _Short(reprlib.Repr):
 
     def repr_str(self, x: str, level: int) -> str:
         return super().repr_str(masked(x), level)
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python writes no more than 4,300 digits
+            return f"an integer of {x.bit_length():,} bits"
 
 
 _SHORT = _Short()
@@ -43,15 +59,37 @@ def section_of(config: Config, name: str) -> Config | None:
 def validation_message(
     config: Config, error: pydantic.ValidationError, given: Mapping[str, object]
 ) -> str:
-    """Return one line, with the dotted path, for each of pydantic's errors about `given`."""
+    """Return pydantic's errors about `given`, one a line; see `mistakes_in`."""
+    return "\n".join(mistakes_in(config, error, given)[0])
+
+
+def mistakes_in(
+    config: Config, error: pydantic.ValidationError, given: Mapping[str, object]
+) -> tuple[list[str], int]:
+    """Return pydantic's errors about `given`, and their number.
+
+    Each is one line with the dotted path of the setting. The first twenty are described at most,
+    and as many as a message can hold; the last line then has the number of the others.
+    """
     mistakes: dict[str, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         mistakes.setdefault(_path(details, given), []).append(details)
     # Of `str | list[str]` pydantic reports both branches; the deeper one is the one meant.
-    outer = {path for path in mistakes if any(other.startswith(f"{path}.") for other in mistakes)}
-    return "\n".join(
-        _line(config, path, errors) for path, errors in mistakes.items() if path not in outer
-    )
+    outer = {parent for path in mistakes for parent in _parents(path)}
+    meant = [path for path in mistakes if path not in outer]
+    described = [_lines(config, path, mistakes[path]) for path in meant[:_MAX_LINES]]
+    lines = [shortened(line.replace("\n", " "), _MAX_LINE) for one in described for line in one]
+    num_mistakes = len(lines) + len(meant[_MAX_LINES:])
+    ends = itertools.accumulate(map(len, lines))
+    shown = [line for line, end in zip(lines, ends, strict=True) if end <= _MAX_CHARACTERS]
+    more = num_mistakes - len(shown)
+    return [*shown, *([f"and {more:,} more"] if more else [])], num_mistakes
+
+
+def _parents(path: str) -> Iterator[str]:
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def _path(details: ErrorDetails, given: Mapping[str, object]) -> str:
@@ -66,19 +104,27 @@ def _path(details: ErrorDetails, given: Mapping[str, object]) -> str:
             here = here[part]
         except (KeyError, IndexError, TypeError):
             continue
-        parts.append(str(part))
+        parts.append(_name(part))
     if details["type"] == "missing":
-        parts.append(str(details["loc"][-1]))
+        parts.append(_name(details["loc"][-1]))
     return ".".join(parts)
+
+
+def _name(part: object) -> str:
+    return shortened(str(part), _MAX_NAME)
+
+
+def _lines(config: Config, path: str, errors: list[ErrorDetails]) -> list[str]:
+    if errors[0]["type"] == "missing":
+        return _missing(config, path)
+    return [_line(config, path, errors)]
 
 
 def _line(config: Config, path: str, errors: list[ErrorDetails]) -> str:
     first = errors[0]
     match first["type"]:
         case "extra_forbidden":
-            return _unknown(config, path, str(first["loc"][-1]))
-        case "missing":
-            return _missing(config, path)
+            return _unknown(config, path, _name(first["loc"][-1]))
         case "value_error":
             where = f"{path}: " if path else ""  # no path: two sections contradict each other
             return where + first["msg"].removeprefix("Value error, ")
@@ -90,21 +136,24 @@ def _line(config: Config, path: str, errors: list[ErrorDetails]) -> str:
         first["input"], bool | int | float
     )
     hint = " (put it in quotes)" if is_unquoted else ""
-    return f"{path} is {_shown(first['input'])}; it must {possible}{hint}"
+    must = "" if possible[0].isupper() else "it must "  # such as: Unable to parse …
+    return f"{path} is {_shown(first['input'])}; {must}{possible}{hint}"
 
 
 def _shown(value: object) -> str:
-    return "null" if value is None else _SHORT.repr(value)
+    """Return a value as it is written in YAML, shortened."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else _SHORT.repr(value)
 
 
-def _missing(config: Config, path: str) -> str:
+def _missing(config: Config, path: str) -> list[str]:
     """Return a line for each required setting: if `data` is missing, `data.train` is."""
     section, name = path.rpartition(".")[::2]
     field = _section(config, section).model_fields[name]
     if path not in sections(config):
-        return f"{path} is missing: {' '.join((field.description or '').split())}"
+        return [f"{path} is missing: {' '.join((field.description or '').split())}"]
     inner = _section(config, path).model_fields.items()
-    return "\n".join(_missing(config, f"{path}.{name}") for name, one in inner if one.is_required())
+    required = [f"{path}.{name}" for name, one in inner if one.is_required()]
+    return [line for one in required for line in _missing(config, one)]
 
 
 def _unknown(config: Config, path: str, name: str) -> str:
@@ -117,7 +166,7 @@ def _unknown(config: Config, path: str, name: str) -> str:
     meant = _setting_meant(config, name, prefix, names)
     hint = f"did you mean {meant}? " if meant else ""
     settings = f"settings of {section}" if section else "settings"
-    return f"{path} is not a setting; {hint}{settings}: {', '.join(names)}"
+    return f"{path or repr(name)} is not a setting; {hint}{settings}: {', '.join(names)}"
 
 
 def _setting_meant(config: Config, name: str, prefix: str, names: list[str]) -> str | None:

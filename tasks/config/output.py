@@ -15,11 +15,11 @@ class OutputSettings(Section):
     """The folder in which each run gets its own folder, relative to the home folder; by default
     `outputs/` there."""
 
-    keep_runs: int | None = Field(default=None, ge=1)
+    keep_runs: int | None = Field(default=None, ge=1, le=10**9)
     """Number of finished runs of the experiment whose folders are kept; by default all. Runs whose
     adapter is a version in MLflow's registry are always kept."""
 
-    keep_checkpoints_days: float = Field(default=30.0, gt=0)
+    keep_checkpoints_days: float = Field(default=30.0, gt=0, le=36_500)
     """Days for which an interrupted run keeps the checkpoints that it is resumed from, and any run
     its tokenized rows. Checkpoints of finished runs are removed at once."""
 

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings
+from tasks.config.columns import ColumnNames
 from tasks.config.section import Section
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -24,6 +25,10 @@ class PredictBatchConfig(Section):
     input: str = Field(min_length=1)
     """A JSONL, CSV, TSV or Parquet file of rows as in training; the answers may be missing."""
 
+    columns: ColumnNames = Field(default_factory=dict)
+    """Columns that have other names in that file, as in `data.columns`; they keep them in the
+    output."""
+
     output: str | None = Field(default=None, min_length=1)
     """A file of the same kind for the rows, in their order, with new columns: the answer, or the
     error of a row that has none. By default `outputs/answers-INPUT_NAME` in the home folder."""
@@ -31,13 +36,13 @@ class PredictBatchConfig(Section):
     base_model: BaseModelSettings | None = None
     """The base model; by default the one that the first adapter was trained on."""
 
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, le=10_000_000)
     """Maximum length of an answer in tokens."""
 
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Prompts answered per batch; prompts of similar length share a batch."""
 
-    chunk_rows: int = Field(default=256, ge=1)
+    chunk_rows: int = Field(default=256, ge=1, le=10**9)
     """Number of rows after which answers are saved; an interruption costs at most these rows."""
 
     adapter_column: str = Field(default="adapter", min_length=1)

@@ -2,37 +2,57 @@
 
 import os
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
-import yaml
 
 from tasks.config.adapter import AdapterSettings
 from tasks.config.hub_ids import is_hub_id
 from tasks.config.likeness import nearest_file
-from tasks.config.mistakes import sections, validation_message
+from tasks.config.location import is_address
+from tasks.config.mistakes import mistakes_in, sections
 from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
-from tasks.errors import UserError
+from tasks.config.yaml_text import InvalidYamlError, parse_yaml
+from tasks.errors import UserError, shortened
 from tasks.runtime.addresses import masked, without_password
+from tasks.runtime.paths import check_path, exists, expanded, path_problem
 
-DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+_TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
+DATA_SUFFIXES = (
+    *_TEXT_SUFFIXES,
+    ".parquet",
+    *(f"{one}{packed}" for one in _TEXT_SUFFIXES for packed in COMPRESSED_SUFFIXES),
+)
 """Suffixes of the data files that can be read."""
+SHOWN_SUFFIXES = f"{', '.join(_TEXT_SUFFIXES)} (also with .gz or .zst), .parquet"
+"""The same, for messages."""
 
 _OVERRIDE = re.compile(r"^([\w-]+(?:\.[\w-]+)*)=(.*)$", re.DOTALL)
-_ADDRESS = re.compile(r"^(package|models|runs):|^[A-Za-z][\w+.-]*://")
 _LOCATIONS = (
     ("base_model", "source"),
     ("adapters", "source"),
     ("data", "train"),
     ("data", "eval"),
+    ("data", "chat_template"),
     ("evaluation", "rows"),
     ("input",),
     ("output",),
 )
 _MODELS = {"base_model", "adapters"}
+_MAX_BYTES = 2_000_000
+"""Of a configuration, of which `parse_yaml` refuses all but the smallest part of."""
+_MAX_PARTS = 10
+_MAX_KEY_CHARACTERS = 300
+_MAX_HEADING = 500
+"""Characters of what a message begins with: the file and all overrides."""
+_MAX_SHOWN = 100
+"""Characters of a key and of a value in a message."""
+_FILES = {"chat_template"}
+"""Settings that are always a file's path, and never a Hub id."""
 
 AnyConfig = TypeVar("AnyConfig", bound=Section)
 
@@ -81,37 +101,46 @@ def _checked(
     try:
         return config.model_validate(given)
     except pydantic.ValidationError as error:
-        name = " ".join([name, *(f"--set {_shown(override)}" for override in overrides)])
-        lines = validation_message(config, error, given).splitlines()
-        heading = f"{name}: " if len(lines) == 1 else f"{name} has {len(lines)} mistakes:\n- "
-        raise UserError(without_password(heading + "\n- ".join(lines))) from None
+        words = [name, *(f"--set {_shown(override)}" for override in overrides)]
+        lines, num_mistakes = mistakes_in(config, error, given)
+        has = ": " if num_mistakes == 1 else f" has {num_mistakes:,} mistakes:\n- "
+        message = shortened(" ".join(words), _MAX_HEADING) + has + "\n- ".join(lines)
+        raise UserError(without_password(message)) from None
 
 
 def _shown(override: str) -> str:
-    """Return an override with the secrets of an address in its value masked."""
+    """Return an override, shortened, with the secrets of an address in its value masked."""
     key, sign, value = override.partition("=")
-    return f"{key}={masked(value)}" if sign and "/" not in key else masked(override)
+    if not sign or "/" in key:
+        return shortened(masked(override), _MAX_SHOWN)
+    return f"{shortened(key, _MAX_SHOWN)}={shortened(masked(value), _MAX_SHOWN)}"
 
 
 def is_hub_dataset(source: str) -> bool:
     """Return whether a data source is a Hub id (`org/name`) and not an existing file or folder."""
-    return is_hub_id(source) and not (
-        source.lower().endswith(DATA_SUFFIXES) or Path(source).exists()
-    )
+    return is_hub_id(source) and not (source.lower().endswith(DATA_SUFFIXES) or exists(source))
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a data file in lower case, without that of its compression."""
+    name = Path(path.name.lower())
+    return Path(name.stem).suffix if name.suffix in COMPRESSED_SUFFIXES else name.suffix
 
 
 def missing_file(path: Path) -> str:
-    """Return a message that there is no such file: what is there instead, or the nearest name."""
-    if path.is_dir():
-        return f"{path} is a folder"
-    if path.exists():
-        return f"{path} is a pipe or a device, and may be readable only once; write it to a file"
-    if path.is_symlink():
+    """Return a message that there is no file: what is there instead, or the nearest name."""
+    if path.is_symlink() and not path.exists():
         return f"{path} is a link to {path.readlink()}, which does not exist"
     folder = path.absolute().parent
+    if path.exists():
+        kind = "a folder" if path.is_dir() else "a pipe or device"
+        return f"{path} is {kind}; give a regular file"
     if not folder.is_dir():
         return f"{path} does not exist, and neither does the folder {folder}"
-    near = nearest_file(path.name, (one.name for one in folder.iterdir()))
+    try:
+        near = nearest_file(path.name, (one.name for one in folder.iterdir()))
+    except OSError:  # nobody may list it
+        near = None
     return f"{path} does not exist" + (f"; did you mean {folder / near}?" if near else "")
 
 
@@ -125,64 +154,31 @@ def plain_path(path: Path) -> Path:
     return normal if normal.resolve() == resolved else resolved
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with the booleans of YAML 1.2, so that the language `no` is a string.
-
-    In YAML 1.1 `2e-4` is a string, too. That is left so: pydantic converts it where a setting is a
-    number, and the revision `12e4567` stays a string.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012  # a class attribute of yaml.SafeLoader
-        first: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":timestamp"))]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
-        """Refuse duplicate keys, of which PyYAML silently keeps the last."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key.value} is given twice", problem_mark=key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(true|false)$", re.IGNORECASE), "tfTF"
-)
-
-
-def _parse(text: str) -> object:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  # _Loader is a SafeLoader
-
-
 def _read_mapping(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the YAML file itself")
-    if not path.exists():
+    check_path(path, "configuration")
+    if not path.is_file():
         raise UserError(f"configuration {missing_file(path)}")
     try:
-        given = _parse(path.read_text(encoding="utf-8-sig"))
+        given = parse_yaml(_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read as UTF-8 text: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {_where(error)}") from error
+    except InvalidYamlError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
         kind = "is empty" if given is None else f"contains a {type(given).__name__}"
         raise UserError(
             f"{path} {kind}; a configuration is a mapping of settings, at least "
             "base_model.source and data.train"
         )
-    return {str(key): value for key, value in given.items()}
+    return given
 
 
-def _where(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}"
-    return str(error)
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise UserError(f"{path} has more than {_MAX_BYTES:,} bytes, so it is no configuration")
+    return content.decode("utf-8-sig")
 
 
 def _apply(given: dict[str, Any], override: str) -> None:
@@ -192,13 +188,18 @@ def _apply(given: dict[str, Any], override: str) -> None:
             f"--set {_shown(override)!r} is not of the form key.path=value; write it like "
             "training.learning_rate=1e-4"
         )
-    try:
-        value = _parse(match[2])
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"--set {_shown(override)!r}: the value is not valid YAML: {_where(error)}"
-        ) from error
     *sections, name = match[1].split(".")
+    if len(sections) >= _MAX_PARTS or len(match[1]) > _MAX_KEY_CHARACTERS:
+        raise UserError(
+            f"--set {_shown(override)!r}: the key has {len(sections) + 1:,} parts and "
+            f"{len(match[1]):,} characters; write it like training.learning_rate"
+        )
+    try:
+        value = parse_yaml(match[2])
+    except InvalidYamlError as error:
+        raise UserError(
+            f"--set {_shown(override)!r}: the value is not valid YAML: {error}"
+        ) from error
     change: dict[str, Any] = {name: value}
     for section in reversed(sections):
         change = {section: change}
@@ -212,8 +213,9 @@ def _merge(given: dict[str, Any], change: dict[str, Any], deep: int) -> None:
         if deep == 0:
             given[key] = value
             continue
-        if not isinstance(given.get(key), dict):
-            given[key] = {}
+        # A copy: with an alias in the YAML, the same mapping may stand elsewhere, too.
+        inner = given.get(key)
+        given[key] = dict(inner) if isinstance(inner, dict) else {}
         _merge(given[key], value, deep - 1)
 
 
@@ -226,20 +228,21 @@ def _locate_all(given: dict[str, Any], folder: Path) -> None:
             holders = [one for x in found for one in (x if isinstance(x, list) else [x])]
         for holder in holders:
             if isinstance(holder, dict) and isinstance(source := holder.get(name), str) and source:
-                holder[name] = _locate(source, folder, is_data=not _MODELS & set(parents))
+                is_data = not _MODELS & set(parents)
+                is_file = name in _FILES
+                holder[name] = _locate(source, folder, is_data=is_data, is_file=is_file)
 
 
-def _locate(source: str, folder: Path, *, is_data: bool) -> str:
-    if _ADDRESS.match(source):
+def _locate(source: str, folder: Path, *, is_data: bool, is_file: bool) -> str:
+    if is_address(source):
         return source
-    try:
-        path = folder / Path(source).expanduser()
-    except RuntimeError:  # `~name` of an unknown user
-        return source
+    path = folder / expanded(source)
+    if path_problem(path):
+        return str(path)  # the validation refuses it
     suffixes = DATA_SUFFIXES if is_data else (".gguf",)
     is_path = source.startswith((".", "~")) or source.lower().endswith(suffixes)
     # What can't be a Hub id is a path even if nothing exists there: the error then names it in
     # full.
     is_name = is_hub_id(source) or (not is_data and "/" not in source)
-    is_path = is_path or not is_name
+    is_path = is_path or not is_name or is_file
     return str(plain_path(path)) if path.exists() or is_path else source

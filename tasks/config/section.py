@@ -1,6 +1,7 @@
 """What all sections of a configuration have in common."""
 
 import logging
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -13,8 +14,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticKnownError
 
+from tasks.config.location import LOCATIONS, check_location
 from tasks.runtime.addresses import refuse_password
 
 log = logging.getLogger(__name__)
@@ -33,14 +35,22 @@ def _title(name: str, _: Any) -> str:  # noqa: ANN401 - a field, or a computed o
     return name.replace("_", " ").capitalize()
 
 
-def _texts(value: object) -> Iterator[str]:
-    """Yield all strings in a setting, except those in nested sections, which validate their own."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (text for pair in value.items() for one in pair for text in _texts(one))
+def _scalars(value: object) -> Iterator[object]:
+    """Yield all scalars in a setting, except those in nested sections, which validate their own."""
+    if isinstance(value, Mapping):
+        yield from (found for pair in value.items() for one in pair for found in _scalars(one))
     elif isinstance(value, list | tuple | set | frozenset):
-        yield from (text for one in value for text in _texts(one))
+        yield from (found for one in value for found in _scalars(one))
+    else:
+        yield value
+
+
+def _number_type(annotation: object) -> type[int | float] | None:
+    """Return the type of the numbers that a setting takes, also in a mapping; None if none."""
+    possible = [annotation]
+    for one in possible:
+        possible += typing.get_args(one)
+    return next((one for one in (int, float) if one in possible), None)
 
 
 class Section(BaseModel):
@@ -58,6 +68,8 @@ class Section(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
         hide_input_in_errors=True,
+        # Longer than any path. What takes a library long to read is refused before.
+        str_max_length=10_000,
         field_title_generator=_title,
     )
 
@@ -92,11 +104,26 @@ class Section(BaseModel):
                 renamed[name] = new
         return renamed
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_values_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any setting
+        """Refuse true where a number is due: pydantic takes it for 1."""
+        number = _number_type(cls.model_fields[info.field_name or ""].annotation)
+        given = value.values() if isinstance(value, Mapping) else [value]
+        if number and any(isinstance(one, bool) for one in given):
+            raise PydanticKnownError("int_type" if number is int else "float_type")
+        return value
+
     @field_validator("*")
     @classmethod
-    def _holds_no_secret(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any setting
-        for text in _texts(value):
-            refuse_password(text, _FOR_MLFLOW if info.field_name in _OF_MLFLOW else _FOR_THE_REST)
+    def _can_be_recorded(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any setting
+        """Refuse secrets, and what can be no place."""
+        for text in _scalars(value):
+            if isinstance(text, str):
+                is_mlflow = info.field_name in _OF_MLFLOW
+                refuse_password(text, _FOR_MLFLOW if is_mlflow else _FOR_THE_REST)
+        if info.field_name in LOCATIONS and isinstance(value, str):
+            check_location(value)
         return value
 
     @classmethod

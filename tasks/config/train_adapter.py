@@ -21,9 +21,9 @@ class TrainAdapterConfig(Section):
 
     model_config = ConfigDict(title="Train an adapter")
 
-    # Locations and reporting don't change the adapter; the rows are identified by their own hashes.
+    # Locations and reporting don't change the adapter; what files contain is identified by hashes.
     _without_effect: ClassVar[dict[str, bool | set[str]]] = {
-        "data": {"train", "eval"},
+        "data": {"train", "eval", "chat_template"},
         "inference": True,
         "output": True,
         "tracking": True,

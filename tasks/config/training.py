@@ -44,19 +44,19 @@ class TrainingSettings(Section):
     }
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"optim": {"adamw": "adamw_torch"}}
 
-    num_train_epochs: float = Field(default=1.0, gt=0)
+    num_train_epochs: float = Field(default=1.0, gt=0, le=1_000_000)
     """Number of epochs; may be a fraction."""
 
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, le=10**9)
     """Stop after this many optimizer steps; overrides `num_train_epochs`."""
 
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Rows per batch and device (transformers' `per_device_train_batch_size`)."""
 
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=1_000_000)
     """Batches per optimizer step."""
 
-    learning_rate: float = Field(default=2e-4, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0, le=100)
     """Peak learning rate of AdamW; adapters need about ten times that of full fine-tuning."""
 
     optim: Optimizer = Optimizer.ADAMW_TORCH
@@ -72,10 +72,10 @@ class TrainingSettings(Section):
     """Share of the steps in which the learning rate rises from zero to its peak; a training of one
     step has no warmup."""
 
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=100)
     """AdamW's decoupled weight decay."""
 
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e9)
     """Gradients are clipped to this Euclidean norm."""
 
     batching: Batching = Batching.AUTO
@@ -84,26 +84,26 @@ class TrainingSettings(Section):
     and computes the prefix that all rows share once. `auto` is the last of these that saves time
     and that the model supports."""
 
-    batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=10**9)] = "auto"
     """Maximum tokens of a micro-batch: a batch is split into micro-batches within this limit, whose
     gradients add up to that of the batch. More tokens need more memory; the result is the same.
     `auto` depends on the device."""
 
-    eval_steps: int | None = Field(default=None, ge=1)
+    eval_steps: int | None = Field(default=None, ge=1, le=10**9)
     """Number of steps between evaluations, each with a checkpoint; by default one per epoch."""
 
-    early_stopping_patience: int | None = Field(default=None, ge=1)
+    early_stopping_patience: int | None = Field(default=None, ge=1, le=10**9)
     """Stop after this many evaluations without a lower evaluation loss; by default never."""
 
     load_best_model_at_end: bool = True
     """Keep the checkpoint with the lowest evaluation loss instead of the last one."""
 
-    checkpoint_minutes: float = Field(default=5.0, ge=0)
+    checkpoint_minutes: float = Field(default=5.0, ge=0, le=525_600)
     """Also save a checkpoint when the last one is this many minutes old; an interruption costs at
     most that long."""
 
-    save_total_limit: int = Field(default=2, ge=1)
+    save_total_limit: int = Field(default=2, ge=1, le=1_000_000)
     """Maximum number of checkpoints on disk."""
 
-    logging_steps: int = Field(default=1, ge=1)
+    logging_steps: int = Field(default=1, ge=1, le=10**9)
     """Number of steps between logs of loss, learning rate and gradient norm."""

@@ -15,8 +15,10 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import deployment
+from prefect.types.names import BANNED_CHARACTERS
 
 from tasks.engine.base.base_models import device
+from tasks.errors import UserError
 from tasks.runtime.progress import logger
 
 # The slot of a killed run becomes free after this time; a live run renews its lease before.
@@ -58,6 +60,8 @@ def device_name() -> str:
     """
     given = os.environ.get("ADAPTERFLOW_DEVICE")
     if given is not None:
+        if banned := [one for one in BANNED_CHARACTERS if one in given]:
+            raise UserError(f"ADAPTERFLOW_DEVICE is {given!r}; Prefect allows no {banned[0]} in it")
         return given
     kind = device().type
     if kind == "cuda":

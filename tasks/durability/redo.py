@@ -39,6 +39,8 @@ class Redone(Record):
     """Of the last redo, in milliseconds since 1970-01-01 UTC."""
 
 
+# A step's cache policy is made when its module is imported; the counts are those of the flow run
+# that is being executed.
 _redo_counts: ContextVar[dict[str, int] | None] = ContextVar("_redo_counts", default=None)
 
 

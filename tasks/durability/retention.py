@@ -42,6 +42,8 @@ def _tidy(settings: OutputSettings, own: RunRecord) -> None:
             _remove_all(checkpoints_in(seen.run.folder).glob("checkpoint-*"), seen.run.folder)
         if is_old:
             _remove_all([tokens_in(seen.run.folder)], seen.run.folder)
+    # Runs that were killed while they waited for their turn have tokens, but no journal to be found
+    # by, and nobody else removes them.
     for tokens in own.folder.parent.glob(f"*/{tokens_in(Path()).name}"):
         if not is_begun(tokens.parent) and _age_days(tokens.stat().st_mtime) > (
             settings.keep_checkpoints_days

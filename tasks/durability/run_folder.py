@@ -1,11 +1,10 @@
 """Where a run writes: the folder of all runs, and the run's own folder in it."""
 
-import os
 from pathlib import Path
 
 from tasks.config import TrainAdapterConfig
-from tasks.errors import UserError
 from tasks.runtime import home
+from tasks.runtime.paths import check_folder
 
 
 def output_folder(config: TrainAdapterConfig) -> Path:
@@ -20,13 +19,9 @@ def check_output_folder(config: TrainAdapterConfig) -> None:
 
     Raises:
         UserError: they can't.
+        UnwritableError: the disk is full.
     """
-    folder = output_folder(config)
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(
-            f"output.folder {folder} can't be made: {existing} is not a writable folder"
-        )
+    check_folder(output_folder(config), "output.folder")
 
 
 def run_folder(config: TrainAdapterConfig, name: str, flow_run_id: str) -> Path:

@@ -33,7 +33,7 @@ def alive(folder: Path, wait_seconds: float = 0) -> Iterator[None]:
 
 def is_alive(folder: Path) -> bool:
     """Return whether a process is executing the run in this folder."""
-    if not _lock_file(folder).exists():
+    if not _lock_file(folder).exists():  # acquiring the lock would create it
         return False
     try:
         with FileLock(_lock_file(folder), timeout=0):

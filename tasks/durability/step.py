@@ -58,6 +58,8 @@ def step(function: Callable[P, R]) -> Step[P, R]:
         _measured(function),
         persist_result=True,
         result_serializer=RecordSerializer(),
+        # DEFAULT is the inputs, the step's source code and the flow run: a record is only reused by
+        # the run that wrote it.
         cache_policy=DEFAULT + RecordSchema() + RedoCount(),
         retries=len(_RETRY_SECONDS),
         retry_delay_seconds=_RETRY_SECONDS,

@@ -76,6 +76,7 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
     folder = _own_folder(config)
     is_new = not is_begun(folder)
     rows = rows_sha256(data)
+    # Without its token files, which are removed in time, a resumed run has read the rows anew.
     if tag_before(folder, ROWS_TAG) not in (None, rows):
         raise UserError(
             f"the rows of {data.train.source} changed since this run began, and its token files "

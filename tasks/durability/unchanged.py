@@ -20,10 +20,11 @@ def fingerprint(config: TrainAdapterConfig, data: DataRecord) -> str:
     """Return the sha256 of all that the trained adapter depends on.
 
     The tokens cover the rows, how they were read and rendered, and the date if a chat template
-    writes it. Code and library versions cover everything after that.
+    writes it. A chat template of the user's own is saved with the adapter. Code and library
+    versions cover everything after that.
     """
     tokens = [file.sha256 for file in data.tokens]
-    inputs = [config.sha256(), tokens, data.base_sha256, code_sha256()]
+    inputs = [config.sha256(), tokens, data.chat_template, data.base_sha256, code_sha256()]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 

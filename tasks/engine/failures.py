@@ -39,11 +39,13 @@ def failure(error: BaseException, message: str) -> AdapterflowError:
 
 
 def _may_pass(cause: BaseException) -> bool:
-    from httpx2 import TransportError
+    from httpx2 import LocalProtocolError, TransportError, UnsupportedProtocol
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code in _PASSING_STATUSES
+    if isinstance(cause, LocalProtocolError | UnsupportedProtocol):  # HF_ENDPOINT or HF_TOKEN
+        return False
     return isinstance(cause, TransportError | ConnectionError | TimeoutError)
 
 

@@ -12,14 +12,12 @@ from pathlib import Path
 from statistics import median
 
 from tasks.config import Batching, TrainAdapterConfig
-from tasks.engine.adapters import lora
-from tasks.engine.base import base_models
 from tasks.engine.batching.row_order import row_order
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import row_lengths
 from tasks.engine.data.tokenization import shared_prefix_length
 from tasks.engine.steps import configure_lora, inject_adapter, load_base, train_adapter
-from tasks.records import BaseSource, DataRecord, LoraConfigRecord, Record
+from tasks.records import BaseSource, DataRecord, Record, ResolvedLora
 from tasks.runtime.measuring import measured
 
 # Enough for memory to reach its peak, and for the median to ignore one slow step.
@@ -75,7 +73,7 @@ class Forecast(Record):
 def forecast(
     config: TrainAdapterConfig,
     source: BaseSource,
-    lora_config: LoraConfigRecord,
+    lora: ResolvedLora,
     data: PreparedData,
     *,
     with_probe: bool,
@@ -85,17 +83,13 @@ def forecast(
     Args:
         config: of the run.
         source: the base.
-        lora_config: as resolved for the base.
+        lora: as resolved for the base.
         data: both splits as tokens.
         with_probe: whether to run a few steps to measure memory and time.
 
     Raises:
         UserError: the configuration cannot be used, with the message of the run itself.
     """
-    skeleton = base_models.load_skeleton(source)
-    num_base = skeleton.num_parameters()
-    unreached = lora.describe_unreached(config.lora, lora_config, skeleton)
-    num_trainable = lora.count_trainable(lora_config, skeleton)
     training = config.training
     rows_per_step = training.batch_size * training.gradient_accumulation_steps
     steps_per_epoch = math.ceil(len(data.train.rows) / rows_per_step)
@@ -106,19 +100,19 @@ def forecast(
         dtype=source.dtype,
         quantization=config.base_model.quantization.value,
         task=config.base_model.task.value,
-        num_total_parameters=num_base + num_trainable,
-        num_trainable_parameters=num_trainable,
+        num_total_parameters=lora.num_total_parameters,
+        num_trainable_parameters=lora.num_trainable_parameters,
         # The token files are temporary, and deleted before the forecast is shown.
         data=data.record.model_copy(update={"tokens": ()}),
         num_steps=num_steps,
         num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
         rows_per_step=rows_per_step,
-        probe=_probe(config, data) if with_probe else None,
-        warnings=(*unreached, *lora.describe_unusual(lora_config, num_trainable, num_base)),
+        probe=_probe(config, lora, data) if with_probe else None,
+        warnings=lora.warnings,
     )
 
 
-def _probe(config: TrainAdapterConfig, data: PreparedData) -> Probe:
+def _probe(config: TrainAdapterConfig, lora: ResolvedLora, data: PreparedData) -> Probe:
     from tasks.engine.training.callbacks import TrainingProgress
 
     settings = config.training.model_copy(
@@ -137,8 +131,8 @@ def _probe(config: TrainAdapterConfig, data: PreparedData) -> Probe:
 
     with tempfile.TemporaryDirectory() as folder, measured() as measurement:
         model, base = load_base(config.base_model, data.record.labels)
-        lora = configure_lora(config.lora, base, config.seed)
-        injected = inject_adapter(model, lora, Path(folder) / "initial.safetensors")
+        configured = configure_lora(lora, base, config.seed)
+        injected = inject_adapter(model, configured, Path(folder) / "initial.safetensors")
         checkpoints = Path(folder) / "checkpoints"
         trained = train_adapter(
             model,

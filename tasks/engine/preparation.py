@@ -11,6 +11,7 @@ from tasks.config import DataSettings, RowFormat, Template
 from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.input_limits import check_embedded, limits_of
 from tasks.engine.base.sources import base_sha256
+from tasks.engine.data.chat_template import read_chat_template, unread_kwargs
 from tasks.engine.data.examples import ExampleSets
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.rendering import Renderer, choose_template
@@ -19,7 +20,14 @@ from tasks.engine.data.tokenization import SplitCounts, Tokenized, TokenizedSpli
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
-from tasks.records import BaseModelRecord, BaseSource, DataRecord, FileRecord, SplitRecord
+from tasks.records import (
+    BaseModelRecord,
+    BaseSource,
+    ChatOptions,
+    DataRecord,
+    FileRecord,
+    SplitRecord,
+)
 
 OnRows = Callable[[int, int], None]
 
@@ -46,12 +54,15 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
         UserError: a row cannot be used; the message names it.
         AdapterflowError: the files cannot be written.
     """
-    tokenizer = load_tokenizer(base.location, base.revision)
+    chat_template = read_chat_template(settings.chat_template)
+    tokenizer = load_tokenizer(base.location, base.revision, chat_template)
     task = objective_of(base.settings.task)
     is_text = sets.row_format in (RowFormat.TEXT, RowFormat.LABELLED, RowFormat.TAGGED)
     template = choose_template(settings.template, tokenizer, is_text=is_text)
+    _check_used(settings, template)
+    chat = ChatOptions.of(settings)
     ends = end_ids(base.location, base.revision)
-    renderer = Renderer.of(tokenizer, template, sets.row_format, ends)
+    renderer = Renderer.of(tokenizer, template, sets.row_format, ends, chat)
     splits = {"train": sets.train, **({"eval": sets.eval} if sets.eval else {})}
     records, files = {}, []
     for name, split in splits.items():
@@ -66,6 +77,8 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
         seed=seed,
         row_format=sets.row_format.value,
         template=template.value,
+        chat_template=chat_template,
+        unread_chat_template_kwargs=unread_kwargs(tokenizer, chat),
         train=records["train"],
         eval=records.get("eval"),
         num_eval_rows_in_train=sets.num_eval_rows_in_train,
@@ -86,10 +99,31 @@ def open_data(record: DataRecord, base: BaseModelRecord) -> PreparedData:
     """
     if spoiled := record.spoiled_files():
         raise UserError(f"{spoiled[0]} is missing or has changed since this run recorded it")
-    tokenizer = load_tokenizer(base.location, base.revision)
-    ends = end_ids(base.location, base.revision)
-    renderer = Renderer.of(tokenizer, Template(record.template), RowFormat(record.row_format), ends)
+    renderer = recorded_renderer(record, base, RowFormat(record.row_format))
     return _opened(record, renderer, objective_of(base.settings.task))
+
+
+def recorded_renderer(record: DataRecord, base: BaseSource, row_format: RowFormat) -> Renderer:
+    """Return the renderer of a training, for rows of any format.
+
+    Args:
+        record: the training's data.
+        base: its base.
+        row_format: of the rows to render.
+    """
+    tokenizer = load_tokenizer(base.location, base.revision, record.chat_template)
+    ends = end_ids(base.location, base.revision)
+    return Renderer.of(tokenizer, Template(record.template), row_format, ends, record.chat)
+
+
+def _check_used(settings: DataSettings, template: Template) -> None:
+    """Check that no setting of chat templates was given for rows that are rendered without one."""
+    if template is not Template.CHAT and (unused := settings.chat_settings):
+        raise UserError(
+            f"data.{unused[0]} was given, but the rows are rendered without a chat template: they "
+            "have no turns, or the tokenizer has no chat template; remove the setting, or set "
+            "data.chat_template"
+        )
 
 
 def _opened(record: DataRecord, renderer: Renderer, task: Objective) -> PreparedData:
@@ -110,9 +144,10 @@ def _opened(record: DataRecord, renderer: Renderer, task: Objective) -> Prepared
 def _counted(
     tokenized: Iterator[Tokenized], counts: SplitCounts, on_progress: OnRows | None
 ) -> Iterator[Tokenized]:
-    total = len(counts.split.examples)
-    for number, one in enumerate(tokenized, 1):
+    total, number = len(counts.split.examples), 0
+    for one in tokenized:
         counts.add(one)
+        number += not one.is_another
         yield one
         if on_progress:
             on_progress(number, total)

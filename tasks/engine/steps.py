@@ -34,6 +34,7 @@ from tasks.records import (
     InjectedRecord,
     LoadedRecord,
     LoraRecord,
+    ResolvedLora,
     SavedRecord,
     TrainedRecord,
 )
@@ -81,18 +82,23 @@ def load_base(
     return model, base_models.describe_base(source, model)
 
 
-def configure_lora(settings: LoraSettings, base: BaseModelRecord, seed: int) -> LoraRecord:
-    """Step 2: resolve the LoRA configuration on the base's skeleton, which has no weights.
+def configure_lora(
+    lora: LoraSettings | ResolvedLora, base: BaseModelRecord, seed: int
+) -> LoraRecord:
+    """Step 2: configure LoRA for the base, with every choice written out.
+
+    Args:
+        lora: the configuration that a check before step 1 resolved; settings are resolved here.
+        base: the loaded base.
+        seed: of the adapter's initial weights.
 
     Raises:
         UserError: a target name matches nothing, or PEFT refuses the configuration.
     """
-    from tasks.engine.adapters.lora import describe_lora, resolve_lora
-    from tasks.engine.base.base_models import load_skeleton
+    from tasks.engine.adapters.lora import resolve_lora
 
-    skeleton = load_skeleton(base)
-    config = resolve_lora(settings, skeleton, base.settings.task)
-    return describe_lora(config, skeleton, base, settings=settings, seed=seed)
+    resolved = resolve_lora(lora, base) if isinstance(lora, LoraSettings) else lora
+    return LoraRecord(**dict(resolved), base=base, seed=seed)
 
 
 def inject_adapter(model: "PreTrainedModel", lora: LoraRecord, file: Path) -> InjectedRecord:
@@ -174,7 +180,7 @@ def save_adapter(
 
     live_logits = probe_logits(model)
     card = write_card(trained, data, settings)
-    files = saving.adapter_files(model, trained, data.template, card)
+    files = saving.adapter_files(model, trained, saving.Prompting.of(data), card)
     del model
     release_memory()
     repo = settings.push_to_hub

@@ -14,7 +14,7 @@ from typing import Self
 
 from tasks.engine.scoring.prediction import Answered
 from tasks.errors import UserError
-from tasks.runtime.atomic_files import atomic_file, write_atomically
+from tasks.runtime.atomic_files import atomic_file, hidden, write_atomically
 
 _JOB_FILE = "job.json"
 
@@ -39,7 +39,7 @@ class AnswerChunks:
         """
         from filelock import FileLock, Timeout
 
-        folder = output.with_name(f".{output.name}.partial")
+        folder = hidden(output, "partial")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock", timeout=0)
         try:

@@ -5,6 +5,7 @@ class that moves is found again by its name (`tasks.durability.kept_results`).
 """
 
 from tasks.records.base import BaseModelRecord, BaseSource
+from tasks.records.chat import ChatOptions
 from tasks.records.comparison import (
     BASE,
     CHALLENGER,
@@ -20,11 +21,13 @@ from tasks.records.comparison import (
 )
 from tasks.records.data import DataRecord, SplitRecord
 from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, QuantizedGap
+from tasks.records.inputs import InputsRecord
 from tasks.records.lora import (
     InjectedRecord,
     LoraConfigRecord,
     LoraRecord,
     PeftConfigRecord,
+    ResolvedLora,
     TargetMatches,
 )
 from tasks.records.prediction import PredictionRecord
@@ -40,6 +43,7 @@ __all__ = [
     "CHAMPION",
     "BaseModelRecord",
     "BaseSource",
+    "ChatOptions",
     "CheckedRecord",
     "CombinedRecord",
     "DataRecord",
@@ -49,6 +53,7 @@ __all__ = [
     "GgufRecord",
     "GuardRecord",
     "InjectedRecord",
+    "InputsRecord",
     "LoadedRecord",
     "LoraConfigRecord",
     "LoraRecord",
@@ -60,6 +65,7 @@ __all__ = [
     "QuantizedGap",
     "Record",
     "ReportRecord",
+    "ResolvedLora",
     "RetrainedRecord",
     "RunRecord",
     "SampleRecord",

@@ -1,6 +1,7 @@
 """The validated data: what was read, how it was tokenized, and what was lost on the way."""
 
 from tasks.config import DataSettings
+from tasks.records.chat import ChatOptions
 from tasks.records.record import FileRecord, Record
 
 
@@ -10,6 +11,8 @@ class SplitRecord(Record):
     source: str
     sha256: str
     """Of all rows in order, as canonical JSON."""
+    num_examples: int = 0
+    """Of which the rows are made: a conversation may become several rows, one for each answer."""
     num_rows: int
     num_tokens: int
     num_trained_tokens: int
@@ -21,9 +24,13 @@ class SplitRecord(Record):
     num_shortened_texts: int = 0
     """Texts truncated to `max_length` that contain no answer, as in classification."""
     num_untrained_answers: int = 0
-    """Earlier answers of a conversation that the chat template rewrites in later turns."""
+    """Answers that the rows exclude from the training, by weight 0."""
     num_unwritten_messages: int = 0
-    """Messages to the assistant that the chat template omits or rewrites."""
+    """Messages to the assistant, or results of tools, that the chat template omits or rewrites."""
+    num_unwritten_reasonings: int = 0
+    """Answers that are trained on without their reasoning, which the chat template omits."""
+    num_unwritten_tools: int = 0
+    """Examples whose tools the chat template omits."""
     num_stopped_answers: int = 0
     """Answers that contain the text of an end token, at which generation stops."""
     num_completed_answers: int = 0
@@ -35,14 +42,24 @@ class SplitRecord(Record):
     num_dropped_rows: int = 0
     """Rows dropped because none of their answer is within `max_length`."""
 
+    @property
+    def made_of(self) -> str:
+        """` of 10 examples`, where conversations became several rows; else empty."""
+        is_split = 0 < self.num_examples < self.num_rows
+        return f" of {self.num_examples:,} examples" if is_split else ""
+
 
 class DataRecord(Record):
-    """Configuration and data as validated before step 1."""
+    """The data as validated and tokenized before step 1."""
 
     settings: DataSettings
     seed: int
     row_format: str
     template: str
+    chat_template: str | None = None
+    """The content of the file `data.chat_template`, if one was given."""
+    unread_chat_template_kwargs: tuple[str, ...] = ()
+    """Those of `data.chat_template_kwargs` that the chat template never reads."""
     train: SplitRecord
     eval: SplitRecord | None
     num_eval_rows_in_train: int
@@ -56,3 +73,8 @@ class DataRecord(Record):
     """Of the base whose tokenizer made the tokens: its weights and its configuration."""
     tokens: tuple[FileRecord, ...]
     """The tokenized rows: the training rows and, if there are any, the held-out rows."""
+
+    @property
+    def chat(self) -> ChatOptions:
+        """What the chat template is given beside a conversation."""
+        return ChatOptions.of(self.settings)

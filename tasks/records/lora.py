@@ -51,17 +51,23 @@ class LoraConfigRecord(PeftConfigRecord):
     init_lora_weights: bool | str
 
 
-class LoraRecord(Record):
-    """Step 2: the resolved LoRA configuration."""
+class ResolvedLora(Record):
+    """The LoRA configuration for a base, with what it selects and how much it trains."""
 
-    base: BaseModelRecord
     adapter_name: str
-    seed: int
     peft_config: LoraConfigRecord
     matches: TargetMatches
     num_trainable_parameters: int
     num_total_parameters: int
     warnings: tuple[str, ...]
+
+
+class LoraRecord(ResolvedLora):
+    """Step 2: the resolved LoRA configuration of an adapter for the loaded base."""
+
+    base: BaseModelRecord
+    seed: int
+    """Of the adapter's initial weights."""
 
 
 class InjectedRecord(Record):

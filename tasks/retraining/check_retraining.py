@@ -4,16 +4,15 @@ import hashlib
 import json
 from itertools import chain
 
-from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig, Template
+from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig
 from tasks.durability.step import step
 from tasks.engine.adapters.adapter_set import check_shareable
 from tasks.engine.adapters.compatibility import check_base
-from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.leakage import Leaks, find_leaks, normalized_question
-from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.token_files import TokenFile
 from tasks.engine.data.unread_columns import unread_text
+from tasks.engine.preparation import recorded_renderer
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.engine.scoring.row_metrics import source_sha256
 from tasks.errors import UserError
@@ -110,10 +109,7 @@ def _check_count(held_out: HeldOut, min_rows: int) -> None:
 
 
 def _check_rows(data: DataRecord, held_out: HeldOut, base: BaseSource) -> None:
-    tokenizer = load_tokenizer(base.location, base.revision)
-    ends = end_ids(base.location, base.revision)
-    renderer = Renderer.of(tokenizer, Template(data.template), held_out.row_format, ends)
-    held_out.check(renderer, base)
+    held_out.check(recorded_renderer(data, base, held_out.row_format), base)
 
 
 def _check_leakage(config: RetrainAdapterConfig, data: DataRecord, held_out: HeldOut) -> Leaks:

@@ -23,6 +23,7 @@ DATA, EVAL = "lineage.data_sha256", "lineage.eval_data_sha256"
 TOKENS, BASE, CODE = "lineage.tokens_sha256", "lineage.base_sha256", "lineage.code_sha256"
 FINGERPRINT, CONFIGURATION = "lineage.base_fingerprint", "lineage.configuration_sha256"
 ADAPTER = "lineage.adapter_sha256"
+CHAT_TEMPLATE = "lineage.chat_template_sha256"
 TASK, CLASSES = "lineage.task", "lineage.classes_sha256"
 DTYPE, QUANTIZATION = "lineage.base_dtype", "lineage.base_quantization"
 
@@ -33,6 +34,7 @@ def identity(data: DataRecord, base_fingerprint: str, configuration_sha256: str)
         DATA: data.train.sha256,
         EVAL: data.eval.sha256 if data.eval else "none",
         TOKENS: " ".join(file.sha256 for file in data.tokens),
+        CHAT_TEMPLATE: _sha256(data.chat_template) if data.chat_template else "none",
         BASE: data.base_sha256,
         CODE: code_sha256(),
         FINGERPRINT: base_fingerprint,
@@ -52,7 +54,7 @@ def lineage(
         "lineage.base_revision": saved.base.revision or "none",
         "lineage.held_out_sha256": checked.held_out.sha256,
         ADAPTER: saved.weights.sha256,
-        "lineage.packages_sha256": hashlib.sha256(package_versions().encode()).hexdigest(),
+        "lineage.packages_sha256": _sha256(package_versions()),
         "lineage.hardware": hardware(),
         "lineage.prefect_flow_run_id": run.flow_run_id,
         **_commit(home.CHECKOUT),
@@ -62,7 +64,7 @@ def lineage(
 def answers(base: BaseSource) -> dict[str, str]:
     """Return the tags of the kind of answers; versions that differ in them can't be compared."""
     classes = "\0".join(base.labels)
-    return {TASK: base.settings.task.value, CLASSES: hashlib.sha256(classes.encode()).hexdigest()}
+    return {TASK: base.settings.task.value, CLASSES: _sha256(classes)}
 
 
 def loaded_as(base: BaseSource) -> dict[str, str]:
@@ -97,6 +99,10 @@ def hardware() -> str:
     torch = sys.modules.get("torch")
     gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""
     return f"{processor}, {os.cpu_count()} cores{gpu}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _commit(checkout: Path) -> dict[str, str]:

@@ -11,12 +11,15 @@ from urllib.parse import unquote_plus
 
 _MASK = "***"
 # An address that was turned into a path has one slash after the scheme.
-_ADDRESS = re.compile(r"([A-Za-z][\w+.-]*:)(/+)(.+)", re.DOTALL)
-_IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*:/\S+")
+# Texts may have any length, so each repetition that could be tried at every character is bounded.
+_ADDRESS = re.compile(r"([A-Za-z][\w+.-]{0,40}:)(/+)(.+)", re.DOTALL)
+_IN_TEXT = re.compile(r"[A-Za-z][\w+.-]{0,40}:/\S+")
 _SLASHES_BEFORE_A_HOST = 2
 _WEB = re.compile(r"(^|\+)https?:$", re.IGNORECASE)
 _PORT = re.compile(r"[^:]*:\d*$")
-_HOST = re.compile(r"(localhost|[\w.-]+\.[\w.-]*\w|\[[\da-fA-F:]+\])(:\d+)?([/?#]|$)|[\w.-]+:\d+")
+_HOST = re.compile(
+    r"(localhost|[\w.-]{1,253}\.[\w.-]{0,253}\w|\[[\da-fA-F:]+\])(:\d+)?([/?#]|$)|[\w.-]+:\d+"
+)
 """What follows an @ in a path and is a server rather than a version such as `v1`."""
 # `sslkey` and `passfile` are paths of files, and not secrets themselves.
 _SECRET = re.compile(
@@ -25,6 +28,7 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _PARAMETER = re.compile(r"(?<=[?&#;])([^=?&#;\s]+)=([^&#]*)")
+_MAX_NESTED = 10
 
 
 def masked(address: str) -> str:
@@ -98,8 +102,13 @@ def _masked_parameter(found: re.Match[str]) -> str:
 
 
 def _is_secret(value: str) -> bool:
-    """Return whether a parameter's value is an address or connection string with a secret."""
+    """Return whether a parameter's value is an address or connection string with a secret.
+
+    One with addresses nested too deep to be looked into counts as a secret.
+    """
     read = unquote_plus(unquote_plus(value))  # some are percent-encoded twice
+    if read.count(":/") > _MAX_NESTED:
+        return True
     pairs = (one.partition("=") for one in re.split(r"[;&?]|(?<![\s=])\s(?!\s*=)", read))
     return any(_SECRET.search(name) and held for name, _, held in pairs) or (
         "://" in read and masked(read) != read

@@ -5,6 +5,7 @@ place. A kill or a loss of power leaves either the old content or the new one.
 """
 
 import errno
+import hashlib
 import os
 import shutil
 import threading
@@ -13,6 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.errors import UnwritableError, UserError
+from tasks.runtime.paths import check_folder
+
+_LONGEST_NAME = 200
+"""Bytes; with what is put around it, a hidden name may have 255 on most systems."""
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
@@ -33,7 +38,7 @@ def atomic_file(file: Path) -> Iterator[Path]:
         UnwritableError: the disk is full, or the place is not writable.
     """
     # Unique, as another process or thread may write the same file: the last one wins.
-    sibling = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    sibling = hidden(file, f"{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -55,8 +60,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Raises:
         UnwritableError: the disk is full, or the place is not writable.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    old = folder.with_name(f".{folder.name}.old")
+    partial, old = hidden(folder, "partial"), hidden(folder, "old")
     _put_back(old, folder)
     try:
         with writing(folder):
@@ -78,6 +82,14 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def hidden(place: Path, ending: str) -> Path:
+    """Return a hidden sibling of a file or folder; a long name is replaced by its sha256."""
+    name = place.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return place.with_name(f".{name}.{ending}")
 
 
 def _put_back(old: Path, folder: Path) -> None:
@@ -135,9 +147,12 @@ def check_new(place: Path) -> None:
     """Check that a file or folder can be written without overwriting anything.
 
     Raises:
-        UserError: it exists and is not an empty folder, or its parent folder does not exist.
+        UserError: it exists and is not an empty folder, or its parent folder does not exist or
+            can't be written to.
+        UnwritableError: the disk is full.
     """
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{place} exists; give another name, or remove it")
     if not place.absolute().parent.is_dir():
         raise UserError(f"there is no folder {place.absolute().parent} for {place.name}; create it")
+    check_folder(place.absolute().parent, f"the folder of {place.name}")

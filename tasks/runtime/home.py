@@ -6,14 +6,21 @@ All paths are absolute, so that nothing depends on the working directory.
 import os
 from pathlib import Path
 
-from tasks.errors import UserError
+from tasks.runtime.paths import check_folder, check_path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+_VARIABLE = "ADAPTERFLOW_HOME"
 
 
 def home() -> Path:
-    """Return the absolute path of the home folder."""
-    return Path(os.environ.get("ADAPTERFLOW_HOME") or CHECKOUT).expanduser().resolve()
+    """Return the absolute path of the home folder.
+
+    Raises:
+        UserError: no folder can have this path.
+    """
+    given = os.environ.get(_VARIABLE) or str(CHECKOUT)
+    check_path(given, _VARIABLE)
+    return Path(given).expanduser().resolve()
 
 
 def check() -> None:
@@ -22,15 +29,18 @@ def check() -> None:
     Raises:
         UserError: it is a file, or can't be created.
     """
-    place = home()
-    found = next(one for one in (place, *place.parents) if os.path.lexists(one))
-    if not found.is_dir():
-        raise UserError(f"ADAPTERFLOW_HOME is {place}, but {found} is a file; name a folder")
-    if found != place and not os.access(found, os.W_OK):
-        raise UserError(
-            f"ADAPTERFLOW_HOME is {place}, which can't be created in {found}; name a folder that "
-            "you have write permission for"
-        )
+    if not home().is_dir():
+        check_writable()
+
+
+def check_writable() -> None:
+    """Check that files can be written to the home folder.
+
+    Raises:
+        UserError: it is a file, or can't be created or written to.
+        UnwritableError: the disk is full.
+    """
+    check_folder(home(), _VARIABLE)
 
 
 def mlflow_store() -> Path:

@@ -51,7 +51,7 @@ from tasks.tracking.run import (  # noqa: E402
     ship_command,
     ui_command,
 )
-from tasks.tracking.store import embedded_store, ready_client, tracking_uri  # noqa: E402
+from tasks.tracking.store import check_store, embedded_store, ready_client, tracking_uri  # noqa: E402
 
 __all__ = [
     "OUTCOME_TAG",
@@ -62,6 +62,7 @@ __all__ = [
     "Registry",
     "Status",
     "Tracker",
+    "check_store",
     "embedded_store",
     "end_elsewhere",
     "fetched_adapter",

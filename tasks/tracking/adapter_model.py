@@ -164,6 +164,8 @@ def signature(adapter: str, base: BaseSource) -> "ModelSignature":
                 ColSpec(anything, "prompt", required=False),
                 # A list of {role, content}, or the same as JSON.
                 ColSpec(anything, "messages", required=False),
+                # A list of the tools that the assistant may call, or the same as JSON.
+                ColSpec(anything, "tools", required=False),
             ]
         ),
         outputs=Schema([ColSpec(DataType.string)]),

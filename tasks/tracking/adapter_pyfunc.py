@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,13 @@ class AdapterModel(PythonModel):
         self.tags_words = self.config.get("auto_class") == "AutoModelForTokenClassification"
         self.is_seq2seq = self.model.config.is_encoder_decoder
         self.tokenizers, self.chats, self.inner, self.ends = {}, {}, {}, {}
+        self.chat_options: dict[str, dict[str, Any]] = {}
         for number, (name, template) in enumerate(self.config["adapters"].items()):
             folder = context.artifacts[name]
             tokenizer = _load_tokenizer(folder, base, revision)
             # Prompts must be rendered as in training.
             self.chats[name] = template == "chat" and tokenizer.chat_template is not None
+            self.chat_options[name] = _chat_options(folder)
             # Decoders continue the last position, so they need padding on the left. Encoders count
             # positions from the first token.
             in_front = not (self.labels or self.is_seq2seq)
@@ -222,7 +225,7 @@ class AdapterModel(PythonModel):
             asked = RenderedPrompt(" ".join(words) or _text(row.get("text"), "text"))
         else:
             ends = tokenizer.convert_ids_to_tokens(list(self.ends[adapter]))
-            asked = _rendered(tokenizer, row, is_chat, ends)
+            asked = _rendered(tokenizer, row, self.chat_options[adapter] if is_chat else None, ends)
         if self.is_seq2seq and not self.labels:  # an encoder's input ends with the tokenizer's end
             asked = RenderedPrompt(asked.text.rstrip())
         # Fast tokenizers keep the padding as state between calls, and are not thread-safe.
@@ -581,48 +584,178 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _rendered(tokenizer: Any, row: dict[str, Any], chat: bool, ends: list[str]) -> RenderedPrompt:  # noqa: ANN401, FBT001
-    """Render a row's prompt or messages as the text that the answer continues."""
-    # An empty cell of a table is NaN.
-    messages, prompt = (
-        None if isinstance(one, float) and math.isnan(one) else one
-        for one in (row.get("messages"), row.get("prompt"))
-    )
+def _chat_options(folder: str) -> dict[str, Any]:
+    """Return what an adapter's chat template is given beside messages, by its manifest."""
+    manifest = Path(folder) / "manifest.json"
+    options = json.loads(manifest.read_text()).get("chat") if manifest.is_file() else None
+    return options or {}
+
+
+def _rendered(
+    tokenizer: Any,  # noqa: ANN401
+    row: dict[str, Any],
+    chat: dict[str, Any] | None,
+    ends: list[str],
+) -> RenderedPrompt:
+    """Render a row's prompt or messages as the text that the answer continues.
+
+    Args:
+        tokenizer: of the adapter.
+        row: the prompt or messages, and any tools.
+        chat: what the chat template is given; None without a chat template.
+        ends: the texts of tokens that stop generation.
+
+    Raises:
+        RequestError: there is no question, or not one question.
+    """
+    messages, prompt = _cell(row, "messages"), _cell(row, "prompt")
     if (messages is None) == (prompt is None):
         given = "neither" if prompt is None else "both"
         raise _refused(f"a row needs `prompt`, a text, or `messages`; this one has {given}")
     if prompt is not None:
-        text = _text(prompt, "prompt")
-        return ask(tokenizer, [{"role": "user", "content": text}]) if chat else RenderedPrompt(text)
-    if not chat:
+        turns = [{"role": "user", "content": _text(prompt, "prompt")}]
+    elif chat is None:
         raise _refused("the adapter was trained without a chat template; give `prompt`")
-    return ask(tokenizer, _turns(messages, ends))
+    else:
+        turns = _turns(messages, ends)
+    if chat is None:
+        return RenderedPrompt(turns[0]["content"])
+    return ask(tokenizer, turns, _tools_of(row), chat)
 
 
-def ask(tokenizer: Any, turns: list[dict[str, Any]]) -> RenderedPrompt:  # noqa: ANN401
+def _cell(row: dict[str, Any], name: str) -> Any:  # noqa: ANN401
+    """Return a row's value; None if there is none, as an empty cell of a table is NaN."""
+    given = row.get(name)
+    return None if isinstance(given, float) and math.isnan(given) else given
+
+
+def _tools_of(row: dict[str, Any]) -> list[Any] | None:
+    """Return the tools that a row names, as a list or as JSON; None without any."""
+    tools = _parsed(_cell(row, "tools"))
+    if tools is None or tools == "":
+        return None
+    if not isinstance(tools, list) or not all(isinstance(one, dict) for one in tools):
+        raise _refused(f"tools must be a list of tools: {_shown(tools)}")
+    return tools or None
+
+
+def ask(
+    tokenizer: Any,  # noqa: ANN401
+    turns: list[dict[str, Any]],
+    tools: list[Any] | None = None,
+    chat: dict[str, Any] | None = None,
+) -> RenderedPrompt:
     """Render a conversation by its chat template, and find what that writes around an answer.
+
+    Args:
+        tokenizer: with the chat template of the training.
+        turns: the messages.
+        tools: that the assistant may call.
+        chat: `chat` in the adapter's manifest: the template's variables, and its form of messages.
 
     Raises:
         RequestError: the template refuses the conversation, or writes an answer more than once.
     """
+    chat = chat or {}
+
+    def render(*more: dict[str, Any], opened: bool = False) -> str:
+        form = chat.get("message_form", {})
+        return str(
+            tokenizer.apply_chat_template(
+                [_in_form(turn, form) for turn in (*turns, *more)],
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=opened,
+                **chat.get("chat_template_kwargs", {}),
+            )
+        )
+
+    if chat.get("system_in_user"):
+        turns = _system_in_user(turns)
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = render(opened=True)
     except Exception as error:  # a template is a program: it may raise anything
         raise _refused(f"the chat template refuses the messages: {error!s:.200}") from error
     mark = "\ue000answer\ue001"  # private-use characters, which no template handles
     try:
-        marked: str = tokenizer.apply_chat_template(
-            [*turns, {"role": "assistant", "content": mark}], tokenize=False
-        )
+        marked, asked = render({"role": "assistant", "content": mark}), render()
     except Exception:  # noqa: BLE001
-        marked = ""
+        marked = asked = ""
     head, found, after = marked.rpartition(mark)
     if not found:
         return RenderedPrompt(text, is_chat=True)
     if mark in head:
         raise _refused("the chat template writes an answer more than once; it can't be read")
-    before = head.removeprefix(text) if head.startswith(text) else ""
+    before = head.removeprefix(text) if head.startswith(text) else _reopened(text, head, asked)
     return RenderedPrompt(text, is_chat=True, before=before, after=after)
+
+
+def _reopened(opened: str, head: str, asked: str) -> str:
+    """Return what precedes an answer's content where it is opened otherwise than it is asked for.
+
+    Args:
+        opened: the messages, and the generation prompt.
+        head: the messages, and what precedes the content of an existing answer.
+        asked: the messages alone.
+    """
+    if not opened.startswith(asked):
+        return ""
+    if not head.startswith(asked):  # an answer changes the messages before it, as with gpt-oss
+        prompt = opened[len(asked) :]
+        place = head.rfind(prompt) if prompt.strip() else -1
+        return head[place + len(prompt) :] if place >= 0 else ""
+    piece = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\w+|.", re.DOTALL)
+    pieces = (piece.findall(text[len(asked) :]) for text in (opened, head))
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(*pieces, strict=False))
+    start = len(asked) + sum(len(one) for one, _ in same)
+    return "" if opened[start:].strip() and head[start:].strip() else head[start:]
+
+
+def _system_in_user(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put each system message at the beginning of the user's next message, as in training."""
+    put, waiting = [], []
+    for turn in turns:
+        if turn["role"] in ("system", "user") and not isinstance(turn.get("content"), str):
+            raise _refused(f"the content of a {turn['role']} message must be text: {_shown(turn)}")
+        if turn["role"] == "system":
+            waiting += [turn["content"]] if turn["content"].strip() else []
+        elif turn["role"] == "user" and waiting:
+            put.append({**turn, "content": "\n\n".join([*waiting, turn["content"]])})
+            waiting = []
+        else:
+            put.append(turn)
+    if waiting:
+        raise _refused("no user message follows the system message, which is put into it")
+    return put
+
+
+def _in_form(turn: dict[str, Any], form: dict[str, bool]) -> dict[str, Any]:
+    """Return a message in the form that the chat template takes, as in training."""
+    turn = dict(turn)
+    if calls := turn.get("tool_calls"):
+        turn["tool_calls"] = [
+            _call_in_form(call, as_text=form.get("has_text_arguments", False)) for call in calls
+        ]
+        if not turn.get("content"):
+            turn["content"] = "" if form.get("has_empty_content", True) else None
+    if form.get("has_parts") and isinstance(turn.get("content"), str):
+        turn["content"] = [{"type": "text", "text": turn["content"]}]
+    return turn
+
+
+def _call_in_form(call: Any, *, as_text: bool) -> Any:  # noqa: ANN401
+    """Return a tool call whose arguments are JSON text, or the object that the text stands for."""
+    function = dict(call.get("function", {}))
+    arguments = function.get("arguments", {})
+    try:
+        given = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError as error:
+        raise _refused(f"the arguments of a tool call are no JSON: {_shown(arguments)}") from error
+    if not as_text:
+        function["arguments"] = given
+    elif not isinstance(arguments, str):
+        function["arguments"] = json.dumps(given, ensure_ascii=False)
+    return {**call, "type": call.get("type", "function"), "function": function}
 
 
 def read_answer(tokenizer: Any, asked: RenderedPrompt, tokens: list[int]) -> str:  # noqa: ANN401
@@ -680,10 +813,7 @@ def _turns(messages: Any, ends: list[str]) -> list[dict[str, Any]]:  # noqa: ANN
         RequestError: it is no list of messages, or does not ask anything.
     """
     turns = _parsed(messages)
-    are_turns = isinstance(turns, list) and all(
-        isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in turns
-    )
-    if not turns or not are_turns:
+    if not turns or not isinstance(turns, list) or not all(map(_is_turn, turns)):
         given = _shown(messages)
         raise _refused(f"messages must be a list of objects with role and content: {given}")
     if turns[-1]["role"] == "assistant":
@@ -696,8 +826,16 @@ def _turns(messages: Any, ends: list[str]) -> list[dict[str, Any]]:  # noqa: ANN
     return turns
 
 
+def _is_turn(given: Any) -> bool:  # noqa: ANN401
+    return (
+        isinstance(given, dict)
+        and "role" in given
+        and ("content" in given or bool(given.get("tool_calls")))
+    )
+
+
 def _content(turn: dict[str, Any], number: int, ends: list[str]) -> Any:  # noqa: ANN401
-    content, is_answer = turn["content"], turn["role"] == "assistant"
+    content, is_answer = turn.get("content"), turn["role"] == "assistant"
     if isinstance(content, list) and all(
         isinstance(part, dict) and part.get("type") == "text" for part in content
     ):

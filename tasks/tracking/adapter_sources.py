@@ -35,13 +35,14 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     store = tracking_uri(tracking)
     with tempfile.TemporaryDirectory() as folder:
         try:
             with default_store(connecting_uri(store)):
                 fetched = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
             reason = f"{uri} can't be downloaded from MLflow: {outages.reason(error)}"
             if outages.is_passing(error) and not database_file(store):
                 raise PassingError(reason) from error

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.errors import AdapterflowError, PassingError, UserError
+from tasks.errors import UserError
 from tasks.records import CHALLENGER, CHAMPION, Outcome, VersionRecord
 from tasks.tracking.adapter_sources import default_store
 from tasks.tracking.offline import outages
@@ -202,17 +202,8 @@ class Registry:
 
     @contextmanager
     def _client(self) -> Iterator["MlflowClient"]:
-        try:
+        with outages.explained(f"MLflow's registry at {self.uri}"):
             yield store_client(self.uri)
-        except AdapterflowError:
-            raise
-        except Exception as error:
-            reason = f"MLflow's registry at {self.uri}: {outages.reason(error)}"
-            if outages.is_mistake(error):
-                raise UserError(reason) from error
-            if outages.is_passing(error):
-                raise PassingError(reason) from error
-            raise
 
 
 def _create(client: "MlflowClient", name: str, source: str, run_id: str | None) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tasks.config import TrackingSettings
-from tasks.errors import UserError
+from tasks.errors import AdapterflowError, UserError
 from tasks.records import FileRecord, RunRecord, SavedRecord, SplitRecord
 from tasks.runtime import home
 from tasks.runtime.progress import logger
@@ -77,14 +77,17 @@ def _check(run: RunRecord) -> str | None:
     try:
         with outages.watch(uri):
             ready_client(uri, run.experiment)
-    except UserError:
+    except AdapterflowError:
         raise
     except Exception as error:
+        problem = outages.reason(error)
         if outages.is_mistake(error):
-            raise UserError(f"MLflow at {uri}: {outages.reason(error)}; {POSSIBLE}") from error
-        if database_file(uri):  # a file is never down, so this is an error
-            raise
-        return outages.reason(error)
+            raise UserError(f"MLflow at {uri}: {problem}; {POSSIBLE}") from error
+        if not database_file(uri):
+            return problem
+        if outages.is_passing(error):  # a file is never down: it can't be written
+            raise AdapterflowError(f"MLflow at {uri}: {problem}") from error
+        raise
     return None
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -20,6 +20,8 @@ from tasks.config import TrackingSettings
 from tasks.errors import UserError
 from tasks.runtime import home
 from tasks.runtime.addresses import masked
+from tasks.runtime.atomic_files import writing
+from tasks.runtime.paths import check_folder, check_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +31,10 @@ POSSIBLE = (
     "possible are http(s)://… of an MLflow server, sqlite:////absolute/path.db and other database "
     "URIs, or no uri for the embedded store"
 )
+_LONGEST_FOLDER = 200
+_WITH_DRIVER = ("postgresql", "mysql", "mssql")
+"""The databases that MLflow uses through a package that is installed apart."""
+_SCHEMES = {"http", "https", "sqlite", *_WITH_DRIVER, "databricks", "databricks-uc", "uc"}
 
 
 def tracking_uri(settings: TrackingSettings) -> str:
@@ -38,8 +44,8 @@ def tracking_uri(settings: TrackingSettings) -> str:
     the URI is recorded and shown; `connecting_uri` returns it with the password.
 
     Raises:
-        UserError: the URI is a folder of files, which mlflow 3.17 no longer writes, or a database
-            in memory, which other processes can't see.
+        UserError: the URI is a folder of files, which mlflow 3.17 no longer writes; a database in
+            memory, which other processes can't see; or a file that no system can have.
     """
     given = settings.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not given:
@@ -50,6 +56,52 @@ def tracking_uri(settings: TrackingSettings) -> str:
         shown = masked(given)
         raise UserError(f"tracking uri {shown!r} is a folder of files; {POSSIBLE}")
     return masked(given)
+
+
+def check_store(settings: TrackingSettings) -> str:
+    """Return the tracking URI, checked as far as that is possible without a connection.
+
+    Raises:
+        UserError: as `tracking_uri`; MLflow does not know the scheme; an SQLite database can't be
+            written to; or the driver of another database is not installed.
+        UnwritableError: the disk is full.
+    """
+    uri = tracking_uri(settings)
+    if file := database_file(uri):
+        check_folder(file.parent, "the MLflow store's folder")
+    scheme = uri.partition(":")[0].partition("+")[0]
+    plugins = {one.name for one in entry_points(group="mlflow.tracking_store")}
+    if scheme not in _SCHEMES | plugins:
+        raise UserError(f"tracking uri {uri!r}: MLflow knows no {scheme}; {POSSIBLE}")
+    if scheme in _WITH_DRIVER:
+        _check_driver(uri)
+    if scheme in {"http", "https"} and not _has_host(uri):
+        raise UserError(f"tracking uri {uri!r} names no server; {POSSIBLE}")
+    return uri
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets, or a port, that are none
+        return False
+
+
+def _check_driver(uri: str) -> None:
+    """Check that a database's address can be read, and that there is a package to connect with."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ImportError as error:
+        raise UserError(
+            f"MLflow at {uri} needs the Python package {error.name}, which is not "
+            "installed; `pip install 'adapterflow[production]'` installs PostgreSQL's"
+        ) from error
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"tracking uri {uri!r} can't be read: {error}; {POSSIBLE}") from error
 
 
 def connecting_uri(uri: str) -> str:
@@ -85,6 +137,7 @@ def _absolute(sqlite_uri: str) -> str:
     path, mark, options = sqlite_uri.partition(":///")[2].partition("?")
     if path in {"", ":memory:"}:
         raise UserError(f"tracking uri {masked(sqlite_uri)!r} names no file; {POSSIBLE}")
+    check_path(path, "the MLflow store")
     absolute = (home.home() / Path(path).expanduser()).resolve()
     return f"{sqlite_uri.partition(':')[0]}:///{absolute}{mark}{options}"
 
@@ -98,14 +151,19 @@ def database_file(uri: str) -> Path | None:
 
 @contextmanager
 def store_lock(uri: str) -> Iterator[None]:
-    """Lock an SQLite store against other processes; for any other store do nothing."""
+    """Lock an SQLite store against other processes; for any other store do nothing.
+
+    Raises:
+        UnwritableError: its folder can't be written to.
+    """
     from filelock import FileLock
 
     file = database_file(uri)
     if file is None:
         yield
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f"{file.name}.lock")):
         yield
 
@@ -113,6 +171,8 @@ def store_lock(uri: str) -> Iterator[None]:
 def store_client(uri: str) -> "MlflowClient":
     """Create or migrate the store, and return a client."""
     from mlflow import MlflowClient
+
+    logging.getLogger("mlflow.store.db.utils").addFilter(_is_not_raised)
 
     with store_lock(uri):
         _migrate(uri)
@@ -158,6 +218,11 @@ def _check_not_moved(uri: str, artifact_location: str) -> None:
         f"the MLflow store {file} was moved: its files were at {place}, which is missing; "
         f"repair it with: adapterflow moved {old}"
     )
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Return whether a line is more than an error that mlflow 3.17 also raises."""
+    return record.exc_info is None
 
 
 @cache
@@ -212,7 +277,7 @@ def _artifact_location(uri: str, experiment: str) -> str | None:
         return None
     file = database_file(uri)
     root = file.parent if file else home.mlflow_store()
-    folder = re.sub(r"[^A-Za-z0-9_-]+", "-", experiment)
+    folder = re.sub(r"[^A-Za-z0-9_-]+", "-", experiment)[:_LONGEST_FOLDER]
     if folder != experiment:
         folder += "-" + hashlib.sha256(experiment.encode()).hexdigest()[:8]
     return (root / "artifacts" / folder).as_uri()

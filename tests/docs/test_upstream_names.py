@@ -114,7 +114,7 @@ REACHES = (
     Reach(
         "peft.utils.constants",
         "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
-        "tasks/engine/adapters/lora.py",
+        "tasks/engine/adapters/targets.py",
     ),
     Reach(
         "mlflow.store.tracking.sqlalchemy_store",
@@ -187,7 +187,7 @@ REACHES = (
     Reach("prefect.flow_engine", "run_flow", "flows/cli/runs.py", ("flow", "flow_run")),
     Reach("prefect.utilities.names", "generate_slug", "flows/cli/runs.py", ("n_words",)),
     Reach("prefect._internal.concurrency", "logger", "flows/cli/console.py"),
-    Reach("torch", "ops.aten._softmax_backward_data", "tasks/engine/kernels/row_attention.py"),
+    Reach("torch", "ops.aten._softmax_backward_data", "tasks/engine/kernels/tiled_attention.py"),
     Reach("torch", "ops.aten.silu_backward", "tasks/engine/kernels/lean_layers.py"),
     Reach(
         "torch.nn.attention.varlen",

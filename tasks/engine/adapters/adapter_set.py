@@ -21,7 +21,7 @@ from tasks.engine.base.base_models import load_base, load_tokenizer, pad_with_kn
 from tasks.engine.base.input_limits import limits_in
 from tasks.engine.base.sources import find_base
 from tasks.errors import UserError
-from tasks.records import BaseSource, FileRecord
+from tasks.records import BaseSource, ChatOptions, FileRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,6 +39,8 @@ class LoadedAdapter:
     """Of its configuration file."""
     template: Template
     """How its prompts are written: `chat` or `plain`."""
+    chat: ChatOptions
+    """What the chat template is given beside a conversation."""
     tokenizer: "PreTrainedTokenizerBase"
     warnings: tuple[str, ...]
     """Warnings about what could not be checked."""
@@ -185,6 +187,7 @@ class AdapterSet:
             sha256=FileRecord.of(folder.weights_file).sha256,
             config_sha256=FileRecord.of(folder.config_file).sha256,
             template=template_of(folder, tokenizer, template),
+            chat=ChatOptions.in_manifest(folder.manifest),
             tokenizer=tokenizer,
             warnings=warnings,
         )

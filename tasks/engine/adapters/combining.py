@@ -29,7 +29,7 @@ from tasks.engine.base.base_models import load_base, load_tokenizer
 from tasks.engine.base.sources import find_base
 from tasks.engine.manifest import write_manifest
 from tasks.errors import UserError
-from tasks.records import BaseSource, CombinedRecord, FileRecord
+from tasks.records import BaseSource, ChatOptions, CombinedRecord, FileRecord
 from tasks.runtime.atomic_files import atomic_folder, check_new
 
 if TYPE_CHECKING:
@@ -100,11 +100,12 @@ def combine(
         _check_plain(one)
         fitting_weights(one, model)
         tokenizer = check_tokenizer(one, load_tokenizer(source.location, source.revision))
-        prompting.append((template_of(one, tokenizer), tokenizer.chat_template))
+        options = ChatOptions.in_manifest(one.manifest)
+        prompting.append((template_of(one, tokenizer), tokenizer.chat_template, options))
         if prompting[-1] != prompting[0]:
             warnings.append(
-                f"{one.source} was trained with another prompt template than "
-                f"{adapters[0].source}; the combined adapter uses the latter's"
+                f"{one.source} was trained with another prompt template, or other variables of "
+                f"it, than {adapters[0].source}; the combined adapter uses the latter's"
             )
     log.info("combining %d adapters by %s ...", len(adapters), how.method)
     combined = _combined(model, adapters, weights, how)
@@ -247,7 +248,7 @@ def _facts(
     shares: dict[str, float],
 ) -> dict[str, object]:
     first = adapters[0].manifest
-    kept = {name: first[name] for name in ("base_model", "tokenizer") if name in first}
+    kept = {name: first[name] for name in ("base_model", "tokenizer", "chat") if name in first}
     return {
         "adapter_name": "default",
         "template": template,

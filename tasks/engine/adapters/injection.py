@@ -9,6 +9,7 @@ from tasks.config import BaseModelSettings, Bias, Quantization
 from tasks.engine.adapters import adapter_state, lora
 from tasks.engine.adapters.activation import adapters_disabled
 from tasks.engine.adapters.plain_lora import ALTERS_BASE
+from tasks.engine.adapters.targets import match_targets
 from tasks.engine.base.base_models import mixed_precision, seeded
 from tasks.engine.eval_mode import eval_mode
 from tasks.errors import VerificationError
@@ -97,6 +98,7 @@ def probe_logits(model: "PreTrainedModel", *, adapters: bool = True) -> "torch.T
     # A prime stride spreads the probe over the vocabulary without random numbers.
     ids = torch.arange(32).mul(7919).remainder(vocabulary).reshape(2, 16).to(model.device)
     inputs: dict[str, Any] = {"input_ids": ids}
+    # Encoders do not take it; a decoder would fill a cache that nobody reads.
     if "use_cache" in inspect.signature(model.forward).parameters:
         inputs["use_cache"] = False
     if model.config.is_encoder_decoder:
@@ -156,7 +158,7 @@ def _injected(model: "PreTrainedModel", record: LoraRecord) -> TargetMatches:
         for name, module in model.named_modules()
         if isinstance(module, BaseTunerLayer) and record.adapter_name in module.active_adapters
     ]
-    return lora.match_targets(list(record.matches.per_target), injected)
+    return match_targets(list(record.matches.per_target), injected)
 
 
 def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:

@@ -59,6 +59,7 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
     try:
         with _without_report(), same_trainable(model):
             info = model.load_adapter(
+                # A copy: transformers and PEFT write into the configuration that they are given.
                 peft_config=copy.deepcopy(adapter.config),
                 adapter_state_dict=weights,
                 adapter_name=name,

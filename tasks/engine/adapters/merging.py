@@ -136,6 +136,7 @@ def _write_merged(adapter: AdapterFolder, source: BaseSource, folder: Path, dtyp
     base = load_base(source)
     fitting_weights(adapter, base)
     is_untied = _untie(base, adapter)
+    # `safe_merge` makes PEFT raise if a merged weight is not a number.
     merged = PeftModel.from_pretrained(base, str(adapter.path)).merge_and_unload(safe_merge=True)
     merged.to(getattr(torch, dtype.value)).save_pretrained(folder)
     own = adapter.path if adapter.has_tokenizer() else None

@@ -1,5 +1,7 @@
 """The adapter's model card: what it is, how to load it, its training data and its results."""
 
+import json
+
 import yaml
 
 from tasks.config import OutputSettings
@@ -40,6 +42,8 @@ def _body(trained: TrainedRecord, data: DataRecord) -> str:
     held_out = data.eval.num_rows if data.eval else 0
     eval_loss = "not measured" if trained.eval_loss is None else f"{trained.eval_loss:.4f}"
     revision = f', revision="{base.revision}"' if base.revision else ""
+    own = data.chat_template is not None
+    tokenizer = '"path/to/this/folder"' if own else f'"{base.reference}"{revision}'
     targets = ", ".join(lora.matches.per_target)
     auto_class = traits_of(base.settings.task).auto_class
     tokens = f" ({data.train.num_trained_tokens:,} trained tokens)" if not data.labels else ""
@@ -52,7 +56,7 @@ Trained with adapterflow: only the weights in this folder were trained.
 ```python
 from transformers import {auto_class}, AutoTokenizer
 {_labels(data)}
-tokenizer = AutoTokenizer.from_pretrained("{base.reference}"{revision})
+tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 model = {auto_class}.from_pretrained("{base.reference}"{revision}{_label_arguments(data)})
 model.load_adapter("path/to/this/folder")
 ```
@@ -72,7 +76,16 @@ model.load_adapter("path/to/this/folder")
 | optimizer steps | {trained.num_steps:,} |
 | training loss (last steps) | {trained.train_loss:.4f} |
 | held-out loss | {eval_loss} |
-{_eval_metrics(trained)}"""
+{_eval_metrics(trained)}{_chat_options(data)}"""
+
+
+def _chat_options(data: DataRecord) -> str:
+    kwargs, rows = data.chat.chat_template_kwargs, ""
+    if kwargs:
+        rows += f"| chat template variables | `{json.dumps(kwargs, ensure_ascii=False)}` |\n"
+    if data.chat.system_in_user:
+        rows += "| system messages | at the beginning of the next user message |\n"
+    return rows
 
 
 def _labels(data: DataRecord) -> str:

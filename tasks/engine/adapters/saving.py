@@ -7,10 +7,11 @@ and `manifest.json`, which is written last: if it exists, the rest is complete.
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from tasks.config import Template
 from tasks.engine.adapters import adapter_state
 from tasks.engine.adapters.compatibility import tokenizer_identity
 from tasks.engine.adapters.folders import CONFIG_FILE, PEFT_PREFIX
@@ -18,10 +19,13 @@ from tasks.engine.adapters.injection import prepare_for_training, probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.adapters.plain_lora import ALTERS_BASE, to_plain
 from tasks.engine.base.base_models import load_base, load_tokenizer
+from tasks.engine.data.chat_template import ChatTemplate
 from tasks.engine.manifest import MANIFEST_FILE, write_manifest
 from tasks.errors import VerificationError
 from tasks.records import (
     BaseModelRecord,
+    ChatOptions,
+    DataRecord,
     FileRecord,
     LoraConfigRecord,
     SavedRecord,
@@ -31,9 +35,39 @@ from tasks.runtime.atomic_files import atomic_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How prompts were written in training, and must be in use."""
+
+    template: str = ""
+    """`chat` or `plain`."""
+    options: ChatOptions = field(default_factory=ChatOptions)
+    """What the chat template is given beside a conversation."""
+    chat_template: str | None = None
+    """The chat template, if it is not the base's own."""
+
+    @classmethod
+    def of(cls, data: DataRecord) -> Self:
+        """Return how the prompts of a training's data were written."""
+        return cls(data.template, data.chat, data.chat_template)
+
+    def facts(self, base: BaseModelRecord) -> dict[str, object]:
+        """Return what an adapter's manifest says about it."""
+        tokenizer = self.tokenizer(base)
+        facts: dict[str, object] = {"template": self.template}
+        if self.template == Template.CHAT:
+            form = ChatTemplate(tokenizer, self.options).call_form
+            facts["chat"] = {**self.options.model_dump(mode="json"), "message_form": asdict(form)}
+        return {**facts, "tokenizer": tokenizer_identity(tokenizer)}
+
+    def tokenizer(self, base: BaseModelRecord) -> "PreTrainedTokenizerBase":
+        """Return the base's tokenizer, with the chat template of the training."""
+        return load_tokenizer(base.location, base.revision, self.chat_template)
 
 
 @dataclass(frozen=True)
@@ -44,7 +78,7 @@ class AdapterFiles:
     base: BaseModelRecord
     weights: dict[str, "Tensor"]
     config: dict[str, Any]
-    template: str = ""
+    prompting: Prompting = field(default_factory=Prompting)
     card: str = ""
     warnings: tuple[str, ...] = ()
     """The warnings about the configuration and the training."""
@@ -54,14 +88,14 @@ class AdapterFiles:
 
 
 def adapter_files(
-    model: "PreTrainedModel", trained: TrainedRecord, template: str, card: str
+    model: "PreTrainedModel", trained: TrainedRecord, prompting: Prompting, card: str
 ) -> AdapterFiles:
     """Read the trained adapter from the model, as plain LoRA, with its configuration completed.
 
     Args:
         model: with the trained adapter.
         trained: the state that it is in.
-        template: how prompts were written in training, `chat` or `plain`.
+        prompting: how prompts were written in training.
         card: the model card.
     """
     record = trained.injected.lora
@@ -75,7 +109,7 @@ def adapter_files(
         base=record.base,
         weights=weights,
         config=_completed(config, record.base),
-        template=template,
+        prompting=prompting,
         card=card,
         warnings=(*record.warnings, *trained.warnings),
         is_converted=record.peft_config.init_lora_weights in ALTERS_BASE,
@@ -100,13 +134,15 @@ def save_adapter(
     """
     with atomic_folder(folder) as partial:
         write_files(partial, files.weights, files.config, files.card)
+        if files.prompting.chat_template is not None:  # other programs read it there, too
+            files.prompting.tokenizer(files.base).save_pretrained(partial)
         header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
         difference = _verify_round_trip(files, partial, live_logits)
         write_manifest(partial, _facts(files))
     return SavedRecord(
         base=files.base,
         adapter_name=files.name,
-        template=files.template,
+        template=files.prompting.template,
         folder=folder,
         weights=FileRecord.of(folder / adapter_state.WEIGHTS_FILE),
         config=FileRecord.of(folder / CONFIG_FILE),
@@ -161,9 +197,8 @@ def _facts(files: AdapterFiles) -> dict[str, object]:
             "task": base.settings.task,
             "labels": list(base.labels),
         },
-        "template": files.template,
         "warnings": list(files.warnings),
-        "tokenizer": tokenizer_identity(load_tokenizer(base.location, base.revision)),
+        **files.prompting.facts(base),
     }
 
 

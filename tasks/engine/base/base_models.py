@@ -27,8 +27,15 @@ def _auto_class(task: Task) -> Any:  # noqa: ANN401 - an Auto class has no commo
     return getattr(transformers, traits_of(task).auto_class)
 
 
-def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerBase":
+def load_tokenizer(
+    location: str, revision: str | None, chat_template: str | None = None
+) -> "PreTrainedTokenizerBase":
     """Load the base's tokenizer as `read_tokenizer` does, cached while its files are unchanged.
+
+    Args:
+        location: the base's folder or Hub id.
+        revision: of a Hub id.
+        chat_template: used instead of the tokenizer's own, if given.
 
     Raises:
         UserError: as `read_tokenizer`.
@@ -36,9 +43,8 @@ def load_tokenizer(location: str, revision: str | None) -> "PreTrainedTokenizerB
     folder = Path(location)
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     states = ((file.name, file.stat()) for file in files if file.is_file())
-    return _tokenizer(
-        location, revision, tuple((name, one.st_size, one.st_mtime_ns) for name, one in states)
-    )
+    known = tuple((name, one.st_size, one.st_mtime_ns) for name, one in states)
+    return _tokenizer(location, revision, known, chat_template)
 
 
 @lru_cache(maxsize=4)
@@ -46,10 +52,13 @@ def _tokenizer(
     location: str,
     revision: str | None,
     files: tuple[tuple[str, int, int], ...],  # noqa: ARG001 - part of the cache's key
+    chat_template: str | None,
 ) -> "PreTrainedTokenizerBase":
     from transformers import AutoConfig
 
     tokenizer = read_tokenizer(location, revision, "the base model")
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
     pad_with_known(tokenizer, getattr(config.get_text_config(), "vocab_size", None))
     return tokenizer

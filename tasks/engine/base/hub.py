@@ -73,9 +73,9 @@ def check_push(repo_id: str) -> None:
         UserError: there is no token, or the Hub does not accept it.
         PassingError: the Hub cannot be reached.
     """
-    from httpx2 import HTTPError
+    from httpx2 import HTTPError, InvalidURL
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if get_token() is None:
         raise UserError(f"pushing to {repo_id} needs a token: set HF_TOKEN")
@@ -83,8 +83,14 @@ def check_push(repo_id: str) -> None:
         HfApi().whoami()
     except HfHubHTTPError as error:
         raise failure(error, f"the Hub does not accept the token in HF_TOKEN: {error}") from error
-    except HTTPError as error:
-        raise PassingError(f"the Hub can't be reached to push to {repo_id}: {error}") from error
+    except OfflineModeIsEnabled as error:
+        raise UserError(
+            f"the Hub can't be reached to push to {repo_id}, as its client is offline; unset "
+            "HF_HUB_OFFLINE"
+        ) from error
+    except (HTTPError, InvalidURL, ValueError) as error:  # ValueError: a header can't be that
+        message = f"the Hub can't be reached to push to {repo_id}: {error}"
+        raise failure(error, message) from error
 
 
 def _own_files(api: "HfApi", repo_id: str) -> list[str]:

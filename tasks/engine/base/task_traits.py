@@ -4,17 +4,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.config import RowFormat, Task
+from tasks.config.data import ANSWERED, GENERATIVE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-GENERATIVE = (
-    RowFormat.MESSAGES,
-    RowFormat.PROMPT_COMPLETION,
-    RowFormat.INSTRUCTION,
-    RowFormat.TEXT,
-)
-"""Formats of rows that a model answers or continues by generating text."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ _TRAITS = {
         auto_class="AutoModelForSeq2SeqLM",
         peft_task_type="SEQ_2_SEQ_LM",
         pipeline_tag="text2text-generation",
-        row_formats=(RowFormat.MESSAGES, RowFormat.PROMPT_COMPLETION, RowFormat.INSTRUCTION),
+        row_formats=ANSWERED,
         generates=True,
     ),
     Task.SEQUENCE_CLASSIFICATION: TaskTraits(

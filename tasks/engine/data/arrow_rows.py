@@ -2,6 +2,9 @@
 
 Arrow holds what Python can't: times beyond the year 9999, and text that is not UTF-8, since neither
 file format checks it. A row with such a cell is represented by an error.
+
+Arrow also gives each object of a column all keys that any of them has, such as the arguments of
+other tools. Nulls in objects are left out.
 """
 
 from collections import Counter
@@ -9,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.engine.data.excerpts import head, listed, reason
+from tasks.engine.data.excerpts import excerpt, listed, reason
 from tasks.errors import UserError
 
 ROWS_AT_ONCE = 1000
@@ -61,7 +64,7 @@ def _rows(batch: Any, first: int, source: str) -> list[Any]:  # noqa: ANN401
     try:
         # Offsets beyond the data, which pyarrow would follow, are found by a full validation only.
         batch.validate(full=True)
-        rows: list[Any] = batch.to_pylist()
+        rows = [_without_nulls(row) for row in batch.to_pylist()]
     except Exception:  # noqa: BLE001 - which cell it is shows cell by cell
         return [
             _row(batch.slice(index, 1), f"{source}, row {first + index}")
@@ -75,10 +78,20 @@ def _row(batch: Any, where: str) -> dict[str, object] | UserError:  # noqa: ANN4
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             column.validate(full=True)
-            row[name] = column[0].as_py()
+            row[name] = _without_null_keys(column[0].as_py())
         except Exception as error:  # noqa: BLE001 - whatever pyarrow and the standard library raise
             return UserError(
-                f"{where}: the column {head(name)} can't be read ({column.type}): {reason(error)}; "
-                "correct the value, or leave the column out"
+                f"{where}: the column {excerpt(name)} can't be read ({column.type}): "
+                f"{reason(error)}; correct the value, or leave the column out"
             )
     return row
+
+
+def _without_nulls(row: dict[str, object]) -> dict[str, object]:
+    return {name: _without_null_keys(value) for name, value in row.items()}
+
+
+def _without_null_keys(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_null_keys(one) for key, one in value.items() if one is not None}
+    return list(map(_without_null_keys, value)) if isinstance(value, list) else value

@@ -13,6 +13,7 @@ from tasks.config import Task
 from tasks.config.data import DataSettings, RowFormat
 from tasks.config.reading import is_hub_dataset
 from tasks.engine.base.task_traits import traits_of
+from tasks.engine.data.column_names import renamed
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.kept_rows import KeptRows, canonical
 from tasks.engine.data.row_formats import detect_row_format
@@ -81,7 +82,7 @@ def read_examples(
 
     """
     row_format, rows = _opened(settings, task)
-    kept = KeptRows(rows, row_format, settings.train)
+    kept = _kept(rows, row_format, settings.train, settings)
     if row_format in _CLASSIFIED:
         labels = labels or _labels(kept.first_with, settings.train)
         _check_labels(kept.first_with, labels, settings.train)
@@ -89,7 +90,7 @@ def read_examples(
     held_out_rows, held_out = kept, train[:0]
     if settings.eval or settings.eval_split:
         source = settings.eval or settings.train
-        held_out_rows = KeptRows(_held_out_rows(settings), row_format, source)
+        held_out_rows = _kept(_held_out_rows(settings), row_format, source, settings)
         held_out = range(len(held_out_rows))
         if row_format in _CLASSIFIED:
             _check_labels(held_out_rows.first_with, labels, source)
@@ -129,7 +130,7 @@ def check_first_rows(
     if settings.eval or settings.eval_split:
         sources.append((settings.eval or settings.train, _held_out_rows(settings)))
     for source, given in sources:
-        kept = KeptRows(islice(given, _FIRST_ROWS), row_format, source)
+        kept = _kept(islice(given, _FIRST_ROWS), row_format, source, settings)
         if row_format in _CLASSIFIED and labels:
             _check_labels(kept.first_with, labels, source)
 
@@ -137,7 +138,7 @@ def check_first_rows(
 def _opened(settings: DataSettings, task: Task) -> tuple[RowFormat, Iterator[Row]]:
     """Return the format of the training rows, and all of them."""
     revision, _ = _revisions(settings)
-    rows = iter_rows(settings.train, settings.train_split, revision)
+    rows = renamed(iter_rows(settings.train, settings.train_split, revision), settings.columns)
     first = next(rows)
     learnable = traits_of(task).row_formats
     row_format = detect_row_format(first, settings.train, settings.format, learnable)
@@ -146,7 +147,14 @@ def _opened(settings: DataSettings, task: Task) -> tuple[RowFormat, Iterator[Row
 
 def _held_out_rows(settings: DataSettings) -> Iterator[Row]:
     _, revision = _revisions(settings)
-    return iter_rows(settings.eval or settings.train, settings.eval_split or "train", revision)
+    source, split = settings.eval or settings.train, settings.eval_split or "train"
+    return renamed(iter_rows(source, split, revision), settings.columns)
+
+
+def _kept(
+    rows: Iterable[Row], row_format: RowFormat, source: str, settings: DataSettings
+) -> KeptRows:
+    return KeptRows(rows, row_format, source, settings.turns, settings.on_lost_answer)
 
 
 def _labels(found: Mapping[str, int], source: str) -> tuple[str, ...]:

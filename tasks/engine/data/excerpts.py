@@ -3,6 +3,8 @@
 import json
 from collections.abc import Collection
 
+from tasks.errors import shortened
+
 _MOST_CHARACTERS = 80
 _MOST_OF_A_NAME = 40
 _MOST_NAMES = 20
@@ -11,18 +13,18 @@ _PLAIN = (str, int, float, list, tuple, dict, type(None))
 
 
 def shown(value: object) -> str:
-    """Return a value as JSON: its head and length if it is long, and its type if JSON has none."""
+    """Return a value as JSON: its ends and length if it is long, and its type if JSON has none."""
     if not isinstance(value, _PLAIN):
-        return f"of the type {type(value).__name__} ({head(str(value))})"
+        return f"of the type {type(value).__name__} ({excerpt(str(value))})"
     try:
-        return head(json.dumps(value, ensure_ascii=False, default=str))
+        return excerpt(json.dumps(value, ensure_ascii=False, default=str))
     except RecursionError:
         return "a value that is nested too deeply"
 
 
 def listed(names: Collection[object]) -> str:
     """Return names joined by commas: the first few, and the number of all if there are more."""
-    first = [head(str(name), _MOST_OF_A_NAME) for name, _ in zip(names, range(_MOST_NAMES))]  # noqa: B905
+    first = [excerpt(str(name), _MOST_OF_A_NAME) for name, _ in zip(names, range(_MOST_NAMES))]  # noqa: B905
     more = f", … ({len(names):,} in all)" if len(names) > len(first) else ""
     return ", ".join(first) + more
 
@@ -31,15 +33,13 @@ def reason(error: BaseException) -> str:
     """Return what a library's error says, in a line of bounded length."""
     said = next(iter(str(error).strip().splitlines()), "")
     kind = type(error).__name__
-    return head(f"{kind}: {said}" if said else kind, _MOST_OF_A_REASON)
+    return excerpt(f"{kind}: {said}" if said else kind, _MOST_OF_A_REASON)
 
 
-def head(text: str, most: int = _MOST_CHARACTERS) -> str:
-    """Return a text, or its head and its length; what can't be printed is escaped."""
-    begun = text[:most]
-    if not begun.isprintable():
-        begun = "".join(map(_printable, begun))
-    return begun if len(text) <= most else f"{begun}… ({len(text):,} characters)"
+def excerpt(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Return a text, or its ends and its length if it is long; what can't be printed is escaped."""
+    short = shortened(text, most)
+    return short if short.isprintable() else "".join(map(_printable, short))
 
 
 def _printable(character: str) -> str:

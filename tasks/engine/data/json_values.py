@@ -6,7 +6,7 @@ from decimal import Decimal
 from itertools import chain
 from typing import Any
 
-from tasks.engine.data.excerpts import head
+from tasks.engine.data.excerpts import excerpt
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 _COLON = re.compile(r"\s*:")
@@ -18,7 +18,7 @@ class DuplicateKeyError(ValueError):
     """An object has a key twice; JSON does not define which of the two values is meant."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the key {head(repr(key))} is given twice in one object")
+        super().__init__(f"the key {excerpt(repr(key))} is given twice in one object")
         self.key = key
 
 

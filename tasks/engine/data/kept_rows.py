@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.config.data import RowFormat
+from tasks.config.data import OnLostAnswer, RowFormat, Turns
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.lazy_sequence import LazySequence
 from tasks.engine.data.reading_errors import naming_row
@@ -24,6 +24,9 @@ from tasks.engine.data.row_formats import read_example
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.unread_columns import count_unread
 from tasks.runtime.atomic_files import writing
+
+_ORDERED = b" "
+"""Begins a line that keeps the order of its row's keys, as templates render that of tools."""
 
 
 class KeptRows:
@@ -33,14 +36,23 @@ class KeptRows:
         rows: of the source, in order.
         row_format: which columns of each are read, and how.
         source: where they are from, for messages.
+        turns: which answers are trained on.
+        on_lost_answer: whether a row may have none.
 
     Raises:
         UserError: a row is malformed; the message names it.
         AdapterflowError: the temporary file cannot be written.
     """
 
-    def __init__(self, rows: Iterable[Row], row_format: RowFormat, source: str) -> None:
-        self._format = row_format
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        row_format: RowFormat,
+        source: str,
+        turns: Turns = Turns.ALL,
+        on_lost_answer: OnLostAnswer = OnLostAnswer.ERROR,
+    ) -> None:
+        self._format, self._turns, self._on_lost_answer = row_format, turns, on_lost_answer
         self._starts = array("q", [0])
         self._contents = array("q")
         self.first_with: dict[str, int] = {}
@@ -52,13 +64,14 @@ class KeptRows:
             weakref.finalize(self, self._file.close)
         for number, row in enumerate(rows, start=1):
             with naming_row(source, number):
-                self._add(row, read_example(number, row, row_format))
+                self._add(row, self._read(number, row))
         with writing(Path(tempfile.gettempdir())):
             self._file.flush()
 
     def _add(self, row: Row, example: Example) -> None:
         self.unread.update(count_unread([row], self._format))
-        line = canonical(row)
+        is_ordered = bool(example.tools) or any(one.tool_calls for one in example.messages)
+        line = _ORDERED + _written(row) if is_ordered else canonical(row)
         with writing(Path(tempfile.gettempdir())):
             self._file.write(line)
         self._starts.append(self._starts[-1] + len(line))
@@ -78,7 +91,7 @@ class KeptRows:
         """Return the sha256 of the rows at these places, in order, as `content_sha256` does."""
         digest = hashlib.sha256()
         for place in places:
-            digest.update(self._line(place))
+            digest.update(self._canonical_line(place))
         return digest.hexdigest()
 
     def contents(self, places: Sequence[int]) -> "np.ndarray":
@@ -86,8 +99,18 @@ class KeptRows:
         return np.frombuffer(self._contents, dtype=np.int64)[np.asarray(places, dtype=np.int64)]
 
     def _example(self, place: int) -> Example:
-        row = json.loads(self._line(place).decode("utf-8", "surrogatepass"))
-        return read_example(place + 1, row, self._format)
+        return self._read(place + 1, self._row(place))
+
+    def _read(self, number: int, row: Row) -> Example:
+        return read_example(number, row, self._format, self._turns, self._on_lost_answer)
+
+    def _row(self, place: int) -> Row:
+        row: Row = json.loads(self._line(place).decode("utf-8", "surrogatepass"))
+        return row
+
+    def _canonical_line(self, place: int) -> bytes:
+        line = self._line(place)
+        return canonical(self._row(place)) if line.startswith(_ORDERED) else line
 
     def _line(self, place: int) -> bytes:
         start, end = self._starts[place], self._starts[place + 1]
@@ -96,6 +119,10 @@ class KeptRows:
 
 def canonical(row: Row) -> bytes:
     """Return a row as canonical JSON: sorted keys, UTF-8, one line."""
+    return _written(row, sort_keys=True)
+
+
+def _written(row: Row, *, sort_keys: bool = False) -> bytes:
     # Only Parquet and datasets have values that JSON lacks, such as dates.
-    line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+    line = json.dumps(row, sort_keys=sort_keys, ensure_ascii=False, default=str)
     return line.encode("utf-8", "surrogatepass") + b"\n"

@@ -1,40 +1,87 @@
-"""Rows as examples, by their columns: a conversation with its answer, a text, or a question."""
+"""The format of rows, by their columns, and rows as examples to learn from or to answer."""
 
 from collections.abc import Callable, Sequence
-from itertools import islice
+from dataclasses import dataclass, replace
+from functools import partial
 
-from tasks.config.data import RowFormat
+from tasks.config.data import ANSWERED, GENERATIVE, OnLostAnswer, RowFormat, Turns
 from tasks.config.likeness import nearest
-from tasks.engine.data.conversations import Example, Message
-from tasks.engine.data.excerpts import head, listed, shown
-from tasks.engine.data.json_values import DuplicateKeyError, from_cell
+from tasks.engine.data.cells import parsed
+from tasks.engine.data.classified_rows import (
+    labelled_example,
+    tagged_example,
+    tagged_question,
+    text_example,
+)
+from tasks.engine.data.column_names import proposed_columns
+from tasks.engine.data.conversation_rows import (
+    are_messages,
+    conversation_example,
+    conversation_question,
+    prompted_example,
+    prompted_question,
+)
+from tasks.engine.data.conversations import Example
+from tasks.engine.data.excerpts import excerpt, listed
+from tasks.engine.data.instruction_rows import (
+    completion_example,
+    completion_question,
+    instruction_example,
+    instruction_question,
+)
+from tasks.engine.data.messages import is_turn
 from tasks.engine.data.reading_errors import BadRowError, refusing_row
 from tasks.engine.data.row_sources import Row
-from tasks.engine.data.unread_columns import message_refusal, refusal
+from tasks.engine.data.trained_turns import trains_nothing, with_turns
+from tasks.engine.data.unread_columns import LISTS, refusal
 from tasks.errors import UserError
 
-_ROLES = ("system", "user", "assistant")
-_MOST_COLUMNS = 100  # that a misspelled name is looked for in
 
-_REQUIRED = {
-    RowFormat.MESSAGES: ("messages",),
-    RowFormat.PROMPT_COMPLETION: ("prompt", "completion"),
-    RowFormat.INSTRUCTION: ("instruction", "output"),
-    RowFormat.TEXT: ("text",),
-    RowFormat.LABELLED: ("text", "label"),
-    RowFormat.TAGGED: ("tokens", "tags"),
+@dataclass(frozen=True)
+class _Reader:
+    """How the rows of a format are read."""
+
+    columns: tuple[str, ...]
+    """The columns that a row must have; of a question, the first."""
+    example: Callable[[int, Row], Example]
+    question: Callable[[int, Row], Example]
+    others: tuple[str, ...] = ()
+    """Other names of the first column."""
+
+    def fits(self, row: Row) -> bool:
+        """Return whether a row has the columns."""
+        first, *more = self.columns
+        return any(name in row for name in (first, *self.others)) and all(
+            name in row for name in more
+        )
+
+    def asks(self, row: Row) -> bool:
+        """Return whether a row has what is asked."""
+        return any(row.get(name) is not None for name in (self.columns[0], *self.others))
+
+
+_PROMPT = ("prompt", "completion")
+_READERS = {
+    RowFormat.MESSAGES: _Reader(
+        LISTS[RowFormat.MESSAGES],
+        partial(conversation_example, names=LISTS[RowFormat.MESSAGES]),
+        partial(conversation_question, names=LISTS[RowFormat.MESSAGES]),
+    ),
+    RowFormat.SHAREGPT: _Reader(
+        LISTS[RowFormat.SHAREGPT][:1],
+        partial(conversation_example, names=LISTS[RowFormat.SHAREGPT]),
+        partial(conversation_question, names=LISTS[RowFormat.SHAREGPT]),
+        others=LISTS[RowFormat.SHAREGPT][1:],
+    ),
+    RowFormat.PROMPT_COMPLETION: _Reader(_PROMPT, completion_example, completion_question),
+    RowFormat.CONVERSATIONAL: _Reader(_PROMPT, prompted_example, prompted_question),
+    RowFormat.INSTRUCTION: _Reader(
+        ("instruction", "output"), instruction_example, instruction_question
+    ),
+    RowFormat.TEXT: _Reader(("text",), text_example, text_example),
+    RowFormat.LABELLED: _Reader(("text", "label"), labelled_example, text_example),
+    RowFormat.TAGGED: _Reader(("tokens", "tags"), tagged_example, tagged_question),
 }
-
-GENERATIVE = (
-    RowFormat.MESSAGES,
-    RowFormat.PROMPT_COMPLETION,
-    RowFormat.INSTRUCTION,
-    RowFormat.TEXT,
-)
-"""Formats of rows that a model answers or continues by generating text."""
-
-_ASKED = (*GENERATIVE, RowFormat.TAGGED)
-"""Formats of questions. A text to classify has the columns of one to continue."""
 
 
 def detect_row_format(
@@ -60,18 +107,34 @@ def detect_row_format(
             f"data.format {wanted} cannot be used with this base_model.task; possible: "
             f"{', '.join(learnable)}"
         )
-    possible = list(learnable) if wanted is RowFormat.AUTO else [wanted]
-    fitting = [one for one in possible if all(column in row for column in _REQUIRED[one])]
+    # Which of these two it is depends on the values, as both have the same columns.
+    given = [one for one in learnable if one is not RowFormat.CONVERSATIONAL]
+    possible = given if wanted is RowFormat.AUTO else [_by_columns(wanted)]
+    fitting = [one for one in possible if _READERS[one].fits(row)]
     if len(fitting) > 1:
         # Many datasets have the rendered prompt as `text` beside the columns it is made of.
         fitting = [one for one in fitting if one is not RowFormat.TEXT]
     if len(fitting) == 1:
-        return fitting[0]
+        return _by_values(fitting[0], row) if wanted is not RowFormat.CONVERSATIONAL else wanted
     columns = f"{source} has the columns {listed(row) or '(none)'}"
     if fitting:
         raise UserError(f"{columns}, which fit {' and '.join(fitting)}; set data.format to one")
-    choices = "; ".join(f"{one}: {', '.join(_REQUIRED[one])}" for one in possible)
+    choices = "; ".join(f"{one}: {', '.join(_READERS[one].columns)}" for one in possible)
     raise UserError(f"{columns}; possible: {choices}; {_advice(row, possible)}")
+
+
+def _by_columns(row_format: RowFormat) -> RowFormat:
+    is_prompted = row_format is RowFormat.CONVERSATIONAL
+    return RowFormat.PROMPT_COMPLETION if is_prompted else row_format
+
+
+def _by_values(row_format: RowFormat, row: Row) -> RowFormat:
+    """Tell rows of a prompt that is text from those of one that is a list of messages."""
+    if row_format is not RowFormat.PROMPT_COMPLETION:
+        return row_format
+    given = [row[name] for name in _PROMPT if name in row]
+    is_prompted = any(isinstance(one, list) for one in given) or all(map(are_messages, given))
+    return RowFormat.CONVERSATIONAL if is_prompted else row_format
 
 
 def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
@@ -81,73 +144,70 @@ def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
             "training on preferences (chosen, rejected) is not supported; to imitate the chosen "
             "answers, write them as completion beside prompt, or as the last of the messages"
         )
-    if RowFormat.MESSAGES in possible and (advice := _advice_on_turns(row)):
+    if set(possible) & set(ANSWERED) and (advice := _advice_on_names(row)):
         return advice
-    for row_format in possible:
-        for column in _REQUIRED[row_format]:
-            near = nearest(column, [str(given) for given in islice(row, _MOST_COLUMNS)])
-            if near and near.strip() == column and near != column:
-                return f"remove the spaces around {column} in the column's name"
-            if near and near != column:
-                return f"rename {head(near)} to {column}?"
-    for row_format in possible:
-        lacking = [column for column in _REQUIRED[row_format] if column not in row]
-        if len(lacking) < len(_REQUIRED[row_format]):
+    required = [_READERS[one].columns for one in possible]
+    for column in (name for columns in required for name in columns):
+        near = nearest(column, [str(given) for given in row])
+        if near and near.strip() == column and near != column:
+            return f"remove the spaces around {column} in the column's name"
+        if near and near != column:
+            return f"rename {excerpt(near)} to {column}?"
+    for row_format, columns in zip(possible, required, strict=True):
+        lacking = [column for column in columns if column not in row]
+        if len(lacking) < len(columns):
             return f"for {row_format}, {', '.join(lacking)} is missing"
-    return "rename the columns to one of these"
+    return "rename the columns to one of these, or name them in columns"
 
 
-def _advice_on_turns(row: Row) -> str | None:
-    """Return how to turn a column that contains a conversation into `messages`."""
+def _advice_on_names(row: Row) -> str | None:
+    """Return how to name a column that contains a conversation, or columns like a prompt."""
     for column, value in row.items():
-        turns = _turns_in(value)
-        if turns and {"role", "content"} <= set(turns[0]):
-            return f"rename {head(column)} to messages"
-        if turns and {"from", "value"} <= set(turns[0]):
-            return (
-                f"{head(column)} is a conversation in ShareGPT's format: write it as messages, a "
-                "list of objects with role instead of from (human becomes user, gpt becomes "
-                f"assistant; system stays) and content instead of value{_roleless(turns)}"
-            )
-    return None
+        if _is_conversation(value):
+            name = excerpt(column)
+            return f"rename {name} to messages, or set columns: {{messages: {name}}}"
+    pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in proposed_columns(row).items())
+    return f"set columns: {{{pairs}}}?" if pairs else None
 
 
-def _turns_in(value: object) -> list[dict[object, object]]:
-    try:
-        given = from_cell(value)
-    except DuplicateKeyError:
-        return []
-    are_turns = isinstance(given, list) and all(isinstance(one, dict) for one in given)
-    return given if isinstance(given, list) and are_turns else []
-
-
-def _roleless(turns: list[dict[object, object]]) -> str:
-    """Describe the speakers of a ShareGPT conversation that no role corresponds to."""
-    speakers = dict.fromkeys(_speaker(one.get("from")) for one in turns)
-    others = [one for one in speakers if one not in {"human", "gpt", *_ROLES}]
-    return f"; no role corresponds to {listed(others)}: remove such rows" if others else ""
-
-
-def _speaker(given: object) -> str:
-    return given if isinstance(given, str) else shown(given)
+def _is_conversation(value: object) -> bool:
+    found = parsed(value, "the column") if are_messages(value) else []
+    return isinstance(found, list) and is_turn(next(iter(found), None))
 
 
 @refusing_row()
-def read_example(number: int, row: Row, row_format: RowFormat) -> Example:
+def read_example(
+    number: int,
+    row: Row,
+    row_format: RowFormat,
+    turns: Turns = Turns.ALL,
+    on_lost_answer: OnLostAnswer = OnLostAnswer.ERROR,
+) -> Example:
     """Read a row to learn from.
 
     Args:
         number: of the row, from 1.
         row: its columns.
         row_format: which of them are read, and how.
+        turns: which answers are trained on.
+        on_lost_answer: whether a row may have none; it is dropped later.
 
     Raises:
         BadRowError: a column is missing or malformed, or another column, which is not read,
-            changes what the row means.
+            changes what the row means, or no answer is trained on.
     """
     if reason := refusal(row, row_format):
         raise BadRowError(reason)
-    return _READERS[row_format](number, row)
+    example = _READERS[row_format].example(number, row)
+    if row_format not in ANSWERED:
+        return example
+    messages = with_turns(example.messages, row, turns)
+    if on_lost_answer is OnLostAnswer.ERROR and trains_nothing(messages):
+        raise BadRowError(
+            "no answer is trained on, as their weights are 0; remove the row, or set "
+            "data.on_lost_answer to drop"
+        )
+    return example if messages is example.messages else replace(example, messages=messages)
 
 
 @refusing_row()
@@ -165,207 +225,15 @@ def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
         BadRowError: the row has no format's columns, or no text in them, or another column, which
             is not read, changes what is asked.
     """
-    row_format = next((one for one in _ASKED if row.get(_REQUIRED[one][0]) is not None), None)
+    row_format = next((one for one, reader in _READERS.items() if reader.asks(row)), None)
     if row_format is None:
         columns = listed(row) or "none"
-        possible = ", ".join(_REQUIRED[one][0] for one in _ASKED)
-        advice = _advice_on_turns(row)
+        possible = ", ".join(dict.fromkeys(reader.columns[0] for reader in _READERS.values()))
+        advice = _advice_on_names(row)
         hint = f"; {advice}" if advice else ""
         raise BadRowError(f"a row needs one of {possible}; this one's columns: {columns}{hint}")
+    if row_format is RowFormat.PROMPT_COMPLETION and are_messages(row["prompt"]):
+        row_format = RowFormat.CONVERSATIONAL
     if reason := refusal(row, row_format, asks=True):
         raise BadRowError(reason)
-    if row_format is RowFormat.TEXT:
-        return row_format, _text_example(number, row)
-    if row_format is RowFormat.TAGGED:
-        words = _words(row)
-        return row_format, Example(number, (), " ".join(words), words=words)
-    if row_format is RowFormat.MESSAGES:
-        given = _cell(row["messages"], "messages")
-        if isinstance(given, list) and _is_answer(given[-1:]):
-            given = given[:-1]
-            if not given:
-                raise BadRowError(
-                    "the assistant's message is the only one, so there is no question; put the "
-                    "user's before it"
-                )
-        asked = _messages(row, given, asks=True)
-        if asked[-1].role != "tool" and not asked[-1].content.strip():
-            raise BadRowError("the last message is empty, so there is no question")
-        return row_format, Example(number, (*asked, Message("assistant", "")))
-    prompt = _instruction(row) if row_format is RowFormat.INSTRUCTION else _prompt(row)
-    return row_format, Example(number, _turns(row, prompt, ""))
-
-
-def _is_answer(last: list[object]) -> bool:
-    return any(isinstance(one, dict) and one.get("role") == "assistant" for one in last)
-
-
-def _cell(given: object, column: str) -> object:
-    try:
-        return from_cell(given)
-    except DuplicateKeyError as error:
-        raise BadRowError(f"in {column}, {error}; keep one of the two") from error
-
-
-def _messages(row: Row, given: object, *, asks: bool = False) -> tuple[Message, ...]:
-    """Read the messages of a row, with a system message from the column `system` put first."""
-    if not isinstance(given, list) or not given:
-        raise BadRowError(
-            f"messages is {shown(given)}; it must be a list of objects with role and content"
-        )
-    messages = tuple(
-        _message(one, f"message {index}", asks=asks) for index, one in enumerate(given, start=1)
-    )
-    opening = _opening(row)
-    own = next((one for one in messages if one.role == "system" and one.content.strip()), None)
-    if not opening or own in opening:
-        return messages
-    if own:
-        raise BadRowError(
-            f"the column system is {shown(opening[0].content)}, but the system message in "
-            f"messages is {shown(own.content)}; keep one of the two"
-        )
-    return (*opening, *(one for one in messages if one.role != "system"))
-
-
-def _messages_example(number: int, row: Row) -> Example:
-    messages = _messages(row, _cell(_column(row, "messages"), "messages"))
-    if messages[-1].role != "assistant":
-        raise BadRowError(
-            f"the last message is the {messages[-1].role}'s; it must be the assistant's, as that "
-            "is what the model learns"
-        )
-    if len(messages) == 1:
-        raise BadRowError("the assistant's message is the only one; put the user's before it")
-    return Example(number, messages)
-
-
-def _message(given: object, name: str, *, asks: bool) -> Message:
-    if not isinstance(given, dict) or not {"role", "content"} <= set(given):
-        raise BadRowError(f"{name} is {shown(given)}; it must be an object with role and content")
-    role, content = given["role"], given["content"]
-    if role not in _ROLES:
-        raise BadRowError(f"{name} has the role {shown(role)}; possible: {', '.join(_ROLES)}")
-    if reason := message_refusal(given, asks=asks):
-        raise BadRowError(f"{name} {reason}")
-    if isinstance(content, list) and all(_is_text_part(part) for part in content):
-        content = "".join(part["text"] for part in content)
-    if isinstance(content, list):
-        raise BadRowError(
-            f"the content of {name} is {shown(content)}; it must be text, or a list of objects "
-            "with type text and a text, as only text is supported"
-        )
-    # Many datasets have empty system messages, but nothing can be learned from an empty answer.
-    may_be_blank = role != "assistant"
-    return Message(role, _text(content, f"the content of {name}", may_be_blank=may_be_blank))
-
-
-def _is_text_part(part: object) -> bool:
-    return (
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-    )
-
-
-def _prompt_example(number: int, row: Row) -> Example:
-    prompt, completion = _prompt(row), _text(_column(row, "completion"), "completion")
-    return Example(number, _turns(row, prompt, completion))
-
-
-def _prompt(row: Row) -> str:
-    return _text(_column(row, "prompt"), "prompt")
-
-
-def _instruction_example(number: int, row: Row) -> Example:
-    instruction, output = _instruction(row), _text(_column(row, "output"), "output")
-    return Example(number, _turns(row, instruction, output))
-
-
-def _instruction(row: Row) -> str:
-    instruction, extra = _text(_column(row, "instruction"), "instruction"), _optional(row, "input")
-    return f"{instruction}\n\n{extra}" if extra else instruction
-
-
-def _text_example(number: int, row: Row) -> Example:
-    return Example(number, (), _text(_column(row, "text"), "text"))
-
-
-def _labeled_example(number: int, row: Row) -> Example:
-    text, label = _text(_column(row, "text"), "text"), _named(_column(row, "label"))
-    return Example(number, (), text, _text(label, "label"))
-
-
-def _tagged_example(number: int, row: Row) -> Example:
-    words = _words(row)
-    tags = tuple(_text(_named(tag), "a tag") for tag in _list(row, "tags"))
-    if len(tags) != len(words):
-        raise BadRowError(f"there are {len(words)} tokens and {len(tags)} tags; give one for each")
-    return Example(number, (), " ".join(words), words=words, tags=tags)
-
-
-def _words(row: Row) -> tuple[str, ...]:
-    words = tuple(_text(word, "a token") for word in _list(row, "tokens"))
-    for word in words:
-        if any(map(str.isspace, word)):
-            raise BadRowError(f"the token {shown(word)} contains whitespace; split it in several")
-    return words
-
-
-def _list(row: Row, name: str) -> list[object]:
-    given = _cell(_column(row, name), name)
-    given = given.tolist() if hasattr(given, "tolist") else given  # an array, from Parquet
-    if not isinstance(given, list) or not given:
-        raise BadRowError(f"{name} is {shown(given)}; it must be a list of texts")
-    return given
-
-
-def _named(label: object) -> object:
-    """Return a class as text if it is an integer; anything else unchanged."""
-    return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
-
-
-_READERS: dict[RowFormat, Callable[[int, Row], Example]] = {
-    RowFormat.MESSAGES: _messages_example,
-    RowFormat.PROMPT_COMPLETION: _prompt_example,
-    RowFormat.INSTRUCTION: _instruction_example,
-    RowFormat.TEXT: _text_example,
-    RowFormat.LABELLED: _labeled_example,
-    RowFormat.TAGGED: _tagged_example,
-}
-
-
-def _turns(row: Row, prompt: str, answer: str) -> tuple[Message, ...]:
-    return (*_opening(row), Message("user", prompt), Message("assistant", answer))
-
-
-def _opening(row: Row) -> tuple[Message, ...]:
-    """Return the system message of a row that has a column `system`; empty without one."""
-    system = _optional(row, "system")
-    return (Message("system", system),) if system else ()
-
-
-def _column(row: Row, name: str) -> object:
-    if name not in row:
-        columns = listed(row) or "none"
-        raise BadRowError(f"the column {name} is missing; the row's columns: {columns}")
-    return row[name]
-
-
-def _optional(row: Row, name: str) -> str:
-    """Read a column that may be absent, null or blank."""
-    given = row.get(name)
-    text = "" if given is None else _text(given, name, may_be_blank=True)
-    return text if text.strip() else ""
-
-
-def _text(given: object, name: str, *, may_be_blank: bool = False) -> str:
-    if not isinstance(given, str):
-        raise BadRowError(f"{name} is {shown(given)}; it must be text")
-    if not may_be_blank and not given.strip():
-        raise BadRowError(f"{name} is empty; it must contain text")
-    try:
-        given.encode()
-    except UnicodeEncodeError as error:
-        raise BadRowError(
-            f"{name} contains half of a surrogate pair, which is not a character; remove it"
-        ) from error
-    return given
+    return row_format, _READERS[row_format].question(number, row)

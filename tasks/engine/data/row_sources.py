@@ -4,16 +4,24 @@ import csv
 import json
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.config.reading import DATA_SUFFIXES, is_hub_dataset, missing_file
+from tasks.config.reading import (
+    DATA_SUFFIXES,
+    SHOWN_SUFFIXES,
+    is_hub_dataset,
+    missing_file,
+    suffix_of,
+)
 from tasks.engine.data.arrow_rows import ROWS_AT_ONCE, parquet_rows, rows_of
 from tasks.engine.data.excerpts import listed, reason
 from tasks.engine.data.json_values import DuplicateKeyError, duplicate_line, parse_json
 from tasks.engine.data.reading_errors import reported
+from tasks.engine.data.text_files import documents, have_paragraphs, open_text, texts
 from tasks.engine.failures import failure
 from tasks.errors import UserError
 
@@ -25,7 +33,7 @@ Row = dict[str, object]
 _Line = Row | UserError
 
 CSV_SUFFIXES = (".csv", ".tsv")
-_PLAIN = (".txt", ".md")
+_PLAIN = (".md", ".text")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _FILES_OF_DATASETS = ("state.json", "dataset_info.json", "dataset_dict.json")
 _QUOTED = re.compile(r'"[^"]*"')
@@ -92,16 +100,16 @@ def iter_lines(path: Path) -> Iterator[_Line]:
 def _lines_in(path: Path) -> Iterator[_Line]:
     if not path.is_file():
         raise UserError(
-            f"data file {missing_file(path)}; possible: a file ({', '.join(DATA_SUFFIXES)}), "
-            "a folder written by datasets, or a Hub dataset id (org/name)"
+            f"data file {missing_file(path)}; possible: a file ({SHOWN_SUFFIXES}), a "
+            "folder of text files or one written by datasets, or a Hub dataset id (org/name)"
         )
-    suffix = path.suffix.lower()
-    if suffix not in DATA_SUFFIXES:
-        hint = '; write plain text as rows {"text": …}, one per line' if suffix in _PLAIN else ""
+    if not path.name.lower().endswith(DATA_SUFFIXES):
+        hint = "; rename plain text to .txt" if path.suffix.lower() in _PLAIN else ""
         raise UserError(
-            f"{path} has the extension {suffix or '(none)'}; possible: {', '.join(DATA_SUFFIXES)}"
-            + hint
+            f"{path} has the extension {path.suffix.lower() or '(none)'}; possible: "
+            f"{SHOWN_SUFFIXES}{hint}"
         )
+    suffix = suffix_of(path)
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; at least one row is needed")
     if suffix == ".parquet":
@@ -110,6 +118,9 @@ def _lines_in(path: Path) -> Iterator[_Line]:
         text = "".join(_text_lines(path, newline=""))
         _check_text(text, path, 1)
         yield from _json_rows(text, path)
+    elif suffix == ".txt":
+        by_line = not have_paragraphs(_text_lines(path, newline=None))
+        yield from _text_rows(texts(_text_lines(path, newline=None), by_line=by_line), path)
     elif suffix in CSV_SUFFIXES:
         # newline="" keeps the line breaks within quoted cells as they are.
         yield from _csv_rows(_text_lines(path, newline=""), path)
@@ -132,7 +143,7 @@ def csv_separator(text: str, path: Path) -> str:
         UserError: the line does not have the usual separator, but both of the others.
     """
     names = _QUOTED.sub("", re.split("[\r\n]", text, maxsplit=1)[0])
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    usual = "\t" if suffix_of(path) == ".tsv" else ","
     found = [usual] if usual in names else [one for one in ",;\t" if one in names]
     if len(found) > 1:
         raise UserError(
@@ -158,12 +169,12 @@ def _require_only_split(source: str, split: str, path: Path) -> None:
         )
 
 
-def _text_lines(path: Path, newline: str) -> Iterator[str]:
+def _text_lines(path: Path, newline: str | None) -> Iterator[str]:
     """Read a file's lines; a byte that is not UTF-8 becomes a surrogate, see `_check_text`."""
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
+        with open_text(path, newline) as file:
             yield from file
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:  # the latter two of compressed files
         raise UserError(f"{path} cannot be read: {reason(error)}") from error
 
 
@@ -194,6 +205,24 @@ def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
                 yield _object(_json(line, path, number), where)
             except UserError as error:
                 yield error
+
+
+def _text_rows(found: Iterable[tuple[int, str]], path: Path) -> Iterator[_Line]:
+    for number, text in found:
+        try:
+            _check_text(text, path, number)
+            yield {"text": text}
+        except UserError as error:
+            yield error
+
+
+def _document_rows(files: Iterable[Path]) -> Iterator[Row]:
+    for path in files:
+        text = "".join(_text_lines(path, newline=None))
+        _check_text(text, path, 1)
+        if not text.strip():
+            raise UserError(f"{path} is empty; each file of a folder of texts is a row: remove it")
+        yield {"text": text.rstrip("\n")}
 
 
 def _json_rows(text: str, path: Path) -> list[Row]:
@@ -281,6 +310,9 @@ def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
 
 
 def _from_folder(path: Path, split: str) -> Iterator[_Line]:
+    if files := documents(path):
+        _require_only_split(str(path), split, path)
+        return _document_rows(files)
     import datasets
 
     try:
@@ -302,9 +334,12 @@ def _unfit_folder(path: Path, error: Exception) -> str:
             f"{path} is a folder of datasets that can't be read: {reason(error)}; write it again "
             "with save_to_disk"
         )
-    files = [one.name for one in sorted(path.iterdir()) if one.suffix in DATA_SUFFIXES]
+    files = [one.name for one in sorted(path.iterdir()) if one.name.endswith(DATA_SUFFIXES)]
     hint = f"; did you mean one of its files: {listed(files)}?" if files else ""
-    return f"{path} is not a folder that datasets' save_to_disk has written{hint}"
+    return (
+        f"{path} is neither a folder that datasets' save_to_disk has written, nor one of .txt "
+        f"files alone{hint}"
+    )
 
 
 def _plain_rows(loaded: "Dataset", source: str) -> Iterator[_Line]:

@@ -43,13 +43,15 @@ class TokenizedRow:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """One example as tokens, or dropped."""
+    """One row of an example as tokens, or an example that is dropped."""
 
     example: Example
     row: TokenizedRow | None
     """None if the example is dropped."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """What to add to the fields of `SplitRecord` that count changes to examples."""
+    is_another: bool = False
+    """Whether it is one more row of the example before."""
 
 
 @dataclass
@@ -57,6 +59,7 @@ class SplitCounts:
     """The counts of a split, added up row by row."""
 
     split: Split
+    num_examples: int = 0
     num_rows: int = 0
     num_tokens: int = 0
     num_trained_tokens: int = 0
@@ -65,12 +68,13 @@ class SplitCounts:
     changes: Counter[str] = field(default_factory=Counter)
 
     def add(self, one: Tokenized) -> None:
-        """Add one example to the counts."""
+        """Add one row to the counts."""
         self.changes.update(one.counts)
         if one.row is None:
             self.num_dropped_rows += 1
             return
         lengths = [len(sequence) for sequence in one.row.sequences]
+        self.num_examples += not one.is_another
         self.num_rows += 1
         self.num_tokens += sum(lengths)
         self.num_trained_tokens += one.row.num_trained_tokens
@@ -81,6 +85,7 @@ class SplitCounts:
         return SplitRecord(
             source=self.split.source,
             sha256=self.split.sha256,
+            num_examples=self.num_examples,
             num_rows=self.num_rows,
             num_tokens=self.num_tokens,
             num_trained_tokens=self.num_trained_tokens,
@@ -113,7 +118,7 @@ class TokenizedSplit:
 def tokenize_split(
     split: Split, renderer: Renderer, settings: DataSettings, *, positions: int | None = None
 ) -> Iterator[Tokenized]:
-    """Tokenize a split's examples, one after the other.
+    """Tokenize a split's examples, one after the other, each as one row or several.
 
     Args:
         split: the examples.
@@ -130,16 +135,22 @@ def tokenize_split(
     num_kept = 0
     for example in split.examples:
         with naming(split.source):
-            rendered = renderer.full(example)
-        full = _tokenize(rendered, renderer, settings.loss_on)
-        row = TokenizedRow(full.input_ids[:limit], full.labels[:limit])
-        is_kept = row.num_trained_tokens > 0
-        if not is_kept and settings.on_lost_answer is OnLostAnswer.ERROR:
-            raise _lost_answer(split, example, len(full.input_ids), settings.max_length, limit)
-        num_kept += is_kept
-        is_shortened = 0 < row.num_trained_tokens < full.num_trained_tokens
-        counts = {**rendered.counts, "num_shortened_answers": int(is_shortened)}
-        yield Tokenized(example, row if is_kept else None, counts)
+            rendered = renderer.rows(example)
+            _check_loss(example, settings.loss_on)
+        full = [_tokenize(one, renderer, settings.loss_on) for one in rendered]
+        cut = [TokenizedRow(one.input_ids[:limit], one.labels[:limit]) for one in full]
+        kept = [one for one in cut if one.num_trained_tokens > 0]
+        if not kept and settings.on_lost_answer is OnLostAnswer.ERROR:
+            raise _lost_answer(split, example, len(full[-1].input_ids), settings.max_length, limit)
+        num_kept += len(kept)
+        pairs = zip(cut, full, strict=True)
+        is_shortened = [one.num_trained_tokens < all_.num_trained_tokens for one, all_ in pairs]
+        counts = Counter(num_shortened_answers=sum(is_shortened) if kept else 0)
+        for one in rendered:
+            counts.update(one.counts)
+        yield Tokenized(example, kept[0] if kept else None, counts)
+        for row in kept[1:]:
+            yield Tokenized(example, row, is_another=True)
     if not num_kept:
         raise UserError(
             f"{split.source}: no row has an answer within {limit} tokens (data.max_length, or the "
@@ -187,7 +198,9 @@ def _tokenize(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> Tokeni
     # A chat template writes the special tokens itself; without one the tokenizer adds them.
     is_plain = renderer.template is Template.PLAIN
     ids, places = encode(renderer.tokenizer, rendered.text, adds_special_tokens=is_plain)
-    spans = ((0, len(rendered.text)),) if loss_on is LossOn.ALL else rendered.answers
+    # Of an example with several rows, the last one has all of the conversation.
+    is_all = loss_on is LossOn.ALL and rendered.is_complete
+    spans = ((0, len(rendered.text)),) if is_all else rendered.answers
     labels = [
         # A token may begin in the prompt (`is ` + `Paris`: the space belongs to the word's token).
         # A whitespace token may have an empty span, as GPT-NeoX's tokenizer trims offsets; it then
@@ -196,6 +209,14 @@ def _tokenize(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> Tokeni
         for token, (start, end) in zip(ids, places, strict=True)
     ]
     return TokenizedRow(ids, labels)
+
+
+def _check_loss(example: Example, loss_on: LossOn) -> None:
+    is_partial = any(one.role == "assistant" and not one.is_trained for one in example.messages)
+    if loss_on is LossOn.ALL and is_partial:
+        raise UserError(
+            f"row {example.row}: an answer has weight 0, but data.loss_on is all; use completion"
+        )
 
 
 def _lost_answer(

@@ -5,32 +5,48 @@ that its author did not write. All others are counted, and reported once with th
 and empty values are treated as absent.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from tasks.config.data import RowFormat
-from tasks.engine.data.excerpts import head
+from tasks.config.data import ANSWERED, GENERATIVE, RowFormat
+from tasks.engine.data.cells import is_empty
+from tasks.engine.data.excerpts import excerpt
 from tasks.engine.data.json_values import from_cell
+from tasks.engine.data.messages import READ_KEYS, REASONING
 from tasks.engine.data.row_sources import Row
+from tasks.engine.data.tools import TOOL_COLUMNS
 
-_ANSWERED = (RowFormat.MESSAGES, RowFormat.PROMPT_COMPLETION, RowFormat.INSTRUCTION)
-_GENERATIVE = (*_ANSWERED, RowFormat.TEXT)
 _ALL = tuple(RowFormat)
 
+LISTS = {
+    RowFormat.MESSAGES: ("messages",),
+    RowFormat.SHAREGPT: ("conversations", "conversation"),
+    RowFormat.CONVERSATIONAL: ("prompt", "completion"),
+}
+"""The columns that are lists of messages."""
+
+_OF_ANSWERED = {"system", "weight", *TOOL_COLUMNS}
 _READ = {
-    RowFormat.MESSAGES: {"messages", "system"},
-    RowFormat.PROMPT_COMPLETION: {"prompt", "completion", "system"},
-    RowFormat.INSTRUCTION: {"instruction", "input", "output", "system"},
+    RowFormat.MESSAGES: {*LISTS[RowFormat.MESSAGES], *_OF_ANSWERED},
+    RowFormat.SHAREGPT: {*LISTS[RowFormat.SHAREGPT], *_OF_ANSWERED},
+    RowFormat.PROMPT_COMPLETION: {"prompt", "completion", *REASONING, *_OF_ANSWERED},
+    RowFormat.CONVERSATIONAL: {*LISTS[RowFormat.CONVERSATIONAL], *_OF_ANSWERED},
+    RowFormat.INSTRUCTION: {
+        "instruction",
+        "input",
+        "output",
+        "history",
+        *REASONING,
+        *_OF_ANSWERED,
+    },
     RowFormat.TEXT: {"text"},
     RowFormat.LABELLED: {"text", "label"},
     RowFormat.TAGGED: {"tokens", "tags"},
 }
-_READ_OF_MESSAGES = {"role", "content"}
 _MOST_SHOWN = 50
-_EMPTY_CELLS = {"", "[]", "{}", "null"}
-"""CSV cells that are treated as absent."""
 
 
 def _always(value: object) -> bool:  # noqa: ARG001 - one of several tests of a value
@@ -41,19 +57,11 @@ def _is_truth_value(value: object) -> bool:
     return str(value).strip().lower() in {"true", "false"}
 
 
-def _is_false(value: object) -> bool:
-    return str(value).strip().lower() in {"false", "no", "0", "0.0"}
-
-
-def _is_true(value: object) -> bool:
-    return str(value).strip().lower() in {"true", "yes", "1", "1.0"}
-
-
 def _is_not_one(value: object) -> bool:
     try:
         return float(str(value)) != 1
     except ValueError:  # text such as "3 kg" is about another kind of weight
-        return _is_false(value)
+        return str(value).strip().lower() in {"false", "no"}
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,6 @@ class _Meaning:
 
     columns: tuple[str, ...]
     """The names of columns."""
-    keys: tuple[str, ...]
-    """The names of keys in a message."""
     formats: tuple[RowFormat, ...]
     """The formats of rows in which they do."""
     advice: str
@@ -74,60 +80,48 @@ class _Meaning:
 
 
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
-_TOOLS = ("tools", "functions", "tool_calls", "function_call")
-_EVERY_ANSWER = "every answer is trained on; leave out what should not be learnt"
-_REASONING = ("reasoning_content", "thinking")
+_MEDIA_ADVICE = "only text is read; remove such rows, or remove it to train on the text alone"
+_PLACEHOLDER = re.compile(r"<(image|video|audio)>")
 _MEANINGS = (
     _Meaning(
-        columns=_TOOLS,
-        keys=_TOOLS,
-        formats=_ANSWERED,
-        advice="tools and calls of them are not passed to the chat template; remove such rows, or "
-        "write both into the text of the messages as the template would",
+        columns=("tool_calls", "function_call"),
+        formats=ANSWERED,
+        advice="calls of tools are read from messages only; write them as tool_calls of the "
+        "assistant's message",
         is_asked=True,
     ),
     _Meaning(
-        columns=_REASONING,
-        keys=(*_REASONING, "reasoning", "reasoning_details"),
-        formats=_ANSWERED,
-        advice="reasoning is not passed to the chat template; write it into the answer's text as "
-        "the template would, or remove it to train on the answer alone",
-        is_asked=True,
+        columns=("reasoning_content", "thinking"),
+        formats=tuple(LISTS),
+        advice="reasoning is read from the messages; write it as reasoning_content of the "
+        "assistant's message, or remove it to train on the answer alone",
+        is_asked=False,
     ),
     _Meaning(
         columns=("chat_template_kwargs",),
-        keys=(),
-        formats=_ANSWERED,
-        advice="only the messages are passed to the chat template; remove the column",
+        formats=ANSWERED,
+        advice="only the messages and the tools of a row are passed to the chat template; remove "
+        "the column",
         is_asked=True,
     ),
     _Meaning(
         columns=("history",),
-        keys=(),
-        formats=_ANSWERED,
-        advice="earlier turns are read from messages only; write the row as messages, a list of "
-        "objects with role (system, user, assistant) and content",
+        formats=ANSWERED,
+        advice="earlier turns are read beside an instruction only; write the row as messages, a "
+        "list of objects with role (system, user, assistant) and content",
         is_asked=True,
     ),
-    _Meaning(
-        columns=_MEDIA,
-        keys=_MEDIA,
-        formats=_ALL,
-        advice="only text is read; remove such rows, or remove it to train on the text alone",
-        is_asked=True,
-    ),
+    _Meaning(columns=_MEDIA, formats=_ALL, advice=_MEDIA_ADVICE, is_asked=True),
     _Meaning(
         columns=("chosen", "rejected"),
-        keys=(),
-        formats=_GENERATIVE,
+        formats=GENERATIVE,
         advice="training on preferences is not supported; to imitate the chosen answers, write "
         "them as completion, or as the last of the messages, and remove chosen and rejected",
         is_asked=False,
     ),
     _Meaning(
         columns=("label", "kto_tag"),
-        keys=(),
-        formats=_GENERATIVE,
+        formats=GENERATIVE,
         advice="whether an answer is good is not read, so bad ones would be imitated; keep only "
         "the rows with a good answer, without this column",
         is_asked=False,
@@ -135,31 +129,19 @@ _MEANINGS = (
     ),
     _Meaning(
         columns=("weight", "loss_weight", "loss_scale"),
-        keys=("weight", "loss_weight", "loss_scale"),
         formats=_ALL,
-        advice="all answers have the weight 1; remove what should not be learned, and the weights",
+        advice="all rows have the weight 1; remove what should not be learned, and the weights",
         is_asked=False,
         matters=_is_not_one,
     ),
-    _Meaning(
-        columns=(),
-        keys=("train", "training", "trainable", "loss", "loss_mask"),
-        formats=_ANSWERED,
-        advice=_EVERY_ANSWER,
-        is_asked=False,
-        matters=_is_false,
-    ),
-    _Meaning(
-        columns=(),
-        keys=("masked",),
-        formats=_ANSWERED,
-        advice=_EVERY_ANSWER,
-        is_asked=False,
-        matters=_is_true,
-    ),
 )
 _BY_COLUMN = {name: one for one in _MEANINGS for name in one.columns}
-_BY_KEY = {name: one for one in _MEANINGS for name in one.keys}
+_BY_KEY = {
+    **dict.fromkeys(_MEDIA, _MEDIA_ADVICE),
+    **dict.fromkeys(
+        TOOL_COLUMNS, "the tools of a row are read from its column tools; write them there"
+    ),
+}
 
 
 def refusal(row: Row, row_format: RowFormat, *, asks: bool = False) -> str | None:
@@ -175,22 +157,20 @@ def refusal(row: Row, row_format: RowFormat, *, asks: bool = False) -> str | Non
         is_meant = meaning and row_format in meaning.formats and (meaning.is_asked or not asks)
         if meaning and is_meant and meaning.matters(row[name]):
             return f"there is a column {name}: {meaning.advice}"
+        # The names of such columns are many, but the placeholder says that one is meant.
+        if name.startswith(_MEDIA[::2]) and (found := _PLACEHOLDER.search(str(row))):
+            return f"there is a column {excerpt(name)}, and {found[0]} in the text: {_MEDIA_ADVICE}"
     return None
 
 
-def message_refusal(message: Mapping[str, object], *, asks: bool = False) -> str | None:
-    """Return why a message can't be used without some key; None if it can.
-
-    Args:
-        message: the message.
-        asks: as in `refusal`.
-    """
-    for name in _unread(message, _READ_OF_MESSAGES):
-        meaning = _BY_KEY.get(name)
-        # Only the assistant's messages are learned, so a weight of 0 on others changes nothing.
-        is_learned = message.get("role") == "assistant" and not asks
-        if meaning and (meaning.is_asked or is_learned) and meaning.matters(message[name]):
-            return f"has the key {name}: {meaning.advice}"
+def message_refusal(message: Mapping[str, object]) -> str | None:
+    """Return why a message can't be used without some key; None if it can."""
+    unread = _unread(message, READ_KEYS)
+    if "reasoning_details" in unread and all(is_empty(message.get(one)) for one in REASONING):
+        return "has the key reasoning_details, which is not read: write it as reasoning_content"
+    for name in unread:
+        if advice := _BY_KEY.get(name):
+            return f"has the key {name}: {advice}"
     return None
 
 
@@ -199,7 +179,7 @@ def count_unread(rows: Iterable[Row], row_format: RowFormat) -> Counter[str]:
     found: Counter[str] = Counter()
     for row in rows:
         for name in dict.fromkeys(_unread_names(row, row_format)):
-            found[head(name)] += 1
+            found[excerpt(name)] += 1
     return found
 
 
@@ -212,21 +192,15 @@ def unread_text(unread: Mapping[str, int]) -> str:
 
 def _unread_names(row: Row, row_format: RowFormat) -> Iterator[str]:
     yield from _unread(row, _READ[row_format])
-    if row_format is not RowFormat.MESSAGES:
-        return
-    if isinstance(messages := from_cell(row.get("messages")), list):
-        for message in messages:
-            if isinstance(message, dict):
-                yield from (f"{name} of messages" for name in _unread(message, _READ_OF_MESSAGES))
+    for column in LISTS.get(row_format, ()):
+        messages = from_cell(row.get(column))
+        if isinstance(messages, list):
+            for message in messages:
+                if isinstance(message, dict):
+                    yield from (f"{name} of {column}" for name in _unread(message, READ_KEYS))
 
 
 def _unread(given: Mapping[str, object], read: set[str]) -> list[str]:
     if given.keys() <= read:  # nearly always, and much faster
         return []
-    return [name for name, value in given.items() if name not in read and not _is_empty(value)]
-
-
-def _is_empty(value: object) -> bool:
-    if isinstance(value, str):
-        return value.strip() in _EMPTY_CELLS
-    return value is None or (isinstance(value, list | dict) and not value)
+    return [name for name, value in given.items() if name not in read and not is_empty(value)]

@@ -37,7 +37,7 @@ def fused_adapter_layers(model: "PreTrainedModel") -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            del layer.forward  # the instance's, which hid that of PEFT's class
 
 
 def num_unfused(model: "PreTrainedModel") -> int:
@@ -53,6 +53,8 @@ def _adapted(model: "PreTrainedModel") -> list[Any]:
 
 
 def _is_plain(layer: Any, dtype: torch.dtype) -> bool:  # noqa: ANN401 - PEFT has no types
+    # Exact classes: layers on quantized weights are subclasses, and so may be layers of a model's
+    # own. A base weight that trains would need a gradient that is not computed here.
     if type(layer) is not Linear or len(layer.active_adapters) != 1:
         return False
     [name] = layer.active_adapters
@@ -72,6 +74,7 @@ def _is_plain(layer: Any, dtype: torch.dtype) -> bool:  # noqa: ANN401 - PEFT ha
 def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
     base = layer.get_base_layer()
     [name] = layer.active_adapters
+    # Without dropout this is an Identity, and A sees x itself: one tensor is kept, not two.
     dropped = layer.lora_dropout[name](x)
     return _AdaptedLinear.apply(  # type: ignore[no-untyped-call,no-any-return]
         x,
@@ -113,6 +116,7 @@ class _AdaptedLinear(torch.autograd.Function):
         Returns:
             [..., out], in the dtype of `weight`.
         """
+        # A and B are float32, and multiplied in the base's dtype, as autocast would do.
         dtype = weight.dtype
         rows = x.reshape(-1, x.shape[-1]).to(dtype)
         seen = rows if dropped is None else dropped.reshape(rows.shape).to(dtype)

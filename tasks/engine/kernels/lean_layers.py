@@ -38,6 +38,7 @@ def lean_layers(model: "PreTrainedModel") -> Iterator[None]:
             lean = _lean_forward(module)
             if lean is not None and _agree(module, *lean):
                 replaced.append((module, lean[0]))
+    # Only now: a module is compared with transformers' computation, that of its children included.
     for module, forward in replaced:
         module.forward = forward
     try:
@@ -54,8 +55,10 @@ def _lean_forward(module: Any) -> tuple[_Forward, torch.Tensor] | None:  # noqa:
     """
     children = {name for name, _ in module.named_children()}
     parameters = {name for name, _ in module.named_parameters(recurse=False)}
+    # Some norms take a gate, too, and compute more.
     if len(inspect.signature(module.forward).parameters) != 1:
         return None
+    # transformers 5.23 calls it by either name, depending on the model.
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not children and parameters == {"weight"} and eps and not module.weight.requires_grad:
         return partial(_normed, module.weight, eps), _probe(len(module.weight), module.weight)

@@ -1,22 +1,13 @@
 """Attention within packed rows: each row of a sequence sees only a shared prefix and itself.
 
-PyTorch's attention takes such a pattern as a mask over all pairs of tokens, and computes all pairs.
-Here scores are computed only for the keys that a query may see. Queries of similar rows are put
-together in tiles, so that many short rows make a few matrix products. The backward pass recomputes
-a tile's weights, so that memory does not grow with the square of a row's length (as in
-FlashAttention, https://arxiv.org/abs/2205.14135, algorithms 1 and 4, but without its running
-softmax, as all keys of a tile fit into memory).
-
-This is for the CPU; on other devices PyTorch's kernels are used (`kernel_attention`).
-
 `attending_by_row` puts it into a model through transformers' `AttentionInterface`. A model that
-does not support that, or whose attention does more (a window, a bias), raises ValueError.
+does not support that, or whose attention does more (a window, a bias), raises ValueError. On the
+CPU it is computed in tiles (`tiled_attention`), elsewhere by PyTorch's kernels
+(`kernel_attention`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -30,33 +21,35 @@ from tasks.engine.kernels.kernel_attention import (
     attend_one_by_one,
     has_kernel,
 )
+from tasks.engine.kernels.tiled_attention import attend_in_tiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_NAME = "adapterflow_rows"
-_TILE_QUERIES = 64
-_TILE_SCORES = 2**15
-"""Most query-key pairs per tile and head, so that the scores stay in the CPU's cache."""
-_PADDING = 1.25
-"""How much longer the longest row of a tile may be than the mean of the tile."""
+BY_ROW = "adapterflow_rows"
+"""The name in `AttentionInterface`."""
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 """Arguments that transformers passes to attention functions and this one does not support."""
 
 
 @contextmanager
-def attending_by_row(model: "PreTrainedModel") -> Iterator[None]:
+def attending_by_row(model: "PreTrainedModel", attention: str = BY_ROW) -> Iterator[None]:
     """Replace the model's attention for packed micro-batches, for a while.
 
     Backward passes must run within, too, as gradient checkpointing computes forward passes again.
+
+    Args:
+        model: with any attention, which is restored.
+        attention: the registered name of `attend`, or of another function for the same mask.
 
     Raises:
         ValueError: the model's attention cannot be replaced.
     """
     before = model.config._attn_implementation  # noqa: SLF001 - there is no public attribute
-    model.set_attn_implementation(_NAME)
+    model.set_attn_implementation(attention)
     try:
-        if model.config._attn_implementation != _NAME:  # noqa: SLF001
+        # transformers 5.23 only warns where a model does not support the interface.
+        if model.config._attn_implementation != attention:  # noqa: SLF001
             raise ValueError("its attention cannot be replaced")
         yield
     finally:
@@ -96,7 +89,7 @@ def attend(  # noqa: PLR0913 - transformers' signature
     unsupported = [name for name in _UNSUPPORTED if others.get(name) is not None]
     if unsupported:
         raise ValueError(f"its attention uses {', '.join(unsupported)}")
-    ends = _ends_in(attention_mask)
+    ends = ends_in(attention_mask)
     longest = ends[0] + max(end - start for start, end in pairwise(ends))
     if sliding_window is not None and longest > sliding_window:
         raise ValueError(
@@ -107,14 +100,13 @@ def attend(  # noqa: PLR0913 - transformers' signature
         return attend_at_once(query, key, value, ends, scaling), None
     if dropout or query.device.type != "cpu":
         return attend_one_by_one(query, key, value, ends, scaling, dropout), None
-    rows = _layout(ends)
-    return _TiledAttention.apply(query, key, value, rows, scaling), None  # type: ignore[no-untyped-call]
+    return attend_in_tiles(query, key, value, ends, scaling), None
 
 
-AttentionInterface.register(_NAME, attend)
+AttentionInterface.register(BY_ROW, attend)
 
 
-def _ends_in(mask: torch.Tensor) -> Ends:
+def ends_in(mask: torch.Tensor) -> Ends:
     """Return a micro-batch's ends, read once for all layers: reading from a GPU synchronizes it."""
     ends: Ends | None = _read.get(mask)
     if ends is None:
@@ -123,234 +115,3 @@ def _ends_in(mask: torch.Tensor) -> Ends:
 
 
 _read = WeakTensorKeyDictionary()
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """Pieces of rows with the same causal mask, so that each product is one batched multiplication.
-
-    Shorter pieces are padded with their last token. The outputs of padding queries are dropped, and
-    the causal mask hides padding keys from all real queries.
-    """
-
-    size: int
-    """The number of pieces."""
-    num_queries: int
-    """Of each piece."""
-    num_keys: int
-    """Of each piece."""
-    queries: torch.Tensor
-    """The queries' tokens, int64 [size · num_queries]."""
-    keys: torch.Tensor
-    """The keys' tokens, int64 [size · num_keys]."""
-    is_real: torch.Tensor
-    """Bool [size · num_queries, 1], False for padding."""
-    unseen: torch.Tensor
-    """Added to the scores, float32 [num_queries, 1, num_keys]: -∞ for later keys."""
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """The tiles of a micro-batch, and how to get from them back to its tokens."""
-
-    tiles: tuple[_Tile, ...]
-    place: torch.Tensor
-    """The index of each token's query among the tiles' queries, int64 [tokens]."""
-    keys: torch.Tensor
-    """The tokens of all tiles' keys, int64."""
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Consecutive queries of one row, with the keys of the prefix and of the row up to them."""
-
-    prefix: int
-    """The number of the prefix's tokens."""
-    start: int
-    """The row's first token after the prefix."""
-    before: int
-    """The number of the row's tokens before the first query."""
-    size: int
-    """The number of queries."""
-
-    @property
-    def num_keys(self) -> int:
-        return self.prefix + self.before + self.size
-
-    def queries(self, size: int) -> list[int]:
-        first = self.start + self.before
-        return [first + min(at, self.size - 1) for at in range(size)]
-
-    def keys(self, size: int) -> list[int]:
-        last = self.before + self.size - 1
-        own = (self.start + min(at, last) for at in range(self.before + size))
-        return [*range(self.prefix), *own]
-
-
-@lru_cache(maxsize=16)
-def _layout(ends: Ends) -> _Layout:
-    """Return the tiles of a micro-batch, computed once for all layers."""
-    # The prefix attends to itself, as a row without a prefix.
-    rows = [(0, 0, ends[0]), *((ends[0], start, end) for start, end in pairwise(ends))]
-    pieces = [
-        _Piece(prefix, start, before, min(_TILE_QUERIES, end - start - before))
-        for prefix, start, end in rows
-        for before in range(0, end - start, _TILE_QUERIES)
-    ]
-    tiles = [_tile(group) for group in _groups(pieces)]
-    queries = torch.cat([tile.queries for tile in tiles])
-    real = torch.cat([tile.is_real for tile in tiles]).flatten().nonzero().flatten()
-    place = torch.empty(ends[-1], dtype=torch.int64)
-    place[queries[real]] = real
-    return _Layout(tuple(tiles), place, torch.cat([tile.keys for tile in tiles]))
-
-
-def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    """Group pieces of similar size that begin at the same distance from their row's first token."""
-    group: list[_Piece] = []
-    for piece in sorted(pieces, key=lambda p: (p.prefix, p.before, p.size)):
-        wider = [*group, piece]
-        fits = (
-            group
-            and (piece.prefix, piece.before) == (group[0].prefix, group[0].before)
-            and piece.size * len(wider) <= _PADDING * sum(p.size for p in wider)
-            and len(wider) * piece.size * piece.num_keys <= _TILE_SCORES
-        )
-        if fits:
-            group = wider
-            continue
-        if group:
-            yield group
-        group = [piece]
-    yield group
-
-
-def _tile(group: Sequence[_Piece]) -> _Tile:
-    size = max(piece.size for piece in group)
-    offset = group[0].prefix + group[0].before
-    later = torch.ones(size, offset + size, dtype=torch.bool).triu(offset + 1)
-    return _Tile(
-        size=len(group),
-        num_queries=size,
-        num_keys=offset + size,
-        queries=torch.tensor([piece.queries(size) for piece in group]).flatten(),
-        keys=torch.tensor([piece.keys(size) for piece in group]).flatten(),
-        is_real=torch.tensor([[at < p.size for at in range(size)] for p in group]).reshape(-1, 1),
-        unseen=torch.zeros(later.shape).masked_fill_(later, -torch.inf)[:, None],
-    )
-
-
-class _Heads:
-    """The queries, keys and values of all tokens, and how those of a tile are multiplied.
-
-    Grouped-query attention (https://arxiv.org/abs/2305.13245): the queries of all heads that share
-    a key head are rows of one matrix, so tensors are [tile's size · key heads, rows, head size].
-    """
-
-    def __init__(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-    ) -> None:
-        self.key_heads = key.shape[1]
-        self.scaling = scaling
-        self.dtype = query.dtype
-        self._query, self._key, self._value = map(self.by_token, (query, key, value))
-        self._sizes = (query.shape[-1], key.shape[-1], value.shape[-1])
-
-    def by_token(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Turn [1, heads, tokens, size] into [tokens, heads · size]."""
-        return tensor[0].transpose(0, 1).flatten(1).to(self.dtype)
-
-    def of(self, tile: _Tile) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return a tile's queries, keys and values as `by_head` arranges them."""
-        query, key, value = self._sizes
-        return (
-            self.by_head(self._query.index_select(0, tile.queries), tile, query),
-            self.by_head(self._key.index_select(0, tile.keys), tile, key),
-            self.by_head(self._value.index_select(0, tile.keys), tile, value),
-        )
-
-    def by_head(self, picked: torch.Tensor, tile: _Tile, size: int) -> torch.Tensor:
-        """Turn a tile's tokens into [tile's size · key heads, tokens · queries per key, size]."""
-        split = picked.view(tile.size, -1, self.key_heads, picked.shape[1] // self.key_heads)
-        return split.transpose(1, 2).reshape(tile.size * self.key_heads, -1, size)
-
-    def by_place(self, tensor: torch.Tensor, tile: _Tile, num_tokens: int) -> torch.Tensor:
-        """Undo `by_head`: [tile's size · num_tokens, heads · size]."""
-        split = tensor.view(tile.size, self.key_heads, num_tokens, -1)
-        return split.transpose(1, 2).reshape(tile.size * num_tokens, -1)
-
-    def weights(self, query: torch.Tensor, key: torch.Tensor, tile: _Tile) -> torch.Tensor:
-        """Return the attention weights of each query over the keys; each row sums to 1."""
-        scores = torch.bmm(query, key.transpose(1, 2))
-        shape = (scores.shape[0], tile.num_queries, -1, tile.num_keys)
-        masked = torch.add(tile.unseen, scores.view(shape), alpha=self.scaling)
-        return masked.softmax(dim=-1).to(self.dtype).view(scores.shape)
-
-
-class _TiledAttention(torch.autograd.Function):
-    """Attention tile by tile, with its exact gradient.
-
-    Shapes are those of `attend`; only the inputs are saved for the backward pass.
-    """
-
-    @staticmethod
-    def forward(  # noqa: PLR0913 - autograd's signature
-        ctx: Any,  # noqa: ANN401
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        layout: _Layout,
-        scaling: float,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(query, key, value)
-        ctx.layout, ctx.scaling = layout, scaling
-        heads = _Heads(query, key, value, scaling)
-        outputs = []
-        for tile in layout.tiles:
-            queries, keys, values = heads.of(tile)
-            output = torch.bmm(heads.weights(queries, keys, tile), values)
-            outputs.append(heads.by_place(output, tile, tile.num_queries))
-        by_token = torch.cat(outputs).index_select(0, layout.place)
-        return by_token.view(1, query.shape[2], query.shape[1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # noqa: ANN401
-        query, key, value = ctx.saved_tensors
-        layout: _Layout = ctx.layout
-        heads = _Heads(query, key, value, ctx.scaling)
-        of_outputs = gradient[0].flatten(1)
-        of_queries, of_keys, of_values = [], [], []
-        for tile in layout.tiles:
-            queries, keys, values = heads.of(tile)
-            weights = heads.weights(queries, keys, tile)
-            picked = of_outputs.index_select(0, tile.queries).mul_(tile.is_real)
-            output = heads.by_head(picked, tile, value.shape[-1])
-            of_weights = torch.bmm(output, values.transpose(1, 2))
-            # The softmax's gradient: weights · (of_weights - Σ of_weights · weights).
-            of_scores = torch.ops.aten._softmax_backward_data(  # noqa: SLF001 - no public name
-                of_weights, weights, -1, heads.dtype
-            )
-            of_queries.append(heads.by_place(of_scores @ keys, tile, tile.num_queries))
-            of_keys.append(heads.by_place(of_scores.transpose(1, 2) @ queries, tile, tile.num_keys))
-            of_values.append(heads.by_place(weights.transpose(1, 2) @ output, tile, tile.num_keys))
-        return (
-            _as(query, torch.cat(of_queries).index_select(0, layout.place).mul_(ctx.scaling)),
-            _as(key, _summed(of_keys, layout, key).mul_(ctx.scaling)),
-            _as(value, _summed(of_values, layout, value)),
-            None,
-            None,
-        )
-
-
-def _summed(of_tiles: list[torch.Tensor], layout: _Layout, like: torch.Tensor) -> torch.Tensor:
-    """Sum the tiles' gradients of each token, in float32: all rows contribute to the prefix."""
-    stacked = torch.cat(of_tiles)
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    totals = stacked.new_zeros(like.shape[2], stacked.shape[1], dtype=dtype)
-    return totals.index_add_(0, layout.keys, stacked.to(dtype))
-
-
-def _as(given: torch.Tensor, by_token: torch.Tensor) -> torch.Tensor:
-    """Turn [tokens, heads · size] into the shape and dtype of `given`, [1, heads, tokens, size]."""
-    _, heads, tokens, size = given.shape
-    return by_token.to(given.dtype).view(1, tokens, heads, size).transpose(1, 2)

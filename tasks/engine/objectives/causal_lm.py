@@ -34,11 +34,7 @@ class CausalLM(Generating):
     row_type: ClassVar[type[TokenizedRow]] = TokenizedRow
 
     def tokenize(
-        self,
-        split: Split,
-        renderer: Renderer,
-        settings: DataSettings,
-        base: BaseSource,
+        self, split: Split, renderer: Renderer, settings: DataSettings, base: BaseSource
     ) -> Iterator[Tokenized]:
         """Yield each row's tokens, with labels on the tokens that are trained on."""
         positions = limits_of(base).fixed_positions

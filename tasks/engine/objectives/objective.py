@@ -49,11 +49,7 @@ class Objective(Protocol):
         ...
 
     def tokenize(
-        self,
-        split: "Split",
-        renderer: "Renderer",
-        settings: DataSettings,
-        base: "BaseSource",
+        self, split: "Split", renderer: "Renderer", settings: DataSettings, base: "BaseSource"
     ) -> "Iterator[Tokenized]":
         """Yield the examples of a split as tokens and labels, in their order.
 

@@ -80,11 +80,7 @@ class Seq2Seq(Generating, Padding):
     row_type: ClassVar[type[TokenizedRow]] = PairRow
 
     def tokenize(
-        self,
-        split: Split,
-        renderer: Renderer,
-        settings: DataSettings,
-        base: BaseSource,
+        self, split: Split, renderer: Renderer, settings: DataSettings, base: BaseSource
     ) -> Iterator[Tokenized]:
         """Yield the tokens of each prompt and of its answer, each truncated to the limit.
 
@@ -102,6 +98,7 @@ class Seq2Seq(Generating, Padding):
         limit = min(settings.max_length, longest_input(tokenizer, limits_of(base)))
         for example in split.examples:
             with naming(split.source):
+                _check_answer(example)
                 prompt = self.prompt(renderer, example).tokens(tokenizer)
             answer = tokenizer(text_target=_without_end(example.answer, tokenizer))["input_ids"]
             counts = {
@@ -141,6 +138,25 @@ class Seq2Seq(Generating, Padding):
     def expected(self, renderer: Renderer, example: Example) -> str:  # noqa: ARG002
         """Return the answer as it is: no chat template applies to what a decoder writes."""
         return example.answer
+
+
+def _check_answer(example: Example) -> None:
+    """Check that the answer is one that a decoder can learn: a text, and nothing beside it.
+
+    Raises:
+        UserError: it calls tools, has reasoning, or is not to be trained on.
+    """
+    answer = example.messages[-1]
+    if answer.tool_calls or answer.reasoning:
+        raise UserError(
+            f"row {example.row}: the answer has tool calls or reasoning, which a seq2seq model "
+            "can't learn; write it as text, or use a causal language model"
+        )
+    if not answer.is_trained:
+        raise UserError(
+            f"row {example.row}: its last answer has weight 0, and a seq2seq model learns no "
+            "other; remove the row"
+        )
 
 
 def _without_end(answer: str, tokenizer: "PreTrainedTokenizerBase") -> str:

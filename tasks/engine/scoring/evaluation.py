@@ -61,7 +61,9 @@ def evaluate(
     """
     prompter = adapters.adapters[prompted_as]
     ends = end_ids(adapters.base.location, adapters.base.revision)
-    renderer = Renderer.of(prompter.tokenizer, prompter.template, held_out.row_format, ends)
+    renderer = Renderer.of(
+        prompter.tokenizer, prompter.template, held_out.row_format, ends, prompter.chat
+    )
     settings = held_out.evaluation
     with adapters.using(name) as model:
         started = time.perf_counter()

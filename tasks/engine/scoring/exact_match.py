@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tasks.config import RowFormat, Task
 from tasks.engine.adapters.compatibility import check_tokenizer, template_of
 from tasks.engine.adapters.folders import AdapterFolder
+from tasks.engine.data.column_names import renamed
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.reading_errors import naming_row
 from tasks.engine.data.rendering import Renderer
@@ -19,6 +20,7 @@ from tasks.engine.objectives.generation import matches
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
+from tasks.records import ChatOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,7 +54,8 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
     examples = answered.examples
     tokenizer = check_tokenizer(adapter, tokenizer)
     template = template_of(adapter, tokenizer)
-    renderer = Renderer.of(tokenizer, template, answered.row_format)
+    chat = ChatOptions.in_manifest(adapter.manifest)
+    renderer = Renderer.of(tokenizer, template, answered.row_format, chat=chat)
     with naming(str(rows)):
         prompts = [kind.prompt(renderer, example) for example in examples]
         expected = [kind.expected(renderer, example) for example in examples]
@@ -81,13 +84,21 @@ class AnsweredRows:
     """The number of rows with content in a column that is not read, by the column's name."""
 
 
-def read_answered(file: Path, kind: Objective) -> AnsweredRows:
+def read_answered(
+    file: Path, kind: Objective, columns: Mapping[str, str] | None = None
+) -> AnsweredRows:
     """Read the rows of a file, each with its answer.
+
+    Args:
+        file: the file.
+        kind: what is learned from such rows.
+        columns: from names of ours to those in the file, where they differ.
 
     Raises:
         UserError: the rows can't be read, have no answers, or are plain text.
     """
-    rows = read_rows(str(file), "train", None)
+    given = read_rows(str(file), "train", None)
+    rows = list(renamed(given, columns or {}, "evaluation.columns"))
     row_format = detect_row_format(rows[0], str(file), learnable=kind.traits.row_formats)
     if row_format is RowFormat.TEXT:
         raise UserError(

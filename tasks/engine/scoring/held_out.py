@@ -17,7 +17,7 @@ from tasks.config.reading import missing_file
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.examples import Split
-from tasks.engine.data.rendering import Rendered, Renderer
+from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
 from tasks.engine.objectives.objective import Objective
 from tasks.engine.objectives.registry import objective_of
@@ -71,9 +71,7 @@ class HeldOut:
         settings = self.data.model_copy(update={"on_lost_answer": OnLostAnswer.ERROR})
         if self.task.traits.generates:
             settings = settings.model_copy(update={"loss_on": LossOn.COMPLETION})
-            renderer = _LastAnswer(
-                renderer.tokenizer, renderer.template, renderer.separator, renderer.ends
-            )
+            renderer = replace(renderer, trains_last_only=True)
         split = Split(self.source, self.evaluation.sha256, tuple(self.examples))
         tokenized = self.task.tokenize(split, renderer, settings, base)
         return TokenizedSplit.of(split, tokenized).rows
@@ -116,14 +114,6 @@ class HeldOut:
                 )
 
 
-class _LastAnswer(Renderer):
-    """Marks the last answer only: earlier ones in a conversation are part of the prompt."""
-
-    def full(self, example: Example) -> Rendered:
-        rendered = super().full(example)
-        return replace(rendered, answers=rendered.answers[-1:])
-
-
 def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task) -> HeldOut:
     """Read the held-out rows of a comparison.
 
@@ -148,7 +138,7 @@ def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task
             "or set evaluation.sha256 to the new value"
         )
     objective = objective_of(task)
-    rows = read_answered(path, objective)
+    rows = read_answered(path, objective, evaluation.columns)
     expected = [example.answer for example in rows.examples]
     kind = resolve_kind(_KINDS.get(rows.row_format, evaluation.answers), expected)
     return HeldOut(

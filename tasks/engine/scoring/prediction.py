@@ -11,7 +11,7 @@ from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.base.base_models import end_ids
 from tasks.engine.base.input_limits import describe_unknown
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.excerpts import head
+from tasks.engine.data.excerpts import excerpt
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.reading_errors import BadRowError, refusing_row
 from tasks.engine.data.rendering import Renderer
@@ -68,7 +68,7 @@ def read_row(
 def _adapter_of(row: Row, adapters: Sequence[str], column: str) -> str:
     wanted = row.get(column) or (adapters[0] if len(adapters) == 1 else None)
     if wanted not in adapters:
-        given = f"is {head(repr(wanted))}" if wanted else "is missing"
+        given = f"is {excerpt(repr(wanted))}" if wanted else "is missing"
         raise BadRowError(f"{column} {given}; possible: {', '.join(adapters)}")
     return str(wanted)
 
@@ -148,7 +148,9 @@ def prompts_sha256(adapters: AdapterSet, questions: Sequence[Question | Answered
 def _render(adapters: AdapterSet, question: Question, max_new_tokens: int) -> Prompt | Answered:
     adapter, example = adapters.adapters[question.adapter], question.example
     ends = end_ids(adapters.base.location, adapters.base.revision)
-    renderer = Renderer.of(adapter.tokenizer, adapter.template, question.row_format, ends)
+    renderer = Renderer.of(
+        adapter.tokenizer, adapter.template, question.row_format, ends, adapter.chat
+    )
     kind = objective_of(adapters.base.settings.task)
     try:
         prompt = kind.prompt(renderer, example)

@@ -1,14 +1,16 @@
 """The file of rows to answer and the file for the answers, checked before a model is loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.config import PredictBatchConfig
+from tasks.engine.data.column_names import renamed
 from tasks.engine.data.row_sources import Row, read_lines
 from tasks.engine.scoring.prediction import Answered, Question, read_row
 from tasks.errors import UserError
 from tasks.runtime import home
+from tasks.runtime.paths import check_folder
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,29 @@ def open_questions(config: PredictBatchConfig) -> QuestionFile:
             f"the folder {output.parent} for {output.name} does not exist; create it, or choose "
             "another output"
         )
+    check_folder(output.parent, "the folder of the output")
     rows = read_lines(source)
     if not rows:
         raise UserError(f"{source} has no rows; at least one is needed")
     check_columns(rows, (config.answer_column, config.error_column))
     names = [adapter.name for adapter in config.adapters]
     questions = [
-        read_row(number, row, names, config.adapter_column) for number, row in enumerate(rows, 1)
+        read_row(number, row, names, config.adapter_column)
+        for number, row in enumerate(_renamed(rows, config.columns), 1)
     ]
     bad = [one.error for one in questions if isinstance(one, Answered)]
     if len(bad) == len(rows):
         raise UserError(f"{source}: none of its {len(rows)} rows can be answered: {bad[0]}")
     return QuestionFile(source, output, rows, questions)
+
+
+def _renamed(
+    rows: Sequence[Row | UserError], columns: Mapping[str, str]
+) -> Iterator[Row | UserError]:
+    """Yield rows whose columns have our names, and errors as they are."""
+    readable = renamed((one for one in rows if not isinstance(one, UserError)), columns, "columns")
+    for row in rows:
+        yield row if isinstance(row, UserError) else next(readable)
 
 
 def _output(config: PredictBatchConfig, source: Path) -> Path:

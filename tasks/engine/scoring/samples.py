@@ -1,6 +1,7 @@
 """Verify that a saved adapter works: load it on a fresh base, and sample answers of both."""
 
 from collections.abc import Callable
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from tasks.config import InferenceSettings
@@ -68,7 +69,9 @@ def _sample(
     if data.eval is None or data.record.row_format == "text":
         return []
     objective = objective_of(saved.base.settings.task)
-    examples = data.eval.examples[: settings.sample_rows]
+    # A conversation with several rows is answered once.
+    distinct = (example for example, _ in groupby(data.eval.examples))
+    examples = list(islice(distinct, settings.sample_rows))
     prompts = [objective.prompt(data.renderer, example) for example in examples]
     expected = [objective.expected(data.renderer, example) for example in examples]
     done = 0

@@ -13,6 +13,7 @@ _OPTIMIZERS = {
     Optimizer.ADAMW_TORCH: "adamw_torch_fused",
     Optimizer.PAGED_ADAMW_8BIT: "paged_adamw_8bit",
 }
+"""Trainer's names. The fused kernel computes the same update in one pass over the weights."""
 
 
 def training_arguments(
@@ -43,9 +44,11 @@ def training_arguments(
         optim=_OPTIMIZERS[settings.optim],
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler_type.value,
+        # A number below 1 is a share of all steps; transformers 5 has no `warmup_ratio` beside it.
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
+        # Checkpoints at each evaluation: the best one can only be loaded if it was saved.
         eval_strategy=every if evaluates else "no",
         save_strategy=every,
         eval_steps=settings.eval_steps,
@@ -56,6 +59,8 @@ def training_arguments(
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=settings.logging_steps,
+        # On, it would log the mean of earlier losses in place of one that is not finite, and the
+        # check in `callbacks.Watch` would never see it.
         logging_nan_inf_filter=False,
         seed=injected.lora.seed,
         data_seed=injected.lora.seed,
@@ -63,9 +68,12 @@ def training_arguments(
         # accumulates in float32. float16 autocast with gradient scaling needs a GPU.
         bf16=base.dtype == "bfloat16",
         fp16=base.dtype == "float16" and on_gpu,
+        # Trainer would choose a Mac's GPU by itself, but the base is on the CPU there.
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
+        # Rows are made for the collator, whatever arguments the model's forward has.
         remove_unused_columns=False,
+        # `Watch` reports to the caller instead.
         report_to=[],
         disable_tqdm=True,
     )

@@ -101,6 +101,7 @@ def with_less_memory(
     """
     lengths = np.sort(row_lengths(data.train.rows))
     longest, largest_batch = int(lengths[-1]), int(lengths[-settings.batch_size :].sum())
+    # A limit above the largest batch limits nothing: to halve it would only repeat the failure.
     given = min(plan.batch_tokens, largest_batch)
     log.warning("out of memory with micro-batches of %d tokens: %s", given, error)
     if settings.batch_tokens == "auto" and given > longest:

@@ -121,6 +121,7 @@ class AdapterTrainer(Trainer):
         super()._run_epoch(**arguments)  # type: ignore[no-untyped-call]
 
     def _is_done(self) -> bool:
+        # As they were in the checkpoint: Trainer resets `self.control` when it begins to train.
         states: Any = self.state.stateful_callbacks
         stopped: bool = states["TrainerControl"]["args"]["should_training_stop"]
         return stopped or self.state.global_step >= self.state.max_steps
@@ -158,6 +159,8 @@ class AdapterTrainer(Trainer):
     ) -> torch.Tensor:
         """Run forward and backward on each micro-batch; return the sum of their losses."""
         loss = torch.zeros((), device=self.args.device)
+        # Each backward pass frees its activations before the next micro-batch is computed, and
+        # adds to the same gradients: memory is that of one micro-batch.
         for micro_batch in inputs["micro_batches"]:
             loss += super().training_step(model, micro_batch, num_items_in_batch)
         return loss
@@ -204,6 +207,7 @@ class AdapterTrainer(Trainer):
                         expected += _labeled(micro_batch["labels"], micro_batch)
                         predicted += _labeled(guesses, micro_batch)
                     count = micro_batch["labels"].ne(IGNORED).sum()
+                    # In float64, as float32 counts exactly to 2^24 only.
                     totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
                     loss, num_labels = loss + totals[0].item(), num_labels + int(totals[1].item())
         names = list((self.model.config.id2label or {}).values())
@@ -224,6 +228,8 @@ class AdapterTrainer(Trainer):
             now = adapter_state.read_adapter(self.model, self.adapter_name)
             self._has_moved = adapter_state.change(self._initial, now) != 0
         return self._has_moved and super()._determine_best_metric(metrics, trial)
+
+    # The next four replace what Trainer does with the full model's weights.
 
     def _save(
         self,

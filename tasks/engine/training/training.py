@@ -74,6 +74,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     state, plan, seconds = _trained(
         model, injected, data, settings, Checkpoints(folder), on_progress
     )
+    # Before the trained weights are written: what fails must leave no file that looks like them.
     change = _verify(model, injected, state)
     weights = adapter_state.read_adapter(model, injected.lora.adapter_name)
     file = adapter_state.save_weights(weights, folder / "trained" / adapter_state.WEIGHTS_FILE)
@@ -130,6 +131,7 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
     The seconds are those of all attempts that led to the result.
     """
     plan = planned(checkpoints, model, injected, data, settings)
+    # The threads decide in which order a sum is rounded, so a resumed run must have as many.
     torch.set_num_threads(plan.num_threads)
     while True:
         trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
@@ -142,7 +144,7 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
             plan = with_less_memory(plan, data, settings, error)
         else:
             return trainer.state, plan, trainer.seconds_training()
-        del trainer
+        del trainer  # with the optimizer's state, for which the next one needs the memory
         checkpoints.keep_plan(plan)
         _rewind(model, injected)
 

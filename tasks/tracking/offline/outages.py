@@ -5,11 +5,13 @@ timeout. So the pause is proportional to the seconds lost, and a run loses about
 time at most.
 """
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tasks.errors import AdapterflowError, PassingError, UserError, shortened
 from tasks.runtime.addresses import without_password
 
 _SHORTEST_PAUSE_SECONDS = 15.0
@@ -67,19 +69,55 @@ def forget() -> None:
 def reason(error: BaseException) -> str:
     """Return in one line what went wrong; for a lost connection only the root cause.
 
-    mlflow's own messages contain the full address that was called, with its password. Passwords are
-    masked.
+    mlflow's own messages contain the full address that was called, with its password, or the
+    database's statement with all of its values. Passwords are masked.
     """
     root = error
     while (deeper := root.__cause__ or root.__context__) is not None:
         root = deeper
-    shown = root if isinstance(root, OSError) else error
+    shown = root if isinstance(root, OSError) or _is_of_database(root) else error
     text = without_password(" ".join(str(shown).split())) or type(shown).__name__
-    return text if len(text) <= _MAX_REASON_CHARACTERS else f"{text[:_MAX_REASON_CHARACTERS]}…"
+    return shortened(text, _MAX_REASON_CHARACTERS)
+
+
+def _is_of_database(error: BaseException) -> bool:
+    """Return whether this is a driver's own error, in the hierarchy that PEP 249 demands."""
+    return any(kind.__name__ == "DatabaseError" for kind in type(error).__mro__) and not hasattr(
+        error, "statement"
+    )
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn the errors of a store in the block into ours; `what` is what the block does.
+
+    Raises:
+        UserError: the request is invalid or not permitted, or the store can't be used at all.
+        PassingError: the store can't be reached, or failed to answer.
+    """
+    try:
+        yield
+    except AdapterflowError:
+        raise
+    except Exception as error:
+        message = f"{what}: {reason(error)}"
+        if is_mistake(error):
+            raise UserError(message) from error
+        if is_passing(error):
+            raise PassingError(message) from error
+        raise
 
 
 def is_mistake(error: Exception) -> bool:
-    """Return whether the store answered that the request is invalid or not permitted."""
+    """Return whether the store answered that the request is invalid or not permitted.
+
+    So is a store that can't be asked: there is no package for such a database, or the file is none.
+    """
+    if (
+        isinstance(error, ImportError)
+        or type(getattr(error, "orig", None)) is sqlite3.DatabaseError
+    ):
+        return True
     status = _status(error)
     return status in _MISTAKES and status not in _PASSING
 

@@ -1,19 +1,26 @@
 """A configuration is read whole or refused with a message that says what to write instead."""
 
+import math
 import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from flows.cli.starting_point import starting_configuration
 from tasks.config import (
     AdapterSettings,
+    ApprovalSettings,
     BaseModelSettings,
     DataSettings,
+    PredictBatchConfig,
+    RetrainAdapterConfig,
     RowFormat,
     TrainAdapterConfig,
 )
+from tasks.config.mistakes import section_of, sections
 from tasks.config.reading import is_hub_dataset, read_config
+from tasks.config.section import Section
 from tasks.errors import UserError
 
 SMALLEST = "base_model: {source: org/base}\ndata: {train: org/rows}\n"
@@ -198,9 +205,30 @@ def test_every_commented_setting_is_ready_to_use(tmp_path: Path) -> None:
     assert max(map(len, text.splitlines())) <= max(100, len(str(data)) + 12)
 
 
+def test_the_starting_point_names_columns(tmp_path: Path) -> None:
+    """Columns that look like a question and its answer are proposed as prompt and completion."""
+    data = tmp_path / "faq.csv"
+    data.write_text("id,question,answer\n1,a,b\n", encoding="utf-8")
+    text = starting_configuration(data, "org/base")
+    columns = read_config(written(tmp_path, text)).data.columns
+    assert columns == {"prompt": "question", "completion": "answer"}
+    assert f"format {RowFormat.PROMPT_COMPLETION}" in text
+
+
+def test_all_tokens_or_the_last_answer(tmp_path: Path) -> None:
+    """`loss_on: all` trains on every turn, which contradicts `turns: last`."""
+    overrides = ["data.loss_on=all", "data.turns=last"]
+    with pytest.raises(UserError, match="turns is last, but loss_on is all"):
+        read_config(written(tmp_path, SMALLEST), overrides)
+
+
 @pytest.mark.parametrize(
     ("row", "base", "message"),
-    [('{"a": "b"}', "org/base", "columns a"), ('{"text": "b"}', "", r"base_model\.source is ''")],
+    [
+        ('{"text": "b", "images": ["c"]}', "org/base", "row 1: there is a column images"),
+        ('{"a": "b"}', "org/base", "columns a"),
+        ('{"text": "b"}', "", r"base_model\.source is ''"),
+    ],
 )
 def test_no_starting_point_without_data_and_base(
     tmp_path: Path, row: str, base: str, message: str
@@ -210,3 +238,46 @@ def test_no_starting_point_without_data_and_base(
     data.write_text(row, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         starting_configuration(data, base)
+
+
+SECTIONS = [
+    section
+    for config in (TrainAdapterConfig, RetrainAdapterConfig, PredictBatchConfig)
+    for section in (config, *(section_of(config, name) or config for name in sections(config)))
+]
+
+
+@pytest.mark.parametrize("section", [*dict.fromkeys(SECTIONS), ApprovalSettings])
+def test_every_number_is_bounded_and_no_truth_value(section: type[Section]) -> None:
+    """What would fail deep inside, or silently count as 1, is refused by each numeric setting."""
+    numbers = [name for name, one in section.model_fields.items() if "int" in str(one.annotation)
+               or "float" in str(one.annotation)]  # fmt: skip
+    for name in numbers:
+        is_mapping = "dict" in str(section.model_fields[name].annotation)
+        for value in (True, 10**30, 10.0**300, math.inf, math.nan, "1e999", "9" * 5000):
+            with pytest.raises(ValidationError) as caught:
+                section.model_validate({name: {"loss": value} if is_mapping else value})
+            assert any(name in error["loc"] for error in caught.value.errors()), (name, value)
+
+
+def test_chat_template_is_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    """Its path is relative to the configuration's folder, and never a Hub id."""
+    text = SMALLEST.replace("org/rows", "org/rows, chat_template: templates/own.jinja")
+    config = read_config(written(tmp_path, text))
+    assert config.data.chat_template == str(tmp_path / "templates" / "own.jinja")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("chat_template_kwargs: {tools: []}", "chat_template_kwargs sets tools, which is no"),
+        ("template: plain, system_in_user: true", "system_in_user would not take effect"),
+        ("template: plain, chat_template: a.jinja", "chat_template would not take effect"),
+    ],
+)
+def test_settings_of_chat_templates_that_cannot_work_are_refused(
+    tmp_path: Path, settings: str, message: str
+) -> None:
+    """What adapterflow gives a template itself cannot be set, and plain text has no template."""
+    with pytest.raises(UserError, match=message):
+        read_config(written(tmp_path, SMALLEST.replace("org/rows", f"org/rows, {settings}")))

@@ -47,6 +47,22 @@ def test_what_the_template_writes_is_part_of_it(base: Path, tmp_path: Path) -> N
     assert found[0] != found[1]
 
 
+def test_a_template_of_the_user_is_part_of_it_and_its_place_is_not(
+    base: Path, tmp_path: Path
+) -> None:
+    """What is saved with the adapter is its content, also where the rows do not show it."""
+    written = str(tiny_tokenizer().chat_template)
+    found = []
+    for name, template in (("a", written), ("b", written), ("c", written + "{# else #}")):
+        (tmp_path / f"{name}.jinja").write_text(template)
+        config = tiny_config(base, sums(tmp_path / "rows.jsonl", count=4))
+        own = {"chat_template": str(tmp_path / f"{name}.jinja")}
+        data = config.data.model_copy(update=own)
+        config = config.model_copy(update={"data": data})
+        found.append(inputs(config, tmp_path / name))
+    assert found[0] == found[1] != found[2]
+
+
 def test_another_configuration_of_the_base_is_a_change(base: Path, tmp_path: Path) -> None:
     """The same weights with other rotations are another model."""
     config = tiny_config(base, sums(tmp_path / "rows.jsonl"))

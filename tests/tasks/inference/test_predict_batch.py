@@ -132,8 +132,11 @@ BAD: dict[str, tuple[object, str]] = {
     "too large a number": ('{"n": ' + "1" * 5000 + "}", "line 2: the JSON can't be read"),
     "half a character": ('{"adapter": "a", "prompt": "\\ud83d"}', "half of a surrogate pair"),
     "a key twice": ('{"prompt": "a", "prompt": "b"}', "line 2: the key 'prompt' is given twice"),
-    "tools": ({"adapter": "a", "prompt": "x", "tools": [{}]}, "row 2: there is a column tools"),
-    "no question": ({"adapter": "a", "note": "x"}, "row 2: a row needs one of messages, prompt"),
+    "tools": (
+        {"adapter": "a", "prompt": "x", "tools": [{}]},
+        "row 2: tool 1 of tools is {}, without",
+    ),
+    "no question": ({"adapter": "a", "note": "x"}, "row 2: a row needs one of messages, "),
     "empty": ({"adapter": "a", "prompt": " "}, "row 2: prompt is empty"),
     "no adapter": ({"prompt": "x"}, "row 2: adapter is missing; possible: a, b"),
     "unknown adapter": ({"adapter": "c", "prompt": "x"}, "adapter is 'c'; possible: a, b"),

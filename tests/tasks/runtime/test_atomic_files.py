@@ -81,3 +81,12 @@ def test_a_full_disk_leaves_no_half_adapter(tmp_path: Path) -> None:
     ):
         adapter_state.save_weights(weights, partial / "adapter_model.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_any_length_is_written(tmp_path: Path) -> None:
+    """The hidden sibling's name fits where the file's own name just does."""
+    longest = tmp_path / ("ä" * 124 + ".jsonl")
+    write_atomically(longest, "text")
+    with atomic_folder(tmp_path / ("x" * 255)) as partial:
+        (partial / "file").write_text("text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x" * 255, longest.name]

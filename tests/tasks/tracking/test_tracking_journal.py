@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import file_size_limit
 from mlflow import MlflowClient
 from mlflow_runs import client_of, id_of, logged
 from mlflow_server import free_port
 
 from tasks.config import TrackingSettings
-from tasks.errors import UserError
+from tasks.errors import AdapterflowError, UserError
 from tasks.records import RunRecord
 from tasks.tracking import Tracker, mlflow_run_id, open_run, ready_client, ship_all
 from tasks.tracking.offline.journal import Journal
@@ -211,6 +212,19 @@ def test_a_deleted_experiment_leaves_no_folder(store: str, folder: Path) -> None
 
     with pytest.raises(UserError, match="restore"):
         open_run(settings, run_name="r", flow_run_id="f", folder=folder, tags={})
+    assert not folder.exists()
+
+
+def test_a_full_disk_under_the_store_is_one_line(
+    store: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A run that can't be opened fails with SQLite's reason, without its statement or a folder."""
+    ready_client(store, "before")
+    settings = TrackingSettings(uri=store, experiment="full")
+    with file_size_limit(1000), pytest.raises(AdapterflowError, match=r"^MLflow at .*disk") as it:
+        open_run(settings, run_name="r", flow_run_id="f", folder=folder, tags={})
+    assert not isinstance(it.value, UserError)
+    assert "INSERT" not in str(it.value) + "".join(capfd.readouterr())
     assert not folder.exists()
 
 

@@ -11,6 +11,7 @@ from peft import LoraConfig
 from tasks.config import BaseModelSettings, LoraSettings, TrainAdapterConfig
 from tasks.engine.adapters import lora
 from tasks.engine.adapters.adaptable import adaptable
+from tasks.engine.adapters.targets import match_targets
 from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.sources import find_base
 from tasks.errors import UserError
@@ -34,7 +35,7 @@ def settings(**given: object) -> LoraSettings:
 
 def resolve(folder: Path, **given: object) -> LoraConfigRecord:
     """Resolve settings for the model in a folder."""
-    return lora.resolve_lora(settings(**given), skeleton(folder))
+    return lora.resolve_config(settings(**given), skeleton(folder))
 
 
 def refusal(folder: Path, **given: object) -> str:
@@ -216,7 +217,7 @@ def test_experts_that_stay_frozen_are_remarked(kind: str, wanted: str | list[str
     """However targets are chosen, the share of the fused experts and their names are reported."""
     model = small(model_type=kind, num_experts=4, num_local_experts=4, moe_intermediate_size=64)
     given = settings(target_modules=wanted)
-    config = lora.resolve_lora(given, model)
+    config = lora.resolve_config(given, model)
     experts = sum(
         p.numel() for n, p in model.named_parameters() if "experts." in n and "bias" not in n
     )
@@ -230,14 +231,14 @@ def test_experts_that_stay_frozen_are_remarked(kind: str, wanted: str | list[str
 def test_an_expert_s_old_name_is_told_to_be_fused() -> None:
     """A name of transformers 4 matches nothing, and the message says where the experts are."""
     with pytest.raises(UserError, match=r"\['w1'\] match nothing .* fused .*MixtralExperts"):
-        lora.resolve_lora(settings(target_modules=["w1"]), small(model_type="mixtral"))
+        lora.resolve_config(settings(target_modules=["w1"]), small(model_type="mixtral"))
 
 
 def test_a_dense_model_has_nothing_out_of_reach(tiny_base: Path) -> None:
     """Embeddings, norms and the output layer are no news, for no choice of targets."""
     for wanted in ("auto", "all-linear", ["q_proj"]):
         given, model = settings(target_modules=wanted), skeleton(tiny_base)
-        assert lora.describe_unreached(given, lora.resolve_lora(given, model), model) == ()
+        assert lora.describe_unreached(given, lora.resolve_config(given, model), model) == ()
 
 
 def test_layers_that_all_linear_passes_over_are_remarked() -> None:
@@ -247,7 +248,7 @@ def test_layers_that_all_linear_passes_over_are_remarked() -> None:
     with torch.device("meta"):
         model = SqueezeBertForSequenceClassification(SqueezeBertConfig(num_hidden_layers=1))
     given = settings(target_modules="all-linear")
-    (warning,) = lora.describe_unreached(given, lora.resolve_lora(given, model), model)
+    (warning,) = lora.describe_unreached(given, lora.resolve_config(given, model), model)
     assert (
         "all-linear does not include; to adapt them, name them in lora.target_modules: " in warning
     )
@@ -266,8 +267,8 @@ def test_an_adapter_is_not_named_as_what_trains_beside_it(tiny_base: Path, name:
 def test_all_layers_are_those_that_peft_takes(kind: str) -> None:
     """No name is chosen that PEFT refuses, or takes for an expert: what is chosen is adapted."""
     model = small(model_type=kind, num_heads=8, head_dim=8, first_k_dense_replace=1)
-    config = lora.resolve_lora(settings(r=4, target_modules="all-linear"), model)
-    adapted = lora.match_targets(sorted(config.target_modules or ()), adaptable(model))
+    config = lora.resolve_config(settings(r=4, target_modules="all-linear"), model)
+    adapted = match_targets(sorted(config.target_modules or ()), adaptable(model))
     lora.count_trainable(config, model)
 
     assert "out_proj" not in adapted.per_target
@@ -277,7 +278,7 @@ def test_all_layers_are_those_that_peft_takes(kind: str) -> None:
 
 def test_what_peft_refuses_is_refused_before_the_weights() -> None:
     """PEFT's own refusal is a user's mistake, with its reason."""
-    config = lora.resolve_lora(settings(target_modules=["conv1d"]), small(model_type="jamba"))
+    config = lora.resolve_config(settings(target_modules=["conv1d"]), small(model_type="jamba"))
     with pytest.raises(
         UserError, match="PEFT can't adapt JambaForCausalLM with these settings of lora"
     ):

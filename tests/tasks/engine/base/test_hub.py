@@ -182,3 +182,26 @@ def test_an_unreachable_hub_is_no_wrong_token(
     cut_off(monkeypatch)
     with pytest.raises(AdapterflowError, match="can't be reached"):
         check_push("org/adapter")
+
+
+def test_a_client_in_offline_mode_is_told(
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All tests run offline: a push names the variable, with exit status 2."""
+    monkeypatch.setenv("HF_TOKEN", "token")
+    adapter = tiny_adapter(tiny_base, tmp_path / "adapter")
+    status, out, err = run_in_process(capsys, monkeypatch, "push", adapter, "org/adapter")
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].endswith("unset HF_HUB_OFFLINE")
+
+
+def test_a_token_that_no_header_can_have_is_a_mistake(
+    hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before the training, as a wrong one is."""
+    monkeypatch.setenv("HF_TOKEN", "tökén")
+    with pytest.raises(UserError, match="can't be reached to push to org/adapter"):
+        check_push("org/adapter")

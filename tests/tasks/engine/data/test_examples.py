@@ -119,7 +119,6 @@ def test_a_malformed_chat_is_named(tmp_path: Path, messages: object, message: st
         read_examples(DataSettings(train=written(tmp_path, [{"messages": messages}])), seed=0)
 
 
-CALL = {"type": "function", "function": {"name": "clock", "arguments": {}}}
 CHAT: Row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 
 
@@ -136,25 +135,17 @@ def answered(**more: object) -> Row:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (answered(tool_calls=[CALL]), "message 2 has the key tool_calls: .*remove such rows"),
-        (answered(reasoning_content="c"), "message 2 has the key reasoning_content"),
-        (answered(thinking="c"), "message 2 has the key thinking"),
-        (answered(weight=0), "message 2 has the key weight: .*remove what should"),
-        (answered(train=False), "message 2 has the key train"),
-        (answered(train=0), "message 2 has the key train"),
-        (answered(loss=False), "message 2 has the key loss"),
-        (answered(loss_mask=0), "message 2 has the key loss_mask"),
-        (answered(weight="no"), "message 2 has the key weight"),
-        (answered(masked=True), "message 2 has the key masked"),
-        (CHAT | {"tools": [CALL]}, "a column tools: .*not passed to the chat template"),
+        (answered(images=["a.png"]), "message 2 has the key images: only text is read"),
+        (answered(loss_scale=0.5), "the loss_scale of message 2 is 0.5; it must be 0 or 1"),
         (CHAT | {"label": False}, "a column label: .*bad ones would be imitated"),
         (many(1)[0] | {"label": "True"}, "a column label"),
         (CHAT | {"rejected": "c"}, "a column rejected: training on preferences"),
         (CHAT | {"images": ["a.png"]}, "a column images: only text is read"),
         ({"text": "a", "audios": ["a.mp3"]}, "a column audios"),
-        (many(1)[0] | {"weight": 0.5}, "a column weight"),
+        (many(1)[0] | {"loss_weight": 0.5}, "a column loss_weight"),
+        ({"text": "a", "weight": 0}, "a column weight: all rows have the weight 1"),
         (
-            {"instruction": "a", "output": "b", "history": [["c", "d"]]},
+            many(1)[0] | {"history": [["c", "d"]]},
             "a column history: .*write the row as messages",
         ),
     ],
@@ -169,8 +160,9 @@ def test_what_changes_the_meaning_of_a_row_is_refused(
 
 def test_what_else_is_not_read_is_counted(tmp_path: Path) -> None:
     """Each such column and key is named with its rows, those of held-out rows among them."""
-    empty: dict[str, object] = {"tool_calls": None, "weight": 1, "images": []}
-    rows = [answered(**empty) | {"id": 1, "tools": "[]"}, answered(name="x") | {"id": 2}]
+    empty: dict[str, object] = {"refusal": None, "images": []}
+    more: Row = {"id": 1, "parallel_tool_calls": True, "audios": "[]"}
+    rows = [answered(**empty) | more, answered(refusal="x") | {"id": 2}]
     held_out = [CHAT | {"id": 3, "label": "good"}]
     settings = DataSettings(
         train=written(tmp_path, rows), eval=written(tmp_path, held_out, "eval.jsonl")
@@ -178,8 +170,8 @@ def test_what_else_is_not_read_is_counted(tmp_path: Path) -> None:
     sets = read_examples(settings, seed=0)
     assert sets.unread == {
         "id": 3,
-        "weight of messages": 1,
-        "name of messages": 1,
+        "parallel_tool_calls": 1,
+        "refusal of messages": 1,
         "label": 1,
     }
 
@@ -196,15 +188,15 @@ def test_a_system_column_beside_messages_is_their_system_turn(tmp_path: Path) ->
 
 
 def test_of_a_question_counts_what_is_asked() -> None:
-    """How an answer is to be learnt is no part of the question; earlier calls of tools are."""
-    asked = answered(weight=0, tool_calls=[CALL]) | {"label": False, "system": "s"}
+    """How an answer is to be learnt is no part of the question; earlier turns are."""
+    asked = answered(weight=0, images=["a.png"]) | {"label": False, "system": "s"}
     _, example = read_question(1, asked)
     assert example.prompt_messages == (Message("system", "s"), USER)
-    earlier: list[object] = [*answered(tool_calls=[CALL])["messages"]]  # type: ignore[misc]
-    with pytest.raises(BadRowError, match="message 2 has the key tool_calls"):
+    earlier: list[object] = [*answered(images=["a.png"])["messages"]]  # type: ignore[misc]
+    with pytest.raises(BadRowError, match="message 2 has the key images"):
         read_question(1, {"messages": [*earlier, {"role": "user", "content": "c"}]})
     with pytest.raises(BadRowError, match="there is a column history"):
-        read_question(1, {"instruction": "a", "history": [["c", "d"]]})
+        read_question(1, {"prompt": "a", "history": [["c", "d"]]})
 
 
 def test_a_key_given_twice_in_a_cell_is_refused(tmp_path: Path) -> None:
@@ -244,18 +236,23 @@ def test_the_order_of_classes_is_the_same_in_every_process(tmp_path: Path) -> No
         ({"prompt": "a", "x": "b"}, "auto", "for prompt-completion, completion is missing"),
         ({"prompt": "a", "completion": "b"}, "text", "possible: text: text"),
         (
-            {"conversations": [{"from": "human", "value": "a"}]},
+            {"talk": [{"from": "human", "value": "a"}]},
             "auto",
-            "in ShareGPT's format: write",
+            r"rename talk to messages, or set columns: \{messages: talk\}",
         ),
-        ({"chat": [{"role": "user", "content": "a"}]}, "auto", "rename chat to messages$"),
+        (
+            {"question": "a", "answer": "b"},
+            "auto",
+            r"set columns: \{prompt: question, comp",
+        ),
+        ({"chat": [{"role": "user", "content": "a"}]}, "auto", "rename chat to messages, or set"),
         (
             {"prompt": "a", "chosen": "b", "rejected": "c"},
             "auto",
             "preferences .* is not supported",
         ),
         ({"completions": "a", "content": "b"}, "auto", "rename completions to completion"),
-        ({"conversations": "a"}, "auto", "rename the columns to one of these$"),
+        ({"chat": "a"}, "auto", "rename the columns to one of these, or name them in columns"),
         (
             {"prompt": "a", "completion": "b", "messages": []},
             "auto",

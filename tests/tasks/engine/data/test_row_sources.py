@@ -98,7 +98,8 @@ def test_a_datasets_folder_gives_its_splits(tmp_path: Path) -> None:
             "line 3: the key 'n' is given",
         ),
         ("a.parquet", b"text", "not a readable Parquet file"),
-        ("a.txt", b"text", r"extension \.txt; possible: \.jsonl, "),
+        ("a.md", b"text", r"extension \.md; possible: \.jsonl, .*rename plain text to \.txt"),
+        ("a.txt", b"a\n\nb\n\xff\n", r"not UTF-8 text \(line 4: "),
     ],
 )
 def test_what_is_no_row_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:

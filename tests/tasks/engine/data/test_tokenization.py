@@ -168,8 +168,8 @@ def test_completion_is_labelled_by_default(tokenizer: "PreTrainedTokenizerFast")
     assert trained_text(tokenizer, row) == "=4<|im_end|>"
 
 
-def test_rewritten_answers_are_counted(tokenizer: "PreTrainedTokenizerFast") -> None:
-    """An earlier answer that the template changes later is not learnt, and the record says so."""
+def test_rewritten_answers_have_rows_of_their_own(tokenizer: "PreTrainedTokenizerFast") -> None:
+    """An earlier answer that the template changes later is learnt in its own context."""
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "message['content']",
         "('' if loop.last or message['role'] == 'user' else '~') + message['content']",
@@ -177,8 +177,12 @@ def test_rewritten_answers_are_counted(tokenizer: "PreTrainedTokenizerFast") -> 
 
     split = tokenized(tokenizer, [TALK, TALK])
 
-    assert [trained_text(tokenizer, row) for row in split.rows] == ["Over the dog.<|im_end|>"] * 2
-    assert split.record.num_untrained_answers == 2
+    assert [trained_text(tokenizer, row) for row in split.rows] == 2 * [
+        "In France.<|im_end|>",
+        "Over the dog.<|im_end|>",
+    ]
+    assert (split.record.num_examples, split.record.num_rows) == (2, 4)
+    assert list(split.examples) == 4 * [TALK]
 
 
 def test_shortened_answer_is_kept_and_counted(tokenizer: "PreTrainedTokenizerFast") -> None:

@@ -27,7 +27,8 @@ from tasks.engine.batching.batches import Batches, PackedBatches, PaddedBatches,
 from tasks.engine.kernels import kernel_attention
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
 from tasks.engine.kernels.lean_layers import lean_layers
-from tasks.engine.kernels.row_attention import _layout, _TiledAttention, attend, attending_by_row
+from tasks.engine.kernels.row_attention import attend, attending_by_row
+from tasks.engine.kernels.tiled_attention import attend_in_tiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -260,7 +261,7 @@ def test_attention_by_row_is_masked_attention(
     dense = scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True
     )
-    tiled = _TiledAttention.apply(query, key, value, _layout(ends), 0.3)  # type: ignore[no-untyped-call]
+    tiled = attend_in_tiles(query, key, value, ends, 0.3)
     ends_only = torch.tensor(ends)[None, None, None]
     by_row, _ = attend(torch.nn.Module(), query, key, value, ends_only, 0.3, 1e-30)
     monkeypatch.setattr(kernel_attention, "varlen_attn", attention_of_lengths)

@@ -107,6 +107,25 @@ def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:
     assert sum(row.num_trained_tokens for row in rows) == sum(len(row["tags"]) for row in ROWS)
 
 
+def test_only_rows_that_lost_something_count_as_truncated(tmp_path: Path) -> None:
+    """A row that is cut within its last word counts; one that just fits does not."""
+    row = {"tokens": ["The", "transfer" * 9], "tags": ["O", "B-WHO"]}
+    settings = BaseModelSettings.model_validate(
+        {"source": str(tiny_bert(tmp_path / "base")), "task": "token-classification"}
+    )
+    length = len(tiny_tokenizer()(" ".join(row["tokens"]))["input_ids"])
+    counted = []
+    for limit in (length, length - 1):
+        data = DataSettings(
+            train=written(tmp_path / "rows.jsonl", [row]), eval_fraction=0, max_length=limit
+        )
+        sets = read_examples(data, 0, Task.TOKEN_CLASSIFICATION)
+        base = find_base(settings, sets.labels)
+        counted.append(prepare_data(sets, data, 0, base, tmp_path / "tokens").train.record)
+    assert [one.longest_tokens for one in counted] == [length, length - 1]
+    assert [one.num_shortened_texts for one in counted] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -24,9 +24,9 @@ from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow
+from tasks.engine.objectives.classes import ClassifiedRow
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.objectives.seq2seq import PairRow
-from tasks.engine.objectives.sequence_classification import ClassifiedRow
 from tasks.engine.scoring.evaluation import PADDED, evaluate, row_losses
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.engine.scoring.score_files import read_scores, write_scores

@@ -274,7 +274,7 @@ def test_training_needs_no_held_out_rows(tiny_base: Path, tmp_path: Path) -> Non
 def test_a_loss_that_is_no_number_ends_the_run(tiny_base: Path, tmp_path: Path) -> None:
     """A diverged run fails at once and names the learning rate."""
     model, record = injected(tiny_base, tmp_path, LoraSettings(r=4, target_modules=["lm_head"]))
-    diverging = training(learning_rate=1e38, lr_scheduler_type="constant")
+    diverging = training(lr_scheduler_type="constant").model_copy(update={"learning_rate": 1e38})
     with pytest.raises(VerificationError, match=r"loss is (nan|inf).*lower training.learning_rate"):
         train_here(model, record, tmp_path, diverging)
 

@@ -1,0 +1,40 @@
+"""What can be checked in a second or two, before heavy libraries are imported."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tasks.config import TrainAdapterConfig
+
+
+def check_training(config: "TrainAdapterConfig") -> None:
+    """Check the output folder, MLflow's address and the first rows of a training.
+
+    Raises:
+        UserError: one of them can't work.
+        UnwritableError: the disk is full.
+    """
+    from tasks.durability.run_folder import check_output_folder
+    from tasks.engine.data.examples import check_first_rows
+    from tasks.tracking import check_store
+
+    check_output_folder(config)
+    check_store(config.tracking)
+    wanted = config.base_model
+    check_first_rows(config.data, wanted.task, wanted.labels)
+
+
+def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> None:
+    """Check what can be checked of adapters by their sources alone.
+
+    Raises:
+        UserError: a source can't be one, or is in an MLflow store that can't be used.
+    """
+    from tasks.config import TrackingSettings
+    from tasks.config.reading import adapter_here
+    from tasks.tracking import check_store, is_mlflow_uri
+
+    for source in adapters:
+        adapter_here(source)
+    if any(is_mlflow_uri(source) for source in adapters):
+        check_store(TrackingSettings(uri=tracking_uri))

@@ -1,0 +1,46 @@
+"""The columns that rows are read from, and what they are called in a file of other names."""
+
+from collections import Counter
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+COLUMNS = (
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "system",
+    "tools",
+    "reasoning_content",
+    "weight",
+    "text",
+    "label",
+    "tokens",
+    "tags",
+)
+"""The columns that rows are read from."""
+
+
+def _are_columns(names: dict[str, str]) -> dict[str, str]:
+    if unknown := [ours for ours in names if ours not in COLUMNS]:
+        raise ValueError(
+            f"{unknown[0]!r} is not a column that rows are read from; write the name here first "
+            "and the file's second, such as {prompt: question, completion: answer}; possible: "
+            f"{', '.join(COLUMNS)}"
+        )
+    theirs, times = Counter(names.values()).most_common(1)[0] if names else ("", 0)
+    if times > 1:
+        both = [ours for ours, name in names.items() if name == theirs]
+        raise ValueError(
+            f"{' and '.join(both)} are both read from {theirs!r}; name one column each"
+        )
+    return names
+
+
+ColumnNames = Annotated[dict[str, str], AfterValidator(_are_columns)]
+"""A mapping from columns of ours to the names that they have in a file."""
