@@ -84,7 +84,7 @@ def make(base: str, folder: Path, num_rows: int) -> None:
 @click.argument("num_rows", type=int)
 def read(base: str, folder: Path, num_rows: int) -> None:
     """Read every row as training does: once to find a shared prefix, once in training order."""
-    from tasks.engine.batching.row_order import row_order
+    from tasks.engine.batching.row_order import OrderByLength
     from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths
     from tasks.engine.data.tokenization import shared_prefix_length
     from tasks.engine.objectives.registry import objective_of
@@ -96,7 +96,7 @@ def read(base: str, folder: Path, num_rows: int) -> None:
     for file in record.tokens:
         rows = MappedRows(TokenFile(file.path), task.row_type)
         shared_prefix_length(rows)
-        for place in row_order(row_lengths(rows), "padded", 16, 0):
+        for place in OrderByLength(row_lengths(rows), 0, 16):
             num_tokens += len(rows[place].labels)
     assert num_tokens == num_rows * _TOKENS  # noqa: S101 - otherwise the figures mean nothing
     _say("read", peak_memory_bytes(), time.perf_counter() - started)

@@ -1,22 +1,27 @@
 """Before step 1: validate configuration and data, before anything expensive is done."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.config import TrainAdapterConfig
+from tasks.config import RowFormat, TrainAdapterConfig
 from tasks.durability.run_folder import check_output_folder
 from tasks.durability.step import step
 from tasks.engine.adapters.lora import resolve_lora
+from tasks.engine.base.base_models import check_local_weights, end_ids, load_tokenizer
 from tasks.engine.base.hub import check_push
 from tasks.engine.base.input_limits import limits_of
-from tasks.engine.base.sources import find_base
+from tasks.engine.base.sources import check_files, find_base
+from tasks.engine.base.task_traits import traits_of
 from tasks.engine.data.chat_template import read_chat_template
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.prepared_data import PreparedData
+from tasks.engine.data.rendering import choose_template
+from tasks.engine.data.template_limits import start as start_trials
 from tasks.engine.data.unread_columns import unread_text
-from tasks.engine.preparation import prepare_data
-from tasks.errors import UserError
+from tasks.engine.preparation import TEXTS, prepare_data
+from tasks.errors import PassingError, UserError
 from tasks.records import (
     BaseSource,
     DataRecord,
@@ -113,12 +118,45 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
             "training.early_stopping_patience needs held-out rows; set data.eval, or "
             "data.eval_fraction above 0"
         )
+    check_files(wanted)
+    start_trials()  # beside the imports
     import_libraries()
-    base = find_base(wanted, sets.labels)
-    lora = resolve_lora(config.lora, base)
+    base, lora = _checked_base(config, sets.labels)
     with progress("tokenized row") as shown:
         data = prepare_data(sets, config.data, config.seed, base, folder, shown.at)
     return CheckedInputs(base, lora, data)
+
+
+def check_base_early(config: TrainAdapterConfig, row_format: RowFormat) -> None:
+    """Check the base, the LoRA settings and the chat template, while a server starts.
+
+    `validate_inputs` does the same, and makes further attempts where the Hub can't be reached.
+
+    Args:
+        config: the training's configuration.
+        row_format: of the training rows.
+
+    Raises:
+        UserError: the base, or a setting for it, can't work.
+    """
+    generates = traits_of(config.base_model.task).generates
+    with suppress(PassingError):
+        # The rows' classes are not known yet; how many there are does not matter here.
+        labels = config.base_model.labels or (() if generates else ("no", "yes"))
+        base, _ = _checked_base(config, labels)
+        template = read_chat_template(config.data.chat_template)
+        tokenizer = load_tokenizer(base.location, base.revision, template)
+        end_ids(base.location, base.revision)
+        choose_template(config.data.template, tokenizer, is_text=row_format in TEXTS)
+
+
+def _checked_base(
+    config: TrainAdapterConfig, labels: Sequence[str]
+) -> tuple[BaseSource, ResolvedLora]:
+    base = find_base(config.base_model, labels)
+    lora = resolve_lora(config.lora, base)
+    check_local_weights(base)
+    return base, lora
 
 
 def _limited_by_positions(base: BaseSource, record: DataRecord) -> str | None:

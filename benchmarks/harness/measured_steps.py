@@ -9,9 +9,11 @@ import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import numpy as np
 import torch
 
 from benchmarks.harness.messages import Job, Ready, Trial, Trialed
@@ -50,8 +52,10 @@ class Bench:
         self.engine = Engine(planned(checkpoints, self.model, injected, data, training))
         self._task = objective_of(base.settings.task)
         self._pad_token_id = data.renderer.tokenizer.pad_token_id or 0
-        self._rows = as_items(data.train.rows)
-        random.Random(job.seed).shuffle(self._rows)  # noqa: S311 - no secret
+        by_conversation = groupby(as_items(data.train.rows), _conversation)
+        conversations = [list(rows) for _, rows in by_conversation]
+        random.Random(job.seed).shuffle(conversations)  # noqa: S311 - no secret
+        self._rows = [row for rows in conversations for row in rows]
         self._job, self._adapter = job, lora.adapter_name
         self._initial = adapter_state.load_weights(injected.initial_weights.path)
         # As `import_libraries` does at the start of each run.
@@ -104,13 +108,20 @@ class Bench:
         ]
         batches = make_batches(engine.plan, self._pad_token_id)
         lengths = [batches.length(row) for row in rows]
-        order = list(row_order(lengths, engine.plan.batching, size, self._job.seed))
+        numbers = np.array([_conversation(row) for row in rows])
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        batching, seed = engine.plan.batching, self._job.seed
+        order = list(row_order(lengths, starts, batching, seed, batch_size=size))
         for at in range(0, len(order), size):
             yield batches(self._chosen(rows, order[at : at + size]))
 
     @staticmethod
     def _chosen(rows: Sequence["Row"], places: Sequence[int]) -> list["Row"]:
         return [rows[place] for place in places]
+
+
+def _conversation(row: "Row") -> int:
+    return row["conversation"]
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from tasks.engine.data.tokenization import IGNORED
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
 from tasks.engine.kernels.kernel_attention import attend_one_by_one
 from tasks.engine.kernels.lean_layers import lean_layers
-from tasks.engine.kernels.row_attention import BY_ROW, attending_by_row, ends_in
+from tasks.engine.kernels.row_attention import BY_ROW, attending_by_row, segments_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,7 +91,7 @@ def _planned(engine: Engine, **changes: object) -> Engine:
 
 
 def _without_prefix(engine: Engine) -> Engine:
-    if not engine.plan.prefix_length:
+    if engine.plan.batching != Batching.SHARED_PREFIX:
         return engine
     return _planned(engine, batching=Batching.PACKED, prefix_length=0)
 
@@ -134,18 +134,24 @@ def _attend_one_by_one(  # noqa: PLR0913 - transformers' signature
     **others: Any,  # noqa: ANN401, ARG001
 ) -> tuple[torch.Tensor, None]:
     """Compute attention row by row with PyTorch's kernel, as the engine does with dropout."""
-    return attend_one_by_one(query, key, value, ends_in(attention_mask), scaling, 0.0), None
+    return attend_one_by_one(query, key, value, segments_in(attention_mask), scaling, 0.0), None
 
 
 AttentionInterface.register(_ONE_BY_ONE, _attend_one_by_one)
 
 
 def _with_all_positions(micro_batch: "MicroBatch") -> "MicroBatch":
-    """Return the micro-batch with logits asked for at every position."""
-    lines, length = micro_batch["input_ids"].shape
-    labels = micro_batch["labels"].new_full((lines, length), IGNORED)
-    labels[:, micro_batch["logits_to_keep"]] = micro_batch["labels"]
-    return {**micro_batch, "logits_to_keep": torch.arange(length), "labels": labels}
+    """Return the micro-batch with logits asked for at every position, with or without a label."""
+    kept, labels = micro_batch["logits_to_keep"], micro_batch["labels"]
+    others = torch.ones(micro_batch["input_ids"].shape[1], dtype=torch.bool)
+    others[kept] = False
+    unlabeled = others.nonzero().flatten()
+    ignored = labels.new_full((len(labels), len(unlabeled)), IGNORED)
+    return {
+        **micro_batch,
+        "logits_to_keep": torch.cat((kept, unlabeled)),
+        "labels": torch.cat((labels, ignored), dim=1),
+    }
 
 
 def _chunks_of_all_positions(model: "PreTrainedModel", micro_batch: "MicroBatch") -> torch.Tensor:

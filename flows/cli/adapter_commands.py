@@ -53,11 +53,15 @@ def predict(  # noqa: PLR0913 - what a user may give
     # The values are read as YAML. JSON is YAML, and quotes any character a path may have.
     first = [f"{key}={json.dumps(value)}" for key, value in given.items() if value]
     config = _config(target, [*first, *overrides])
+    from tasks.engine.adapters.folders import find_adapter
     from tasks.engine.scoring.question_files import open_questions
 
     open_questions(config)
     check_sources([one.source for one in config.adapters], config.tracking_uri)
-    prepare_process()
+    for one in config.adapters:
+        if Path(one.source).is_dir():
+            find_adapter(one.source)
+    prepare_process(lambda: _check_adapters(config))
     from flows.predict_batch import predict_batch
     from tasks.records import PredictionRecord
 
@@ -237,6 +241,12 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
     for warning in bundle_adapters(wanted, folder, base_model):
         click.echo(warning, err=True)
     click.echo(f"serve it with: {serve_command(folder)}")
+
+
+def _check_adapters(config: "PredictBatchConfig") -> None:
+    from tasks.inference.adapters_on_base import check_early
+
+    check_early(config)
 
 
 def _weighted(given: str) -> tuple[str, float]:

@@ -4,24 +4,32 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.config import TrainAdapterConfig
+    from tasks.config import RowFormat, TrainAdapterConfig
 
 
-def check_training(config: "TrainAdapterConfig") -> None:
-    """Check the output folder, MLflow's address and the first rows of a training.
+def check_training(config: "TrainAdapterConfig") -> "RowFormat":
+    """Check a training's output folder, MLflow's address, first rows and files of the base.
+
+    Returns:
+        The format of the rows.
 
     Raises:
         UserError: one of them can't work.
         UnwritableError: the disk is full.
     """
     from tasks.durability.run_folder import check_output_folder
+    from tasks.engine.base.sources import check_files
     from tasks.engine.data.examples import check_first_rows
+    from tasks.engine.data.template_limits import start as start_trials
     from tasks.tracking import check_store
 
+    start_trials()
     check_output_folder(config)
     check_store(config.tracking)
     wanted = config.base_model
-    check_first_rows(config.data, wanted.task, wanted.labels)
+    row_format = check_first_rows(config.data, wanted.task, wanted.labels)
+    check_files(wanted)
+    return row_format
 
 
 def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> None:

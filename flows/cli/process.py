@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -16,14 +17,18 @@ from tasks.runtime.libraries import import_libraries
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
+    from tasks.config import RowFormat, TrainAdapterConfig
     from tasks.records import ReportRecord, RetrainedRecord
 
 
-def prepare_process() -> None:
+def prepare_process(check: Callable[[], None] | None = None) -> None:
     """Prepare this process for a flow run, before Prefect is imported.
 
+    Args:
+        check: called once the libraries are imported, while the embedded server still starts.
+
     Raises:
-        UserError: the home folder can't be written to, or no Prefect server answers.
+        UserError: as `check`; or the home folder can't be written to, or no Prefect server answers.
         UnwritableError: the disk is full.
     """
     home.check_writable()
@@ -36,10 +41,19 @@ def prepare_process() -> None:
     import flows.cli.runs  # noqa: F401 - takes seconds, in which the server starts
 
     import_libraries()
+    if check:
+        check()
     if server:
         server.wait()
     else:
         check_server()
+
+
+def check_base(config: "TrainAdapterConfig", row_format: "RowFormat") -> None:
+    """Check what a training needs of its base, as `check_base_early` does."""
+    from tasks.validate_inputs import check_base_early
+
+    check_base_early(config, row_format)
 
 
 def show_progress() -> None:

@@ -25,15 +25,15 @@ _STORE = click.option(
 @options.json_output
 def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:  # noqa: FBT001
     """Train a new adapter, and promote it if it beats the champion."""
-    from flows.cli.process import execute_and_print, prepare_process
+    from flows.cli.process import check_base, execute_and_print, prepare_process
     from tasks.config import RetrainAdapterConfig
     from tasks.config.reading import read_settings
     from tasks.engine.scoring.held_out import open_held_out
 
     config = read_settings(RetrainAdapterConfig, config_file, overrides)
-    check_training(config)
+    row_format = check_training(config)
     open_held_out(config.evaluation, config.data, config.base_model.task)
-    prepare_process()
+    prepare_process(lambda: check_base(config, row_format))
     from flows.cli.runs import create_run
 
     execute_and_print(create_run(config, force=force), as_json=as_json)

@@ -6,7 +6,7 @@ import click
 
 from flows.cli import options
 from flows.cli.early_checks import check_training
-from flows.cli.process import execute_and_print, prepare_process, show_progress
+from flows.cli.process import check_base, execute_and_print, prepare_process, show_progress
 from tasks.durability.step_name import StepName
 from tasks.errors import UserError
 from tasks.runtime.atomic_files import check_new, write_atomically
@@ -73,8 +73,8 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from tasks.config.reading import read_config
 
     config = read_config(config_file, overrides)
-    check_training(config)
-    prepare_process()
+    row_format = check_training(config)
+    prepare_process(lambda: check_base(config, row_format))
     from flows.cli.runs import create_run
 
     execute_and_print(create_run(config), as_json=as_json)

@@ -81,8 +81,8 @@ class TrainingSettings(Section):
     batching: Batching = Batching.AUTO
     """How rows are laid out: `padded` groups rows of similar length; `packed` puts several rows in
     one sequence, without padding, where each attends to itself only; `shared-prefix` is `packed`
-    and computes the prefix that all rows share once. `auto` is the last of these that saves time
-    and that the model supports."""
+    and computes once what all rows begin with, and what the rows of a conversation begin with.
+    `auto` is the last of these that saves time and that the model supports."""
 
     batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=10**9)] = "auto"
     """Maximum tokens of a micro-batch: a batch is split into micro-batches within this limit, whose

@@ -1,6 +1,7 @@
 """What to do about a library's error: tell the user, fail the run, or make another attempt."""
 
 import errno
+import sys
 from collections.abc import Iterator
 
 from tasks.errors import AdapterflowError, PassingError, UserError
@@ -51,11 +52,13 @@ def _may_pass(cause: BaseException) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, on a GPU or in this process."""
-    import torch
-
     # torch 2.13 raises OutOfMemoryError for GPU memory only; on the CPU it is a RuntimeError.
-    refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return refused or isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+        return True
+    torch = sys.modules.get("torch")  # an import takes seconds, and then no error is torch's
+    return isinstance(error, MemoryError) or bool(
+        torch and isinstance(error, torch.OutOfMemoryError)
+    )
 
 
 def is_full_disk(error: BaseException) -> bool:

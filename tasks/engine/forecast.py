@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import median
 
 from tasks.config import Batching, TrainAdapterConfig
+from tasks.engine.batching.prefix_trees import num_shared
 from tasks.engine.batching.row_order import row_order
 from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.token_files import row_lengths
+from tasks.engine.data.token_files import conversation_starts, row_lengths
 from tasks.engine.data.tokenization import shared_prefix_length
 from tasks.engine.steps import configure_lora, inject_adapter, load_base, train_adapter
 from tasks.records import BaseSource, DataRecord, Record, ResolvedLora
@@ -170,11 +171,19 @@ def _seconds_per_step(
     """
     lengths = row_lengths(data.train.rows)
     if batching == Batching.SHARED_PREFIX:
-        # The prefix is computed once per micro-batch, so its time is negligible.
+        # The prefix is computed once per micro-batch, so its time is negligible. What a row shares
+        # with an earlier one of its conversation is computed with that one.
         prefix = shared_prefix_length(data.train.rows)
-        lengths = lengths - prefix
+        lengths = lengths - num_shared(data.train.rows).clip(min=prefix)
     rows = config.training.batch_size * config.training.gradient_accumulation_steps
-    order = row_order(lengths, batching, rows, config.seed)
+    order = row_order(
+        lengths,
+        conversation_starts(data.train.rows),
+        batching,
+        config.seed,
+        batch_size=config.training.batch_size,
+        accumulation_steps=config.training.gradient_accumulation_steps,
+    )
     tokens: list[int] = []
     while len(tokens) < len(step_ends):
         order.set_epoch(len(tokens) * rows // len(lengths))

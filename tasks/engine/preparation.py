@@ -4,6 +4,7 @@ A malformed row is thus found within seconds, before any weights are loaded. The
 change later: the run keeps the rows that its record names.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.input_limits import check_embedded, limits_of
 from tasks.engine.base.sources import base_sha256
 from tasks.engine.data.chat_template import read_chat_template, unread_kwargs
-from tasks.engine.data.examples import ExampleSets
+from tasks.engine.data.conversations import Example
+from tasks.engine.data.examples import ExampleSets, Split
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.rendering import Renderer, choose_template
+from tasks.engine.data.template_limits import Trial, try_template
 from tasks.engine.data.token_files import MappedRows, TokenFile, write_token_file
 from tasks.engine.data.tokenization import SplitCounts, Tokenized, TokenizedSplit
 from tasks.engine.objectives.objective import Objective
@@ -29,6 +32,10 @@ from tasks.records import (
     SplitRecord,
 )
 
+TEXTS = (RowFormat.TEXT, RowFormat.LABELLED, RowFormat.TAGGED)
+"""Formats of rows that are texts without turns, which no chat template is for."""
+
+_TRIED_ROWS = 4
 OnRows = Callable[[int, int], None]
 
 
@@ -57,13 +64,15 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
     chat_template = read_chat_template(settings.chat_template)
     tokenizer = load_tokenizer(base.location, base.revision, chat_template)
     task = objective_of(base.settings.task)
-    is_text = sets.row_format in (RowFormat.TEXT, RowFormat.LABELLED, RowFormat.TAGGED)
-    template = choose_template(settings.template, tokenizer, is_text=is_text)
+    template = choose_template(settings.template, tokenizer, is_text=sets.row_format in TEXTS)
     _check_used(settings, template)
     chat = ChatOptions.of(settings)
     ends = end_ids(base.location, base.revision)
     renderer = Renderer.of(tokenizer, template, sets.row_format, ends, chat)
     splits = {"train": sets.train, **({"eval": sets.eval} if sets.eval else {})}
+    if template is Template.CHAT:
+        trials = [trial for one in splits.values() for trial in _trials(one, chat)]
+        try_template(tokenizer, trials)
     records, files = {}, []
     for name, split in splits.items():
         file = folder / f"{name}.arrow"
@@ -89,6 +98,20 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
         tokens=tuple(files),
     )
     return _opened(record, renderer, task)
+
+
+def _trials(split: Split, chat: ChatOptions) -> Iterator[Trial]:
+    """Yield the first rows of a split and the longest one, to try a chat template on."""
+    longest = max(split.examples, key=_num_characters)
+    for one in (*split.examples[:_TRIED_ROWS], longest):
+        turns = [message.for_template() for message in one.messages]
+        tools = {"tools": json.loads(one.tools)} if one.tools else {}
+        options = {**chat.chat_template_kwargs, **tools}
+        yield Trial(f"{split.source}, row {one.row}", turns, options)
+
+
+def _num_characters(example: Example) -> int:
+    return len(example.tools) + sum(len(message.content) for message in example.messages)
 
 
 def open_data(record: DataRecord, base: BaseModelRecord) -> PreparedData:

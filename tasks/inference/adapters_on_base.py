@@ -1,16 +1,25 @@
 """Load a base with adapters from a folder, the Hub, or MLflow."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from tasks.config import AdapterSettings, BaseModelSettings, Task, TrackingSettings
+from tasks.config import (
+    AdapterSettings,
+    BaseModelSettings,
+    PredictBatchConfig,
+    Task,
+    TrackingSettings,
+)
 from tasks.config.hub_ids import is_hub_id
 from tasks.config.reading import settings_here
-from tasks.engine.adapters.adapter_set import AdapterSet
+from tasks.engine.adapters.adapter_set import AdapterSet, check_adapter
+from tasks.engine.adapters.compatibility import check_fit
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
+from tasks.engine.base.base_models import check_local_weights, load_skeleton, load_tokenizer
+from tasks.engine.base.sources import find_base
 from tasks.engine.base.task_traits import traits_of
-from tasks.errors import UserError
+from tasks.errors import PassingError, UserError
 from tasks.runtime.progress import logger
 from tasks.tracking import fetched_adapter, is_mlflow_uri
 
@@ -55,14 +64,55 @@ def load_adapters(
     Raises:
         UserError: the base is not found, or an adapter does not fit it.
     """
-    first = folders[0]
-    adapters = AdapterSet.on(_as_trained(base, first) if base else base_of(first))
+    adapters = AdapterSet.on(check_adapters(base, wanted, folders))
     for one, folder in zip(wanted, folders, strict=True):
         loaded = adapters.load(folder, one.name, template=one.template, any_base=one.any_base)
         for warning in loaded.warnings:
             logger().warning(warning)
     adapters.disable()
     return adapters
+
+
+def check_adapters(
+    base: BaseModelSettings | None,
+    wanted: Sequence[AdapterSettings],
+    folders: Sequence[AdapterFolder],
+) -> BaseModelSettings:
+    """Check that adapters fit their base, and their chat templates, before a weight is loaded.
+
+    Args:
+        base: the base; by default the one that the first adapter was trained on.
+        wanted: the adapters.
+        folders: their folders, in the same order.
+
+    Returns:
+        The settings of the base.
+
+    Raises:
+        UserError: as `load_adapters`.
+    """
+    settings = _as_trained(base, folders[0]) if base else base_of(folders[0])
+    source = find_base(settings)
+    skeleton = load_skeleton(source)
+    check_local_weights(source)
+    tokenizer = load_tokenizer(source.location, source.revision)
+    for one, folder in zip(wanted, folders, strict=True):
+        check_adapter(folder, source, tokenizer, one.template, any_base=one.any_base)
+        check_fit(folder, skeleton)
+    return settings
+
+
+def check_early(config: PredictBatchConfig) -> None:
+    """Check adapters and base while a server starts; adapters in MLflow are checked by the flow.
+
+    Raises:
+        UserError: as `load_adapters`.
+    """
+    if any(is_mlflow_uri(one.source) for one in config.adapters):
+        return
+    # The flow makes further attempts where the Hub can't be reached.
+    with suppress(PassingError), found_adapters(config.adapters) as folders:
+        check_adapters(config.base_model, config.adapters, folders)
 
 
 def base_of(adapter: AdapterFolder, elsewhere: str | None = None) -> BaseModelSettings:

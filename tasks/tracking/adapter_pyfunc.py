@@ -9,10 +9,14 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -110,6 +114,9 @@ class AdapterModel(PythonModel):
             raise ValueError(f"batch_size is {self.config['batch_size']}; it must be 1 or more")
         base, revision = find_base(self.config)
         folders = {name: Path(context.artifacts[name]) for name in self.config["adapters"]}
+        for name, template in self.config["adapters"].items():
+            if template == "chat":  # before the base's weights are loaded
+                _check_template(_load_tokenizer(context.artifacts[name], base, revision))
         self.model = _load_base(base, revision, self.config, _fully_trained(folders.values()))
         self.num_embeddings = self.model.get_input_embeddings().weight.shape[0]
         self.labels = self.config.get("labels", [])
@@ -432,7 +439,7 @@ def _check_fingerprint(location: str, config: dict[str, Any]) -> None:
 
 def _fully_trained(folders: Iterable[Path]) -> list[str]:
     """Return the names of the modules that some adapter trained fully."""
-    configs = [json.loads((folder / "adapter_config.json").read_text()) for folder in folders]
+    configs = [_adapter_config(folder) for folder in folders]
     return sorted({name for one in configs for name in one.get("modules_to_save") or ()})
 
 
@@ -446,14 +453,15 @@ def _load_base(base: str, revision: str | None, config: dict[str, Any], full: li
     # The new output layer gets its weights from the adapters.
     classes = {"id2label": dict(enumerate(labels)), "num_labels": len(labels)} if labels else {}
     auto_class = getattr(transformers, config.get("auto_class", "AutoModelForCausalLM"))
-    model: Any = auto_class.from_pretrained(
-        base,
-        revision=revision,
-        trust_remote_code=False,
-        dtype=dtype,
-        quantization_config=quantization,
-        **classes,
-    )
+    with _reading(f"the base model {base!r}"):
+        model: Any = auto_class.from_pretrained(
+            base,
+            revision=revision,
+            trust_remote_code=False,
+            dtype=dtype,
+            quantization_config=quantization,
+            **classes,
+        )
     if labels:  # decoders classify at the last token that is not padding
         pad = _load_tokenizer(base, base, revision).pad_token_id
         model.config.get_text_config().pad_token_id = pad
@@ -482,8 +490,13 @@ def _load_adapter(model: Any, folder: str, name: str, base: str) -> None:  # noq
     log = logging.getLogger("transformers.integrations.peft")
     level = log.level
     log.setLevel(logging.ERROR)
-    info = model.load_adapter(folder, adapter_name=name, adapter_state_dict=_weights(folder))
-    log.setLevel(level)
+    try:
+        with _reading(f"the adapter in {folder}"):
+            info = model.load_adapter(
+                folder, adapter_name=name, adapter_state_dict=_weights(folder)
+            )
+    finally:
+        log.setLevel(level)
     # Weights that do not fit are only logged by transformers, and stay random.
     own = re.compile(rf"\.(lora_\w+|modules_to_save)\.{re.escape(name)}(\.|$)")
     missing = [key for key in map(str, info.missing_keys) if own.search(key)]
@@ -499,13 +512,14 @@ def _weights(folder: str) -> dict[str, Any]:
     """Read an adapter's weights; transformers expects `.weight` in DoRA's keys, PEFT omits it."""
     from safetensors.torch import load_file
 
-    weights = load_file(Path(folder) / "adapter_model.safetensors")
+    with _reading(f"the weights of the adapter in {folder}"):
+        weights = load_file(Path(folder) / "adapter_model.safetensors")
     return {re.sub(r"\.lora_magnitude_vector$", r"\g<0>.weight", k): w for k, w in weights.items()}
 
 
 def _is_plain(folder: str) -> bool:
     """Return whether PEFT can apply the adapter to single rows of a batch."""
-    config = json.loads((Path(folder) / "adapter_config.json").read_text())
+    config = _adapter_config(Path(folder))
     others = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias")
     return config.get("bias", "none") == "none" and not any(map(config.get, others))
 
@@ -531,10 +545,80 @@ def _load_tokenizer(folder: str, base: str, revision: str | None) -> Any:  # noq
 
     if (Path(folder) / "tokenizer_config.json").exists():
         base, revision = folder, None
-    tokenizer = AutoTokenizer.from_pretrained(base, revision=revision, trust_remote_code=False)
+    with _reading(f"the tokenizer of {base!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(base, revision=revision, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _adapter_config(folder: Path) -> dict[str, Any]:
+    with _reading(f"the configuration of the adapter in {folder}"):
+        return dict(json.loads((folder / "adapter_config.json").read_text()))
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a file into a ValueError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, MemoryError):  # these name it, or are about the machine
+        raise
+    except Exception as error:
+        raise ValueError(f"{what} can't be read: {type(error).__name__}: {error}") from error
+
+
+_TRIAL = """
+import contextlib, json, os, signal, sys
+from transformers.utils.chat_template_utils import render_jinja_template
+
+asked = json.load(sys.stdin)
+with contextlib.suppress(ImportError, OSError, ValueError):
+    import resource
+    pages = int(open("/proc/self/statm").read().split()[0])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+signal.alarm(5)
+for turns in asked["conversations"]:
+    try:
+        (text,), _ = render_jinja_template([turns], **asked["options"])
+    except MemoryError:
+        sys.exit("takes more than 1 GB of memory")
+    except Exception:
+        continue
+    if len(text) > 4_000_000:
+        sys.exit(f"writes {len(text):,} characters for a short conversation")
+"""
+"""Renders short conversations within limits of time and memory, in a process of its own."""
+_TRIAL_SECONDS = 120  # with the imports
+_TRIED = "ADAPTERFLOW_TRIED_TEMPLATES"
+"""The variable with the sha256 of what was tried: MLflow executes this file anew for each model."""
+
+
+def _check_template(tokenizer: Any) -> None:  # noqa: ANN401
+    """Check that the chat template ends: it is a program, and nothing interrupts one in here.
+
+    Raises:
+        ValueError: it takes too much time or memory, or writes too much.
+    """
+    if tokenizer.chat_template is None:
+        return
+    question = {"role": "user", "content": "What is the capital of France?"}
+    conversations = [[question], [question, {"role": "assistant", "content": "Paris."}, question]]
+    options = {**tokenizer.special_tokens_map, "chat_template": tokenizer.get_chat_template()}
+    options["add_generation_prompt"] = True
+    asked = json.dumps({"conversations": conversations, "options": options}, default=str)
+    key = hashlib.sha256(asked.encode()).hexdigest()
+    if key in os.environ.get(_TRIED, ""):
+        return
+    command = [sys.executable, "-P", "-c", _TRIAL]
+    done = subprocess.run(  # noqa: S603 - our own program
+        command, input=asked, capture_output=True, text=True, timeout=_TRIAL_SECONDS, check=False
+    )
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2] or "does not end within 5 s"
+        raise ValueError(f"the chat template of {tokenizer.name_or_path} {reason}")
+    os.environ[_TRIED] = f"{os.environ.get(_TRIED, '')} {key}"
 
 
 def _text(given: Any, name: str, *, may_be_blank: bool = False) -> str:  # noqa: ANN401

@@ -75,6 +75,7 @@ REACHES = (
     Reach("transformers", "Trainer._run_epoch", TRAINER, ("model", "epoch")),
     Reach("transformers", "Trainer._determine_best_metric", TRAINER, ("metrics", "trial")),
     Reach("transformers", "Trainer._get_train_sampler", TRAINER, ("train_dataset",)),
+    Reach("transformers", "Trainer._get_eval_sampler", TRAINER, ("eval_dataset",)),
     Reach("transformers", "Trainer._prepare_inputs", TRAINER, ("inputs",)),
     Reach(
         "transformers",
@@ -88,6 +89,25 @@ REACHES = (
         value=False,
     ),
     Reach("transformers.integrations.peft", "logger", "tasks/engine/adapters/loading.py"),
+    Reach("transformers.modeling_utils", "logger", "tasks/engine/base/weight_files.py"),
+    Reach(
+        "transformers.utils.chat_template_utils",
+        "render_jinja_template",
+        "tasks/engine/data/template_process.py",
+        ("conversations", "chat_template", "add_generation_prompt", "tools"),
+    ),
+    Reach("transformers.activations", "ACT2FN", "tasks/engine/base/config_file.py"),
+    Reach(
+        "transformers.modeling_rope_utils",
+        "ROPE_INIT_FUNCTIONS",
+        "tasks/engine/base/config_file.py",
+    ),
+    Reach(
+        "transformers.quantizers.auto",
+        "AutoQuantizationConfig.from_dict",
+        "tasks/engine/base/config_file.py",
+        ("quantization_config_dict",),
+    ),
     Reach(
         "peft.tuners.tuners_utils",
         "BaseTunerLayer.adapter_layer_names",

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,27 @@ def draw_rows(*sizes: tuple[int, int], prefix_length: int = 12) -> list[Tokenize
 
     prefix = tokens(prefix_length)
     return [row([*prefix, *tokens(prompt)], tokens(answer)) for prompt, answer in sizes]
+
+
+def draw_conversations(*turns: int, prefix_length: int = 12) -> list[TokenizedRow]:
+    """Make conversations that begin alike and have so many turns, each a row in its own context.
+
+    Every other answer stands in later contexts as it was given; the others are rewritten there, and
+    only begin alike.
+    """
+    draw = random.Random(0)  # noqa: S311 - no secret
+
+    def tokens(count: int) -> list[int]:
+        return [draw.randrange(4, 380) for _ in range(count)]
+
+    prefix, rows = tokens(prefix_length), []
+    for conversation, count in enumerate(turns):
+        context = [*prefix, *tokens(3 + conversation)]
+        for turn in range(count):
+            answer = tokens(4)
+            rows.append(replace(row(context, answer), conversation=conversation))
+            context += [*(answer if turn % 2 else [answer[0], *tokens(2)]), *tokens(3 + turn)]
+    return rows
 
 
 def adapted_llama(folder: Path) -> "PreTrainedModel":

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tasks.config import BaseModelSettings, Template
 from tasks.config.adapter_name import check_adapter_name
@@ -172,24 +172,15 @@ class AdapterSet:
     def _checked(
         self, folder: AdapterFolder, name: str, template: Template, *, any_base: bool
     ) -> LoadedAdapter:
-        check_shareable(folder)
-        try:
-            warnings = check_base(folder, self.base)
-        except UserError as mistake:
-            if not any_base:
-                raise
-            warnings = (str(mistake),)
-        tokenizer = check_tokenizer(folder, self.tokenizer)
-        pad_with_known(tokenizer, self.limits.num_embeddings)
+        checked = check_adapter(folder, self.base, self.tokenizer, template, any_base=any_base)
+        pad_with_known(checked.tokenizer, self.limits.num_embeddings)
         return LoadedAdapter(
             name=name,
             source=folder.source,
             sha256=FileRecord.of(folder.weights_file).sha256,
             config_sha256=FileRecord.of(folder.config_file).sha256,
-            template=template_of(folder, tokenizer, template),
             chat=ChatOptions.in_manifest(folder.manifest),
-            tokenizer=tokenizer,
-            warnings=warnings,
+            **checked._asdict(),
         )
 
     def _require(self, name: str) -> None:
@@ -203,6 +194,45 @@ class AdapterSet:
         elif getattr(self.model, "peft_config", None):
             disable_adapters(self.model)
         self._active = name
+
+
+class CheckedAdapter(NamedTuple):
+    """What the checks of an adapter found; see `LoadedAdapter`."""
+
+    template: Template
+    tokenizer: "PreTrainedTokenizerBase"
+    warnings: tuple[str, ...]
+
+
+def check_adapter(
+    folder: AdapterFolder,
+    base: BaseSource,
+    tokenizer: "PreTrainedTokenizerBase",
+    template: Template,
+    *,
+    any_base: bool,
+) -> CheckedAdapter:
+    """Check all that can be checked about an adapter without the weights of the base.
+
+    Args:
+        folder: the adapter.
+        base: that it is to be loaded on.
+        tokenizer: the base's.
+        template: how its prompts are to be written.
+        any_base: whether it may have been made for another base.
+
+    Raises:
+        UserError: it was made for another base, or can't share one with others.
+    """
+    check_shareable(folder)
+    try:
+        warnings = check_base(folder, base)
+    except UserError as mistake:
+        if not any_base:
+            raise
+        warnings = (str(mistake),)
+    own = check_tokenizer(folder, tokenizer)
+    return CheckedAdapter(template_of(folder, own, template), own, warnings)
 
 
 def check_shareable(folder: AdapterFolder) -> None:

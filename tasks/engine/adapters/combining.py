@@ -16,6 +16,7 @@ from tasks.config import BaseModelSettings, Template
 from tasks.engine.adapters import adapter_state, lora
 from tasks.engine.adapters.compatibility import (
     check_base,
+    check_fit,
     check_tokenizer,
     fitting_weights,
     template_of,
@@ -25,7 +26,7 @@ from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.adapters.merging import FULL_PRECISION
 from tasks.engine.adapters.saving import write_files
-from tasks.engine.base.base_models import load_base, load_tokenizer
+from tasks.engine.base.base_models import load_base, load_skeleton, load_tokenizer
 from tasks.engine.base.sources import find_base
 from tasks.engine.manifest import write_manifest
 from tasks.errors import UserError
@@ -93,12 +94,10 @@ def combine(
     check_new(folder)
     source = find_base(base.model_copy(update=FULL_PRECISION))
     warnings = [warning for one in adapters for warning in check_base(one, source)]
-    model = load_base(source)
-    unchanged = probe_logits(model)
-    prompting = []
+    skeleton, prompting = load_skeleton(source), []
     for one in adapters:
         _check_plain(one)
-        fitting_weights(one, model)
+        check_fit(one, skeleton)
         tokenizer = check_tokenizer(one, load_tokenizer(source.location, source.revision))
         options = ChatOptions.in_manifest(one.manifest)
         prompting.append((template_of(one, tokenizer), tokenizer.chat_template, options))
@@ -107,6 +106,10 @@ def combine(
                 f"{one.source} was trained with another prompt template, or other variables of "
                 f"it, than {adapters[0].source}; the combined adapter uses the latter's"
             )
+    model = load_base(source)
+    unchanged = probe_logits(model)
+    for one in adapters:
+        fitting_weights(one, model)
     log.info("combining %d adapters by %s ...", len(adapters), how.method)
     combined = _combined(model, adapters, weights, how)
     expected = probe_logits(combined)

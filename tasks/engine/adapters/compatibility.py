@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config import Template
 from tasks.config.hub_ids import is_hub_id
+from tasks.engine.adapters.adapter_files import CONFIG_FILE
 from tasks.engine.adapters.adapter_state import is_adapter_parameter, loadable
 from tasks.engine.adapters.folders import AdapterFolder
 from tasks.engine.base.base_models import read_tokenizer
 from tasks.engine.data.rendering import choose_template
+from tasks.engine.excerpts import reason
+from tasks.engine.reading import reading
 from tasks.errors import UserError
 from tasks.records import BaseSource
 
@@ -46,6 +49,26 @@ def fitting_weights(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[st
         UserError: the adapter's targets, layers, rank or widths do not fit the model, or it would
             change the base's own weights.
     """
+    copies = check_fit(adapter, model)
+    weights = adapter.weights()
+    own = _own_weights(model) if copies else {}
+    _check_copies(adapter, own, {key: weights.pop(key) for key in sorted(copies)})
+    return weights
+
+
+def check_fit(adapter: AdapterFolder, model: "PreTrainedModel") -> set[str]:
+    """Check that an adapter's weights fit the model, by the file's header alone.
+
+    Args:
+        adapter: to read.
+        model: the base, loaded or on the meta device; it is not changed.
+
+    Returns:
+        The names of the weights that are copies of the base's own.
+
+    Raises:
+        UserError: the adapter's targets, layers, rank or widths do not fit the model.
+    """
     _check_kind(adapter)
     expected = _expected_shapes(adapter, model)
     extra = adapter.shapes.keys() - expected.keys()
@@ -54,9 +77,7 @@ def fitting_weights(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[st
     problems = _problems(dict(adapter.shapes), expected, copies)
     if problems:
         raise _unfit(adapter, model, problems)
-    weights = adapter.weights()
-    _check_copies(adapter, own, {key: weights.pop(key) for key in sorted(copies)})
-    return weights
+    return copies
 
 
 def check_base(adapter: AdapterFolder, base: BaseSource) -> tuple[str, ...]:
@@ -90,7 +111,7 @@ def check_base(adapter: AdapterFolder, base: BaseSource) -> tuple[str, ...]:
 
 def _check_classes(adapter: AdapterFolder, base: BaseSource) -> None:
     """Check that the classes are the same, if the adapter's manifest names them."""
-    labels = adapter.manifest.get("base_model", {}).get("labels")
+    labels = (adapter.manifest.get("base_model") or {}).get("labels")
     if labels is not None and tuple(labels) != base.labels:
         made_for = ", ".join(labels) or "no classes"
         raise UserError(
@@ -184,15 +205,20 @@ def _check_kind(adapter: AdapterFolder) -> None:
 
 
 def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes:
+    import torch
     from peft import get_peft_model_state_dict, inject_adapter_in_model
 
     config = copy.deepcopy(adapter.config)
     config.init_lora_weights = False
-    try:
-        empty = inject_adapter_in_model(config, _skeleton(model), "default")
-    except ValueError as error:
-        raise _unfit(adapter, model, str(error).splitlines()[0]) from error
-    state = get_peft_model_state_dict(empty, adapter_name="default", save_embedding_layers=False)
+    with reading(f"{adapter.source}: {CONFIG_FILE} can't be used with {_named(model)}"):
+        try:
+            with torch.device("meta"):  # PEFT creates A and B on the CPU, whatever their size
+                empty = inject_adapter_in_model(config, _skeleton(model), "default")
+        except ValueError as error:
+            raise _unfit(adapter, model, reason(error)) from error
+        state = get_peft_model_state_dict(
+            empty, adapter_name="default", save_embedding_layers=False
+        )
     return {loadable(key): tuple(value.shape) for key, value in state.items()}
 
 
@@ -248,12 +274,15 @@ def _check_copies(
 
 
 def _unfit(adapter: AdapterFolder, model: "PreTrainedModel", problem: str) -> UserError:
-    base = getattr(model, "name_or_path", "") or type(model).__name__
     made_for = adapter.config.base_model_name_or_path
     return UserError(
-        f"the adapter {adapter.source} does not fit {base}: {problem}; load the base that it was "
-        f"made for ({made_for or 'its configuration does not name it'})"
+        f"the adapter {adapter.source} does not fit {_named(model)}: {problem}; load the base "
+        f"that it was made for ({made_for or 'its configuration does not name it'})"
     )
+
+
+def _named(model: "PreTrainedModel") -> str:
+    return getattr(model, "name_or_path", "") or type(model).__name__
 
 
 def _another_base(adapter: AdapterFolder, made_for: str, base: BaseSource) -> UserError:

@@ -1,6 +1,6 @@
 """A saved adapter in a folder: found locally or on the Hub, and read without a model."""
 
-import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.config.hub_ids import is_hub_id
+from tasks.engine.adapters.adapter_files import (
+    CONFIG_FILE,
+    check_adapter_weights,
+    read_adapter_config,
+    read_manifest,
+)
 from tasks.engine.adapters.adapter_state import WEIGHTS_FILE, load_weights, loadable
 from tasks.engine.base import hub
 from tasks.engine.manifest import MANIFEST_FILE
+from tasks.engine.reading import check_file, reading
 from tasks.errors import UserError
 from tasks.records import FileRecord
 from tasks.runtime.atomic_files import atomic_folder, check_new
@@ -20,8 +27,6 @@ from tasks.runtime.folder_links import refuse_links_out
 if TYPE_CHECKING:
     from peft import LoraConfig
     from torch import Tensor
-
-CONFIG_FILE = "adapter_config.json"
 
 # In its files PEFT names a weight by its path in a PeftModel around the base. Without this prefix
 # PEFT only warns about missing keys, and the model answers as the base; transformers reads both.
@@ -41,10 +46,10 @@ class AdapterFolder:
         """What adapterflow wrote about the adapter; empty if another program saved it.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: it cannot be read, or is no manifest of an adapter.
         """
         file = self.path / MANIFEST_FILE
-        return _mapping(file) if file.is_file() else {}
+        return read_manifest(file, self.source) if file.is_file() else {}
 
     @cached_property
     def config(self) -> "LoraConfig":
@@ -53,34 +58,32 @@ class AdapterFolder:
         Raises:
             UserError: it cannot be read, or it is of another method than LoRA.
         """
-        from peft import LoraConfig, PeftConfig
+        from peft import PeftConfig
 
-        given = _mapping(self.config_file)
-        try:
-            config = PeftConfig.from_pretrained(str(self.path))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{self.source}: {CONFIG_FILE} cannot be read: {error}") from error
-        if type(config) is not LoraConfig:
-            raise UserError(
-                f"{self.source} is an adapter of type {given.get('peft_type')}; only LoRA can be "
-                "loaded"
-            )
+        self.given_config  # noqa: B018 - read for its checks
+        with reading(f"{self.source}: {CONFIG_FILE} cannot be used"):
+            config: LoraConfig = PeftConfig.from_pretrained(str(self.path))
         return config
+
+    @cached_property
+    def given_config(self) -> Mapping[str, Any]:
+        """The adapter's configuration as it is written.
+
+        Raises:
+            UserError: it cannot be read, it is of another method than LoRA, or a setting is
+                impossible.
+        """
+        return read_adapter_config(self.config_file, self.source)
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shapes of the weights by their names in the base, from the file's header alone.
 
         Raises:
-            UserError: the file is missing or truncated.
+            UserError: the file is truncated, or has weights that no adapter can have.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.weights_file, "pt") as opened:
-                return {_place(k): tuple(opened.get_slice(k).get_shape()) for k in opened.keys()}  # noqa: SIM118 - no mapping
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{self.source}: {WEIGHTS_FILE} cannot be read: {error}") from error
+        header = check_adapter_weights(self.weights_file, self.given_config, self.source)
+        return {_place(key): entry.shape for key, entry in header.items()}
 
     @property
     def config_file(self) -> Path:
@@ -94,7 +97,8 @@ class AdapterFolder:
 
     def weights(self) -> dict[str, "Tensor"]:
         """Read the weights, by their names in the base."""
-        return {_place(key): value for key, value in load_weights(self.weights_file).items()}
+        with reading(f"{self.source}: {WEIGHTS_FILE} cannot be read"):
+            return {_place(key): value for key, value in load_weights(self.weights_file).items()}
 
     def has_tokenizer(self) -> bool:
         """Return whether a tokenizer was saved with the adapter, as TRL does."""
@@ -129,6 +133,7 @@ def find_adapter(
     _check_files(source, folder)
     found = AdapterFolder(named or str(source), folder.resolve())
     _check_manifest(found)
+    found.shapes  # noqa: B018 - reads and checks the configuration and the weights
     return found
 
 
@@ -151,12 +156,13 @@ def _check_files(source: str | Path, folder: Path) -> None:
         inside = sorted(folder.glob(f"**/{CONFIG_FILE}")) if folder.is_dir() else []
         hint = f"; did you mean {inside[0].parent}?" if inside else ""
         raise UserError(f"{source} {what}; give an adapter's folder or Hub id (org/name){hint}")
-    if not (folder / WEIGHTS_FILE).is_file():
+    if not os.path.lexists(folder / WEIGHTS_FILE):
         # No fallback to adapter_model.bin: it is a pickle, which can run code when it is loaded.
         has = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise UserError(
             f"{source} has no {WEIGHTS_FILE}; it contains {has}; save the adapter as safetensors"
         )
+    check_file(folder / WEIGHTS_FILE, f"{source}: {WEIGHTS_FILE}")
 
 
 def _check_manifest(adapter: AdapterFolder) -> None:
@@ -168,16 +174,6 @@ def _check_manifest(adapter: AdapterFolder) -> None:
                 f"changed or damaged; save the adapter again, or remove {MANIFEST_FILE} if you "
                 "changed it on purpose"
             )
-
-
-def _mapping(file: Path) -> Mapping[str, Any]:
-    try:
-        given = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    if not isinstance(given, dict):
-        raise UserError(f"{file} must be a JSON object")
-    return given
 
 
 def _place(key: str) -> str:

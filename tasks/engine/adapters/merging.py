@@ -12,11 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import BaseModelSettings, Dtype, Quantization
-from tasks.engine.adapters.compatibility import check_base, check_tokenizer, fitting_weights
+from tasks.engine.adapters.compatibility import (
+    check_base,
+    check_fit,
+    check_tokenizer,
+    fitting_weights,
+)
 from tasks.engine.adapters.folders import AdapterFolder
 from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
-from tasks.engine.base.base_models import load_base, load_config, load_tokenizer
+from tasks.engine.base.base_models import (
+    load_base,
+    load_config,
+    load_skeleton,
+    load_tokenizer,
+)
 from tasks.engine.base.license import license_of
 from tasks.engine.base.sources import find_base
 from tasks.engine.base.task_traits import traits_of
@@ -67,6 +77,8 @@ def export_merged(
     log.info("the adapter on its base in float32 ...")
     source = find_base(base.model_copy(update=FULL_PRECISION))
     warnings = check_base(adapter, source)
+    check_fit(adapter, load_skeleton(source))
+    check_tokenizer(adapter, load_tokenizer(source.location, source.revision))
     saved_as = _saved_dtype(source, dtype)
     expected, expected_score = _with_adapter(adapter, source, score)
     log.info("merging, saving in %s ...", saved_as.value)
@@ -122,7 +134,6 @@ def _with_adapter(
     adapter: AdapterFolder, source: BaseSource, score: Score | None
 ) -> tuple["Tensor", float | None]:
     model = load_base(source)
-    check_tokenizer(adapter, load_tokenizer(source.location, source.revision))
     load_adapter(model, adapter.path)
     return probe_logits(model), score(model) if score else None
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tasks.config import Template
 from tasks.engine.adapters import adapter_state
+from tasks.engine.adapters.adapter_files import CONFIG_FILE
 from tasks.engine.adapters.compatibility import tokenizer_identity
-from tasks.engine.adapters.folders import CONFIG_FILE, PEFT_PREFIX
+from tasks.engine.adapters.folders import PEFT_PREFIX
 from tasks.engine.adapters.injection import prepare_for_training, probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.adapters.plain_lora import ALTERS_BASE, to_plain

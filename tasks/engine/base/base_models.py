@@ -2,14 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Quantization, Task
+from tasks.engine.base.config_file import check_quantization, explain
 from tasks.engine.base.memory import release_memory
 from tasks.engine.base.task_traits import traits_of
-from tasks.engine.failures import failure
+from tasks.engine.base.tokenizer_files import (
+    blame_file,
+    check_generation_file,
+    check_tokenizer_files,
+)
+from tasks.engine.base.weight_files import check_complete, check_weights
+from tasks.engine.reading import reading
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, BaseSource
 
@@ -59,7 +66,8 @@ def _tokenizer(
     tokenizer = read_tokenizer(location, revision, "the base model")
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-    config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+    with _reading_config(location):
+        config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
     pad_with_known(tokenizer, getattr(config.get_text_config(), "vocab_size", None))
     return tokenizer
 
@@ -87,14 +95,14 @@ def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrain
     """
     from transformers import AutoTokenizer
 
-    try:
+    folder = Path(location)
+    check_tokenizer_files(folder)
+    problem = f"{whose} {location!r} has no usable tokenizer"
+    with reading(problem, partial(blame_file, folder)):
         # Unset, transformers 5.23 asks whoever sits at a terminal, and runs it on a `y`.
         tokenizer = AutoTokenizer.from_pretrained(
             location, revision=revision, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
-        message = f"{whose} {location!r} has no usable tokenizer: {error}"
-        raise failure(error, message) from error
     if not tokenizer.is_fast:
         raise UserError(
             f"the tokenizer of {whose} {location!r} has no fast version; adapterflow needs the "
@@ -107,8 +115,12 @@ def read_tokenizer(location: str, revision: str | None, whose: str) -> "PreTrain
             "one of them is needed to pad texts to the same length; set pad_token or eos_token in "
             "its tokenizer_config.json to one of its tokens"
         )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    with reading(problem):
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.decode(
+            tokenizer("a")["input_ids"], skip_special_tokens=True
+        )  # fails late otherwise
     return tokenizer
 
 
@@ -120,12 +132,13 @@ def end_ids(location: str, revision: str | None) -> tuple[int, ...]:
     """
     from transformers import AutoConfig, GenerationConfig
 
-    try:
-        config = GenerationConfig.from_pretrained(location, revision=revision or "main")
-    except OSError:  # no generation_config.json; transformers falls back in the same way
-        config = GenerationConfig.from_model_config(
-            AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
-        )
+    check_generation_file(Path(location))
+    with _reading_config(location):
+        try:
+            config = GenerationConfig.from_pretrained(location, revision=revision or "main")
+        except OSError:  # no generation_config.json; transformers falls back in the same way
+            base = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+            config = GenerationConfig.from_model_config(base)
     given = config.eos_token_id
     ends = given if isinstance(given, list) else [given]
     return tuple(sorted({int(end) for end in ends if end is not None}))
@@ -140,14 +153,11 @@ def load_config(source: BaseSource) -> "PretrainedConfig":
     """
     from transformers import AutoConfig
 
-    try:
+    with _reading_config(source.location):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        message = f"transformers cannot read the configuration of {source.location!r}: {reason}"
-        raise failure(error, message) from error
+    check_quantization(Path(source.location), getattr(config, "quantization_config", None))
     if not traits_of(source.settings.task).generates:
         _name_classes(config, source)
     return config
@@ -174,6 +184,12 @@ def _name_classes(config: "PretrainedConfig", source: BaseSource) -> None:
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
+def _reading_config(location: str, problem: str = "") -> AbstractContextManager[None]:
+    """Return the block in which transformers reads and uses a base's configuration."""
+    problem = problem or f"transformers cannot read the configuration of {location!r}"
+    return reading(problem, partial(explain, Path(location)))
+
+
 def load_skeleton(source: BaseSource) -> "PreTrainedModel":
     """Build the base without weights (on the meta device), to inspect its modules and sizes.
 
@@ -184,13 +200,17 @@ def load_skeleton(source: BaseSource) -> "PreTrainedModel":
 
     config = load_config(source)
     task = source.settings.task
-    try:
-        with torch.device("meta"):
-            return _auto_class(task).from_config(config)  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise UserError(
-            f"{source.location!r} ({config.model_type}) has no model for task {task.value!r}"
-        ) from error
+    problem = (
+        f"{source.location!r} ({config.model_type}) describes no model for task {task.value!r}"
+    )
+    with _reading_config(source.location, problem), torch.device("meta"):
+        return _auto_class(task).from_config(config)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=4)
+def check_local_weights(source: BaseSource) -> None:
+    """Check the weights of a local base by their headers, once; see `check_weights`."""
+    check_weights(source, load_skeleton(source))
 
 
 def device() -> "torch.device":
@@ -226,35 +246,25 @@ def load_base(source: BaseSource) -> "PreTrainedModel":
         AdapterflowError: the process or the GPU ran out of memory.
     """
     import torch
-    from safetensors import SafetensorError
 
     settings = source.settings
     dtype: torch.dtype = getattr(torch, source.dtype)
     release_memory()  # the memory of a discarded model, before this one is loaded
-    try:
-        with seeded(_HEAD_SEED):
-            model, info = _auto_class(settings.task).from_pretrained(
-                source.location,
-                revision=source.revision,
-                config=load_config(source),
-                dtype=dtype,
-                quantization_config=_quantization_config(source, dtype),
-                device_map={"": device()},
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        message = f"the base model {source.location!r} cannot be loaded: {error}"
-        raise failure(error, message) from error
-    head = traits_of(settings.task).head_modules(model)
-    missing = sorted(key for key in info["missing_keys"] if key.partition(".")[0] not in head)
-    if missing:
-        # transformers only logs missing weights, and initializes them at random.
-        raise UserError(
-            f"the base model {source.location!r} lacks {len(missing)} weights of "
-            f"{type(model).__name__}, such as {missing[0]}; download it again, or set "
-            "base_model.task to the task that it was saved for"
+    check_local_weights(source)
+    problem = f"the base model {source.location!r} cannot be loaded"
+    with _reading_config(source.location, problem), seeded(_HEAD_SEED):
+        model, info = _auto_class(settings.task).from_pretrained(
+            source.location,
+            revision=source.revision,
+            config=load_config(source),
+            dtype=dtype,
+            quantization_config=_quantization_config(source, dtype),
+            device_map={"": device()},
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
         )
+    check_complete(source, model, info)
     model.requires_grad_(requires_grad=False)
     if settings.quantization is Quantization.NF4:
         _keep_layout(model)

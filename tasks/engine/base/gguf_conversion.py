@@ -10,7 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tasks.errors import UserError
+from tasks.engine.base.gguf_header import check_gguf
+from tasks.engine.reading import reading
 from tasks.runtime import home
 from tasks.runtime.atomic_files import atomic_folder
 from tasks.runtime.code_identity import library_versions
@@ -48,6 +49,7 @@ def converted_folder(gguf: Path) -> Path:
         UserError: transformers cannot read the file.
         UnwritableError: the disk is full, or the cache is not writable.
     """
+    check_gguf(gguf)
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     made_by = _made_by(gguf)
@@ -76,7 +78,7 @@ def _write_model(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    try:
+    with reading(f"transformers cannot read {gguf}"):
         tokenizer = AutoTokenizer.from_pretrained(
             gguf.parent, gguf_file=gguf.name, trust_remote_code=False
         )
@@ -87,7 +89,5 @@ def _write_model(gguf: Path, folder: Path) -> None:
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
         )
-    except (ValueError, KeyError, OSError, NotImplementedError) as error:
-        raise UserError(f"transformers cannot read {gguf}: {error}") from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

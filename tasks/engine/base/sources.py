@@ -13,8 +13,12 @@ from tasks.config import BaseModelSettings
 from tasks.config.hub_ids import is_hub_id
 from tasks.config.likeness import nearest_file
 from tasks.engine.base import hub
+from tasks.engine.base.config_file import CONFIG_FILE, read_config_file
 from tasks.engine.base.gguf_conversion import converted_folder
+from tasks.engine.base.gguf_header import check_gguf
+from tasks.engine.base.tokenizer_files import check_generation_file, check_tokenizer_files
 from tasks.engine.base.weight_dtype import weight_dtype
+from tasks.engine.base.weight_files import read_headers, weight_files
 from tasks.errors import UserError
 from tasks.records import BaseSource, FileRecord
 from tasks.runtime.folder_links import refuse_links_out
@@ -55,9 +59,27 @@ def find_base(settings: BaseModelSettings, labels: Sequence[str] | None = None) 
     raise _no_such_path(path)
 
 
+def check_files(settings: BaseModelSettings) -> None:
+    """Check a local base's files as far as that needs no library, whose import takes seconds.
+
+    `find_base` and what comes after it check the same, and more.
+
+    Raises:
+        UserError: a file can't be what it should be.
+    """
+    path = Path(settings.source).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        check_gguf(path)
+    elif (path / CONFIG_FILE).is_file():
+        read_config_file(path)
+        check_tokenizer_files(path)
+        check_generation_file(path)
+        read_headers(path)
+
+
 def base_sha256(source: BaseSource) -> str:
     """Hash the base's fingerprint and its configuration, which the fingerprint does not cover."""
-    file = Path(source.location) / "config.json"
+    file = Path(source.location) / CONFIG_FILE
     # A Hub id's fingerprint is its commit, which covers all of its files.
     configuration = file.read_bytes() if file.is_file() else b""
     return hashlib.sha256(source.fingerprint.encode() + b"\0" + configuration).hexdigest()
@@ -99,13 +121,14 @@ def _from_gguf(settings: BaseModelSettings, labels: tuple[str, ...], path: Path)
 
 
 def _from_folder(settings: BaseModelSettings, labels: tuple[str, ...], folder: Path) -> BaseSource:
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG_FILE).is_file():
         has = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         if (folder / "adapter_config.json").is_file():
             has = "an adapter, not a base model"
         raise UserError(f"base_model.source {folder} has no config.json; it contains {has}")
     _check_plain(folder, str(folder))
-    weights = _weight_files(folder)
+    read_config_file(folder)
+    weights = tuple(map(FileRecord.of, weight_files(folder)))
     return BaseSource(
         settings=settings,
         labels=labels,
@@ -114,7 +137,7 @@ def _from_folder(settings: BaseModelSettings, labels: tuple[str, ...], folder: P
         reference=settings.hub_id or str(folder),
         fingerprint=_fingerprint(weights),
         # The configuration computes as much as the weights: edited, the run's records are stale.
-        files=(*weights, FileRecord.of(folder / "config.json")),
+        files=(*weights, FileRecord.of(folder / CONFIG_FILE)),
         dtype=weight_dtype(settings),
     )
 
@@ -126,13 +149,6 @@ def _check_plain(folder: Path, source: str) -> None:
             f"base_model.source {source} contains an adapter beside the base model; "
             "give the base model without adapter_config.json"
         )
-
-
-def _weight_files(folder: Path) -> tuple[FileRecord, ...]:
-    weights = sorted((*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")))
-    if not weights:
-        raise UserError(f"base_model.source {folder} has no weights (*.safetensors)")
-    return tuple(FileRecord.of(path) for path in weights)
 
 
 def _fingerprint(files: tuple[FileRecord, ...]) -> str:
@@ -148,12 +164,13 @@ def _from_hub(settings: BaseModelSettings, labels: tuple[str, ...]) -> BaseSourc
     # The snapshot folder is named by the commit, so a few small files are enough to resolve it.
     small = ["config.json", "adapter_config.json", "README.md"]
     snapshot = hub.download(name, revision, small, "base model")
-    if not (snapshot / "config.json").is_file():
+    if not (snapshot / CONFIG_FILE).is_file():
         raise UserError(
             f"{name!r} on the Hub has no config.json, so it is not a Transformers model; "
             "check base_model.source"
         )
     _check_plain(snapshot, name)
+    read_config_file(snapshot)
     commit = snapshot.name
     return BaseSource(
         settings=settings,

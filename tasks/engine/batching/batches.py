@@ -10,35 +10,41 @@ row's last label (attention is causal).
 
 `PackedBatches` needs no padding: a micro-batch is one sequence
 `[prefix][rest of row 1][rest of row 2]…`. Rows of instruction data often begin with the same
-prompt, which is then computed once. Position ids continue from the prefix in each row, and each row
-attends to the prefix and itself only:
-
-            prefix  row 1  row 2
-    prefix    ◣       .      .
-    row 1     ■       ◣      .
-    row 2     ■       .      ◣
+prompt, and rows of a conversation with the same turns. Both are computed once: position ids
+continue from the prefix in each row, and each row attends to its prefixes and itself only.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, Protocol, Self, TypedDict, TypeVar
 
+from tasks.engine.batching.prefix_trees import PackedSequence, num_positions
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow
+from tasks.engine.kernels.segments import NO_PARENT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 MicroBatch = dict[str, "Tensor"]
 """Inputs and labels of one forward pass.
 
 For a causal language model: `input_ids` and `position_ids` (int64 [rows, sequence], or
 [1, sequence] when packed), `attention_mask` (see each collator), `logits_to_keep` (int64 [kept],
-the positions with a label in any row) and `labels` (int64 [rows, kept], the token that follows each
+the positions with a label in any row; those of packed rows row by row, and one that several rows
+have labels at as often) and `labels` (int64 [rows, kept], the token that follows each
 of these positions, -100 where not trained on). Labels are already shifted.
 """
 
-Row = Mapping[str, list[int]]
+
+class Row(TypedDict):
+    """A row as data loaders pass it to `Batches`."""
+
+    input_ids: list[int]
+    labels: list[int]
+    conversation: NotRequired[int]
+    """See `TokenizedRow`."""
 
 
 class Batch(TypedDict):
@@ -104,7 +110,7 @@ class PaddedBatches:
         def pad(values: list[int], filler: int) -> list[int]:
             return [filler] * (length - len(values)) + values
 
-        inputs, following = zip(*map(_inputs_and_following, rows), strict=True)
+        inputs, following = zip(*map(_ComputedRow.of, rows), strict=True)
         mask = torch.tensor([pad([1] * len(ids), 0) for ids in inputs])
         targets = torch.tensor([pad(row, IGNORED) for row in following])
         kept = (targets != IGNORED).any(dim=0).nonzero().flatten()
@@ -119,65 +125,125 @@ class PaddedBatches:
 
 @dataclass(frozen=True)
 class PackedBatches:
-    """Rows one after another, behind the `prefix_length` tokens that they have in common."""
+    """Rows one after another, behind the prefixes that they have in common."""
 
     prefix_length: int
+    """Number of tokens that all rows begin with, none of them trained on."""
     max_tokens: int
+    by_conversation: bool = True
+    """Whether rows of a conversation also share what they begin with beyond that."""
 
     @property
     def name(self) -> str:
-        """Return `shared-prefix` if the rows share a prefix, else `packed`."""
-        return "shared-prefix" if self.prefix_length else "packed"
+        """Return `shared-prefix` if rows may share a prefix, else `packed`."""
+        return "shared-prefix" if self.prefix_length or self.by_conversation else "packed"
 
     def length(self, row: Row) -> int:
         """Return the number of tokens that some label depends on, the prefix included."""
         return num_inputs(row)
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
-        """Collate the rows; `attention_mask` is int64 [1, 1, 1, rows + 1].
+        """Collate the rows; `attention_mask` is int64 [1, 1, 2, segments], see `Segments`.
 
-        It holds the position where the prefix ends and where each row ends, which `row_attention`
-        reads. It has four dimensions because transformers passes such a mask through unchanged.
+        Rows of a conversation stay in one micro-batch if it holds them; otherwise each of its
+        micro-batches computes their prefix.
         """
+        families = [family for one in self._conversations(rows) for family in self._families(one)]
 
-        def num_tokens(group: Sequence[Row]) -> int:
-            start = self.prefix_length
-            return start + sum(num_inputs(row) - start for row in group)
+        def num_tokens(group: Sequence[_Family]) -> int:
+            return self.prefix_length + sum(family.num_tokens for family in group)
 
-        groups = split_rows(rows, self.max_tokens, self.length, num_tokens)
+        groups = split_rows(families, self.max_tokens, _Family.longest, num_tokens)
         return as_batch([self._micro_batch(group) for group in groups])
 
-    def _micro_batch(self, rows: Sequence[Row]) -> MicroBatch:
+    def _conversations(self, rows: Sequence[Row]) -> list[list["_ComputedRow"]]:
+        """Return the rows by conversation; a row of none is one."""
+        found: dict[int, list[_ComputedRow]] = {}
+        for number, row in enumerate(rows, 1):
+            of = row.get("conversation") if self.by_conversation else None
+            found.setdefault(-number if of is None else of, []).append(_ComputedRow.of(row))
+        return list(found.values())
+
+    def _families(self, conversation: Sequence["_ComputedRow"]) -> list["_Family"]:
+        """Return the rows of a conversation as few families, each of which a micro-batch holds."""
+        whole = _Family.of(conversation, self.prefix_length)
+        if self.prefix_length + whole.num_tokens <= self.max_tokens:
+            return [whole]
+
+        def num_tokens(group: Sequence[_ComputedRow]) -> int:
+            return num_positions([row.inputs for row in group])
+
+        groups = split_rows(conversation, self.max_tokens, _ComputedRow.length, num_tokens)
+        return [_Family.of(group, self.prefix_length) for group in groups]
+
+    def _micro_batch(self, families: Sequence["_Family"]) -> MicroBatch:
         import torch
 
-        start = self.prefix_length
-        ids = list(rows[0]["input_ids"][:start])
-        positions, following, ends = list(range(start)), [IGNORED] * start, [start]
-        for row in rows:
-            inputs, next_labels = _inputs_and_following(row)
-            ids += inputs[start:]
-            positions += range(start, len(inputs))
-            following += next_labels[start:]
-            ends.append(len(ids))
-        targets = torch.tensor(following)
-        kept = (targets != IGNORED).nonzero().flatten()
+        start, packed = self.prefix_length, PackedSequence()
+        prefix = packed.append(families[0].rows[0].inputs[:start]) if start else NO_PARENT
+        kept, labels = [], []
+        for family in families:
+            inputs = [row.inputs for row in family.rows]
+            places = packed.append_tree(inputs, start, prefix)
+            for row, own in zip(family.rows, places, strict=True):
+                for place, label in zip(own, row.following[start:], strict=True):
+                    if label != IGNORED:
+                        kept.append(place)
+                        labels.append(label)
         return {
-            "input_ids": torch.tensor(ids)[None],
-            "attention_mask": torch.tensor(ends)[None, None, None],
-            "position_ids": torch.tensor(positions)[None],
-            "logits_to_keep": kept,
-            "labels": targets[kept][None],
+            "input_ids": torch.tensor(packed.ids)[None],
+            "attention_mask": packed.segments.as_mask(),
+            "position_ids": torch.tensor(packed.positions)[None],
+            "logits_to_keep": torch.tensor(kept),
+            "labels": torch.tensor(labels)[None],
         }
 
 
-def as_items(rows: Sequence[TokenizedRow]) -> list[dict[str, list[int]]]:
+class _ComputedRow(NamedTuple):
+    """The part of a row that is computed."""
+
+    inputs: list[int]
+    """The tokens before the last label."""
+    following: list[int]
+    """The label that follows each of them."""
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        end = num_inputs(row)
+        return cls(row["input_ids"][:end], row["labels"][1 : end + 1])
+
+    def length(self) -> int:
+        """Return the number of tokens that are computed."""
+        return len(self.inputs)
+
+
+class _Family(NamedTuple):
+    """Rows of a conversation that are in one micro-batch, the longest first."""
+
+    rows: list[_ComputedRow]
+    num_tokens: int
+    """Tokens that they add behind the prefix of all rows; what they share counts once."""
+
+    @classmethod
+    def of(cls, rows: Sequence[_ComputedRow], prefix_length: int) -> Self:
+        longest_first = sorted(rows, key=_ComputedRow.length, reverse=True)
+        added = num_positions([row.inputs for row in rows]) - prefix_length
+        return cls(longest_first, added)
+
+    def longest(self) -> int:
+        """Return the number of tokens of the longest row."""
+        return self.rows[0].length()
+
+
+def as_items(rows: Sequence[TokenizedRow]) -> list[Row]:
     """Return rows as data loaders pass them to `Batches`."""
     return [as_item(row) for row in rows]
 
 
-def as_item(row: TokenizedRow) -> dict[str, list[int]]:
+def as_item(row: TokenizedRow) -> Row:
     """Return one row as data loaders pass it to `Batches`."""
-    return {"input_ids": row.input_ids, "labels": row.labels}
+    item: Row = {"input_ids": row.input_ids, "labels": row.labels}
+    return item if row.conversation is None else {**item, "conversation": row.conversation}
 
 
 def as_batch(micro_batches: list[MicroBatch]) -> Batch:
@@ -194,32 +260,26 @@ def num_inputs(row: Row) -> int:
     return max(i for i, label in enumerate(labels) if label != IGNORED)
 
 
-def _inputs_and_following(row: Row) -> tuple[list[int], list[int]]:
-    """Return the row's tokens that are computed, and the label that follows each of them."""
-    end = num_inputs(row)
-    return row["input_ids"][:end], row["labels"][1 : end + 1]
-
-
 def split_rows(
-    rows: Sequence[Row],
+    rows: Sequence[T],
     max_tokens: int,
-    length: Callable[[Row], int],
-    num_tokens: Callable[[Sequence[Row]], int],
-) -> list[list[Row]]:
+    length: Callable[[T], int],
+    num_tokens: Callable[[Sequence[T]], int],
+) -> list[list[T]]:
     """Split rows into as few groups as `max_tokens` allows, of about equal size, longest first.
 
     A row with more than `max_tokens` tokens becomes a group of its own.
 
     Args:
-        rows: the rows of a batch, at least one.
+        rows: the rows of a batch, or what is not split any further; at least one.
         max_tokens: most tokens of a group.
         length: returns the number of computed tokens of a row.
         num_tokens: returns the number of computed tokens of a group sorted by length, descending.
     """
     longest_first = sorted(rows, key=length, reverse=True)
 
-    def groups(limit: int) -> list[list[Row]]:
-        filled: list[list[Row]] = [[longest_first[0]]]
+    def groups(limit: int) -> list[list[T]]:
+        filled: list[list[T]] = [[longest_first[0]]]
         for row in longest_first[1:]:
             if num_tokens([*filled[-1], row]) <= limit:
                 filled[-1].append(row)

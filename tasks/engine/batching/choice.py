@@ -2,13 +2,16 @@
 
 A model may silently ignore or reinterpret the mask and position ids that keep packed rows apart (a
 sliding window, positions counted along the sequence). So the shortest and the longest row are
-packed first, and their logits compared with those of the same rows padded.
+packed first, and rows of a conversation, and their logits compared with those of the same rows
+padded.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tasks.config import Batching, TrainingSettings
 from tasks.engine.base.base_models import device, mixed_precision
@@ -17,11 +20,12 @@ from tasks.engine.batching.batches import (
     MicroBatch,
     PackedBatches,
     PaddedBatches,
+    Row,
     as_items,
 )
 from tasks.engine.batching.loss import can_chunk, labeled_logits
 from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.token_files import row_lengths
+from tasks.engine.data.token_files import conversation_starts, row_lengths
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, shared_prefix_length
 from tasks.engine.eval_mode import eval_mode
 from tasks.engine.failures import is_out_of_memory
@@ -31,7 +35,6 @@ from tasks.errors import UserError
 from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -44,6 +47,8 @@ _TOKENS_CPU = 1024
 _TOKENS_GPU = 8192
 """A guess; not measured."""
 _UNLIMITED = 2**62
+_PROBE_TURNS = 3
+"""Rows of a conversation that are tried: two may share a prefix within that of all three."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ def make_batches(plan: TrainingPlan, pad_token_id: int) -> Batches:
     """Return the collator that the plan names."""
     if plan.batching == Batching.PADDED:
         return PaddedBatches(pad_token_id, plan.batch_tokens)
-    return PackedBatches(plan.prefix_length, plan.batch_tokens)
+    shares = plan.batching == Batching.SHARED_PREFIX
+    return PackedBatches(plan.prefix_length, plan.batch_tokens, by_conversation=shares)
 
 
 def choose_batching(
@@ -76,14 +82,14 @@ def choose_batching(
         model: a causal language model with its adapter, in training or evaluation mode.
 
     Raises:
-        UserError: `training.batching` is `shared-prefix` and the rows share no prefix; or it is
+        UserError: `training.batching` is `shared-prefix` and no rows share a prefix; or it is
             `packed` or `shared-prefix` and the model's attention does not keep packed rows apart.
     """
     tokens = most_tokens(settings)
     splits = [data.train.rows, *([data.eval.rows] if data.eval else [])]
     probe = as_items(_shortest_and_longest(splits))
     padded = PaddedBatches(data.renderer.tokenizer.pad_token_id or 0, _UNLIMITED)
-    [plain] = (_on_device(one, model) for one in padded(probe)["micro_batches"])
+    plain = _one_micro_batch(padded, probe, model)
     expected = _logits(model, plain)
     with eval_mode(model):
         in_chunks = can_chunk(model, plain, expected)
@@ -92,12 +98,15 @@ def choose_batching(
     wanted = settings.batching
     if wanted is Batching.PADDED:
         return fallback
-    length = _prefix_length(splits, wanted)
-    packed_probe = PackedBatches(length, _UNLIMITED)(probe)
-    [packed] = (_on_device(one, model) for one in packed_probe["micro_batches"])
-    problem = _packing_problem(model, packed, _by_row(expected, plain))
-    if problem is None:
-        name = Batching.SHARED_PREFIX if length else Batching.PACKED
+    turns = as_items(_turns(splits)) if wanted is not Batching.PACKED else []
+    length = _prefix_length(splits, wanted, has_turns=bool(turns))
+    packed = PackedBatches(length, _UNLIMITED, by_conversation=bool(turns))
+    problem = _packing_problem(model, packed, probe, _by_row(expected, plain))
+    if turns and not problem:
+        plain = _one_micro_batch(padded, turns, model)
+        problem = _packing_problem(model, packed, turns, _by_row(_logits(model, plain), plain))
+    if not problem:
+        name = Batching.SHARED_PREFIX if length or turns else Batching.PACKED
         return BatchingChoice(name, tokens, length, in_chunks, warnings)
     if wanted is not Batching.AUTO:
         raise UserError(f"training.batching is {wanted.value}, but {problem}; use padded")
@@ -142,10 +151,24 @@ def _extremes(lengths: "np.ndarray") -> list[int]:
     return sorted({int(lengths.argmin()), longest})
 
 
-def _prefix_length(splits: Sequence[Sequence[TokenizedRow]], wanted: Batching) -> int:
+def _turns(splits: Sequence[Sequence[TokenizedRow]]) -> list[TokenizedRow]:
+    """Return the first rows of the first conversation that has several; none without one."""
+    for split in splits:
+        starts = conversation_starts(split)
+        if len(starts) < len(split):
+            sizes = np.diff(starts, append=len(split))
+            number = int((sizes > 1).argmax())
+            start, size = int(starts[number]), int(sizes[number])
+            return list(split[start : start + min(size, _PROBE_TURNS)])
+    return []
+
+
+def _prefix_length(
+    splits: Sequence[Sequence[TokenizedRow]], wanted: Batching, *, has_turns: bool
+) -> int:
     length = shared_prefix_length(chain(*splits)) if wanted is not Batching.PACKED else 0
     if wanted is Batching.SHARED_PREFIX:
-        if not length:
+        if not length and not has_turns:
             raise UserError(
                 "training.batching is shared-prefix, but the rows have no prefix in common; use "
                 "packed, padded or auto"
@@ -157,16 +180,18 @@ def _prefix_length(splits: Sequence[Sequence[TokenizedRow]], wanted: Batching) -
 
 
 def _packing_problem(
-    model: "PreTrainedModel", packed: MicroBatch, expected: "Tensor"
+    model: "PreTrainedModel", batches: Batches, rows: Sequence[Row], expected: "Tensor"
 ) -> str | None:
     """Describe why the model can't train on packed rows; None if it can.
 
     Args:
         model: the model.
-        packed: rows in one sequence.
+        batches: makes one micro-batch of the rows.
+        rows: the rows to try.
         expected: their logits when padded, float32 [labels, vocabulary].
     """
     name = type(model).__name__
+    packed = _one_micro_batch(batches, rows, model)
     try:
         with attending_by_row(model):
             given = _by_row(_logits(model, packed), packed)
@@ -197,5 +222,6 @@ def _by_row(logits: "Tensor", micro_batch: MicroBatch) -> "Tensor":
     return logits[micro_batch["labels"] != IGNORED].float()
 
 
-def _on_device(micro_batch: MicroBatch, model: "PreTrainedModel") -> MicroBatch:
-    return {name: tensor.to(model.device) for name, tensor in micro_batch.items()}
+def _one_micro_batch(batches: Batches, rows: Sequence[Row], model: "PreTrainedModel") -> MicroBatch:
+    [made] = batches(rows)["micro_batches"]
+    return {name: tensor.to(model.device) for name, tensor in made.items()}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from tasks.engine.data.conversations import Message, ToolCall
-from tasks.engine.data.excerpts import excerpt
+from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
 
 
@@ -43,7 +43,7 @@ def is_within(content: str, text: str) -> bool:
 
 def has_reasoning(answer: Message, written: str) -> bool:
     """Return whether an answer's reasoning is in the text, if it has any."""
-    return _squeezed(answer.reasoning) in _squeezed(written)
+    return not answer.reasoning or _squeezed(answer.reasoning) in _squeezed(written)
 
 
 def num_unwritten(messages: Sequence[Message], text: str) -> int:
@@ -86,12 +86,16 @@ def _leaves(value: object) -> Iterator[object]:
 
 def _is_in(value: object, squeezed: str) -> bool:
     """Return whether a value is in a squeezed text: as it is, as JSON, or as Python."""
+    return any(_squeezed(form) in squeezed for form in _forms(value))
+
+
+def _forms(value: object) -> Iterator[str]:
+    yield str(value)
     if isinstance(value, str):
-        as_json = json.dumps(value, ensure_ascii=False)[1:-1]
-        forms: tuple[str, ...] = (value, as_json, json.dumps(value)[1:-1])
+        yield json.dumps(value, ensure_ascii=False)[1:-1]
+        yield json.dumps(value)[1:-1]
     else:
-        forms = (json.dumps(value), str(value))
-    return any(_squeezed(form) in squeezed for form in forms)
+        yield json.dumps(value)
 
 
 def _squeezed(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.engine.data.excerpts import excerpt, listed, reason
+from tasks.engine.excerpts import excerpt, listed, reason
 from tasks.errors import UserError
 
 ROWS_AT_ONCE = 1000

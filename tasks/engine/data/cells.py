@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from tasks.engine.data.excerpts import listed, shown
 from tasks.engine.data.json_values import DuplicateKeyError, from_cell
 from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import listed, shown
 
 _EMPTY_CELLS = {"", "[]", "{}", "null"}
 """Cells of a CSV file that are treated as absent."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config.reading import missing_file
 from tasks.engine.data.conversations import Message, ToolCall
+from tasks.engine.data.template_limits import render
 from tasks.errors import UserError
 from tasks.records import ChatOptions
 
@@ -95,6 +96,8 @@ class ChatTemplate:
         turns = _system_in_user(row, messages) if self.options.system_in_user else messages
         try:
             return self._chat(turns, tools, self.form(turns), opened=opened)
+        except UserError:  # it exceeds a limit
+            raise
         except Exception as error:  # a template is a program: it may raise anything
             raise UserError(
                 f"row {row}: the chat template refuses the turns "
@@ -110,6 +113,8 @@ class ChatTemplate:
         """Return whether the template writes the probe, and as JSON, in messages of a form."""
         try:
             text = self._chat(messages, tools, form, opened=False)
+        except UserError:  # it exceeds a limit
+            raise
         except Exception:  # noqa: BLE001 - it takes another form
             return False
         calls = [call for one in messages for call in one.tool_calls]
@@ -133,14 +138,12 @@ class ChatTemplate:
     def _chat(
         self, messages: Sequence[Message], tools: str, form: MessageForm, *, opened: bool
     ) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                [form.apply(one) for one in messages],
-                tools=_read_tools(tools),
-                tokenize=False,
-                add_generation_prompt=opened,
-                **self.options.chat_template_kwargs,
-            )
+        return render(
+            self.tokenizer,
+            [form.apply(one) for one in messages],
+            tools=_read_tools(tools),
+            add_generation_prompt=opened,
+            **self.options.chat_template_kwargs,
         )
 
     def _advice(self, row: int, messages: Sequence[Message], tools: str, *, opened: bool) -> str:

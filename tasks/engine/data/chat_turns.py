@@ -19,6 +19,7 @@ from tasks.engine.data.answer_checks import check_answer
 from tasks.engine.data.chat_template import ChatTemplate
 from tasks.engine.data.conversations import Message, ToolCall
 from tasks.engine.data.end_tokens import EndTokens
+from tasks.engine.data.turns import Around, Conversation, Turn
 from tasks.errors import UserError
 
 _MARK = "\ue000answer\ue001"
@@ -28,66 +29,6 @@ _PIECE = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\w+|.", re.DOTALL)
 """A marker such as `<think>` or `[INST]`, a word, or a character: what templates write at once."""
 
 _MARKUP = re.compile(r"[<>\[\]{}|]")
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """The messages of a row, with the tools that the assistant may call."""
-
-    row: int
-    messages: tuple[Message, ...]
-    tools: str = ""
-
-    def before(self, number: int) -> tuple[Message, ...]:
-        """Return the messages before one of them."""
-        return self.messages[:number]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """An answer in its context."""
-
-    number: int
-    """Of its message in the conversation, from 0."""
-    context: str
-    """All that precedes it when the model generates, up to the generation prompt."""
-    written: str
-    """The answer, and all that the template writes after it."""
-    content_end: int
-    """Where in `written` the answer's own text ends, and what the template writes after it begins.
-    """
-    end: int
-    """Where in `written` generation stops: after the end token, if there is one."""
-    is_ended: bool
-    """Whether `end` follows an end token."""
-    is_marked: bool = False
-    """Whether that token is the beginning of the next turn."""
-    is_reopened: bool = False
-    """Whether the template writes another text before it than its generation prompt."""
-
-    @property
-    def text(self) -> str:
-        """The text from the beginning of the conversation."""
-        return self.context + self.written
-
-    @property
-    def generated(self) -> str:
-        """The text up to where generation stops."""
-        return self.context + self.written[: self.end]
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """The characters [start, end) of the text that are trained on."""
-        return len(self.context), len(self.context) + self.end
-
-
-@dataclass(frozen=True)
-class Around:
-    """What a template writes around the content of an answer."""
-
-    before: str = ""
-    """Between the generation prompt and the content."""
-    after: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +61,9 @@ class TurnFinder:
             UserError: the template refuses the conversation up to it, writes the answer in another
                 context than it is asked for in, or loses a part of it.
         """
-        context = self.context(given, number)
+        return self._turn(given, number, self.context(given, number))
+
+    def _turn(self, given: Conversation, number: int, context: str) -> Turn:
         whole = self._whole(given, number, context)
         written = self._after_context(given, number, context, whole)
         tail = self._tail(given, number, whole)
@@ -157,15 +100,14 @@ class TurnFinder:
         markup, on which no template acts, need not be rendered again if the longer text begins with
         its context and with what the template writes for a marker in its place.
         """
-        answer = given.messages[number]
+        context, answer = self.context(given, number), given.messages[number]
         has_markup = bool(answer.tool_calls or answer.reasoning or _MARKUP.search(answer.content))
         if has_markup or answer.content != answer.content.strip():
-            return self.turn(given, number)
-        context = self.context(given, number)
+            return self._turn(given, number, context)
         around = self.known_around(given, number, context)
         body, ended = around.before + answer.content, self.ends.through(around.after)
         if not ended or not text.startswith(context + body + ended):
-            return self.turn(given, number)
+            return self._turn(given, number, context)
         end = len(body) + len(ended)
         return Turn(number, context, body + ended, len(body), end, is_ended=True)
 
@@ -285,21 +227,6 @@ class TurnFinder:
         if not continued.startswith(alone):
             return ""
         return self.ends.leading(continued[len(alone) :])
-
-
-def grouped(turns: Sequence[Turn]) -> list[list[Turn]]:
-    """Return the answers in groups of which each has one text, that of its last.
-
-    An answer is in another's text if that begins with the answer's context and the answer.
-    """
-    groups: list[list[Turn]] = []
-    left = list(turns)
-    while left:
-        last = left[-1]
-        text = last.text
-        groups.insert(0, [one for one in left if text.startswith(one.generated)])
-        left = [one for one in left if not text.startswith(one.generated)]
-    return groups
 
 
 def _after_last(prompt: str, marked: str, whole: str, given: Conversation) -> str:

@@ -2,9 +2,9 @@
 
 from tasks.engine.data.cells import column, text, values
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.excerpts import shown
 from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import shown
 
 
 def text_example(number: int, row: Row) -> Example:

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
 
-from tasks.engine.data.excerpts import listed
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import listed
 from tasks.errors import UserError
 
 _FIRST_ROWS = 1000

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from tasks.engine.data.cells import column, one_of, optional, parsed
 from tasks.engine.data.conversations import Example, Message
-from tasks.engine.data.excerpts import listed, shown
 from tasks.engine.data.messages import is_calls, is_turn, read_message, role_of
 from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.tools import read_tools
 from tasks.engine.data.unread_columns import message_refusal
+from tasks.engine.excerpts import listed, shown
 
 _WRITTEN_CALLS = ("<tool_call>", "<function", "[TOOL_CALLS]", "<|python_tag|>", "Action:")
 """What the text of an answer may contain that calls a tool in words of the model's own."""

@@ -41,12 +41,15 @@ class EndTokens:
 
     def bare(self, content: str) -> str:
         """Return an answer's content without an end token at its end."""
+        if not any(end in content for end in self.texts):
+            return content
         end = next((one for one in self.texts if content.rstrip().endswith(one)), "")
         return content.rstrip().removesuffix(end) if end else content
 
     def are_within(self, content: str) -> bool:
         """Return whether generation would stop within an answer's content."""
-        return any(end in self.bare(content) for end in self.texts)
+        bare = self.bare(content)
+        return any(end in bare for end in self.texts)
 
     def through(self, text: str) -> str:
         """Return the text up to and including its first end token; empty without one."""

@@ -112,7 +112,7 @@ def read_examples(
 
 def check_first_rows(
     settings: DataSettings, task: Task = Task.CAUSAL_LM, labels: tuple[str, ...] = ()
-) -> None:
+) -> RowFormat:
     """Check the first thousand rows of each source, to report most mistakes at once.
 
     Later rows, and whether there are two classes, are checked when the run reads the data.
@@ -121,6 +121,9 @@ def check_first_rows(
         settings: where the rows are.
         task: what is learned from them.
         labels: the classes in order; not checked unless given.
+
+    Returns:
+        The format of the rows.
 
     Raises:
         UserError: as `read_examples`.
@@ -133,6 +136,7 @@ def check_first_rows(
         kept = _kept(islice(given, _FIRST_ROWS), row_format, source, settings)
         if row_format in _CLASSIFIED and labels:
             _check_labels(kept.first_with, labels, source)
+    return row_format
 
 
 def _opened(settings: DataSettings, task: Task) -> tuple[RowFormat, Iterator[Row]]:

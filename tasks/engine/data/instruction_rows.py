@@ -10,11 +10,11 @@ from tasks.engine.data.cells import (
 )
 from tasks.engine.data.conversation_rows import opening_of
 from tasks.engine.data.conversations import Example, Message
-from tasks.engine.data.excerpts import shown
 from tasks.engine.data.messages import REASONING
 from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.tools import read_tools
+from tasks.engine.excerpts import shown
 
 
 def completion_example(number: int, row: Row) -> Example:

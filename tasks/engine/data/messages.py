@@ -6,10 +6,10 @@ from typing import Any
 
 from tasks.engine.data.cells import is_empty, one_of, text
 from tasks.engine.data.conversations import Message, ToolCall
-from tasks.engine.data.excerpts import shown
 from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.tools import read_calls
 from tasks.engine.data.trained_turns import WEIGHT_KEYS, is_trained
+from tasks.engine.excerpts import shown
 
 _CALLS = "function_call"
 _ROLES = {

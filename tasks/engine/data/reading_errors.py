@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from tasks.engine.data.excerpts import reason
+from tasks.engine.excerpts import reason
+from tasks.engine.failures import failure
 from tasks.errors import AdapterflowError, UserError
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ def naming_row(source: str, number: int) -> Iterator[None]:
 
     Raises:
         UserError: the row can't be read.
+        PassingError: the connection was lost.
         AdapterflowError: memory or disk space ran out.
     """
     try:
@@ -53,6 +55,7 @@ def reported(rows: Iterable[T], source: str) -> Iterator[T]:
 
     Raises:
         UserError: the next row can't be read.
+        PassingError: the connection was lost.
         AdapterflowError: memory or disk space ran out.
     """
     number = 0
@@ -69,5 +72,4 @@ def reported(rows: Iterable[T], source: str) -> Iterator[T]:
 def _named(error: Exception, source: str, number: int) -> AdapterflowError:
     if isinstance(error, BadRowError):
         return UserError(f"{source}, row {number}: {error}")
-    message = f"{source}, row {number} can't be read: {reason(error)}"
-    return AdapterflowError(message) if isinstance(error, MemoryError) else UserError(message)
+    return failure(error, f"{source}, row {number} can't be read: {reason(error)}")

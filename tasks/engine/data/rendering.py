@@ -4,7 +4,6 @@ An example becomes one row, or one for each answer where the chat template rende
 otherwise than the model produces them (`tasks.engine.data.chat_turns`).
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,12 +12,14 @@ from typing import TYPE_CHECKING, Self
 from tasks.config import RowFormat, Template
 from tasks.engine.data.answer_checks import has_reasoning, has_tools, is_within, num_unwritten
 from tasks.engine.data.chat_template import ChatTemplate
-from tasks.engine.data.chat_turns import Around, Conversation, Turn, TurnFinder, grouped
+from tasks.engine.data.chat_turns import TurnFinder
 from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.end_tokens import EndTokens
-from tasks.engine.data.excerpts import excerpt
 from tasks.engine.data.plain_text import check_plain, plain_prompt, plain_text
 from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.template_limits import check_template
+from tasks.engine.data.turns import Around, Conversation, Turn, grouped
+from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
 from tasks.records import ChatOptions
 
@@ -174,15 +175,14 @@ class Renderer:
             text, tuple(spans), content_end, counts=self._answer_counts(answers, example)
         )
 
-    def _answer_counts(self, answers: Sequence[Message], example: Example) -> Counter[str]:
+    def _answer_counts(self, answers: Sequence[Message], example: Example) -> dict[str, int]:
         """Count the trained answers that differ from others, and those that are not trained."""
         num_answers = sum(one.role == "assistant" for one in example.messages)
-        counts = Counter(
-            num_untrained_answers=0 if self.trains_last_only else num_answers - len(answers),
-            num_stopped_answers=sum(self._ends.are_within(one.content) for one in answers),
-            num_endless_answers=0 if self._ends.texts else len(answers),
-        )
-        return +counts
+        return {
+            "num_untrained_answers": 0 if self.trains_last_only else num_answers - len(answers),
+            "num_stopped_answers": sum(self._ends.are_within(one.content) for one in answers),
+            "num_endless_answers": 0 if self._ends.texts else len(answers),
+        }
 
     def _conversation(self, example: Example) -> Conversation:
         """Return the conversation without end tokens in its answers, which rendering adds again."""
@@ -200,10 +200,10 @@ class Renderer:
         for turn in turns:
             self._check_learnable(given, turn)
         *earlier, last = grouped(turns)
-        rows = [self._chat_row(group, Counter(), is_complete=False) for group in earlier]
+        rows = [self._chat_row(group, {}, is_complete=False) for group in earlier]
         answers = [example.messages[turn.number] for turn in turns]
         counts = self._answer_counts(answers, example)
-        return [*rows, self._chat_row(last, counts + _lost(given, turns), is_complete=True)]
+        return [*rows, self._chat_row(last, counts | _lost(given, turns), is_complete=True)]
 
     def _check_learnable(self, given: Conversation, turn: Turn) -> None:
         """Check that an answer is more than a part of what the template writes before any answer.
@@ -225,7 +225,7 @@ class Renderer:
             )
 
     def _chat_row(
-        self, turns: Sequence[Turn], counts: Counter[str], *, is_complete: bool
+        self, turns: Sequence[Turn], counts: dict[str, int], *, is_complete: bool
     ) -> Rendered:
         """Return the row of answers that have one text, that of the last."""
         last = turns[-1]
@@ -234,30 +234,30 @@ class Renderer:
         if not last.is_ended:
             text += self._ends.first
             spans[-1] = (spans[-1][0], len(text))
-        own = Counter(
-            num_completed_answers=int(is_completed),
-            num_reopened_answers=sum(turn.is_reopened for turn in turns),
-        )
+        own = {
+            "num_completed_answers": int(is_completed),
+            "num_reopened_answers": sum(turn.is_reopened for turn in turns),
+        }
         content_end = len(last.context) + last.content_end
-        return Rendered(text, tuple(spans), content_end, is_complete, counts + own)
+        return Rendered(text, tuple(spans), content_end, is_complete, counts | own)
 
 
 def _asked(context: str, around: Around) -> Prompt:
     return Prompt(context, adds_special_tokens=False, before=around.before, after=around.after)
 
 
-def _lost(given: Conversation, turns: Sequence[Turn]) -> Counter[str]:
+def _lost(given: Conversation, turns: Sequence[Turn]) -> dict[str, int]:
     """Count what the template leaves out of a conversation, beside its answers' contents."""
     answers = [given.messages[turn.number] for turn in turns]
     kept = [
         has_reasoning(answer, turn.written) for answer, turn in zip(answers, turns, strict=True)
     ]
     last = turns[-1]
-    return +Counter(
-        num_unwritten_messages=num_unwritten(given.before(last.number), last.text),
-        num_unwritten_reasonings=len(kept) - sum(kept),
-        num_unwritten_tools=int(not has_tools(given.tools, turns[0].context)),
-    )
+    return {
+        "num_unwritten_messages": num_unwritten(given.before(last.number), last.text),
+        "num_unwritten_reasonings": len(kept) - sum(kept),
+        "num_unwritten_tools": int(not has_tools(given.tools, turns[0].context)),
+    }
 
 
 def choose_template(
@@ -272,7 +272,8 @@ def choose_template(
 
     Raises:
         UserError: the user set `chat`, and the tokenizer has no chat template or the rows are
-            plain text; or it has several named ones, of which none is the default.
+            plain text; it has several named ones, of which none is the default; or it exceeds a
+            limit of time, memory or size.
     """
     has_template = bool(tokenizer.chat_template)
     if wanted is Template.CHAT and is_text:
@@ -290,6 +291,7 @@ def choose_template(
             f"{', '.join(sorted(named))}, but none is named default; rename one to default, or "
             "set data.template to plain"
         )
-    if wanted is not Template.AUTO:
-        return wanted
-    return Template.CHAT if has_template and not is_text else Template.PLAIN
+    is_chat = wanted is Template.CHAT or (wanted is Template.AUTO and has_template and not is_text)
+    if is_chat:
+        check_template(tokenizer)
+    return Template.CHAT if is_chat else Template.PLAIN

@@ -22,7 +22,6 @@ from tasks.engine.data.conversation_rows import (
     prompted_question,
 )
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.excerpts import excerpt, listed
 from tasks.engine.data.instruction_rows import (
     completion_example,
     completion_question,
@@ -34,6 +33,7 @@ from tasks.engine.data.reading_errors import BadRowError, refusing_row
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.trained_turns import trains_nothing, with_turns
 from tasks.engine.data.unread_columns import LISTS, refusal
+from tasks.engine.excerpts import excerpt, listed
 from tasks.errors import UserError
 
 

@@ -18,10 +18,10 @@ from tasks.config.reading import (
     suffix_of,
 )
 from tasks.engine.data.arrow_rows import ROWS_AT_ONCE, parquet_rows, rows_of
-from tasks.engine.data.excerpts import listed, reason
 from tasks.engine.data.json_values import DuplicateKeyError, duplicate_line, parse_json
 from tasks.engine.data.reading_errors import reported
 from tasks.engine.data.text_files import documents, have_paragraphs, open_text, texts
+from tasks.engine.excerpts import listed, reason
 from tasks.engine.failures import failure
 from tasks.errors import UserError
 

@@ -1,13 +1,13 @@
 """A split's tokens as a file: written once a run, row by row, and memory-mapped by its readers.
 
 It is an uncompressed Arrow IPC file, so that a reader only loads the pages that it accesses. Each
-row also has the example that its tokens came from, as JSON. Equal rows make equal files, byte by
-byte.
+row also has the example that its tokens came from, as JSON; where a conversation has several rows,
+its first has it. Equal rows make equal files, byte by byte.
 
     input_ids  list<int32>
     is_label   list<bool>   one bit per token, where labels are the row's own tokens
     labels     list<int32>  where labels are something else: classes, tags, another text
-    example    large_string
+    example    large_string  empty where it is that of the row before
 """
 
 import json
@@ -47,6 +47,8 @@ class MappedRows(LazySequence[TokenizedRow]):
         super().__init__(len(file), lambda place: file.row(place, kind))
         self.lengths = file.lengths()
         """The number of `input_ids` of each row, int64 [rows]."""
+        self.conversation_starts = file.conversation_starts()
+        """The first row of each conversation, int64 [conversations]."""
 
 
 def row_lengths(rows: "Sequence[TokenizedRow]") -> "np.ndarray":
@@ -56,17 +58,32 @@ def row_lengths(rows: "Sequence[TokenizedRow]") -> "np.ndarray":
     return np.array([len(row.input_ids) for row in rows], dtype=np.int64)
 
 
+def conversation_starts(rows: "Sequence[TokenizedRow]") -> "np.ndarray":
+    """Return the first row of each conversation, int64 [conversations]; a row of none is one."""
+    if isinstance(rows, MappedRows):
+        return rows.conversation_starts
+    numbers = [row.conversation for row in rows]
+    begins = [
+        this is None or this != before
+        for before, this in zip([None, *numbers], numbers, strict=False)
+    ]
+    return np.flatnonzero(begins)
+
+
 def write_token_file(file: Path, tokenized: Iterable[Tokenized]) -> None:
     """Write the rows that are not dropped to a file, atomically.
+
+    Consecutive rows with the same `Example` object are those of one conversation.
 
     Raises:
         AdapterflowError: the file cannot be written.
     """
     with _new_file(file) as write:
-        chunk = _Chunk()
+        chunk, before = _Chunk(), None
         for one in tokenized:
             if one.row is not None:
-                chunk.add(one.row, one.example)
+                chunk.add(one.row, None if one.example is before else one.example)
+                before = one.example
             if chunk.is_full():
                 write(chunk)
                 chunk = _Chunk()
@@ -83,6 +100,8 @@ class TokenFile:
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         self._chunks = [_MappedChunk.of(batch) for batch in batches]
         self._ends = np.cumsum([len(chunk.example) for chunk in self._chunks]).tolist()
+        begins = [chunk.has_example() for chunk in self._chunks]
+        self._starts = np.flatnonzero(np.concatenate([[], *begins]))
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._ends else 0
@@ -92,6 +111,10 @@ class TokenFile:
         lengths = [np.diff(chunk.input_ids.ends) for chunk in self._chunks]
         return np.concatenate(lengths, dtype=np.int64)
 
+    def conversation_starts(self) -> "np.ndarray":
+        """Return the first row of each conversation, int64 [conversations]."""
+        return self._starts
+
     def row(self, place: int, kind: type[TokenizedRow]) -> TokenizedRow:
         """Read the row at a place, counted from 0."""
         chunk, at = self._find(place)
@@ -100,15 +123,18 @@ class TokenFile:
             labels = np.where(chunk.is_label.flags(at), ids, IGNORED)
         else:
             labels = chunk.labels.numbers(at)
-        return kind(ids.tolist(), labels.tolist())
+        return kind(ids.tolist(), labels.tolist(), self._conversation(place))
 
     def examples(self) -> LazySequence[Example]:
         """Return the examples that the rows came from; each is read on access."""
         return LazySequence(len(self), self._example)
 
     def _example(self, place: int) -> Example:
-        chunk, at = self._find(place)
+        chunk, at = self._find(int(self._starts[self._conversation(place)]))
         return _read_example(chunk.example[at].as_py())
+
+    def _conversation(self, place: int) -> int:
+        return int(np.searchsorted(self._starts, place, side="right")) - 1
 
     def _find(self, place: int) -> tuple["_MappedChunk", int]:
         number = bisect_right(self._ends, place)
@@ -151,6 +177,12 @@ class _MappedChunk(NamedTuple):
         ids, is_label, labels, example = batch.columns
         return cls(_Lists.of(ids), _Lists.of(is_label), _Lists.of(labels), example)
 
+    def has_example(self) -> "np.ndarray":
+        """Return whether each row has its own example, or else that of the row before, bool."""
+        from pyarrow.compute import binary_length
+
+        return binary_length(self.example).to_numpy() > 0  # type: ignore[no-any-return]
+
 
 class _Chunk:
     """Rows that are written together, as one record batch."""
@@ -164,7 +196,8 @@ class _Chunk:
         self._ends = {name: array("i", [0]) for name in self._values}
         self._examples: list[str] = []
 
-    def add(self, row: TokenizedRow, example: Example) -> None:
+    def add(self, row: TokenizedRow, example: Example | None) -> None:
+        """Add a row; without an example, that of the row before is its own, too."""
         values = self._values
         values["input_ids"].extend(row.input_ids)
         if row.labels_are_tokens:
@@ -173,7 +206,7 @@ class _Chunk:
             values["labels"].extend(row.labels)
         for name, ends in self._ends.items():
             ends.append(len(values[name]))
-        self._examples.append(_written(example))
+        self._examples.append(_written(example) if example else "")
 
     def is_full(self) -> bool:
         return (

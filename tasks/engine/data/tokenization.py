@@ -27,6 +27,8 @@ class TokenizedRow:
 
     input_ids: list[int]
     labels: list[int]
+    conversation: int | None = field(default=None, compare=False)
+    """A number that rows of one conversation, and only they, have in common; they are neighbors."""
     labels_are_tokens: ClassVar[bool] = True
     """Whether labels are the row's own tokens; otherwise they have to be stored as well."""
 
@@ -138,14 +140,12 @@ def tokenize_split(
             rendered = renderer.rows(example)
             _check_loss(example, settings.loss_on)
         full = [_tokenize(one, renderer, settings.loss_on) for one in rendered]
-        cut = [TokenizedRow(one.input_ids[:limit], one.labels[:limit]) for one in full]
+        cut = [_truncated(one, limit) for one in full]
         kept = [one for one in cut if one.num_trained_tokens > 0]
         if not kept and settings.on_lost_answer is OnLostAnswer.ERROR:
             raise _lost_answer(split, example, len(full[-1].input_ids), settings.max_length, limit)
         num_kept += len(kept)
-        pairs = zip(cut, full, strict=True)
-        is_shortened = [one.num_trained_tokens < all_.num_trained_tokens for one, all_ in pairs]
-        counts = Counter(num_shortened_answers=sum(is_shortened) if kept else 0)
+        counts = Counter(num_shortened_answers=_num_shortened(cut, full) if kept else 0)
         for one in rendered:
             counts.update(one.counts)
         yield Tokenized(example, kept[0] if kept else None, counts)
@@ -192,6 +192,18 @@ def shared_prefix_length(rows: Iterable[TokenizedRow]) -> int:
         if not common:
             break
     return max(0, min(len(common or []), first_trained - 1))
+
+
+def _truncated(row: TokenizedRow, limit: int) -> TokenizedRow:
+    if len(row.input_ids) <= limit:
+        return row
+    return TokenizedRow(row.input_ids[:limit], row.labels[:limit])
+
+
+def _num_shortened(cut: Sequence[TokenizedRow], full: Sequence[TokenizedRow]) -> int:
+    """Return the number of rows that lack a part of their answers."""
+    pairs = [(one, whole) for one, whole in zip(cut, full, strict=True) if one is not whole]
+    return sum(one.num_trained_tokens < whole.num_trained_tokens for one, whole in pairs)
 
 
 def _tokenize(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> TokenizedRow:

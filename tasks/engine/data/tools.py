@@ -5,10 +5,10 @@ from typing import Any
 
 from tasks.engine.data.cells import is_empty, one_of, parsed, text
 from tasks.engine.data.conversations import ToolCall
-from tasks.engine.data.excerpts import excerpt, shown
 from tasks.engine.data.json_values import DuplicateKeyError, parse_json
 from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import excerpt, shown
 
 TOOL_COLUMNS = ("tools", "functions")
 """The columns of tools; the second is OpenAI's former name."""

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from tasks.config.data import Turns
 from tasks.engine.data.conversations import Message
-from tasks.engine.data.excerpts import shown
 from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import shown
 
 _MASKS = "masked"
 WEIGHT_KEYS = frozenset(

@@ -13,11 +13,11 @@ from itertools import islice
 
 from tasks.config.data import ANSWERED, GENERATIVE, RowFormat
 from tasks.engine.data.cells import is_empty
-from tasks.engine.data.excerpts import excerpt
 from tasks.engine.data.json_values import from_cell
 from tasks.engine.data.messages import READ_KEYS, REASONING
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.tools import TOOL_COLUMNS
+from tasks.engine.excerpts import excerpt
 
 _ALL = tuple(RowFormat)
 

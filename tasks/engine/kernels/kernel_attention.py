@@ -1,22 +1,21 @@
 """Attention within packed rows by PyTorch's own kernels: on GPUs, and where there is dropout.
 
-The keys of a row are the prefix's and its own, so its queries are aligned with the last keys. On a
-GPU all rows are one call of the kernel for sequences of variable length, whose causal mask has the
-same alignment (FlashAttention-2, https://arxiv.org/abs/2307.08691; lower right since version 2.1).
-The tests replace the kernel by a stand-in, as they run without a GPU. On a GPU, `batching.choice`
-compares packed with padded rows on the model itself before it packs.
+The keys of a segment are its ancestors' and its own, so its queries are aligned with the last keys.
+On a GPU all segments are one call of the kernel for sequences of variable length, whose causal mask
+has the same alignment (FlashAttention-2, https://arxiv.org/abs/2307.08691; lower right since its
+version 2.1). The tests replace the kernel by a stand-in, as they run without a GPU. On a GPU,
+`batching.choice` compares packed with padded rows on the model itself before it packs.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
-Ends = tuple[int, ...]
-"""The token at which the prefix ends (0 without one), and then each row; all exclusive."""
+from tasks.engine.kernels.segments import Segments
 
 _OLDEST_GPU = (8, 0)
 """The compute capability that `varlen_attn` needs (Ampere)."""
@@ -32,35 +31,39 @@ def has_kernel(query: torch.Tensor) -> bool:
 
 
 def attend_at_once(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: Ends, scaling: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Segments,
+    scaling: float,
 ) -> torch.Tensor:
-    """Compute attention within all rows in one call of the kernel.
+    """Compute attention within all segments in one call of the kernel.
 
     Args:
         query: [1, heads, tokens, size].
         key: [1, key heads, tokens, size].
         value: [1, key heads, tokens, size].
-        ends: of the prefix and the rows.
+        segments: of the sequence.
         scaling: of the scores.
 
     Returns:
         [1, tokens, heads, size].
     """
-    rows = _sequences(ends, query.device)
+    sequences = _sequences(segments, query.device)
     # In float32, as the gradients of many rows are summed in the prefix. Not by `index_select`:
     # its gradient is summed in no fixed order on a GPU, so that runs would not be reproducible.
     wide = torch.promote_types(query.dtype, torch.float32)
     keys, values = (
-        part[0].transpose(0, 1).to(wide)[rows.keys].to(query.dtype) for part in (key, value)
+        part[0].transpose(0, 1).to(wide)[sequences.keys].to(query.dtype) for part in (key, value)
     )
     done = varlen_attn(
         query[0].transpose(0, 1).contiguous(),
         keys,
         values,
-        rows.query_ends,
-        rows.key_ends,
-        rows.longest_query,
-        rows.longest_key,
+        sequences.query_ends,
+        sequences.key_ends,
+        sequences.longest_query,
+        sequences.longest_key,
         scale=scaling,
         window_size=(-1, 0),  # causal
         enable_gqa=True,
@@ -73,27 +76,25 @@ def attend_one_by_one(  # noqa: PLR0913 - what attention is a function of
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    ends: Ends,
+    segments: Segments,
     scaling: float,
     dropout: float,
 ) -> torch.Tensor:
-    """Compute the same row by row, with dropout of the attention weights.
+    """Compute the same segment by segment, with dropout of the attention weights.
 
     Shapes are those of `attend_at_once`.
     """
-    sizes = [ends[0], *(end - start for start, end in pairwise(ends))]
+    sizes = [len(span) for span in segments.spans()]
     queries, keys, values = (part.split(sizes, dim=2) for part in (query, key, value))
     done = []
-    for row, size in enumerate(sizes):
-        before = 0 if row == 0 else ends[0]
-        k, v = (
-            torch.cat((parts[0], parts[row]), dim=2) if before else parts[row]
-            for parts in (keys, values)
-        )
-        seen = torch.ones(size, before + size, dtype=torch.bool, device=query.device).tril(before)
+    for number, chain in enumerate(segments.chains()):
+        k, v = (torch.cat([parts[one] for one in chain], dim=2) for parts in (keys, values))
+        before = k.shape[2] - sizes[number]
+        shape = (sizes[number], k.shape[2])
+        seen = torch.ones(shape, dtype=torch.bool, device=query.device).tril(before)
         done.append(
             scaled_dot_product_attention(
-                queries[row],
+                queries[number],
                 k,
                 v,
                 attn_mask=seen if before else None,
@@ -108,7 +109,7 @@ def attend_one_by_one(  # noqa: PLR0913 - what attention is a function of
 
 @dataclass(frozen=True)
 class _Sequences:
-    """The prefix and each row as the kernel's sequences."""
+    """The segments as the kernel's sequences, which may have more keys than queries."""
 
     keys: torch.Tensor
     """The tokens that are each sequence's keys, one sequence after the other, int64."""
@@ -121,24 +122,16 @@ class _Sequences:
 
 
 @lru_cache(maxsize=16)
-def _sequences(ends: Ends, device: torch.device) -> _Sequences:
+def _sequences(segments: Segments, device: torch.device) -> _Sequences:
     """Return the kernel's sequences for a micro-batch, computed once for all layers."""
-    prefix = ends[0]
-    shared = [*range(prefix)]
-    rows = [(shared, start, end) for start, end in pairwise(ends)]
-    if prefix:
-        rows.insert(0, ([], 0, prefix))
-    queries = [end - start for _, start, end in rows]
-    keys = [[*before, *range(start, end)] for before, start, end in rows]
-
-    def ends_of(sizes: list[int]) -> torch.Tensor:
-        return torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device)
-
+    spans = segments.spans()
+    keys = [[*context, *span] for context, span in zip(segments.contexts(), spans, strict=True)]
     lengths = [len(tokens) for tokens in keys]
+
     return _Sequences(
         keys=torch.tensor([token for tokens in keys for token in tokens], device=device),
-        query_ends=ends_of(queries),
-        key_ends=ends_of(lengths),
-        longest_query=max(queries),
+        query_ends=torch.tensor([0, *segments.ends], dtype=torch.int32, device=device),
+        key_ends=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device),
+        longest_query=max(map(len, spans)),
         longest_key=max(lengths),
     )

@@ -1,4 +1,4 @@
-"""Attention within packed rows: each row of a sequence sees only a shared prefix and itself.
+"""Attention within packed rows: each row sees only itself and the prefixes that it shares.
 
 `attending_by_row` puts it into a model through transformers' `AttentionInterface`. A model that
 does not support that, or whose attention does more (a window, a bias), raises ValueError. On the
@@ -8,19 +8,14 @@ CPU it is computed in tiles (`tiled_attention`), elsewhere by PyTorch's kernels
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface
 
-from tasks.engine.kernels.kernel_attention import (
-    Ends,
-    attend_at_once,
-    attend_one_by_one,
-    has_kernel,
-)
+from tasks.engine.kernels.kernel_attention import attend_at_once, attend_one_by_one, has_kernel
+from tasks.engine.kernels.segments import Segments
 from tasks.engine.kernels.tiled_attention import attend_in_tiles
 
 if TYPE_CHECKING:
@@ -74,7 +69,7 @@ def attend(  # noqa: PLR0913 - transformers' signature
         query: [1, heads, tokens, size].
         key: [1, key heads, tokens, size]; each serves heads / key heads neighboring heads.
         value: [1, key heads, tokens, size].
-        attention_mask: int64 [1, 1, 1, rows + 1], the ends of the prefix and of each row.
+        attention_mask: int64 [1, 1, 2, segments], as `Segments.as_mask` writes it.
         scaling: of the scores; 1/√size unless given.
         dropout: of the attention weights.
         sliding_window: number of tokens that a token sees, itself included.
@@ -89,29 +84,28 @@ def attend(  # noqa: PLR0913 - transformers' signature
     unsupported = [name for name in _UNSUPPORTED if others.get(name) is not None]
     if unsupported:
         raise ValueError(f"its attention uses {', '.join(unsupported)}")
-    ends = ends_in(attention_mask)
-    longest = ends[0] + max(end - start for start, end in pairwise(ends))
-    if sliding_window is not None and longest > sliding_window:
+    segments = segments_in(attention_mask)
+    if sliding_window is not None and (longest := segments.longest()) > sliding_window:
         raise ValueError(
             f"a row has {longest} tokens, but the attention window is {sliding_window}"
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if has_kernel(query) and not dropout:
-        return attend_at_once(query, key, value, ends, scaling), None
+        return attend_at_once(query, key, value, segments, scaling), None
     if dropout or query.device.type != "cpu":
-        return attend_one_by_one(query, key, value, ends, scaling, dropout), None
-    return attend_in_tiles(query, key, value, ends, scaling), None
+        return attend_one_by_one(query, key, value, segments, scaling, dropout), None
+    return attend_in_tiles(query, key, value, segments, scaling), None
 
 
 AttentionInterface.register(BY_ROW, attend)
 
 
-def ends_in(mask: torch.Tensor) -> Ends:
-    """Return a micro-batch's ends, read once for all layers: reading from a GPU synchronizes it."""
-    ends: Ends | None = _read.get(mask)
-    if ends is None:
-        ends = _read[mask] = tuple(mask.flatten().tolist())
-    return ends
+def segments_in(mask: torch.Tensor) -> Segments:
+    """Return a micro-batch's segments, read once for all layers: reading synchronizes a GPU."""
+    segments: Segments | None = _read.get(mask)
+    if segments is None:
+        segments = _read[mask] = Segments.in_mask(mask)
+    return segments
 
 
 _read = WeakTensorKeyDictionary()

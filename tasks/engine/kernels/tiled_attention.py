@@ -2,7 +2,7 @@
 
 PyTorch's attention takes which tokens see each other as a mask over all pairs of tokens, and
 computes all pairs. Here scores are computed only for the keys that a query may see. Queries of
-similar rows are put together in tiles, so that many short rows make a few matrix products. The
+similar segments are put together in tiles, so that many short rows make a few matrix products. The
 backward pass recomputes a tile's weights, so that memory does not grow with the square of a row's
 length (as in FlashAttention, https://arxiv.org/abs/2205.14135, algorithms 1 and 4, but without its
 running softmax, as all keys of a tile fit into memory).
@@ -11,15 +11,14 @@ running softmax, as all keys of a tile fit into memory).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import torch
 
-from tasks.engine.kernels.kernel_attention import Ends
+from tasks.engine.kernels.segments import Segments
 
 _TILE_QUERIES = 64
-"""Most queries per piece of a row; more are not faster (benchmarks/RESULTS.md)."""
+"""Most queries per piece of a segment; more are not faster (benchmarks/RESULTS.md)."""
 _TILE_SCORES = 2**15
 """Most query-key pairs per tile and head, so that the scores stay in the CPU's cache."""
 _PADDING = 1.25
@@ -27,15 +26,15 @@ _PADDING = 1.25
 
 
 def attend_in_tiles(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: Ends, scaling: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float
 ) -> torch.Tensor:
-    """Compute attention within all rows; shapes are those of `attend_at_once`."""
-    return _TiledAttention.apply(query, key, value, _layout(ends), scaling)  # type: ignore[no-untyped-call,no-any-return]
+    """Compute attention within the segments; shapes are those of `attend_at_once`."""
+    return _TiledAttention.apply(query, key, value, _layout(segments), scaling)  # type: ignore[no-untyped-call,no-any-return]
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """Pieces of rows with the same causal mask, so that each product is one batched multiplication.
+    """Pieces with the same causal mask, so that each product is one batched multiplication.
 
     Shorter pieces are padded with their last token. The outputs of padding queries are dropped, and
     the causal mask hides padding keys from all real queries.
@@ -70,20 +69,25 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive queries of one row, with the keys of the prefix and of the row up to them."""
+    """Consecutive queries of one segment, with the keys of its ancestors and its own up to them."""
 
-    prefix: int
-    """The number of the prefix's tokens."""
+    context: Sequence[int]
+    """The ancestors' tokens."""
     start: int
-    """The row's first token after the prefix."""
+    """The segment's first token."""
     before: int
-    """The number of the row's tokens before the first query."""
+    """The number of the segment's tokens before the first query."""
     size: int
     """The number of queries."""
 
     @property
+    def offset(self) -> int:
+        """The number of keys before the first query."""
+        return len(self.context) + self.before
+
+    @property
     def num_keys(self) -> int:
-        return self.prefix + self.before + self.size
+        return self.offset + self.size
 
     def queries(self, size: int) -> list[int]:
         first = self.start + self.before
@@ -92,35 +96,33 @@ class _Piece:
     def keys(self, size: int) -> list[int]:
         last = self.before + self.size - 1
         own = (self.start + min(at, last) for at in range(self.before + size))
-        return [*range(self.prefix), *own]
+        return [*self.context, *own]
 
 
 @lru_cache(maxsize=16)
-def _layout(ends: Ends) -> _Layout:
+def _layout(segments: Segments) -> _Layout:
     """Return the tiles of a micro-batch, computed once for all layers."""
-    # The prefix attends to itself, as a row without a prefix.
-    rows = [(0, 0, ends[0]), *((ends[0], start, end) for start, end in pairwise(ends))]
     pieces = [
-        _Piece(prefix, start, before, min(_TILE_QUERIES, end - start - before))
-        for prefix, start, end in rows
-        for before in range(0, end - start, _TILE_QUERIES)
+        _Piece(context, span.start, before, min(_TILE_QUERIES, len(span) - before))
+        for context, span in zip(segments.contexts(), segments.spans(), strict=True)
+        for before in range(0, len(span), _TILE_QUERIES)
     ]
     tiles = [_tile(group) for group in _groups(pieces)]
     queries = torch.cat([tile.queries for tile in tiles])
     real = torch.cat([tile.is_real for tile in tiles]).flatten().nonzero().flatten()
-    place = torch.empty(ends[-1], dtype=torch.int64)
+    place = torch.empty(segments.ends[-1], dtype=torch.int64)
     place[queries[real]] = real
     return _Layout(tuple(tiles), place, torch.cat([tile.keys for tile in tiles]))
 
 
 def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    """Group pieces of similar size that begin at the same distance from their row's first token."""
+    """Group pieces of similar size that have the same number of keys before the first query."""
     group: list[_Piece] = []
-    for piece in sorted(pieces, key=lambda p: (p.prefix, p.before, p.size)):
+    for piece in sorted(pieces, key=lambda p: (p.offset, p.size)):
         wider = [*group, piece]
         fits = (
             group
-            and (piece.prefix, piece.before) == (group[0].prefix, group[0].before)
+            and piece.offset == group[0].offset
             and piece.size * len(wider) <= _PADDING * sum(p.size for p in wider)
             and len(wider) * piece.size * piece.num_keys <= _TILE_SCORES
         )
@@ -135,7 +137,7 @@ def _groups(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
 
 def _tile(group: Sequence[_Piece]) -> _Tile:
     size = max(piece.size for piece in group)
-    offset = group[0].prefix + group[0].before
+    offset = group[0].offset
     later = torch.ones(size, offset + size, dtype=torch.bool).triu(offset + 1)
     return _Tile(
         size=len(group),
@@ -189,7 +191,6 @@ class _Heads:
 
     def weights(self, query: torch.Tensor, key: torch.Tensor, tile: _Tile) -> torch.Tensor:
         """Return the attention weights of each query over the keys; each row sums to 1."""
-        # The mask is float32 and promotes the scores, so the softmax is computed in float32.
         scores = torch.bmm(query, key.transpose(1, 2))
         shape = (scores.shape[0], tile.num_queries, -1, tile.num_keys)
         masked = torch.add(tile.unseen, scores.view(shape), alpha=self.scaling)
@@ -199,7 +200,7 @@ class _Heads:
 class _TiledAttention(torch.autograd.Function):
     """Attention tile by tile, with its exact gradient.
 
-    Shapes are those of `attend_at_once`; only the inputs are saved for the backward pass.
+    Shapes are those of `attend`; only the inputs are saved for the backward pass.
     """
 
     @staticmethod
@@ -235,8 +236,6 @@ class _TiledAttention(torch.autograd.Function):
             picked = of_outputs.index_select(0, tile.queries).mul_(tile.is_real)
             output = heads.by_head(picked, tile, value.shape[-1])
             of_weights = torch.bmm(output, values.transpose(1, 2))
-            # Padding queries have no gradient of their own: `is_real` has set theirs to 0, or keys
-            # and values would get that of the last real query once more.
             # The softmax's gradient: weights · (of_weights - Σ of_weights · weights).
             of_scores = torch.ops.aten._softmax_backward_data(  # noqa: SLF001 - no public name
                 of_weights, weights, -1, heads.dtype
@@ -244,7 +243,6 @@ class _TiledAttention(torch.autograd.Function):
             of_queries.append(heads.by_place(of_scores @ keys, tile, tile.num_queries))
             of_keys.append(heads.by_place(of_scores.transpose(1, 2) @ queries, tile, tile.num_keys))
             of_values.append(heads.by_place(weights.transpose(1, 2) @ output, tile, tile.num_keys))
-        # `weights` scales the scores and not the queries, so ∂query and ∂key get the factor here.
         return (
             _as(query, torch.cat(of_queries).index_select(0, layout.place).mul_(ctx.scaling)),
             _as(key, _summed(of_keys, layout, key).mul_(ctx.scaling)),

@@ -11,12 +11,12 @@ from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.base.base_models import end_ids
 from tasks.engine.base.input_limits import describe_unknown
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.excerpts import excerpt
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.reading_errors import BadRowError, refusing_row
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import read_question
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import excerpt
 from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
 

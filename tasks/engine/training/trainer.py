@@ -16,8 +16,9 @@ from transformers import Trainer
 
 from tasks.config import Batching
 from tasks.engine.adapters import adapter_state
-from tasks.engine.batching.batches import Batch, MicroBatch, as_item
-from tasks.engine.batching.row_order import RowOrder
+from tasks.engine.batching.batches import Batch, MicroBatch, Row, as_item
+from tasks.engine.batching.row_order import RowOrder, eval_order
+from tasks.engine.data.token_files import conversation_starts
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow
 from tasks.engine.eval_mode import eval_mode
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Rows(Dataset[dict[str, list[int]]]):
+class Rows(Dataset[Row]):
     """Tokenized rows as a torch data set; each row is read when it is indexed."""
 
     def __init__(self, rows: Sequence[TokenizedRow]) -> None:
@@ -40,8 +41,12 @@ class Rows(Dataset[dict[str, list[int]]]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
+    def __getitem__(self, index: int) -> Row:
         return as_item(self._rows[index])
+
+    def in_order(self, batch_size: int) -> list[int]:
+        """Return the rows in the order of their evaluation."""
+        return list(eval_order(conversation_starts(self._rows), len(self), batch_size))
 
 
 class AdapterTrainer(Trainer):
@@ -140,6 +145,9 @@ class AdapterTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:  # noqa: ANN401, ARG002
         return self._order
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:  # noqa: ANN401 - Trainer's signature
+        return eval_dataset.in_order(self.args.eval_batch_size)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ANN401
         kept = Kept(

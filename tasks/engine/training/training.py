@@ -18,7 +18,7 @@ from tasks.engine.adapters import adapter_state
 from tasks.engine.base.memory import release_memory
 from tasks.engine.batching.row_order import row_order
 from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.token_files import row_lengths
+from tasks.engine.data.token_files import conversation_starts, row_lengths
 from tasks.engine.failures import is_out_of_memory
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.training.arguments import training_arguments
@@ -176,9 +176,11 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         task=task,
         order=row_order(
             row_lengths(rows),
+            conversation_starts(rows),
             plan.batching,
-            settings.batch_size * settings.gradient_accumulation_steps,
             injected.lora.seed,
+            batch_size=settings.batch_size,
+            accumulation_steps=settings.gradient_accumulation_steps,
         ),
         checkpoints=checkpoints,
         num_checkpoints=settings.save_total_limit,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
-from drawn_rows import adapted_llama, draw_rows, row
+from drawn_rows import adapted_llama, draw_conversations, draw_rows, row
 from peft import LoraConfig
 from tiny_models import tiny_tokenizer
 from transformers import (
@@ -88,6 +88,17 @@ def test_auto_shares_a_prefix_that_is_worth_it(model: "PreTrainedModel") -> None
     assert model.training
 
 
+def test_auto_shares_what_turns_share(model: "PreTrainedModel") -> None:
+    """Rows of a conversation share what they begin with, with or without a prefix of all rows."""
+    apart = draw_conversations(3, 1, prefix_length=0)
+
+    assert choose(model, data_of(apart)) == ("shared-prefix", ())
+    assert choose(model, data_of(apart), Batching.SHARED_PREFIX) == ("shared-prefix", ())
+    assert choose(model, data_of(apart[3:], apart[:3])) == ("shared-prefix", ())
+    assert choose(model, data_of(apart), Batching.PACKED) == ("packed", ())
+    assert choose(model, data_of(apart[2:])) == ("packed", ())
+
+
 def test_prefix_that_is_not_there_is_refused(model: "PreTrainedModel") -> None:
     """`shared-prefix` for rows that begin differently is the user's mistake."""
     rows = [row([5, 6, 7], [8]), row([6, 6, 7], [8])]
@@ -113,6 +124,42 @@ DEAF_MODELS: dict[str, Callable[[], "PreTrainedModel"]] = {
         BloomConfig(vocab_size=382, hidden_size=32, n_layer=2, n_head=4)
     ),
 }
+
+
+class _Flat(LlamaForCausalLM):
+    """A model that takes rows behind one prefix, but no prefix behind another."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        logits_to_keep: torch.Tensor,
+        use_cache: bool,  # noqa: FBT001 - as transformers has it
+    ) -> object:
+        if attention_mask.ndim == 4 and attention_mask[0, 0, 1].max() > 0:
+            raise ValueError("it takes one prefix")
+        return super().forward(
+            input_ids,
+            attention_mask,
+            position_ids,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+        )
+
+
+def test_shared_turns_are_tried_before_training() -> None:
+    """Where only they change what is learnt, `auto` pads and says why."""
+    torch.manual_seed(0)
+    model = _Flat(LlamaConfig(**SIZES)).requires_grad_(requires_grad=False)
+
+    assert choose(model, data_of(ROWS)) == ("shared-prefix", ())
+    name, [warning] = choose(model, data_of(draw_conversations(1, 3)))
+    assert name == "padded"
+    assert (
+        warning
+        == "_Flat does not accept packed rows (it takes one prefix), so rows are padded instead"
+    )
 
 
 @pytest.mark.parametrize("make", DEAF_MODELS.values(), ids=DEAF_MODELS)

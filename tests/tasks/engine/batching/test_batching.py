@@ -188,7 +188,7 @@ def test_rows_follow_one_another_after_their_prefix() -> None:
 
     assert {name: tensor.tolist() for name, tensor in micro_batch.items()} == {
         "input_ids": [[5, 6, 2, 8, 1]],
-        "attention_mask": [[[[2, 4, 5]]]],
+        "attention_mask": [[[[2, 4, 5], [-1, 0, 0]]]],
         "position_ids": [[0, 1, 2, 3, 2]],
         "logits_to_keep": [2, 3, 4],
         "labels": [[8, 9, 7]],

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.token_file import peaks
@@ -12,7 +14,13 @@ from tasks.engine.base.sources import find_base
 from tasks.engine.data.conversations import Example, Message, ToolCall
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths, write_token_file
+from tasks.engine.data.token_files import (
+    MappedRows,
+    TokenFile,
+    conversation_starts,
+    row_lengths,
+    write_token_file,
+)
 from tasks.engine.data.tokenization import IGNORED, Tokenized, TokenizedRow, shared_prefix_length
 from tasks.engine.objectives.classes import ClassifiedRow
 from tasks.engine.objectives.seq2seq import PairRow
@@ -115,6 +123,32 @@ def test_a_mistake_leaves_no_file(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="row 2: the answer lies entirely beyond"):
         prepared(tiny_base, tmp_path, rows, max_length=40)
     assert not list((tmp_path / "tokens").iterdir())
+
+
+def test_rows_of_an_example_are_a_conversation(tmp_path: Path) -> None:
+    """They share a number and the example, written once, wherever a part of the file ends."""
+    sizes = [1, *[2] * 2500, 3]
+    examples = [replace(EXAMPLES[0], row=number) for number in range(len(sizes))]
+    owners = [one for one, size in zip(examples, sizes, strict=True) for _ in range(size)]
+    row = TokenizedRow([5, 6], [IGNORED, 6])
+    write_token_file(tmp_path / "rows.arrow", (Tokenized(example, row) for example in owners))
+    file = TokenFile(tmp_path / "rows.arrow")
+    rows = MappedRows(file, TokenizedRow)
+    assert list(file.examples()) == owners
+    assert [one.conversation for one in rows] == [example.row for example in owners]
+    assert conversation_starts(rows).tolist() == conversation_starts(list(rows)).tolist()
+    assert np.diff(conversation_starts(rows), append=len(rows)).tolist() == sizes
+    assert (tmp_path / "rows.arrow").read_bytes().count("Où?".encode()) == len(sizes)
+
+
+def test_rows_of_their_own_are_no_conversations(tmp_path: Path) -> None:
+    """Each of them begins one, even if their examples are equal."""
+    rows = [TokenizedRow([5, 6], [IGNORED, 6])] * 3
+    write_token_file(
+        tmp_path / "rows.arrow", (Tokenized(replace(EXAMPLES[0]), row) for row in rows)
+    )
+    mapped = MappedRows(TokenFile(tmp_path / "rows.arrow"), TokenizedRow)
+    assert conversation_starts(mapped).tolist() == conversation_starts(rows).tolist() == [0, 1, 2]
 
 
 @pytest.mark.slow

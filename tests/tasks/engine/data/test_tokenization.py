@@ -290,7 +290,7 @@ def test_chat_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     base = tmp_path / "base"
     tiny_tokenizer(chat_template=False).save_pretrained(base)
     (base / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    (base / "model.safetensors").touch()
+    (base / "model.safetensors").write_bytes(b"never read")
     write_rows(tmp_path / "rows.jsonl", 3)
 
     with pytest.raises(UserError, match="no chat template; use auto or plain"):

@@ -8,8 +8,10 @@ from tasks.errors import shortened
 _MOST_CHARACTERS = 80
 _MOST_OF_A_NAME = 40
 _MOST_NAMES = 20
-_MOST_OF_A_REASON = 200
+_MOST_OF_A_REASON = 300
 _PLAIN = (str, int, float, list, tuple, dict, type(None))
+_TELLING = (OSError, ValueError, RuntimeError, ImportError)
+"""Errors whose text tells what is wrong; that of others makes sense with the error's name only."""
 
 
 def shown(value: object) -> str:
@@ -20,6 +22,8 @@ def shown(value: object) -> str:
         return excerpt(json.dumps(value, ensure_ascii=False, default=str))
     except RecursionError:
         return "a value that is nested too deeply"
+    except ValueError:  # Python writes no more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def listed(names: Collection[object]) -> str:
@@ -30,10 +34,11 @@ def listed(names: Collection[object]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return what a library's error says, in a line of bounded length."""
-    said = next(iter(str(error).strip().splitlines()), "")
-    kind = type(error).__name__
-    return excerpt(f"{kind}: {said}" if said else kind, _MOST_OF_A_REASON)
+    """Return an error's text in one short line, with the error's name where that is needed."""
+    text, kind = " ".join(str(error).split()), type(error).__name__
+    if not isinstance(error, _TELLING) or " " not in text:
+        text = f"{kind}: {text}" if text else kind
+    return excerpt(text, _MOST_OF_A_REASON)
 
 
 def excerpt(text: str, most: int = _MOST_CHARACTERS) -> str:

@@ -1,0 +1,184 @@
+"""What an adapter's files have to be, checked before a library reads them.
+
+PEFT's configurations accept any value for any setting, and fail in the middle of a model.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tasks.config import Template
+from tasks.engine.adapters.adapter_state import WEIGHTS_FILE
+from tasks.engine.reading import (
+    Rule,
+    check_fields,
+    is_integer,
+    is_number,
+    is_text,
+    is_texts,
+    json_object,
+    optional,
+    shown,
+)
+from tasks.engine.tensor_files import TensorEntry, first_not_finite, read_header
+from tasks.errors import UserError
+
+CONFIG_FILE = "adapter_config.json"
+
+_is_positive = partial(is_number, above=0)
+_is_size = partial(is_integer, least=1)
+_is_count = partial(is_integer, least=0)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_names(value: object) -> bool:
+    return is_text(value) or is_texts(value)
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value))
+
+
+def _has_values(value: object, fit: Any) -> bool:  # noqa: ANN401 - a rule's function
+    return isinstance(value, dict) and all(map(fit, value.values()))
+
+
+_FLAG: Rule = (_is_flag, "true or false")
+_NAMES: Rule = (optional(_is_names), "a name, a list of names, or null")
+_TEXT: Rule = (optional(is_text), "a string, or null")
+_CONFIG: dict[str, Rule] = {
+    "r": (_is_size, "an integer above 0"),
+    "lora_alpha": (_is_positive, "a number above 0"),
+    "lora_dropout": (lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to 1"),
+    "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
+    **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), _NAMES),
+    **dict.fromkeys(
+        ("modules_to_save", "target_parameters"),
+        (optional(is_texts), "a list of names, or null"),
+    ),
+    **dict.fromkeys(("base_model_name_or_path", "revision", "task_type"), _TEXT),
+    **dict.fromkeys(("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"), _FLAG),
+    "inference_mode": _FLAG,
+    "init_lora_weights": (
+        optional(lambda value: _is_flag(value) or is_text(value)),
+        "true, false or the name of an initialization",
+    ),
+    "layers_to_transform": (
+        optional(lambda value: _is_count(value) or _is_counts(value)),
+        "a layer's number, a list of them, or null",
+    ),
+    "rank_pattern": (
+        optional(partial(_has_values, fit=_is_size)),
+        "an object with a rank above 0 for each name",
+    ),
+    "alpha_pattern": (
+        optional(partial(_has_values, fit=_is_positive)),
+        "an object with a number above 0 for each name",
+    ),
+    "trainable_token_indices": (
+        optional(lambda value: _is_counts(value) or _has_values(value, _is_counts)),
+        "a list of token ids, or an object with one for each name",
+    ),
+}
+
+_MANIFEST: dict[str, Rule] = {
+    "files": (partial(_has_values, fit=is_text), "an object with the sha256 of each file"),
+    "base_model": (optional(_is_object), "an object, or null"),
+    "template": (
+        lambda value: value in list(Template),
+        f"one of {', '.join(Template)}",
+    ),
+    "tokenizer": (
+        lambda value: value == {} or (_is_object(value) and value.keys() >= _IDENTITY),
+        "an object with vocabulary and chat_template",
+    ),
+}
+_IDENTITY = {"vocabulary", "chat_template"}
+_RECORDED_BASE: dict[str, Rule] = {
+    **dict.fromkeys(("reference", "revision", "fingerprint", "source"), _TEXT),
+    "labels": (optional(is_texts), "a list of the classes' names"),
+}
+
+# PEFT 0.21 adds these names for the task types of classification, whatever the head is called.
+_PRESUMED_HEADS = {"classifier", "score", "qa_outputs"}
+
+
+def read_adapter_config(file: Path, source: str) -> dict[str, Any]:
+    """Read an adapter's configuration, and check that it is LoRA's with possible settings.
+
+    Args:
+        file: to read.
+        source: the adapter's name in messages.
+
+    Raises:
+        UserError: it is of another method, or a setting is impossible.
+    """
+    name = f"{source}: {file.name}"
+    given = json_object(file, name)
+    kind = given.get("peft_type")
+    if kind != "LORA":
+        found = shown(kind) if "peft_type" in given else "missing"
+        raise UserError(
+            f"{name}: peft_type is {found}; only LoRA can be loaded, which is written as LORA"
+        )
+    check_fields(given, _CONFIG, name)
+    return given
+
+
+def read_manifest(file: Path, source: str) -> dict[str, Any]:
+    """Read an adapter's manifest.
+
+    Raises:
+        UserError: it has not the shape of one.
+    """
+    name = f"{source}: {file.name}"
+    given = json_object(file, name)
+    check_fields(given, _MANIFEST, name)
+    check_fields(given.get("base_model") or {}, _RECORDED_BASE, f"{name}: base_model")
+    return given
+
+
+def check_adapter_weights(
+    file: Path, config: Mapping[str, Any], source: str
+) -> Mapping[str, TensorEntry]:
+    """Check an adapter's weights as far as that needs no base, and return their header.
+
+    Args:
+        file: the weights.
+        config: the adapter's configuration.
+        source: the adapter's name in messages.
+
+    Raises:
+        UserError: the file is truncated; a weight is no floating-point number, or has a NaN or an
+            infinity; or a fully trained module has no weights.
+    """
+    name = f"{source}: {file.name}"
+    header = read_header(file, name)
+    for key, entry in header.items():
+        if not entry.is_floating:
+            raise UserError(
+                f"{name}: {key} is {entry.dtype}; an adapter's weights must be floating-point "
+                "numbers (F32, BF16, F16); save the adapter again"
+            )
+    if key := first_not_finite(file, header):
+        raise UserError(
+            f"{name}: {key} has a NaN or an infinity, so every answer would; train it again, with "
+            "a lower learning rate"
+        )
+    parts = {part for key in header for part in key.split(".")}
+    given = [one.rpartition(".")[2] for one in config.get("modules_to_save") or ()]
+    if missing := [one for one in given if one not in parts | _PRESUMED_HEADS]:
+        raise UserError(
+            f"{source}: {CONFIG_FILE}: modules_to_save is {shown(config['modules_to_save'])}, but "
+            f"{WEIGHTS_FILE} has no weights of {', '.join(missing)}; correct the name, or save the "
+            "adapter again"
+        )
+    return header

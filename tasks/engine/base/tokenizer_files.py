@@ -1,0 +1,95 @@
+"""The files of a tokenizer, and of the base's generation settings, checked for their shape."""
+
+from pathlib import Path
+
+from tasks.engine.excerpts import reason
+from tasks.engine.reading import (
+    Rule,
+    check_fields,
+    is_integer,
+    is_number,
+    is_text,
+    json_object,
+    optional,
+)
+from tasks.errors import UserError
+
+_GENERATION_FILE = "generation_config.json"
+_SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def _is_token(value: object) -> bool:
+    return is_text(value) or (isinstance(value, dict) and is_text(value.get("content")))
+
+
+def _is_template(value: object) -> bool:
+    """Return whether a value is one template, or a list of named ones."""
+    if isinstance(value, list):
+        return all(
+            isinstance(one, dict) and is_text(one.get("name")) and is_text(one.get("template"))
+            for one in value
+        )
+    return is_text(value)
+
+
+def _is_ids(value: object) -> bool:
+    return is_integer(value, 0) or (isinstance(value, list) and all(map(_is_ids, value)))
+
+
+_TOKEN: Rule = (optional(_is_token), "a token's text, or null")
+_FIELDS: dict[str, Rule] = {
+    **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), _TOKEN),
+    "chat_template": (
+        optional(_is_template),
+        "a template's text, or a list of objects with name and template",
+    ),
+    "model_max_length": (optional(is_number), "a number"),
+    "tokenizer_class": (optional(is_text), "the name of a class"),
+    "added_tokens_decoder": (lambda value: isinstance(value, dict), "an object, as in {…}"),
+}
+_ENDS: dict[str, Rule] = {
+    "eos_token_id": (optional(_is_ids), "a token's number, or a list of them"),
+}
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Check the settings of a tokenizer that was saved in a folder.
+
+    transformers takes some of what is not possible, and fails when a text is tokenized.
+
+    Raises:
+        UserError: a file is not a JSON object, or a setting is impossible.
+    """
+    for file in (folder / name for name in _SETTINGS_FILES):
+        if file.exists():
+            check_fields(json_object(file), _FIELDS, str(file))
+
+
+def check_generation_file(folder: Path) -> None:
+    """Check the base's generation settings, if there is a file of them in the folder.
+
+    transformers ignores a file that it can't read, and the model would not stop at its end token.
+
+    Raises:
+        UserError: it is not a JSON object, or its end tokens are no numbers.
+    """
+    file = folder / _GENERATION_FILE
+    if file.exists():
+        check_fields(json_object(file), _ENDS, str(file))
+
+
+def blame_file(folder: Path, why: str) -> str:
+    """Complete a library's reason by the file in the folder that it is about, if that is plain."""
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        return why
+    try:
+        json_object(file)
+        Tokenizer.from_file(str(file))
+    except UserError as mistake:
+        return str(mistake)
+    except BaseException as error:  # noqa: BLE001 - the library's panic is not an Exception
+        return f"{file}: {reason(error)}"
+    return why

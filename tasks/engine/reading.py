@@ -1,0 +1,131 @@
+"""Read what a user gives: whatever a library raises over it becomes one message with its place.
+
+A file from a stranger can make a library raise anything: KeyError('zelu'), AssertionError without a
+word, the panic of a Rust extension. None of that tells a user which file to look at.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.engine.excerpts import reason, shown
+from tasks.engine.failures import failure
+from tasks.errors import AdapterflowError, UserError
+
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value is possible, and what is, as in 'it must be …'."""
+
+_LARGEST_JSON_BYTES = 50_000_000
+
+
+@contextmanager
+def reading(problem: str, explained: Callable[[str], str] = str) -> Iterator[None]:
+    """Read something of the user's in the block, and raise one message about whatever goes wrong.
+
+    Args:
+        problem: what could not be done, with the file's name; the message begins with it.
+        explained: completes the library's reason, such as by the setting that it is about.
+
+    Raises:
+        UserError: the block raised anything that is not an outage.
+        PassingError: the connection was lost.
+        AdapterflowError: memory or disk space ran out.
+    """
+    try:
+        yield
+    except AdapterflowError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not _is_panic(error):
+            raise
+        raise failure(error, f"{problem}: {explained(reason(error))}") from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Return whether a Rust extension panicked; PyO3 does not derive that from Exception."""
+    return type(error).__name__ == "PanicException"
+
+
+def check_file(file: Path, name: str) -> None:
+    """Check that a path is a file that can be read.
+
+    Raises:
+        UserError: it is missing, a folder, a link to nothing, empty, or may not be read.
+    """
+    if file.is_symlink() and not file.exists():
+        raise UserError(f"{name} is a symbolic link to {file.readlink()}, which does not exist")
+    if file.is_dir():
+        raise UserError(f"{name} is a folder; it must be a file")
+    if not file.is_file():
+        raise UserError(f"{name} does not exist" if not file.exists() else f"{name} is no file")
+    if not file.stat().st_size:
+        raise UserError(f"{name} is empty; download or save it again")
+    if not os.access(file, os.R_OK):
+        raise UserError(f"{name} can't be read: permission is missing")
+
+
+def json_object(file: Path, name: str | None = None) -> dict[str, Any]:
+    """Read a file that contains a JSON object.
+
+    Args:
+        file: to read.
+        name: of the file in messages; its path unless given.
+
+    Raises:
+        UserError: it can't be read, or contains something else.
+    """
+    name = name or str(file)
+    check_file(file, name)
+    if (size := file.stat().st_size) > _LARGEST_JSON_BYTES:
+        raise UserError(f"{name} has {size:,} bytes; at most {_LARGEST_JSON_BYTES:,} are read")
+    with reading(f"{name} can't be read as JSON"):
+        given = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(given, dict):
+        raise UserError(f"{name} contains {shown(given)}; it must be a JSON object, as in {{…}}")
+    return given
+
+
+def check_fields(given: Mapping[str, Any], rules: Mapping[str, Rule], name: str) -> None:
+    """Check the values of an object; keys without a rule, and rules without a key, are skipped.
+
+    Args:
+        given: the object.
+        rules: what is possible, by key.
+        name: of the file, and of the object in it, for the message.
+
+    Raises:
+        UserError: a value is not possible.
+    """
+    for key, (is_possible, possible) in rules.items():
+        if key in given and not is_possible(given[key]):
+            raise UserError(f"{name}: {key} is {shown(given[key])}; it must be {possible}")
+
+
+def is_integer(value: object, least: float = -math.inf, most: float = math.inf) -> bool:
+    """Return whether a value is an integer, and no boolean, within bounds."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_number(value: object, above: float = -math.inf) -> bool:
+    """Return whether a value is a finite number, and no boolean, above a bound."""
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and above < value < math.inf
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is a string."""
+    return isinstance(value, str)
+
+
+def is_texts(value: object) -> bool:
+    """Return whether a value is a list of strings."""
+    return isinstance(value, list) and all(map(is_text, value))
+
+
+def optional(is_possible: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return the same rule, for a value that may also be null."""
+    return lambda value: value is None or is_possible(value)
