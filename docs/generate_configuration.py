@@ -60,9 +60,9 @@ def _section(
     schema = config.model_json_schema(by_alias=False)
     inner = {name: section for name in fields if (section := section_of(config, name))}
     rows = [
-        _row(name, field, schema, f"see [{name}](#{name})" if name in inner else "")
+        _row(name, field, schema, _reference(path, name) if name in inner else "")
         for name, field in fields.items()
-        if inner.get(name) in {None, *shown}
+        if inner.get(name) in {None, *shown} or _may_be_text(schema["properties"][name])
     ]
     if rows:
         yield "\n| setting | default | |\n|---|---|---|\n" + "".join(rows)
@@ -72,6 +72,16 @@ def _section(
             required = " Required." if fields[name].is_required() else ""
             yield f"\n### {path}{name}\n\n{_one_line(fields[name].description)}{required}\n"
             yield from _section(section, section.model_fields, f"{path}{name}.", shown)
+
+
+def _may_be_text(given: Mapping[str, Any]) -> bool:
+    """Return whether a setting takes a text in place of a section."""
+    return any(one.get("type") == "string" for one in given.get("anyOf", ()))
+
+
+def _reference(path: str, name: str) -> str:
+    """Return a link to the heading of a section."""
+    return f"see [{path}{name}](#{f'{path}{name}'.replace('.', '')})"
 
 
 def _row(name: str, field: FieldInfo, schema: Mapping[str, Any], reference: str) -> str:

@@ -3,10 +3,18 @@
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from tasks.durability.step import step
+from tasks.engine.data.odd_rows import odd_text
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.training.loss_curve import draw_loss_curve
-from tasks.records import DataRecord, LoadedRecord, ReportRecord, RunRecord, TrainedRecord
-from tasks.runtime.markdown import cell, embedded
+from tasks.records import (
+    DataRecord,
+    LoadedRecord,
+    ReportRecord,
+    RunRecord,
+    ShownRow,
+    TrainedRecord,
+)
+from tasks.runtime.markdown import cell, embedded, fenced
 from tasks.tracking import Tracker, run_url
 
 _LONGEST_CELL = 200
@@ -57,11 +65,43 @@ def write_report(report: ReportRecord) -> str:
         *(f"| {name} | {value} |" for name, value in _numbers(report).items()),
         "",
     ]
-    if warnings := (*report.trained.injected.lora.warnings, *report.trained.warnings):
+    odd = [odd_text(one) for one in report.data.odd]
+    if warnings := (*odd, *report.trained.injected.lora.warnings, *report.trained.warnings):
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
+    if report.data.train.parts:
+        lines += ["## Sources", "", *_sources(report.data, report.trained), ""]
+    for shown in report.data.shown:
+        lines += [*_shown(shown), ""]
     if report.loaded.samples:
         lines += ["## Held-out answers", "", *_samples(report.loaded), ""]
     return "\n".join(lines)
+
+
+def _sources(data: DataRecord, trained: TrainedRecord) -> list[str]:
+    """Return a table of the sources: rows, tokens, and the held-out loss of each."""
+    held_out = {part.name: part for part in (data.eval.parts if data.eval else ())}
+    rows = []
+    for part in data.train.parts:
+        loss, apart = trained.eval_losses.get(part.name), held_out.get(part.name)
+        numbers = [f"{part.num_rows:,}", f"{part.num_trained_tokens:,}"]
+        numbers += [f"{apart.num_rows:,}" if apart else "-", f"{loss:.4f}" if loss else "-"]
+        rows.append(f"| {part.name} | {part.row_format} | {' | '.join(numbers)} |")
+    names = (
+        "source",
+        "format",
+        "training rows",
+        "trained tokens",
+        "held-out rows",
+        "held-out loss",
+    )
+    return [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}", *rows]
+
+
+def _shown(shown: ShownRow) -> list[str]:
+    """Return a row as the model sees it, as a block of code."""
+    heading = f"## Row {shown.place.row} of {shown.place.source}"
+    about = "As the model sees it; it is trained on what is between ⟦ and ⟧."
+    return [heading, "", about, "", *fenced(shown.text)]
 
 
 def _numbers(report: ReportRecord) -> dict[str, str]:

@@ -78,5 +78,7 @@ def _report(record: TrainedRecord, tracker: Tracker) -> None:
         record.train_loss,
         "" if record.eval_loss is None else f", held-out loss {record.eval_loss:.4f}",
     )
+    for name, loss in record.eval_losses.items():
+        logger().info("held-out loss of %s: %.4f", name, loss)
     if record.eval_metrics:
         logger().info("held-out rows: %s", record.eval_metrics_text)

@@ -16,6 +16,7 @@ from tasks.engine.base.sources import check_files, find_base
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.data.chat_template import read_chat_template
 from tasks.engine.data.examples import read_examples
+from tasks.engine.data.odd_rows import odd_text
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.rendering import choose_template
 from tasks.engine.data.template_limits import start as start_trials
@@ -52,14 +53,6 @@ _WARNINGS = {
     "num_stopped_answers": (
         "%d answers in %s rows contain the text of an end token: they are trained on completely, "
         "but generation stops there"
-    ),
-    "num_completed_answers": (
-        "%d answers in %s rows are not followed by an end token in the chat template; one is "
-        "appended so that generation stops"
-    ),
-    "num_endless_answers": (
-        "%d answers in %s rows have no end token, as the tokenizer has none: generation continues "
-        "up to max_new_tokens"
     ),
     "num_reopened_answers": (
         "%d answers in %s rows follow other text in the chat template than its generation prompt; "
@@ -127,14 +120,14 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
     return CheckedInputs(base, lora, data)
 
 
-def check_base_early(config: TrainAdapterConfig, row_format: RowFormat) -> None:
+def check_base_early(config: TrainAdapterConfig, row_formats: Sequence[RowFormat]) -> None:
     """Check the base, the LoRA settings and the chat template, while a server starts.
 
     `validate_inputs` does the same, and makes further attempts where the Hub can't be reached.
 
     Args:
         config: the training's configuration.
-        row_format: of the training rows.
+        row_formats: of the training rows.
 
     Raises:
         UserError: the base, or a setting for it, can't work.
@@ -147,7 +140,8 @@ def check_base_early(config: TrainAdapterConfig, row_format: RowFormat) -> None:
         template = read_chat_template(config.data.chat_template)
         tokenizer = load_tokenizer(base.location, base.revision, template)
         end_ids(base.location, base.revision)
-        choose_template(config.data.template, tokenizer, is_text=row_format in TEXTS)
+        for row_format in row_formats:
+            choose_template(config.data.template, tokenizer, is_text=row_format in TEXTS)
 
 
 def _checked_base(
@@ -196,11 +190,8 @@ def _report(record: DataRecord) -> None:
             len(record.untrained_labels),
             ", ".join(record.untrained_labels),
         )
-    if record.num_eval_rows_in_train:
-        logger().warning(
-            "%d held-out rows are also training rows, so the held-out loss is too optimistic",
-            record.num_eval_rows_in_train,
-        )
+    for odd in record.odd:
+        logger().warning(odd_text(odd))
 
 
 def _report_split(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
@@ -214,6 +205,8 @@ def _report_split(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
         f"{len(labels)} labels" if labels else f"{split.num_trained_tokens} of them trained on",
         split.sha256[:12],
     )
+    for part in split.parts:
+        logger().info("%d of them are of %s", part.num_rows, part.name)
     for name, message in _WARNINGS.items():
         if number := getattr(split, name):
             logger().warning(message, number, what)

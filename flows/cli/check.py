@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from tasks.config import TrainAdapterConfig
+from tasks.engine.data.odd_rows import odd_text
+from tasks.engine.data.shown_rows import END, START
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.forecast import Forecast, forecast
-from tasks.records import DataRecord, SplitRecord
+from tasks.records import DataRecord, ShownRow, SplitRecord
 from tasks.validate_inputs import check_inputs
 
 _MB = 1e6
@@ -33,6 +36,18 @@ def print_forecast(found: Forecast) -> None:
     for name, value in (*_sizes(found), *_cost(found)):
         console.print(f"[bold]{name:<12}[/bold] ", end="")
         console.print(value, markup=False)
+    for shown in found.data.shown:
+        print_row(shown, console)
+
+
+def print_row(shown: ShownRow, console: Console) -> None:
+    """Print a row as the model sees it; on a terminal, what is trained on is bold."""
+    place = shown.place
+    about = f"row {place.row} of {place.source}, trained on what is between {START} and {END}:"
+    console.print(f"\n{about}", style="bold", markup=False)
+    text = Text(shown.text)
+    text.highlight_regex(f"{START}[^{END}]*{END}", "bold green")
+    console.print(text)
 
 
 def _sizes(found: Forecast) -> list[tuple[str, str]]:
@@ -44,10 +59,16 @@ def _sizes(found: Forecast) -> list[tuple[str, str]]:
     return [
         ("base", f"{found.base}, {found.dtype}{quantized}, for {found.task}"),
         ("adapter", f"{adapter} train ({share:.2%})"),
-        *((name, _rows(split, found.data.labels)) for name, split in splits if split),
+        *(
+            (name if part is split else f"· {part.name}", _rows(part, found.data.labels))
+            for name, split in splits
+            if split
+            for part in (split, *split.parts)
+        ),
         *_unread_variables(found.data),
         *([("not read", unread_text(found.data.unread))] if found.data.unread else []),
         ("steps", f"{steps}; evaluations: {found.num_evaluations}"),
+        *(("warning", odd_text(one)) for one in found.data.odd),
         *(("warning", warning) for warning in found.warnings),
     ]
 

@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from tasks.config import RowFormat, TrainAdapterConfig
 
 
-def check_training(config: "TrainAdapterConfig") -> "RowFormat":
+def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
     """Check a training's output folder, MLflow's address, first rows and files of the base.
 
     Returns:
-        The format of the rows.
+        The formats of the training rows.
 
     Raises:
         UserError: one of them can't work.
@@ -27,9 +27,9 @@ def check_training(config: "TrainAdapterConfig") -> "RowFormat":
     check_output_folder(config)
     check_store(config.tracking)
     wanted = config.base_model
-    row_format = check_first_rows(config.data, wanted.task, wanted.labels)
+    row_formats = check_first_rows(config.data, wanted.task, wanted.labels)
     check_files(wanted)
-    return row_format
+    return row_formats
 
 
 def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> None:

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -49,11 +49,11 @@ def prepare_process(check: Callable[[], None] | None = None) -> None:
         check_server()
 
 
-def check_base(config: "TrainAdapterConfig", row_format: "RowFormat") -> None:
+def check_base(config: "TrainAdapterConfig", row_formats: "Sequence[RowFormat]") -> None:
     """Check what a training needs of its base, as `check_base_early` does."""
     from tasks.validate_inputs import check_base_early
 
-    check_base_early(config, row_format)
+    check_base_early(config, row_formats)
 
 
 def show_progress() -> None:

@@ -31,9 +31,9 @@ def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json:
     from tasks.engine.scoring.held_out import open_held_out
 
     config = read_settings(RetrainAdapterConfig, config_file, overrides)
-    row_format = check_training(config)
+    row_formats = check_training(config)
     open_held_out(config.evaluation, config.data, config.base_model.task)
-    prepare_process(lambda: check_base(config, row_format))
+    prepare_process(lambda: check_base(config, row_formats))
     from flows.cli.runs import create_run
 
     execute_and_print(create_run(config, force=force), as_json=as_json)

@@ -54,6 +54,8 @@ def _lines(report: ReportRecord) -> list[tuple[str, str]]:
     loss = f"{trained.train_loss:.4f}"
     if trained.eval_loss is not None:
         loss += f", held out {trained.eval_loss:.4f}"
+    if trained.eval_losses:
+        loss += f" ({', '.join(f'{name} {one:.4f}' for name, one in trained.eval_losses.items())})"
     if trained.eval_metrics:
         lines.append(("held out", trained.eval_metrics_text))
     return [

@@ -8,7 +8,7 @@ from flows.cli import options
 from flows.cli.early_checks import check_training
 from flows.cli.process import check_base, execute_and_print, prepare_process, show_progress
 from tasks.durability.step_name import StepName
-from tasks.errors import UserError
+from tasks.errors import AdapterflowError, UserError
 from tasks.runtime.atomic_files import check_new, write_atomically
 
 
@@ -22,7 +22,7 @@ from tasks.runtime.atomic_files import check_new, write_atomically
 )
 @click.option("--output", "-o", type=options.PATH, default="adapterflow.yaml", show_default=True)
 def init(data_file: Path, base_model: str, output: Path) -> None:
-    """Write a commented starting configuration for DATA."""
+    """Write a commented starting configuration for DATA, and show its first row."""
     from flows.cli.starting_point import starting_configuration
 
     if output.exists():
@@ -31,6 +31,29 @@ def init(data_file: Path, base_model: str, output: Path) -> None:
     text = starting_configuration(data_file, base_model)
     write_atomically(output, text)
     click.echo(f"wrote {output}; start training with: adapterflow train {output}")
+    _show_first_row(output)
+
+
+def _show_first_row(config_file: Path) -> None:
+    """Print the first row as the model will see it, if its tokenizer can be had now."""
+    from tasks.config.reading import read_config
+
+    config = read_config(config_file)
+    if config.base_model.source.endswith(".gguf"):  # converting it takes minutes
+        click.echo("adapterflow check shows the first row as the model sees it", err=True)
+        return
+    show_progress()
+    from rich.console import Console
+
+    from flows.cli.check import print_row
+    from tasks.engine.preparation import first_row
+
+    try:
+        shown = first_row(config.data, config.base_model)
+    except AdapterflowError as error:
+        click.echo(f"the first row as the model sees it can't be shown yet: {error}", err=True)
+        return
+    print_row(shown, Console(highlight=False, soft_wrap=True))
 
 
 @click.command()
@@ -73,8 +96,8 @@ def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from tasks.config.reading import read_config
 
     config = read_config(config_file, overrides)
-    row_format = check_training(config)
-    prepare_process(lambda: check_base(config, row_format))
+    row_formats = check_training(config)
+    prepare_process(lambda: check_base(config, row_formats))
     from flows.cli.runs import create_run
 
     execute_and_print(create_run(config), as_json=as_json)

@@ -36,6 +36,6 @@ def read_parameters(flow: str, file: str) -> dict[str, Any]:
     config = read_settings(CONFIGURATIONS[flow], Path(file))
     data_paths: list[str] = []
     if isinstance(config, TrainAdapterConfig):
-        given = (config.data.train, config.data.eval)
+        given = (*(source.path for source in config.data.sources), config.data.eval)
         data_paths = [path for one in given if one for path in (one, f"{one}/*")]
     return {"config": config.model_dump(mode="json"), "data_paths": data_paths}

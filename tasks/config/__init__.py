@@ -5,7 +5,15 @@ A field's docstring is its text in `docs/configuration.md` and in Prefect's form
 
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings, Dtype, Quantization, Task
-from tasks.config.data import DataSettings, LossOn, OnLostAnswer, RowFormat, Template, Turns
+from tasks.config.data import (
+    DataSettings,
+    DataSource,
+    LossOn,
+    OnLostAnswer,
+    RowFormat,
+    Template,
+    Turns,
+)
 from tasks.config.decision import ApprovalSettings, DecisionSettings, OnTimeout
 from tasks.config.evaluation import AnswerKind, EvaluationSettings, OnLeakage
 from tasks.config.inference import InferenceSettings
@@ -26,6 +34,7 @@ __all__ = [
     "Batching",
     "Bias",
     "DataSettings",
+    "DataSource",
     "DecisionSettings",
     "Dtype",
     "EvaluationSettings",

@@ -36,6 +36,7 @@ _LOCATIONS = (
     ("base_model", "source"),
     ("adapters", "source"),
     ("data", "train"),
+    ("data", "train", "path"),
     ("data", "eval"),
     ("data", "chat_template"),
     ("evaluation", "rows"),
@@ -227,10 +228,18 @@ def _locate_all(given: dict[str, Any], folder: Path) -> None:
             found = [holder.get(parent) for holder in holders if isinstance(holder, dict)]
             holders = [one for x in found for one in (x if isinstance(x, list) else [x])]
         for holder in holders:
-            if isinstance(holder, dict) and isinstance(source := holder.get(name), str) and source:
-                is_data = not _MODELS & set(parents)
-                is_file = name in _FILES
-                holder[name] = _locate(source, folder, is_data=is_data, is_file=is_file)
+            if isinstance(holder, dict) and holder.get(name):
+                is_data, is_file = not _MODELS & set(parents), name in _FILES
+                holder[name] = _located(holder[name], folder, is_data=is_data, is_file=is_file)
+
+
+def _located(given: object, folder: Path, *, is_data: bool, is_file: bool) -> object:
+    """Locate a source, or each of a list of them; return anything else as it is."""
+    if isinstance(given, list):
+        return [_located(one, folder, is_data=is_data, is_file=is_file) for one in given]
+    if not isinstance(given, str) or not given:
+        return given
+    return _locate(given, folder, is_data=is_data, is_file=is_file)
 
 
 def _locate(source: str, folder: Path, *, is_data: bool, is_file: bool) -> str:

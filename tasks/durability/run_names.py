@@ -11,7 +11,12 @@ from pathlib import PurePath
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
-from tasks.config import PredictBatchConfig, RetrainAdapterConfig, TrainAdapterConfig
+from tasks.config import (
+    DataSettings,
+    PredictBatchConfig,
+    RetrainAdapterConfig,
+    TrainAdapterConfig,
+)
 from tasks.durability.run_folder import run_folder
 
 _LONGEST_PART = 32
@@ -28,11 +33,12 @@ def full_name(config: TrainAdapterConfig | PredictBatchConfig, given: str) -> st
         case PredictBatchConfig():
             adapter, data = "+".join(one.name for one in config.adapters), config.input
         case RetrainAdapterConfig():
-            adapter, data = config.registry.name, config.data.train
+            adapter, data = config.registry.name, _rows_of(config.data)
         case _:
             name = config.lora.adapter_name
             source = config.base_model.hub_id or config.base_model.source
-            adapter, data = _last_part(source) if name == "default" else name, config.data.train
+            adapter = _last_part(source) if name == "default" else name
+            data = _rows_of(config.data)
     subject = f"{_slug(adapter)}-{_slug(_last_part(data))}-"
     return given if given.startswith(subject) else subject + _slug(given, _LONGEST_NAME)
 
@@ -53,6 +59,13 @@ def namer(kind: type[TrainAdapterConfig | PredictBatchConfig]) -> Callable[[], s
         return given if began and began.exists() else full_name(config, given)
 
     return name
+
+
+def _rows_of(data: DataSettings) -> str:
+    """Return what the training rows are called: the source, or the names of several."""
+    if isinstance(data.train, str):
+        return data.train
+    return "+".join(source.short_name for source in data.sources)
 
 
 def _last_part(source: str) -> str:

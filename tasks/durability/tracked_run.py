@@ -15,8 +15,9 @@ from tasks.durability.retention import tidy
 from tasks.durability.run_folder import check_output_folder, run_folder
 from tasks.durability.run_lock import alive
 from tasks.durability.unchanged import INPUTS_TAG, ROWS_TAG, fingerprint, rows_sha256
+from tasks.engine.data.odd_rows import odd_text
 from tasks.errors import UserError
-from tasks.records import DataRecord, RunRecord, tokens_in
+from tasks.records import DataRecord, RunRecord, SplitRecord, tokens_in
 from tasks.runtime import home
 from tasks.runtime.links import link_to_prefect
 from tasks.runtime.progress import logger
@@ -160,21 +161,42 @@ def _discard(tracker: Tracker) -> None:
 
 
 def _log_inputs(config: TrainAdapterConfig, data: DataRecord, tracker: Tracker) -> None:
-    tracker.log_dataset(data.train, "train")
-    if data.eval:
-        tracker.log_dataset(data.eval, "eval")
+    splits = {"train": data.train, **({"eval": data.eval} if data.eval else {})}
+    for name, split in splits.items():
+        _log_datasets(split, name, tracker)
     tracker.log_params(
         {
             "data/row_format": data.row_format,
             "data/template": data.template,
-            **_counts("train", data.train.model_dump()),
-            **(_counts("eval", data.eval.model_dump()) if data.eval else {}),
+            **{k: v for name, one in splits.items() for k, v in _counts(name, one).items()},
+            **{f"data/odd/{one.kind}": odd_text(one) for one in data.odd},
         }
     )
     versions = {f"versions/{name}": version(name) for name in _RECORDED_VERSIONS}
     tracker.log_params({**versions, "versions/python": platform.python_version()})
     tracker.log_text(config.model_dump_json(indent=2), "configuration.json")
+    if data.chat_template is not None:
+        tracker.log_text(data.chat_template, "chat_template.jinja")
 
 
-def _counts(split: str, fields: dict[str, object]) -> dict[str, object]:
-    return {f"data/{split}/{k}": v for k, v in fields.items() if k.startswith(("num_", "sha"))}
+def _log_datasets(split: SplitRecord, context: str, tracker: Tracker) -> None:
+    """Log each source of a split as a dataset, and the sha256 of all rows in order as a tag."""
+    if not split.parts:
+        tracker.log_dataset(split, context)
+        return
+    for part in split.parts:
+        if part.num_rows:
+            tracker.log_dataset(part, f"{context}/{part.name}")
+    tracker.set_tags({f"dataset.{context}.sha256": split.sha256})
+
+
+def _counts(context: str, split: SplitRecord) -> dict[str, object]:
+    """Return the counts of a split and of each of its sources, as parameters."""
+    counts = {
+        f"data/{context}/{name}": value
+        for name, value in split.model_dump().items()
+        if name.startswith(("num_", "sha"))
+    }
+    for part in split.parts:
+        counts |= _counts(f"{context}/{part.name}", part)
+    return counts

@@ -5,18 +5,26 @@ change later: the run keeps the rows that its record names.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks.config import DataSettings, RowFormat, Template
+from tasks.config import BaseModelSettings, DataSettings, RowFormat, Template
 from tasks.engine.base.base_models import end_ids, load_tokenizer
 from tasks.engine.base.input_limits import check_embedded, limits_of
-from tasks.engine.base.sources import base_sha256
+from tasks.engine.base.sources import base_sha256, find_base
 from tasks.engine.data.chat_template import read_chat_template, unread_kwargs
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.examples import ExampleSets, Split
+from tasks.engine.data.examples import ExampleSets
+from tasks.engine.data.mixing import DrawnRows, Split, mixed
+from tasks.engine.data.odd_rows import OddTokens
+from tasks.engine.data.opened_sources import open_sources
 from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.rendering import Renderer, choose_template
+from tasks.engine.data.rendering import Rendered, Renderer, choose_template
+from tasks.engine.data.shown_rows import answered, marked, seen
 from tasks.engine.data.template_limits import Trial, try_template
 from tasks.engine.data.token_files import MappedRows, TokenFile, write_token_file
 from tasks.engine.data.tokenization import SplitCounts, Tokenized, TokenizedSplit
@@ -29,8 +37,14 @@ from tasks.records import (
     ChatOptions,
     DataRecord,
     FileRecord,
+    OddRows,
+    RowPlace,
+    ShownRow,
     SplitRecord,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEXTS = (RowFormat.TEXT, RowFormat.LABELLED, RowFormat.TAGGED)
 """Formats of rows that are texts without turns, which no chat template is for."""
@@ -61,43 +75,30 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
         UserError: a row cannot be used; the message names it.
         AdapterflowError: the files cannot be written.
     """
-    chat_template = read_chat_template(settings.chat_template)
-    tokenizer = load_tokenizer(base.location, base.revision, chat_template)
-    task = objective_of(base.settings.task)
-    template = choose_template(settings.template, tokenizer, is_text=sets.row_format in TEXTS)
-    _check_used(settings, template)
-    chat = ChatOptions.of(settings)
-    ends = end_ids(base.location, base.revision)
-    renderer = Renderer.of(tokenizer, template, sets.row_format, ends, chat)
-    splits = {"train": sets.train, **({"eval": sets.eval} if sets.eval else {})}
-    if template is Template.CHAT:
-        trials = [trial for one in splits.values() for trial in _trials(one, chat)]
-        try_template(tokenizer, trials)
-    records, files = {}, []
-    for name, split in splits.items():
-        file = folder / f"{name}.arrow"
-        counts = SplitCounts(split)
-        tokenized = _embedded(task.tokenize(split, renderer, settings, base), split.source, base)
-        write_token_file(file, _counted(tokenized, counts, on_progress))
-        records[name] = counts.record()
-        files.append(FileRecord.of(file))
+    tokens = _Tokens(settings, base, folder, on_progress)
+    tokens.check_chat_settings(sets.train)
+    train, trained, odd = tokens.write("train", sets.train)
+    held_out = tokens.write("eval", sets.eval) if sets.eval else None
+    templates = [Template(part.template) for part in train.by_source]
     record = DataRecord(
         settings=settings,
         seed=seed,
-        row_format=sets.row_format.value,
-        template=template.value,
-        chat_template=chat_template,
-        unread_chat_template_kwargs=unread_kwargs(tokenizer, chat),
-        train=records["train"],
-        eval=records.get("eval"),
+        row_format=", ".join(sets.row_formats),
+        template=(Template.CHAT if Template.CHAT in templates else templates[0]).value,
+        chat_template=tokens.chat_template,
+        unread_chat_template_kwargs=unread_kwargs(tokens.tokenizer, tokens.chat),
+        train=train,
+        eval=held_out[0] if held_out else None,
         num_eval_rows_in_train=sets.num_eval_rows_in_train,
         labels=sets.labels,
         untrained_labels=sets.untrained_labels,
         unread=dict(sets.unread),
+        odd=(*sets.odd, *odd),
+        shown=tuple(tokens.shown(sets.train)),
         base_sha256=base_sha256(base),
-        tokens=tuple(files),
+        tokens=(trained, held_out[1]) if held_out else (trained,),
     )
-    return _opened(record, renderer, task)
+    return _opened(record, tokens.tokenizer, tokens.ends, tokens.task)
 
 
 def _trials(split: Split, chat: ChatOptions) -> Iterator[Trial]:
@@ -122,8 +123,9 @@ def open_data(record: DataRecord, base: BaseModelRecord) -> PreparedData:
     """
     if spoiled := record.spoiled_files():
         raise UserError(f"{spoiled[0]} is missing or has changed since this run recorded it")
-    renderer = recorded_renderer(record, base, RowFormat(record.row_format))
-    return _opened(record, renderer, objective_of(base.settings.task))
+    tokenizer = load_tokenizer(base.location, base.revision, record.chat_template)
+    ends = end_ids(base.location, base.revision)
+    return _opened(record, tokenizer, ends, objective_of(base.settings.task))
 
 
 def recorded_renderer(record: DataRecord, base: BaseSource, row_format: RowFormat) -> Renderer:
@@ -139,48 +141,171 @@ def recorded_renderer(record: DataRecord, base: BaseSource, row_format: RowForma
     return Renderer.of(tokenizer, Template(record.template), row_format, ends, record.chat)
 
 
-def _check_used(settings: DataSettings, template: Template) -> None:
-    """Check that no setting of chat templates was given for rows that are rendered without one."""
-    if template is not Template.CHAT and (unused := settings.chat_settings):
-        raise UserError(
-            f"data.{unused[0]} was given, but the rows are rendered without a chat template: they "
-            "have no turns, or the tokenizer has no chat template; remove the setting, or set "
-            "data.chat_template"
-        )
+def first_row(settings: DataSettings, base: BaseModelSettings) -> ShownRow:
+    """Return the first row of the first source as the model sees it; no other row is read.
+
+    Raises:
+        UserError: the row or the base cannot be used.
+        PassingError: the Hub cannot be reached.
+    """
+    opened = open_sources(settings, base.task)[0]
+    rows = opened.checked(1)
+    name = opened.settings.short_name
+    split = mixed([DrawnRows(opened.source, name, opened.row_format, rows, range(1))], seed=0)
+    found = find_base(base, sorted(rows.first_with))
+    return next(_Tokens(settings, found, Path(), None).shown(split))
 
 
-def _opened(record: DataRecord, renderer: Renderer, task: Objective) -> PreparedData:
+class _Tokens:
+    """Makes the token files of a run's splits."""
+
+    def __init__(
+        self, settings: DataSettings, base: BaseSource, folder: Path, on_progress: OnRows | None
+    ) -> None:
+        self.chat_template = read_chat_template(settings.chat_template)
+        self.tokenizer = load_tokenizer(base.location, base.revision, self.chat_template)
+        self.chat = ChatOptions.of(settings)
+        self.task = objective_of(base.settings.task)
+        self.ends = end_ids(base.location, base.revision)
+        self._settings, self._base, self._folder = settings, base, folder
+        self._on_progress = on_progress
+
+    def check_chat_settings(self, split: Split) -> None:
+        """Check that no setting of chat templates was given for rows that are rendered without one.
+
+        Raises:
+            UserError: one was.
+        """
+        templates = {self._renderer(part).template for part in split.by_source}
+        if Template.CHAT not in templates and (unused := self._settings.chat_settings):
+            raise UserError(
+                f"data.{unused[0]} was given, but the rows are rendered without a chat template: "
+                "they have no turns, or the tokenizer has no chat template; remove the setting, or "
+                "set data.chat_template"
+            )
+
+    def write(self, name: str, split: Split) -> tuple[SplitRecord, FileRecord, list[OddRows]]:
+        """Write the token file of a split; return its counts, the file, and what is odd."""
+        renderers = [self._renderer(part) for part in split.by_source]
+        counts = [
+            SplitCounts(part, renderer.template.value)
+            for part, renderer in zip(split.by_source, renderers, strict=True)
+        ]
+        for part, renderer in zip(split.by_source, renderers, strict=True):
+            if renderer.template is Template.CHAT and len(part.examples):
+                try_template(self.tokenizer, _trials(part, self.chat))
+        odd = OddTokens(split, generates=self.task.traits.generates)
+        file = self._folder / f"{name}.arrow"
+        rows = self._counted(self._tokenized(split, renderers), counts, odd)
+        write_token_file(file, rows, has_sources=bool(split.parts))
+        record = _total(split, [one.record() for one in counts])
+        return record, FileRecord.of(file), odd.found()
+
+    def shown(self, split: Split) -> Iterator[ShownRow]:
+        """Yield the first row of each source as the model sees it."""
+        for part in split.by_source:
+            if len(part.examples):
+                example = part.examples[0]
+                place = RowPlace(source=part.name, row=example.row)
+                yield ShownRow(place=place, text=marked(self._seen(part, example)))
+
+    def _seen(self, part: Split, example: Example) -> Rendered:
+        renderer = self._renderer(part)
+        if self.task.row_type.labels_are_tokens:
+            return seen(renderer, example, self._settings)
+        asked = self.task.prompt(renderer, example).text
+        return answered(asked, self.task.expected(renderer, example))
+
+    def _renderer(self, part: Split) -> Renderer:
+        row_format = part.row_format or RowFormat.AUTO
+        is_text = row_format in TEXTS
+        template = choose_template(self._settings.template, self.tokenizer, is_text=is_text)
+        return Renderer.of(self.tokenizer, template, row_format, self.ends, self.chat)
+
+    def _tokenized(self, split: Split, renderers: Sequence[Renderer]) -> Iterator[Tokenized]:
+        """Yield the examples of a split as tokens, in the order of the mix.
+
+        Each source is tokenized by itself, by its own renderer and with its name in messages.
+        """
+        parts = [
+            self._embedded(part, renderer)
+            for part, renderer in zip(split.by_source, renderers, strict=True)
+        ]
+        if not split.parts:
+            yield from parts[0]
+            return
+        # An example may become several rows, which stay together.
+        by_example = [groupby(part, key=lambda one: one.example.row) for part in parts]
+        for number in split.order:
+            for one in next(by_example[number])[1]:
+                yield replace(one, source=number)
+        for ended in by_example:
+            next(ended, None)  # what is checked after the last example
+
+    def _embedded(self, part: Split, renderer: Renderer) -> Iterator[Tokenized]:
+        """Yield the examples of a source as tokens, if the base has an embedding for each."""
+        limits = limits_of(self._base)
+        if not len(part.examples):  # all of the source is in the other split
+            return
+        for one in self.task.tokenize(part, renderer, self._settings, self._base):
+            if one.row is not None:
+                where = f"{part.source}, row {one.example.row}"
+                check_embedded(one.row.sequences, where, limits, self.tokenizer)
+            yield one
+
+    def _counted(
+        self, tokenized: Iterator[Tokenized], counts: Sequence[SplitCounts], odd: OddTokens
+    ) -> Iterator[Tokenized]:
+        total = sum(len(one.split.examples) for one in counts)
+        number = 0
+        for one in tokenized:
+            number += not one.is_another
+            counts[one.source].add(one)
+            odd.add(one.source, one)
+            yield one
+            if self._on_progress:
+                self._on_progress(number, total)
+
+
+def _total(split: Split, records: Sequence[SplitRecord]) -> SplitRecord:
+    """Return the sum of the counts of a split's sources."""
+    if not split.parts:
+        return records[0]
+    numbers = Counter[str]()
+    for one in records:
+        numbers.update({k: v for k, v in one.model_dump().items() if k.startswith("num_")})
+    return SplitRecord(
+        source=split.source,
+        sha256=split.sha256,
+        longest_tokens=max(one.longest_tokens for one in records),
+        parts=tuple(records),
+        **numbers,
+    )
+
+
+def _opened(
+    record: DataRecord,
+    tokenizer: "PreTrainedTokenizerBase",
+    ends: tuple[int, ...],
+    task: Objective,
+) -> PreparedData:
     train, *held_out = record.tokens
 
     def split(of: SplitRecord, given: FileRecord) -> TokenizedSplit:
         file = TokenFile(given.path)
-        return TokenizedSplit(MappedRows(file, task.row_type), file.examples(), of)
+        renderers = tuple(
+            Renderer.of(
+                tokenizer, Template(one.template), RowFormat(one.row_format), ends, record.chat
+            )
+            for one in of.by_source
+        )
+        rows = MappedRows(file, task.row_type)
+        return TokenizedSplit(rows, file.examples(), of, file.sources(), renderers)
 
+    opened = split(record.train, train)
     return PreparedData(
-        renderer=renderer,
-        train=split(record.train, train),
+        renderer=next(one for one in opened.renderers if one.template == record.template),
+        train=opened,
         eval=split(record.eval, held_out[0]) if record.eval else None,
         record=record,
     )
-
-
-def _counted(
-    tokenized: Iterator[Tokenized], counts: SplitCounts, on_progress: OnRows | None
-) -> Iterator[Tokenized]:
-    total, number = len(counts.split.examples), 0
-    for one in tokenized:
-        counts.add(one)
-        number += not one.is_another
-        yield one
-        if on_progress:
-            on_progress(number, total)
-
-
-def _embedded(tokenized: Iterator[Tokenized], source: str, base: BaseSource) -> Iterator[Tokenized]:
-    """Yield the examples unchanged, checking that the base has an embedding for each token."""
-    limits, tokenizer = limits_of(base), load_tokenizer(base.location, base.revision)
-    for one in tokenized:
-        if one.row is not None:
-            where = f"{source}, row {one.example.row}"
-            check_embedded(one.row.sequences, where, limits, tokenizer)
-        yield one

@@ -144,7 +144,8 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
 
     opened = open_data(data, injected.lora.base)
     if opened.eval and max_eval_rows is not None:
-        few = replace(opened.eval, rows=opened.eval.rows[:max_eval_rows])
+        rows, sources = opened.eval.rows, opened.eval.sources
+        few = replace(opened.eval, rows=rows[:max_eval_rows], sources=sources[:max_eval_rows])
         opened = replace(opened, eval=few)
     return train(
         model,

@@ -19,7 +19,7 @@ from tasks.records.comparison import (
     ScoredModel,
     VersionRecord,
 )
-from tasks.records.data import DataRecord, SplitRecord
+from tasks.records.data import DataRecord, OddRows, RowPlace, ShownRow, SplitRecord
 from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, QuantizedGap
 from tasks.records.inputs import InputsRecord
 from tasks.records.lora import (
@@ -59,6 +59,7 @@ __all__ = [
     "LoraRecord",
     "LossPoint",
     "MergedRecord",
+    "OddRows",
     "Outcome",
     "PeftConfigRecord",
     "PredictionRecord",
@@ -67,10 +68,12 @@ __all__ = [
     "ReportRecord",
     "ResolvedLora",
     "RetrainedRecord",
+    "RowPlace",
     "RunRecord",
     "SampleRecord",
     "SavedRecord",
     "ScoredModel",
+    "ShownRow",
     "SplitRecord",
     "TargetMatches",
     "TrainedRecord",

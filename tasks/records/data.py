@@ -5,6 +5,30 @@ from tasks.records.chat import ChatOptions
 from tasks.records.record import FileRecord, Record
 
 
+class RowPlace(Record):
+    """A row, by its number from 1 in the source of this name."""
+
+    source: str
+    row: int
+
+
+class OddRows(Record):
+    """Rows that are probably a mistake."""
+
+    kind: str
+    num_rows: int
+    first: tuple[RowPlace, ...]
+    """The first few of them."""
+
+
+class ShownRow(Record):
+    """A training row as the model sees it."""
+
+    place: RowPlace
+    text: str
+    """With what is trained on between ⟦ and ⟧; long texts are shortened in the middle."""
+
+
 class SplitRecord(Record):
     """One split after tokenization. An answer is an assistant message or a completion."""
 
@@ -41,6 +65,17 @@ class SplitRecord(Record):
     """Answers whose opening differs between the chat template's text and its generation prompt."""
     num_dropped_rows: int = 0
     """Rows dropped because none of their answer is within `max_length`."""
+    name: str = ""
+    """Of the source, in metrics and reports."""
+    row_format: str = ""
+    template: str = ""
+    parts: tuple["SplitRecord", ...] = ()
+    """The same by source, where there are several."""
+
+    @property
+    def by_source(self) -> tuple["SplitRecord", ...]:
+        """The parts; the split itself where it has only one source."""
+        return self.parts or (self,)
 
     @property
     def made_of(self) -> str:
@@ -55,7 +90,9 @@ class DataRecord(Record):
     settings: DataSettings
     seed: int
     row_format: str
+    """Of all sources, in the order of the first with each, separated by commas."""
     template: str
+    """Of the conversations, if there are any, else of the plain texts."""
     chat_template: str | None = None
     """The content of the file `data.chat_template`, if one was given."""
     unread_chat_template_kwargs: tuple[str, ...] = ()
@@ -69,6 +106,10 @@ class DataRecord(Record):
     """Classes that no training row has."""
     unread: dict[str, int] = {}  # noqa: RUF012 - pydantic copies it
     """Columns that are not read, each with the number of rows that have a value there."""
+    odd: tuple[OddRows, ...] = ()
+    """What is probably a mistake, by kind."""
+    shown: tuple[ShownRow, ...] = ()
+    """The first training row of each source."""
     base_sha256: str
     """Of the base whose tokenizer made the tokens: its weights and its configuration."""
     tokens: tuple[FileRecord, ...]

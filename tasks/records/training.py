@@ -56,6 +56,9 @@ class TrainedRecord(Record):
     eval_metrics: dict[str, float] = {}  # noqa: RUF012 - pydantic copies it
     """Of the held-out rows, by the weights that were kept: `accuracy` and `macro_f1` where rows or
     words are classified, and `entity_f1` where words are entities."""
+    eval_losses: dict[str, float] = {}  # noqa: RUF012 - pydantic copies it
+    """The held-out loss of each source by its name, by the weights that were kept, where there are
+    several."""
     warnings: tuple[str, ...] = ()
 
     @property

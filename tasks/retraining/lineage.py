@@ -53,6 +53,7 @@ def lineage(
         "lineage.base": saved.base.reference,
         "lineage.base_revision": saved.base.revision or "none",
         "lineage.held_out_sha256": checked.held_out.sha256,
+        **{f"{DATA}.{part.name}": part.sha256 for part in data.train.parts},
         ADAPTER: saved.weights.sha256,
         "lineage.packages_sha256": _sha256(package_versions()),
         "lineage.hardware": hardware(),

@@ -157,7 +157,7 @@ def test_a_tag_with_a_space_is_told_before(tmp_path: Path) -> None:
     """Tags are compared with a space between them; one that has some would be two."""
     held_out = tagged(tmp_path / "asked.jsonl", range(100, 106))
     config = tagging(tiny_bert(tmp_path / "tiny-bert"), tmp_path, held_out)
-    learnt = Path(config.data.train)
+    learnt = Path(config.data.sources[0].path)
     learnt.write_text(learnt.read_text().replace("B-ANIMAL", "B-AN ANIMAL"))
     with pytest.raises(UserError, match="the tag 'B-AN ANIMAL' contains a space"):
         run(config)

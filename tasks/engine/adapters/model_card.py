@@ -72,7 +72,7 @@ model.load_adapter("path/to/this/folder")
 | task | {base.settings.task.value} |
 | training rows | {data.train.num_rows:,}{tokens} |
 | training data sha256 | `{data.train.sha256}` |
-| held-out rows | {held_out:,} |
+{_sources(data)}| held-out rows | {held_out:,} |
 | optimizer steps | {trained.num_steps:,} |
 | training loss (last steps) | {trained.train_loss:.4f} |
 | held-out loss | {eval_loss} |
@@ -86,6 +86,12 @@ def _chat_options(data: DataRecord) -> str:
     if data.chat.system_in_user:
         rows += "| system messages | at the beginning of the next user message |\n"
     return rows
+
+
+def _sources(data: DataRecord) -> str:
+    """Return a row of the table with the sources, where there are several."""
+    parts = [f"{part.name} ({part.num_rows:,} rows)" for part in data.train.parts]
+    return f"| training sources | {', '.join(parts)} |\n" if parts else ""
 
 
 def _labels(data: DataRecord) -> str:

@@ -3,22 +3,22 @@
 import hashlib
 import random
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 
 from tasks.config import Task
 from tasks.config.data import DataSettings, RowFormat
-from tasks.config.reading import is_hub_dataset
-from tasks.engine.base.task_traits import traits_of
-from tasks.engine.data.column_names import renamed
-from tasks.engine.data.conversations import Example
 from tasks.engine.data.kept_rows import KeptRows, canonical
-from tasks.engine.data.row_formats import detect_row_format
-from tasks.engine.data.row_sources import Row, iter_rows
+from tasks.engine.data.mixing import DrawnRows, Split, mixed, rows_to_take
+from tasks.engine.data.odd_rows import Oddity, odd_contents
+from tasks.engine.data.opened_sources import OpenedSource, open_held_out, open_sources
+from tasks.engine.data.row_sources import Row
 from tasks.errors import UserError
+from tasks.records import OddRows
 
 _SHOWN_LABELS = 5
 _CLASSIFIED = (RowFormat.LABELLED, RowFormat.TAGGED)
@@ -26,27 +26,28 @@ _FIRST_ROWS = 1000
 
 
 @dataclass(frozen=True)
-class Split:
-    """Examples, with their source and the content hash of their rows in order."""
-
-    source: str
-    sha256: str
-    examples: Sequence[Example] = field(compare=False)
-
-
-@dataclass(frozen=True)
 class ExampleSets:
     """The examples to train on and those to evaluate on."""
 
-    row_format: RowFormat
     train: Split
     eval: Split | None
     labels: tuple[str, ...] = ()
     """The classes, where rows are classified."""
     unread: Mapping[str, int] = field(default_factory=dict)
     """The number of rows with a value in a column that is not read, by the column's name."""
-    num_eval_rows_in_train: int = 0
-    """The number of held-out examples that are also trained on, and so prove nothing."""
+    odd: tuple[OddRows, ...] = ()
+    """Duplicates, contradictions, and held-out rows that are trained on."""
+
+    @property
+    def row_formats(self) -> tuple[RowFormat, ...]:
+        """The formats of the training rows, in the order of the first source with each."""
+        formats = (part.row_format for part in self.train.by_source)
+        return tuple(dict.fromkeys(one for one in formats if one))
+
+    @property
+    def num_eval_rows_in_train(self) -> int:
+        """The number of held-out examples that are also trained on, and so prove nothing."""
+        return sum(one.num_rows for one in self.odd if one.kind == Oddity.TRAINED)
 
     @property
     def untrained_labels(self) -> tuple[str, ...]:
@@ -63,56 +64,52 @@ def read_examples(
     task: Task = Task.CAUSAL_LM,
     labels: tuple[str, ...] = (),
 ) -> ExampleSets:
-    """Read, check and split the data; equal files, settings and seed give equal examples.
+    """Read, check, split and mix the data; equal files, settings and seed give equal examples.
 
-    Without `eval` and `eval_split`, `eval_fraction` of the rows (at least one of two or more) are
-    held out. All rows are checked, also those beyond `max_train_rows`. If `eval` has splits, its
-    `train` is read unless `eval_split` names another. Each source is read once, row by row, and not
-    held in memory.
+    Without `eval` and `eval_split`, `eval_fraction` of the rows of each source (at least one of two
+    or more) are held out. All rows are checked, also those that are not used. If `eval` has splits,
+    its `train` is read unless `eval_split` names another. Each source is read once, row by row, and
+    not held in memory. Which of its rows are held out does not depend on the other sources.
 
     Args:
         settings: where the rows are, and how they are split.
-        seed: of the split.
+        seed: of the split and the mix.
         task: what is learned from them.
         labels: the classes in order; those of the training rows, sorted, unless given.
 
     Raises:
-        UserError: a source cannot be read, its columns fit no format, or a row is malformed or has
-            an unknown class; the message names the row.
+        UserError: a source cannot be read, its columns fit no format, it is of another kind than
+            the others, or a row is malformed or has an unknown class; the message names the row.
 
     """
-    row_format, rows = _opened(settings, task)
-    kept = _kept(rows, row_format, settings.train, settings)
-    if row_format in _CLASSIFIED:
-        labels = labels or _labels(kept.first_with, settings.train)
-        _check_labels(kept.first_with, labels, settings.train)
-    train: Sequence[int] = range(len(kept))
-    held_out_rows, held_out = kept, train[:0]
+    opened = open_sources(settings, task)
+    sources = [_used(one, one.checked(), seed) for one in opened]
+    if opened[0].row_format in _CLASSIFIED:
+        labels = labels or _labels(sources)
+        for one in sources:
+            _check_labels(one.rows.first_with, labels, one.source)
     if settings.eval or settings.eval_split:
-        source = settings.eval or settings.train
-        held_out_rows = _kept(_held_out_rows(settings), row_format, source, settings)
-        held_out = range(len(held_out_rows))
-        if row_format in _CLASSIFIED:
-            _check_labels(held_out_rows.first_with, labels, source)
-    elif settings.eval_fraction > 0 and len(kept) > 1:
-        num_held_out = max(1, round(settings.eval_fraction * len(kept)))
-        held_out, train = _drawn(train, min(num_held_out, len(kept) - 1), seed)
-    if settings.max_train_rows is not None:
-        train, _ = _drawn(train, min(settings.max_train_rows, len(train)), seed)
-    seen = np.isin(held_out_rows.contents(held_out), kept.contents(train))
+        apart = open_held_out(settings, task, opened)
+        kept = apart.checked()
+        if labels:
+            _check_labels(kept.first_with, labels, apart.source)
+        held_out, rest = [_used(apart, kept, seed)], sources
+    else:
+        pairs = [_held_out(one, settings.eval_fraction, seed) for one in sources]
+        held_out, rest = [one for one, _ in pairs], [other for _, other in pairs]
+    trained = _taken(rest, settings, seed)
     return ExampleSets(
-        row_format=row_format,
-        train=_split(settings.train, kept, train),
-        eval=_split(settings.eval or settings.train, held_out_rows, held_out) if held_out else None,
+        train=mixed(trained, seed),
+        eval=mixed(held_out, seed) if any(one.places for one in held_out) else None,
         labels=labels,
-        unread=kept.unread + held_out_rows.unread if held_out_rows is not kept else kept.unread,
-        num_eval_rows_in_train=int(seen.sum()),
+        unread=_unread({id(one.rows): one.rows for one in (*sources, *held_out)}.values()),
+        odd=tuple(odd_contents(trained, held_out)),
     )
 
 
 def check_first_rows(
     settings: DataSettings, task: Task = Task.CAUSAL_LM, labels: tuple[str, ...] = ()
-) -> RowFormat:
+) -> tuple[RowFormat, ...]:
     """Check the first thousand rows of each source, to report most mistakes at once.
 
     Later rows, and whether there are two classes, are checked when the run reads the data.
@@ -123,50 +120,57 @@ def check_first_rows(
         labels: the classes in order; not checked unless given.
 
     Returns:
-        The format of the rows.
+        The formats of the training rows.
 
     Raises:
         UserError: as `read_examples`.
     """
-    row_format, rows = _opened(settings, task)
-    sources = [(settings.train, rows)]
+    opened = open_sources(settings, task)
     if settings.eval or settings.eval_split:
-        sources.append((settings.eval or settings.train, _held_out_rows(settings)))
-    for source, given in sources:
-        kept = _kept(islice(given, _FIRST_ROWS), row_format, source, settings)
-        if row_format in _CLASSIFIED and labels:
-            _check_labels(kept.first_with, labels, source)
-    return row_format
+        opened.append(open_held_out(settings, task, opened))
+    for one in opened:
+        kept = one.checked(_FIRST_ROWS)
+        if one.row_format in _CLASSIFIED and labels:
+            _check_labels(kept.first_with, labels, one.source)
+    return tuple(dict.fromkeys(one.row_format for one in opened[: len(settings.sources)]))
 
 
-def _opened(settings: DataSettings, task: Task) -> tuple[RowFormat, Iterator[Row]]:
-    """Return the format of the training rows, and all of them."""
-    revision, _ = _revisions(settings)
-    rows = renamed(iter_rows(settings.train, settings.train_split, revision), settings.columns)
-    first = next(rows)
-    learnable = traits_of(task).row_formats
-    row_format = detect_row_format(first, settings.train, settings.format, learnable)
-    return row_format, chain([first], rows)
+def _used(opened: OpenedSource, rows: KeptRows, seed: int) -> DrawnRows:
+    """Return the rows of a source that are used: all, or `max_rows` of them."""
+    source = opened.settings
+    places, _ = _drawn(range(len(rows)), source.max_rows or len(rows), seed)
+    return DrawnRows(source.path, source.short_name, opened.row_format, rows, places)
 
 
-def _held_out_rows(settings: DataSettings) -> Iterator[Row]:
-    _, revision = _revisions(settings)
-    source, split = settings.eval or settings.train, settings.eval_split or "train"
-    return renamed(iter_rows(source, split, revision), settings.columns)
+def _held_out(given: DrawnRows, fraction: float, seed: int) -> tuple[DrawnRows, DrawnRows]:
+    """Return the held-out rows of a source, and the others."""
+    total = len(given.places)
+    count = min(max(1, round(fraction * total)), total - 1) if fraction else 0
+    drawn, others = _drawn(given.places, count, seed)
+    return replace(given, places=drawn), replace(given, places=others)
 
 
-def _kept(
-    rows: Iterable[Row], row_format: RowFormat, source: str, settings: DataSettings
-) -> KeptRows:
-    return KeptRows(rows, row_format, source, settings.turns, settings.on_lost_answer)
+def _taken(given: Sequence[DrawnRows], settings: DataSettings, seed: int) -> list[DrawnRows]:
+    """Return the rows to train on, of those that are not held out."""
+    weights = [one.weight for one in settings.sources]
+    counts = rows_to_take([len(one.places) for one in given], weights, settings.max_train_rows)
+    return [
+        replace(one, places=_drawn(one.places, count, seed)[0])
+        for one, count in zip(given, counts, strict=True)
+    ]
 
 
-def _labels(found: Mapping[str, int], source: str) -> tuple[str, ...]:
+def _unread(sources: Iterable[KeptRows]) -> Counter[str]:
+    return sum((one.unread for one in sources), Counter())
+
+
+def _labels(sources: Sequence[DrawnRows]) -> tuple[str, ...]:
     """Return the rows' classes, sorted: by value if all are numbers."""
+    found = list(dict.fromkeys(chain.from_iterable(one.rows.first_with for one in sources)))
     if len(found) == 1:
         raise UserError(
-            f"{source}: all rows have the label {next(iter(found))!r}; at least two different "
-            "labels are needed"
+            f"{', '.join(one.source for one in sources)}: all rows have the label {found[0]!r}; at "
+            "least two different labels are needed"
         )
     if all(map(str.isdecimal, found)):
         return tuple(sorted(found, key=lambda label: (int(label), label)))  # `1` and `01` are two
@@ -193,32 +197,13 @@ def content_sha256(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-def _revisions(settings: DataSettings) -> tuple[str | None, str | None]:
-    """Return the revisions of train and eval: of those two, `data.revision` is the Hub dataset's.
-
-    Raises:
-        UserError: they are two different Hub datasets.
-    """
-    revision, other = settings.revision, settings.eval
-    if revision is None or other is None or other == settings.train:
-        return revision, revision
-    if not is_hub_dataset(other):
-        return revision, None
-    if not is_hub_dataset(settings.train):
-        return None, revision
-    raise UserError(
-        f"data.revision {revision!r} could be of {settings.train} or of {other}; remove it, or "
-        "take the held-out rows from the same dataset with data.eval_split"
-    )
-
-
 def _drawn(places: Sequence[int], count: int, seed: int) -> tuple[Sequence[int], Sequence[int]]:
     """Draw places by the seed; return the drawn and the others, each in their order."""
+    if not count:
+        return places[:0], places
+    if count >= len(places):
+        return places, places[:0]
     drawn = np.zeros(len(places), dtype=bool)
     drawn[random.Random(seed).sample(range(len(places)), count)] = True  # noqa: S311  # no secret
     all_places = np.asarray(places, dtype=np.int64)
     return array("q", all_places[drawn].tobytes()), array("q", all_places[~drawn].tobytes())
-
-
-def _split(source: str, rows: KeptRows, places: Sequence[int]) -> Split:
-    return Split(source, rows.sha256(places), rows.examples(places))

@@ -11,7 +11,7 @@ import tempfile
 import weakref
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,9 @@ class KeptRows:
     ) -> None:
         self._format, self._turns, self._on_lost_answer = row_format, turns, on_lost_answer
         self._starts = array("q", [0])
-        self._contents = array("q")
+        # 64-bit hashes tell equal rows apart without keeping any of them.
+        self._asked = array("q")
+        self._learned = array("q")
         self.first_with: dict[str, int] = {}
         """The number of the first row that has each label."""
         self.unread: Counter[str] = Counter()
@@ -75,13 +77,14 @@ class KeptRows:
         with writing(Path(tempfile.gettempdir())):
             self._file.write(line)
         self._starts.append(self._starts[-1] + len(line))
-        # A 64-bit hash of what is learned tells equal rows apart without keeping any of them.
-        self._contents.append(hash((example.messages, example.text, example.tools)))
+        asked, learned = _hashes(example)
+        self._asked.append(asked)
+        self._learned.append(learned)
         for label in example.labels:
             self.first_with.setdefault(label, example.row)
 
     def __len__(self) -> int:
-        return len(self._contents)
+        return len(self._learned)
 
     def examples(self, places: Sequence[int]) -> Sequence[Example]:
         """Return the examples at these places; each is read from the file on access."""
@@ -90,13 +93,25 @@ class KeptRows:
     def sha256(self, places: Sequence[int]) -> str:
         """Return the sha256 of the rows at these places, in order, as `content_sha256` does."""
         digest = hashlib.sha256()
-        for place in places:
-            digest.update(self._canonical_line(place))
+        for line in self.lines(places):
+            digest.update(line)
         return digest.hexdigest()
 
+    def lines(self, places: Iterable[int]) -> Iterator[bytes]:
+        """Yield the rows at these places as canonical JSON."""
+        yield from map(self._canonical_line, places)
+
     def contents(self, places: Sequence[int]) -> "np.ndarray":
-        """Return a hash of what is learned of each row, int64 [places]: equal for equal rows."""
-        return np.frombuffer(self._contents, dtype=np.int64)[np.asarray(places, dtype=np.int64)]
+        """Return a hash of each row, int64 [places]: equal for equal rows, without labels."""
+        return self.asked(places) if self.first_with else self.learned(places)
+
+    def asked(self, places: Sequence[int]) -> "np.ndarray":
+        """Return a hash of each row without the answer or the labels, int64 [places]."""
+        return _at(self._asked, places)
+
+    def learned(self, places: Sequence[int]) -> "np.ndarray":
+        """Return a hash of each row with the answer or the labels, int64 [places]."""
+        return _at(self._learned, places)
 
     def _example(self, place: int) -> Example:
         return self._read(place + 1, self._row(place))
@@ -115,6 +130,19 @@ class KeptRows:
     def _line(self, place: int) -> bytes:
         start, end = self._starts[place], self._starts[place + 1]
         return os.pread(self._file.fileno(), end - start, start)
+
+
+def _hashes(example: Example) -> tuple[int, int]:
+    """Return hashes of what is asked, and of that with its answer; equal ones for plain text."""
+    if example.labels:
+        return hash(example.text), hash((example.text, example.labels))
+    learned = hash((example.messages, example.text, example.tools))
+    is_answered = bool(example.messages)
+    return hash((example.prompt_messages, example.tools)) if is_answered else learned, learned
+
+
+def _at(hashes: "array[int]", places: Sequence[int]) -> "np.ndarray":
+    return np.frombuffer(hashes, dtype=np.int64)[np.asarray(places, dtype=np.int64)]
 
 
 def canonical(row: Row) -> bytes:

@@ -1,7 +1,9 @@
 """Both splits of a run's data as tokens, and how they were rendered."""
 
 from dataclasses import dataclass
+from itertools import islice
 
+from tasks.engine.data.conversations import Example
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import TokenizedSplit
 from tasks.records import DataRecord
@@ -12,6 +14,19 @@ class PreparedData:
     """Both splits as tokens, with the renderer and the record of how they were made."""
 
     renderer: Renderer
+    """Of the conversations, if there are any, else of the plain texts."""
     train: TokenizedSplit
     eval: TokenizedSplit | None
     record: DataRecord
+
+    def questions(self, count: int) -> list[tuple[Renderer, Example]]:
+        """Return the first held-out examples that have an answer, each with its renderer."""
+        if self.eval is None:
+            return []
+        formats = [part.row_format for part in self.eval.record.by_source]
+        found = (
+            (self.eval.renderers[number], self.eval.examples[place])
+            for place, number in enumerate(self.eval.sources.tolist())
+            if formats[number] != "text"
+        )
+        return list(islice(found, count))

@@ -8,6 +8,7 @@ its first has it. Equal rows make equal files, byte by byte.
     is_label   list<bool>   one bit per token, where labels are the row's own tokens
     labels     list<int32>  where labels are something else: classes, tags, another text
     example    large_string  empty where it is that of the row before
+    source     uint16        the number of the source; absent where there is only one
 """
 
 import json
@@ -70,19 +71,27 @@ def conversation_starts(rows: "Sequence[TokenizedRow]") -> "np.ndarray":
     return np.flatnonzero(begins)
 
 
-def write_token_file(file: Path, tokenized: Iterable[Tokenized]) -> None:
+def write_token_file(
+    file: Path, tokenized: Iterable[Tokenized], *, has_sources: bool = False
+) -> None:
     """Write the rows that are not dropped to a file, atomically.
 
     Consecutive rows with the same `Example` object are those of one conversation.
 
+    Args:
+        file: the file; an existing one is replaced.
+        tokenized: the rows.
+        has_sources: whether they are of several sources, whose numbers are written, too.
+
     Raises:
         AdapterflowError: the file cannot be written.
     """
-    with _new_file(file) as write:
+    schema = _schema(has_sources=has_sources)
+    with _new_file(file, schema) as write:
         chunk, before = _Chunk(), None
         for one in tokenized:
             if one.row is not None:
-                chunk.add(one.row, None if one.example is before else one.example)
+                chunk.add(one.row, None if one.example is before else one.example, one.source)
                 before = one.example
             if chunk.is_full():
                 write(chunk)
@@ -114,6 +123,14 @@ class TokenFile:
     def conversation_starts(self) -> "np.ndarray":
         """Return the first row of each conversation, int64 [conversations]."""
         return self._starts
+
+    def sources(self) -> "np.ndarray":
+        """Return the number of the source of each row, int64 [rows]."""
+        numbers = [
+            np.zeros(len(one.example), np.int64) if one.source is None else one.source.to_numpy()
+            for one in self._chunks
+        ]
+        return np.concatenate(numbers, dtype=np.int64)
 
     def row(self, place: int, kind: type[TokenizedRow]) -> TokenizedRow:
         """Read the row at a place, counted from 0."""
@@ -171,11 +188,14 @@ class _MappedChunk(NamedTuple):
     is_label: _Lists
     labels: _Lists
     example: "pa.Array"
+    source: "pa.Array | None"
+    """None where all rows are of one source."""
 
     @classmethod
     def of(cls, batch: Any) -> "_MappedChunk":  # noqa: ANN401 - pyarrow has no types
-        ids, is_label, labels, example = batch.columns
-        return cls(_Lists.of(ids), _Lists.of(is_label), _Lists.of(labels), example)
+        ids, is_label, labels, example, *source = batch.columns
+        number = source[0] if source else None
+        return cls(_Lists.of(ids), _Lists.of(is_label), _Lists.of(labels), example, number)
 
     def has_example(self) -> "np.ndarray":
         """Return whether each row has its own example, or else that of the row before, bool."""
@@ -195,8 +215,9 @@ class _Chunk:
         }
         self._ends = {name: array("i", [0]) for name in self._values}
         self._examples: list[str] = []
+        self._sources = array("H")
 
-    def add(self, row: TokenizedRow, example: Example | None) -> None:
+    def add(self, row: TokenizedRow, example: Example | None, source: int) -> None:
         """Add a row; without an example, that of the row before is its own, too."""
         values = self._values
         values["input_ids"].extend(row.input_ids)
@@ -207,6 +228,7 @@ class _Chunk:
         for name, ends in self._ends.items():
             ends.append(len(values[name]))
         self._examples.append(_written(example) if example else "")
+        self._sources.append(source)
 
     def is_full(self) -> bool:
         return (
@@ -214,20 +236,21 @@ class _Chunk:
             or len(self._values["input_ids"]) >= _TOKENS_AT_ONCE
         )
 
-    def batch(self) -> "pa.RecordBatch":
+    def batch(self, schema: "pa.Schema") -> "pa.RecordBatch":
         import pyarrow as pa
 
         columns = []
-        for name, field in zip(self._values, _schema(), strict=False):
+        for name, field in zip(self._values, schema, strict=False):
             values = np.asarray(self._values[name])
             inner = pa.array(values.astype(bool) if name == "is_label" else values)
             ends = pa.array(np.asarray(self._ends[name]))
             columns.append(pa.ListArray.from_arrays(ends, inner, type=field.type))
         columns.append(pa.array(self._examples, pa.large_string()))
-        return pa.record_batch(columns, schema=_schema())
+        columns.append(pa.array(np.asarray(self._sources)))
+        return pa.record_batch(columns[: len(schema)], schema=schema)
 
 
-def _schema() -> "pa.Schema":
+def _schema(*, has_sources: bool) -> "pa.Schema":
     import pyarrow as pa
 
     return pa.schema(
@@ -236,17 +259,18 @@ def _schema() -> "pa.Schema":
             "is_label": pa.list_(pa.bool_()),
             "labels": pa.list_(pa.int32()),
             "example": pa.large_string(),
+            **({"source": pa.uint16()} if has_sources else {}),
         }
     )
 
 
 @contextmanager
-def _new_file(file: Path) -> "Iterator[Any]":
+def _new_file(file: Path, schema: "pa.Schema") -> "Iterator[Any]":
     """Yield a function that writes a chunk; the file appears once all are written."""
     import pyarrow as pa
 
-    with atomic_file(file) as sibling, pa.ipc.new_file(sibling, _schema()) as writer:
-        yield lambda chunk: writer.write_batch(chunk.batch())
+    with atomic_file(file) as sibling, pa.ipc.new_file(sibling, schema) as writer:
+        yield lambda chunk: writer.write_batch(chunk.batch(schema))
 
 
 def _written(example: Example) -> str:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import ClassVar, Self
 
+import numpy as np
+
 from tasks.config import DataSettings, LossOn, OnLostAnswer, Template
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.examples import Split
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.prompts import encode
 from tasks.engine.data.rendering import Rendered, Renderer
 from tasks.errors import UserError
@@ -54,6 +56,8 @@ class Tokenized:
     """What to add to the fields of `SplitRecord` that count changes to examples."""
     is_another: bool = False
     """Whether it is one more row of the example before."""
+    source: int = 0
+    """The number of the source that the example is of."""
 
 
 @dataclass
@@ -61,6 +65,7 @@ class SplitCounts:
     """The counts of a split, added up row by row."""
 
     split: Split
+    template: str = ""
     num_examples: int = 0
     num_rows: int = 0
     num_tokens: int = 0
@@ -86,6 +91,9 @@ class SplitCounts:
         """Return the counts, with the split's source and hash."""
         return SplitRecord(
             source=self.split.source,
+            name=self.split.name,
+            row_format=self.split.row_format.value if self.split.row_format else "",
+            template=self.template,
             sha256=self.split.sha256,
             num_examples=self.num_examples,
             num_rows=self.num_rows,
@@ -104,6 +112,10 @@ class TokenizedSplit:
     rows: Sequence[TokenizedRow]
     examples: Sequence[Example]
     record: SplitRecord
+    sources: "np.ndarray"
+    """The number of the source that each row is of, int64 [rows]."""
+    renderers: tuple[Renderer, ...] = ()
+    """Of the rows of each source."""
 
     @classmethod
     def of(cls, split: Split, tokenized: Iterable[Tokenized]) -> Self:
@@ -114,7 +126,7 @@ class TokenizedSplit:
             if one.row is not None:
                 rows.append(one.row)
                 examples.append(one.example)
-        return cls(rows, examples, counts.record())
+        return cls(rows, examples, counts.record(), np.zeros(len(rows), dtype=np.int64))
 
 
 def tokenize_split(

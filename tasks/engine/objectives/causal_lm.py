@@ -10,7 +10,7 @@ from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.task_traits import TaskTraits, traits_of
 from tasks.engine.batching.batches import Batches, MicroBatch
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.examples import Split
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import Tokenized, TokenizedRow, tokenize_split

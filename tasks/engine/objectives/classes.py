@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.engine.data.conversations import Example
-    from tasks.engine.data.examples import Split
+    from tasks.engine.data.mixing import Split
     from tasks.engine.data.prompts import Prompt
     from tasks.engine.data.rendering import Renderer
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tasks.engine.batching.batches import Batches, MicroBatch
     from tasks.engine.batching.choice import BatchingChoice
     from tasks.engine.data.conversations import Example
-    from tasks.engine.data.examples import Split
+    from tasks.engine.data.mixing import Split
     from tasks.engine.data.prepared_data import PreparedData
     from tasks.engine.data.prompts import Prompt
     from tasks.engine.data.rendering import Renderer

@@ -16,7 +16,7 @@ from tasks.engine.batching.padded_rows import (
     padded_micro_batch,
 )
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.examples import Split
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import Tokenized, TokenizedRow, naming

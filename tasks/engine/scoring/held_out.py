@@ -16,7 +16,7 @@ from tasks.config import (
 from tasks.config.reading import missing_file
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.data.conversations import Example
-from tasks.engine.data.examples import Split
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
 from tasks.engine.objectives.objective import Objective

@@ -1,7 +1,6 @@
 """Verify that a saved adapter works: load it on a fresh base, and sample answers of both."""
 
 from collections.abc import Callable
-from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from tasks.config import InferenceSettings
@@ -66,14 +65,12 @@ def _sample(
     settings: InferenceSettings,
     on_progress: OnAnswers | None,
 ) -> list[SampleRecord]:
-    if data.eval is None or data.record.row_format == "text":
+    questions = data.questions(settings.sample_rows)
+    if not questions:
         return []
     objective = objective_of(saved.base.settings.task)
-    # A conversation with several rows is answered once.
-    distinct = (example for example, _ in groupby(data.eval.examples))
-    examples = list(islice(distinct, settings.sample_rows))
-    prompts = [objective.prompt(data.renderer, example) for example in examples]
-    expected = [objective.expected(data.renderer, example) for example in examples]
+    prompts = [objective.prompt(*one) for one in questions]
+    expected = [objective.expected(*one) for one in questions]
     done = 0
 
     def count(more: int) -> None:
@@ -105,7 +102,9 @@ def _sample(
             base_matches=matches(base, wanted),
             adapter_matches=matches(adapter, wanted),
         )
-        for example, wanted, base, adapter in zip(examples, expected, plain, adapted, strict=True)
+        for (_, example), wanted, base, adapter in zip(
+            questions, expected, plain, adapted, strict=True
+        )
     ]
 
 

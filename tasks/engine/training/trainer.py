@@ -5,8 +5,9 @@ full model when it resumes and when it loads the best one. Here a checkpoint hol
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,25 @@ class Rows(Dataset[Row]):
         return list(eval_order(conversation_starts(self._rows), len(self), batch_size))
 
 
+@dataclass
+class Evaluated:
+    """What an evaluation adds up."""
+
+    loss: float = 0.0
+    """Summed over all labels, in nats."""
+    num_labels: int = 0
+    expected: list[list[int]] = field(default_factory=list)
+    predicted: list[list[int]] = field(default_factory=list)
+
+    def __add__(self, other: "Evaluated") -> "Evaluated":
+        return Evaluated(
+            self.loss + other.loss,
+            self.num_labels + other.num_labels,
+            self.expected + other.expected,
+            self.predicted + other.predicted,
+        )
+
+
 class AdapterTrainer(Trainer):
     """Trains the active adapter; the loss of a step is the mean over all of its trained tokens.
 
@@ -60,6 +80,7 @@ class AdapterTrainer(Trainer):
         num_checkpoints: how many of them to keep.
         plan: how rows are batched and the loss computed.
         initial: the adapter's initial weights.
+        eval_sources: the held-out rows of each source, by its name.
         **arguments: those of Trainer itself.
     """
 
@@ -78,6 +99,7 @@ class AdapterTrainer(Trainer):
         num_checkpoints: int,
         plan: TrainingPlan,
         initial: dict[str, torch.Tensor],
+        eval_sources: Mapping[str, Dataset[Any]],
         **arguments: Any,  # noqa: ANN401 - Trainer's own
     ) -> None:
         super().__init__(**arguments)
@@ -88,6 +110,7 @@ class AdapterTrainer(Trainer):
         self._num_checkpoints = num_checkpoints
         self._plan = plan
         self._initial = initial
+        self._eval_sources = eval_sources
         self._has_moved = False
         self._resumed_from = Kept()
         self._started = time.perf_counter()
@@ -200,32 +223,46 @@ class AdapterTrainer(Trainer):
     ) -> dict[str, float]:
         """Return the mean loss over all labels, in nats, and the task's metrics of the predictions.
 
-        (Trainer itself returns the mean of the batches' means.) As Trainer does, log them and tell
-        the callbacks.
+        (Trainer itself returns the mean of the batches' means.) Of several sources, each is
+        evaluated by itself, and its loss and metrics are returned with its name behind theirs. As
+        Trainer does, log them and tell the callbacks.
         """
-        loss, num_labels = 0.0, 0
-        expected: list[list[int]] = []
-        predicted: list[list[int]] = []
-        with eval_mode(self.model), torch.no_grad():
-            for batch in self.get_eval_dataloader(eval_dataset):
-                for micro_batch in self._prepare_inputs(batch)["micro_batches"]:
-                    with self.compute_loss_context_manager():
-                        sums, guesses = self._task.loss(self.model, micro_batch, self._plan)
-                    if guesses is not None:
-                        expected += _labeled(micro_batch["labels"], micro_batch)
-                        predicted += _labeled(guesses, micro_batch)
-                    count = micro_batch["labels"].ne(IGNORED).sum()
-                    # In float64, as float32 counts exactly to 2^24 only.
-                    totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
-                    loss, num_labels = loss + totals[0].item(), num_labels + int(totals[1].item())
-        names = list((self.model.config.id2label or {}).values())
-        scores = {"loss": loss / num_labels, **self._task.metrics(expected, predicted, names)}
+        is_mixed = eval_dataset is None and len(self._eval_sources) > 1
+        given = self._eval_sources if is_mixed else {"": eval_dataset}
+        found = {name: self._evaluated(rows) for name, rows in given.items()}
+        scores = self._scores(sum(found.values(), Evaluated()))
+        if is_mixed:
+            for name, one in found.items():
+                scores |= {f"{metric}/{name}": value for metric, value in self._scores(one).items()}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _evaluated(self, rows: Any) -> "Evaluated":  # noqa: ANN401 - Trainer's signature
+        """Return the summed loss and the predictions on held-out rows; None means all of them."""
+        found = Evaluated()
+        with eval_mode(self.model), torch.no_grad():
+            for batch in self.get_eval_dataloader(rows):
+                for micro_batch in self._prepare_inputs(batch)["micro_batches"]:
+                    with self.compute_loss_context_manager():
+                        sums, guesses = self._task.loss(self.model, micro_batch, self._plan)
+                    if guesses is not None:
+                        found.expected += _labeled(micro_batch["labels"], micro_batch)
+                        found.predicted += _labeled(guesses, micro_batch)
+                    count = micro_batch["labels"].ne(IGNORED).sum()
+                    # In float64, as float32 counts exactly to 2^24 only.
+                    totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
+                    found.loss += totals[0].item()
+                    found.num_labels += int(totals[1].item())
+        return found
+
+    def _scores(self, found: "Evaluated") -> dict[str, float]:
+        names = list((self.model.config.id2label or {}).values())
+        metrics = self._task.metrics(found.expected, found.predicted, names)
+        return {"loss": found.loss / found.num_labels, **metrics}
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ANN401
         """Return whether this is the best evaluation so far; untrained weights never are.

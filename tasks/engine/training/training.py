@@ -1,9 +1,11 @@
 """The engine's side of step 4: train the adapter, and verify that it and nothing else changed."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from transformers import (
     EarlyStoppingCallback,
@@ -17,8 +19,10 @@ from tasks.config.training import Optimizer
 from tasks.engine.adapters import adapter_state
 from tasks.engine.base.memory import release_memory
 from tasks.engine.batching.row_order import row_order
+from tasks.engine.data.lazy_sequence import LazySequence
 from tasks.engine.data.prepared_data import PreparedData
 from tasks.engine.data.token_files import conversation_starts, row_lengths
+from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
 from tasks.engine.failures import is_out_of_memory
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.training.arguments import training_arguments
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 
 _EVAL_PREFIX = "eval_"
+_SOURCE_PREFIX = "eval_loss/"
 
 
 def train(  # noqa: PLR0913 - a training run has that many parts
@@ -95,6 +100,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         batching=plan.batching,
         loss_curve=curve,
         eval_metrics=_eval_metrics(state, best),
+        eval_losses=_eval_losses(state, best),
         warnings=(*plan.warnings, *_not_improved(curve, best, settings)),
     )
 
@@ -186,6 +192,7 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         num_checkpoints=settings.save_total_limit,
         plan=plan,
         initial=adapter_state.load_weights(injected.initial_weights.path),
+        eval_sources=_by_source(data.eval) if data.eval else {},
         model=model,
         args=training_arguments(
             settings, injected, checkpoints.folder, evaluates=held_out is not None
@@ -201,6 +208,20 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     trainer.add_callback(Pace(60 * settings.checkpoint_minutes))
     return trainer
+
+
+def _by_source(split: TokenizedSplit) -> dict[str, Rows]:
+    """Return the rows of each source that has any, by its name."""
+    found = {}
+    for number, part in enumerate(split.record.by_source):
+        places = np.flatnonzero(split.sources == number)
+        if len(places):
+            found[part.name] = Rows(_at(split.rows, places))
+    return found
+
+
+def _at(rows: Sequence[TokenizedRow], places: "np.ndarray") -> LazySequence[TokenizedRow]:
+    return LazySequence(len(places), lambda at: rows[int(places[at])])
 
 
 def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerState) -> float:
@@ -258,10 +279,24 @@ def _not_improved(
 
 def _eval_metrics(state: TrainerState, best: int | None) -> dict[str, float]:
     """Return the evaluation's metrics other than the loss, at the best step or else the last."""
-    logged = [entry for entry in state.log_history if "eval_loss" in entry]
-    chosen = [entry for entry in logged if entry["step"] == best] or logged
     return {
         name.removeprefix(_EVAL_PREFIX): value
-        for name, value in (chosen[-1] if chosen else {}).items()
-        if name.startswith(_EVAL_PREFIX) and name != "eval_loss"
+        for name, value in _evaluation(state, best).items()
+        if name.startswith(_EVAL_PREFIX) and not name.startswith("eval_loss")
     }
+
+
+def _eval_losses(state: TrainerState, best: int | None) -> dict[str, float]:
+    """Return the held-out loss of each source, at the best step or else the last."""
+    return {
+        name.removeprefix(_SOURCE_PREFIX): value
+        for name, value in _evaluation(state, best).items()
+        if name.startswith(_SOURCE_PREFIX)
+    }
+
+
+def _evaluation(state: TrainerState, best: int | None) -> dict[str, float]:
+    """Return what was logged at the evaluation of the best step, or else the last."""
+    logged = [entry for entry in state.log_history if "eval_loss" in entry]
+    chosen = [entry for entry in logged if entry["step"] == best] or logged
+    return chosen[-1] if chosen else {}

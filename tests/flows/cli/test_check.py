@@ -63,7 +63,7 @@ def test_what_is_not_read_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The check and the run's log say which columns are not read, and of how many rows."""
-    file = Path(config.data.train)
+    file = Path(config.data.sources[0].path)
     file.write_text(file.read_text().replace("{", '{"id": 1, ', 3))
     print_forecast(found := forecast_of(config, with_probe=False))
     _report(found.data)

@@ -82,7 +82,7 @@ def test_paths_are_relative_to_who_names_them(
     monkeypatch.chdir(here)
     path = written(there, "base_model: {source: base}\ndata: {train: rows.jsonl}\n")
     config = read_config(Path(os.path.relpath(path)), ["data.eval=rows.jsonl"])
-    assert Path(config.data.train).samefile(there / "rows.jsonl")
+    assert Path(config.data.sources[0].path).samefile(there / "rows.jsonl")
     assert config.data.eval == str(here / "rows.jsonl")
     assert config.base_model.source.endswith("base")
 

@@ -22,7 +22,7 @@ def example(*overrides: str) -> RetrainAdapterConfig:
 def test_the_example_names_files_that_are_there() -> None:
     """The example's rows exist beside it, and have the sha256 that it fixes."""
     config = example()
-    assert Path(config.data.train).is_file()
+    assert Path(config.data.sources[0].path).is_file()
     digest = hashlib.sha256(Path(config.evaluation.rows).read_bytes()).hexdigest()
     assert digest == config.evaluation.sha256
 

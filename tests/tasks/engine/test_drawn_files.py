@@ -127,7 +127,7 @@ def use_base(folder: Path) -> None:
     config = TrainAdapterConfig.model_validate(
         {"base_model": {"source": str(folder)}, "data": {"train": "rows.jsonl"}}
     )
-    check_base_early(config, RowFormat.MESSAGES)
+    check_base_early(config, [RowFormat.MESSAGES])
 
 
 def use_adapter(folder: Path, base: Path) -> None:

@@ -29,7 +29,7 @@ def refusal(source: Path) -> str:
         {"base_model": {"source": str(source)}, "data": {"train": "rows.jsonl"}}
     )
     with pytest.raises(UserError) as caught:
-        check_base_early(config, RowFormat.MESSAGES)
+        check_base_early(config, [RowFormat.MESSAGES])
     return str(caught.value)
 
 

@@ -11,7 +11,7 @@ from chat_templates import SHAPES
 
 from tasks.config import DataSettings, LossOn, RowFormat, Template
 from tasks.engine.data.conversations import Example, Message, ToolCall
-from tasks.engine.data.examples import Split
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, TokenizedSplit, tokenize_split
 from tasks.errors import UserError
@@ -276,3 +276,17 @@ def test_argument_that_the_template_drops_is_refused() -> None:
     messages = (Message("user", "a"), Message("assistant", "", tool_calls=(call,)))
     with pytest.raises(UserError, match=r"row 7: .* leaves 'secret' out of the call of the tool"):
         renderer_of(shape).rows(Example(7, messages))
+
+
+@pytest.mark.parametrize("name", ["renders all", "empty thinking block"])
+def test_scoring_labels_the_last_answer_only(name: str) -> None:
+    """A held-out conversation is one row, whatever its template and its answers' weights."""
+    renderer = replace(renderer_of(AGENT_SHAPES[name]), trains_last_only=True)
+    asked, apple, more, pear = turns("fruit?", "apple", "more", "pear")
+    example = Example(1, (asked, apple, more, replace(pear, is_trained=False)))
+
+    (row,) = renderer.rows(example)
+
+    (answer,) = (row.text[start:end] for start, end in row.answers)
+    assert answer.endswith("pear<|im_end|>")
+    assert renderer.expected(example).endswith("pear")

@@ -67,7 +67,7 @@ def test_a_row_becomes_messages(
 ) -> None:
     """The columns tell the format; prompt and answer are the user's and the assistant's turns."""
     sets = read_examples(DataSettings(train=written(tmp_path, [row])), seed=0)
-    assert sets.row_format is row_format
+    assert sets.train.row_format is row_format
     (example,) = sets.train.examples
     assert example == Example(1, messages)
     assert (example.prompt_messages, example.answer) == (messages[:-1], "b")

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from tasks.config import DataSettings, RowFormat, Template
 from tasks.engine.data.conversations import Example, Message
-from tasks.engine.data.examples import Split
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, TokenizedSplit, tokenize_split

@@ -13,7 +13,8 @@ from tasks.config import BaseModelSettings, DataSettings, LossOn, OnLostAnswer, 
 from tasks.engine.base.base_models import describe_base, load_base
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.conversations import Example, Message
-from tasks.engine.data.examples import Split, read_examples
+from tasks.engine.data.examples import read_examples
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokenization import IGNORED, TokenizedRow, TokenizedSplit, tokenize_split
 from tasks.engine.preparation import open_data, prepare_data

@@ -121,7 +121,7 @@ def test_labels_that_cannot_be_learnt_are_refused(
 def test_labelled_rows_go_with_their_task(tmp_path: Path) -> None:
     """A language model learns the texts; asked for the labels, it says which task that is."""
     file = written(tmp_path / "rows.jsonl", LABELLED)
-    assert read_examples(DataSettings(train=file), 0).row_format == "text"
+    assert read_examples(DataSettings(train=file), 0).train.row_format == "text"
     labelled = DataSettings.model_validate({"train": file, "format": "labelled"})
     with pytest.raises(UserError, match=r"labelled cannot be used with this base_model\.task"):
         read_examples(labelled, 0)

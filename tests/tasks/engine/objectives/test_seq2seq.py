@@ -1,0 +1,36 @@
+"""A decoder learns the text of an answer, and nothing beside it."""
+
+from pathlib import Path
+
+import pytest
+from agent_templates import CALL
+from tiny_models import tiny_t5
+
+from tasks.config import BaseModelSettings, DataSettings, RowFormat, Task, Template
+from tasks.engine.base.base_models import load_tokenizer
+from tasks.engine.base.sources import find_base
+from tasks.engine.data.conversations import Example, Message
+from tasks.engine.data.examples import Split
+from tasks.engine.data.rendering import Renderer
+from tasks.engine.objectives.seq2seq import Seq2Seq
+from tasks.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Message("assistant", "", tool_calls=(CALL,)), "tool calls or reasoning"),
+        (Message("assistant", "b", reasoning="c"), "tool calls or reasoning"),
+        (Message("assistant", "b", is_trained=False), "its last answer has weight 0"),
+    ],
+)
+def test_answer_that_is_more_than_text_is_refused(
+    tmp_path: Path, answer: Message, message: str
+) -> None:
+    """It would be learnt without its tool calls, its reasoning or its weight."""
+    base = find_base(BaseModelSettings(source=str(tiny_t5(tmp_path / "t5")), task=Task.SEQ2SEQ))
+    renderer = Renderer.of(load_tokenizer(base.location, None), Template.PLAIN, RowFormat.MESSAGES)
+    split = Split("rows.jsonl", "", (Example(7, (Message("user", "a"), answer)),))
+
+    with pytest.raises(UserError, match=f"rows.jsonl, row 7: .*{message}"):
+        list(Seq2Seq().tokenize(split, renderer, DataSettings(train="rows.jsonl"), base))
