@@ -80,7 +80,7 @@ def main(base: str, dtype: str, pairs: int, batch_tokens: int) -> None:
 
 def _rows(tokenizer: "PreTrainedTokenizerBase", num_steps: int) -> Iterator[list[TokenizedRow]]:
     """Yield the rows of each step: an answer with its reasoning, behind answers without theirs."""
-    reports = long_rows(2 * _TURNS * _CONVERSATIONS * num_steps, 0, num_asides=2)
+    reports = long_rows(2 * _TURNS * _CONVERSATIONS * num_steps, 0, num_asides=0)
 
     def ids(text: str) -> list[int]:
         found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -81,6 +81,8 @@ def test_the_report_shows_sources_oddities_and_a_row(report: ReportRecord) -> No
     assert "(rows of chat 11)" in text
     assert "⟦Hello!<|im_end|>⟧" in text
     assert "(rows of chat 11)" in logged(report.run).data.params["data/odd/duplicate"]
+    card = (report.saved.folder / "README.md").read_text()
+    assert "| training sources | sums (18 rows), chat (9 rows) |" in card
 
 
 def test_check_shows_them_before(

@@ -161,6 +161,8 @@ class ChatTemplate:
                     "set data.system_in_user to true to put the system message before the text of "
                     "the user's first message"
                 )
+        if tools or any(one.role == "tool" or one.tool_calls for one in messages):
+            return "change the row, or set data.chat_template to a template that takes it"
         return "change the row, or set data.template to plain"
 
 

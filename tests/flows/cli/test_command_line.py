@@ -105,6 +105,25 @@ def test_init_writes_a_configuration_that_can_be_read(
     assert run_in_process(capsys, monkeypatch, *arguments)[0] == 2
 
 
+def test_init_shows_the_first_row(
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first row is shown as the model sees it if there is a base; else the reason is given."""
+    data = sums(tmp_path / "sums.jsonl")
+    for base, expected in (
+        (tiny_base, "\u27e60<|im_end|>\u27e7"),
+        ("org/model", "can't be shown yet"),
+    ):
+        file = tmp_path / f"{Path(base).name}.yaml"
+        arguments = ("init", data, "--base-model", base, "--output", file)
+        status, out, err = run_in_process(capsys, monkeypatch, *arguments)
+        assert status == 0
+        assert expected in out + err
+
+
 def test_a_home_that_can_be_no_folder_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

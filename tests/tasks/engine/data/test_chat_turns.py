@@ -290,3 +290,11 @@ def test_scoring_labels_the_last_answer_only(name: str) -> None:
     (answer,) = (row.text[start:end] for start, end in row.answers)
     assert answer.endswith("pear<|im_end|>")
     assert renderer.expected(example).endswith("pear")
+
+
+def test_refused_tools_are_not_advised_to_be_plain_text() -> None:
+    """Plain text has no place for them either; another template has."""
+    shape = AgentShape("{{ messages[1].tool_calls[1].function.name }}")
+    messages, tools = CONVERSATIONS["calls"]
+    with pytest.raises(UserError, match=r"row 7: .*refuses.*; change the row, or set data\.chat"):
+        renderer_of(shape).rows(Example(7, messages, tools=tools))
