@@ -905,9 +905,13 @@ def _turns(messages: Any, ends: list[str]) -> list[dict[str, Any]]:  # noqa: ANN
     turns = [
         turn | {"content": _content(turn, number, ends)} for number, turn in enumerate(turns, 1)
     ]
-    if not turns or (turns[-1]["role"] != "tool" and not turns[-1]["content"].strip()):
+    if not turns or not (turns[-1]["role"] == "tool" or _asks(turns[-1])):
         raise _refused("messages ends without a question: the last message to answer is empty")
     return turns
+
+
+def _asks(turn: dict[str, Any]) -> bool:
+    return bool((turn["content"] or "").strip() or turn.get("tool_calls"))
 
 
 def _is_turn(given: Any) -> bool:  # noqa: ANN401

@@ -76,6 +76,9 @@ def prompted_question(number: int, row: Row) -> Example:
 
 
 def _question(number: int, row: Row, asked: tuple[Message, ...]) -> Example:
+    last = asked[-1]
+    if last.role != "tool" and not last.tool_calls and not last.content.strip():
+        raise BadRowError("the last message is empty, so there is no question")
     messages = (*_with_system(row, asked), Message("assistant", ""))
     return Example(number, messages, tools=read_tools(row))
 

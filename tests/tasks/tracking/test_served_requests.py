@@ -72,6 +72,14 @@ NO_QUESTIONS: dict[str, tuple[object, str]] = {
         {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
         "the content of message 1 is",
     ),
+    "tools of no list": (
+        {"messages": CHAT, "tools": "look it up"},
+        'tools must be a list of tools: "look it up"',
+    ),
+    "a tool of no object": (
+        {"messages": CHAT, "tools": ["look it up"]},
+        'tools must be a list of tools: ["look it up"]',
+    ),
     "deep": ({"messages": "[" * 5000}, "messages must be a list"),
     "long": ({"messages": "x" * 300_000}, "… (300,002 characters)"),
     "key twice": (

@@ -99,6 +99,18 @@ def test_rows_beside_one_that_cannot_be_read_are_answered(tmp_path: Path) -> Non
     assert "rows.parquet, row 2: the column prompt can't be read" in str(bad.error)
 
 
+def test_rows_beside_one_that_cannot_be_read_are_as_they_are_without_it(tmp_path: Path) -> None:
+    """Keys that Arrow adds to objects, as other rows have them, are left out all the same."""
+    objects = [{"city": "Oslo"}, {"day": "today"}]
+    for name, note in (("good", TEXTS), ("bad", NOT_UTF8)):
+        parquet.write_table(table(at=objects, note=note), tmp_path / f"{name}.parquet")
+    good, bad = (read_lines(tmp_path / f"{name}.parquet") for name in ("good", "bad"))
+    assert bad[0] == good[0]
+    assert isinstance(good[0], dict)
+    assert good[0]["at"] == {"city": "Oslo"}
+    assert isinstance(bad[1], UserError)
+
+
 @pytest.mark.parametrize("left", [0, 1, 4, 100, -8, -1])
 def test_a_cut_parquet_file_is_refused(tmp_path: Path, left: int) -> None:
     """What an interrupted copy leaves is no Parquet file, or an empty one."""

@@ -452,6 +452,20 @@ def test_a_question_has_the_same_formats(row: Row, asked: tuple[Message, ...]) -
     assert json.loads(example.tools) == [WEATHER]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        chat(("user", " "), ("assistant", "b")),
+        shared(("human", ""), ("gpt", "b")),
+        {"prompt": turns(("user", "\n")), "completion": turns(QA[1])},
+    ],
+)
+def test_a_conversation_that_ends_in_nothing_asks_nothing(row: Row) -> None:
+    """The served model refuses it as well."""
+    with pytest.raises(BadRowError, match="the last message is empty, so there is no question"):
+        read_question(1, row)
+
+
 def test_each_format_on_the_page_is_read_as_that() -> None:
     """`docs/data.md` has an example of every format, and says which one it is of."""
     (page,) = [page for page in PAGES if page.name == "data.md"]
