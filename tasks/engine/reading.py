@@ -112,8 +112,9 @@ def is_integer(value: object, least: float = -math.inf, most: float = math.inf) 
 
 def is_number(value: object, above: float = -math.inf) -> bool:
     """Return whether a value is a finite number, and no boolean, above a bound."""
-    is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and above < value < math.inf
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return above < value < math.inf
 
 
 def is_text(value: object) -> bool:

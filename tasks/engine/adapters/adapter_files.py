@@ -89,6 +89,7 @@ _CONFIG: dict[str, Rule] = {
     ),
 }
 
+_IDENTITY = {"vocabulary", "chat_template"}
 _MANIFEST: dict[str, Rule] = {
     "files": (partial(_has_values, fit=is_text), "an object with the sha256 of each file"),
     "base_model": (optional(_is_object), "an object, or null"),
@@ -101,7 +102,6 @@ _MANIFEST: dict[str, Rule] = {
         "an object with vocabulary and chat_template",
     ),
 }
-_IDENTITY = {"vocabulary", "chat_template"}
 _RECORDED_BASE: dict[str, Rule] = {
     **dict.fromkeys(("reference", "revision", "fingerprint", "source"), _TEXT),
     "labels": (optional(is_texts), "a list of the classes' names"),
@@ -168,10 +168,10 @@ def check_adapter_weights(
                 f"{name}: {key} is {entry.dtype}; an adapter's weights must be floating-point "
                 "numbers (F32, BF16, F16); save the adapter again"
             )
-    if key := first_not_finite(file, header):
+    if spoiled := first_not_finite(file, header):
         raise UserError(
-            f"{name}: {key} has a NaN or an infinity, so every answer would; train it again, with "
-            "a lower learning rate"
+            f"{name}: {spoiled} has a NaN or an infinity, so every answer would; train it "
+            "again, with a lower learning rate"
         )
     parts = {part for key in header for part in key.split(".")}
     given = [one.rpartition(".")[2] for one in config.get("modules_to_save") or ()]

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.engine.base.config_file import CONFIG_FILE
 from tasks.engine.base.task_traits import traits_of
@@ -134,7 +134,7 @@ def _check_shapes(source: BaseSource, headers: Headers, skeleton: "PreTrainedMod
     }
     problem = f"the weights of {source.location} can't be those of its config.json"
     with reading(problem), without_report():
-        model, info = type(skeleton).from_pretrained(
+        made: Any = type(skeleton).from_pretrained(
             None,
             config=skeleton.config,
             state_dict=weights,
@@ -142,6 +142,7 @@ def _check_shapes(source: BaseSource, headers: Headers, skeleton: "PreTrainedMod
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    model, info = made
     if mismatched := sorted(info["mismatched_keys"]):
         key, found, expected = mismatched[0]
         raise UserError(

@@ -71,7 +71,9 @@ def render(tokenizer: "PreTrainedTokenizerBase", turns: Turns, **options: Any) -
         UserError: the template exceeds a limit. Whatever else it raises, this raises, too.
     """
     check_template(tokenizer, **options)
-    text = str(tokenizer.apply_chat_template([*turns], tokenize=False, **options))
+    text = str(
+        tokenizer.apply_chat_template([dict(one) for one in turns], tokenize=False, **options)
+    )
     if len(text) > _CHARACTERS and len(text) > (most := _most_characters(turns, options)):
         raise _too_long(tokenizer, len(text), most)
     return text

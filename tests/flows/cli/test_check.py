@@ -51,7 +51,8 @@ def test_without_a_probe_nothing_is_guessed(
 ) -> None:
     """The base's weights, which are spoiled, are not loaded, and the time is not known."""
     base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
-    (base / "model.safetensors").write_bytes(b"spoiled")
+    file = base / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000] + b"\xff" * 1000)  # NaN, behind a valid header
     settings = config.base_model.model_copy(update={"source": str(base)})
     found = forecast_of(config.model_copy(update={"base_model": settings}), with_probe=False)
     assert (found.probe, found.seconds_training) == (None, None)
