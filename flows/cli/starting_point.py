@@ -12,8 +12,8 @@ from tasks.config.data import GENERATIVE, RowFormat
 from tasks.config.mistakes import validation_message
 from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
-from tasks.engine.data.cells import BadRowError
 from tasks.engine.data.column_names import proposed_columns, renamed_row
+from tasks.engine.data.reading_errors import naming_row
 from tasks.engine.data.row_formats import detect_row_format, read_example
 from tasks.engine.data.row_sources import Row, read_rows
 from tasks.errors import UserError
@@ -72,10 +72,8 @@ def _detected(row: Row, source: str) -> tuple[RowFormat, dict[str, str]]:
 
 def _check(rows: list[Row], row_format: RowFormat, columns: dict[str, str], source: str) -> None:
     for number, row in enumerate(rows, 1):
-        try:
+        with naming_row(source, number):
             read_example(number, renamed_row(row, columns), row_format)
-        except BadRowError as error:
-            raise UserError(f"{source}, row {number}: {error}") from error
 
 
 def _absolute(path: Path) -> str:

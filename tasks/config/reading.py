@@ -129,7 +129,9 @@ def suffix_of(path: Path) -> str:
 
 
 def missing_file(path: Path) -> str:
-    """Return a message that there is no file, with the nearest name in its folder."""
+    """Return a message that there is no file: what is there instead, or the nearest name."""
+    if path.is_symlink() and not path.exists():
+        return f"{path} is a link to {path.readlink()}, which does not exist"
     folder = path.absolute().parent
     if path.exists():
         kind = "a folder" if path.is_dir() else "a pipe or device"

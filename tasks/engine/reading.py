@@ -7,12 +7,12 @@ word, the panic of a Rust extension. None of that tells a user which file to loo
 import json
 import math
 import os
-import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.engine.excerpts import reason, shown
 from tasks.engine.failures import failure
 from tasks.errors import AdapterflowError, UserError
 
@@ -20,12 +20,6 @@ Rule = tuple[Callable[[Any], bool], str]
 """Whether a value is possible, and what is, as in 'it must be …'."""
 
 _LARGEST_JSON_BYTES = 50_000_000
-_REASON_CHARACTERS = 300
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
-
-_TELLING = (OSError, ValueError, RuntimeError, ImportError)
-"""Errors whose text tells what is wrong; that of others makes sense with the error's name only."""
 
 
 @contextmanager
@@ -54,14 +48,6 @@ def reading(problem: str, explained: Callable[[str], str] = str) -> Iterator[Non
 def _is_panic(error: BaseException) -> bool:
     """Return whether a Rust extension panicked; PyO3 does not derive that from Exception."""
     return type(error).__name__ == "PanicException"
-
-
-def reason(error: BaseException) -> str:
-    """Return an error's text in one short line, with the error's name where that is needed."""
-    text = " ".join(str(error).split()).encode(errors="backslashreplace").decode()
-    if not isinstance(error, _TELLING) or " " not in text:
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= _REASON_CHARACTERS else f"{text[:_REASON_CHARACTERS]} …"
 
 
 def check_file(file: Path, name: str) -> None:
@@ -117,11 +103,6 @@ def check_fields(given: Mapping[str, Any], rules: Mapping[str, Rule], name: str)
     for key, (is_possible, possible) in rules.items():
         if key in given and not is_possible(given[key]):
             raise UserError(f"{name}: {key} is {shown(given[key])}; it must be {possible}")
-
-
-def shown(value: object) -> str:
-    """Return a value for a message, shortened."""
-    return "null" if value is None else _SHORT.repr(value)
 
 
 def is_integer(value: object, least: float = -math.inf, most: float = math.inf) -> bool:

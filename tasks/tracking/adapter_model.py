@@ -146,12 +146,13 @@ def signature(adapter: str, base: BaseSource) -> "ModelSignature":
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
 
+    # In a column of strings, MLflow's server (3.17) makes the text "None" of null, and "3" of 3.
+    anything = AnyType()
     named = ParamSpec("adapter", DataType.string, adapter)
     if not traits_of(base.settings.task).generates:
-        given, label = ColSpec(DataType.string, "text"), ColSpec(DataType.string, "label")
+        given, label = ColSpec(anything, "text"), ColSpec(DataType.string, "label")
         if base.settings.task is Task.TOKEN_CLASSIFICATION:
-            words = Array(DataType.string)
-            given, label = ColSpec(words, "tokens"), ColSpec(words, "tags")
+            given, label = ColSpec(anything, "tokens"), ColSpec(Array(DataType.string), "tags")
         return ModelSignature(
             inputs=Schema([given]),
             outputs=Schema([label, ColSpec(DataType.double, "probability")]),
@@ -160,11 +161,11 @@ def signature(adapter: str, base: BaseSource) -> "ModelSignature":
     return ModelSignature(
         inputs=Schema(
             [
-                ColSpec(DataType.string, "prompt", required=False),
+                ColSpec(anything, "prompt", required=False),
                 # A list of {role, content}, or the same as JSON.
-                ColSpec(AnyType(), "messages", required=False),
+                ColSpec(anything, "messages", required=False),
                 # A list of the tools that the assistant may call, or the same as JSON.
-                ColSpec(AnyType(), "tools", required=False),
+                ColSpec(anything, "tools", required=False),
             ]
         ),
         outputs=Schema([ColSpec(DataType.string)]),

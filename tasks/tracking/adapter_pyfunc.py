@@ -24,8 +24,12 @@ from typing import Any
 
 import mlflow.models
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+log = logging.getLogger("adapterflow")
+
+_SHOWN_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,19 @@ class Job:
     answer: str | dict[str, Any] | None = None
     error: Exception | None = None
     is_done: threading.Event = field(default_factory=threading.Event)
+
+
+class RequestError(MlflowException):
+    """A request without an answer: a server returns its status and its message, and nothing else.
+
+    MLflow's server (3.17) replaces `message` by one that begins with all of the request's data.
+    """
+
+    def serialize_as_json(self) -> str:
+        """Return the body of the server's response."""
+        self.message = str(self)
+        body: str = super().serialize_as_json()  # type: ignore[no-untyped-call]
+        return body
 
 
 class AdapterModel(PythonModel):
@@ -141,21 +158,56 @@ class AdapterModel(PythonModel):
         """Return one answer per row: a list of str, or of label (or tags) and probability.
 
         Raises:
-            MlflowException: a row has no prompt, the adapter is unknown, or a limit is exceeded.
+            RequestError: a row has no question (the message names each such row), the adapter is
+                unknown, or a limit is exceeded; or, with status 500, the model failed.
         """
-        adapter, decoding = self._decoding(**(params or {}))
+        try:
+            jobs = self._jobs(model_input, *self._decoding(**(params or {})))
+            self._answer_all(jobs)
+        except MlflowException:
+            raise
+        except Exception as error:
+            # Of an error that is not its own, MLflow's server would return the stack trace.
+            log.exception("a request failed")
+            raise RequestError(
+                f"the model failed: {_said(error)}; the server's log has the details",
+                error_code=INTERNAL_ERROR,
+            ) from error
+        return [job.answer for job in jobs]
+
+    def _jobs(self, table: Any, adapter: str, decoding: Decoding) -> list[Job]:  # noqa: ANN401
+        """Return a job per row of a request; all rows are refused if one has no question."""
+        jobs, problems = [], []
+        for number, row in enumerate(self._rows(table), start=1):
+            try:
+                jobs.append(self._job(row, adapter, decoding))
+            except RequestError as error:
+                problems.append(f"row {number}: {error}")
+            except Exception as error:  # noqa: BLE001 - a row may hold anything
+                problems.append(f"row {number} can't be read: {_said(error)}")
+        if problems:
+            more = len(problems) - _SHOWN_ROWS
+            shown = problems[:_SHOWN_ROWS] + [f"and {more} more rows"] * (more > 0)
+            raise _refused("; ".join(shown))
+        return jobs
+
+    def _rows(self, table: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         # mlflow drops columns that the signature does not name, which may leave none.
         columns = {"prompt", "messages"}
         if self.labels:
             columns = {"tokens"} if self.tags_words else {"text"}
-        if not columns & set(model_input.columns):
+        if not columns & set(table.columns):
             raise _refused(f"the table needs a column {' or '.join(sorted(columns))}")
-        rows = model_input.to_dict(orient="records")
+        rows: list[dict[str, Any]] = table.to_dict(orient="records")
+        for name in {"prompt", "text"} & columns:
+            # mlflow 3.17 makes one row of a request that is a column of texts, as {"prompt": […]}.
+            if len(rows) == 1 and isinstance(texts := rows[0].get(name), list):
+                rows = [{name: text} for text in texts]
+        if not rows:
+            raise _refused("the request has no rows")
         if len(rows) > self.config["max_rows"]:
             raise _refused(f"{len(rows)} rows in one request; at most {self.config['max_rows']}")
-        jobs = [self._job(row, adapter, decoding) for row in rows]
-        self._answer_all(jobs)
-        return [job.answer for job in jobs]
+        return rows
 
     def _decoding(
         self, adapter: str = "", max_new_tokens: int = 128, temperature: float = 0.0
@@ -177,9 +229,10 @@ class AdapterModel(PythonModel):
         tokenizer, is_chat = self.tokenizers[adapter], self.chats[adapter]
         words = _words_of(row) if self.tags_words else []
         if self.labels:
-            asked = RenderedPrompt(" ".join(words) or _text_of(row))
+            asked = RenderedPrompt(" ".join(words) or _text(row.get("text"), "text"))
         else:
-            asked = _rendered(tokenizer, row, self.chat_options[adapter] if is_chat else None)
+            ends = tokenizer.convert_ids_to_tokens(list(self.ends[adapter]))
+            asked = _rendered(tokenizer, row, self.chat_options[adapter] if is_chat else None, ends)
         if self.is_seq2seq and not self.labels:  # an encoder's input ends with the tokenizer's end
             asked = RenderedPrompt(asked.text.rstrip())
         # Fast tokenizers keep the padding as state between calls, and are not thread-safe.
@@ -280,7 +333,7 @@ class AdapterModel(PythonModel):
             tokens = self.model.generate(**batch, generation_config=how)
         new_tokens = tokens if self.is_seq2seq else tokens[:, batch["input_ids"].shape[1] :]
         return [
-            read_answer(self.tokenizers[job.adapter], job.asked, ids.tolist()).strip()
+            read_answer(self.tokenizers[job.adapter], job.asked, ids.tolist())
             for job, ids in zip(jobs, new_tokens, strict=True)
         ]
 
@@ -333,9 +386,13 @@ def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int |
     return firsts
 
 
-def _refused(message: str) -> MlflowException:
-    """Return an exception that a server turns into status 400 with this message."""
-    return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
+def _refused(message: str) -> RequestError:
+    """Return an error that a server turns into status 400 with this message."""
+    return RequestError(message, error_code=INVALID_PARAMETER_VALUE)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error!s:.200}"
 
 
 def find_base(config: dict[str, Any]) -> tuple[str, str | None]:
@@ -564,20 +621,51 @@ def _check_template(tokenizer: Any) -> None:  # noqa: ANN401
     os.environ[_TRIED] = f"{os.environ.get(_TRIED, '')} {key}"
 
 
-def _text_of(row: dict[str, Any]) -> str:
-    text = row.get("text")
-    if not isinstance(text, str):
-        raise _refused(f"a row needs `text`; this one is {row!r:.200}")
-    return text
+def _text(given: Any, name: str, *, may_be_blank: bool = False) -> str:  # noqa: ANN401
+    """Return a text that a row must have.
+
+    Raises:
+        RequestError: it is missing, something else, or blank.
+    """
+    if not isinstance(given, str):
+        raise _refused(f"{name} is {_shown(given)}; it must be text")
+    if not may_be_blank and not given.strip():
+        raise _refused(f"{name} is empty; it must contain text")
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise _refused(
+            f"{name} contains half of a surrogate pair, which is not a character"
+        ) from error
+    return given
+
+
+def _shown(given: Any) -> str:  # noqa: ANN401
+    text = json.dumps(given, default=str)
+    return text if len(text) <= 80 else f"{text[:80]}… ({len(text):,} characters)"  # noqa: PLR2004
 
 
 def _words_of(row: dict[str, Any]) -> list[str]:
-    words: Any = row.get("tokens")
-    words = words.tolist() if hasattr(words, "tolist") else words
+    words = _parsed(row.get("tokens"))
     plain = isinstance(words, list) and all(isinstance(word, str) and word for word in words)
     if not plain or not words or any(map(str.isspace, "".join(words))):
-        raise _refused(f"a row needs `tokens`, a list of words; this one is {row!r:.200}")
-    return list(words)
+        raise _refused(f"tokens is {_shown(words)}; it must be a list of words")
+    return [_text(word, "a token") for word in words]
+
+
+def _parsed(cell: Any) -> Any:  # noqa: ANN401
+    """Return a list that may have come as JSON, or as an array of a Parquet file."""
+    try:
+        cell = json.loads(cell, object_pairs_hook=_unique) if isinstance(cell, str) else cell
+    except (ValueError, RecursionError):
+        return cell
+    return cell.tolist() if hasattr(cell, "tolist") else cell
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return dict(pairs)
 
 
 def _chat_options(folder: str) -> dict[str, Any]:
@@ -587,35 +675,52 @@ def _chat_options(folder: str) -> dict[str, Any]:
     return options or {}
 
 
-def _rendered(tokenizer: Any, row: dict[str, Any], chat: dict[str, Any] | None) -> RenderedPrompt:  # noqa: ANN401
+def _rendered(
+    tokenizer: Any,  # noqa: ANN401
+    row: dict[str, Any],
+    chat: dict[str, Any] | None,
+    ends: list[str],
+) -> RenderedPrompt:
     """Render a row's prompt or messages as the text that the answer continues.
 
     Args:
         tokenizer: of the adapter.
         row: the prompt or messages, and any tools.
         chat: what the chat template is given; None without a chat template.
+        ends: the texts of tokens that stop generation.
+
+    Raises:
+        RequestError: there is no question, or not one question.
     """
-    messages, prompt = row.get("messages"), row.get("prompt")
-    # An empty cell of a table is NaN.
-    if not isinstance(prompt, str) and (messages is None or isinstance(messages, float)):
-        raise _refused(f"a row needs `prompt`, a text, or `messages`; this one is {row!r:.200}")
+    messages, prompt = _cell(row, "messages"), _cell(row, "prompt")
+    if (messages is None) == (prompt is None):
+        given = "neither" if prompt is None else "both"
+        raise _refused(f"a row needs `prompt`, a text, or `messages`; this one has {given}")
+    if prompt is not None:
+        turns = [{"role": "user", "content": _text(prompt, "prompt")}]
+    elif chat is None:
+        raise _refused("the adapter was trained without a chat template; give `prompt`")
+    else:
+        turns = _turns(messages, ends)
     if chat is None:
-        if not isinstance(prompt, str):
-            raise _refused("the adapter was trained without a chat template; give `prompt`")
-        return RenderedPrompt(prompt)
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _turns(messages)
+        return RenderedPrompt(turns[0]["content"])
     return ask(tokenizer, turns, _tools_of(row), chat)
+
+
+def _cell(row: dict[str, Any], name: str) -> Any:  # noqa: ANN401
+    """Return a row's value; None if there is none, as an empty cell of a table is NaN."""
+    given = row.get(name)
+    return None if isinstance(given, float) and math.isnan(given) else given
 
 
 def _tools_of(row: dict[str, Any]) -> list[Any] | None:
     """Return the tools that a row names, as a list or as JSON; None without any."""
-    tools = row.get("tools")
-    if tools is None or isinstance(tools, float):  # an empty cell of a table is NaN
+    tools = _parsed(_cell(row, "tools"))
+    if tools is None or tools == "":
         return None
-    try:
-        return list(json.loads(tools) if isinstance(tools, str) else tools) or None
-    except (ValueError, TypeError) as error:
-        raise _refused(f"tools must be a list of tools: {tools!r:.200}") from error
+    if not isinstance(tools, list) or not all(isinstance(one, dict) for one in tools):
+        raise _refused(f"tools must be a list of tools: {_shown(tools)}")
+    return tools or None
 
 
 def ask(
@@ -633,7 +738,7 @@ def ask(
         chat: `chat` in the adapter's manifest: the template's variables, and its form of messages.
 
     Raises:
-        MlflowException: the template refuses the conversation.
+        RequestError: the template refuses the conversation, or writes an answer more than once.
     """
     chat = chat or {}
 
@@ -654,7 +759,7 @@ def ask(
     try:
         text = render(opened=True)
     except Exception as error:  # a template is a program: it may raise anything
-        raise _refused(f"the chat template refuses the messages: {error}") from error
+        raise _refused(f"the chat template refuses the messages: {error!s:.200}") from error
     mark = "\ue000answer\ue001"  # private-use characters, which no template handles
     try:
         marked, asked = render({"role": "assistant", "content": mark}), render()
@@ -663,6 +768,8 @@ def ask(
     head, found, after = marked.rpartition(mark)
     if not found:
         return RenderedPrompt(text, is_chat=True)
+    if mark in head:
+        raise _refused("the chat template writes an answer more than once; it can't be read")
     before = head.removeprefix(text) if head.startswith(text) else _reopened(text, head, asked)
     return RenderedPrompt(text, is_chat=True, before=before, after=after)
 
@@ -693,7 +800,7 @@ def _system_in_user(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     put, waiting = [], []
     for turn in turns:
         if turn["role"] in ("system", "user") and not isinstance(turn.get("content"), str):
-            raise _refused(f"the content of a {turn['role']} message must be text: {turn!r:.200}")
+            raise _refused(f"the content of a {turn['role']} message must be text: {_shown(turn)}")
         if turn["role"] == "system":
             waiting += [turn["content"]] if turn["content"].strip() else []
         elif turn["role"] == "user" and waiting:
@@ -727,7 +834,7 @@ def _call_in_form(call: Any, *, as_text: bool) -> Any:  # noqa: ANN401
     try:
         given = json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError as error:
-        raise _refused(f"the arguments of a tool call are no JSON: {arguments!r:.200}") from error
+        raise _refused(f"the arguments of a tool call are no JSON: {_shown(arguments)}") from error
     if not as_text:
         function["arguments"] = given
     elif not isinstance(arguments, str):
@@ -783,16 +890,50 @@ def _undoubled(tokenizer: Any, text: str, tokens: list[int]) -> list[int]:  # no
     return tokens
 
 
-def _turns(messages: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    try:
-        turns = list(json.loads(messages) if isinstance(messages, str) else messages)
-        if turns and all(
-            "role" in turn and ("content" in turn or turn.get("tool_calls")) for turn in turns
-        ):
-            return turns
-    except (ValueError, TypeError, AttributeError):
-        pass
-    raise _refused(f"messages must be a list of objects with role and content: {messages!r:.200}")
+def _turns(messages: Any, ends: list[str]) -> list[dict[str, Any]]:  # noqa: ANN401
+    """Return a conversation to answer; an answer that it ends in, as held-out rows do, is left out.
+
+    Raises:
+        RequestError: it is no list of messages, or does not ask anything.
+    """
+    turns = _parsed(messages)
+    if not turns or not isinstance(turns, list) or not all(map(_is_turn, turns)):
+        given = _shown(messages)
+        raise _refused(f"messages must be a list of objects with role and content: {given}")
+    if turns[-1]["role"] == "assistant":
+        turns = turns[:-1]
+    turns = [
+        turn | {"content": _content(turn, number, ends)} for number, turn in enumerate(turns, 1)
+    ]
+    if not turns or not (turns[-1]["role"] == "tool" or _asks(turns[-1])):
+        raise _refused("messages ends without a question: the last message to answer is empty")
+    return turns
+
+
+def _asks(turn: dict[str, Any]) -> bool:
+    return bool((turn["content"] or "").strip() or turn.get("tool_calls"))
+
+
+def _is_turn(given: Any) -> bool:  # noqa: ANN401
+    return (
+        isinstance(given, dict)
+        and "role" in given
+        and ("content" in given or bool(given.get("tool_calls")))
+    )
+
+
+def _content(turn: dict[str, Any], number: int, ends: list[str]) -> Any:  # noqa: ANN401
+    content, is_answer = turn.get("content"), turn["role"] == "assistant"
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" for part in content
+    ):
+        content = "".join(_text(part.get("text"), "a text", may_be_blank=True) for part in content)
+    if is_answer and turn.get("tool_calls") and not content:
+        return content
+    content = _text(content, f"the content of message {number}", may_be_blank=True)
+    # As in training: the template writes the end of an answer.
+    end = next((one for one in ends if is_answer and content.rstrip().endswith(one)), "")
+    return content.rstrip().removesuffix(end) if end else content
 
 
 def _sampling(temperature: float) -> dict[str, Any]:

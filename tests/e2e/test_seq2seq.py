@@ -141,7 +141,7 @@ def test_predict_mlflow_and_the_merged_model_answer_alike(
     stored = client_of(report.run).get_logged_model(report.model_uri.removeprefix("models:/"))
     model = mlflow.pyfunc.load_model(stored.artifact_location.removeprefix("file://"))
     served = model.predict(pd.DataFrame({"prompt": prompts}), params={"max_new_tokens": 8})
-    assert served == [answer.strip() for answer in answers]
+    assert served == answers
 
     source = str(report.saved.folder)
     merge_adapter(source, tmp_path / "merged", None, "auto", None, max_new_tokens=8)

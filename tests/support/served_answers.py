@@ -20,7 +20,7 @@ def greedy_answers(base: Path, adapter: Path | None, texts: list[str]) -> list[s
         batch = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
         tokens = model.generate(**batch, max_new_tokens=8, do_sample=False)
         new = tokens[0, batch["input_ids"].shape[1] :]
-        answers.append(str(tokenizer.decode(new, skip_special_tokens=True)).strip())
+        answers.append(str(tokenizer.decode(new, skip_special_tokens=True)))
     return answers
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks.config import Template
 from tasks.engine.adapters.adapter_state import WEIGHTS_FILE
+from tasks.engine.excerpts import shown
 from tasks.engine.reading import (
     Rule,
     check_fields,
@@ -19,7 +20,6 @@ from tasks.engine.reading import (
     is_texts,
     json_object,
     optional,
-    shown,
 )
 from tasks.engine.tensor_files import TensorEntry, first_not_finite, read_header
 from tasks.errors import UserError

@@ -17,7 +17,8 @@ from tasks.engine.adapters.adapter_state import is_adapter_parameter, loadable
 from tasks.engine.adapters.folders import AdapterFolder
 from tasks.engine.base.base_models import read_tokenizer
 from tasks.engine.data.rendering import choose_template
-from tasks.engine.reading import reading, reason
+from tasks.engine.excerpts import reason
+from tasks.engine.reading import reading
 from tasks.errors import UserError
 from tasks.records import BaseSource
 

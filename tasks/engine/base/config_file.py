@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from tasks.config.likeness import nearest
+from tasks.engine.excerpts import shown
 from tasks.engine.reading import (
     Rule,
     check_fields,
@@ -19,7 +20,6 @@ from tasks.engine.reading import (
     json_object,
     optional,
     reading,
-    shown,
 )
 
 CONFIG_FILE = "config.json"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tasks.engine.excerpts import reason
 from tasks.engine.reading import (
     Rule,
     check_fields,
@@ -10,7 +11,6 @@ from tasks.engine.reading import (
     is_text,
     json_object,
     optional,
-    reason,
 )
 from tasks.errors import UserError
 

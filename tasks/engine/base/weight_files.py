@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.engine.base.config_file import CONFIG_FILE
 from tasks.engine.base.task_traits import traits_of
-from tasks.engine.reading import check_file, json_object, reading, shown
+from tasks.engine.excerpts import shown
+from tasks.engine.reading import check_file, json_object, reading
 from tasks.engine.tensor_files import TensorEntry, read_header
 from tasks.errors import UserError
 from tasks.records import BaseSource

@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 
 from tasks.engine.data.conversations import Message, ToolCall
+from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
-
-_SHOWN_CHARACTERS = 80
 
 
 def check_answer(row: int, answer: Message, written: str) -> None:
@@ -25,16 +24,21 @@ def check_answer(row: int, answer: Message, written: str) -> None:
     squeezed = _squeezed(written)
     if _squeezed(answer.content) not in squeezed:
         raise UserError(
-            f"row {row}: the chat template changes the answer {_short(answer.content)!r}: it "
-            f"writes {written[:_SHOWN_CHARACTERS]!r}; change the row, or set data.template to plain"
+            f"row {row}: the chat template changes the answer {excerpt(repr(answer.content))}: it "
+            f"writes {excerpt(repr(written))}; change the row, or set data.template to plain"
         )
     for call in answer.tool_calls:
         if (missing := _missing_from(call, squeezed)) is not None:
             raise UserError(
-                f"row {row}: the chat template leaves {_short(missing)!r} out of the call of the "
-                f"tool {call.name!r}: it writes {written[:_SHOWN_CHARACTERS]!r}; set "
+                f"row {row}: the chat template leaves {excerpt(repr(missing))} out of the call of "
+                f"the tool {excerpt(repr(call.name))}: it writes {excerpt(repr(written))}; set "
                 "data.chat_template to a template that writes tool calls, or change the row"
             )
+
+
+def is_within(content: str, text: str) -> bool:
+    """Return whether a content is a part of a text, whitespace aside."""
+    return _squeezed(content) in _squeezed(text)
 
 
 def has_reasoning(answer: Message, written: str) -> bool:
@@ -96,7 +100,3 @@ def _forms(value: object) -> Iterator[str]:
 
 def _squeezed(text: str) -> str:
     return "".join(text.split())
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

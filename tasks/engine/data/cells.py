@@ -1,18 +1,14 @@
 """The values of a row's columns and of its messages' keys, checked as they are read."""
 
-import json
 from collections.abc import Mapping
 
 from tasks.engine.data.json_values import DuplicateKeyError, from_cell
+from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import listed, shown
 
-_SHOWN_CHARACTERS = 80
 _EMPTY_CELLS = {"", "[]", "{}", "null"}
 """Cells of a CSV file that are treated as absent."""
-
-
-class BadRowError(ValueError):
-    """A row is malformed; the message does not name the row, which the caller adds."""
 
 
 def is_empty(value: object) -> bool:
@@ -25,7 +21,7 @@ def is_empty(value: object) -> bool:
 def column(row: Row, name: str) -> object:
     """Return the value of a column that a row must have."""
     if name not in row:
-        columns = ", ".join(map(str, row)) or "none"
+        columns = listed(row) or "none"
         raise BadRowError(f"the column {name} is missing; the row's columns: {columns}")
     return row[name]
 
@@ -46,12 +42,12 @@ def parsed(given: object, name: str) -> object:
         raise BadRowError(f"in {name}, {error}; keep one of the two") from error
 
 
-def listed(row: Row, name: str) -> list[object]:
+def values(row: Row, name: str) -> list[object]:
     """Return the values of a column that is a list."""
     given = parsed(column(row, name), name)
     given = given.tolist() if hasattr(given, "tolist") else given  # an array, from Parquet
     if not isinstance(given, list) or not given:
-        raise BadRowError(f"{name} is {short(given)}; it must be a list of texts")
+        raise BadRowError(f"{name} is {shown(given)}; it must be a list of texts")
     return given
 
 
@@ -65,7 +61,7 @@ def optional(row: Row, name: str) -> str:
 def text(given: object, name: str, *, may_be_blank: bool = False) -> str:
     """Return a value that must be text."""
     if not isinstance(given, str):
-        raise BadRowError(f"{name} is {short(given)}; it must be text")
+        raise BadRowError(f"{name} is {shown(given)}; it must be text")
     if not may_be_blank and not given.strip():
         raise BadRowError(f"{name} is empty; it must contain text")
     try:
@@ -75,9 +71,3 @@ def text(given: object, name: str, *, may_be_blank: bool = False) -> str:
             f"{name} contains half of a surrogate pair, which is not a character; remove it"
         ) from error
     return given
-
-
-def short(given: object) -> str:
-    """Return a value as JSON, shortened to be shown in a message."""
-    shown = json.dumps(given, ensure_ascii=False, default=str)
-    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}…"

@@ -104,14 +104,15 @@ class TurnFinder:
         has_markup = bool(answer.tool_calls or answer.reasoning or _MARKUP.search(answer.content))
         if has_markup or answer.content != answer.content.strip():
             return self._turn(given, number, context)
-        around = self._known_around(given, number, context)
+        around = self.known_around(given, number, context)
         body, ended = around.before + answer.content, self.ends.through(around.after)
         if not ended or not text.startswith(context + body + ended):
             return self._turn(given, number, context)
         end = len(body) + len(ended)
         return Turn(number, context, body + ended, len(body), end, is_ended=True)
 
-    def _known_around(self, given: Conversation, number: int, context: str) -> Around:
+    def known_around(self, given: Conversation, number: int, context: str) -> Around:
+        """Return what `around` does, once for all conversations of the same roles."""
         roles = tuple(one.role for one in given.before(number))
         if roles not in self._arounds:
             self._arounds[roles] = self.around(given, number, context)
@@ -167,12 +168,21 @@ class TurnFinder:
         return whole[start:]
 
     def _marked(self, given: Conversation, number: int) -> str | None:
-        """Render a marker as the answer; None if the template refuses or drops it."""
+        """Render a marker as the answer; None if the template refuses or drops it.
+
+        Raises:
+            UserError: the template writes it more than once.
+        """
         messages = (*given.before(number), Message("assistant", _MARK))
         try:
             text = self.chat.text(given.row, messages, given.tools, opened=False)
         except UserError:
             return None
+        if text.count(_MARK) > 1:
+            raise UserError(
+                f"row {given.row}: the chat template writes an answer more than once, so it can't "
+                "be read back from what the model generates; set data.template to plain"
+            )
         return text if _MARK in text else None
 
     def _tail(self, given: Conversation, number: int, whole: str) -> str:

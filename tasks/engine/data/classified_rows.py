@@ -1,8 +1,10 @@
 """Rows of plain text, alone or with its class, and rows of words with the class of each."""
 
-from tasks.engine.data.cells import BadRowError, column, listed, short, text
+from tasks.engine.data.cells import column, text, values
 from tasks.engine.data.conversations import Example
+from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import shown
 
 
 def text_example(number: int, row: Row) -> Example:
@@ -19,7 +21,7 @@ def labelled_example(number: int, row: Row) -> Example:
 def tagged_example(number: int, row: Row) -> Example:
     """Read a row of words and their classes."""
     words = _words(row)
-    tags = tuple(text(_named(tag), "a tag") for tag in listed(row, "tags"))
+    tags = tuple(text(_named(tag), "a tag") for tag in values(row, "tags"))
     if len(tags) != len(words):
         raise BadRowError(f"there are {len(words)} tokens and {len(tags)} tags; give one for each")
     return Example(number, (), " ".join(words), words=words, tags=tags)
@@ -32,10 +34,10 @@ def tagged_question(number: int, row: Row) -> Example:
 
 
 def _words(row: Row) -> tuple[str, ...]:
-    words = tuple(text(word, "a token") for word in listed(row, "tokens"))
+    words = tuple(text(word, "a token") for word in values(row, "tokens"))
     for word in words:
         if any(map(str.isspace, word)):
-            raise BadRowError(f"the token {short(word)} contains whitespace; split it in several")
+            raise BadRowError(f"the token {shown(word)} contains whitespace; split it in several")
     return words
 
 

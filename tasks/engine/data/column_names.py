@@ -1,9 +1,10 @@
 """Rows whose columns have other names than ours, as `data.columns` names them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
 
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import listed
 from tasks.errors import UserError
 
 _FIRST_ROWS = 1000
@@ -64,11 +65,11 @@ def _renamed(rows: Iterator[Row], columns: Mapping[str, str], setting: str) -> I
         raise _missing(missing, seen, setting)
 
 
-def _missing(missing: Iterable[str], seen: Iterable[str], setting: str) -> UserError:
-    names = ", ".join(map(repr, sorted(missing)))
+def _missing(missing: Iterable[str], seen: Collection[str], setting: str) -> UserError:
+    names = listed([repr(name) for name in sorted(missing)])
     return UserError(
         f"{setting} names {names}, but no row has such a column; the columns: "
-        f"{', '.join(map(str, seen)) or '(none)'}"
+        f"{listed(seen) or '(none)'}"
     )
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tasks.engine.data.cells import BadRowError, column, one_of, optional, parsed, short
+from tasks.engine.data.cells import column, one_of, optional, parsed
 from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.messages import is_calls, is_turn, read_message, role_of
+from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.tools import read_tools
 from tasks.engine.data.unread_columns import message_refusal
+from tasks.engine.excerpts import listed, shown
 
 _WRITTEN_CALLS = ("<tool_call>", "<function", "[TOOL_CALLS]", "<|python_tag|>", "Action:")
 """What the text of an answer may contain that calls a tool in words of the model's own."""
@@ -74,6 +76,9 @@ def prompted_question(number: int, row: Row) -> Example:
 
 
 def _question(number: int, row: Row, asked: tuple[Message, ...]) -> Example:
+    last = asked[-1]
+    if last.role != "tool" and not last.tool_calls and not last.content.strip():
+        raise BadRowError("the last message is empty, so there is no question")
     messages = (*_with_system(row, asked), Message("assistant", ""))
     return Example(number, messages, tools=read_tools(row))
 
@@ -86,7 +91,7 @@ def _messages(row: Row, name: str) -> object:
     given = parsed(column(row, name), name)
     if isinstance(given, str):
         raise BadRowError(
-            f"{name} is {short(given)}; it must be a list of messages: prompt and completion are "
+            f"{name} is {shown(given)}; it must be a list of messages: prompt and completion are "
             "both texts or both lists, and the same in all rows"
         )
     return given
@@ -99,7 +104,7 @@ def _read(
     found, given = list(before), parsed(given, name)
     if not isinstance(given, list) or not given:
         raise BadRowError(
-            f"{name} is {short(given)}; it must be a list of objects with role and content, or "
+            f"{name} is {shown(given)}; it must be a list of objects with role and content, or "
             "with from and value"
         )
     for index, one in enumerate(given, 1):
@@ -146,8 +151,8 @@ def _check_place(message: Message, before: Sequence[Message], name: str) -> None
     ids = [call.id for one in before for call in one.tool_calls if call.id]
     if message.tool_call_id and message.tool_call_id not in ids:
         raise BadRowError(
-            f"{name} has the tool_call_id {short(message.tool_call_id)}, which no call before it "
-            f"has; their ids: {', '.join(ids) or 'none'}"
+            f"{name} has the tool_call_id {shown(message.tool_call_id)}, which no call before it "
+            f"has; their ids: {listed(ids) or 'none'}"
         )
 
 
@@ -169,8 +174,8 @@ def _with_system(row: Row, messages: tuple[Message, ...]) -> tuple[Message, ...]
         return messages
     if own:
         raise BadRowError(
-            f"the column system is {short(opening[0].content)}, but the messages' own system "
-            f"message is {short(own.content)}; keep one of the two"
+            f"the column system is {shown(opening[0].content)}, but the messages' own system "
+            f"message is {shown(own.content)}; keep one of the two"
         )
     return (*opening, *(one for one in messages if one.role != "system"))
 

@@ -1,20 +1,20 @@
 """Rows whose question and answer are texts: prompt and completion, or Alpaca's instruction."""
 
 from tasks.engine.data.cells import (
-    BadRowError,
     column,
     is_empty,
     one_of,
     optional,
     parsed,
-    short,
     text,
 )
 from tasks.engine.data.conversation_rows import opening_of
 from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.messages import REASONING
+from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.tools import read_tools
+from tasks.engine.excerpts import shown
 
 
 def completion_example(number: int, row: Row) -> Example:
@@ -55,7 +55,7 @@ def _prompt(row: Row) -> tuple[Message, ...]:
     given = column(row, "prompt")
     if isinstance(given, list):
         raise BadRowError(
-            f"prompt is {short(given)}; it must be text, as in the first row: rows of texts and "
+            f"prompt is {shown(given)}; it must be text, as in the first row: rows of texts and "
             "rows of messages cannot be in one source"
         )
     return (Message("user", text(given, "prompt")),)
@@ -77,7 +77,7 @@ def _history(row: Row) -> tuple[Message, ...]:
     for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, list | tuple) or len(pair) != 2:  # noqa: PLR2004 - a pair
             raise BadRowError(
-                f"pair {number} of history is {short(pair)}; history must be a list of pairs: a "
+                f"pair {number} of history is {shown(pair)}; history must be a list of pairs: a "
                 "question and its answer"
             )
         turns += [

@@ -3,17 +3,22 @@
 import json
 import re
 from decimal import Decimal
+from itertools import chain
 from typing import Any
+
+from tasks.engine.excerpts import excerpt
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 _COLON = re.compile(r"\s*:")
+_MOST_LEVELS = 200
+"""Far below what Python can nest, as rows are also written, shown and hashed, level by level."""
 
 
 class DuplicateKeyError(ValueError):
     """An object has a key twice; JSON does not define which of the two values is meant."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the key {key!r} is given twice in one object")
+        super().__init__(f"the key {excerpt(repr(key))} is given twice in one object")
         self.key = key
 
 
@@ -25,7 +30,21 @@ def parse_json(text: str) -> object:
         ValueError: the text is not JSON.
         RecursionError: it is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_unique)
+    value: object = json.loads(text, object_pairs_hook=_unique)
+    if text.count("[") + text.count("{") > _MOST_LEVELS and _is_deep(value):
+        raise RecursionError
+    return value
+
+
+def _is_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        lists = [one for one in level if isinstance(one, list)]
+        lists += [list(one.values()) for one in level if isinstance(one, dict)]
+        level = list(chain.from_iterable(lists))
+        if not level:
+            return False
+    return True
 
 
 def from_cell(given: object) -> object:

@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from tasks.config.data import OnLostAnswer, RowFormat, Turns
-from tasks.engine.data.cells import BadRowError
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.lazy_sequence import LazySequence
+from tasks.engine.data.reading_errors import naming_row
 from tasks.engine.data.row_formats import read_example
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.unread_columns import count_unread
-from tasks.errors import UserError
 from tasks.runtime.atomic_files import writing
 
 _ORDERED = b" "
@@ -66,10 +65,8 @@ class KeptRows:
             self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115 - closed below
             weakref.finalize(self, self._file.close)
         for number, row in enumerate(rows, start=1):
-            try:
+            with naming_row(source, number):
                 self._add(row, self._read(number, row))
-            except BadRowError as error:
-                raise UserError(f"{source}, row {number}: {error}") from error
         with writing(Path(tempfile.gettempdir())):
             self._file.flush()
 

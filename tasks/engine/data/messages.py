@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.engine.data.cells import BadRowError, is_empty, one_of, short, text
+from tasks.engine.data.cells import is_empty, one_of, text
 from tasks.engine.data.conversations import Message, ToolCall
+from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.tools import read_calls
 from tasks.engine.data.trained_turns import WEIGHT_KEYS, is_trained
+from tasks.engine.excerpts import shown
 
 _CALLS = "function_call"
 _ROLES = {
@@ -133,7 +135,7 @@ def _role(given: Mapping[str, object], name: str, dialect: _Dialect) -> str:
     role = given[dialect.role]
     if not isinstance(role, str) or role not in _ROLES:
         has = "has the role" if dialect is _OPENAI else "is from"
-        raise BadRowError(f"{name} {has} {short(role)}; possible: {dialect.roles}")
+        raise BadRowError(f"{name} {has} {shown(role)}; possible: {dialect.roles}")
     return _ROLES[role]
 
 
@@ -185,7 +187,7 @@ def _unfolded(given: Mapping[str, object], name: str, dialect: _Dialect) -> Mapp
         values = [part[key] for key in _PART_TEXTS if key in part] if kind else []
         if not kind or not values or not (isinstance(values[0], str) or kind == "tool_calls"):
             raise BadRowError(
-                f"the {dialect.content} of {name} is {short(parts)}; it must be text, or a list of "
+                f"the {dialect.content} of {name} is {shown(parts)}; it must be text, or a list of "
                 "objects with type text and a text, as only text is supported"
             )
         found.setdefault(kind, []).append(values[0])
@@ -199,5 +201,5 @@ def _unfolded(given: Mapping[str, object], name: str, dialect: _Dialect) -> Mapp
 
 def _incomplete(given: object, name: str, dialect: _Dialect) -> BadRowError:
     return BadRowError(
-        f"{name} is {short(given)}; it must be an object with {dialect.role} and {dialect.content}"
+        f"{name} is {shown(given)}; it must be an object with {dialect.role} and {dialect.content}"
     )

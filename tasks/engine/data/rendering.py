@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from tasks.config import RowFormat, Template
-from tasks.engine.data.answer_checks import has_reasoning, has_tools, num_unwritten
+from tasks.engine.data.answer_checks import has_reasoning, has_tools, is_within, num_unwritten
 from tasks.engine.data.chat_template import ChatTemplate
 from tasks.engine.data.chat_turns import TurnFinder
 from tasks.engine.data.conversations import Example, Message
@@ -18,7 +18,8 @@ from tasks.engine.data.end_tokens import EndTokens
 from tasks.engine.data.plain_text import check_plain, plain_prompt, plain_text
 from tasks.engine.data.prompts import Prompt
 from tasks.engine.data.template_limits import check_template
-from tasks.engine.data.turns import Conversation, Turn, grouped
+from tasks.engine.data.turns import Around, Conversation, Turn, grouped
+from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
 from tasks.records import ChatOptions
 
@@ -95,8 +96,7 @@ class Renderer:
             return Prompt(plain_prompt(example.prompt_messages, self.separator, self._ends))
         given, last = self._conversation(example), len(example.messages) - 1
         context = self._turns.context(given, last)
-        around = self._turns.around(given, last, context)
-        return Prompt(context, adds_special_tokens=False, before=around.before, after=around.after)
+        return _asked(context, self._turns.around(given, last, context))
 
     def expected(self, example: Example) -> str:
         """Return the answer as it is read from a generation that repeats the trained one exactly.
@@ -156,9 +156,10 @@ class Renderer:
             )
         for answer in (example.messages[number] for number in trained):
             if not answer.tool_calls and not self._ends.bare(answer.content).strip():
+                shown = excerpt(repr(answer.content))
                 raise UserError(
-                    f"row {example.row}: the answer is {answer.content!r}, the text of an end "
-                    "token alone, so there is nothing to learn; change or remove the row"
+                    f"row {example.row}: the answer is {shown}, the text of an end token alone, so "
+                    "there is nothing to learn; change or remove the row"
                 )
 
     def _text_row(self, text: str) -> Rendered:
@@ -196,11 +197,32 @@ class Renderer:
     def _chat_rows(self, example: Example) -> list[Rendered]:
         given = self._conversation(example)
         turns = self._turns.turns(given, self._trained(example))
+        for turn in turns:
+            self._check_learnable(given, turn)
         *earlier, last = grouped(turns)
         rows = [self._chat_row(group, {}, is_complete=False) for group in earlier]
         answers = [example.messages[turn.number] for turn in turns]
         counts = self._answer_counts(answers, example)
         return [*rows, self._chat_row(last, counts | _lost(given, turns), is_complete=True)]
+
+    def _check_learnable(self, given: Conversation, turn: Turn) -> None:
+        """Check that an answer is more than a part of what the template writes before any answer.
+
+        Of `</think>` alone, Qwen3's template makes an empty thinking block and an empty answer.
+        """
+        answer = given.messages[turn.number]
+        if answer.tool_calls:
+            return
+        around = self._turns.known_around(given, turn.number, turn.context)
+        if not is_within(answer.content, around.before):
+            return
+        written = turn.written[: turn.content_end] + around.after
+        if not _asked(turn.context, around).content(self.tokenizer, written).strip():
+            raise UserError(
+                f"row {given.row}: the answer {excerpt(repr(answer.content))} is a part of what "
+                "the chat template writes before an answer, so there is nothing to learn; change "
+                "or remove the row"
+            )
 
     def _chat_row(
         self, turns: Sequence[Turn], counts: dict[str, int], *, is_complete: bool
@@ -218,6 +240,10 @@ class Renderer:
         }
         content_end = len(last.context) + last.content_end
         return Rendered(text, tuple(spans), content_end, is_complete, counts | own)
+
+
+def _asked(context: str, around: Around) -> Prompt:
+    return Prompt(context, adds_special_tokens=False, before=around.before, after=around.after)
 
 
 def _lost(given: Conversation, turns: Sequence[Turn]) -> dict[str, int]:

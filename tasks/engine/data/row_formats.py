@@ -6,7 +6,7 @@ from functools import partial
 
 from tasks.config.data import ANSWERED, GENERATIVE, OnLostAnswer, RowFormat, Turns
 from tasks.config.likeness import nearest
-from tasks.engine.data.cells import BadRowError, parsed
+from tasks.engine.data.cells import parsed
 from tasks.engine.data.classified_rows import (
     labelled_example,
     tagged_example,
@@ -29,9 +29,11 @@ from tasks.engine.data.instruction_rows import (
     instruction_question,
 )
 from tasks.engine.data.messages import is_turn
+from tasks.engine.data.reading_errors import BadRowError, refusing_row
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.trained_turns import trains_nothing, with_turns
 from tasks.engine.data.unread_columns import LISTS, refusal
+from tasks.engine.excerpts import excerpt, listed
 from tasks.errors import UserError
 
 
@@ -114,7 +116,7 @@ def detect_row_format(
         fitting = [one for one in fitting if one is not RowFormat.TEXT]
     if len(fitting) == 1:
         return _by_values(fitting[0], row) if wanted is not RowFormat.CONVERSATIONAL else wanted
-    columns = f"{source} has the columns {', '.join(map(str, row)) or '(none)'}"
+    columns = f"{source} has the columns {listed(row) or '(none)'}"
     if fitting:
         raise UserError(f"{columns}, which fit {' and '.join(fitting)}; set data.format to one")
     choices = "; ".join(f"{one}: {', '.join(_READERS[one].columns)}" for one in possible)
@@ -150,7 +152,7 @@ def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
         if near and near.strip() == column and near != column:
             return f"remove the spaces around {column} in the column's name"
         if near and near != column:
-            return f"rename {near} to {column}?"
+            return f"rename {excerpt(near)} to {column}?"
     for row_format, columns in zip(possible, required, strict=True):
         lacking = [column for column in columns if column not in row]
         if len(lacking) < len(columns):
@@ -162,7 +164,8 @@ def _advice_on_names(row: Row) -> str | None:
     """Return how to name a column that contains a conversation, or columns like a prompt."""
     for column, value in row.items():
         if _is_conversation(value):
-            return f"rename {column} to messages, or set columns: {{messages: {column}}}"
+            name = excerpt(column)
+            return f"rename {name} to messages, or set columns: {{messages: {name}}}"
     pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in proposed_columns(row).items())
     return f"set columns: {{{pairs}}}?" if pairs else None
 
@@ -172,6 +175,7 @@ def _is_conversation(value: object) -> bool:
     return isinstance(found, list) and is_turn(next(iter(found), None))
 
 
+@refusing_row()
 def read_example(
     number: int,
     row: Row,
@@ -206,6 +210,7 @@ def read_example(
     return example if messages is example.messages else replace(example, messages=messages)
 
 
+@refusing_row()
 def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
     """Read a row to answer: the columns of any format, except the answer's.
 
@@ -222,7 +227,7 @@ def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
     """
     row_format = next((one for one, reader in _READERS.items() if reader.asks(row)), None)
     if row_format is None:
-        columns = ", ".join(map(str, row)) or "none"
+        columns = listed(row) or "none"
         possible = ", ".join(dict.fromkeys(reader.columns[0] for reader in _READERS.values()))
         advice = _advice_on_names(row)
         hint = f"; {advice}" if advice else ""

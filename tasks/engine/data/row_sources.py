@@ -17,8 +17,11 @@ from tasks.config.reading import (
     missing_file,
     suffix_of,
 )
+from tasks.engine.data.arrow_rows import ROWS_AT_ONCE, parquet_rows, rows_of
 from tasks.engine.data.json_values import DuplicateKeyError, duplicate_line, parse_json
+from tasks.engine.data.reading_errors import reported
 from tasks.engine.data.text_files import documents, have_paragraphs, open_text, texts
+from tasks.engine.excerpts import listed, reason
 from tasks.engine.failures import failure
 from tasks.errors import UserError
 
@@ -32,8 +35,8 @@ _Line = Row | UserError
 CSV_SUFFIXES = (".csv", ".tsv")
 _PLAIN = (".md", ".text")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_FILES_OF_DATASETS = ("state.json", "dataset_info.json", "dataset_dict.json")
 _QUOTED = re.compile(r'"[^"]*"')
-_ROWS_AT_ONCE = 1000
 
 
 def read_rows(source: str, split: str, revision: str | None) -> list[Row]:
@@ -54,25 +57,28 @@ def iter_rows(source: str, split: str, revision: str | None) -> Iterator[Row]:
             unknown kind, or has no such split or revision.
 
     """
+    rows = reported(_readable(_lines_of(source, split, revision)), source)
+    first = next(rows, None)
+    if first is None:
+        raise UserError(f"{source} has no rows; at least one is needed")
+    yield first
+    yield from rows
+
+
+def _lines_of(source: str, split: str, revision: str | None) -> Iterator[_Line]:
     path = Path(source).expanduser()
-    rows: Iterator[Row]
     if is_hub_dataset(source):
-        rows = _from_hub(source, split, revision)
+        yield from _from_hub(source, split, revision)
     elif revision is not None:
         raise UserError(
             f"revision {revision!r} was given, but {source} is not a Hub dataset; remove "
             "data.revision"
         )
     elif path.is_dir():
-        rows = _from_folder(path, split)
+        yield from _from_folder(path, split)
     else:
         _require_only_split(source, split, path)
-        rows = _readable(iter_lines(path))
-    first = next(rows, None)
-    if first is None:
-        raise UserError(f"{source} has no rows; at least one is needed")
-    yield first
-    yield from rows
+        yield from iter_lines(path)
 
 
 def read_lines(path: Path) -> list[_Line]:
@@ -88,6 +94,10 @@ def iter_lines(path: Path) -> Iterator[_Line]:
     Raises:
         UserError: the file is missing, empty, of an unknown kind, or not readable at all.
     """
+    return reported(_lines_in(path), str(path))
+
+
+def _lines_in(path: Path) -> Iterator[_Line]:
     if not path.is_file():
         raise UserError(
             f"data file {missing_file(path)}; possible: a file ({SHOWN_SUFFIXES}), a "
@@ -103,19 +113,20 @@ def iter_lines(path: Path) -> Iterator[_Line]:
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; at least one row is needed")
     if suffix == ".parquet":
-        return _from_parquet(path)
-    if suffix == ".json":
+        yield from parquet_rows(path)
+    elif suffix == ".json":
         text = "".join(_text_lines(path, newline=""))
         _check_text(text, path, 1)
-        return iter(_json_rows(text, path))
-    if suffix == ".txt":
+        yield from _json_rows(text, path)
+    elif suffix == ".txt":
         by_line = not have_paragraphs(_text_lines(path, newline=None))
-        return _text_rows(texts(_text_lines(path, newline=None), by_line=by_line), path)
-    if suffix in CSV_SUFFIXES:
+        yield from _text_rows(texts(_text_lines(path, newline=None), by_line=by_line), path)
+    elif suffix in CSV_SUFFIXES:
         # newline="" keeps the line breaks within quoted cells as they are.
-        return _csv_rows(_text_lines(path, newline=""), path)
-    # Lines end in "\n" only: U+2028 and the like, and "\r" between values, may be within a line.
-    return _jsonl_rows(_text_lines(path, newline="\n"), path)
+        yield from _csv_rows(_text_lines(path, newline=""), path)
+    else:
+        # Lines end in "\n" only: U+2028 and the like, and "\r" between values, may be within one.
+        yield from _jsonl_rows(_text_lines(path, newline="\n"), path)
 
 
 def csv_separator(text: str, path: Path) -> str:
@@ -164,8 +175,7 @@ def _text_lines(path: Path, newline: str | None) -> Iterator[str]:
         with open_text(path, newline) as file:
             yield from file
     except (OSError, EOFError, zlib.error) as error:  # the latter two of compressed files
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read: {reason}") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _check_text(text: str, path: Path, line: int) -> None:
@@ -221,7 +231,7 @@ def _json_rows(text: str, path: Path) -> list[Row]:
         lists = [value for value in content.values() if isinstance(value, list)]
         if len(lists) != 1:
             raise UserError(
-                f"{path} is an object with {len(lists)} lists ({', '.join(content) or 'no keys'}); "
+                f"{path} is an object with {len(lists)} lists ({listed(content) or 'no keys'}); "
                 "a JSON file must be a list of objects, or an object with one such list; to keep "
                 "other values out, write one object per line into a .jsonl file"
             )
@@ -278,7 +288,7 @@ def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
         _check_text("".join(columns), path, 1)
         if len(set(columns)) != len(columns) or not all(columns):
             raise UserError(
-                f"{path}, line 1: the column names {', '.join(columns)} must be distinct and "
+                f"{path}, line 1: the column names {listed(columns)} must be distinct and "
                 "non-empty; the first line of a CSV file names each column once"
             )
         for cells in reader:
@@ -299,18 +309,7 @@ def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[_Line]:
         raise UserError(f"{path}, line {reader.line_num}: invalid CSV: {error}") from error
 
 
-def _from_parquet(path: Path) -> Iterator[Row]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-                yield from _without_nulls(batch.to_pylist())
-    except (ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a readable Parquet file: {error}") from error
-
-
-def _from_folder(path: Path, split: str) -> Iterator[Row]:
+def _from_folder(path: Path, split: str) -> Iterator[_Line]:
     if files := documents(path):
         _require_only_split(str(path), split, path)
         return _document_rows(files)
@@ -318,45 +317,37 @@ def _from_folder(path: Path, split: str) -> Iterator[Row]:
 
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        others = [one.name for one in sorted(path.iterdir()) if one.name.endswith(DATA_SUFFIXES)]
-        hint = f"; did you mean one of its files: {', '.join(others)}?" if others else ""
-        raise UserError(
-            f"{path} is neither a folder that datasets' save_to_disk has written, nor one of .txt "
-            f"files alone{hint}"
-        ) from error
+    except Exception as error:  # its JSON files may have any shape, and datasets checks none
+        raise UserError(_unfit_folder(path, error)) from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise UserError(f"{path} has no split {split!r}; its splits: {', '.join(loaded)}")
         loaded = loaded[split]
     else:
         _require_only_split(str(path), split, path)
-    return _plain_rows(loaded)
+    return _plain_rows(loaded, str(path))
 
 
-def _plain_rows(loaded: "Dataset") -> Iterator[Row]:
+def _unfit_folder(path: Path, error: Exception) -> str:
+    if any((path / name).exists() for name in _FILES_OF_DATASETS):
+        return (
+            f"{path} is a folder of datasets that can't be read: {reason(error)}; write it again "
+            "with save_to_disk"
+        )
+    files = [one.name for one in sorted(path.iterdir()) if one.name.endswith(DATA_SUFFIXES)]
+    hint = f"; did you mean one of its files: {listed(files)}?" if files else ""
+    return (
+        f"{path} is neither a folder that datasets' save_to_disk has written, nor one of .txt "
+        f"files alone{hint}"
+    )
+
+
+def _plain_rows(loaded: "Dataset", source: str) -> Iterator[_Line]:
     """Yield a memory-mapped dataset's rows as `to_list` would, reading a batch at a time."""
-    for table in loaded.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
-        yield from _without_nulls(table.to_pylist())
+    return rows_of(loaded.with_format("arrow").iter(batch_size=ROWS_AT_ONCE), source)
 
 
-def _without_nulls(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows without the nulls in their objects.
-
-    Arrow gives each object of a column all keys that any of them has, such as the arguments of
-    other tools.
-    """
-    for row in rows:
-        yield {name: _without_null_keys(value) for name, value in row.items()}
-
-
-def _without_null_keys(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _without_null_keys(one) for key, one in value.items() if one is not None}
-    return list(map(_without_null_keys, value)) if isinstance(value, list) else value
-
-
-def _from_hub(source: str, split: str, revision: str | None) -> Iterator[Row]:
+def _from_hub(source: str, split: str, revision: str | None) -> Iterator[_Line]:
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
@@ -371,7 +362,8 @@ def _from_hub(source: str, split: str, revision: str | None) -> Iterator[Row]:
     except (OSError, ValueError, DatasetsError) as error:
         raise failure(
             error,
-            f"{asked}, split {split!r} could not be loaded: {error}; check data.train_split and "
-            "data.eval_split, and the connection to the Hub, or give a local file",
+            f"{asked}, split {split!r} could not be loaded: {reason(error)}; check "
+            "data.train_split and data.eval_split, and the connection to the Hub, or give a local "
+            "file",
         ) from error
-    return _plain_rows(loaded)
+    return _plain_rows(loaded, source)

@@ -3,10 +3,12 @@
 import json
 from typing import Any
 
-from tasks.engine.data.cells import BadRowError, is_empty, one_of, parsed, short, text
+from tasks.engine.data.cells import is_empty, one_of, parsed, text
 from tasks.engine.data.conversations import ToolCall
 from tasks.engine.data.json_values import DuplicateKeyError, parse_json
+from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import excerpt, shown
 
 TOOL_COLUMNS = ("tools", "functions")
 """The columns of tools; the second is OpenAI's former name."""
@@ -26,7 +28,7 @@ def read_tools(row: Row) -> str:
     given = row[name]
     given = _json(given, name) if isinstance(given, str) else given
     if not isinstance(given, list):
-        raise BadRowError(f"{name} is {short(given)}; it must be a list of tools, or one as JSON")
+        raise BadRowError(f"{name} is {shown(given)}; it must be a list of tools, or one as JSON")
     tools = [_tool(one, f"tool {number} of {name}") for number, one in enumerate(given, 1)]
     return _written(tools, name)
 
@@ -37,7 +39,7 @@ def _tool(given: object, name: str) -> dict[str, object]:
     function = tool.get("function", {key: tool[key] for key in tool if key != "type"})
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         raise BadRowError(
-            f"{name} is {short(given)}, without a function's name; write it as "
+            f"{name} is {shown(given)}, without a function's name; write it as "
             '{"type": "function", "function": {"name": …, "parameters": …}}'
         )
     is_whole = "function" in tool and "type" in tool
@@ -60,7 +62,7 @@ def read_calls(given: object, name: str) -> tuple[ToolCall, ...]:
     found = _json(given, name) if isinstance(given, str) else given
     calls = found if isinstance(found, list) else [found]
     if not calls:
-        raise BadRowError(f"{name} is {short(given)}; it must contain a call")
+        raise BadRowError(f"{name} is {shown(given)}; it must contain a call")
     return tuple(
         _call(one, f"call {number} of {name}" if len(calls) > 1 else name)
         for number, one in enumerate(calls, 1)
@@ -73,13 +75,15 @@ def _call(given: object, name: str) -> ToolCall:
     function = parsed(call.get("function", call), name)
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         raise BadRowError(
-            f"{name} is {short(given)}, without a function's name; write a call as "
+            f"{name} is {shown(given)}, without a function's name; write a call as "
             '{"name": …, "arguments": {…}}'
         )
     identity = call.get("id")
     return ToolCall(
         text(function["name"], f"the function's name in {name}"),
-        _arguments(function.get("arguments"), f"the arguments of {function['name']} in {name}"),
+        _arguments(
+            function.get("arguments"), f"the arguments of {excerpt(function['name'])} in {name}"
+        ),
         text(identity, f"the id of {name}") if identity is not None else "",
     )
 
@@ -90,7 +94,7 @@ def _arguments(given: object, name: str) -> str:
         return "{}"
     found = _json(given, name) if isinstance(given, str) else given
     if not isinstance(found, dict):
-        raise BadRowError(f"{name} are {short(given)}; they must be a JSON object")
+        raise BadRowError(f"{name} are {shown(given)}; they must be a JSON object")
     return text(given, name) if isinstance(given, str) else _written(found, name)
 
 
@@ -100,7 +104,7 @@ def _json(given: str, name: str) -> object:
     except DuplicateKeyError as error:
         raise BadRowError(f"in {name}, {error}; keep one of the two") from error
     except (ValueError, RecursionError) as error:
-        raise BadRowError(f"{name}: {short(given)} is not valid JSON ({error})") from error
+        raise BadRowError(f"{name}: {shown(given)} is not valid JSON ({error})") from error
 
 
 def _written(given: Any, name: str) -> str:  # noqa: ANN401 - anything that JSON can hold

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tasks.config.data import Turns
-from tasks.engine.data.cells import BadRowError, short
 from tasks.engine.data.conversations import Message
+from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import shown
 
 _MASKS = "masked"
 WEIGHT_KEYS = frozenset(
@@ -42,7 +43,7 @@ def is_trained(message: Mapping[str, object], name: str, role: str) -> bool:
     if role != "assistant":
         if on := [key for key in given if given[key] and key != _MASKS]:
             raise BadRowError(
-                f"{name} has the {on[0]} {short(message[on[0]])}, but is the {role}'s; only the "
+                f"{name} has the {on[0]} {shown(message[on[0]])}, but is the {role}'s; only the "
                 "assistant's messages are trained on: remove it, or set it to 0"
             )
         return True
@@ -86,7 +87,7 @@ def _switch(given: object, key: str, name: str) -> bool:
         number = -1
     if number not in (0, 1):
         raise BadRowError(
-            f"the {key} of {name} is {short(given)}; it must be 0 or 1: an answer is trained on or "
+            f"the {key} of {name} is {shown(given)}; it must be 0 or 1: an answer is trained on or "
             "it is not"
         )
     return bool(number)

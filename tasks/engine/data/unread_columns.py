@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from tasks.config.data import ANSWERED, GENERATIVE, RowFormat
 from tasks.engine.data.cells import is_empty
@@ -16,6 +17,7 @@ from tasks.engine.data.json_values import from_cell
 from tasks.engine.data.messages import READ_KEYS, REASONING
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.tools import TOOL_COLUMNS
+from tasks.engine.excerpts import excerpt
 
 _ALL = tuple(RowFormat)
 
@@ -44,6 +46,7 @@ _READ = {
     RowFormat.LABELLED: {"text", "label"},
     RowFormat.TAGGED: {"tokens", "tags"},
 }
+_MOST_SHOWN = 50
 
 
 def _always(value: object) -> bool:  # noqa: ARG001 - one of several tests of a value
@@ -156,7 +159,7 @@ def refusal(row: Row, row_format: RowFormat, *, asks: bool = False) -> str | Non
             return f"there is a column {name}: {meaning.advice}"
         # The names of such columns are many, but the placeholder says that one is meant.
         if name.startswith(_MEDIA[::2]) and (found := _PLACEHOLDER.search(str(row))):
-            return f"there is a column {name}, and {found[0]} in the text: {_MEDIA_ADVICE}"
+            return f"there is a column {excerpt(name)}, and {found[0]} in the text: {_MEDIA_ADVICE}"
     return None
 
 
@@ -176,13 +179,15 @@ def count_unread(rows: Iterable[Row], row_format: RowFormat) -> Counter[str]:
     found: Counter[str] = Counter()
     for row in rows:
         for name in dict.fromkeys(_unread_names(row, row_format)):
-            found[name] += 1
+            found[excerpt(name)] += 1
     return found
 
 
 def unread_text(unread: Mapping[str, int]) -> str:
     """Return the names and counts as a line of text."""
-    return ", ".join(f"{name} ({count:,} rows)" for name, count in unread.items())
+    shown = [f"{name} ({count:,} rows)" for name, count in islice(unread.items(), _MOST_SHOWN)]
+    more = len(unread) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def _unread_names(row: Row, row_format: RowFormat) -> Iterator[str]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from tasks.config import RowFormat, Task
 from tasks.engine.adapters.compatibility import check_tokenizer, template_of
 from tasks.engine.adapters.folders import AdapterFolder
-from tasks.engine.data.cells import BadRowError
 from tasks.engine.data.column_names import renamed
 from tasks.engine.data.conversations import Example
+from tasks.engine.data.reading_errors import naming_row
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import detect_row_format, read_example
 from tasks.engine.data.row_sources import read_rows
@@ -107,8 +107,6 @@ def read_answered(
         )
     examples = []
     for number, row in enumerate(rows, 1):
-        try:
+        with naming_row(str(file), number):
             examples.append(read_example(number, row, row_format))
-        except BadRowError as error:
-            raise UserError(f"{file}, row {number}: {error}") from error
     return AnsweredRows(row_format, examples, count_unread(rows, row_format))

@@ -10,12 +10,13 @@ from tasks.config import RowFormat
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.base.base_models import end_ids
 from tasks.engine.base.input_limits import describe_unknown
-from tasks.engine.data.cells import BadRowError
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.reading_errors import BadRowError, refusing_row
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.row_formats import read_question
 from tasks.engine.data.row_sources import Row
+from tasks.engine.excerpts import excerpt
 from tasks.engine.objectives.registry import objective_of
 from tasks.errors import UserError
 
@@ -55,15 +56,21 @@ def read_row(
     """
     if isinstance(row, UserError):
         return Answered(error=str(row))
-    wanted = row.get(column) or (adapters[0] if len(adapters) == 1 else None)
-    if wanted not in adapters:
-        given = f"{column} is {wanted!r}" if wanted else f"{column} is missing"
-        return Answered(error=f"row {number}: {given}; possible: {', '.join(adapters)}")
     try:
+        adapter = _adapter_of(row, adapters, column)
         row_format, example = read_question(number, row)
     except BadRowError as error:
         return Answered(error=f"row {number}: {error}")
-    return Question(str(wanted), row_format, example)
+    return Question(adapter, row_format, example)
+
+
+@refusing_row()
+def _adapter_of(row: Row, adapters: Sequence[str], column: str) -> str:
+    wanted = row.get(column) or (adapters[0] if len(adapters) == 1 else None)
+    if wanted not in adapters:
+        given = f"is {excerpt(repr(wanted))}" if wanted else "is missing"
+        raise BadRowError(f"{column} {given}; possible: {', '.join(adapters)}")
+    return str(wanted)
 
 
 def answer_questions(

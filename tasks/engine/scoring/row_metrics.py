@@ -17,6 +17,7 @@ from typing import Any
 
 from tasks.config import AnswerKind
 from tasks.engine.data.json_values import parse_answer, same_json
+from tasks.engine.excerpts import excerpt
 from tasks.engine.objectives.class_counts import entity_f1
 from tasks.engine.objectives.entities import names_entities
 from tasks.engine.objectives.generation import matches
@@ -194,13 +195,13 @@ def _checked(name: str, function: Callable[..., Any]) -> RowMetric:
             value = float(function(answer, expected))
         except Exception as error:
             raise UserError(
-                f"evaluation.metrics.{name} raised {error!r} on the answer {answer[:80]!r}; it "
-                "must accept any answer"
+                f"evaluation.metrics.{name} raised {error!r} on the answer "
+                f"{excerpt(repr(answer))}; it must accept any answer"
             ) from error
         if not math.isfinite(value):
             raise UserError(
-                f"evaluation.metrics.{name} returned {value} for the answer {answer[:80]!r}; it "
-                "must return a finite number"
+                f"evaluation.metrics.{name} returned {value} for the answer "
+                f"{excerpt(repr(answer))}; it must return a finite number"
             )
         return value
 

@@ -62,12 +62,16 @@ class Server:
     def ask(self, prompts: list[str], **params: object) -> list[str]:
         """Ask for answers of at most six tokens."""
         given = {"inputs": [{"prompt": prompt} for prompt in prompts]}
-        body = json.dumps({**given, "params": {"max_new_tokens": 6, **params}}).encode()
+        body = json.dumps({**given, "params": {"max_new_tokens": 6, **params}})
+        return json.loads(self.post(body))["predictions"]  # type: ignore[no-any-return]
+
+    def post(self, body: str) -> str:
+        """Send the body of a request, and return that of the response."""
         request = urllib.request.Request(  # noqa: S310
-            f"{self.url}/invocations", body, {"Content-Type": "application/json"}
+            f"{self.url}/invocations", body.encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310
-            return json.load(response)["predictions"]  # type: ignore[no-any-return]
+            return str(response.read().decode())
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +117,7 @@ def expected(wanted: list[AdapterSettings]) -> dict[str, list[str]]:
                     max_new_tokens=6,
                     batch_size=1,
                 )
-                found.setdefault(name, []).append(answered.strip())
+                found.setdefault(name, []).append(answered)
     return found
 
 
@@ -150,4 +154,34 @@ def test_what_passes_a_limit_is_refused(
         server.ask(prompts, **params)
     assert refused.value.code == 400
     assert message in refused.value.read().decode()
+    assert server.ask(["x"])
+
+
+def _refused(server: Server, body: str) -> tuple[int, str]:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        server.post(body)
+    return refused.value.code, refused.value.read().decode()
+
+
+@pytest.mark.parametrize("bad", [None, 3, {}, "", " \n", [], False], ids=json.dumps)
+@pytest.mark.parametrize("form", ["inputs", "dataframe_records"])
+def test_a_row_that_asks_nothing_refuses_the_request(
+    server: Server, bad: object, form: str
+) -> None:
+    """The response is one message that names the row, without a stack trace or the data."""
+    rows = [{"prompt": "fox " * 100}, {"prompt": bad}]
+    code, body = _refused(server, json.dumps({form: rows}))
+    assert code == 400
+    assert json.loads(body)["message"].startswith("row 2: ")
+    assert "stack_trace" not in body
+    assert len(body) < 400
+
+
+@pytest.mark.parametrize("levels", [100, 500, 900, 5000])
+def test_deep_json_is_not_answered(server: Server, levels: int) -> None:
+    """What Python can parse is refused by status 400; beyond that, MLflow's server answers 500."""
+    deep = "[" * levels + "]" * levels
+    code, body = _refused(server, f'{{"inputs": [{{"messages": {deep}}}]}}')
+    assert code == (500 if levels == 5000 else 400)
+    assert "Traceback" not in body
     assert server.ask(["x"])

@@ -117,9 +117,7 @@ def test_answers_are_those_of_the_set_whatever_the_base_asks_for(
             max_new_tokens=8,
             batch_size=1,
         )
-        assert [job.answer for job in jobs if job.adapter == name] == [
-            text.strip() for text in expected
-        ]
+        assert [job.answer for job in jobs if job.adapter == name] == expected
     assert jobs[1].answer != first[0]
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tasks.config import DataSettings, RowFormat
-from tasks.engine.data.cells import BadRowError
 from tasks.engine.data.conversations import Example, Message
 from tasks.engine.data.examples import content_sha256, read_examples
+from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_formats import read_question
 from tasks.engine.data.row_sources import Row
 from tasks.errors import UserError

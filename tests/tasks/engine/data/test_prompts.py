@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from chat_templates import SHAPES, Shape
+from chat_templates import EACH, SHAPES, Shape
+from mlflow.exceptions import MlflowException
 
 from tasks.config import DataSettings, RowFormat, Template
 from tasks.engine.data.conversations import Example, Message
@@ -162,3 +163,30 @@ def test_response_template_of_the_tokenizer_is_used() -> None:
     prompt = Prompt("<|im_start|>assistant\n", adds_special_tokens=False)
 
     assert prompt.content(tokenizer, "<think>\nlong\n</think>\n\napple<|im_end|>") == "apple"
+
+
+def test_template_that_writes_an_answer_twice_is_refused() -> None:
+    """What the model generates would hold it twice, and be read so."""
+    twice = Shape(
+        EACH + "{{ m.role + ': ' + m.content }}{% if m.role == 'assistant' %}"
+        "{{ ' (' + m.content + ')' }}{% endif %}{{ '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    example = Example(1, (*TURNS[:1], Message("assistant", "apple")))
+    for read in (renderer_of(twice).full, renderer_of(twice).prompt):
+        with pytest.raises(UserError, match=r"row 1: the chat template writes an answer more than"):
+            read(example)
+    with pytest.raises(MlflowException, match="the chat template writes an answer more than"):
+        ask(twice.tokenizer(), [{"role": "user", "content": "fruit?"}])
+
+
+@pytest.mark.parametrize("content", ["</think>", "<think></think>", "<think>\n\n</think>\n\n"])
+@pytest.mark.parametrize("asked", [TURNS[:1], TURNS])
+def test_answer_of_nothing_but_a_thought_s_frame_is_refused(
+    content: str, asked: tuple[Message, ...]
+) -> None:
+    """Qwen3's template makes an empty answer of it, which would be learnt."""
+    renderer = renderer_of(SHAPES["qwen3"])
+    with pytest.raises(UserError, match=r"row 1: the answer .* so there is nothing to learn"):
+        renderer.full(Example(1, (*asked, Message("assistant", content))))
+    assert renderer.full(Example(1, (*asked, Message("assistant", "think"))))

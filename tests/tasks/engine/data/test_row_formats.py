@@ -12,9 +12,9 @@ from documents import PAGES, blocks
 from tasks.config import DataSettings, OnLostAnswer, RowFormat, Turns
 from tasks.config.columns import COLUMNS
 from tasks.config.data import ANSWERED
-from tasks.engine.data.cells import BadRowError
 from tasks.engine.data.conversations import Example, Message, ToolCall
 from tasks.engine.data.examples import content_sha256, read_examples
+from tasks.engine.data.reading_errors import BadRowError
 from tasks.engine.data.row_formats import detect_row_format, read_example, read_question
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.unread_columns import _READ
@@ -450,6 +450,20 @@ def test_a_question_has_the_same_formats(row: Row, asked: tuple[Message, ...]) -
     _, example = read_question(1, row | {"tools": [WEATHER]})
     assert example.messages == (*asked, Message("assistant", ""))
     assert json.loads(example.tools) == [WEATHER]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        chat(("user", " "), ("assistant", "b")),
+        shared(("human", ""), ("gpt", "b")),
+        {"prompt": turns(("user", "\n")), "completion": turns(QA[1])},
+    ],
+)
+def test_a_conversation_that_ends_in_nothing_asks_nothing(row: Row) -> None:
+    """The served model refuses it as well."""
+    with pytest.raises(BadRowError, match="the last message is empty, so there is no question"):
+        read_question(1, row)
 
 
 def test_each_format_on_the_page_is_read_as_that() -> None:

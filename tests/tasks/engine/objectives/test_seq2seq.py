@@ -10,7 +10,7 @@ from tasks.config import BaseModelSettings, DataSettings, RowFormat, Task, Templ
 from tasks.engine.base.base_models import load_tokenizer
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.conversations import Example, Message
-from tasks.engine.data.examples import Split
+from tasks.engine.data.mixing import Split
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.objectives.seq2seq import Seq2Seq
 from tasks.errors import UserError
