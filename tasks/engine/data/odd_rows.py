@@ -1,4 +1,4 @@
-"""Rows that are probably mistakes: counted with the first of them, and reported before training.
+"""Rows that are probably mistakes: counted, and reported before training with the first of them.
 
 None is an error, as each can be meant. Only hashes and row numbers are kept, so that a million rows
 take some tens of megabytes.

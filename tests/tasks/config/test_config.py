@@ -270,7 +270,10 @@ def test_chat_template_is_a_file_beside_the_configuration(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("chat_template_kwargs: {tools: []}", "chat_template_kwargs sets tools, which is no"),
+        (
+            "chat_template_kwargs: {tools: []}",
+            "chat_template_kwargs sets tools, which adapterflow itself",
+        ),
         ("template: plain, system_in_user: true", "system_in_user would not take effect"),
         ("template: plain, chat_template: a.jinja", "chat_template would not take effect"),
     ],

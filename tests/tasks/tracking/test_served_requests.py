@@ -160,7 +160,7 @@ def test_an_answer_that_messages_end_in_is_not_read(model: PyFuncModel) -> None:
 def test_a_failure_of_the_model_is_a_message_of_its_own(
     model: PyFuncModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client learns that it is not its fault, and the server's log has the traceback."""
+    """The response blames the model, not the request, and the server's log has the traceback."""
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no kernel for this")

@@ -134,7 +134,7 @@ SETTINGS_OF_CONFIG = {
 def test_an_impossible_setting_is_refused(
     tiny_base: Path, tmp_path: Path, changes: dict[str, Any], told: str
 ) -> None:
-    """A setting that no model can have is told with its value, and with what is possible."""
+    """A setting that no model can have is refused with its value and with what is possible."""
     folder = copied(tiny_base, tmp_path)
     edit(folder / CONFIG, changes)
     check_told(refusal(folder), told)

@@ -241,7 +241,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 def test_a_datasets_folder_without_its_rows_is_refused(
     tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
-    """A copy that lacks the Arrow file, or a part of it, is told as that."""
+    """A copy that lacks the Arrow file, or a part of it, is refused as incomplete."""
     from datasets import Dataset
 
     Dataset.from_list([{"text": "a" * 100}] * 5).save_to_disk(tmp_path / "data")

@@ -59,7 +59,7 @@ def test_an_excess_is_refused(template: str, told: str, monkeypatch: pytest.Monk
     ],
 )
 def test_what_a_template_raises_is_the_row_s(template: str) -> None:
-    """A template that fails is within its limits: whoever renders a row is told why it fails."""
+    """A template that fails is within its limits: why it fails is reported for the row."""
     check_template(with_template(template))
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is
         render(with_template(template), ASK)
