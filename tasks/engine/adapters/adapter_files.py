@@ -170,8 +170,8 @@ def check_adapter_weights(
             )
     if spoiled := first_not_finite(file, header):
         raise UserError(
-            f"{name}: {spoiled} has a NaN or an infinity, so every answer would; train it "
-            "again, with a lower learning rate"
+            f"{name}: {spoiled} has a NaN or an infinity, which spoils every answer; train "
+            "the adapter again, with a lower learning rate"
         )
     parts = {part for key in header for part in key.split(".")}
     given = [one.rpartition(".")[2] for one in config.get("modules_to_save") or ()]

@@ -51,7 +51,7 @@ _TEXTS = {
     Oddity.COMPLETED: "{} training rows have an answer that the chat template does not end; an end "
     "token is appended so that generation stops",
     Oddity.TRUNCATED: f"{{}} training rows, over {TRUNCATED:.0%}, are truncated; raise "
-    "data.max_length if the model has the positions",
+    "data.max_length if the model has more positions",
     Oddity.TRAINED: "{} held-out rows are also training rows, so the held-out loss is too "
     "optimistic",
 }

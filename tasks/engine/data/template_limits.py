@@ -83,7 +83,7 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", **options: Any) -> None
     """Try the tokenizer's chat template on conversations of the common shapes, once a process.
 
     Raises:
-        UserError: it exceeds a limit, or is no template.
+        UserError: it exceeds a limit, or is not a template.
     """
     plain = {name: value for name, value in options.items() if name not in ("tools", "documents")}
     template = _template(tokenizer, options)
@@ -162,7 +162,9 @@ def _check(
         limit = f"takes more than {MEMORY_BYTES / 1e9:.0f} GB of memory"
         raise UserError(f"{template_file(tokenizer)} {limit} for {trial.where}; {_REMEDY}")
     if answer.get("error") == "TemplateSyntaxError":
-        raise UserError(f"{template_file(tokenizer)} is no template: {answer['text']}; {_REMEDY}")
+        raise UserError(
+            f"{template_file(tokenizer)} is not a template: {answer['text']}; {_REMEDY}"
+        )
     length, most = answer.get("characters", 0), _most_characters(trial.turns, trial.options)
     if length > most:
         raise _too_long(tokenizer, length, most, trial.where)

@@ -235,7 +235,7 @@ TEMPLATES = {
     "a number": (3, "chat_template is 3; it must be a template's text"),
     "a list of texts": (["{{ messages }}"], "chat_template is"),
     "an object": ({"default": "{{ messages }}"}, "chat_template is"),
-    "unfinished": ("{% for m in messages %}", "is no template: Unexpected end"),
+    "unfinished": ("{% for m in messages %}", "is not a template: Unexpected end"),
 }
 
 

@@ -205,7 +205,7 @@ def test_answers_of_weight_0_are_counted_and_cannot_be_trained_in_full() -> None
     with pytest.raises(UserError, match=r"row 3: an answer has weight 0, but data.loss_on is all"):
         tokenized(renderer, example, loss_on=LossOn.ALL)
     nothing = Example(3, (Message("user", "a"), Message("assistant", "b", is_trained=False)))
-    with pytest.raises(UserError, match="row 3: none of its answers is to be trained on"):
+    with pytest.raises(UserError, match="row 3: no answer is trained on"):
         renderer.rows(nothing)
 
 

@@ -21,7 +21,7 @@ ASK = [{"role": "user", "content": "Hello?"}]
 
 DOUBLE = "{% set ns.x = ns.x + ns.x %}"
 EXCESSES = {
-    "is unfinished": ("{% if messages %}", "is no template: Unexpected end of template"),
+    "is unfinished": ("{% if messages %}", "is not a template: Unexpected end of template"),
     "writes": ("{{ 'x' * 5000000 }}", "writes 5,000,000 characters for a user's message"),
     "takes memory": ("{{ 'x' * 3000000000 }}", "takes more than 1 GB of memory"),
     "loops": (LOOP, "does not end within 1 s"),
