@@ -207,7 +207,7 @@ def test_bytes_that_are_no_text_are_refused(folder: Path, *, is_variable: bool) 
 
 
 def test_a_removed_working_directory_is_told(tmp_path: Path) -> None:
-    """Paths are relative to a folder that is no more."""
+    """A removed working directory is refused, as paths are relative to it."""
     (tmp_path / "gone").mkdir()
     program = Path(sys.executable).with_name("adapterflow")
     done = subprocess.run(

@@ -103,7 +103,7 @@ def test_any_text_is_read_or_refused(tmp_path: Path, config: type[Section], text
 def test_any_bytes_are_read_or_refused(
     tmp_path: Path, config: type[Section], content: bytes
 ) -> None:
-    """A file in any encoding, or in none, is a configuration or a mistake."""
+    """Bytes in any encoding, or in none, are a configuration or one message that names the file."""
     file = tmp_path / "run.yaml"
     file.write_bytes(content)
     with refused_or_read(str(file)):

@@ -48,7 +48,7 @@ def test_a_database_without_its_driver_is_a_mistake(
 
 
 def test_a_file_that_is_no_database_is_a_mistake(tmp_path: Path) -> None:
-    """SQLite's own reason says what the file is not."""
+    """SQLite's reason is printed: the file is not a database."""
     (tmp_path / "mlflow.db").write_text("no database" * 1000)
     uri = check_store(TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db"))
     with pytest.raises(UserError, match="file is not a database"):

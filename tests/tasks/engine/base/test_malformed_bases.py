@@ -217,7 +217,7 @@ def test_a_malformed_index_is_refused(
 
 
 def test_a_base_in_parts_is_accepted(tiny_base: Path, tmp_path: Path) -> None:
-    """An index that names all parts is what it is for."""
+    """An index that names all parts is accepted."""
     folder = copied(tiny_base, tmp_path)
     (folder / WEIGHTS).rename(folder / "model-00001.safetensors")
     keys = load_file(folder / "model-00001.safetensors")

@@ -149,7 +149,7 @@ class _Flat(LlamaForCausalLM):
 
 
 def test_shared_turns_are_tried_before_training() -> None:
-    """Where only they change what is learned, `auto` pads and says why."""
+    """Where packing fails for shared turns only, `auto` pads and warns why."""
     torch.manual_seed(0)
     model = _Flat(LlamaConfig(**SIZES)).requires_grad_(requires_grad=False)
 
