@@ -56,7 +56,7 @@ def test_evaluation_and_prediction_name_theirs(faq: str, tmp_path: Path) -> None
 
 
 def test_a_name_that_no_row_has_is_a_mistake(faq: str) -> None:
-    """A missing column is named beside those there are; one that only a later row has is accepted."""
+    """A missing column is named beside those there are, unless a later row has it."""
     settings = DataSettings(train=faq, columns={"prompt": "questions"})
     with pytest.raises(UserError, match=r"data\.columns names 'questions', .*: question, answer"):
         read_examples(settings, seed=0)
