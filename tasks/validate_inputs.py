@@ -47,7 +47,7 @@ _WARNINGS = {
         "omits; use a template that writes it (data.chat_template)"
     ),
     "num_unwritten_tools": (
-        "%d %s rows have tools that the chat template omits: the model is not told of them; use a "
+        "%d %s rows have tools that the chat template omits, so the model does not see them; use a "
         "template that writes them (data.chat_template)"
     ),
     "num_stopped_answers": (

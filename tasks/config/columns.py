@@ -1,4 +1,4 @@
-"""The columns that rows are read from, and what they are called in a file of other names."""
+"""The columns that rows are read from, and the mapping to other names in a file."""
 
 from collections import Counter
 from typing import Annotated
@@ -43,4 +43,4 @@ def _are_columns(names: dict[str, str]) -> dict[str, str]:
 
 
 ColumnNames = Annotated[dict[str, str], AfterValidator(_are_columns)]
-"""A mapping from columns of ours to the names that they have in a file."""
+"""A mapping from our names of columns to those in a file."""

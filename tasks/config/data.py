@@ -31,13 +31,13 @@ _ARGUMENTS = frozenset(
         "truncation",
     }
 )
-"""Arguments of `apply_chat_template`, which no variable of a chat template can have the name of."""
+"""Arguments of `apply_chat_template`: a template's variables can't have these names."""
 _ENDING = re.compile(
     r"(\.(jsonl|ndjson|json|csv|tsv|parquet|txt|md))?(\.(gz|zst))?$", re.IGNORECASE
 )
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 _LONGEST_NAME = 60
-"""Of a source; what MLflow accepts within the key of a metric."""
+"""Characters of a source's name, which is a part of a metric's key in MLflow."""
 
 
 class RowFormat(StrEnum):
@@ -90,7 +90,7 @@ class Turns(StrEnum):
 
 
 class OnLostAnswer(StrEnum):
-    """What happens to a row of which no answer is left to train on."""
+    """What happens to a row without an answer to train on."""
 
     ERROR = "error"
     DROP = "drop"
@@ -102,24 +102,24 @@ class DataSource(Section):
     model_config = ConfigDict(title="Data source")
 
     path: str = Field(min_length=1)
-    """A file, a folder written by `datasets`, or the id of a Hub dataset."""
+    """A file, a folder of text files or one written by `datasets`, or the id of a Hub dataset."""
 
     name: str | None = Field(default=None, pattern=rf"^[A-Za-z0-9_.-]{{1,{_LONGEST_NAME}}}$")
-    """Its name in metrics and reports; by default that of the file, the folder or the dataset."""
+    """Its name in metrics and reports; by default made from the path."""
 
     weight: float | None = Field(default=None, ge=0, le=1e9)
-    """Share of the training rows relative to the other sources' weights. Rows are drawn by the
-    seed, none of them twice, and as many as these proportions allow; of a source with the weight 0,
-    nothing is read. Without weights, all rows of all sources are used."""
+    """Share of the training rows, relative to the weights of the other sources. As many rows are
+    drawn by the seed as these proportions allow without repeating one; a source with the weight 0
+    is not read. Without weights, all rows of all sources are used."""
 
     max_rows: int | None = Field(default=None, ge=1, le=10**9)
-    """Use at most this many rows of the source, drawn by the seed, before any are held out."""
+    """Use at most this many rows of the source, drawn by the seed before any are held out."""
 
     columns: ColumnNames = Field(default_factory=dict)
-    """Columns that have other names in the source, as in `data.columns`, which is the default."""
+    """Columns that have other names in the source; by default `data.columns`."""
 
     format: RowFormat | None = None
-    """The columns of the source's rows; by default `data.format`."""
+    """The format of the source's rows; by default `data.format`."""
 
     split: str = Field(default="train", min_length=1)
     """The split of a `datasets` folder or Hub dataset."""
@@ -142,25 +142,26 @@ class DataSettings(Section):
     train: Annotated[str, Field(min_length=1)] | list[DataSource]
     """Training rows: a JSONL, JSON, CSV, TSV, TXT or Parquet file, a folder of text files or one
     written by `datasets`, or the id of a Hub dataset (`org/name`). Or a list of such sources, each
-    a name or a mapping with the settings below, whose rows are mixed by the seed."""
+    a path or a mapping, whose rows are mixed by the seed."""
 
     eval: str | None = Field(default=None, min_length=1)
     """Held-out rows, from the same kinds of sources; by default `eval_fraction` of the training
     rows."""
 
     train_split: str = Field(default="train", min_length=1)
-    """The split of a `datasets` folder or Hub dataset to train on. Of several sources, each has its
-    own `split`."""
+    """The split of a `datasets` folder or Hub dataset to train on. In a list of sources, each has a
+    `split` of its own."""
 
     eval_split: str | None = Field(default=None, min_length=1)
-    """The split of the same folder or Hub dataset to evaluate on, where it is the only source."""
+    """The split of the same folder or Hub dataset to evaluate on; not for a list of sources."""
 
     revision: str | None = None
-    """Branch, tag or commit of a Hub dataset. Of several sources, each has its own `revision`."""
+    """Branch, tag or commit of a Hub dataset. In a list of sources, each has a `revision` of its
+    own."""
 
     eval_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the training rows to hold out, of each source alike, drawn by the seed, where no
-    held-out rows are given."""
+    """Share of each source's rows to hold out, drawn by the seed, if neither `eval` nor
+    `eval_split` is given."""
 
     format: RowFormat = RowFormat.AUTO
     """The format of the rows: `messages`; `sharegpt` (`conversations`); `prompt-completion`, of
@@ -169,8 +170,8 @@ class DataSettings(Section):
     (`tokens`, `tags`). `auto` infers it from the columns of the first row and the task."""
 
     columns: ColumnNames = Field(default_factory=dict)
-    """Columns that have other names in the file: a name from the format, and the one in the file,
-    such as `{prompt: question, completion: answer}`."""
+    """Columns that have other names in the file, the format's name first:
+    `{prompt: question, completion: answer}`."""
 
     template: Template = Template.AUTO
     """`chat` applies the tokenizer's chat template, `plain` concatenates prompt and completion
@@ -178,31 +179,31 @@ class DataSettings(Section):
     `text`."""
 
     chat_template: str | None = Field(default=None, min_length=1)
-    """A file with a chat template (Jinja) to use instead of the tokenizer's. Its content is
-    recorded with the run, saved with the adapter, and used for every later answer."""
+    """A file with a chat template (Jinja) to use instead of the tokenizer's. Its text is recorded
+    with the run, saved with the adapter, and used for every later answer."""
 
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Variables of the chat template, such as `enable_thinking: false`; in training and for every
-    later answer."""
+    """Values of variables that the chat template reads, such as `enable_thinking: false`, in
+    training and for every later answer."""
 
     system_in_user: bool = False
     """Put a system message at the beginning of the next user message, for a chat template that
-    refuses system messages, such as Gemma's; in training and for every later answer."""
+    refuses system messages, such as Gemma's, in training and for every later answer."""
 
     loss_on: LossOn = LossOn.COMPLETION
     """Tokens that the loss is computed on: `completion` is the answers only, `all` is every token.
     Rows of the format `text` are always trained on in full."""
 
     turns: Turns = Turns.ALL
-    """Answers of a conversation that are trained on: `all` (TRL's `assistant_only_loss`), or the
-    `last` one. An answer whose `weight` is 0 is not trained on."""
+    """Which answers of a conversation are trained on: `all` (TRL's `assistant_only_loss`), or the
+    `last` one. An answer with the `weight` 0 never is."""
 
     max_length: int = Field(default=1024, ge=8, le=10_000_000)
     """Maximum length of a row in tokens; longer rows are truncated at the end."""
 
     on_lost_answer: OnLostAnswer = OnLostAnswer.ERROR
-    """What to do with a row of which no answer is trained on, as it is truncated away entirely or
-    has the weight 0: fail (`error`), or `drop` the row and report how many were dropped."""
+    """What to do with a row without an answer to train on, because all are truncated away or have
+    the weight 0: fail (`error`), or `drop` the row and report how many were dropped."""
 
     max_train_rows: int | None = Field(default=None, ge=1, le=10**9)
     """Train on this many rows only, drawn by the seed. Several sources keep their proportions."""
@@ -228,8 +229,8 @@ class DataSettings(Section):
     def _template_variables_are_free(self) -> Self:
         if taken := sorted(_ARGUMENTS & self.chat_template_kwargs.keys()):
             raise ValueError(
-                f"chat_template_kwargs sets {', '.join(taken)}, which is no variable of a chat "
-                "template but given by adapterflow; remove it"
+                f"chat_template_kwargs sets {', '.join(taken)}, which adapterflow itself passes to "
+                "the chat template; remove it"
             )
         return self
 
@@ -238,7 +239,7 @@ class DataSettings(Section):
         if self.template is Template.PLAIN and (unused := self.chat_settings):
             raise ValueError(
                 f"template is plain, so {', '.join(unused)} would not take effect; remove "
-                "template or them"
+                "template, or what it excludes"
             )
         return self
 
@@ -260,7 +261,9 @@ class DataSettings(Section):
         if self.train_split != "train":
             raise ValueError("train is a list of sources; write train_split as split of a source")
         if self.revision and not self.eval:
-            raise ValueError("train is a list of sources; write revision into the source it is of")
+            raise ValueError(
+                "train is a list of sources; write revision into the source that has it"
+            )
         return self
 
     @field_validator("train", mode="before")
@@ -279,7 +282,7 @@ class DataSettings(Section):
 
     @property
     def sources(self) -> tuple[DataSource, ...]:
-        """The sources of the training rows, without those of weight 0; a plain text is one."""
+        """The sources of the training rows, without those of weight 0."""
         if isinstance(self.train, str):
             split, revision = self.train_split, self.revision
             return (
@@ -299,14 +302,14 @@ def _check_sources(sources: Sequence[DataSource]) -> None:
     if weights and len(weights) < len(sources):
         without = next(one.short_name for one in sources if one.weight is None)
         raise ValueError(
-            f"some sources have a weight, but {without} has none; give each a weight, or none, "
-            "which uses all rows; max_rows bounds them either way"
+            f"some sources have a weight, but {without} has none; give every source a weight, or "
+            "none to use all rows; max_rows bounds them either way"
         )
     if weights and not any(weights):
         raise ValueError("all weights are 0, so there is nothing to train on; raise one above 0")
     name, count = Counter(one.short_name for one in sources).most_common(1)[0]
     if count > 1:
         raise ValueError(
-            f"{count} sources are named {name}, but losses and counts are reported by name; set "
-            "name of each"
+            f"{count} sources are named {name}, but losses and counts are reported by name; give "
+            "each a name of its own"
         )

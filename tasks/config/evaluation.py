@@ -40,8 +40,8 @@ class EvaluationSettings(Section):
     model_config = ConfigDict(title="Evaluation")
 
     rows: str = Field(min_length=1)
-    """A file of held-out rows with answers, of the kinds of `data.train`. It must not be
-    `data.eval`, by which the training selects its checkpoint."""
+    """A file of held-out rows with answers, as for `data.train`. It must not be `data.eval`, by
+    which the training selects its checkpoint."""
 
     columns: ColumnNames = Field(default_factory=dict)
     """Columns that have other names in that file, as in `data.columns`."""

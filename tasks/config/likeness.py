@@ -12,9 +12,9 @@ _LETTERS_PER_TYPO = 4
 _ABBREVIATED = 4
 """Minimum letters of an abbreviation: `optim`, `max_len`."""
 _LONGEST = 100
-"""Characters of a name that may be a misspelled one; the comparison takes their product."""
+"""The longest name that is compared; the time grows with the product of the lengths."""
 _MOST = 500
-"""Names that a misspelled one is compared with."""
+"""The most names that a misspelled one is compared with."""
 _ENDING = re.compile(r"\.[A-Za-z]+$")
 _SYNONYMS = {"rank": "r", "lr": "learning_rate", "alpha": "lora_alpha"}
 

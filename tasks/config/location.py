@@ -1,4 +1,4 @@
-"""Sources and targets in a configuration: addresses, or paths that the system can look for."""
+"""Sources and targets in a configuration: addresses, or paths that the system accepts."""
 
 import re
 
@@ -12,12 +12,12 @@ _PACKAGE = re.compile(r"package:[\w.-]{1,200}")
 
 
 def is_address(source: str) -> bool:
-    """Return whether a source is no path: an installed package, or something in MLflow or a web."""
+    """Return whether a source is an address, not a path: of a package, in MLflow or on the web."""
     return _ADDRESS.match(source) is not None
 
 
 def check_location(source: str) -> None:
-    """Check that a source or target could exist, without asking whether it does.
+    """Check that a source or target could exist; whether it does is checked where it is used.
 
     Raises:
         ValueError: it can't; the message says why.

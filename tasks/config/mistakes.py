@@ -162,7 +162,7 @@ def _unknown(config: Config, path: str, name: str) -> str:
     prefix = f"{section}." if section else ""
     outer, _, inner = name.rpartition(".")
     if inner in _fields(config, prefix + outer):
-        return f"{path} is no key of a file; write it as {inner}, indented below {outer}"
+        return f"{path} is not a key of a file; write it as {inner}, indented below {outer}"
     meant = _setting_meant(config, name, prefix, names)
     hint = f"did you mean {meant}? " if meant else ""
     settings = f"settings of {section}" if section else "settings"

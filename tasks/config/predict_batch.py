@@ -26,8 +26,8 @@ class PredictBatchConfig(Section):
     """A JSONL, CSV, TSV or Parquet file of rows as in training; the answers may be missing."""
 
     columns: ColumnNames = Field(default_factory=dict)
-    """Columns that have other names in that file, as in `data.columns`; they keep them in the
-    output."""
+    """Columns that have other names in the input, as in `data.columns`; the output keeps the
+    input's names."""
 
     output: str | None = Field(default=None, min_length=1)
     """A file of the same kind for the rows, in their order, with new columns: the answer, or the

@@ -45,11 +45,11 @@ _LOCATIONS = (
 )
 _MODELS = {"base_model", "adapters"}
 _MAX_BYTES = 2_000_000
-"""Of a configuration, of which `parse_yaml` refuses all but the smallest part of."""
+"""Of a configuration: the 500,000 characters that `parse_yaml` takes, at UTF-8's 4 bytes each."""
 _MAX_PARTS = 10
 _MAX_KEY_CHARACTERS = 300
 _MAX_HEADING = 500
-"""Characters of what a message begins with: the file and all overrides."""
+"""Characters of a message's beginning: the file and all overrides."""
 _MAX_SHOWN = 100
 """Characters of a key and of a value in a message."""
 _FILES = {"chat_template"}
@@ -178,7 +178,7 @@ def _text(path: Path) -> str:
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
-        raise UserError(f"{path} has more than {_MAX_BYTES:,} bytes, so it is no configuration")
+        raise UserError(f"{path} has more than {_MAX_BYTES:,} bytes; a configuration has fewer")
     return content.decode("utf-8-sig")
 
 

@@ -107,7 +107,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _truth_values_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any setting
-        """Refuse true where a number is due: pydantic takes it for 1."""
+        """Refuse true where a setting is a number: pydantic reads it as 1."""
         number = _number_type(cls.model_fields[info.field_name or ""].annotation)
         given = value.values() if isinstance(value, Mapping) else [value]
         if number and any(isinstance(one, bool) for one in given):
@@ -117,7 +117,7 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _can_be_recorded(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any setting
-        """Refuse secrets, and what can be no place."""
+        """Refuse secrets, and sources and targets that can't exist."""
         for text in _scalars(value):
             if isinstance(text, str):
                 is_mlflow = info.field_name in _OF_MLFLOW

@@ -30,11 +30,11 @@ _KINDS = {
     "seq": "a list",
     "map": "a mapping",
 }
-"""The kinds of values that a configuration consists of, and what a message calls them."""
+"""The kinds of values in a configuration, and what a message calls them."""
 
 
 class InvalidYamlError(ValueError):
-    """The text is not YAML, or not of a kind or size that a configuration has."""
+    """The text is not YAML, or is larger or of another kind than a configuration."""
 
 
 def parse_yaml(text: str) -> object:
@@ -78,6 +78,7 @@ class _Loader(yaml.SafeLoader):
     number, and the revision `12e4567` stays a string.
     """
 
+    # Dates and the plain scalar `=` stay strings, as no setting is a date.
     yaml_implicit_resolvers = {  # noqa: RUF012  # a class attribute of yaml.SafeLoader
         first: [
             (tag, rule)
@@ -108,6 +109,7 @@ class _Loader(yaml.SafeLoader):
             raise _refusal(f"more than {_MAX_NODES:,} values", event)
         if self._level > _MAX_LEVELS:
             raise _refusal(f"nested more than {_MAX_LEVELS} levels deep", event)
+        # Composing an alias returns its node again: only what is composed already has an extent.
         node = super().compose_node(parent, index)
         self._level -= 1
         if node is None:

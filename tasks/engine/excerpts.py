@@ -11,7 +11,7 @@ _MOST_NAMES = 20
 _MOST_OF_A_REASON = 300
 _PLAIN = (str, int, float, list, tuple, dict, type(None))
 _TELLING = (OSError, ValueError, RuntimeError, ImportError)
-"""Errors whose text tells what is wrong; that of others makes sense with the error's name only."""
+"""Errors whose text says what is wrong; others need the error's name beside it."""
 
 
 def shown(value: object) -> str:

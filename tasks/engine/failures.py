@@ -1,4 +1,4 @@
-"""What to do about a library's error: tell the user, fail the run, or make another attempt."""
+"""What to do about a library's error: report a mistake, fail the run, or make another attempt."""
 
 import errno
 import sys

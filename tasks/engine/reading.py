@@ -1,7 +1,7 @@
-"""Read what a user gives: whatever a library raises over it becomes one message with its place.
+"""Read a user's files: whatever a library raises over one becomes a message that names it.
 
-A file from a stranger can make a library raise anything: KeyError('zelu'), AssertionError without a
-word, the panic of a Rust extension. None of that tells a user which file to look at.
+A file from elsewhere can make a library raise anything: KeyError('zelu'), an AssertionError without
+a text, the panic of a Rust extension. None of that names the file to look at.
 """
 
 import json
@@ -17,7 +17,7 @@ from tasks.engine.failures import failure
 from tasks.errors import AdapterflowError, UserError
 
 Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value is possible, and what is, as in 'it must be …'."""
+"""Whether a value is possible, and which values are: what follows 'it must be' in a message."""
 
 _LARGEST_JSON_BYTES = 50_000_000
 
@@ -61,7 +61,9 @@ def check_file(file: Path, name: str) -> None:
     if file.is_dir():
         raise UserError(f"{name} is a folder; it must be a file")
     if not file.is_file():
-        raise UserError(f"{name} does not exist" if not file.exists() else f"{name} is no file")
+        raise UserError(
+            f"{name} does not exist" if not file.exists() else f"{name} is a pipe or device"
+        )
     if not file.stat().st_size:
         raise UserError(f"{name} is empty; download or save it again")
     if not os.access(file, os.R_OK):
@@ -106,12 +108,12 @@ def check_fields(given: Mapping[str, Any], rules: Mapping[str, Rule], name: str)
 
 
 def is_integer(value: object, least: float = -math.inf, most: float = math.inf) -> bool:
-    """Return whether a value is an integer, and no boolean, within bounds."""
+    """Return whether a value is an integer within bounds, and not a boolean."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_number(value: object, above: float = -math.inf) -> bool:
-    """Return whether a value is a finite number, and no boolean, above a bound."""
+    """Return whether a value is a finite number above a bound, and not a boolean."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return above < value < math.inf

@@ -43,7 +43,7 @@ def read_header(file: Path, name: str) -> Mapping[str, TensorEntry]:
         name: of the file in messages.
 
     Raises:
-        UserError: it is no safetensors file, or truncated.
+        UserError: it is not a safetensors file, or truncated.
     """
     check_file(file, name)
     with reading(f"{name} can't be read (it may be truncated; download or save it again)"):
@@ -77,7 +77,7 @@ def first_not_finite(file: Path, header: Mapping[str, TensorEntry]) -> str | Non
 
 
 def _values(file: Path, entry: TensorEntry) -> Iterator["np.ndarray"]:
-    """Yield the tensor's values in parts; nothing for dtypes that NumPy has nothing like."""
+    """Yield the tensor's values in parts; nothing for dtypes that NumPy lacks."""
     import numpy as np
 
     # A bfloat16 is the first half of a float32.

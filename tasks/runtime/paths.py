@@ -1,8 +1,7 @@
 """Check the paths that a user gives, before anything is looked for, read or written there.
 
-Every option of the command line, setting and variable that is a path goes through here, so that the
-code behind it meets no path that the system refuses: neither `Path.exists` nor `Path.resolve` of
-Python 3.11 accept every text.
+Every option, setting and variable that is a path goes through here, so that the code after it meets
+no path that the system refuses: `Path.exists` and `Path.resolve` of Python 3.11 raise for some.
 """
 
 import errno
@@ -14,21 +13,21 @@ from tasks.errors import UnwritableError, UserError
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _BELOW = ("x" * 100,) * 4
-"""About the longest path of what is written below a folder."""
+"""Stands for the longest path that is written below a folder."""
 
 
 def expanded(path: str | Path) -> Path:
     """Return a path with a home folder in place of a leading `~` or `~user`, if there is one."""
     try:
         return Path(path).expanduser()
-    except (RuntimeError, ValueError):  # no user has this name, or can have it
+    except (RuntimeError, ValueError):  # there is no such user, or can be none
         return Path(path)
 
 
 def path_problem(path: str | Path) -> str | None:
-    """Return why there can't be anything at a path, or nobody may look; None otherwise.
+    """Return why a path can't be looked up; None if it can, whether or not something is there.
 
-    The path may begin with `~`. That nothing is there is no problem.
+    The path may begin with `~`.
     """
     place = expanded(path)
     if str(place).startswith("~"):
@@ -47,10 +46,10 @@ def path_problem(path: str | Path) -> str | None:
 
 
 def check_path(path: str | Path, name: str) -> None:
-    """Check that there could be something at a path; `name` is what the user knows it by.
+    """Check that a path can be looked up; `name` is what the user knows it by.
 
     Raises:
-        UserError: there can't, or nobody may look.
+        UserError: it can't; the message says why.
     """
     if problem := path_problem(path):
         raise UserError(f"{name} {str(path)!r} can't be used: {problem}")

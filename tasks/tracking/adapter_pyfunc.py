@@ -834,7 +834,7 @@ def _call_in_form(call: Any, *, as_text: bool) -> Any:  # noqa: ANN401
     try:
         given = json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError as error:
-        raise _refused(f"the arguments of a tool call are no JSON: {_shown(arguments)}") from error
+        raise _refused(f"the arguments of a tool call are not JSON: {_shown(arguments)}") from error
     if not as_text:
         function["arguments"] = given
     elif not isinstance(arguments, str):
@@ -894,7 +894,7 @@ def _turns(messages: Any, ends: list[str]) -> list[dict[str, Any]]:  # noqa: ANN
     """Return a conversation to answer; an answer that it ends in, as held-out rows do, is left out.
 
     Raises:
-        RequestError: it is no list of messages, or does not ask anything.
+        RequestError: it is not a list of messages, or asks nothing.
     """
     turns = _parsed(messages)
     if not turns or not isinstance(turns, list) or not all(map(_is_turn, turns)):

@@ -126,10 +126,10 @@ def test_equal_work_ends_at_equal_loss(demo: tuple[Comparison, Findings]) -> Non
     _, findings = demo
     before = findings.verdicts[BASE].held_out_loss
     losses = {tool: figures(findings, tool).held_out_loss.median for tool in findings.tools()}
-    learnt = before - losses["trainer"]
-    assert learnt > 0.2
+    learned = before - losses["trainer"]
+    assert learned > 0.2
     for loss in losses.values():
-        assert loss == pytest.approx(losses["trainer"], abs=0.1 * learnt)
+        assert loss == pytest.approx(losses["trainer"], abs=0.1 * learned)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_a_classifier_is_retrained_and_promoted(tmp_path: Path) -> None:
     A champion for other classes is not compared with, and that is said before anything trains.
     """
     base = tiny_bert(tmp_path / "tiny-bert")
-    first = run(classifying(base, tmp_path, questions(tmp_path / "learnt.jsonl", range(12))))
+    first = run(classifying(base, tmp_path, questions(tmp_path / "learned.jsonl", range(12))))
     assert first.decision.outcome is Outcome.PROMOTE, first.decision.reason
     assert first.evaluated
     untrained, challenger = first.evaluated.models
@@ -119,7 +119,7 @@ def tagging(base: Path, folder: Path, held_out: Path) -> RetrainAdapterConfig:
         folder,
         "tagged",
         base_model={"source": str(base), "task": "token-classification"},
-        data={"train": str(tagged(folder / "learnt.jsonl", range(16)))},
+        data={"train": str(tagged(folder / "learned.jsonl", range(16)))},
         lora={"target_modules": "all-linear"},
         training={"num_train_epochs": 6},
         evaluation={
@@ -143,7 +143,7 @@ def test_a_tagger_is_retrained_and_promoted(tmp_path: Path) -> None:
     assert record.checked.answers == "tags"
 
 
-def test_a_held_out_tag_that_is_not_learnt_is_told_before(tmp_path: Path) -> None:
+def test_a_held_out_tag_that_is_not_learned_is_told_before(tmp_path: Path) -> None:
     """The row is named, and nothing is trained."""
     held_out = tagged(tmp_path / "asked.jsonl", range(100, 106))
     held_out.write_text(held_out.read_text().replace("B-ANIMAL", "B-PET"))
@@ -157,8 +157,8 @@ def test_a_tag_with_a_space_is_told_before(tmp_path: Path) -> None:
     """Tags are compared with a space between them; one that has some would be two."""
     held_out = tagged(tmp_path / "asked.jsonl", range(100, 106))
     config = tagging(tiny_bert(tmp_path / "tiny-bert"), tmp_path, held_out)
-    learnt = Path(config.data.sources[0].path)
-    learnt.write_text(learnt.read_text().replace("B-ANIMAL", "B-AN ANIMAL"))
+    learned = Path(config.data.sources[0].path)
+    learned.write_text(learned.read_text().replace("B-ANIMAL", "B-AN ANIMAL"))
     with pytest.raises(UserError, match="the tag 'B-AN ANIMAL' contains a space"):
         run(config)
 

@@ -85,7 +85,7 @@ def test_prompt_and_answer_are_two_texts(t5: Path, tmp_path: Path) -> None:
     assert short.num_dropped_rows == 0
 
 
-def test_the_prompt_is_not_learnt(t5: Path, tmp_path: Path) -> None:
+def test_the_prompt_is_not_learned(t5: Path, tmp_path: Path) -> None:
     """A loss on all tokens is refused: the prompt is read only."""
     with pytest.raises(UserError, match="does not generate the prompt"):
         prepared(t5, sums(tmp_path / "rows.jsonl"), loss_on="all")

@@ -97,7 +97,7 @@ def tiny_llama(
 def reciting_llama(folder: Path, tokenizer: "PreTrainedTokenizerFast", tokens: list[int]) -> Path:
     """Save a Llama that follows each of the tokens, all of them different, by the next one.
 
-    Its one layer adds nothing; the output layer knows what follows what. A model that has learnt
+    Its one layer adds nothing; the output layer knows what follows what. A model that has learned
     its rows perfectly, without a training.
     """
     import torch

@@ -40,7 +40,7 @@ def test_a_short_message_is_as_it_was() -> None:
 
 @pytest.mark.parametrize("before", range(1200, 1400, 7))
 def test_an_address_is_not_cut_apart(before: int) -> None:
-    """Half an address could not be told from a text, and its secret not be masked."""
+    """An address is never cut, as the secret in a part of it would not be masked."""
     address = "https://user:secret@host/path"
     message = str(UserError("a " * (before // 2) + address + " b" * 2000))
     assert "secret" not in without_password(message)

@@ -36,7 +36,7 @@ def edit(base: Path) -> Path:
 
 
 def test_lora_is_resolved_once(config: TrainAdapterConfig, tmp_path: Path) -> None:
-    """Resolved before a weight is loaded, it is what the settings are for the loaded base."""
+    """The LoRA configuration resolved before a weight is loaded is that of the loaded base."""
     resolved = validate_inputs.fn(config, tmp_path).lora
     _, base = engine.load_base(config.base_model)
     assert engine.configure_lora(resolved, base, 3) == engine.configure_lora(config.lora, base, 3)

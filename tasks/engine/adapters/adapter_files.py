@@ -1,4 +1,4 @@
-"""What an adapter's files have to be, checked before a library reads them.
+"""An adapter's files, checked before a library reads them.
 
 PEFT's configurations accept any value for any setting, and fail in the middle of a model.
 """
@@ -137,7 +137,7 @@ def read_manifest(file: Path, source: str) -> dict[str, Any]:
     """Read an adapter's manifest.
 
     Raises:
-        UserError: it has not the shape of one.
+        UserError: it does not have the shape of one.
     """
     name = f"{source}: {file.name}"
     given = json_object(file, name)
@@ -157,7 +157,7 @@ def check_adapter_weights(
         source: the adapter's name in messages.
 
     Raises:
-        UserError: the file is truncated; a weight is no floating-point number, or has a NaN or an
+        UserError: the file is truncated; a weight is not floating-point, or has a NaN or an
             infinity; or a fully trained module has no weights.
     """
     name = f"{source}: {file.name}"
@@ -170,8 +170,8 @@ def check_adapter_weights(
             )
     if spoiled := first_not_finite(file, header):
         raise UserError(
-            f"{name}: {spoiled} has a NaN or an infinity, so every answer would; train it "
-            "again, with a lower learning rate"
+            f"{name}: {spoiled} has a NaN or an infinity, which spoils every answer; train "
+            "the adapter again, with a lower learning rate"
         )
     parts = {part for key in header for part in key.split(".")}
     given = [one.rpartition(".")[2] for one in config.get("modules_to_save") or ()]

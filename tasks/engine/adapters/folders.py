@@ -46,7 +46,7 @@ class AdapterFolder:
         """What adapterflow wrote about the adapter; empty if another program saved it.
 
         Raises:
-            UserError: it cannot be read, or is no manifest of an adapter.
+            UserError: it cannot be read, or is not an adapter's manifest.
         """
         file = self.path / MANIFEST_FILE
         return read_manifest(file, self.source) if file.is_file() else {}

@@ -1,7 +1,7 @@
 """The base's config.json as it is written, checked before a library computes with it.
 
-transformers builds what it says: a million million layers, heads that are zero, an activation that
-nobody knows. It fails somewhere inside, or never ends.
+transformers builds whatever it says: a trillion layers, zero heads, an unknown activation. It then
+fails somewhere inside, or never returns.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ _LARGEST_SIZE = 1_000_000_000
 
 
 def _is_size(value: object, most: int) -> bool:
-    """Return whether a value is a size, or something else than one number, such as a list."""
+    """Return whether a value is a size; null, and a list or an object of sizes, are not checked."""
     return value is None or isinstance(value, list | dict) or is_integer(value, 1, most)
 
 
@@ -65,7 +65,7 @@ _ROPE: dict[str, Rule] = {
     **dict.fromkeys(("rope_type", "type"), (optional(is_text), "the name of a scaling method")),
 }
 _NO_PARTS = ("id2label", "label2id", "task_specific_params", "quantization_config")
-"""Objects whose keys are no settings of a model."""
+"""Objects whose keys are not settings of a model."""
 
 
 def read_config_file(folder: Path) -> Mapping[str, Any]:

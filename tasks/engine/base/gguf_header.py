@@ -1,4 +1,4 @@
-"""The header of a GGUF file, walked through before a library does.
+"""The header of a GGUF file, checked before a library reads it.
 
 The gguf package 0.19 believes the counts in it: past the file's end it reads nothing, without an
 error, and appends that to a list as often as the header says.
@@ -25,7 +25,7 @@ def check_gguf(file: Path) -> None:
     """Check that a GGUF file's header is complete, and its counts and sizes fit the file.
 
     Raises:
-        UserError: it is no GGUF file, truncated, or its counts are impossible.
+        UserError: it is not a GGUF file, is truncated, or its counts are impossible.
     """
     check_file(file, f"the GGUF file {file}")
     problem = f"the GGUF file {file} can't be read (it may be truncated; download it again)"
@@ -43,7 +43,7 @@ class _Header:
         """Read everything before the weights.
 
         Raises:
-            ValueError: it is not what a GGUF file has.
+            ValueError: it is not that of a GGUF file.
         """
         if (magic := self._take(4)) != _MAGIC:
             raise ValueError(f"it begins with {magic!r} instead of {_MAGIC!r}")

@@ -55,7 +55,7 @@ _ENDS: dict[str, Rule] = {
 def check_tokenizer_files(folder: Path) -> None:
     """Check the settings of a tokenizer that was saved in a folder.
 
-    transformers takes some of what is not possible, and fails when a text is tokenized.
+    transformers accepts some impossible settings, and fails when a text is tokenized.
 
     Raises:
         UserError: a file is not a JSON object, or a setting is impossible.
@@ -66,12 +66,12 @@ def check_tokenizer_files(folder: Path) -> None:
 
 
 def check_generation_file(folder: Path) -> None:
-    """Check the base's generation settings, if there is a file of them in the folder.
+    """Check the base's generation settings, if the folder has a file of them.
 
     transformers ignores a file that it can't read, and the model would not stop at its end token.
 
     Raises:
-        UserError: it is not a JSON object, or its end tokens are no numbers.
+        UserError: it is not a JSON object, or its end tokens are not numbers.
     """
     file = folder / _GENERATION_FILE
     if file.exists():
@@ -79,7 +79,7 @@ def check_generation_file(folder: Path) -> None:
 
 
 def blame_file(folder: Path, why: str) -> str:
-    """Complete a library's reason by the file in the folder that it is about, if that is plain."""
+    """Complete a library's reason by the file in the folder that it is about, if it can be told."""
     from tokenizers import Tokenizer
 
     file = folder / "tokenizer.json"

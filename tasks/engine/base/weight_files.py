@@ -1,6 +1,7 @@
 """A base's weight files, checked by their headers before a weight is read.
 
-transformers finds out while it loads, logs a table, and raises an error without a name in it.
+transformers (5.23) finds a wrong weight only while it loads, logs a table of keys, and raises an
+error that names neither file nor weight.
 """
 
 import logging
@@ -30,8 +31,8 @@ def weight_files(folder: Path) -> list[Path]:
     """Return all weight files in a base's folder, after checking those that are loaded.
 
     Raises:
-        UserError: there is none that transformers would load, one of them is missing, empty or no
-            file, or an index does not say which they are.
+        UserError: there is none that transformers would load, one of them is missing, empty or not
+            a file, or an index does not say which they are.
     """
     found = sorted((*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")))
     for file in dict.fromkeys((*loaded_files(folder), *found)):
@@ -113,6 +114,8 @@ def check_weights(source: BaseSource, skeleton: "PreTrainedModel") -> None:
 
 
 def _check_dtypes(headers: Headers, skeleton: "PreTrainedModel") -> None:
+    # Integers are the codes of a quantized base, but config.json names no quantization: taken as
+    # weights, they mean nothing.
     ours = skeleton.state_dict()
     for file, header in headers.items():
         for key, entry in header.items():
@@ -124,7 +127,7 @@ def _check_dtypes(headers: Headers, skeleton: "PreTrainedModel") -> None:
 
 
 def _check_shapes(source: BaseSource, headers: Headers, skeleton: "PreTrainedModel") -> None:
-    """Load weights without values, as transformers renames, joins and splits them for the model."""
+    """Load weights without values: transformers alone knows how it renames, joins, splits them."""
     import torch
 
     weights = {

@@ -32,8 +32,8 @@ MicroBatch = dict[str, "Tensor"]
 
 For a causal language model: `input_ids` and `position_ids` (int64 [rows, sequence], or
 [1, sequence] when packed), `attention_mask` (see each collator), `logits_to_keep` (int64 [kept],
-the positions with a label in any row; those of packed rows row by row, and one that several rows
-have labels at as often) and `labels` (int64 [rows, kept], the token that follows each
+the positions with a label in any row; those of packed rows row by row, a shared position once for
+each row with a label there) and `labels` (int64 [rows, kept], the token that follows each
 of these positions, -100 where not trained on). Labels are already shifted.
 """
 
@@ -125,7 +125,7 @@ class PaddedBatches:
 
 @dataclass(frozen=True)
 class PackedBatches:
-    """Rows one after another, behind the prefixes that they have in common."""
+    """Rows one after another, each after the prefixes that it shares with others."""
 
     prefix_length: int
     """Number of tokens that all rows begin with, none of them trained on."""
@@ -157,9 +157,10 @@ class PackedBatches:
         return as_batch([self._micro_batch(group) for group in groups])
 
     def _conversations(self, rows: Sequence[Row]) -> list[list["_ComputedRow"]]:
-        """Return the rows by conversation; a row of none is one."""
+        """Return the rows by conversation; a row without one is a conversation of its own."""
         found: dict[int, list[_ComputedRow]] = {}
         for number, row in enumerate(rows, 1):
+            # Conversations are numbered from 0, so negative numbers are free for other rows.
             of = row.get("conversation") if self.by_conversation else None
             found.setdefault(-number if of is None else of, []).append(_ComputedRow.of(row))
         return list(found.values())
@@ -222,7 +223,7 @@ class _Family(NamedTuple):
 
     rows: list[_ComputedRow]
     num_tokens: int
-    """Tokens that they add behind the prefix of all rows; what they share counts once."""
+    """Tokens that they add to the prefix of all rows; what they share counts once."""
 
     @classmethod
     def of(cls, rows: Sequence[_ComputedRow], prefix_length: int) -> Self:

@@ -6,10 +6,10 @@
                                                         └─ a2 U3 A3
 
 What a model computes at a position depends on the tokens up to it and on nothing else, so rows
-share a position exactly if they agree on all tokens up to it. Their labels have no say in this:
-the label of a position is a row's own, and rows that agree so far may go on with different tokens,
-or only one of them may be trained on the next. So a shared position is kept once for each label
-that any row has there, and each row's labels count exactly once.
+share a position exactly if they agree on all tokens up to it. Labels play no part in this: rows
+that agree so far may continue with different tokens, and only some may be trained on theirs. So the
+output of a shared position is kept once for each row with a label there, and each label counts
+exactly once.
 """
 
 from collections.abc import Sequence
@@ -57,6 +57,7 @@ class PackedSequence:
             For each row, the places of its tokens from `start` on.
         """
         places: list[list[int]] = [[] for _ in rows]
+        # Depth first and in the order of the rows, so that each segment comes after its parent.
         growing = [(list(range(len(rows))), start, parent)]
         while growing:
             alike, begin, before = growing.pop()
@@ -77,6 +78,8 @@ class PackedSequence:
 
 def num_positions(rows: Sequence[list[int]]) -> int:
     """Return the number of positions of rows that share the prefixes in which they agree."""
+    # In this order a row shares most with its neighbor: what it shares with any earlier row, it
+    # also shares with all rows between them.
     in_order = sorted(rows)
     shared = sum(_common_length(neighbors) for neighbors in pairwise(in_order))
     return sum(map(len, in_order)) - shared

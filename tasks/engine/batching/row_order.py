@@ -16,8 +16,8 @@ from tasks.config import Batching
 # length, but far less than the data set, where sorting would always put the same rows together.
 _BATCHES_SORTED_TOGETHER = 50
 _CONVERSATIONS_AHEAD = 16
-"""How many conversations are looked at for one that fills a batch. It is few so that conversations
-with few turns are not all trained on first."""
+"""How many conversations are looked at for one that fills a batch. With more, those with few turns,
+which fit everywhere, would be trained on first."""
 
 
 class RowOrder(Sampler[int]):
@@ -153,5 +153,5 @@ def row_order(  # noqa: PLR0913 - what the order is a function of
 
 
 def eval_order(starts: "np.ndarray", num_rows: int, batch_size: int) -> Iterator[int]:
-    """Yield the rows in their own order, but for conversations that a batch would split."""
+    """Yield the rows in their own order, except those of conversations that a batch would split."""
     return kept_together(starmap(range, pairwise([*starts.tolist(), num_rows])), batch_size)

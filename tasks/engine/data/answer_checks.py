@@ -1,4 +1,4 @@
-"""Whether what a row has is in the text that a chat template makes of it."""
+"""Check that what a row has is in the text that a chat template makes of it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -72,7 +72,7 @@ def _missing_from(call: ToolCall, squeezed: str) -> str | None:
 
 
 def _leaves(value: object) -> Iterator[object]:
-    """Yield the keys and the values without parts of a JSON value: templates nest them freely."""
+    """Yield the keys and the scalars of a JSON value: templates arrange these freely."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield key

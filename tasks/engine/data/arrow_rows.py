@@ -1,7 +1,7 @@
 """Rows of Arrow tables, from Parquet and `datasets`, as Python values.
 
-Arrow holds what Python can't: times beyond the year 9999, and text that is not UTF-8, since neither
-file format checks it. A row with such a cell is represented by an error.
+Arrow holds what Python can't: times beyond the year 9999, and text that is not UTF-8, which neither
+Parquet nor Arrow files exclude. A row with such a cell is represented by an error.
 
 Arrow also gives each object of a column all keys that any of them has, such as the arguments of
 other tools. Nulls in objects are left out.
@@ -23,7 +23,7 @@ def parquet_rows(path: Path) -> Iterator[dict[str, object] | UserError]:
     """Yield the rows of a Parquet file, as `rows_of` does.
 
     Raises:
-        UserError: the file is none, or cut or damaged at its end, where its schema is.
+        UserError: it is not a Parquet file, or cut or damaged at its end, where its schema is.
     """
     from pyarrow import parquet
 
@@ -36,7 +36,7 @@ def parquet_rows(path: Path) -> Iterator[dict[str, object] | UserError]:
 
 
 def rows_of(batches: Iterable[Any], source: str) -> Iterator[dict[str, object] | UserError]:
-    """Yield the rows of Arrow batches or tables, or what prevents that a row is read.
+    """Yield the rows of Arrow batches or tables, with an error in place of each that can't be read.
 
     Args:
         batches: the rows in order, all with the same columns.

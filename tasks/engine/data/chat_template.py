@@ -1,7 +1,7 @@
 """A chat template: it turns the messages of a conversation and its tools into text.
 
-Templates differ in the form of the messages that they take. Which one that is, is found out once
-by a conversation of our own, so that a row is rendered the same wherever it is rendered.
+Templates differ in the form of the messages that they take. It is found out once per template, by a
+conversation of our own and not by the row, so that all rows are rendered alike.
 """
 
 import json
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "adapterflow-probe"
+# Mistral's templates refuse ids of tool calls that do not have exactly nine characters.
 _PROBE_CALL = ToolCall("adapterflow_call", json.dumps({"adapterflow_key": _PROBE}), "call00001")
 _PROBE_TOOLS = json.dumps(
     [
@@ -67,6 +68,7 @@ class MessageForm:
         return given
 
 
+# The form that transformers documents comes first: a template that takes several gets that one.
 _CALL_FORMS = tuple(
     {"has_empty_content": has_empty, "has_text_arguments": has_text}
     for has_text in (False, True)

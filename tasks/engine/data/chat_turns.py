@@ -25,6 +25,8 @@ from tasks.errors import UserError
 _MARK = "\ue000answer\ue001"
 """Stands for an answer's content. Its private-use characters occur in no template."""
 
+# `<|im_start|>` and `<|im_end|>` have a beginning in common, but no piece: texts are compared piece
+# by piece, so that none is cut within a marker.
 _PIECE = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\w+|.", re.DOTALL)
 """A marker such as `<think>` or `[INST]`, a word, or a character: what templates write at once."""
 
@@ -37,6 +39,9 @@ class TurnFinder:
 
     chat: ChatTemplate
     ends: EndTokens
+    # What a template writes around an answer depends on the roles before it, rarely on their texts,
+    # so it is rendered once for all conversations of the same roles. Where it is used, the
+    # conversation's own text is compared with it.
     _tails: dict[tuple[object, ...], str] = field(default_factory=dict, repr=False)
     _markers: dict[tuple[object, ...], str] = field(default_factory=dict, repr=False)
     _arounds: dict[tuple[str, ...], Around] = field(default_factory=dict, repr=False)
@@ -121,7 +126,8 @@ class TurnFinder:
     def _whole(self, given: Conversation, number: int, context: str) -> str:
         """Return the conversation that ends with an answer.
 
-        Where the generation prompt closes an empty thinking block, no reasoning can follow it.
+        Where the generation prompt already closes an empty thinking block, no reasoning can follow
+        it: the answer is rendered without, and its reasoning counts as unwritten.
         """
         answer, before = given.messages[number], given.before(number)
         whole = self.chat.text(given.row, (*before, answer), given.tools, opened=False)
@@ -164,7 +170,7 @@ class TurnFinder:
         start = len(asked) + _num_common(context[len(asked) :], whole[len(asked) :])
         head = marked.partition(_MARK)[0]
         if context[start:].strip() and head[start:].strip() and whole.startswith(head):
-            return whole[len(head) :]  # two openings that have nothing to do with each other
+            return whole[len(head) :]  # the two openings have nothing in common
         return whole[start:]
 
     def _marked(self, given: Conversation, number: int) -> str | None:

@@ -13,8 +13,8 @@ _FIRST_ROWS = 1000
 def renamed_row(row: Row, columns: Mapping[str, str]) -> Row:
     """Return a row whose columns have our names.
 
-    A column that has one of our names already, and is not meant, keeps its value under a name that
-    is not read, so that it is counted.
+    Where another column has one of our names already, it is renamed to one that is not read, so
+    that it is counted as unread.
 
     Args:
         row: the row as it is in its source.

@@ -40,7 +40,7 @@ class Message:
     tool_call_id: str = ""
     """The id of the call whose result this is."""
     is_trained: bool = True
-    """Whether the answer is to be imitated; ignored unless it is the assistant's."""
+    """Whether the message is trained on; it has an effect on the assistant's only."""
 
     def for_template(self) -> dict[str, Any]:
         """Return the message as chat templates expect it: what it lacks is absent, not empty."""

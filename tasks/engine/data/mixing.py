@@ -1,4 +1,4 @@
-"""Several sources as one split: how many rows of each are taken, and in which order they come."""
+"""Several sources as one split: how many rows of each are taken, and in which order."""
 
 import hashlib
 import random
@@ -61,14 +61,15 @@ def rows_to_take(
 
     With weights, the proportions are those of the weights, and the numbers are as large as the
     available rows allow: the source that runs out first gives all that it has. Numbers are rounded
-    to the nearest, but no source with a weight is left out. Without weights, all rows are taken.
-    `at_most` bounds the sum, at the same proportions.
+    to the nearest, and are at least 1. Without weights, all rows are taken. `at_most` bounds the
+    sum, at the same proportions; a source with a small share may then give none.
 
     Args:
         available: the number of rows of each source.
         weights: of each source: all positive, or all None.
         at_most: the largest sum; None for no bound.
     """
+    # Exact numbers, so that no floating-point error decides how a quota is rounded.
     quotas = [Fraction(count) for count in available]
     if given := [Fraction(weight) for weight in weights if weight is not None]:
         scale = min(count / weight for count, weight in zip(quotas, given, strict=True))
@@ -92,7 +93,7 @@ def interleaved(counts: Sequence[int], seed: int) -> Sequence[int]:
 
     The rows of one source keep their order.
     """
-    order = array("H")
+    order = array("H")  # two bytes a row
     for number, count in enumerate(counts):
         order.extend(repeat(number, count))
     random.Random(seed).shuffle(order)  # noqa: S311 - no secret

@@ -1,4 +1,4 @@
-"""Rows that are probably mistakes: counted with the first of them, and reported before training.
+"""Rows that are probably mistakes: counted, and reported before training with the first of them.
 
 None is an error, as each can be meant. Only hashes and row numbers are kept, so that a million rows
 take some tens of megabytes.
@@ -51,7 +51,7 @@ _TEXTS = {
     Oddity.COMPLETED: "{} training rows have an answer that the chat template does not end; an end "
     "token is appended so that generation stops",
     Oddity.TRUNCATED: f"{{}} training rows, over {TRUNCATED:.0%}, are truncated; raise "
-    "data.max_length if the model has the positions",
+    "data.max_length if the model has more positions",
     Oddity.TRAINED: "{} held-out rows are also training rows, so the held-out loss is too "
     "optimistic",
 }

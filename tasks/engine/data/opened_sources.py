@@ -1,4 +1,4 @@
-"""The sources of a run's rows: opened, with the format of each, and of one kind."""
+"""The sources of a run's rows: opened, each with its format, and checked to fit together."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from tasks.errors import UserError
 
 @dataclass(frozen=True)
 class OpenedSource:
-    """A source whose rows are not read yet, but for the first one."""
+    """A source of which only the first row has been read, to detect the format."""
 
     settings: DataSource
     row_format: RowFormat
@@ -46,7 +46,7 @@ def open_sources(settings: DataSettings, task: Task) -> list[OpenedSource]:
     """Open the sources of the training rows, and detect their formats.
 
     Raises:
-        UserError: one cannot be read, or is not of the task's kind, or of another than the others.
+        UserError: one cannot be read, has no format of the task, or does not fit the others.
     """
     if isinstance(settings.train, str):
         revision, _ = _revisions(settings)

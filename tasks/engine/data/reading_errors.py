@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class BadRowError(ValueError):
-    """A row is malformed; the message does not name the row, which the caller adds."""
+    """A row is malformed; the message lacks the source and the row, which the caller adds."""
 
 
 @contextmanager

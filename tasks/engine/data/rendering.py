@@ -151,8 +151,7 @@ class Renderer:
         trained = self._trained(example)
         if not trained:
             raise UserError(
-                f"row {example.row}: none of its answers is to be trained on, as their weight is "
-                "0; remove the row"
+                f"row {example.row}: no answer is trained on, as their weights are 0; remove it"
             )
         for answer in (example.messages[number] for number in trained):
             if not answer.tool_calls and not self._ends.bare(answer.content).strip():

@@ -42,7 +42,7 @@ class _Reader:
     """How the rows of a format are read."""
 
     columns: tuple[str, ...]
-    """The columns that a row must have; of a question, the first."""
+    """The columns that a row must have; a question needs the first only."""
     example: Callable[[int, Row], Example]
     question: Callable[[int, Row], Example]
     others: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def _by_columns(row_format: RowFormat) -> RowFormat:
 
 
 def _by_values(row_format: RowFormat, row: Row) -> RowFormat:
-    """Tell rows of a prompt that is text from those of one that is a list of messages."""
+    """Return the format, depending on whether the prompt is text or a list of messages."""
     if row_format is not RowFormat.PROMPT_COMPLETION:
         return row_format
     given = [row[name] for name in _PROMPT if name in row]

@@ -32,7 +32,7 @@ def marked(rendered: Rendered) -> str:
 
 
 def seen(renderer: Renderer, example: Example, settings: DataSettings) -> Rendered:
-    """Return a row with the special tokens that the tokenizer adds, and without what is cut off."""
+    """Return a row with the special tokens that the tokenizer adds, without what is truncated."""
     rendered = renderer.full(example)
     is_plain = renderer.template is Template.PLAIN
     ids, places = encode(renderer.tokenizer, rendered.text, adds_special_tokens=is_plain)

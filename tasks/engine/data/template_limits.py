@@ -1,9 +1,9 @@
 """Chat templates within limits of time, memory and size.
 
 A template is a program that comes with a model. Jinja2's sandbox keeps it from files and networks,
-but bounds nothing: it may loop for ever or write gigabytes, and no thread of Python can be
-interrupted. So a template is first tried in a process of its own, on conversations of the common
-shapes and on the rows that it will render.
+but bounds nothing: it may loop forever or write gigabytes, and Python can't interrupt a thread. So
+a template is first tried in a process of its own, on conversations of the common shapes and on some
+of the rows that it will render: the first ones and the longest.
 """
 
 import atexit
@@ -30,7 +30,7 @@ MEMORY_BYTES = 1 << 30
 """The most memory that it may take."""
 _CHARACTERS = 4_000_000
 _TIMES_LONGER = 20
-"""A text may have so many characters, and so many more for each of the conversation's."""
+"""A text may have `_CHARACTERS` characters, and `_TIMES_LONGER` for each of the conversation's."""
 _STARTING_SECONDS = 120.0
 _PROGRAM = Path(__file__).with_name("template_process.py")
 
@@ -83,7 +83,7 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", **options: Any) -> None
     """Try the tokenizer's chat template on conversations of the common shapes, once a process.
 
     Raises:
-        UserError: it exceeds a limit, or is no template.
+        UserError: it exceeds a limit, or is not a template.
     """
     plain = {name: value for name, value in options.items() if name not in ("tools", "documents")}
     template = _template(tokenizer, options)
@@ -97,7 +97,7 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", **options: Any) -> None
 def try_template(tokenizer: "PreTrainedTokenizerBase", trials: Iterable[Trial]) -> None:
     """Try the tokenizer's chat template on conversations.
 
-    That a template refuses a conversation is no mistake here: it is one where the row is used.
+    A template may refuse a conversation: that is reported where the row is rendered.
 
     Raises:
         UserError: it exceeds a limit of time, memory or size with one of them, or it can't be
@@ -111,7 +111,7 @@ def try_template(tokenizer: "PreTrainedTokenizerBase", trials: Iterable[Trial]) 
 
 
 def start() -> None:
-    """Start the process that tries templates, and do not wait for it."""
+    """Start the process that tries templates, without waiting for it: its imports take seconds."""
     with _LOCK:
         _CHILD.start()
 
@@ -126,7 +126,7 @@ def template_file(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def _template(tokenizer: "PreTrainedTokenizerBase", options: Mapping[str, Any]) -> str | None:
-    """Return the template that is used with these options; None if that is unclear."""
+    """Return the template that is used with these options; None if there is not exactly one."""
     try:
         return tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
     except ValueError:  # of several named ones, or none; `choose_template` tells
@@ -162,7 +162,9 @@ def _check(
         limit = f"takes more than {MEMORY_BYTES / 1e9:.0f} GB of memory"
         raise UserError(f"{template_file(tokenizer)} {limit} for {trial.where}; {_REMEDY}")
     if answer.get("error") == "TemplateSyntaxError":
-        raise UserError(f"{template_file(tokenizer)} is no template: {answer['text']}; {_REMEDY}")
+        raise UserError(
+            f"{template_file(tokenizer)} is not a template: {answer['text']}; {_REMEDY}"
+        )
     length, most = answer.get("characters", 0), _most_characters(trial.turns, trial.options)
     if length > most:
         raise _too_long(tokenizer, length, most, trial.where)
@@ -181,9 +183,9 @@ def _too_long(
 
 
 class _Child:
-    """The process that tries templates: started when needed, ended when a template exceeds a limit.
+    """The process that tries templates: started when needed, killed when one exceeds a limit.
 
-    It ends with this process, whose end closes its stdin.
+    It stops by itself when this process does, as that closes its stdin.
     """
 
     def __init__(self) -> None:
@@ -195,6 +197,7 @@ class _Child:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.end()
+        # With -P the program's folder is not on the module path: its files would hide others.
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", str(_PROGRAM)],
             stdin=subprocess.PIPE,
@@ -206,7 +209,7 @@ class _Child:
         return self._process
 
     def answers(self, request: Mapping[str, Any]) -> Iterable[dict[str, Any] | str]:
-        """Yield an answer for each conversation; a text if that was the last, as it took too much.
+        """Yield an answer for each conversation; a text that says why there is none is the last.
 
         Raises:
             AdapterflowError: the process does not start.
@@ -225,7 +228,7 @@ class _Child:
             process.stdin.flush()
         except BrokenPipeError:
             self.end()
-            raise AdapterflowError("the process that tries chat templates was ended") from None
+            raise AdapterflowError("the process that tries chat templates was stopped") from None
         for _ in request["conversations"]:
             found = self._line(deadline - time.monotonic())
             if isinstance(found, str):
@@ -247,14 +250,14 @@ class _Child:
                     return f"does not end within {SECONDS:.0f} s"
                 some = os.read(process.stdout.fileno(), 1 << 16)
                 if not some:
-                    return "ends the process that tries it"
+                    return "stops the process that tries it"
                 self._buffer += some
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def end(self) -> None:
-        """End the process, if there is one."""
+        """Stop the process, if there is one."""
         process, self._process = self._process, None
         self._buffer, self._is_ready = b"", False
         if process is None:
@@ -266,6 +269,7 @@ class _Child:
                 pipe.close()
 
 
+# One request at a time: the answers of the process come in order, and have no names.
 _LOCK = threading.Lock()
 _CHILD = _Child()
 atexit.register(_CHILD.end)

@@ -1,4 +1,4 @@
-"""The program that tries chat templates, in a process that can be ended; see `template_limits`.
+"""The program that tries chat templates, in a process that can be killed; see `template_limits`.
 
 It is started by its path and imports nothing of adapterflow, nor torch. A request is one line of
 JSON on stdin; for each of its conversations there is one line of JSON on stdout.
@@ -20,7 +20,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         request = json.loads(line)
         _limit_memory(request["memory_bytes"])
-        # The default action of SIGALRM ends the process, also if nobody is left who would.
+        # SIGALRM stops this process even if the one that asks is gone and can't.
         signal.alarm(int(request["seconds"]) + 5)
         for conversation in request["conversations"]:
             _tell(_tried(render_jinja_template, conversation, request["tokens"]))

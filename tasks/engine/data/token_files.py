@@ -60,7 +60,7 @@ def row_lengths(rows: "Sequence[TokenizedRow]") -> "np.ndarray":
 
 
 def conversation_starts(rows: "Sequence[TokenizedRow]") -> "np.ndarray":
-    """Return the first row of each conversation, int64 [conversations]; a row of none is one."""
+    """Return the first row of each conversation, int64 [conversations]; a single row is one."""
     if isinstance(rows, MappedRows):
         return rows.conversation_starts
     numbers = [row.conversation for row in rows]

@@ -30,7 +30,7 @@ class TokenizedRow:
     input_ids: list[int]
     labels: list[int]
     conversation: int | None = field(default=None, compare=False)
-    """A number that rows of one conversation, and only they, have in common; they are neighbors."""
+    """A number that the rows of one conversation have in common; they follow each other."""
     labels_are_tokens: ClassVar[bool] = True
     """Whether labels are the row's own tokens; otherwise they have to be stored as well."""
 

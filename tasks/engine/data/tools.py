@@ -1,4 +1,4 @@
-"""The tools of a row, and the calls of them, in the forms that they come in."""
+"""The tools of a row and the calls of them, read from the forms that datasets have them in."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ def read_tools(row: Row) -> str:
     They may be a list or JSON text, and lack the outer object. Without any the result is empty.
 
     Raises:
-        BadRowError: it is no list, or a tool has no name.
+        BadRowError: it is not a list, or a tool has no name.
     """
     name = one_of(row, TOOL_COLUMNS)
     if not name:

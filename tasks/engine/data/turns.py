@@ -28,7 +28,7 @@ class Turn:
     context: str
     """All that precedes it when the model generates, up to the generation prompt."""
     written: str
-    """The answer, and all that the template writes after it."""
+    """The answer, with all that the template writes after it."""
     content_end: int
     """Where in `written` the answer's own text ends, and what the template writes after it begins.
     """
@@ -39,7 +39,7 @@ class Turn:
     is_marked: bool = False
     """Whether that token is the beginning of the next turn."""
     is_reopened: bool = False
-    """Whether the template writes another text before it than its generation prompt."""
+    """Whether the template writes something other than its generation prompt before the answer."""
 
     @property
     def text(self) -> str:
@@ -71,6 +71,7 @@ def grouped(turns: Sequence[Turn]) -> list[list[Turn]]:
 
     An answer is in another's text if that begins with the answer's context and the answer.
     """
+    # From the end: a later text has more of the conversation, and so may have more answers.
     groups: list[list[Turn]] = []
     left = list(turns)
     while left:

@@ -141,7 +141,7 @@ class Seq2Seq(Generating, Padding):
 
 
 def _check_answer(example: Example) -> None:
-    """Check that the answer is one that a decoder can learn: a text, and nothing beside it.
+    """Check that the answer is one that a decoder can learn: a text and nothing else.
 
     Raises:
         UserError: it calls tools, has reasoning, or is not to be trained on.

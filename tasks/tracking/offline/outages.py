@@ -111,7 +111,7 @@ def explained(what: str) -> Iterator[None]:
 def is_mistake(error: Exception) -> bool:
     """Return whether the store answered that the request is invalid or not permitted.
 
-    So is a store that can't be asked: there is no package for such a database, or the file is none.
+    So is a store that can't be asked, without the database's package or in a file of another kind.
     """
     if (
         isinstance(error, ImportError)

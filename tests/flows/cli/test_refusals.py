@@ -183,7 +183,7 @@ def test_an_option_out_of_bounds_is_refused(
 def test_many_mistakes_are_counted(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of thousands of mistakes the first are told, and the number of the others."""
+    """Of thousands of mistakes the first are named, and the others are counted."""
     (folder / "many.yaml").write_text(SMALLEST + "".join(f"key{n}: {n}\n" for n in range(5000)))
     status, _, err = run_in_process(capsys, monkeypatch, "train", "many.yaml")
     assert status == 2
@@ -207,7 +207,7 @@ def test_bytes_that_are_no_text_are_refused(folder: Path, *, is_variable: bool) 
 
 
 def test_a_removed_working_directory_is_told(tmp_path: Path) -> None:
-    """Paths are relative to a folder that is no more."""
+    """A removed working directory is refused, as paths are relative to it."""
     (tmp_path / "gone").mkdir()
     program = Path(sys.executable).with_name("adapterflow")
     done = subprocess.run(

@@ -107,7 +107,7 @@ def test_a_hub_id_is_told_from_a_path(source: str, *, expected: bool) -> None:
         ("training: {bf16: true}", r"training\.bf16 is not a setting; settings of training: "),
         (f"lora: {{adapter_name: {'x' * 101}}}", r"adapter name x+… has 101 letters; at most 100"),
         ("lora: {modle: a}", r"lora\.modle is not a setting; settings of lora: "),
-        ("lora.r: 8", r"lora\.r is no key of a file; write it as r, indented below lora"),
+        ("lora.r: 8", r"lora\.r is not a key of a file; write it as r, indented below lora"),
         ("other.name: 1", r"other\.name is not a setting; settings: base_model, data"),
         ("training: {batch_size: 0}", r"batch_size is 0; it must be greater than or equal to 1"),
         ("lora: {bias: some}", r"lora\.bias is 'some'; it must be 'none', 'all' or 'lora_only'"),
@@ -270,7 +270,10 @@ def test_chat_template_is_a_file_beside_the_configuration(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("chat_template_kwargs: {tools: []}", "chat_template_kwargs sets tools, which is no"),
+        (
+            "chat_template_kwargs: {tools: []}",
+            "chat_template_kwargs sets tools, which adapterflow itself",
+        ),
         ("template: plain, system_in_user: true", "system_in_user would not take effect"),
         ("template: plain, chat_template: a.jinja", "chat_template would not take effect"),
     ],

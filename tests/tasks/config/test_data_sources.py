@@ -56,7 +56,7 @@ def test_a_source_without_weight_in_the_mix_is_left_out(tmp_path: Path) -> None:
     ("train", "more", "message"),
     [
         ("[]", "", r"data\.train: the list is empty"),
-        ("[org/a, a/a]", "", "2 sources are named a, but .* set name of each"),
+        ("[org/a, a/a]", "", "2 sources are named a, but .* a name of its own"),
         ("[{path: org/a, weight: -1}]", "", r"data\.train\.0\.weight is -1"),
         ("[{path: org/a, weight: .nan}]", "", r"data\.train\.0\.weight is nan"),
         ("[{path: org/a, weight: 0}]", "", "all weights are 0"),
@@ -73,7 +73,7 @@ def test_a_source_without_weight_in_the_mix_is_left_out(tmp_path: Path) -> None:
             "eval_split is another split of train, which is a list",
         ),
         ("[org/a]", "  train_split: dev\n", "write train_split as split of a source"),
-        ("[org/a]", "  revision: v2\n", "write revision into the source it is of"),
+        ("[org/a]", "  revision: v2\n", "write revision into the source that has it"),
     ],
 )
 def test_a_malformed_list_is_one_message(

@@ -103,7 +103,7 @@ def test_any_text_is_read_or_refused(tmp_path: Path, config: type[Section], text
 def test_any_bytes_are_read_or_refused(
     tmp_path: Path, config: type[Section], content: bytes
 ) -> None:
-    """A file in any encoding, or in none, is a configuration or a mistake."""
+    """Bytes in any encoding, or in none, are a configuration or one message that names the file."""
     file = tmp_path / "run.yaml"
     file.write_bytes(content)
     with refused_or_read(str(file)):
@@ -144,7 +144,7 @@ def test_any_override_is_read_or_refused_by_its_key(
 def test_any_word_is_an_override_or_refused(
     tmp_path: Path, config: type[Section], word: str
 ) -> None:
-    """What is no override is told as that."""
+    """A text that is not an override is refused as such."""
     file = tmp_path / "run.yaml"
     file.write_text(json.dumps(SMALLEST[config]))
     with refused_or_read("--set"):

@@ -76,7 +76,7 @@ def test_what_no_decision_can_be_made_by_is_refused(override: str, message: str)
 
 
 def test_trained_biases_are_refused_before_they_are_trained() -> None:
-    """An adapter with biases of the base can't be scored beside others, whatever it learnt."""
+    """An adapter with biases of the base can't be scored beside others, whatever it learned."""
     with pytest.raises(UserError, match=r"=all: lora\.bias all trains .* use bias none"):
         example("lora.bias=all")
 

@@ -107,13 +107,13 @@ FILES = {
     "UTF-16 without a mark": ("seed: 1".encode("utf-16-le"), r"U\+0000 is not allowed"),
     "Latin-1": ("a: ä".encode("latin-1"), "can't be read as UTF-8 text"),
     "a picture": (b"\x89PNG\r\n\x1a\n\x00\x00", "can't be read as UTF-8 text"),
-    "gigabytes": (None, "more than 2,000,000 bytes, so it is no configuration"),
+    "gigabytes": (None, "more than 2,000,000 bytes; a configuration has fewer"),
 }
 
 
 @pytest.mark.parametrize("case", FILES.values(), ids=FILES.keys())
 def test_a_file_that_is_no_text_is_refused(case: tuple[bytes | None, str], tmp_path: Path) -> None:
-    """Other encodings and binary files are told as that, and large ones are not read."""
+    """Other encodings and binary files are refused as such, and large files are not read."""
     content, message = case
     file = tmp_path / "run.yaml"
     if content is None:

@@ -184,7 +184,7 @@ def test_the_valid_files_are_used(
 @drawn
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_no_weights(adapter: Path, tmp_path: Path, content: bytes) -> None:
-    """Bytes that are no safetensors file are refused by the file's name."""
+    """Bytes that are not a safetensors file are refused, with the file's name."""
     folder = tmp_path / "adapter"
     if not folder.exists():
         shutil.copytree(adapter, folder)

@@ -105,7 +105,7 @@ def test_a_row_without_a_question_refuses_the_request(
 
 
 def test_all_bad_rows_are_named_up_to_a_limit(model: PyFuncModel) -> None:
-    """The first ones are named, the others are counted."""
+    """Of many bad rows the first are named and the others counted."""
     _, body = served(model, {"inputs": [{"prompt": n} for n in range(20)]})
     assert body["message"].count("; it must be text") == 5
     assert body["message"].endswith("row 5: prompt is 4; it must be text; and 15 more rows")
@@ -127,7 +127,7 @@ def test_all_bad_rows_are_named_up_to_a_limit(model: PyFuncModel) -> None:
     ids=json.dumps,
 )
 def test_a_request_without_rows_is_refused(model: PyFuncModel, body: object) -> None:
-    """It is not answered by an empty list, or by an answer to something else."""
+    """A request without rows is refused, not answered by an empty list."""
     status, found = served(model, body)
     assert status == 400
     assert "stack_trace" not in found
@@ -160,7 +160,7 @@ def test_an_answer_that_messages_end_in_is_not_read(model: PyFuncModel) -> None:
 def test_a_failure_of_the_model_is_a_message_of_its_own(
     model: PyFuncModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client learns that it is not its fault, and the server's log has the traceback."""
+    """The response blames the model, not the request, and the server's log has the traceback."""
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no kernel for this")

@@ -1,4 +1,4 @@
-"""A store that can't be used is told in one line, without the database's statements."""
+"""A store that can't be used is reported in one line, without the database's statements."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tasks.tracking import Registry, check_store
 def test_a_full_disk_under_a_new_store_is_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """SQLite's reason is told, and neither SQLAlchemy's page nor a traceback is printed."""
+    """SQLite's reason is printed, without SQLAlchemy's page and without a traceback."""
     registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", "tickets")
     with (
         file_size_limit(100_000),
@@ -48,7 +48,7 @@ def test_a_database_without_its_driver_is_a_mistake(
 
 
 def test_a_file_that_is_no_database_is_a_mistake(tmp_path: Path) -> None:
-    """SQLite's own words tell what the file is not."""
+    """SQLite's reason is printed: the file is not a database."""
     (tmp_path / "mlflow.db").write_text("no database" * 1000)
     uri = check_store(TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db"))
     with pytest.raises(UserError, match="file is not a database"):

@@ -89,7 +89,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
 def test_an_impossible_setting_is_refused(
     adapter: Path, tiny_base: Path, changes: dict[str, Any], told: str
 ) -> None:
-    """A setting that LoRA can't have is told with its value, and with what is possible."""
+    """A setting that LoRA can't have is refused with its value and with what is possible."""
     file = adapter / CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     check_told(refusal(adapter, tiny_base), told)

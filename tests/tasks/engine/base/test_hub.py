@@ -201,7 +201,7 @@ def test_a_client_in_offline_mode_is_told(
 def test_a_token_that_no_header_can_have_is_a_mistake(
     hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is refused before the training, as a wrong one is."""
+    """A token that is not ASCII is refused before the training, as a wrong one is."""
     monkeypatch.setenv("HF_TOKEN", "tökén")
     with pytest.raises(UserError, match="can't be reached to push to org/adapter"):
         check_push("org/adapter")

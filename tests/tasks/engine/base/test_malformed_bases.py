@@ -134,7 +134,7 @@ SETTINGS_OF_CONFIG = {
 def test_an_impossible_setting_is_refused(
     tiny_base: Path, tmp_path: Path, changes: dict[str, Any], told: str
 ) -> None:
-    """A setting that no model can have is told with its value, and with what is possible."""
+    """A setting that no model can have is refused with its value and with what is possible."""
     folder = copied(tiny_base, tmp_path)
     edit(folder / CONFIG, changes)
     check_told(refusal(folder), told)
@@ -217,7 +217,7 @@ def test_a_malformed_index_is_refused(
 
 
 def test_a_base_in_parts_is_accepted(tiny_base: Path, tmp_path: Path) -> None:
-    """An index that names all parts is what it is for."""
+    """An index that names all parts is accepted."""
     folder = copied(tiny_base, tmp_path)
     (folder / WEIGHTS).rename(folder / "model-00001.safetensors")
     keys = load_file(folder / "model-00001.safetensors")
@@ -235,7 +235,7 @@ TEMPLATES = {
     "a number": (3, "chat_template is 3; it must be a template's text"),
     "a list of texts": (["{{ messages }}"], "chat_template is"),
     "an object": ({"default": "{{ messages }}"}, "chat_template is"),
-    "unfinished": ("{% for m in messages %}", "is no template: Unexpected end"),
+    "unfinished": ("{% for m in messages %}", "is not a template: Unexpected end"),
 }
 
 

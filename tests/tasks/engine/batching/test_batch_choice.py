@@ -149,7 +149,7 @@ class _Flat(LlamaForCausalLM):
 
 
 def test_shared_turns_are_tried_before_training() -> None:
-    """Where only they change what is learnt, `auto` pads and says why."""
+    """Where packing fails for shared turns only, `auto` pads and warns why."""
     torch.manual_seed(0)
     model = _Flat(LlamaConfig(**SIZES)).requires_grad_(requires_grad=False)
 
@@ -166,7 +166,7 @@ def test_shared_turns_are_tried_before_training() -> None:
 def test_model_that_does_not_follow_the_mask_gets_padded_rows(
     make: Callable[[], "PreTrainedModel"],
 ) -> None:
-    """Where a shared prefix would change what is learnt, `auto` pads and says why."""
+    """Where a shared prefix would change what is learned, `auto` pads and says why."""
     torch.manual_seed(0)
     model = make().requires_grad_(requires_grad=False)
 

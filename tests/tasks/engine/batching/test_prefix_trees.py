@@ -1,4 +1,4 @@
-"""What rows of a conversation share is computed once, and nothing that is learnt depends on it."""
+"""What rows of a conversation share is computed once, and nothing that is learned depends on it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ CONVERSATIONS = {
 }
 
 
-def learnt(batch: Batch) -> Iterator[tuple[tuple[int, ...], int]]:
+def learned(batch: Batch) -> Iterator[tuple[tuple[int, ...], int]]:
     """Yield each label of a batch, and the tokens that it is predicted from."""
     for micro_batch in batch["micro_batches"]:
         segments = Segments.in_mask(micro_batch["attention_mask"])
@@ -66,7 +66,7 @@ def test_each_label_counts_once_behind_its_own_tokens(
         for at, label in enumerate(row.labels)
         if label != IGNORED
     )
-    assert Counter(learnt(PackedBatches(0, max_tokens)(as_items(rows)))) == expected
+    assert Counter(learned(PackedBatches(0, max_tokens)(as_items(rows)))) == expected
 
 
 @pytest.mark.parametrize("prefix_length", [0, 12])

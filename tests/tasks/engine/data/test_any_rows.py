@@ -191,7 +191,7 @@ tables = st.lists(st.tuples(st.sampled_from(COLUMNS) | whole, columns()), min_si
 @given(tables, tasks)
 @thorough
 def test_parquet(drawn: list[tuple[str, pa.Array]], task: Task) -> None:
-    """Columns of all types, with times that Python has not, and bytes that are no text."""
+    """Columns of all types are read or refused, also times that Python lacks and invalid UTF-8."""
     names, found = [name for name, _ in drawn], [one for _, one in drawn]
     given_table = pa.Table.from_arrays(found, names)
     check("rows.parquet", lambda path: parquet.write_table(given_table, path), task)

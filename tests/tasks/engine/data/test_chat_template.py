@@ -11,7 +11,7 @@ from tasks.records import ChatOptions
 
 
 def test_variables_that_are_never_read_are_named() -> None:
-    """A variable with a typing mistake takes no effect, which the run says."""
+    """A misspelled variable has no effect, and is a warning."""
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
         "{% set effort = effort if effort is defined else 'low' %}{% for m in messages %}"
@@ -45,7 +45,7 @@ def test_file_that_is_no_template_is_refused(
 
 
 def test_valid_file_is_read(tmp_path: Path) -> None:
-    """Its text is what is recorded."""
+    """The text of the template is recorded, not its path."""
     (tmp_path / "own.jinja").write_text("{% generation %}ä{% endgeneration %}", encoding="utf-8")
     assert read_chat_template(str(tmp_path / "own.jinja")) == "{% generation %}ä{% endgeneration %}"
     assert read_chat_template(None) is None

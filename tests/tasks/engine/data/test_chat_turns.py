@@ -186,7 +186,7 @@ def _as_openai(message: Message) -> dict[str, Any]:
 
 
 def test_what_the_template_leaves_out_is_counted() -> None:
-    """Reasoning and tools that are not in the text are no secret."""
+    """Reasoning and tools that the template omits are counted."""
     messages, _ = CONVERSATIONS["reasoning"]
     rendered = renderer_of(AGENT_SHAPES["has no reasoning"]).full(Example(1, messages))
     assert rendered.counts["num_unwritten_reasonings"] == 2
@@ -197,7 +197,7 @@ def test_what_the_template_leaves_out_is_counted() -> None:
 
 
 def test_answers_of_weight_0_are_counted_and_cannot_be_trained_in_full() -> None:
-    """An answer that is not to be imitated is none; nor are all tokens to be trained then."""
+    """An answer of weight 0 has no label, and contradicts `loss_on: all`."""
     renderer = renderer_of(AGENT_SHAPES["renders all"])
     example = Example(3, CONVERSATIONS["only the last"][0])
 
@@ -205,7 +205,7 @@ def test_answers_of_weight_0_are_counted_and_cannot_be_trained_in_full() -> None
     with pytest.raises(UserError, match=r"row 3: an answer has weight 0, but data.loss_on is all"):
         tokenized(renderer, example, loss_on=LossOn.ALL)
     nothing = Example(3, (Message("user", "a"), Message("assistant", "b", is_trained=False)))
-    with pytest.raises(UserError, match="row 3: none of its answers is to be trained on"):
+    with pytest.raises(UserError, match="row 3: no answer is trained on"):
         renderer.rows(nothing)
 
 
@@ -257,7 +257,7 @@ def test_plain_text_has_no_place_for_them(
 
 
 def test_system_message_without_a_user_is_refused() -> None:
-    """There is no message to put it into."""
+    """A system message without a user message after it is refused."""
     renderer = renderer_of(AGENT_SHAPES["renders all"], system_in_user=True)
     messages = (Message("system", "s"), Message("assistant", "a"))
     with pytest.raises(UserError, match=r"row 7: data.system_in_user is true, but no user message"):

@@ -56,7 +56,7 @@ def test_evaluation_and_prediction_name_theirs(faq: str, tmp_path: Path) -> None
 
 
 def test_a_name_that_no_row_has_is_a_mistake(faq: str) -> None:
-    """It is named, with the columns there are; one that a later row has is none."""
+    """A missing column is named beside those there are, unless a later row has it."""
     settings = DataSettings(train=faq, columns={"prompt": "questions"})
     with pytest.raises(UserError, match=r"data\.columns names 'questions', .*: question, answer"):
         read_examples(settings, seed=0)
@@ -65,7 +65,7 @@ def test_a_name_that_no_row_has_is_a_mistake(faq: str) -> None:
 
 
 def test_rows_are_still_read_in_a_stream() -> None:
-    """A name that many rows lack holds none of them back for ever; that it is missing is told."""
+    """A name that no row has is reported at the end, and rows before that are read as they come."""
     endless = renamed(repeat({"prompt": "a"}), {"system": "about"})
     assert next(endless) == {"prompt": "a"}
     many = renamed(repeat({"prompt": "a"}, 2000), {"system": "about"})

@@ -188,7 +188,7 @@ def test_a_system_column_beside_messages_is_their_system_turn(tmp_path: Path) ->
 
 
 def test_of_a_question_counts_what_is_asked() -> None:
-    """How an answer is to be learnt is no part of the question; earlier turns are."""
+    """How an answer is to be learned is no part of the question; earlier turns are."""
     asked = answered(weight=0, images=["a.png"]) | {"label": False, "system": "s"}
     _, example = read_question(1, asked)
     assert example.prompt_messages == (Message("system", "s"), USER)
@@ -304,7 +304,7 @@ def test_fewer_training_rows_leave_the_held_out_ones(tmp_path: Path) -> None:
 
 
 def test_a_held_out_row_that_is_trained_on_is_counted(tmp_path: Path) -> None:
-    """Rows count as the same by what is learnt from them, whatever their other columns."""
+    """Rows count as the same by what is learned from them, whatever their other columns."""
     known: Row = {"prompt": "prompt 1", "completion": "b", "id": 7}
     held_out = written(tmp_path, [known, {"prompt": "new", "completion": "b"}], "eval.jsonl")
     sets = read_examples(DataSettings(train=written(tmp_path, many(3)), eval=held_out), seed=0)

@@ -81,7 +81,9 @@ def test_what_differs_in_what_is_asked_is_no_leak(one: str, other: str) -> None:
         (talk("Me.", "Who?"), talk("Who?", "Me."), NONE),
     ],
 )
-def test_each_answer_of_a_talk_is_learnt(held_out: Example, trained: Example, leaks: Leaks) -> None:
+def test_each_answer_of_a_talk_is_learned(
+    held_out: Example, trained: Example, leaks: Leaks
+) -> None:
     """A row that is the beginning or the end of a talk leaks; after another text it is another."""
     assert find_leaks([held_out], [trained]) == leaks
 

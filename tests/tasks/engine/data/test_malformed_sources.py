@@ -113,7 +113,7 @@ def test_rows_beside_one_that_cannot_be_read_are_as_they_are_without_it(tmp_path
 
 @pytest.mark.parametrize("left", [0, 1, 4, 100, -8, -1])
 def test_a_cut_parquet_file_is_refused(tmp_path: Path, left: int) -> None:
-    """What an interrupted copy leaves is no Parquet file, or an empty one."""
+    """What an interrupted copy leaves is refused: not a Parquet file, or an empty one."""
     parquet.write_table(table(), tmp_path / "rows.parquet")
     content = (tmp_path / "rows.parquet").read_bytes()
     (tmp_path / "rows.parquet").write_bytes(content[:left])
@@ -160,7 +160,7 @@ def test_json_that_is_no_row_is_refused_in_a_line(
 
 
 def test_a_long_value_is_shown_by_its_ends_and_length(tmp_path: Path) -> None:
-    """A message stays a line, and says how much there was."""
+    """A message stays one short line, and states how long the value was."""
     (tmp_path / "rows.jsonl").write_bytes(JSON["a long value"])
     message = refused(tmp_path / "rows.jsonl")
     assert 'row 1: text is ["xxxx' in message
@@ -180,7 +180,7 @@ CSV = {
 
 @pytest.mark.parametrize("name", CSV)
 def test_csv_that_is_no_table_is_refused_in_a_line(tmp_path: Path, name: str) -> None:
-    """The message has the line, and no more of the file than it takes."""
+    """The message names the line, and repeats little of the file."""
     (tmp_path / "rows.csv").write_bytes(CSV[name])
     refused(tmp_path / "rows.csv", Task.TOKEN_CLASSIFICATION)
 
@@ -241,7 +241,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 def test_a_datasets_folder_without_its_rows_is_refused(
     tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
-    """A copy that lacks the Arrow file, or a part of it, is told as that."""
+    """A copy that lacks the Arrow file, or a part of it, is refused as incomplete."""
     from datasets import Dataset
 
     Dataset.from_list([{"text": "a" * 100}] * 5).save_to_disk(tmp_path / "data")

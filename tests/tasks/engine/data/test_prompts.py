@@ -81,7 +81,7 @@ def test_exact_imitation_is_the_right_answer(
 
 
 def test_every_answer_of_a_conversation_is_trained(shape: Shape) -> None:
-    """Earlier answers are learnt as the last one is, if need be in rows of their own."""
+    """Earlier answers are learned as the last one is, if need be in rows of their own."""
     example = Example(1, (*TURNS, Message("assistant", "pear")))
 
     split = tokenized(renderer_of(shape), example)
@@ -110,7 +110,7 @@ def test_thought_that_the_data_has_is_no_second_one(thought: str) -> None:
 
 
 def test_answer_of_an_end_token_alone_is_refused(shape: Shape) -> None:
-    """Nothing would be learnt but to stop, as of an empty answer."""
+    """Nothing would be learned but to stop, as of an empty answer."""
     with pytest.raises(UserError, match="the text of an end token alone"):
         renderer_of(shape).full(Example(1, (*TURNS, Message("assistant", "<|im_end|>"))))
 
@@ -185,7 +185,7 @@ def test_template_that_writes_an_answer_twice_is_refused() -> None:
 def test_answer_of_nothing_but_a_thought_s_frame_is_refused(
     content: str, asked: tuple[Message, ...]
 ) -> None:
-    """Qwen3's template makes an empty answer of it, which would be learnt."""
+    """Qwen3's template makes an empty answer of it, which would be learned."""
     renderer = renderer_of(SHAPES["qwen3"])
     with pytest.raises(UserError, match=r"row 1: the answer .* so there is nothing to learn"):
         renderer.full(Example(1, (*asked, Message("assistant", content))))

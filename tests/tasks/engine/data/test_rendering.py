@@ -108,7 +108,7 @@ def test_turns_that_the_template_refuses_are_the_users_mistake(
 def test_template_without_end_token_gives_the_whole_turn(
     tokenizer: "PreTrainedTokenizerFast",
 ) -> None:
-    """Where a turn ends in a mark other than the tokenizer's end token, the mark is learnt.
+    """Where a turn ends in a mark other than the tokenizer's end token, the mark is learned.
 
     The end token, which stops generation, follows the last one.
     """
@@ -140,7 +140,7 @@ def test_plain_turns_are_separate_paragraphs(tokenizer: "PreTrainedTokenizerFast
 
 
 def test_text_is_one_answer_without_a_prompt(tokenizer: "PreTrainedTokenizerFast") -> None:
-    """A plain text is learnt whole, its end included, and cannot be answered."""
+    """A plain text is learned whole, its end included, and cannot be answered."""
     renderer, row = Renderer(tokenizer, Template.PLAIN), Example(7, (), "once upon a time")
 
     assert answers(renderer.full(row)) == ["once upon a time<|im_end|>"]

@@ -409,7 +409,7 @@ def test_only_the_last_answer_is_trained_on_where_that_is_set() -> None:
 
 @pytest.mark.parametrize("row", [chat(*QA, weight=0), chat(*QA) | {"weight": "0"}])
 def test_a_row_without_a_trained_answer_may_be_dropped(row: Row) -> None:
-    """With `on_lost_answer: drop` it is read, and has nothing to train on."""
+    """With `on_lost_answer: drop` a row without a trained answer is read, and dropped later."""
     assert trained(read(row, on_lost_answer=OnLostAnswer.DROP).messages) == [False]
 
 
@@ -461,7 +461,7 @@ def test_a_question_has_the_same_formats(row: Row, asked: tuple[Message, ...]) -
     ],
 )
 def test_a_conversation_that_ends_in_nothing_asks_nothing(row: Row) -> None:
-    """The served model refuses it as well."""
+    """A conversation that ends in an empty message is refused, as by the served model."""
     with pytest.raises(BadRowError, match="the last message is empty, so there is no question"):
         read_question(1, row)
 

@@ -21,7 +21,7 @@ ASK = [{"role": "user", "content": "Hello?"}]
 
 DOUBLE = "{% set ns.x = ns.x + ns.x %}"
 EXCESSES = {
-    "is unfinished": ("{% if messages %}", "is no template: Unexpected end of template"),
+    "is unfinished": ("{% if messages %}", "is not a template: Unexpected end of template"),
     "writes": ("{{ 'x' * 5000000 }}", "writes 5,000,000 characters for a user's message"),
     "takes memory": ("{{ 'x' * 3000000000 }}", "takes more than 1 GB of memory"),
     "loops": (LOOP, "does not end within 1 s"),
@@ -59,7 +59,7 @@ def test_an_excess_is_refused(template: str, told: str, monkeypatch: pytest.Monk
     ],
 )
 def test_what_a_template_raises_is_the_row_s(template: str) -> None:
-    """A template that fails is within its limits: whoever renders a row is told why it fails."""
+    """A template that fails is within its limits: why it fails is reported for the row."""
     check_template(with_template(template))
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is
         render(with_template(template), ASK)

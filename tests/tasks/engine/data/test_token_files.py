@@ -126,7 +126,7 @@ def test_a_mistake_leaves_no_file(tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_rows_of_an_example_are_a_conversation(tmp_path: Path) -> None:
-    """They share a number and the example, written once, wherever a part of the file ends."""
+    """Rows of a conversation share a number and one example, wherever a chunk of the file ends."""
     sizes = [1, *[2] * 2500, 3]
     examples = [replace(EXAMPLES[0], row=number) for number in range(len(sizes))]
     owners = [one for one, size in zip(examples, sizes, strict=True) for _ in range(size)]
@@ -142,7 +142,7 @@ def test_rows_of_an_example_are_a_conversation(tmp_path: Path) -> None:
 
 
 def test_rows_of_their_own_are_no_conversations(tmp_path: Path) -> None:
-    """Each of them begins one, even if their examples are equal."""
+    """A row without a conversation begins its own, even if its example equals the one before."""
     rows = [TokenizedRow([5, 6], [IGNORED, 6])] * 3
     write_token_file(
         tmp_path / "rows.arrow", (Tokenized(replace(EXAMPLES[0]), row) for row in rows)

@@ -81,7 +81,7 @@ def test_answers_of_any_characters_are_labelled_whole(
     trim_offsets: bool,  # noqa: FBT001 - a parameter
     template: Template,
 ) -> None:
-    """Characters of many tokens, white space and special tokens within an answer are learnt.
+    """Characters of many tokens, white space and special tokens within an answer are learned.
 
     Some tokenizers (GPT-NeoX's) report a space as an empty span.
     """
@@ -92,7 +92,7 @@ def test_answers_of_any_characters_are_labelled_whole(
     assert trained_text(tokenizer, row) == f"{answer}<|im_end|>"
 
 
-def test_word_that_begins_in_the_prompt_is_learnt(tokenizer: "PreTrainedTokenizerFast") -> None:
+def test_word_that_begins_in_the_prompt_is_learned(tokenizer: "PreTrainedTokenizerFast") -> None:
     """Where the prompt's last space is part of the answer's first token, that token is trained on.
 
     Otherwise a one-word completion would teach nothing but its end.
@@ -107,7 +107,7 @@ def test_word_that_begins_in_the_prompt_is_learnt(tokenizer: "PreTrainedTokenize
 @pytest.mark.parametrize(
     ("template", "num_bos"), [(Template.PLAIN, 1), (Template.CHAT, 0)], ids=["plain", "chat"]
 )
-def test_beginning_that_the_tokenizer_adds_is_not_learnt(
+def test_beginning_that_the_tokenizer_adds_is_not_learned(
     tokenizer: "PreTrainedTokenizerFast", template: Template, num_bos: int
 ) -> None:
     """A plain row gets the tokenizer's BOS, unlabelled; a chat template writes its own."""
@@ -145,7 +145,7 @@ def test_mistake_in_a_row_names_its_source(tokenizer: "PreTrainedTokenizerFast")
         tokenized(tokenizer, [TALK])
 
 
-def test_text_row_is_learnt_whole(tokenizer: "PreTrainedTokenizerFast") -> None:
+def test_text_row_is_learned_whole(tokenizer: "PreTrainedTokenizerFast") -> None:
     """Every token of a `text` row has a label, and each but the first a loss."""
     [row] = tokenized(tokenizer, [Example(1, (), "The quick fox")], Template.PLAIN).rows
 
@@ -162,7 +162,7 @@ def test_loss_on_all_labels_the_prompt_too(tokenizer: "PreTrainedTokenizerFast")
 
 
 def test_completion_is_labelled_by_default(tokenizer: "PreTrainedTokenizerFast") -> None:
-    """A prompt and its completion are one text, of which the completion and its end are learnt."""
+    """A prompt and its completion are one text, of which the completion and its end are learned."""
     [row] = tokenized(tokenizer, [qa("2+2", "=4")], Template.PLAIN).rows
 
     assert tokenizer.decode(row.input_ids) == "2+2=4<|im_end|>"
@@ -170,7 +170,7 @@ def test_completion_is_labelled_by_default(tokenizer: "PreTrainedTokenizerFast")
 
 
 def test_rewritten_answers_have_rows_of_their_own(tokenizer: "PreTrainedTokenizerFast") -> None:
-    """An earlier answer that the template changes later is learnt in its own context."""
+    """An earlier answer that the template changes later is learned in its own context."""
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "message['content']",
         "('' if loop.last or message['role'] == 'user' else '~') + message['content']",

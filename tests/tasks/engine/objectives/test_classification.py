@@ -110,7 +110,7 @@ def test_held_out_rows_have_no_labels_of_their_own(tmp_path: Path) -> None:
         (["a", ""], "row 2: label is empty"),
     ],
 )
-def test_labels_that_cannot_be_learnt_are_refused(
+def test_labels_that_cannot_be_learned_are_refused(
     tmp_path: Path, labels: list[object], message: str
 ) -> None:
     """One class, a truth value or nothing is the user's mistake."""
@@ -157,7 +157,7 @@ def test_a_base_with_its_labels_is_one_definite_model(bert: Path) -> None:
     assert first.config.id2label == dict(enumerate(LABELS))
 
 
-def test_texts_are_learnt_by_adapter_and_head(bert: Path, tmp_path: Path) -> None:
+def test_texts_are_learned_by_adapter_and_head(bert: Path, tmp_path: Path) -> None:
     """All held-out rows come out right; the base stays as it was, and the head does not."""
     lora = LoraSettings(r=4, target_modules="all-linear")
     model, record = injected(bert, tmp_path, lora, classifier(bert))

@@ -27,7 +27,7 @@ from tasks.errors import UserError
 def test_answer_that_is_more_than_text_is_refused(
     tmp_path: Path, answer: Message, message: str
 ) -> None:
-    """It would be learnt without its tool calls, its reasoning or its weight."""
+    """An answer with tool calls, reasoning or weight 0 is refused for seq2seq."""
     base = find_base(BaseModelSettings(source=str(tiny_t5(tmp_path / "t5")), task=Task.SEQ2SEQ))
     renderer = Renderer.of(load_tokenizer(base.location, None), Template.PLAIN, RowFormat.MESSAGES)
     split = Split("rows.jsonl", "", (Example(7, (Message("user", "a"), answer)),))

@@ -181,7 +181,7 @@ def report(
 
 
 def test_the_six_steps_tag(report: ReportRecord) -> None:
-    """Tags are learnt, judged by word and by entity, and the adapter answers from its file."""
+    """Tags are learned, judged by word and by entity, and the adapter answers from its file."""
     assert report.data.labels == TAGS
     metrics = report.trained.eval_metrics
     assert set(metrics) == {"accuracy", "macro_f1", "entity_f1"}

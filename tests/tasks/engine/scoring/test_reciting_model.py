@@ -1,4 +1,4 @@
-"""A model that has learnt its rows perfectly is judged so, wherever its answers are looked at."""
+"""A model that has learned its rows perfectly is judged so, wherever its answers are looked at."""
 
 import hashlib
 import json

@@ -48,7 +48,7 @@ def train_on_turns(
     return engine.train_adapter(model, record, data, changed, folder / "checkpoints", on_progress)
 
 
-def test_shared_turns_are_learnt_as_padded_rows(tiny_base: Path, tmp_path: Path) -> None:
+def test_shared_turns_are_learned_as_padded_rows(tiny_base: Path, tmp_path: Path) -> None:
     """Training losses and held-out losses are those of rows that share nothing, in each step."""
     found = {
         batching: train_on_turns(
