@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo up down lint test test-all audit chaos bench screenshots
+.PHONY: help install demo up down lint test test-all audit resolve chaos bench screenshots
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,6 +14,7 @@ help:
 	@echo "make test      lint, types and the fast tests"
 	@echo "make test-all  lint, types and the slow tests: the real model, new processes, servers"
 	@echo "make audit     look up known vulnerabilities of the pinned dependencies (asks pypi.org)"
+	@echo "make resolve   look up whether the pinned dependencies fit Python 3.12, 3.13 and 3.14 (asks pypi.org)"
 	@echo "make chaos     kill runs at 210 seeded moments, and report how each was resumed (half an hour)"
 	@echo "make bench     compare with Trainer and TRL on this machine (hours; with ARGS=--quick, minutes)"
 	@echo "make screenshots  take the screenshots in docs/images again, from a run of the demo"
@@ -64,6 +65,9 @@ test-all: lint
 
 audit: .venv-audit/installed
 	.venv-audit/bin/python .ci/audit.py
+
+resolve: install
+	$(BIN)/python .ci/resolve.py 3.12 3.13 3.14
 
 chaos: install
 	$(BIN)/python tests/support/chaos.py --kills 210 --seed 1

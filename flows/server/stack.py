@@ -101,6 +101,9 @@ class Stack:
                 "prefect.server.concurrency.lease_storage.filesystem"
             ),
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            # Each page of the newer UI of Prefect 3.8 asks an analytics host for its configuration,
+            # also where analytics are off. This makes the first UI the default one.
+            "PREFECT_SERVER_UI_V2_ENABLED": "false",
         }
         words = ["flows.server.prefect_server", f"--host={_HOST}", f"--port={port}"]
         self._processes.start("prefect", words, self.environment() | settings, port)

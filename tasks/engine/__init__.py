@@ -3,6 +3,7 @@
 Its face is a complete run: `prepare_data` and the six steps, which pass one live model along.
 """
 
+import logging
 import os
 
 # Read when torch loads its thread pool (GNU OpenMP). Idle threads spin while they wait for work.
@@ -17,6 +18,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 # gigabyte. Within a step only a few dozen shapes recur, once per layer.
 for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "64")
+
+# bitsandbytes 0.50, which PEFT imports, warns on CPUs with AVX512-BF16 that the package `kernels`
+# is missing. It is not installed on purpose: with it, the import would fetch code from the Hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "kernels-community" not in str(record.msg)
+)
 
 from tasks.engine.steps import (  # noqa: E402 - torch reads the above when it is imported
     configure_lora,

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from flow_runs import sums
@@ -89,3 +90,14 @@ def test_the_newer_pages_have_the_form_too(stack: RunningStack, page: "Page") ->
     headings = re.findall(r"\n(Base model|Data|LoRA|Training)(?: \(Optional\))?\s*\n", said)
     assert headings == ["Base model", "Data", "LoRA", "Training"]
     assert "BaseModelSettings" not in said
+
+
+def test_pages_ask_no_other_host(stack: RunningStack, page: "Page") -> None:
+    """The UI that opens at the server's address makes requests to our servers alone."""
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(request.url))
+    page.goto(stack.prefect_url)
+    page.get_by_text("Automations").first.wait_for()
+    page.wait_for_timeout(3000)  # what the page asks for once it is drawn
+    hosts = {urlsplit(url).hostname for url in asked if url.startswith("http")}
+    assert hosts == {"127.0.0.1"}

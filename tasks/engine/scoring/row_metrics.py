@@ -1,15 +1,8 @@
-"""Metrics of one answer against the expected one: numbers, mostly 0 to 1, where more is better.
-
-Token F1 and ROUGE-L (Lin 2004, section 3, https://aclanthology.org/W04-1013) are computed by the
-package rouge-score, but with the words and punctuation of any language as tokens, as its own
-tokenizer keeps only a-z and digits. The F1 of single tokens (ROUGE-1) is the token F1 of SQuAD
-(arXiv:1606.05250, section 6.1) without its removal of English articles and punctuation.
-"""
+"""Metrics of one answer against the expected one: numbers, mostly 0 to 1, where more is better."""
 
 import hashlib
 import importlib
 import math
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +14,7 @@ from tasks.engine.excerpts import excerpt
 from tasks.engine.objectives.class_counts import entity_f1
 from tasks.engine.objectives.entities import names_entities
 from tasks.engine.objectives.generation import matches
+from tasks.engine.scoring.token_overlap import rouge_l, token_f1
 from tasks.errors import UserError
 
 RowMetric = Callable[[str, str], float]
@@ -29,7 +23,6 @@ RowMetric = Callable[[str, str], float]
 _MAX_LABEL_CHARACTERS = 80
 _ROWS_PER_LABEL = 2
 """Answers that repeat less than this on average are not taken for labels."""
-_TOKEN = re.compile(r"\w+|[^\w\s]")
 _MISSING = object()
 
 
@@ -66,7 +59,7 @@ def row_metrics(
     if kind.are_classes:
         metrics["accuracy"] = _accuracy(kind)
     if kind is not AnswerKind.TAGS:
-        metrics |= _overlaps()
+        metrics |= {"token_f1": token_f1, "rouge_l": rouge_l}
     elif names_entities(list({tag for text in expected for tag in text.split()})):
         metrics["entity_f1"] = _entity_f1
     if kind is AnswerKind.JSON:
@@ -114,24 +107,6 @@ def _accuracy(kind: AnswerKind) -> RowMetric:
 def _entity_f1(answer: str, expected: str) -> float:
     given, wanted = classes_of(answer, expected, AnswerKind.TAGS)
     return entity_f1([wanted], [given])
-
-
-def _overlaps() -> dict[str, RowMetric]:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rouge1", "rougeL"], tokenizer=_Tokens())
-
-    def overlap(kind: str) -> RowMetric:
-        return lambda answer, expected: float(scorer.score(expected, answer)[kind].fmeasure)
-
-    return {"token_f1": overlap("rouge1"), "rouge_l": overlap("rougeL")}
-
-
-class _Tokens:
-    """A tokenizer for rouge-score: words and punctuation marks of any language, case-folded."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return _TOKEN.findall(text.casefold())
 
 
 def _json_valid(answer: str, expected: str) -> float:

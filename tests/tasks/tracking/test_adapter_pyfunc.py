@@ -150,6 +150,7 @@ def test_answers_in_a_new_process(
         text=True,
     )
 
+    assert "kernels" not in done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])
     base, chats = Path(saved.base.location), [as_chat(prompt) for prompt in PROMPTS]
     assert answers == greedy_answers(base, saved.folder, chats)
