@@ -153,4 +153,4 @@ def _renamed_only(columns: dict[str, str]) -> dict[str, str]:
 
 def _by_plain_name(row: Row) -> dict[str, str]:
     """Return the names of a row's columns by what they are in lower case."""
-    return {name.strip().casefold(): name for name in row}
+    return {name.casefold(): name for name in row}

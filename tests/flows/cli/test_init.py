@@ -21,7 +21,7 @@ from tasks.engine.data.leakage import find_leaks, normalized_question
 from tasks.engine.data.row_sources import Row, read_rows
 from tasks.engine.data.unread_columns import _READ
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
-from tasks.errors import UserError
+from tasks.errors import UnwritableError
 
 MEANING = "name[The Eagle], food[French], near[the river {}]"
 ROWS = 24
@@ -39,7 +39,7 @@ CASES: dict[str, tuple[dict[str, list[str]], RowFormat, dict[str, str]]] = {
         {"prompt": "meaning", "completion": "text"},
     ),
     "an unknown column of sentences": (
-        {"text": column("b {}"), "headline": column("Fox number {} eats a dog"), "id": column("{}")},
+        {"text": column("b {}"), "headline": column("Fox {} eats a dog"), "id": column("{}")},
         RowFormat.PROMPT_COMPLETION,
         {"prompt": "headline", "completion": "text"},
     ),
@@ -69,7 +69,7 @@ CASES: dict[str, tuple[dict[str, list[str]], RowFormat, dict[str, str]]] = {
         {"input": "context", "output": "response"},
     ),
     "two columns of sentences": (
-        {"title": column("A fox and {} dogs"), "body": column("There was a fox {}."), "n": column("1")},
+        {"title": column("A fox, {} dogs"), "body": column("It was a fox {}."), "n": column("1")},
         RowFormat.PROMPT_COMPLETION,
         {"prompt": "title", "completion": "body"},
     ),
@@ -168,15 +168,6 @@ def opened(config: RetrainAdapterConfig) -> HeldOut:
     return open_held_out(config.evaluation, config.data, config.base_model.task)
 
 
-SOURCES: dict[str, Callable[[Path, list[Row]], None]] = {
-    "rows.jsonl": lambda file, rows: void(file.write_bytes(jsonl(rows))),
-    "rows.jsonl.gz": lambda file, rows: void(file.write_bytes(gzip.compress(jsonl(rows)))),
-    "rows.json": lambda file, rows: void(file.write_text(json.dumps({"rows": rows}))),
-    "rows.csv": lambda file, rows: void(written_csv(file, rows)),
-    "rows.parquet": lambda file, rows: parquet(file, rows),
-}
-
-
 def void(_: object) -> None:
     """Return nothing."""
 
@@ -187,6 +178,15 @@ def parquet(file: Path, rows: list[Row]) -> None:
     from pyarrow.parquet import write_table
 
     write_table(pa.Table.from_pylist(rows), file)
+
+
+SOURCES: dict[str, Callable[[Path, list[Row]], None]] = {
+    "rows.jsonl": lambda file, rows: void(file.write_bytes(jsonl(rows))),
+    "rows.jsonl.gz": lambda file, rows: void(file.write_bytes(gzip.compress(jsonl(rows)))),
+    "rows.json": lambda file, rows: void(file.write_text(json.dumps({"rows": rows}))),
+    "rows.csv": lambda file, rows: void(written_csv(file, rows)),
+    "rows.parquet": parquet,
+}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -207,7 +207,7 @@ def test_what_init_writes_can_be_retrained(
     trained = read_examples(config.data.model_copy(update={"eval_fraction": 0.0}), 0,
                             config.base_model.task)  # fmt: skip
     leaks = find_leaks(held_out.examples, trained.train.examples)
-    assert not (leaks.exact or leaks.normalized)
+    assert (leaks.exact, leaks.normalized) == ((), ())
     assert not {label for one in held_out.examples for label in one.labels} - set(trained.labels)
     assert len({*map(normalized_question, held_out.examples)}) == config.decision.min_rows
     assert config.decision.metric in held_out.metric_names
@@ -228,9 +228,9 @@ def test_lines_are_copied_byte_by_byte(tmp_path: Path) -> None:
         config, _ = write_retraining(tmp_path / f"{name}.yaml", str(data), "org/m", name, 0.25)
         assert isinstance(config, RetrainAdapterConfig)
         digests.add(config.evaluation.sha256)
-        copied = (tmp_path / f"{name}-data" / "held-out.jsonl").read_bytes().splitlines()
-        assert len(Path(config.evaluation.rows).read_bytes().split(b"\n")) == 11
-        assert {line for line in copied if line.startswith(b"{")} <= lines
+        copied = Path(config.evaluation.rows).read_bytes().removesuffix(b"\n").split(b"\n")
+        assert len(copied) == 10
+        assert set(copied) <= lines
     assert len(digests) == 1
 
 
@@ -277,6 +277,6 @@ def test_without_the_configuration_there_are_no_rows(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_bytes(jsonl(questions(9)))
     (tmp_path / "run.yaml" / "inside").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"run\.yaml can't be written"):
+    with pytest.raises(UnwritableError, match=r"run\.yaml can't be written"):
         write_retraining(tmp_path / "run.yaml", str(data), "org/m", None, None)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["rows.jsonl", "run.yaml"]
