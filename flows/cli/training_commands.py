@@ -1,6 +1,7 @@
 """The commands of a training: `init`, `check`, `train` and `resume`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,7 +10,10 @@ from flows.cli.early_checks import check_training
 from flows.cli.process import check_base, execute_and_print, prepare_process, show_progress
 from tasks.durability.step_name import StepName
 from tasks.errors import AdapterflowError, UserError
-from tasks.runtime.atomic_files import check_new, write_atomically
+from tasks.runtime.atomic_files import check_new
+
+if TYPE_CHECKING:
+    from tasks.config import TrainAdapterConfig
 
 
 @click.command()
@@ -21,24 +25,48 @@ from tasks.runtime.atomic_files import check_new, write_atomically
     help="A Hub id, a local folder or a GGUF file.",
 )
 @click.option("--output", "-o", type=options.PATH, default="adapterflow.yaml", show_default=True)
-def init(data_file: Path, base_model: str, output: Path) -> None:
-    """Write a commented starting configuration for DATA, and show its first row."""
-    from flows.cli.starting_point import starting_configuration
+@click.option("--name", help="Of the experiment and registered model; default: made from DATA's.")
+@click.option(
+    "--retrain", "retrains", is_flag=True, help="For `retrain`: also write a file of held-out rows."
+)
+@click.option(
+    "--held-out",
+    "share",
+    type=options.number(0, 0.5, above=True),
+    help="Share of the rows to hold out; default: a tenth, at least 100, at most half.",
+)
+def init(  # noqa: PLR0913 - one parameter an option
+    data_file: Path,
+    base_model: str,
+    output: Path,
+    name: str | None,
+    retrains: bool,  # noqa: FBT001
+    share: float | None,
+) -> None:
+    """Write a starting configuration for DATA, and show its first row.
 
+    With --retrain, the rows are also copied into two files beside the configuration: those to train
+    on, and those that decide. DATA is unchanged.
+    """
+    from flows.cli.starting_files import write_retraining, write_training
+
+    if share is not None and not retrains:
+        raise UserError("--held-out was given without --retrain; add it, or remove --held-out")
     if output.exists():
         raise UserError(f"{output} already exists; choose another file with --output")
     check_new(output)
-    text = starting_configuration(data_file, base_model)
-    write_atomically(output, text)
-    click.echo(f"wrote {output}; start training with: adapterflow train {output}")
-    _show_first_row(output)
+    if retrains:
+        config, notes = write_retraining(output, str(data_file), base_model, name, share)
+    else:
+        config, notes = write_training(output, str(data_file), base_model, name)
+    click.echo("\n".join(notes))
+    verb = "retrain" if retrains else "train"
+    click.echo(f"wrote {output}; start training with: adapterflow {verb} {output}")
+    _show_first_row(config)
 
 
-def _show_first_row(config_file: Path) -> None:
+def _show_first_row(config: "TrainAdapterConfig") -> None:
     """Print the first row as the model will see it, if its tokenizer can be had now."""
-    from tasks.config.reading import read_config
-
-    config = read_config(config_file)
     if config.base_model.source.endswith(".gguf"):  # converting it takes minutes
         click.echo("adapterflow check shows the first row as the model sees it", err=True)
         return

@@ -71,19 +71,3 @@ def _missing(missing: Iterable[str], seen: Collection[str], setting: str) -> Use
         f"{setting} names {names}, but no row has such a column; the columns: "
         f"{listed(seen) or '(none)'}"
     )
-
-
-_ASKED = ("prompt", "question", "query", "problem", "input", "source")
-_ANSWERED = ("completion", "answer", "response", "reply", "solution", "output", "target")
-
-
-def proposed_columns(row: Row) -> dict[str, str]:
-    """Return the columns that look like a prompt and its completion, by our names.
-
-    Empty unless there is one of each kind.
-    """
-    pairs = {"prompt": _ASKED, "completion": _ANSWERED}
-    found = {ours: [one for one in usual if one in row] for ours, usual in pairs.items()}
-    if any(len(names) != 1 for names in found.values()):
-        return {}
-    return {ours: name for ours, (name,) in found.items() if name != ours}

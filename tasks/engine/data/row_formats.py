@@ -13,7 +13,7 @@ from tasks.engine.data.classified_rows import (
     tagged_question,
     text_example,
 )
-from tasks.engine.data.column_names import proposed_columns
+from tasks.engine.data.column_proposals import proposed_columns
 from tasks.engine.data.conversation_rows import (
     are_messages,
     conversation_example,

@@ -183,6 +183,13 @@ def count_unread(rows: Iterable[Row], row_format: RowFormat) -> Counter[str]:
     return found
 
 
+def unread_columns(rows: Iterable[Row], row_format: RowFormat) -> dict[str, int]:
+    """Return the number of rows with a value in each column that is not read, be it 0."""
+    kept = list(rows)
+    names = dict.fromkeys(excerpt(name) for row in kept for name in row.keys() - _READ[row_format])
+    return {**dict.fromkeys(sorted(names), 0), **count_unread(kept, row_format)}
+
+
 def unread_text(unread: Mapping[str, int]) -> str:
     """Return the names and counts as a line of text."""
     shown = [f"{name} ({count:,} rows)" for name, count in islice(unread.items(), _MOST_SHOWN)]

@@ -19,9 +19,9 @@ from engine_steps import (
     training,
 )
 from sklearn.metrics import accuracy_score, f1_score
+from starting_points import starting_configuration
 from tiny_models import tiny_bert, tiny_llama, tiny_tokenizer
 
-from flows.cli.starting_point import starting_configuration
 from tasks.config import BaseModelSettings, DataSettings, LoraSettings, Task, TrainingSettings
 from tasks.engine.adapters import adapter_state
 from tasks.engine.adapters.injection import reinject

@@ -9,10 +9,10 @@ import torch
 from engine_steps import loaded
 from flow_runs import tiny_config
 from mlflow_runs import client_of, logged
+from starting_points import starting_configuration
 from tiny_models import tiny_bert, tiny_llama, tiny_tokenizer
 
 from flows.cli import runs
-from flows.cli.starting_point import starting_configuration
 from tasks.config import BaseModelSettings, DataSettings, PredictBatchConfig, Task
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
