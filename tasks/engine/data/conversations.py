@@ -41,6 +41,8 @@ class Message:
     """The id of the call whose result this is."""
     is_trained: bool = True
     """Whether the answer is to be imitated; ignored unless it is the assistant's."""
+    is_context: bool = False
+    """Whether an answer is not imitated only because its row's prompt has it."""
 
     def for_template(self) -> dict[str, Any]:
         """Return the message as chat templates expect it: what it lacks is absent, not empty."""

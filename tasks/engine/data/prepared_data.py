@@ -5,6 +5,7 @@ from itertools import islice
 
 from tasks.engine.data.conversations import Example
 from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.token_files import conversation_starts
 from tasks.engine.data.tokenization import TokenizedSplit
 from tasks.records import DataRecord
 
@@ -20,13 +21,17 @@ class PreparedData:
     record: DataRecord
 
     def questions(self, count: int) -> list[tuple[Renderer, Example]]:
-        """Return the first held-out examples that have an answer, each with its renderer."""
+        """Return the first held-out examples that have an answer, each with its renderer.
+
+        An example with several rows is one question.
+        """
         if self.eval is None:
             return []
+        sources = self.eval.sources.tolist()
         formats = [part.row_format for part in self.eval.record.by_source]
         found = (
-            (self.eval.renderers[number], self.eval.examples[place])
-            for place, number in enumerate(self.eval.sources.tolist())
-            if formats[number] != "text"
+            (self.eval.renderers[sources[place]], self.eval.examples[place])
+            for place in conversation_starts(self.eval.rows).tolist()
+            if formats[sources[place]] != "text"
         )
         return list(islice(found, count))
