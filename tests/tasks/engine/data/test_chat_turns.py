@@ -10,9 +10,11 @@ from agent_templates import AGENT_SHAPES, CALL, CONVERSATIONS, TOOL_LIST, AgentS
 from chat_templates import SHAPES
 
 from tasks.config import DataSettings, LossOn, RowFormat, Template
+from tasks.engine.data.conversation_rows import prompted_example
 from tasks.engine.data.conversations import Example, Message, ToolCall
 from tasks.engine.data.mixing import Split
 from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.row_sources import Row
 from tasks.engine.data.tokenization import IGNORED, TokenizedSplit, tokenize_split
 from tasks.errors import UserError
 from tasks.records import ChatOptions
@@ -36,6 +38,12 @@ NUM_ROWS = {
     ("opens otherwise", "calls"): 3,
     ("opens otherwise", "parallel calls"): 2,
     ("thinking switched off", "calls and reasoning"): 2,
+    ("thinking switched off in the prompt alone", "two turns"): 2,
+    ("thinking switched off in the prompt alone", "system, three turns"): 3,
+    ("thinking switched off in the prompt alone", "calls"): 3,
+    ("thinking switched off in the prompt alone", "parallel calls"): 2,
+    ("thinking switched off in the prompt alone", "reasoning"): 2,
+    ("thinking switched off in the prompt alone", "calls and reasoning"): 2,
     ("closes the conversation", "two turns"): 2,
     ("closes the conversation", "system, three turns"): 3,
     ("closes the conversation", "calls"): 3,
@@ -104,7 +112,7 @@ class Peer:
     def left_to_generate(self, messages: Sequence[Message], number: int) -> tuple[str, str]:
         """Return what a model is given for an answer, and what it has to write to imitate it."""
         answer = messages[number]
-        if self.name == "thinking switched off":  # the prompt has an empty thinking block
+        if self.name.startswith("thinking switched off"):  # the prompt has an empty thinking block
             answer = replace(answer, reasoning="")
         asked = self.apply(messages[:number], add_generation_prompt=True)
         whole = self.apply([*messages[:number], answer])
@@ -207,6 +215,26 @@ def test_answers_of_weight_0_are_counted_and_cannot_be_trained_in_full() -> None
     nothing = Example(3, (Message("user", "a"), Message("assistant", "b", is_trained=False)))
     with pytest.raises(UserError, match="row 3: none of its answers is to be trained on"):
         renderer.rows(nothing)
+
+
+def test_context_of_a_prompt_is_trained_with_all_tokens() -> None:
+    """Earlier answers of a prompt are only context, so that all tokens may be trained on."""
+    prompt = chat_row("fruit?", "apple", "more")
+    row: Row = {"prompt": prompt, "completion": [{"role": "assistant", "content": "pear"}]}
+    renderer = renderer_of(AGENT_SHAPES["renders all"])
+
+    split = tokenized(renderer, prompted_example(1, row), loss_on=LossOn.ALL)
+
+    assert split.rows[0].labels == split.rows[0].input_ids
+    assert split.record.num_untrained_answers == 0
+    prompt[1]["weight"] = 0
+    with pytest.raises(UserError, match=r"an answer has weight 0, but data.loss_on is all"):
+        tokenized(renderer, prompted_example(1, row), loss_on=LossOn.ALL)
+
+
+def chat_row(*contents: str) -> list[dict[str, Any]]:
+    """Return messages as a row has them; the user begins."""
+    return [{"role": one.role, "content": one.content} for one in turns(*contents)]
 
 
 def test_all_tokens_of_a_conversation_are_trained_once() -> None:
