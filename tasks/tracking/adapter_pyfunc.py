@@ -613,9 +613,19 @@ def _tools_of(row: dict[str, Any]) -> list[Any] | None:
     if tools is None or isinstance(tools, float):  # an empty cell of a table is NaN
         return None
     try:
-        return list(json.loads(tools) if isinstance(tools, str) else tools) or None
+        given = list(json.loads(tools) if isinstance(tools, str) else tools)
+        return [_whole_tool(tool) for tool in given] or None
     except (ValueError, TypeError) as error:
         raise _refused(f"tools must be a list of tools: {tools!r:.200}") from error
+
+
+def _whole_tool(tool: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return a tool as `{"type": "function", "function": …}`, as in training."""
+    tool = dict(json.loads(tool) if isinstance(tool, str) else tool)
+    if "function" in tool and "type" in tool:
+        return tool
+    inner = {key: value for key, value in tool.items() if key != "type"}
+    return {"type": "function", "function": tool.get("function", inner)}
 
 
 def ask(
@@ -789,10 +799,44 @@ def _turns(messages: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         if turns and all(
             "role" in turn and ("content" in turn or turn.get("tool_calls")) for turn in turns
         ):
-            return turns
+            return [_as_trained(turn) for turn in turns]
     except (ValueError, TypeError, AttributeError):
         pass
     raise _refused(f"messages must be a list of objects with role and content: {messages!r:.200}")
+
+
+_ROLES = {
+    "developer": "system",
+    "human": "user",
+    **dict.fromkeys(("gpt", "model", "chatgpt"), "assistant"),
+    **dict.fromkeys(("function", "observation", "function_response", "tool_response"), "tool"),
+    "ipython": "tool",
+}
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+def _as_trained(turn: dict[str, Any]) -> dict[str, Any]:
+    """Return a message in the one form that the rows of a training are read into.
+
+    Clients write a text as parts, other names of roles, and OpenAI's former `function_call`.
+    """
+    turn = {**turn, "role": _ROLES.get(turn["role"], turn["role"])}
+    content = turn.get("content")
+    content = content.tolist() if hasattr(content, "tolist") else content
+    if isinstance(content, list):
+        turn["content"] = "".join(map(_text_of_part, content))
+    if (call := turn.pop("function_call", None)) and not turn.get("tool_calls"):
+        turn["tool_calls"] = [{"type": "function", "function": call}]
+    if reasoning := next((turn[key] for key in _REASONING if turn.get(key)), None):
+        turn |= {"reasoning_content": reasoning, "thinking": reasoning}
+    return turn
+
+
+def _text_of_part(part: Any) -> str:  # noqa: ANN401
+    text = part.get("text", part.get("value")) if isinstance(part, dict) else None
+    if not isinstance(text, str) or part.get("type") != "text":
+        raise _refused(f"only parts of the type text are supported, with a text: {part!r:.200}")
+    return text
 
 
 def _sampling(temperature: float) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from tasks.engine.data.conversation_rows import prompted_example
 from tasks.engine.data.conversations import Example, Message, ToolCall
 from tasks.engine.data.mixing import Split
 from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.row_formats import read_question
 from tasks.engine.data.row_sources import Row
 from tasks.engine.data.tokenization import IGNORED, TokenizedSplit, tokenize_split
 from tasks.errors import UserError
 from tasks.records import ChatOptions
-from tasks.tracking.adapter_pyfunc import ask
+from tasks.tracking.adapter_pyfunc import _rendered, ask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -79,6 +80,11 @@ def tokenized(renderer: Renderer, *examples: Example, **settings: Any) -> Tokeni
     split = Split("rows.jsonl", "0" * 64, examples)
     chosen = DataSettings(train="rows.jsonl", **settings)
     return TokenizedSplit.of(split, tokenize_split(split, renderer, chosen))
+
+
+def chat_row(*contents: str) -> list[dict[str, Any]]:
+    """Return messages as a row has them; the user begins."""
+    return [{"role": one.role, "content": one.content} for one in turns(*contents)]
 
 
 class Peer:
@@ -193,6 +199,44 @@ def _as_openai(message: Message) -> dict[str, Any]:
     return given
 
 
+RESULT = {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "y"}]}
+OPENAI_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"b": 1}'}}
+INNER = {"name": "f", "parameters": {"type": "object"}}
+ASKED_BY_CLIENTS: dict[str, dict[str, Any]] = {
+    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2}]},
+    "developer": {"messages": [{"role": "developer", "content": "s"}, *chat_row("a")]},
+    "reasoning": {"messages": [*chat_row("a"), chat_row("a", "b")[1] | {"reasoning": "so"}]},
+    "thinking": {"messages": [*chat_row("a"), chat_row("a", "b")[1] | {"thinking": "so"}]},
+    "calls": {
+        "messages": [
+            *chat_row("a"),
+            {"role": "assistant", "content": None, "tool_calls": [OPENAI_CALL]},
+            RESULT,
+        ]
+    },
+    "former calls": {
+        "messages": [
+            *chat_row("a"),
+            {"role": "assistant", "content": None, "function_call": OPENAI_CALL["function"]},
+            {"role": "function", "name": "f", "content": "x"},
+        ]
+    },
+    "inner tools": {"messages": chat_row("a"), "tools": [INNER]},
+    "tools as JSON": {"messages": chat_row("a"), "tools": json.dumps([INNER])},
+}
+
+
+@pytest.mark.parametrize("name", ASKED_BY_CLIENTS)
+def test_a_served_model_reads_what_clients_send_as_training_reads_rows(name: str) -> None:
+    """Parts, roles, calls and tools have several forms, which are one to the chat template."""
+    asked = ASKED_BY_CLIENTS[name]
+    asked = {**asked, "messages": [*asked["messages"], *chat_row("c")]}
+    renderer = renderer_of(AGENT_SHAPES["renders all"])
+    _, example = read_question(1, asked)
+    form = {"message_form": vars(renderer._turns.chat.call_form)}
+    assert _rendered(renderer.tokenizer, asked, form).text == renderer.prompt(example).text
+
+
 def test_what_the_template_leaves_out_is_counted() -> None:
     """Reasoning and tools that are not in the text are no secret."""
     messages, _ = CONVERSATIONS["reasoning"]
@@ -230,11 +274,6 @@ def test_context_of_a_prompt_is_trained_with_all_tokens() -> None:
     prompt[1]["weight"] = 0
     with pytest.raises(UserError, match=r"an answer has weight 0, but data.loss_on is all"):
         tokenized(renderer, prompted_example(1, row), loss_on=LossOn.ALL)
-
-
-def chat_row(*contents: str) -> list[dict[str, Any]]:
-    """Return messages as a row has them; the user begins."""
-    return [{"role": one.role, "content": one.content} for one in turns(*contents)]
 
 
 def test_all_tokens_of_a_conversation_are_trained_once() -> None:
