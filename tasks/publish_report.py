@@ -3,7 +3,9 @@
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from tasks.durability.step import step
+from tasks.engine.data.changed_rows import changes
 from tasks.engine.data.odd_rows import odd_text
+from tasks.engine.data.shown_rows import shown_text
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.training.loss_curve import draw_loss_curve
 from tasks.records import (
@@ -65,8 +67,8 @@ def write_report(report: ReportRecord) -> str:
         *(f"| {name} | {value} |" for name, value in _numbers(report).items()),
         "",
     ]
-    odd = [odd_text(one) for one in report.data.odd]
-    if warnings := (*odd, *report.trained.injected.lora.warnings, *report.trained.warnings):
+    rows = [*changes(report.data), *(odd_text(one) for one in report.data.odd)]
+    if warnings := (*rows, *report.trained.injected.lora.warnings, *report.trained.warnings):
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     if report.data.train.parts:
         lines += ["## Sources", "", *_sources(report.data, report.trained), ""]
@@ -100,7 +102,8 @@ def _sources(data: DataRecord, trained: TrainedRecord) -> list[str]:
 def _shown(shown: ShownRow) -> list[str]:
     """Return a row as the model sees it, as a block of code."""
     heading = f"## Row {shown.place.row} of {shown.place.source}"
-    about = "As the model sees it; it is trained on what is between ⟦ and ⟧."
+    about = f"{shown_text(shown)}, as the model sees it; what is between ⟦ and ⟧ is trained on."
+    about = about[0].upper() + about[1:]
     return [heading, "", about, "", *fenced(shown.text)]
 
 
@@ -111,7 +114,8 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
     numbers = {
         "base": f"`{saved.base.reference}`, {saved.base.dtype}",
         "base fingerprint": f"`{saved.base.fingerprint}`",
-        "training rows": f"{report.data.train.num_rows:,}, sha256 `{report.data.train.sha256}`",
+        "training rows": f"{report.data.train.num_rows:,}{report.data.train.made_of}, "
+        f"sha256 `{report.data.train.sha256}`",
         "trainable parameters": f"{injected.num_trainable_parameters:,} ({share:.2%})",
         "steps": f"{trained.num_steps:,} in {trained.seconds_training:.0f} s",
         "training loss": f"{trained.train_loss:.4f}",

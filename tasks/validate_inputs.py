@@ -14,6 +14,7 @@ from tasks.engine.base.hub import check_push
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.sources import check_files, find_base
 from tasks.engine.base.task_traits import traits_of
+from tasks.engine.data.changed_rows import changes
 from tasks.engine.data.chat_template import read_chat_template
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.odd_rows import odd_text
@@ -33,33 +34,6 @@ from tasks.records import (
 )
 from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger, progress
-
-_WARNINGS = {
-    "num_shortened_texts": "%d %s texts are truncated",
-    "num_shortened_answers": "%d %s answers are truncated",
-    "num_dropped_rows": "%d %s rows are dropped, as their answer is truncated away entirely",
-    "num_unwritten_messages": (
-        "%d messages to the assistant or results of tools in %s rows are omitted or rewritten by "
-        "the chat template"
-    ),
-    "num_unwritten_reasonings": (
-        "%d answers in %s rows are trained on without their reasoning, which the chat template "
-        "omits; use a template that writes it (data.chat_template)"
-    ),
-    "num_unwritten_tools": (
-        "%d %s rows have tools that the chat template omits, so the model does not see them; use a "
-        "template that writes them (data.chat_template)"
-    ),
-    "num_stopped_answers": (
-        "%d answers in %s rows contain the text of an end token: they are trained on completely, "
-        "but generation stops there"
-    ),
-    "num_reopened_answers": (
-        "%d answers in %s rows follow other text in the chat template than its generation prompt; "
-        "they are trained on after the generation prompt"
-    ),
-}
-"""Warnings about a split, by the count in its record that must not be 0."""
 
 
 @step
@@ -179,11 +153,8 @@ def _report(record: DataRecord) -> None:
         _report_split("held-out", record.eval, record.labels)
     if record.unread:
         logger().warning("columns not read: %s", unread_text(record.unread))
-    if unread := record.unread_chat_template_kwargs:
-        logger().warning(
-            "data.chat_template_kwargs sets %s, which the chat template never reads",
-            ", ".join(unread),
-        )
+    for warning in changes(record):
+        logger().warning(warning)
     if record.untrained_labels:
         logger().warning(
             "%d labels have no training rows: %s",
@@ -207,6 +178,3 @@ def _report_split(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
     )
     for part in split.parts:
         logger().info("%d of them are of %s", part.num_rows, part.name)
-    for name, message in _WARNINGS.items():
-        if number := getattr(split, name):
-            logger().warning(message, number, what)

@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.text import Text
 
 from tasks.config import TrainAdapterConfig
+from tasks.engine.data.changed_rows import changes
 from tasks.engine.data.odd_rows import odd_text
-from tasks.engine.data.shown_rows import END, START
+from tasks.engine.data.shown_rows import END, START, shown_text
 from tasks.engine.data.unread_columns import unread_text
 from tasks.engine.forecast import Forecast, forecast
-from tasks.records import DataRecord, ShownRow, SplitRecord
+from tasks.records import ShownRow, SplitRecord
 from tasks.validate_inputs import check_inputs
 
 _MB = 1e6
@@ -42,8 +43,7 @@ def print_forecast(found: Forecast) -> None:
 
 def print_row(shown: ShownRow, console: Console) -> None:
     """Print a row as the model sees it; on a terminal, what is trained on is bold."""
-    place = shown.place
-    about = f"row {place.row} of {place.source}, trained on what is between {START} and {END}:"
+    about = f"{shown_text(shown)}; trained on what is between {START} and {END}:"
     console.print(f"\n{about}", style="bold", markup=False)
     text = Text(shown.text)
     text.highlight_regex(f"{START}[^{END}]*{END}", "bold green")
@@ -65,18 +65,12 @@ def _sizes(found: Forecast) -> list[tuple[str, str]]:
             if split
             for part in (split, *split.parts)
         ),
-        *_unread_variables(found.data),
         *([("not read", unread_text(found.data.unread))] if found.data.unread else []),
         ("steps", f"{steps}; evaluations: {found.num_evaluations}"),
+        *(("warning", change) for change in changes(found.data)),
         *(("warning", odd_text(one)) for one in found.data.odd),
         *(("warning", warning) for warning in found.warnings),
     ]
-
-
-def _unread_variables(data: DataRecord) -> list[tuple[str, str]]:
-    unread = data.unread_chat_template_kwargs
-    text = f"data.chat_template_kwargs sets {', '.join(unread)}, which the template never reads"
-    return [("warning", text)] if unread else []
 
 
 def _rows(split: SplitRecord, labels: Sequence[str]) -> str:
@@ -86,13 +80,7 @@ def _rows(split: SplitRecord, labels: Sequence[str]) -> str:
         trained = f"{len(labels)} labels"
     parts = [f"{split.num_rows:,} rows{split.made_of}, {tokens}, {trained}"]
     if split.num_untrained_answers:
-        parts.append(f"{split.num_untrained_answers} answers have weight 0")
-    if split.num_shortened_texts:
-        parts.append(f"{split.num_shortened_texts} texts are truncated")
-    if split.num_shortened_answers:
-        parts.append(f"{split.num_shortened_answers} answers are truncated")
-    if split.num_dropped_rows:
-        parts.append(f"{split.num_dropped_rows} rows are dropped: truncation left no answer")
+        parts.append(f"{split.num_untrained_answers:,} answers are not trained on")
     return "; ".join(parts)
 
 

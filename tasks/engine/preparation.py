@@ -202,19 +202,22 @@ class _Tokens:
         return record, FileRecord.of(file), odd.found()
 
     def shown(self, split: Split) -> Iterator[ShownRow]:
-        """Yield the first row of each source as the model sees it."""
+        """Yield the first row of each source that is trained on, as the model sees it."""
         for part in split.by_source:
-            if len(part.examples):
-                example = part.examples[0]
+            renderer = self._renderer(part)
+            trained = (one for one in part.examples if not renderer.trains_nothing(one))
+            if example := next(trained, None):
+                rows = self._seen(renderer, example)
                 place = RowPlace(source=part.name, row=example.row)
-                yield ShownRow(place=place, text=marked(self._seen(part, example)))
+                yield ShownRow(place=place, text=marked(rows[-1]), num_rows=len(rows))
 
-    def _seen(self, part: Split, example: Example) -> Rendered:
-        renderer = self._renderer(part)
+    def _seen(self, renderer: Renderer, example: Example) -> list[Rendered]:
+        """Return the rows of an example as they are shown."""
         if self.task.row_type.labels_are_tokens:
-            return seen(renderer, example, self._settings)
+            rows = renderer.rows(example)
+            return [seen(renderer, one, self._settings) for one in rows]
         asked = self.task.prompt(renderer, example).text
-        return answered(asked, self.task.expected(renderer, example))
+        return [answered(asked, self.task.expected(renderer, example))]
 
     def _renderer(self, part: Split) -> Renderer:
         row_format = part.row_format or RowFormat.AUTO

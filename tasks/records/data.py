@@ -27,6 +27,8 @@ class ShownRow(Record):
     place: RowPlace
     text: str
     """With what is trained on between ⟦ and ⟧; long texts are shortened in the middle."""
+    num_rows: int = 1
+    """Rows that the conversation became; the text is that of the last."""
 
 
 class SplitRecord(Record):
@@ -48,7 +50,7 @@ class SplitRecord(Record):
     num_shortened_texts: int = 0
     """Texts truncated to `max_length` that contain no answer, as in classification."""
     num_untrained_answers: int = 0
-    """Answers that the rows exclude from the training, by weight 0."""
+    """Answers that are not trained on: by weight 0, `data.turns`, or as part of a prompt."""
     num_unwritten_messages: int = 0
     """Messages to the assistant, or results of tools, that the chat template omits or rewrites."""
     num_unwritten_reasonings: int = 0
@@ -65,6 +67,8 @@ class SplitRecord(Record):
     """Answers whose opening differs between the chat template's text and its generation prompt."""
     num_dropped_rows: int = 0
     """Rows dropped because none of their answer is within `max_length`."""
+    num_untrained_rows: int = 0
+    """Rows dropped because none of their answers is trained on, by weight 0."""
     name: str = ""
     """Of the source, in metrics and reports."""
     row_format: str = ""

@@ -723,9 +723,20 @@ def _tools_of(row: dict[str, Any]) -> list[Any] | None:
     tools = _parsed(_cell(row, "tools"))
     if tools is None or tools == "":
         return None
-    if not isinstance(tools, list) or not all(isinstance(one, dict) for one in tools):
+    if not isinstance(tools, list):
         raise _refused(f"tools must be a list of tools: {_shown(tools)}")
-    return tools or None
+    return [_whole_tool(tool) for tool in tools] or None
+
+
+def _whole_tool(tool: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return a tool as `{"type": "function", "function": …}`, as in training."""
+    tool = _parsed(tool)
+    if not isinstance(tool, dict):
+        raise _refused(f"tools must be a list of tools, but one is {_shown(tool)}")
+    if "function" in tool and "type" in tool:
+        return tool
+    inner = {key: value for key, value in tool.items() if key != "type"}
+    return {"type": "function", "function": tool.get("function", inner)}
 
 
 def ask(
@@ -905,6 +916,7 @@ def _turns(messages: Any, ends: list[str]) -> list[dict[str, Any]]:  # noqa: ANN
     if not turns or not isinstance(turns, list) or not all(map(_is_turn, turns)):
         given = _shown(messages)
         raise _refused(f"messages must be a list of objects with role and content: {given}")
+    turns = list(map(_as_trained, turns))
     if turns[-1]["role"] == "assistant":
         turns = turns[:-1]
     turns = [
@@ -922,23 +934,53 @@ def _asks(turn: dict[str, Any]) -> bool:
 def _is_turn(given: Any) -> bool:  # noqa: ANN401
     return (
         isinstance(given, dict)
-        and "role" in given
-        and ("content" in given or bool(given.get("tool_calls")))
+        and isinstance(given.get("role"), str)
+        and ("content" in given or bool(given.get("tool_calls") or given.get("function_call")))
     )
 
 
 def _content(turn: dict[str, Any], number: int, ends: list[str]) -> Any:  # noqa: ANN401
     content, is_answer = turn.get("content"), turn["role"] == "assistant"
-    if isinstance(content, list) and all(
-        isinstance(part, dict) and part.get("type") == "text" for part in content
-    ):
-        content = "".join(_text(part.get("text"), "a text", may_be_blank=True) for part in content)
     if is_answer and turn.get("tool_calls") and not content:
         return content
     content = _text(content, f"the content of message {number}", may_be_blank=True)
     # As in training: the template writes the end of an answer.
     end = next((one for one in ends if is_answer and content.rstrip().endswith(one)), "")
     return content.rstrip().removesuffix(end) if end else content
+
+
+_ROLES = {
+    "developer": "system",
+    "human": "user",
+    **dict.fromkeys(("gpt", "model", "chatgpt"), "assistant"),
+    **dict.fromkeys(("function", "observation", "function_response", "tool_response"), "tool"),
+    "ipython": "tool",
+}
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+def _as_trained(turn: dict[str, Any]) -> dict[str, Any]:
+    """Return a message in the one form that the rows of a training are read into.
+
+    Clients write a text as parts, other names of roles, and OpenAI's former `function_call`.
+    """
+    turn = {**turn, "role": _ROLES.get(turn["role"], turn["role"])}
+    content = turn.get("content")
+    content = content.tolist() if hasattr(content, "tolist") else content
+    if isinstance(content, list):
+        turn["content"] = "".join(map(_text_of_part, content))
+    if (call := turn.pop("function_call", None)) and not turn.get("tool_calls"):
+        turn["tool_calls"] = [{"type": "function", "function": call}]
+    if reasoning := next((turn[key] for key in _REASONING if turn.get(key)), None):
+        turn |= {"reasoning_content": reasoning, "thinking": reasoning}
+    return turn
+
+
+def _text_of_part(part: Any) -> str:  # noqa: ANN401
+    text = part.get("text", part.get("value")) if isinstance(part, dict) else None
+    if not isinstance(text, str) or part.get("type") != "text":
+        raise _refused(f"only parts of the type text are supported, with a text: {_shown(part)}")
+    return text
 
 
 def _sampling(temperature: float) -> dict[str, Any]:

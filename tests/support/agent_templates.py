@@ -69,6 +69,15 @@ AGENT_SHAPES = {
         ),
         kwargs={"enable_thinking": False},
     ),
+    "thinking switched off in the prompt alone": AgentShape(
+        chatml(
+            "{% if loop.index0 > ns.last %}" + THOUGHT + "{% endif %}",
+            opened=OPENED + "{% if add_generation_prompt and enable_thinking is false %}"
+            "{{ '<think></think>' }}{% endif %}",
+        ),
+        given="<think></think>",
+        kwargs={"enable_thinking": False},
+    ),
     "refuses a system turn": AgentShape(
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
         + chatml()

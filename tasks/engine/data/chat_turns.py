@@ -135,7 +135,17 @@ class TurnFinder:
             return whole
         bare = replace(answer, reasoning="")
         without = self.chat.text(given.row, (*before, bare), given.tools, opened=False)
-        return without if without.startswith(context) else whole
+        if without.startswith(context) or self._is_closed(given, number, context, whole):
+            return without
+        return whole
+
+    def _is_closed(self, given: Conversation, number: int, context: str, whole: str) -> bool:
+        """Return whether the generation prompt says something else where the reasoning begins."""
+        asked = self.chat.text(given.row, given.before(number), given.tools, opened=False)
+        if not (context.startswith(asked) and whole.startswith(asked)):
+            return False
+        opening = context[len(asked) :]
+        return bool(opening[_num_common(opening, whole[len(asked) :]) :].strip())
 
     def around(self, given: Conversation, number: int, context: str) -> Around:
         """Return what the template writes around the content of an answer in a context."""

@@ -41,7 +41,10 @@ def prompted_example(number: int, row: Row) -> Example:
     """Read a row whose prompt and completion are lists of messages; the completion is learned."""
     prompt = _read(_messages(row, "prompt"), "prompt")
     context = tuple(
-        replace(one, is_trained=False) if one.role == "assistant" else one for one in prompt
+        replace(one, is_trained=False, is_context=one.is_trained)
+        if one.role == "assistant"
+        else one
+        for one in prompt
     )
     messages = _read(_messages(row, "completion"), "completion", context)
     _check_end(messages)

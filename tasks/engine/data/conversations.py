@@ -41,6 +41,8 @@ class Message:
     """The id of the call whose result this is."""
     is_trained: bool = True
     """Whether the message is trained on; it has an effect on the assistant's only."""
+    is_context: bool = False
+    """Whether an answer is not trained on only because it is in its row's prompt."""
 
     def for_template(self) -> dict[str, Any]:
         """Return the message as chat templates expect it: what it lacks is absent, not empty."""

@@ -1,12 +1,13 @@
 """Held-out rows that also occur in the training data, and so prove nothing."""
 
+import json
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tasks.engine.data.conversations import Example
+from tasks.engine.data.conversations import Example, Message
 
 _DASHES = dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
 # Between numbers, or before one, an operator changes what is asked; the hyphen in "covid-19" does
@@ -31,9 +32,10 @@ class Leaks:
 def find_leaks(held_out: Sequence[Example], trained: Iterable[Example]) -> Leaks:
     """Find the held-out rows that occur in the training data.
 
-    Every answer of a trained conversation is learned, so a row occurs in one if it is any run of
-    its turns, and also if all its turns are the end of the row. System messages are compared only
-    if both have one. A row occurs in a plain text that contains all of its turns in order.
+    A row occurs in a trained conversation if it is any run of its turns that ends in an answer that
+    is trained on, and also if all its turns are the end of the row. System messages are compared
+    only if both have one; calls of tools are compared, reasoning is not. A row occurs in a plain
+    text that contains all of its turns in order.
 
     Args:
         held_out: the rows to look for.
@@ -44,8 +46,9 @@ def find_leaks(held_out: Sequence[Example], trained: Iterable[Example]) -> Leaks
     rows, questions = _Trained(verbatim, with_answers=True), _Trained(plain, with_answers=False)
     in_texts: set[int] = set()
     for example in trained:
-        rows.add(_conversation(example, str))
-        questions.add(_conversation(example, normalized))
+        ends = _trained_ends(example)
+        rows.add(_conversation(example, str), ends)
+        questions.add(_conversation(example, normalized), ends)
         if example.text is not None and not example.labels:
             text = f" {normalized(example.text)} "
             in_texts.update(place for place, one in enumerate(plain) if _is_within(one, text))
@@ -85,14 +88,34 @@ def normalized(text: str) -> str:
 
 
 def _asked(example: Example) -> str:
-    return "\n".join(message.content for message in example.prompt_messages)
+    return "\n".join(map(_said, example.prompt_messages))
 
 
 def _conversation(example: Example, write: Callable[[str], str]) -> _Conversation:
     """Return a row as a conversation; a labeled text becomes a question and its labels."""
     if example.text is not None:
         return (("user", write(example.text)), ("assistant", " ".join(example.labels)))
-    return tuple((one.role, write(one.content)) for one in example.messages)
+    return tuple((one.role, write(_said(one))) for one in example.messages)
+
+
+def _said(message: Message) -> str:
+    """Return the text of a message, with the calls of tools in it."""
+    calls = [
+        f"{call.name} {json.dumps(json.loads(call.arguments), sort_keys=True, ensure_ascii=False)}"
+        for call in message.tool_calls
+    ]
+    return "\n".join([message.content, *calls] if message.content else calls)
+
+
+def _trained_ends(example: Example) -> list[int]:
+    """Return the numbers of turns that follow each answer that is trained on, itself included."""
+    if example.text is not None:
+        return [2]
+    return [
+        number
+        for number, one in enumerate(example.messages, 1)
+        if one.role == "assistant" and one.is_trained
+    ]
 
 
 class _Trained:
@@ -115,15 +138,14 @@ class _Trained:
         self._complete: dict[_Conversation, set[_Conversation]] = defaultdict(set)
         self._ends: dict[_Conversation, set[_Conversation]] = defaultdict(set)
 
-    def add(self, conversation: _Conversation) -> None:
-        """Add a trained conversation."""
-        for place, (role, _) in enumerate(conversation):
-            if role == "assistant":
-                system, turns = _split_system(self._compared(conversation[: place + 1]))
-                if turns in self._wanted:
-                    self._complete[turns].add(system)
-                for end in self._wanted.intersection(_ends_of(turns[-self._longest :])):
-                    self._ends[end].add(system)
+    def add(self, conversation: _Conversation, ends: Iterable[int]) -> None:
+        """Add a conversation of which the answers at these ends are trained on."""
+        for end_of_answer in ends:
+            system, turns = _split_system(self._compared(conversation[:end_of_answer]))
+            if turns in self._wanted:
+                self._complete[turns].add(system)
+            for end in self._wanted.intersection(_ends_of(turns[-self._longest :])):
+                self._ends[end].add(system)
 
     def contain(self, conversation: _Conversation) -> bool:
         """Return whether a trained conversation ends in this one, or this one in a trained one."""

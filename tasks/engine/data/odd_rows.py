@@ -99,12 +99,17 @@ class OddTokens:
         self._generates = generates
         self._counts: Counter[Oddity] = Counter()
         self._first: dict[tuple[Oddity, int], list[int]] = defaultdict(list)
+        self._last: dict[Oddity, tuple[int, int]] = defaultdict(lambda: (-1, -1))
 
     def add(self, number: int, one: "Tokenized") -> None:
         """Add a row of the source with this number."""
         for oddity in self._oddities(one):
-            self._counts[oddity] += 1
             rows = self._first[oddity, number]
+            # A conversation may become several rows, but is one in the source.
+            if one.is_another and self._last[oddity] == (number, one.example.row):
+                continue
+            self._last[oddity] = (number, one.example.row)
+            self._counts[oddity] += 1
             if len(rows) < _SHOWN_ROWS:
                 rows.append(one.example.row)
 
@@ -128,7 +133,8 @@ class OddTokens:
 
     def _oddities(self, one: "Tokenized") -> Iterator[Oddity]:
         counts = one.counts
-        if counts.get("num_shortened_answers") or counts.get("num_shortened_texts") or not one.row:
+        is_shortened = counts.get("num_shortened_answers") or counts.get("num_shortened_texts")
+        if is_shortened or not (one.row or counts.get("num_untrained_rows")):
             yield Oddity.TRUNCATED
         if counts.get("num_endless_answers"):
             yield Oddity.ENDLESS

@@ -27,12 +27,11 @@ class PreparedData:
         """
         if self.eval is None:
             return []
+        sources = self.eval.sources.tolist()
         formats = [part.row_format for part in self.eval.record.by_source]
-        places = conversation_starts(self.eval.rows)
-        numbers = self.eval.sources[places]
         found = (
-            (self.eval.renderers[number], self.eval.examples[place])
-            for place, number in zip(places.tolist(), numbers.tolist(), strict=True)
-            if formats[number] != "text"
+            (self.eval.renderers[sources[place]], self.eval.examples[place])
+            for place in conversation_starts(self.eval.rows).tolist()
+            if formats[sources[place]] != "text"
         )
         return list(islice(found, count))

@@ -137,6 +137,10 @@ class Renderer:
     def _turns(self) -> TurnFinder:
         return TurnFinder(ChatTemplate(self.tokenizer, self.chat), self._ends)
 
+    def trains_nothing(self, example: Example) -> bool:
+        """Return whether an example is a conversation without an answer to train on."""
+        return example.text is None and not self._trained(example)
+
     def _trained(self, example: Example) -> list[int]:
         """Return the numbers of the messages that are trained on."""
         if self.trains_last_only:

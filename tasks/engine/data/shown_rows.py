@@ -3,9 +3,9 @@
 import re
 
 from tasks.config import DataSettings, LossOn, Template
-from tasks.engine.data.conversations import Example
 from tasks.engine.data.prompts import encode
 from tasks.engine.data.rendering import Rendered, Renderer
+from tasks.records import ShownRow
 
 START, END = "⟦", "⟧"
 _LONGEST_SPAN = 400
@@ -31,9 +31,8 @@ def marked(rendered: Rendered) -> str:
     return _CONTROLS.sub("\ufffd", "".join(spans))
 
 
-def seen(renderer: Renderer, example: Example, settings: DataSettings) -> Rendered:
+def seen(renderer: Renderer, rendered: Rendered, settings: DataSettings) -> Rendered:
     """Return a row with the special tokens that the tokenizer adds, without what is truncated."""
-    rendered = renderer.full(example)
     is_plain = renderer.template is Template.PLAIN
     ids, places = encode(renderer.tokenizer, rendered.text, adds_special_tokens=is_plain)
     kept = places[: settings.max_length]
@@ -46,6 +45,14 @@ def seen(renderer: Renderer, example: Example, settings: DataSettings) -> Render
         before + rendered.text[:end] + (" … (truncated)" if end < len(rendered.text) else ""),
         tuple((a + shift, min(b, end) + shift) for a, b in spans if a < end),
     )
+
+
+def shown_text(shown: ShownRow) -> str:
+    """Return which row is shown, and of how many that a conversation becomes."""
+    place = f"row {shown.place.row} of {shown.place.source}"
+    if shown.num_rows == 1:
+        return place
+    return f"{place} (it becomes {shown.num_rows} rows, for different answers; this is the last)"
 
 
 def answered(asked: str, answer: str) -> Rendered:

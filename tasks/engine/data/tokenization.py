@@ -78,7 +78,7 @@ class SplitCounts:
         """Add one row to the counts."""
         self.changes.update(one.counts)
         if one.row is None:
-            self.num_dropped_rows += 1
+            self.num_dropped_rows += not one.counts.get("num_untrained_rows")
             return
         lengths = [len(sequence) for sequence in one.row.sequences]
         self.num_examples += not one.is_another
@@ -146,11 +146,15 @@ def tokenize_split(
             `on_lost_answer` is `error`, or all rows are dropped.
     """
     limit = min(settings.max_length, positions or settings.max_length)
-    num_kept = 0
+    num_kept = num_untrained = 0
     for example in split.examples:
         with naming(split.source):
-            rendered = renderer.rows(example)
             _check_loss(example, settings.loss_on)
+            if settings.on_lost_answer is OnLostAnswer.DROP and renderer.trains_nothing(example):
+                num_untrained += 1
+                yield Tokenized(example, None, {"num_untrained_rows": 1})
+                continue
+            rendered = renderer.rows(example)
         full = [_tokenize(one, renderer, settings.loss_on) for one in rendered]
         cut = [_truncated(one, limit) for one in full]
         kept = [one for one in cut if one.num_trained_tokens > 0]
@@ -160,9 +164,15 @@ def tokenize_split(
         counts = Counter(num_shortened_answers=_num_shortened(cut, full) if kept else 0)
         for one in rendered:
             counts.update(one.counts)
+        if settings.loss_on is LossOn.ALL:
+            counts["num_untrained_answers"] = 0
         yield Tokenized(example, kept[0] if kept else None, counts)
         for row in kept[1:]:
             yield Tokenized(example, row, is_another=True)
+    if num_untrained == len(split.examples):
+        raise UserError(
+            f"{split.source}: no row has an answer that is trained on, as their weights are 0"
+        )
     if not num_kept:
         raise UserError(
             f"{split.source}: no row has an answer within {limit} tokens (data.max_length, or the "
@@ -236,7 +246,10 @@ def _tokenize(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> Tokeni
 
 
 def _check_loss(example: Example, loss_on: LossOn) -> None:
-    is_partial = any(one.role == "assistant" and not one.is_trained for one in example.messages)
+    is_partial = any(
+        one.role == "assistant" and not one.is_trained and not one.is_context
+        for one in example.messages
+    )
     if loss_on is LossOn.ALL and is_partial:
         raise UserError(
             f"row {example.row}: an answer has weight 0, but data.loss_on is all; use completion"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tasks.config import DataSettings, LossOn, Task
+from tasks.config import DataSettings, LossOn, OnLostAnswer, Task
 from tasks.engine.base.base_models import mixed_precision
 from tasks.engine.base.input_limits import limits_of
 from tasks.engine.base.task_traits import TaskTraits, traits_of
@@ -97,6 +97,9 @@ class Seq2Seq(Generating, Padding):
         tokenizer = renderer.tokenizer
         limit = min(settings.max_length, longest_input(tokenizer, limits_of(base)))
         for example in split.examples:
+            if not example.messages[-1].is_trained and settings.on_lost_answer is OnLostAnswer.DROP:
+                yield Tokenized(example, None, {"num_untrained_rows": 1})
+                continue
             with naming(split.source):
                 _check_answer(example)
                 prompt = self.prompt(renderer, example).tokens(tokenizer)
@@ -155,7 +158,7 @@ def _check_answer(example: Example) -> None:
     if not answer.is_trained:
         raise UserError(
             f"row {example.row}: its last answer has weight 0, and a seq2seq model learns no "
-            "other; remove the row"
+            "other; remove the row, or set data.on_lost_answer to drop"
         )
 
 

@@ -1,5 +1,6 @@
 """What `adapterflow check` says is what then happens, and it leaves nothing behind."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from flow_runs import sums, tiny_config
 
 from flows.cli import runs
 from flows.cli.check import forecast_of, print_forecast
-from tasks.config import TrainAdapterConfig
+from tasks.config import DataSettings, TrainAdapterConfig
 from tasks.errors import UserError
 from tasks.runtime import home
 from tasks.validate_inputs import _report
@@ -70,6 +71,29 @@ def test_what_is_not_read_is_named(
     _report(found.data)
     assert "id (3 rows)" in capsys.readouterr().out
     assert "not read: id (3 rows)" in caplog.text
+
+
+def test_what_rows_lose_is_said(
+    config: TrainAdapterConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The check and the run's log say the same of rows that are not trained on as they stand."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    turns[1]["reasoning_content"] = "so"
+    rows = [{"messages": turns, "weight": weight} for weight in (0, 1, 1)]
+    file = tmp_path / "talks.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = {"train": str(file), "on_lost_answer": "drop", "eval_fraction": 0, "format": "auto"}
+    data = DataSettings.model_validate(more)
+    found = forecast_of(config.model_copy(update={"data": data}), with_probe=False)
+    print_forecast(found)
+    _report(found.data)
+    out = capsys.readouterr().out
+    for said in ("1 training rows are dropped, as none of", "2 answers in training rows are tr"):
+        assert said in out
+        assert said in caplog.text
 
 
 def test_nothing_is_left(

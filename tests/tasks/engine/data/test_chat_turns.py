@@ -10,13 +10,16 @@ from agent_templates import AGENT_SHAPES, CALL, CONVERSATIONS, TOOL_LIST, AgentS
 from chat_templates import SHAPES
 
 from tasks.config import DataSettings, LossOn, RowFormat, Template
+from tasks.engine.data.conversation_rows import prompted_example
 from tasks.engine.data.conversations import Example, Message, ToolCall
 from tasks.engine.data.mixing import Split
 from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.row_formats import read_question
+from tasks.engine.data.row_sources import Row
 from tasks.engine.data.tokenization import IGNORED, TokenizedSplit, tokenize_split
 from tasks.errors import UserError
 from tasks.records import ChatOptions
-from tasks.tracking.adapter_pyfunc import ask
+from tasks.tracking.adapter_pyfunc import _rendered, ask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -36,6 +39,12 @@ NUM_ROWS = {
     ("opens otherwise", "calls"): 3,
     ("opens otherwise", "parallel calls"): 2,
     ("thinking switched off", "calls and reasoning"): 2,
+    ("thinking switched off in the prompt alone", "two turns"): 2,
+    ("thinking switched off in the prompt alone", "system, three turns"): 3,
+    ("thinking switched off in the prompt alone", "calls"): 3,
+    ("thinking switched off in the prompt alone", "parallel calls"): 2,
+    ("thinking switched off in the prompt alone", "reasoning"): 2,
+    ("thinking switched off in the prompt alone", "calls and reasoning"): 2,
     ("closes the conversation", "two turns"): 2,
     ("closes the conversation", "system, three turns"): 3,
     ("closes the conversation", "calls"): 3,
@@ -73,6 +82,11 @@ def tokenized(renderer: Renderer, *examples: Example, **settings: Any) -> Tokeni
     return TokenizedSplit.of(split, tokenize_split(split, renderer, chosen))
 
 
+def chat_row(*contents: str) -> list[dict[str, Any]]:
+    """Return messages as a row has them; the user begins."""
+    return [{"role": one.role, "content": one.content} for one in turns(*contents)]
+
+
 class Peer:
     """Plain transformers: a template applied to messages, and to what precedes them."""
 
@@ -104,7 +118,7 @@ class Peer:
     def left_to_generate(self, messages: Sequence[Message], number: int) -> tuple[str, str]:
         """Return what a model is given for an answer, and what it has to write to imitate it."""
         answer = messages[number]
-        if self.name == "thinking switched off":  # the prompt has an empty thinking block
+        if self.name.startswith("thinking switched off"):  # the prompt has an empty thinking block
             answer = replace(answer, reasoning="")
         asked = self.apply(messages[:number], add_generation_prompt=True)
         whole = self.apply([*messages[:number], answer])
@@ -185,6 +199,44 @@ def _as_openai(message: Message) -> dict[str, Any]:
     return given
 
 
+RESULT = {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "y"}]}
+OPENAI_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"b": 1}'}}
+INNER = {"name": "f", "parameters": {"type": "object"}}
+ASKED_BY_CLIENTS: dict[str, dict[str, Any]] = {
+    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2}]},
+    "developer": {"messages": [{"role": "developer", "content": "s"}, *chat_row("a")]},
+    "reasoning": {"messages": [*chat_row("a"), chat_row("a", "b")[1] | {"reasoning": "so"}]},
+    "thinking": {"messages": [*chat_row("a"), chat_row("a", "b")[1] | {"thinking": "so"}]},
+    "calls": {
+        "messages": [
+            *chat_row("a"),
+            {"role": "assistant", "content": None, "tool_calls": [OPENAI_CALL]},
+            RESULT,
+        ]
+    },
+    "former calls": {
+        "messages": [
+            *chat_row("a"),
+            {"role": "assistant", "content": None, "function_call": OPENAI_CALL["function"]},
+            {"role": "function", "name": "f", "content": "x"},
+        ]
+    },
+    "inner tools": {"messages": chat_row("a"), "tools": [INNER]},
+    "tools as JSON": {"messages": chat_row("a"), "tools": json.dumps([INNER])},
+}
+
+
+@pytest.mark.parametrize("name", ASKED_BY_CLIENTS)
+def test_a_served_model_reads_what_clients_send_as_training_reads_rows(name: str) -> None:
+    """Parts, roles, calls and tools have several forms, which are one to the chat template."""
+    asked = ASKED_BY_CLIENTS[name]
+    asked = {**asked, "messages": [*asked["messages"], *chat_row("c")]}
+    renderer = renderer_of(AGENT_SHAPES["renders all"])
+    _, example = read_question(1, asked)
+    form = {"message_form": vars(renderer._turns.chat.call_form)}
+    assert _rendered(renderer.tokenizer, asked, form).text == renderer.prompt(example).text
+
+
 def test_what_the_template_leaves_out_is_counted() -> None:
     """Reasoning and tools that the template omits are counted."""
     messages, _ = CONVERSATIONS["reasoning"]
@@ -207,6 +259,21 @@ def test_answers_of_weight_0_are_counted_and_cannot_be_trained_in_full() -> None
     nothing = Example(3, (Message("user", "a"), Message("assistant", "b", is_trained=False)))
     with pytest.raises(UserError, match="row 3: no answer is trained on"):
         renderer.rows(nothing)
+
+
+def test_context_of_a_prompt_is_trained_with_all_tokens() -> None:
+    """Earlier answers of a prompt are only context, so that all tokens may be trained on."""
+    prompt = chat_row("fruit?", "apple", "more")
+    row: Row = {"prompt": prompt, "completion": [{"role": "assistant", "content": "pear"}]}
+    renderer = renderer_of(AGENT_SHAPES["renders all"])
+
+    split = tokenized(renderer, prompted_example(1, row), loss_on=LossOn.ALL)
+
+    assert split.rows[0].labels == split.rows[0].input_ids
+    assert split.record.num_untrained_answers == 0
+    prompt[1]["weight"] = 0
+    with pytest.raises(UserError, match=r"an answer has weight 0, but data.loss_on is all"):
+        tokenized(renderer, prompted_example(1, row), loss_on=LossOn.ALL)
 
 
 def test_all_tokens_of_a_conversation_are_trained_once() -> None:

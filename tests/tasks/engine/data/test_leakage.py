@@ -1,8 +1,10 @@
 """Held-out rows in the training data are found, word for word and by their question."""
 
+from dataclasses import replace
+
 import pytest
 
-from tasks.engine.data.conversations import Example, Message
+from tasks.engine.data.conversations import Example, Message, ToolCall
 from tasks.engine.data.leakage import Leaks, find_leaks
 
 EXACT, SIMILAR, NONE = Leaks((1,), ()), Leaks((), (1,)), Leaks((), ())
@@ -24,6 +26,31 @@ def test_a_row_that_was_trained_on_is_found_word_for_word() -> None:
     """The same question with the same answer is an exact leak, and counted once."""
     leaks = find_leaks([row(1, "Is it?"), row(2, "Was it?")], [row(7, "Was it?")])
     assert (leaks.exact, leaks.normalized) == ((2,), ())
+
+
+def call(arguments: str) -> Message:
+    """Return an answer that calls a tool."""
+    return Message("assistant", "", tool_calls=(ToolCall("f", arguments),))
+
+
+def test_calls_of_tools_are_part_of_what_is_said() -> None:
+    """Two answers that call a tool otherwise differ, also as context of a later answer."""
+    ask, result, end = Message("user", "Where?"), Message("tool", "ok"), Message("assistant", "b")
+    one, same, other = (call(text) for text in ('{"a": 1, "b": 2}', '{"b":2,"a":1}', '{"a": 2}'))
+    assert find_leaks([Example(1, (ask, one))], [Example(1, (ask, same))]) == EXACT
+    assert find_leaks([Example(1, (ask, one))], [Example(1, (ask, other))]) == SIMILAR
+    held_out = [Example(1, (ask, one, result, end))]
+    assert find_leaks(held_out, [Example(1, (ask, same, result, end))]) == EXACT
+    assert find_leaks(held_out, [Example(1, (ask, other, result, end))]) == NONE
+
+
+def test_an_answer_that_is_not_trained_on_is_no_leak() -> None:
+    """Of a conversation, only the answers that are learned prove nothing when asked again."""
+    whole = talk("Was it?", "yes", "When?", "today")
+    turns = list(whole.messages)
+    turns[1] = replace(turns[1], is_trained=False)
+    assert find_leaks([row(1, "Was it?")], [whole]) == EXACT
+    assert find_leaks([row(1, "Was it?")], [replace(whole, messages=tuple(turns))]) == NONE
 
 
 def test_case_marks_and_spaces_hide_nothing() -> None:

@@ -219,6 +219,22 @@ def test_lost_answer_names_row_and_length(tokenizer: "PreTrainedTokenizerFast") 
     assert kept.record.num_shortened_answers == 0
 
 
+@pytest.mark.parametrize("template", [Template.CHAT, Template.PLAIN])
+def test_rows_of_which_nothing_is_trained_are_dropped_where_asked(
+    tokenizer: "PreTrainedTokenizerFast", template: Template
+) -> None:
+    """`on_lost_answer: drop` leaves them out, and counts them apart from truncated rows."""
+    off = Example(1, (Message("user", "a"), Message("assistant", "b", is_trained=False)))
+    drop = OnLostAnswer.DROP
+
+    split = tokenized(tokenizer, [off, qa("c", "d", row=2)], template, on_lost_answer=drop)
+
+    assert [one.row for one in split.examples] == [2]
+    assert (split.record.num_untrained_rows, split.record.num_dropped_rows) == (1, 0)
+    with pytest.raises(UserError, match="no row has an answer that is trained on"):
+        tokenized(tokenizer, [off], template, on_lost_answer=drop)
+
+
 def test_lost_answers_are_dropped_where_asked(tokenizer: "PreTrainedTokenizerFast") -> None:
     """`on_lost_answer: drop` leaves such rows out, counts them, and fails when none is left."""
     short, long = qa("a", "b", row=1), qa("The quick brown fox " * 5, "b", row=2)

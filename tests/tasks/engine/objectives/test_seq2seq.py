@@ -6,7 +6,7 @@ import pytest
 from agent_templates import CALL
 from tiny_models import tiny_t5
 
-from tasks.config import BaseModelSettings, DataSettings, RowFormat, Task, Template
+from tasks.config import BaseModelSettings, DataSettings, OnLostAnswer, RowFormat, Task, Template
 from tasks.engine.base.base_models import load_tokenizer
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.conversations import Example, Message
@@ -34,3 +34,18 @@ def test_answer_that_is_more_than_text_is_refused(
 
     with pytest.raises(UserError, match=f"rows.jsonl, row 7: .*{message}"):
         list(Seq2Seq().tokenize(split, renderer, DataSettings(train="rows.jsonl"), base))
+
+
+def test_row_whose_last_answer_is_not_trained_is_dropped_where_asked(tmp_path: Path) -> None:
+    """With `on_lost_answer: drop` it has no tokens, and is counted."""
+    base = find_base(BaseModelSettings(source=str(tiny_t5(tmp_path / "t5")), task=Task.SEQ2SEQ))
+    renderer = Renderer.of(load_tokenizer(base.location, None), Template.PLAIN, RowFormat.MESSAGES)
+    answers = (Message("assistant", "b", is_trained=False), Message("assistant", "c"))
+    examples = [Example(row, (Message("user", "a"), one)) for row, one in enumerate(answers, 1)]
+    settings = DataSettings(train="rows.jsonl", on_lost_answer=OnLostAnswer.DROP)
+
+    split = Split("rows.jsonl", "", examples)
+    off, kept = Seq2Seq().tokenize(split, renderer, settings, base)
+
+    assert (off.row, off.counts) == (None, {"num_untrained_rows": 1})
+    assert kept.row

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from agent_templates import AGENT_SHAPES
 from engine_steps import LABELLED, injected, loaded, training
 from tiny_models import tiny_bert
 
@@ -12,6 +13,7 @@ from tasks.config import BaseModelSettings, DataSettings, LoraSettings, Task
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.examples import read_examples
 from tasks.engine.data.prepared_data import PreparedData
+from tasks.engine.data.shown_rows import shown_text
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.preparation import open_data, prepare_data
 from tasks.engine.scoring.evaluation import row_losses
@@ -85,6 +87,30 @@ def test_questions_are_those_of_rows_with_answers(tiny_base: Path, tmp_path: Pat
     for renderer, example in questions:
         asked = renderer.prompt(example).text
         assert asked == example.question + ("\n\n" if example.question.startswith("W") else "")
+
+
+def test_a_conversation_of_several_rows_is_asked_and_counted_once(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Where a template rewrites earlier answers, rows are more than what is asked or odd."""
+    template = tmp_path / "template.jinja"
+    template.write_text(AGENT_SHAPES["empty thinking block"].template)
+    turns = [
+        {"role": role, "content": f"{role} {n} " + "word " * (60 * (role == "user"))}
+        for n in range(2)
+        for role in ("user", "assistant")
+    ]
+    rows = [{"messages": [*turns, {"role": "user", "content": f"q{n}"}, turns[1]]} for n in (1, 2)]
+    file = tmp_path / "talks.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = {"chat_template": str(template), "eval_fraction": 0.5, "max_length": 4000}
+    data = prepared(tiny_base, tmp_path / "tokens", str(file), **more)
+    assert data.eval
+    assert (data.eval.record.num_rows, len(data.questions(100))) == (3, 1)
+    (odd,) = data.record.odd
+    assert (odd.kind, odd.num_rows) == ("mostly_prompt", 1)
+    (shown,) = data.record.shown
+    assert (shown.num_rows, "it becomes 3 rows" in shown_text(shown)) == (3, True)
 
 
 def test_the_losses_are_those_of_each_source_alone(tiny_base: Path, tmp_path: Path) -> None:
