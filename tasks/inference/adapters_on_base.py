@@ -64,7 +64,25 @@ def load_adapters(
     Raises:
         UserError: the base is not found, or an adapter does not fit it.
     """
-    adapters = AdapterSet.on(check_adapters(base, wanted, folders))
+    return load_checked(check_adapters(base, wanted, folders), wanted, folders)
+
+
+def load_checked(
+    base: BaseModelSettings,
+    wanted: Sequence[AdapterSettings],
+    folders: Sequence[AdapterFolder],
+) -> AdapterSet:
+    """Load a base and adapters on it that `check_adapters` has checked, none of them active.
+
+    Args:
+        base: the base, as returned by `check_adapters`.
+        wanted: the adapters.
+        folders: their folders, in the same order.
+
+    Raises:
+        UserError: as `load_adapters`.
+    """
+    adapters = AdapterSet.on(base)
     for one, folder in zip(wanted, folders, strict=True):
         loaded = adapters.load(folder, one.name, template=one.template, any_base=one.any_base)
         for warning in loaded.warnings:
