@@ -191,4 +191,5 @@ def _as_trained(base: BaseModelSettings, adapter: AdapterFolder) -> BaseModelSet
         given |= set(_TASK)
     recorded = _recorded_base(adapter)
     added = {key: recorded[key] for key in _TRAINED_ON if key in recorded and key not in given}
-    return BaseModelSettings.model_validate({**base.model_dump(), **added})
+    given_and_added = {**base.model_dump(), **added}
+    return settings_here(BaseModelSettings, given_and_added, (), f"the base of {adapter.source}")
