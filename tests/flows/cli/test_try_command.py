@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def test_each_line_gets_one_line(
     assert "error: row 3: not UTF-8 text" in err
 
 
-CLASSIFIERS = {
+CLASSIFIERS: dict[str, tuple[str, Callable[[str], dict[str, object]]]] = {
     "sequence-classification": ("SEQ_CLS", lambda line: {"text": line}),
     "token-classification": ("TOKEN_CLS", lambda line: {"tokens": line.split()}),
 }
