@@ -1,11 +1,8 @@
 """The commands that use trained adapters: `predict`, `export`, `push`, `combine` and `bundle`."""
 
 import json
-import logging
 import math
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.cli import options
+from flows.cli.console import show_steps
 from flows.cli.early_checks import check_sources
 from flows.cli.process import exit_on_signal, prepare_process, print_reason
 from tasks.errors import UserError, VerificationError
@@ -115,7 +113,7 @@ def export(  # noqa: PLR0913 - what a user may give
         raise UserError(f"a merged model is a folder, but {target} names a GGUF file")
     check_new(target)
     check_sources([adapter])
-    _show_steps()
+    show_steps()
     from tasks.inference import exporting
 
     if is_gguf:
@@ -146,7 +144,7 @@ def push(adapter: str, repository: str, private: bool) -> None:  # noqa: FBT001
     one commit, whose address is printed. A token is needed in HF_TOKEN.
     """
     check_sources([adapter])
-    _show_steps()
+    show_steps()
     from tasks.inference.exporting import push_to_hub
 
     address, warnings = push_to_hub(adapter, repository, private=private)
@@ -197,7 +195,7 @@ def combine(  # noqa: PLR0913 - what a user may give
     check_new(folder)
     weighted = [_weighted(one) for one in adapters]
     check_sources([source for source, _ in weighted])
-    _show_steps()
+    show_steps()
     from tasks.engine.adapters.combining import Combination
     from tasks.inference.exporting import combine_adapters, combined_lines
 
@@ -235,7 +233,7 @@ def bundle(folder: Path, adapters: tuple[str, ...], base_model: str | None) -> N
             raise UserError(f"{one!r} is no NAME=ADAPTER: {error}") from None
         wanted.append(adapter_here(source, name))
     check_sources([one.source for one in wanted])
-    _show_steps()
+    show_steps()
     from tasks.inference.serving import bundle_adapters, serve_command
 
     for warning in bundle_adapters(wanted, folder, base_model):
@@ -262,22 +260,6 @@ def _weighted(given: str) -> tuple[str, float]:
             f"{given!r}: the weight after = must be a number up to {_MAX_WEIGHT:,}, as in a=0.5"
         )
     return source, number
-
-
-def _show_steps() -> None:
-    """Show the engine's log lines on stderr, and only the warnings of libraries.
-
-    Unlike `flows.cli.process.show_progress`, this imports no Prefect: these commands run no flow.
-    """
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
-    from flows.cli.console import ShortFormatter, quiet_libraries
-
-    quiet_libraries()
-    handler = logging.StreamHandler()
-    handler.setFormatter(ShortFormatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    logging.basicConfig(handlers=[handler])
-    logging.getLogger("tasks").setLevel(logging.INFO)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What a terminal shows of a run: our own log lines, and only the warnings of libraries."""
 
 import logging
+import os
 import sys
 import warnings
 
@@ -17,6 +18,8 @@ def quiet_libraries() -> None:
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    # Of PEFT 0.21, wherever a second adapter is loaded on a base.
+    warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     # While its server is away, Prefect 3.8 prints the complete payload of each unsent event here.
@@ -24,6 +27,21 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     if sys.stderr.isatty():
         enable_progress_bars()  # the line above hid the Hub's as well; downloads take minutes
+
+
+def show_steps() -> None:
+    """Show the engine's log lines on stderr, and only the warnings of libraries.
+
+    Unlike `flows.cli.process.show_progress`, this imports no Prefect: it is for commands that run
+    no flow.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    quiet_libraries()
+    handler = logging.StreamHandler()
+    handler.setFormatter(ShortFormatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("tasks").setLevel(logging.INFO)
 
 
 def show_our_lines() -> None:

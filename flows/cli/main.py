@@ -16,6 +16,7 @@ from flows.cli.record_commands import moved, ship
 from flows.cli.retraining_commands import history, retrain, rollback
 from flows.cli.server_commands import alert, down, notify, up, watch
 from flows.cli.training_commands import check, init, resume, train
+from flows.cli.try_command import try_adapters
 from tasks.errors import AdapterflowError, UserError, shortened
 from tasks.runtime import home
 from tasks.runtime.addresses import without_password
@@ -30,7 +31,7 @@ def cli() -> None:
 
 _COMMANDS = (
     *(init, check, train, resume),
-    *(predict, export, combine, bundle, push),
+    *(predict, try_adapters, export, combine, bundle, push),
     *(retrain, history, rollback),
     *(up, down, watch, notify, alert),
     *(ship, moved),

@@ -64,7 +64,25 @@ def load_adapters(
     Raises:
         UserError: the base is not found, or an adapter does not fit it.
     """
-    adapters = AdapterSet.on(check_adapters(base, wanted, folders))
+    return load_checked(check_adapters(base, wanted, folders), wanted, folders)
+
+
+def load_checked(
+    base: BaseModelSettings,
+    wanted: Sequence[AdapterSettings],
+    folders: Sequence[AdapterFolder],
+) -> AdapterSet:
+    """Load a base and adapters on it that `check_adapters` has checked, none of them active.
+
+    Args:
+        base: the base, as returned by `check_adapters`.
+        wanted: the adapters.
+        folders: their folders, in the same order.
+
+    Raises:
+        UserError: as `load_adapters`.
+    """
+    adapters = AdapterSet.on(base)
     for one, folder in zip(wanted, folders, strict=True):
         loaded = adapters.load(folder, one.name, template=one.template, any_base=one.any_base)
         for warning in loaded.warnings:
@@ -173,4 +191,5 @@ def _as_trained(base: BaseModelSettings, adapter: AdapterFolder) -> BaseModelSet
         given |= set(_TASK)
     recorded = _recorded_base(adapter)
     added = {key: recorded[key] for key in _TRAINED_ON if key in recorded and key not in given}
-    return BaseModelSettings.model_validate({**base.model_dump(), **added})
+    given_and_added = {**base.model_dump(), **added}
+    return settings_here(BaseModelSettings, given_and_added, (), f"the base of {adapter.source}")

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+"""What a tokenizer decodes some of a character's bytes to."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -36,6 +39,27 @@ class Prompt:
             return str(tokenizer.decode(tokens, skip_special_tokens=True))
         return self.content(tokenizer, str(tokenizer.decode(tokens, skip_special_tokens=False)))
 
+    def read_settled(self, tokenizer: "PreTrainedTokenizerBase", tokens: list[int]) -> str:
+        """Return the beginning of the content that further tokens will not change.
+
+        Held back are what may turn out to be the template's text around the content, and the bytes
+        of an incomplete character. A tokenizer that normalizes spaces when it decodes may still
+        change the end of the last word.
+        """
+        if self.adds_special_tokens:
+            return self.read(tokenizer, tokens).rstrip(_INCOMPLETE)
+        if getattr(tokenizer, "response_template", None) is not None:
+            return ""
+        text = str(tokenizer.decode(tokens, skip_special_tokens=False)).rstrip(_INCOMPLETE)
+        opening = self.before.strip()
+        if (self.before and self.before.startswith(text)) or (
+            opening and opening.startswith(text.lstrip())
+        ):
+            return ""
+        content = self.content(tokenizer, text)
+        held = (_num_shared(content, end) for end in (self.after, self.after.lstrip()))
+        return content[: len(content) - max(held)]
+
     def content(self, tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
         """Return the content of an answer, given its text as it was generated or trained."""
         specials = special_texts(tokenizer)
@@ -55,6 +79,12 @@ class Prompt:
             closing = closing.partition(special)[0].rstrip()
         text = _without(specials, text)
         return text.removesuffix(self.after if text.endswith(self.after) else closing)
+
+
+def _num_shared(text: str, other: str) -> int:
+    """Return the most characters that a text ends and another one begins with."""
+    sizes = range(min(len(text), len(other)), 0, -1)
+    return next((size for size in sizes if text.endswith(other[:size])), 0)
 
 
 def encode(

@@ -134,6 +134,7 @@ class Classifying(Padding, ABC):
         max_new_tokens: int,  # noqa: ARG002 - nothing is generated
         batch_size: int,
         on_progress: Callable[[int], None] | None = None,
+        on_text: Callable[[str], None] | None = None,  # noqa: ARG002 - nothing is generated
     ) -> list[Answer]:
         """Return the most likely classes with their probability; long texts are truncated."""
         names: Any = model.config.id2label

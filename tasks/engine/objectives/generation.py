@@ -15,6 +15,7 @@ from tasks.engine.objectives.objective import Answer
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Generating:
         max_new_tokens: int,
         batch_size: int,
         on_progress: Callable[[int], None] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
         """Return the greedy answers to the prompts, in their order; see `answer`."""
         texts = answer(
@@ -51,6 +53,7 @@ class Generating:
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             on_progress=on_progress,
+            on_text=on_text,
         )
         return [Answer(text) for text in texts]
 
@@ -63,6 +66,7 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
     max_new_tokens: int,
     batch_size: int,
     on_progress: Callable[[int], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Answer prompts by greedy decoding.
 
@@ -73,6 +77,8 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
         max_new_tokens: most tokens of an answer.
         batch_size: prompts per batch.
         on_progress: called after each batch with the number of prompts in it.
+        on_text: called with what is settled of an answer, token by token; ignored for batches of
+            several prompts.
 
     Returns:
         The text of the answers in the prompts' order, without special tokens.
@@ -98,12 +104,37 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
         alike = list(of_room)
         for start in range(0, len(alike), batch_size):
             indices = alike[start : start + batch_size]
-            new = _answer_batch(model, tokenizer, [asked[index] for index in indices], room)
+            stream = None
+            if on_text and len(indices) == 1:
+                stream = _Stream(prompts[indices[0]], tokenizer, on_text)
+            of_batch = [asked[index] for index in indices]
+            new = _answer_batch(model, tokenizer, of_batch, room, stream)
             for index, tokens in zip(indices, new, strict=True):
                 answers[index] = prompts[index].read(tokenizer, tokens)
             if on_progress:
                 on_progress(len(indices))
     return answers
+
+
+class _Stream:
+    """Passes on one answer while it is generated; transformers calls `put` and `end`."""
+
+    def __init__(
+        self, prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", on_text: Callable[[str], None]
+    ) -> None:
+        self._prompt, self._tokenizer, self._on_text = prompt, tokenizer, on_text
+        self._tokens: list[int] | None = None
+
+    def put(self, tokens: "Tensor") -> None:
+        """Take the next token; first of all, transformers gives the prompt."""
+        if self._tokens is None:
+            self._tokens = []
+            return
+        self._tokens += tokens.flatten().tolist()
+        self._on_text(self._prompt.read_settled(self._tokenizer, self._tokens))
+
+    def end(self) -> None:
+        """Do nothing: the complete answer is returned."""
 
 
 def _rooms(taken: Sequence[int], max_new_tokens: int, positions: int) -> list[int]:
@@ -135,6 +166,7 @@ def _answer_batch(
     tokenizer: "PreTrainedTokenizerBase",
     asked: list[list[int]],
     max_new_tokens: int,
+    stream: "_Stream | None",
 ) -> list[list[int]]:
     """Return the tokens that the model generates after each prompt."""
     import torch
@@ -161,7 +193,7 @@ def _answer_batch(
     )
     with eval_mode(model), torch.inference_mode(), _contiguous_head(model):
         output: torch.Tensor = model.generate(  # type: ignore[operator]
-            **inputs, generation_config=greedy
+            **inputs, generation_config=greedy, streamer=stream
         )
     new = output if model.config.is_encoder_decoder else output[:, inputs["input_ids"].shape[1] :]
     return new.tolist()

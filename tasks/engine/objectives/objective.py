@@ -131,6 +131,7 @@ class Objective(Protocol):
         max_new_tokens: int,
         batch_size: int,
         on_progress: Callable[[int], None] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
         """Answer prompts, and return the answers in the prompts' order.
 
@@ -141,6 +142,8 @@ class Objective(Protocol):
             max_new_tokens: most tokens of a generated answer.
             batch_size: prompts per batch.
             on_progress: called after each batch with the number of prompts in it.
+            on_text: called with what is settled of a generated answer, token by token; ignored for
+                batches of several prompts, and where nothing is generated.
 
         Raises:
             UserError: a prompt leaves no room for a generated answer.

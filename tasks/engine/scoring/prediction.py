@@ -128,6 +128,38 @@ def answer_questions(
     return [done[index] for index in range(len(questions))]
 
 
+def answer_question(
+    adapters: AdapterSet,
+    question: Question,
+    *,
+    max_new_tokens: int,
+    uses_base: bool = False,
+    on_text: Callable[[str], None] | None = None,
+) -> Answered:
+    """Answer one question greedily, as `answer_questions` does.
+
+    Args:
+        adapters: a set with the adapter that the question names.
+        question: the question.
+        max_new_tokens: most tokens of an answer.
+        uses_base: whether the base answers the adapter's prompt, without the adapter.
+        on_text: called with what is settled of a generated answer, token by token.
+    """
+    rendered = _render(adapters, question, max_new_tokens)
+    if isinstance(rendered, Answered):
+        return rendered
+    with adapters.using(None if uses_base else question.adapter) as model:
+        (given,) = objective_of(adapters.base.settings.task).answer(
+            model,
+            adapters.adapters[question.adapter].tokenizer,
+            [rendered],
+            max_new_tokens=max_new_tokens,
+            batch_size=1,
+            on_text=on_text,
+        )
+    return Answered(answer=given.text, probability=given.probability)
+
+
 def prompts_sha256(adapters: AdapterSet, questions: Sequence[Question | Answered]) -> str:
     """Return the sha256 of each adapter's first prompt, as rendered now.
 

@@ -265,3 +265,11 @@ def test_another_place_of_the_base_changes_nothing_else(
         used = load_adapters(given, wanted, [found]).base.settings
         told = {**trained_on, **changes}
         assert (used.dtype, used.quantization) == (told["dtype"], told["quantization"])
+
+
+def test_a_task_that_is_unknown_is_a_mistake(tiny_base: Path, tmp_path: Path) -> None:
+    """A manifest of another version may name one; a base that is given does not hide it."""
+    folder = tiny_adapter(tiny_base, tmp_path / "adapter")
+    (folder / "manifest.json").write_text(json.dumps({"base_model": {"task": "image"}}))
+    with pytest.raises(UserError, match=r"the base of .*: task is 'image'; it must be"):
+        Predicting(tiny_base, {"a": folder}, tmp_path)(jsonl(tmp_path, [{"prompt": "x"}]))

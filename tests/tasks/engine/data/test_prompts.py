@@ -1,10 +1,12 @@
 """An answer is its content, whatever a chat template writes around it."""
 
+import itertools
 from typing import Any
 
 import pytest
 from chat_templates import EACH, SHAPES, Shape
 from mlflow.exceptions import MlflowException
+from tiny_models import tiny_tokenizer
 
 from tasks.config import DataSettings, RowFormat, Template
 from tasks.engine.data.conversations import Example, Message
@@ -190,3 +192,34 @@ def test_answer_of_nothing_but_a_thought_s_frame_is_refused(
     with pytest.raises(UserError, match=r"row 1: the answer .* so there is nothing to learn"):
         renderer.full(Example(1, (*asked, Message("assistant", content))))
     assert renderer.full(Example(1, (*asked, Message("assistant", "think"))))
+
+
+AROUND = {
+    "nothing": ("", ""),
+    "thinking": ("<think>\n\n</think>\n\n", "<|im_end|>\n"),
+    "an end in letters": ("", "\n### End\n"),
+    "blank lines": ("\n\n", "\n\n"),
+}
+GENERATED = {
+    "as trained": "{before}Die Stra\u00dfe \U0001f600 ist\n\nlang{after}",
+    "other spaces": "\n<think></think>  so<|im_end|>",
+    "a line break first": "\n{before}so",
+    "no opening": "so it <is>\n### En, I think\n### End",
+    "only an opening": "<think>",
+    "words of the end within": "a\n### End\nb",
+}
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND.keys())
+@pytest.mark.parametrize("text", GENERATED.values(), ids=GENERATED.keys())
+def test_what_is_settled_stays(around: tuple[str, str], text: str) -> None:
+    """While an answer is generated, what is shown of it is the beginning of what it will be."""
+    tokenizer = tiny_tokenizer()
+    before, after = around
+    prompt = Prompt("x", adds_special_tokens=False, before=before, after=after)
+    tokens = tokenizer(text.format(before=before, after=after)).input_ids
+    final = prompt.read(tokenizer, tokens)
+    shown = [prompt.read_settled(tokenizer, tokens[:end]) for end in range(len(tokens) + 1)]
+    for earlier, later in itertools.pairwise([*shown, final]):
+        assert later.startswith(earlier)
+    assert len(final) - len(shown[-1]) <= len(after) + len(before)

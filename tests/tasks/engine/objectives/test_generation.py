@@ -185,6 +185,20 @@ def test_special_tokens_are_added_only_where_asked(
     assert ask("fox", adds=False) != ask("fox", adds=True)
 
 
+def test_an_answer_grows_to_what_is_returned(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
+) -> None:
+    """A single prompt's answer is passed on token by token, as far as it is settled."""
+    grown: list[str] = []
+    (given,) = answer(
+        model, tokenizer, [Prompt("Hello")], max_new_tokens=20, batch_size=4, on_text=grown.append
+    )
+    assert len(grown) > 1
+    assert all(given.startswith(text) for text in grown)
+    assert grown == sorted(grown, key=len)
+    assert given.rstrip("\N{REPLACEMENT CHARACTER}") == grown[-1]
+
+
 def test_progress_adds_up_to_all_prompts(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
 ) -> None:
