@@ -965,15 +965,18 @@ def _as_trained(turn: dict[str, Any]) -> dict[str, Any]:
     Clients write a text as parts, other names of roles, and OpenAI's former `function_call`.
     """
     turn = {**turn, "role": _ROLES.get(turn["role"], turn["role"])}
-    content = turn.get("content")
-    content = content.tolist() if hasattr(content, "tolist") else content
-    if isinstance(content, list):
+    if isinstance(content := _with_list(turn.get("content")), list):
         turn["content"] = "".join(map(_text_of_part, content))
     if (call := turn.pop("function_call", None)) and not turn.get("tool_calls"):
         turn["tool_calls"] = [{"type": "function", "function": call}]
     if reasoning := next((turn[key] for key in _REASONING if turn.get(key)), None):
         turn |= {"reasoning_content": reasoning, "thinking": reasoning}
     return turn
+
+
+def _with_list(content: Any) -> Any:  # noqa: ANN401
+    """Return a content whose parts, if it has any, are a list and not an array of a table."""
+    return content.tolist() if hasattr(content, "tolist") else content
 
 
 def _text_of_part(part: Any) -> str:  # noqa: ANN401

@@ -234,7 +234,7 @@ def test_a_served_model_reads_what_clients_send_as_training_reads_rows(name: str
     renderer = renderer_of(AGENT_SHAPES["renders all"])
     _, example = read_question(1, asked)
     form = {"message_form": vars(renderer._turns.chat.call_form)}
-    assert _rendered(renderer.tokenizer, asked, form).text == renderer.prompt(example).text
+    assert _rendered(renderer.tokenizer, asked, form, []).text == renderer.prompt(example).text
 
 
 def test_what_the_template_leaves_out_is_counted() -> None:
