@@ -161,7 +161,9 @@ def _answer_batch(
     )
     with eval_mode(model), torch.inference_mode(), _contiguous_head(model):
         output: torch.Tensor = model.generate(  # type: ignore[operator]
-            **inputs, generation_config=greedy
+            **inputs,
+            generation_config=greedy,
+            tokenizer=tokenizer,  # for the base's stop strings, if it has some
         )
     new = output if model.config.is_encoder_decoder else output[:, inputs["input_ids"].shape[1] :]
     return new.tolist()

@@ -219,3 +219,13 @@ def test_a_removed_working_directory_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "the working directory does not exist any more" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["TIMEOUT", "MAX_RETRIES", "BACKOFF_FACTOR"])
+def test_a_variable_that_is_no_number_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """MLflow would say so once it is imported."""
+    monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "abc")
+    error = refused(capsys, monkeypatch, "check", "run.yaml")
+    assert f"MLFLOW_HTTP_REQUEST_{name} is 'abc'; it must be an integer of 0 or more" in error
