@@ -119,6 +119,7 @@ def test_an_impossible_home_is_refused(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("data.chat_template=nowhere.jinja", "data.chat_template: "),
         ("output.folder=/proc/x", "can't be created in /proc"),
         ("output.folder=/proc", "can't be written to"),
         (f"output.folder={'/'.join(['x' * 200] * 19)}", "path is too long"),
