@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from tasks.config import TrackingSettings
 from tasks.errors import UserError
 from tasks.runtime import home
-from tasks.runtime.addresses import masked
+from tasks.runtime.addresses import has_host, masked
 from tasks.runtime.atomic_files import writing
 from tasks.runtime.paths import check_folder, check_path
 
@@ -80,7 +80,7 @@ def check_store(settings: TrackingSettings) -> str:
         raise UserError(f"tracking uri {uri!r}: MLflow knows no {scheme}; {POSSIBLE}")
     if scheme in _WITH_DRIVER:
         _check_driver(uri)
-    if scheme in {"http", "https"} and not _has_host(uri):
+    if scheme in {"http", "https"} and not has_host(uri):
         raise UserError(f"tracking uri {uri!r} names no server; {POSSIBLE}")
     return uri
 
@@ -90,14 +90,6 @@ def _check_numbers() -> None:
     for name in _NUMBERS:
         if (given := os.environ.get(name)) and not re.fullmatch(r"\s*\+?[0-9]{1,9}\s*", given):
             raise UserError(f"{name} is {given!r}; it must be an integer of 0 or more")
-
-
-def _has_host(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets, or a port, that are none
-        return False
 
 
 def _check_driver(uri: str) -> None:

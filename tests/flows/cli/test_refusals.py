@@ -230,3 +230,17 @@ def test_a_variable_that_is_no_number_is_named(
     monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "abc")
     error = refused(capsys, monkeypatch, "check", "run.yaml")
     assert f"MLFLOW_HTTP_REQUEST_{name} is 'abc'; it must be an integer of 0 or more" in error
+
+
+@pytest.mark.parametrize("name", ["HF_ENDPOINT", "PREFECT_API_URL"])
+@pytest.mark.parametrize("address", ["not a url", "http://[x", "host:80", "https://"])
+def test_an_address_that_is_none_is_named(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    address: str,
+) -> None:
+    """The libraries would say so late, or not name the variable."""
+    monkeypatch.setenv(name, address)
+    assert f"{name} is " in refused(capsys, monkeypatch, "train", "run.yaml")
