@@ -1,7 +1,8 @@
 """The errors that adapterflow raises on purpose, by what should happen next.
 
 A message may repeat what a user gave, of any length. So each is shortened when the error is made,
-and is short wherever it is shown: on a terminal, in a log, as the state of a run.
+and is short wherever it is shown: on a terminal, in a log, as the state of a run. Nor does it have
+characters that a terminal would obey.
 """
 
 import re
@@ -36,11 +37,16 @@ def _ends_of_word(word: str, longest: int) -> str:
     return f"{word[: longest // 3]}…{word[-(longest // 3) :]} {length}"
 
 
+def _escaped(text: str) -> str:
+    """Return a text in which what a terminal would obey, or can't show, is escaped."""
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
 class AdapterflowError(Exception):
     """Root of all errors raised on purpose."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(shortened(message))
+        super().__init__(_escaped(shortened(message)))
 
 
 class UserError(AdapterflowError, ValueError):

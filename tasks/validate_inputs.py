@@ -32,7 +32,7 @@ from tasks.records import (
     SplitRecord,
     tokens_in,
 )
-from tasks.runtime.libraries import import_libraries
+from tasks.runtime.libraries import import_libraries, import_libraries_of_checks
 from tasks.runtime.progress import logger, progress
 
 
@@ -87,7 +87,7 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
         )
     check_files(wanted)
     start_trials()  # beside the imports
-    import_libraries()
+    import_libraries_of_checks()
     base, lora = _checked_base(config, sets.labels)
     with progress("tokenized row") as shown:
         data = prepare_data(sets, config.data, config.seed, base, folder, shown.at)
@@ -122,9 +122,10 @@ def _checked_base(
     config: TrainAdapterConfig, labels: Sequence[str]
 ) -> tuple[BaseSource, ResolvedLora]:
     base = find_base(config.base_model, labels)
-    lora = resolve_lora(config.lora, base)
     check_local_weights(base)
-    return base, lora
+    load_tokenizer(base.location, base.revision)
+    import_libraries()  # PEFT, and what the rest of the run needs
+    return base, resolve_lora(config.lora, base)
 
 
 def _limited_by_positions(base: BaseSource, record: DataRecord) -> str | None:

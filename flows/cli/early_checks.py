@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
-    """Check a training's output folder, MLflow's address, first rows and files of the base.
+    """Check a training's output folder, MLflow's address, template, first rows and base's files.
 
     Returns:
         The formats of the training rows.
@@ -19,6 +19,7 @@ def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
     """
     from tasks.durability.run_folder import check_output_folder
     from tasks.engine.base.sources import check_files
+    from tasks.engine.data.chat_template import read_chat_template
     from tasks.engine.data.examples import check_first_rows
     from tasks.engine.data.template_limits import start as start_trials
     from tasks.tracking import check_store
@@ -27,6 +28,7 @@ def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
     check_output_folder(config)
     check_store(config.tracking)
     wanted = config.base_model
+    read_chat_template(config.data.chat_template)
     row_formats = check_first_rows(config.data, wanted.task, wanted.labels)
     check_files(wanted)
     return row_formats

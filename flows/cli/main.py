@@ -19,7 +19,7 @@ from flows.cli.training_commands import check, init, resume, train
 from flows.cli.try_command import try_adapters
 from tasks.errors import AdapterflowError, UserError, shortened
 from tasks.runtime import home
-from tasks.runtime.addresses import without_password
+from tasks.runtime.addresses import has_host, masked, without_password
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,6 +38,7 @@ _COMMANDS = (
 )
 _OURS = ("ADAPTERFLOW_", "HF_", "MLFLOW_", "PREFECT_")
 """How the variables that are read begin."""
+_ADDRESSES = ("HF_ENDPOINT", "PREFECT_API_URL")
 for _command in _COMMANDS:
     cli.add_command(_command)
 
@@ -85,8 +86,8 @@ def _check_process() -> None:
     """Check what every command builds on.
 
     Raises:
-        UserError: the working directory was removed, or an argument or variable is not UTF-8 text,
-            as which it would be recorded and printed.
+        UserError: the working directory was removed; an argument or variable is not UTF-8 text, as
+            which it would be recorded and printed; or a server's address is none.
     """
     try:
         Path.cwd()
@@ -99,6 +100,10 @@ def _check_process() -> None:
             text.encode()
         except UnicodeEncodeError:  # the text itself may be a secret
             raise UserError(f"{name} is not UTF-8 text; correct it, or rename the file") from None
+    for name in _ADDRESSES:
+        given = os.environ.get(name)
+        if given and not (given.startswith(("http://", "https://")) and has_host(given)):
+            raise UserError(f"{name} is {masked(given)!r}; it must be a URL, as in https://host")
 
 
 def _print_error(message: str) -> None:

@@ -12,7 +12,7 @@ import click
 from tasks.errors import UserError, shortened
 from tasks.runtime import home
 from tasks.runtime.addresses import without_password
-from tasks.runtime.libraries import import_libraries
+from tasks.runtime.libraries import import_libraries, import_libraries_of_checks
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -25,7 +25,7 @@ def prepare_process(check: Callable[[], None] | None = None) -> None:
     """Prepare this process for a flow run, before Prefect is imported.
 
     Args:
-        check: called once the libraries are imported, while the embedded server still starts.
+        check: called before most libraries are imported, while the embedded server starts.
 
     Raises:
         UserError: as `check`; or the home folder can't be written to, or no Prefect server answers.
@@ -38,11 +38,12 @@ def prepare_process(check: Callable[[], None] | None = None) -> None:
     click.echo("starting (half a minute the first time) ...", err=True)
     server = use_embedded_server()
     show_progress()
-    import flows.cli.runs  # noqa: F401 - takes seconds, in which the server starts
-
-    import_libraries()
-    if check:
+    if check:  # the server starts in the meantime
+        import_libraries_of_checks()
         check()
+    import_libraries()
+    import flows.cli.runs  # noqa: F401 - takes seconds, too
+
     if server:
         server.wait()
     else:

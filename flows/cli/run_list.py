@@ -25,15 +25,22 @@ def unfinished_runs() -> dict[str, Path]:
     """Return the folders of the started runs that were not seen to end, by id, the newest last."""
     runs: dict[str, Path] = {}
     file = home.prefect_store() / _FILE
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:  # the last line may be incomplete after a power failure
-            continue
-        runs.pop(entry["run"], None)
-        if "folder" in entry:
+    for line in file.read_bytes().splitlines() if file.exists() else []:
+        entry = _entry(line)
+        runs.pop(entry.get("run", ""), None)
+        if entry.keys() >= {"run", "folder"}:
             runs[entry["run"]] = Path(entry["folder"])
     return runs
+
+
+def _entry(line: bytes) -> dict[str, str]:
+    """Return what a line notes: nothing if it is incomplete, as after a power failure."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    texts = entry.items() if isinstance(entry, dict) else ()
+    return {key: value for key, value in texts if isinstance(value, str)}
 
 
 def _append(entry: dict[str, object]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from tasks.engine.reading import Rule, check_fields, is_integer, json_object
 from tasks.errors import AdapterflowError
 from tasks.runtime.atomic_files import write_atomically
 
@@ -24,6 +25,10 @@ _SECONDS_TO_STOP_CHILDREN = 60.0
 _SECONDS_TO_STOP = 8.0
 _SECONDS_TO_KILL = 5.0
 _MARK = "ADAPTERFLOW_STARTED_AS"
+_PROCESS: Rule = (
+    lambda one: isinstance(one, dict) and is_integer(one.get("pid")) and "port" in one,
+    "an object with pid and port; remove the file",
+)
 
 
 class Background:
@@ -85,9 +90,9 @@ class Background:
         return self._folder / f"{name}.log"
 
     def _noted(self) -> dict[str, dict[str, int | None]]:
-        noted: dict[str, dict[str, int | None]] = {}
-        if self._file.exists():
-            noted = json.loads(self._file.read_text())
+        noted = json_object(self._file) if self._file.exists() else {}
+        for name, one in noted.items():
+            check_fields({name: one}, {name: _PROCESS}, str(self._file))
         return noted
 
     def _mark(self, name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tasks.config.reading import plain_path
+from tasks.engine.reading import json_object
 from tasks.errors import UserError
 from tasks.records import FileRecord
 from tasks.runtime import events
@@ -58,10 +59,7 @@ class Watched:
         write_atomically(self._state_file, json.dumps(known))
 
     def _reported(self) -> dict[str, str]:
-        known: dict[str, str] = {}
-        if self._state_file.exists():
-            known = json.loads(self._state_file.read_text())
-        return known
+        return json_object(self._state_file) if self._state_file.exists() else {}
 
     def _files(self) -> list[Path]:
         return [file for path in self._paths for file in _files(path)]

@@ -9,17 +9,19 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from tasks.engine.excerpts import reason, shown
+from tasks.engine.excerpts import excerpt, reason, shown
 from tasks.engine.failures import failure
 from tasks.errors import AdapterflowError, UserError
+from tasks.runtime.paths import path_problem
 
 Rule = tuple[Callable[[Any], bool], str]
 """Whether a value is possible, and which values are: what follows 'it must be' in a message."""
 
 _LARGEST_JSON_BYTES = 50_000_000
+_MOST_OF_A_PATH = 400
 
 
 @contextmanager
@@ -54,8 +56,11 @@ def check_file(file: Path, name: str) -> None:
     """Check that a path is a file that can be read.
 
     Raises:
-        UserError: it is missing, a folder, a link to nothing, empty, or may not be read.
+        UserError: it is missing, a folder, a link to nothing, empty, or may not be read; or no
+            file can have its name.
     """
+    if problem := path_problem(file):
+        raise UserError(f"{excerpt(name, _MOST_OF_A_PATH)} can't be used: {problem}")
     if file.is_symlink() and not file.exists():
         raise UserError(f"{name} is a symbolic link to {file.readlink()}, which does not exist")
     if file.is_dir():
@@ -68,6 +73,17 @@ def check_file(file: Path, name: str) -> None:
         raise UserError(f"{name} is empty; download or save it again")
     if not os.access(file, os.R_OK):
         raise UserError(f"{name} can't be read: permission is missing")
+
+
+def text_in(file: Path) -> str:
+    """Read a file of text.
+
+    Raises:
+        UserError: it can't be read, or is not UTF-8 text.
+    """
+    check_file(file, str(file))
+    with reading(f"{file} can't be read"):
+        return file.read_text(encoding="utf-8")
 
 
 def json_object(file: Path, name: str | None = None) -> dict[str, Any]:
@@ -122,6 +138,13 @@ def is_number(value: object, above: float = -math.inf) -> bool:
 def is_text(value: object) -> bool:
     """Return whether a value is a string."""
     return isinstance(value, str)
+
+
+def is_file_name(value: object) -> bool:
+    """Return whether a value is the name of a file in the same folder."""
+    if not isinstance(value, str) or not value.isprintable() or value in {"", ".."}:
+        return False
+    return PurePath(value).name == value
 
 
 def is_texts(value: object) -> bool:

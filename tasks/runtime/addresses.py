@@ -7,7 +7,7 @@ recognized.
 """
 
 import re
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, urlsplit
 
 _MASK = "***"
 # An address that was turned into a path has one slash after the scheme.
@@ -113,3 +113,12 @@ def _is_secret(value: str) -> bool:
     return any(_SECRET.search(name) and held for name, _, held in pairs) or (
         "://" in read and masked(read) != read
     )
+
+
+def has_host(url: str) -> bool:
+    """Return whether an address names a server."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets, or a port, that are none
+        return False

@@ -335,7 +335,7 @@ class AdapterModel(PythonModel):
             **_sampling(decoding.temperature),
         )
         with torch.inference_mode():
-            tokens = self.model.generate(**batch, generation_config=how)
+            tokens = self.model.generate(**batch, generation_config=how, tokenizer=tokenizer)
         new_tokens = tokens if self.is_seq2seq else tokens[:, batch["input_ids"].shape[1] :]
         return [
             read_answer(self.tokenizers[job.adapter], job.asked, ids.tolist())

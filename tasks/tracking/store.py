@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from tasks.config import TrackingSettings
 from tasks.errors import UserError
 from tasks.runtime import home
-from tasks.runtime.addresses import masked
+from tasks.runtime.addresses import has_host, masked
 from tasks.runtime.atomic_files import writing
 from tasks.runtime.paths import check_folder, check_path
 
@@ -34,6 +34,9 @@ POSSIBLE = (
 _LONGEST_FOLDER = 200
 _WITH_DRIVER = ("postgresql", "mysql", "mssql")
 """The databases that MLflow uses through a package that is installed apart."""
+_NUMBERS = tuple(
+    f"MLFLOW_HTTP_REQUEST_{name}" for name in ("TIMEOUT", "MAX_RETRIES", "BACKOFF_FACTOR")
+)
 _SCHEMES = {"http", "https", "sqlite", *_WITH_DRIVER, "databricks", "databricks-uc", "uc"}
 
 
@@ -62,10 +65,12 @@ def check_store(settings: TrackingSettings) -> str:
     """Return the tracking URI, checked as far as that is possible without a connection.
 
     Raises:
-        UserError: as `tracking_uri`; MLflow does not know the scheme; an SQLite database can't be
-            written to; or the driver of another database is not installed.
+        UserError: as `tracking_uri`; a variable that must be a number is none; MLflow does not know
+            the scheme; an SQLite database can't be written to; or the driver of another database is
+            not installed.
         UnwritableError: the disk is full.
     """
+    _check_numbers()
     uri = tracking_uri(settings)
     if file := database_file(uri):
         check_folder(file.parent, "the MLflow store's folder")
@@ -75,17 +80,16 @@ def check_store(settings: TrackingSettings) -> str:
         raise UserError(f"tracking uri {uri!r}: MLflow knows no {scheme}; {POSSIBLE}")
     if scheme in _WITH_DRIVER:
         _check_driver(uri)
-    if scheme in {"http", "https"} and not _has_host(uri):
+    if scheme in {"http", "https"} and not has_host(uri):
         raise UserError(f"tracking uri {uri!r} names no server; {POSSIBLE}")
     return uri
 
 
-def _has_host(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets, or a port, that are none
-        return False
+def _check_numbers() -> None:
+    """Check variables that MLflow only refuses once it is imported, which takes seconds."""
+    for name in _NUMBERS:
+        if (given := os.environ.get(name)) and not re.fullmatch(r"\s*\+?[0-9]{1,9}\s*", given):
+            raise UserError(f"{name} is {given!r}; it must be an integer of 0 or more")
 
 
 def _check_driver(uri: str) -> None:

@@ -3,6 +3,7 @@
 PEFT's configurations accept any value for any setting, and fail in the middle of a model.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,16 @@ from tasks.errors import UserError
 
 CONFIG_FILE = "adapter_config.json"
 
+_MOST_NAMES = 10_000
+"""Each is compared with each module of the base."""
+_LARGEST_ALPHA = 1e9
+
 _is_positive = partial(is_number, above=0)
 _is_size = partial(is_integer, least=1)
+_INITIALIZATION = re.compile(
+    r"gaussian|eva|olora|pissa(_niter_\d{1,6})?|corda|loftq|orthogonal|lora_ga|mica", re.IGNORECASE
+)
+"""The names that PEFT 0.21 knows."""
 _is_count = partial(is_integer, least=0)
 
 
@@ -39,8 +48,20 @@ def _is_object(value: object) -> bool:
     return isinstance(value, dict)
 
 
+def _is_alpha(value: object) -> bool:
+    return _is_positive(value) and float(str(value)) <= _LARGEST_ALPHA
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= _MOST_NAMES and is_texts(value)
+
+
 def _is_names(value: object) -> bool:
-    return is_text(value) or is_texts(value)
+    return is_text(value) or _is_list(value)
+
+
+def _is_initialization(value: object) -> bool:
+    return _is_flag(value) or (is_text(value) and _INITIALIZATION.fullmatch(str(value)) is not None)
 
 
 def _is_counts(value: object) -> bool:
@@ -52,24 +73,24 @@ def _has_values(value: object, fit: Any) -> bool:  # noqa: ANN401 - a rule's fun
 
 
 _FLAG: Rule = (_is_flag, "true or false")
-_NAMES: Rule = (optional(_is_names), "a name, a list of names, or null")
+_NAMES: Rule = (optional(_is_names), f"a name, a list of up to {_MOST_NAMES:,} names, or null")
 _TEXT: Rule = (optional(is_text), "a string, or null")
 _CONFIG: dict[str, Rule] = {
     "r": (_is_size, "an integer above 0"),
-    "lora_alpha": (_is_positive, "a number above 0"),
+    "lora_alpha": (_is_alpha, f"a number above 0, up to {_LARGEST_ALPHA:,.0f}"),
     "lora_dropout": (lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to 1"),
     "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
     **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), _NAMES),
     **dict.fromkeys(
         ("modules_to_save", "target_parameters"),
-        (optional(is_texts), "a list of names, or null"),
+        (optional(_is_list), f"a list of up to {_MOST_NAMES:,} names, or null"),
     ),
     **dict.fromkeys(("base_model_name_or_path", "revision", "task_type"), _TEXT),
     **dict.fromkeys(("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"), _FLAG),
     "inference_mode": _FLAG,
     "init_lora_weights": (
-        optional(lambda value: _is_flag(value) or is_text(value)),
-        "true, false or the name of an initialization",
+        optional(_is_initialization),
+        "true, false or the name of an initialization that PEFT has, such as gaussian",
     ),
     "layers_to_transform": (
         optional(lambda value: _is_count(value) or _is_counts(value)),
@@ -80,8 +101,8 @@ _CONFIG: dict[str, Rule] = {
         "an object with a rank above 0 for each name",
     ),
     "alpha_pattern": (
-        optional(partial(_has_values, fit=_is_positive)),
-        "an object with a number above 0 for each name",
+        optional(partial(_has_values, fit=_is_alpha)),
+        f"an object with a number above 0, up to {_LARGEST_ALPHA:,.0f}, for each name",
     ),
     "trainable_token_indices": (
         optional(lambda value: _is_counts(value) or _has_values(value, _is_counts)),
@@ -96,6 +117,14 @@ _MANIFEST: dict[str, Rule] = {
     "template": (
         lambda value: value in list(Template),
         f"one of {', '.join(Template)}",
+    ),
+    "chat": (
+        lambda value: (
+            _is_object(value)
+            and _is_object(value.get("chat_template_kwargs", {}))
+            and _is_flag(value.get("system_in_user", False))
+        ),
+        "an object with chat_template_kwargs, an object, and system_in_user, true or false",
     ),
     "tokenizer": (
         lambda value: value == {} or (_is_object(value) and value.keys() >= _IDENTITY),

@@ -15,6 +15,7 @@ from tasks.config.hub_ids import is_hub_id
 from tasks.engine.adapters.adapter_files import CONFIG_FILE
 from tasks.engine.adapters.adapter_state import is_adapter_parameter, loadable
 from tasks.engine.adapters.folders import AdapterFolder
+from tasks.engine.adapters.name_patterns import check_patterns
 from tasks.engine.base.base_models import read_tokenizer
 from tasks.engine.data.rendering import choose_template
 from tasks.engine.excerpts import reason
@@ -32,7 +33,12 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Initializations that change the base's weights when the adapter is injected, and settings that
 # need more than the model's layers.
 _ALTERING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_ALTERING_FIELDS = ("layer_replication", "alora_invocation_tokens", "arrow_config")
+_ALTERING_FIELDS = (
+    "layer_replication",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "monteclora_config",
+)
 
 
 def fitting_weights(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[str, "Tensor"]:
@@ -208,6 +214,8 @@ def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes
     import torch
     from peft import get_peft_model_state_dict, inject_adapter_in_model
 
+    modules = (name for name, _ in model.named_modules())
+    check_patterns(adapter.given_config, modules, adapter.source)
     config = copy.deepcopy(adapter.config)
     config.init_lora_weights = False
     with reading(f"{adapter.source}: {CONFIG_FILE} can't be used with {_named(model)}"):

@@ -49,7 +49,7 @@ class AdapterFolder:
             UserError: it cannot be read, or is not an adapter's manifest.
         """
         file = self.path / MANIFEST_FILE
-        return read_manifest(file, self.source) if file.is_file() else {}
+        return read_manifest(file, self.source) if os.path.lexists(file) else {}
 
     @cached_property
     def config(self) -> "LoraConfig":

@@ -94,12 +94,14 @@ def _check_contents(adapter: AdapterFolder, base: BaseModelSettings) -> None:
 
 def _scales(adapter: AdapterFolder, model: "PreTrainedModel") -> dict[str, float]:
     """Return the scale of each module's B·A, as PEFT derives it from the configuration."""
+    import torch
     from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
     config = copy.deepcopy(adapter.config)
     config.init_lora_weights = False  # the model has no weights to start from
-    modules = inject_adapter_in_model(config, model, "default").named_modules()
+    with torch.device("meta"):
+        modules = inject_adapter_in_model(config, model, "default").named_modules()
     return {
         name: float(module.scaling["default"])
         for name, module in modules

@@ -119,12 +119,14 @@ def count_trainable(config: LoraConfigRecord, skeleton: "PreTrainedModel") -> in
     Raises:
         UserError: PEFT refuses the configuration for this base.
     """
+    import torch
     from peft import inject_adapter_in_model
 
     probe = build_config(config.model_copy(update={"init_lora_weights": False}))
     skeleton.requires_grad_(requires_grad=False)
     try:
-        with warnings.catch_warnings(action="ignore"):  # PEFT warns again at the real injection
+        # PEFT creates A and B on the CPU, whatever their size, and warns again when it really does.
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
             model = inject_adapter_in_model(probe, skeleton)
     except (ValueError, TypeError) as error:
         raise UserError(

@@ -6,7 +6,7 @@ fails somewhere inside, or never returns.
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from tasks.config.likeness import nearest
@@ -14,6 +14,7 @@ from tasks.engine.excerpts import shown
 from tasks.engine.reading import (
     Rule,
     check_fields,
+    is_file_name,
     is_integer,
     is_number,
     is_text,
@@ -25,7 +26,9 @@ from tasks.engine.reading import (
 CONFIG_FILE = "config.json"
 
 _UNQUANTIZED = "or use the base that was saved without quantization"
-_MOST_LAYERS = 10_000
+_MOST_LAYERS = 1_000
+"""A thousand are built in seconds, weights or not; models have up to two hundred."""
+_MOST_CLASSES = 1_000_000
 _LARGEST_SIZE = 1_000_000_000
 
 
@@ -34,14 +37,23 @@ def _is_size(value: object, most: int) -> bool:
     return value is None or isinstance(value, list | dict) or is_integer(value, 1, most)
 
 
-def _is_file_name(value: object) -> bool:
-    return isinstance(value, str) and PurePath(value).name == value
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(map(is_number, value))
+
+
+def _is_weights_name(value: object) -> bool:
+    return is_file_name(value) and str(value).endswith((".safetensors", ".safetensors.index.json"))
 
 
 _LAYERS: Rule = (partial(_is_size, most=_MOST_LAYERS), f"an integer from 1 to {_MOST_LAYERS:,}")
 _SIZE: Rule = (partial(_is_size, most=_LARGEST_SIZE), f"an integer from 1 to {_LARGEST_SIZE:,}")
 _SIZES: dict[str, Rule] = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), _LAYERS),
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_decoder_layers"), _LAYERS),
+    "num_labels": (
+        partial(_is_size, most=_MOST_CLASSES),
+        f"an integer from 1 to {_MOST_CLASSES:,}",
+    ),
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "vocab_size", "head_dim"), _SIZE),
     **dict.fromkeys(("intermediate_size", "d_ff", "ffn_dim", "d_kv"), _SIZE),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "num_heads"), _SIZE),
@@ -57,11 +69,16 @@ _FIELDS: dict[str, Rule] = {
     "rope_scaling": _OBJECT,
     "rope_parameters": _OBJECT,
     "quantization_config": _OBJECT,
+    "return_dict": (optional(lambda value: value is True), "true, as the outputs are read by name"),
     "rope_theta": _ABOVE_ZERO,
-    "transformers_weights": (optional(_is_file_name), "the name of a file beside config.json"),
+    "transformers_weights": (
+        optional(_is_weights_name),
+        "the name of a safetensors file, or of an index of them, beside config.json",
+    ),
 }
 _ROPE: dict[str, Rule] = {
     **dict.fromkeys(("rope_theta", "factor", "original_max_position_embeddings"), _ABOVE_ZERO),
+    **dict.fromkeys(("short_factor", "long_factor"), (optional(_is_numbers), "a list of numbers")),
     **dict.fromkeys(("rope_type", "type"), (optional(is_text), "the name of a scaling method")),
 }
 _NO_PARTS = ("id2label", "label2id", "task_specific_params", "quantization_config")

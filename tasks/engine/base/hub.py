@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.engine.excerpts import reason
 from tasks.engine.failures import failure
 from tasks.errors import AdapterflowError, PassingError, UserError
 
@@ -33,9 +34,10 @@ def download(name: str, revision: str | None, files: list[str], what: str) -> Pa
 
     Raises:
         UserError: there is no such repository or revision, it is gated, or it is not in the cache
-            and the client is in offline mode.
+            and the client is in offline mode; or HF_ENDPOINT or HF_TOKEN is impossible.
         PassingError: the Hub cannot be reached.
     """
+    from httpx2 import HTTPError, InvalidURL
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -63,6 +65,12 @@ def download(name: str, revision: str | None, files: list[str], what: str) -> Pa
             error,
             f"the {what} {name!r} is not in the local cache and the Hub can't be reached; "
             "check the network, or give a local folder",
+        ) from error
+    except (HTTPError, InvalidURL, OSError, ValueError) as error:  # an address that can't be one
+        raise failure(
+            error,
+            f"the {what} {name!r} can't be fetched: {reason(error)}; check HF_ENDPOINT and "
+            "HF_TOKEN, or give a local folder",
         ) from error
 
 

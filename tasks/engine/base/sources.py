@@ -16,7 +16,11 @@ from tasks.engine.base import hub
 from tasks.engine.base.config_file import CONFIG_FILE, read_config_file
 from tasks.engine.base.gguf_conversion import converted_folder
 from tasks.engine.base.gguf_header import check_gguf
-from tasks.engine.base.tokenizer_files import check_generation_file, check_tokenizer_files
+from tasks.engine.base.tokenizer_files import (
+    check_generation_file,
+    check_tokenizer_files,
+    check_vocabulary,
+)
 from tasks.engine.base.weight_dtype import weight_dtype
 from tasks.engine.base.weight_files import read_headers, weight_files
 from tasks.errors import UserError
@@ -73,6 +77,7 @@ def check_files(settings: BaseModelSettings) -> None:
     elif (path / CONFIG_FILE).is_file():
         read_config_file(path)
         check_tokenizer_files(path)
+        check_vocabulary(path)
         check_generation_file(path)
         read_headers(path)
 

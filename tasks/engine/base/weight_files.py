@@ -8,13 +8,13 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine.base.config_file import CONFIG_FILE
 from tasks.engine.base.task_traits import traits_of
-from tasks.engine.excerpts import shown
-from tasks.engine.reading import check_file, json_object, reading
+from tasks.engine.excerpts import excerpt, shown
+from tasks.engine.reading import check_file, is_file_name, json_object, reading
 from tasks.engine.tensor_files import TensorEntry, read_header
 from tasks.errors import UserError
 from tasks.records import BaseSource
@@ -71,10 +71,10 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
             "weight"
         )
     for weight, place in places.items():
-        if not isinstance(place, str) or PurePath(place).name != place:
+        if not is_file_name(place) or not place.endswith((".safetensors", ".bin")):
             raise UserError(
-                f"{index}: weight_map has {shown(place)} for {weight}; it must be the name of a "
-                "file beside the index"
+                f"{index}: weight_map has {shown(place)} for {excerpt(weight)}; it must be the "
+                "name of a file of weights (.safetensors, .bin) beside the index"
             )
     if not isinstance(given.get("metadata"), dict):  # transformers 5.23 fails without
         found = shown(given.get("metadata"))

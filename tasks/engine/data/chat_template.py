@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.config.reading import missing_file
 from tasks.engine.data.conversations import Message, ToolCall
 from tasks.engine.data.template_limits import render
+from tasks.engine.reading import reading
 from tasks.errors import UserError
 from tasks.records import ChatOptions
 
@@ -232,7 +233,7 @@ def unread_kwargs(tokenizer: "PreTrainedTokenizerBase", options: ChatOptions) ->
         return ()
     try:
         read = find_undeclared_variables(_parsed(str(tokenizer.get_chat_template())))
-    except TemplateError:  # rendering it names the error, with a row
+    except (TemplateError, RecursionError):  # rendering it names the error, with a row
         return ()
     return tuple(sorted(options.chat_template_kwargs.keys() - read))
 
@@ -256,12 +257,13 @@ def read_chat_template(file: str | None) -> str | None:
         raise UserError(f"data.chat_template {path} can't be read as UTF-8: {error}") from error
     if not template.strip():
         raise UserError(f"data.chat_template {path} is empty; it must be a chat template")
-    try:
-        _parsed(template)
-    except TemplateSyntaxError as error:
-        raise UserError(
-            f"data.chat_template {path}, line {error.lineno}: {error.message}"
-        ) from error
+    with reading(f"data.chat_template {path} can't be used"):  # it may be nested too deeply
+        try:
+            _parsed(template)
+        except TemplateSyntaxError as error:
+            raise UserError(
+                f"data.chat_template {path}, line {error.lineno}: {error.message}"
+            ) from error
     return template
 
 

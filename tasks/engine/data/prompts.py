@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.engine.excerpts import shown
+from tasks.engine.reading import reading
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -93,8 +96,17 @@ def encode(
     """Return a text's token ids, and the characters [start, end) that each stands for.
 
     A special token that the tokenizer adds is dropped again if the text already has it there.
+
+    Raises:
+        UserError: the tokenizer can't.
     """
-    encoded = tokenizer(text, add_special_tokens=adds_special_tokens, return_offsets_mapping=True)
+    # Without a token for unknown characters, whether it works depends on the text.
+    with reading(
+        f"the tokenizer of {tokenizer.name_or_path!r} fails", lambda why: f"{why}, on {shown(text)}"
+    ):
+        encoded = tokenizer(
+            text, add_special_tokens=adds_special_tokens, return_offsets_mapping=True
+        )
     ids: list[int] = list(encoded["input_ids"])
     places: list[tuple[int, int]] = encoded["offset_mapping"]
     if adds_special_tokens and len(ids) > 1:

@@ -193,7 +193,10 @@ def _answer_batch(
     )
     with eval_mode(model), torch.inference_mode(), _contiguous_head(model):
         output: torch.Tensor = model.generate(  # type: ignore[operator]
-            **inputs, generation_config=greedy, streamer=stream
+            **inputs,
+            generation_config=greedy,
+            tokenizer=tokenizer,  # for the base's stop strings, if it has some
+            streamer=stream,
         )
     new = output if model.config.is_encoder_decoder else output[:, inputs["input_ids"].shape[1] :]
     return new.tolist()

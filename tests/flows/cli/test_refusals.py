@@ -122,6 +122,7 @@ def test_an_impossible_home_is_refused(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("data.chat_template=nowhere.jinja", "data.chat_template: "),
         ("output.folder=/proc/x", "can't be created in /proc"),
         ("output.folder=/proc", "can't be written to"),
         (f"output.folder={'/'.join(['x' * 200] * 19)}", "path is too long"),
@@ -223,3 +224,27 @@ def test_a_removed_working_directory_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "the working directory does not exist any more" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["TIMEOUT", "MAX_RETRIES", "BACKOFF_FACTOR"])
+def test_a_variable_that_is_no_number_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """MLflow would say so once it is imported."""
+    monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "abc")
+    error = refused(capsys, monkeypatch, "check", "run.yaml")
+    assert f"MLFLOW_HTTP_REQUEST_{name} is 'abc'; it must be an integer of 0 or more" in error
+
+
+@pytest.mark.parametrize("name", ["HF_ENDPOINT", "PREFECT_API_URL"])
+@pytest.mark.parametrize("address", ["not a url", "http://[x", "host:80", "https://"])
+def test_an_address_that_is_none_is_named(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    address: str,
+) -> None:
+    """The libraries would say so late, or not name the variable."""
+    monkeypatch.setenv(name, address)
+    assert f"{name} is " in refused(capsys, monkeypatch, "train", "run.yaml")

@@ -137,3 +137,13 @@ def test_where_all_completed_none_was_interrupted(
     completed = begun(tiny_base, sums(tmp_path / "sums.jsonl"), is_completed=True)
     with pytest.raises(UserError, match="1 completed, 1 are not in this Prefect"):
         runs.reopen_last([completed, uuid4()])
+
+
+def test_a_line_that_notes_no_run_is_passed_over(tmp_path: Path) -> None:
+    """The list of runs may have been edited, or cut by a full disk, within any line."""
+    run_list.note_start("one", tmp_path)
+    file = home.prefect_store() / "runs.jsonl"
+    with file.open("ab") as opened:
+        opened.write(b'3\n[]\nnull\n{}\n{"run": 3, "folder": []}\n\xff\n{"run": "two"}\n{"ru')
+    run_list.note_start("three", tmp_path)
+    assert [*run_list.unfinished_runs()] == ["one", "three"]

@@ -9,6 +9,7 @@ import pytest
 from running_stack import wait_until
 
 from flows.server.background import Background
+from tasks.errors import UserError
 
 SERVER = """
 import pathlib, subprocess, sys
@@ -57,3 +58,11 @@ def test_another_program_with_a_noted_id_is_left_alone(tmp_path: Path) -> None:
     )
     assert Background(tmp_path).ports() == {}
     assert Background(tmp_path).stop(["server"]) == []
+
+
+@pytest.mark.parametrize("noted", ["[]", "null", '{"mlflow": 3}', '{"mlflow": {"pid": "x"}}', "{"])
+def test_a_list_of_another_shape_is_named(tmp_path: Path, noted: str) -> None:
+    """The file in the home is told, whatever an editor or a full disk left of it."""
+    (tmp_path / "stack.json").write_text(noted)
+    with pytest.raises(UserError, match=r"stack\.json"):
+        Background(tmp_path).ports()

@@ -6,6 +6,7 @@ import pytest
 
 from flows.server.data_events import Watched
 from flows.server.deployment_parameters import read_parameters
+from tasks.errors import UserError
 
 
 @pytest.fixture
@@ -86,3 +87,11 @@ def test_a_file_that_cannot_be_read_stops_nothing(data: Path, tmp_path: Path) ->
     watched = Watched([data], tmp_path / "memory.json")
     assert names(watched) == ["rows.jsonl"]
     assert list(watched.unreadable) == [unreadable]
+
+
+@pytest.mark.parametrize("memory", ["[]", "null", "", "{"])
+def test_a_memory_of_another_shape_is_named(data: Path, tmp_path: Path, memory: str) -> None:
+    """The file in the home is told, whatever an editor or a full disk left of it."""
+    (tmp_path / "memory.json").write_text(memory)
+    with pytest.raises(UserError, match=r"memory\.json"):
+        Watched([data], tmp_path / "memory.json").changed()

@@ -70,7 +70,7 @@ NO_QUESTIONS: dict[str, tuple[object, str]] = {
     ),
     "no text": (
         {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
-        "the content of message 1 is",
+        "only parts of the type text are supported",
     ),
     "tools of no list": (
         {"messages": CHAT, "tools": "look it up"},
@@ -78,7 +78,7 @@ NO_QUESTIONS: dict[str, tuple[object, str]] = {
     ),
     "a tool of no object": (
         {"messages": CHAT, "tools": ["look it up"]},
-        'tools must be a list of tools: ["look it up"]',
+        'tools must be a list of tools, but one is "look it up"',
     ),
     "deep": ({"messages": "[" * 5000}, "messages must be a list"),
     "long": ({"messages": "x" * 300_000}, "… (300,002 characters)"),

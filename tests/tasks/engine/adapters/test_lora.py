@@ -193,6 +193,12 @@ def test_a_count_is_what_the_paper_says(tiny_base: Path) -> None:
     assert record.num_total_parameters == base.num_parameters + record.num_trainable_parameters
 
 
+def test_a_count_needs_no_memory(tiny_base: Path) -> None:
+    """What has no room anywhere is counted, so that it can be refused."""
+    config = resolve(tiny_base, target_modules=["up_proj"]).model_copy(update={"r": 10**12})
+    assert lora.count_trainable(config, skeleton(tiny_base)) == 2 * 10**12 * (32 + 64)
+
+
 SMALL: dict[str, Any] = {
     "vocab_size": 400,
     "hidden_size": 32,

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_adapter
 
 from tasks.config import AdapterSettings, BaseModelSettings
+from tasks.engine.adapters import name_patterns
 from tasks.engine.adapters.folders import find_adapter
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import base_of, check_adapters
@@ -68,6 +69,14 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "targets' numbers": ({"target_modules": [1, 2]}, r"target_modules is \[1, 2\]"),
     "targets' object": ({"target_modules": {"a": 1}}, "target_modules is"),
     "targets' pattern": ({"target_modules": "(["}, CONFIG),
+    "ranks' pattern": (
+        {"rank_pattern": {"((": 4}},
+        "which is no regular expression",
+    ),
+    "too many targets": ({"target_modules": ["a"] * 10_001}, "up to 10,000 names"),
+    "absurd alpha": ({"lora_alpha": 1e308}, "lora_alpha is 1e.308"),
+    "unknown initialization": ({"init_lora_weights": "zeros"}, 'init_lora_weights is "zeros"'),
+    "its Monte Carlo": ({"monteclora_config": 3}, "sets monteclora_config"),
     "no targets": ({"target_modules": None}, "4 weights are unexpected"),
     "unknown method": ({"peft_type": "MAGIC"}, 'peft_type is "MAGIC"; only LoRA'),
     "another method": ({"peft_type": "IA3"}, 'peft_type is "IA3"; only LoRA'),
@@ -95,6 +104,31 @@ def test_an_impossible_setting_is_refused(
     check_told(refusal(adapter, tiny_base), told)
 
 
+ENDLESS = "(([a-z_.0-9]+)+)+!"
+"""It tries an exponential number of ways to match a name."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": ENDLESS},
+        {"exclude_modules": ENDLESS},
+        {"rank_pattern": {ENDLESS: 4}},
+        {"alpha_pattern": {ENDLESS: 4}},
+        {"layers_pattern": [ENDLESS], "layers_to_transform": [0]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_an_endless_pattern_is_refused(
+    adapter: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """A regular expression comes with the adapter, and nothing could interrupt it here."""
+    monkeypatch.setattr(name_patterns, "SECONDS", 0.5)
+    file = adapter / CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    check_told(refusal(adapter, tiny_base), f"{next(iter(changes))}.* can't be tried on the base's")
+
+
 CONTENTS = {
     "a list": (CONFIG, "[]", r"contains \[\]"),
     "null": (CONFIG, "null", "contains null"),
@@ -113,6 +147,8 @@ CONTENTS = {
     "its task": (MANIFEST, '{"base_model": {"task": "magic", "source": "a"}}', "magic"),
     "a manifest's template": (MANIFEST, '{"template": "jinja"}', 'template is "jinja"'),
     "a manifest's tokenizer": (MANIFEST, '{"tokenizer": ["a"]}', "tokenizer is"),
+    "a manifest's chat": (MANIFEST, '{"chat": 3}', "chat is 3"),
+    "its variables": (MANIFEST, '{"chat": {"chat_template_kwargs": 3}}', "chat is"),
     "an empty identity": (MANIFEST, '{"tokenizer": {"vocabulary": "a"}}', "tokenizer is"),
 }
 
@@ -124,6 +160,19 @@ def test_another_content_is_refused(
     """A file that is something else than it should be is named, with what is in it."""
     (adapter / file).write_text(content)
     check_told(refusal(adapter, tiny_base), told)
+
+
+def test_names_from_a_file_are_printed_as_text(adapter: Path, tiny_base: Path) -> None:
+    """What a terminal would obey is escaped wherever a message repeats it."""
+    file = adapter / WEIGHTS
+    save_file({**load_file(file), "a\0\x1b[31m": torch.zeros(1)}, file)
+    check_told(refusal(adapter, tiny_base), r"a\\x00\\x1b")
+
+
+def test_a_manifest_that_is_no_file_is_refused(adapter: Path, tiny_base: Path) -> None:
+    """Without its manifest, an adapter would not be checked as it should be."""
+    (adapter / MANIFEST).symlink_to("gone")
+    check_told(refusal(adapter, tiny_base), "symbolic link to gone")
 
 
 def cut(file: Path) -> None:

@@ -20,6 +20,7 @@ from tasks.validate_inputs import check_base_early
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+GENERATION, TEMPLATE = "generation_config.json", "chat_template.jinja"
 HUGE = 10**12
 
 
@@ -62,6 +63,12 @@ CONTENTS = {
     "generation's list": ("generation_config.json", "[]", r"contains \[\]"),
     "generation's cut": ("generation_config.json", '{"eos_tok', "Unterminated"),
     "generation's text": ("generation_config.json", '{"eos_token_id": "</s>"}', "eos_token_id is"),
+    "generation's absurd end": (GENERATION, f'{{"eos_token_id": {HUGE}}}', "eos_token_id is"),
+    "generation's nested end": (GENERATION, '{"eos_token_id": [[1]]}', r"eos_token_id is \[\[1"),
+    "generation's list in a text": (GENERATION, '{"suppress_tokens": "x"}', "suppress_tokens is"),
+    "generation's stop": (GENERATION, '{"stop_strings": 3}', "stop_strings is 3"),
+    "a template in Latin-1": (TEMPLATE, "caf\xe9".encode("latin-1"), "can't decode"),
+    "an empty template": (TEMPLATE, "", "is empty"),
     "weights that are empty": (WEIGHTS, b"", "is empty"),
     "weights' header beyond the file": (WEIGHTS, b"\xff" * 6 + b"\0\0{}", "header"),
     "weights that are a text": (WEIGHTS, b"version https://git-lfs.github.com/spec/v1", "header"),
@@ -92,7 +99,12 @@ SETTINGS_OF_CONFIG = {
     "negative size": ({"hidden_size": -32}, "hidden_size is -32"),
     "zero heads": ({"num_attention_heads": 0}, "num_attention_heads is 0"),
     "absurd size": ({"hidden_size": HUGE}, f"hidden_size is {HUGE}"),
-    "absurd layers": ({"num_hidden_layers": HUGE}, "integer from 1 to 10,000"),
+    "absurd layers": ({"num_hidden_layers": HUGE}, "integer from 1 to 1,000"),
+    "thousands of layers": ({"num_hidden_layers": 9999}, "integer from 1 to 1,000"),
+    "absurd classes": ({"num_labels": HUGE}, "num_labels is"),
+    "outputs without names": ({"return_dict": False}, "return_dict is false"),
+    "weights elsewhere": ({"transformers_weights": CONFIG}, "name of a safetensors file"),
+    "weights' NUL": ({"transformers_weights": "a\0.safetensors"}, "name of a safetensors file"),
     "many layers": ({"num_hidden_layers": 100}, r"lacks \d+ weights"),
     "absurd vocabulary": ({"vocab_size": HUGE}, "vocab_size is"),
     "absurd positions": ({"max_position_embeddings": HUGE}, "max_position_embeddings is"),
@@ -170,6 +182,18 @@ def to_another_shape(file: Path) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
+@pytest.mark.parametrize("name", [CONFIG, TOKENIZER, SETTINGS, GENERATION, TEMPLATE, WEIGHTS])
+@pytest.mark.parametrize("target", ["", "gone"], ids=["a loop", "to nothing"])
+def test_a_link_that_leads_nowhere_is_refused(
+    tiny_base: Path, tmp_path: Path, name: str, target: str
+) -> None:
+    """Transformers takes a file that it can't find for one that the model does not have."""
+    folder = copied(tiny_base, tmp_path)
+    (folder / name).unlink()
+    (folder / name).symlink_to(target or name)
+    check_told(refusal(folder), name.replace(".", r"\."))
+
+
 WEIGHT_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a folder": (to_folder, "is a folder"),
     "a link to nothing": (to_dangling_link, "which does not exist"),
@@ -198,8 +222,16 @@ INDEXES = {
     "without a map": ({"metadata": {}}, "weight_map is null"),
     "a map that is a list": ({"weight_map": ["model.safetensors"]}, "weight_map is"),
     "a number for a file": ({"weight_map": {"lm_head.weight": 3}}, "has 3 for lm_head.weight"),
-    "elsewhere": ({"weight_map": {"lm_head.weight": "../x.safetensors"}}, "beside the index"),
+    "elsewhere": (
+        {"weight_map": {"lm_head.weight": "../x.safetensors"}},
+        "beside the index",
+    ),
     "absolute": ({"weight_map": {"lm_head.weight": "/etc/passwd"}}, "beside the index"),
+    "itself": ({"weight_map": {"a": INDEX}}, "beside the index"),
+    "the folder above": ({"weight_map": {"a": ".."}}, "beside the index"),
+    "no name": ({"weight_map": {"a": ""}}, "beside the index"),
+    "a NUL": ({"weight_map": {"a": "x\0.safetensors"}}, "beside the index"),
+    "a long name": ({"weight_map": {"a": f"{'x' * 300}.bin"}, "metadata": {}}, "name too long"),
     "without metadata": ({"weight_map": {"a": "model-00001.safetensors"}}, "metadata is null"),
     "missing": ({"weight_map": {"a": "model-9.safetensors"}, "metadata": {}}, "does not exist"),
 }

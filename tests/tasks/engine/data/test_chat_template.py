@@ -31,6 +31,7 @@ def test_variables_that_are_never_read_are_named() -> None:
         (None, "owm.jinja does not exist"),
         (b" ", "is empty"),
         (b"\xff", "can't be read as UTF-8"),
+        (b"{{ " + b"(" * 5000 + b"1" + b")" * 5000 + b" }}", "recursion"),
         (b"a\n{% for m in messages %}", "line 2: Unexpected end of template"),
     ],
 )

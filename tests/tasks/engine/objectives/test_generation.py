@@ -99,6 +99,20 @@ def test_tokenizers_end_token_ends_an_answer_too(
     assert stopped == tokenizer.decode(ids[: end + 1])
 
 
+def test_models_stop_strings_end_an_answer(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
+) -> None:
+    """A base that stops at a text is asked with its tokenizer, without which it would fail."""
+    ids = greedy(model, tokenizer, PROMPTS[0], 6)
+    end = next(number for number in range(1, 6) if ids[number] not in ids[:number])
+    assert model.generation_config is not None
+    model.generation_config.stop_strings = [tokenizer.decode(ids[: end + 1])]
+
+    [stopped] = answers(model, tokenizer, PROMPTS[:1])
+
+    assert stopped == tokenizer.decode(ids[: end + 1])
+
+
 def test_answer_is_no_longer_than_allowed(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
 ) -> None:
