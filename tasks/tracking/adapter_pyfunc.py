@@ -621,9 +621,9 @@ def _tools_of(row: dict[str, Any]) -> list[Any] | None:
 
 def _whole_tool(tool: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return a tool as `{"type": "function", "function": …}`, as in training."""
-    tool = dict(json.loads(tool) if isinstance(tool, str) else tool)
+    tool = json.loads(tool) if isinstance(tool, str) else tool
     if "function" in tool and "type" in tool:
-        return tool
+        return dict(tool)
     inner = {key: value for key, value in tool.items() if key != "type"}
     return {"type": "function", "function": tool.get("function", inner)}
 
@@ -821,7 +821,7 @@ def _as_trained(turn: dict[str, Any]) -> dict[str, Any]:
     Clients write a text as parts, other names of roles, and OpenAI's former `function_call`.
     """
     turn = {**turn, "role": _ROLES.get(turn["role"], turn["role"])}
-    content = turn.get("content")
+    content: Any = turn.get("content")
     content = content.tolist() if hasattr(content, "tolist") else content
     if isinstance(content, list):
         turn["content"] = "".join(map(_text_of_part, content))
