@@ -734,7 +734,7 @@ def _whole_tool(tool: Any) -> dict[str, Any]:  # noqa: ANN401
     if not isinstance(tool, dict):
         raise _refused(f"tools must be a list of tools, but one is {_shown(tool)}")
     if "function" in tool and "type" in tool:
-        return tool
+        return dict(tool)
     inner = {key: value for key, value in tool.items() if key != "type"}
     return {"type": "function", "function": tool.get("function", inner)}
 

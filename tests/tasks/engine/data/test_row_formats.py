@@ -64,6 +64,7 @@ THOUGHT: list[Case] = [
     (name, chat(*QA, **{name: "Hmm."}), (USER, replace(ANSWER, reasoning="Hmm.")))
     for name in ("reasoning_content", "reasoning", "thinking")
 ]
+CONTEXT = replace(ANSWER, is_trained=False, is_context=True)
 WEIGHTS: list[tuple[str, object]] = [
     ("weight", 0),
     ("weight", 0.0),
@@ -207,7 +208,7 @@ READ: list[Case] = [
     (
         "lists of prompt and completion: answers in the prompt are context",
         {"prompt": turns(*QA, *QA[:1]), "completion": turns(QA[1]), "system": "s"},
-        (Message("system", "s"), USER, replace(ANSWER, is_trained=False), USER, ANSWER),
+        (Message("system", "s"), USER, CONTEXT, USER, ANSWER),
     ),
     (
         "prompt and completion as a CSV file has lists",
