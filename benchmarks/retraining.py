@@ -112,7 +112,7 @@ class Loop:
 
     def roll_back(self) -> str:
         """Roll back to the previous champion, and check the weights that MLflow returns."""
-        from tasks.engine.adapters.adapter_state import WEIGHTS_FILE
+        from tasks.engine.adapters import WEIGHTS_FILE
         from tasks.records import FileRecord
         from tasks.retraining import lineage
         from tasks.tracking import fetched_adapter
@@ -177,8 +177,8 @@ def draw(  # noqa: PLR0913 - how many of what
     data: Path, num_intents: int, first: int, second: int, num_held_out: int, seed: int
 ) -> Waves:
     """Draw the waves by the seed; no held-out question is in a wave."""
-    from tasks.engine.data.leakage import normalized_question
-    from tasks.engine.data.row_formats import read_example
+    from tasks.engine.data.rows import read_example
+    from tasks.engine.data.splits import normalized_question
 
     def question(row: Row) -> str:
         return normalized_question(read_example(1, dict(row), RowFormat.INSTRUCTION))

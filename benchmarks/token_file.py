@@ -18,8 +18,7 @@ from pathlib import Path
 import click
 
 from tasks.config import BaseModelSettings, DataSettings
-from tasks.engine.base.base_models import load_tokenizer
-from tasks.engine.base.sources import find_base
+from tasks.engine.base import find_base, load_tokenizer
 from tasks.records import BaseSource
 from tasks.runtime.measuring import measured, peak_memory_bytes
 
@@ -60,7 +59,7 @@ def peaks(base: str, num_rows: int, num_sources: int = 1) -> dict[str, float]:
 @click.argument("num_sources", type=int)
 def make(base: str, folder: Path, num_rows: int, num_sources: int) -> None:
     """Write the file as `validate_inputs` does."""
-    from tasks.engine.data.examples import read_examples
+    from tasks.engine.data.splits import read_examples
     from tasks.engine.preparation import prepare_data
 
     source = find_base(BaseModelSettings(source=base))
@@ -89,10 +88,9 @@ def make(base: str, folder: Path, num_rows: int, num_sources: int) -> None:
 @click.argument("num_sources", type=int)
 def read(base: str, folder: Path, num_rows: int, num_sources: int) -> None:  # noqa: ARG001
     """Read every row as training does: once to find a shared prefix, once in training order."""
-    from tasks.engine.batching.row_order import OrderByLength
-    from tasks.engine.data.token_files import MappedRows, TokenFile, row_lengths
-    from tasks.engine.data.tokenization import shared_prefix_length
-    from tasks.engine.objectives.registry import objective_of
+    from tasks.engine.batching import OrderByLength
+    from tasks.engine.data.tokens import MappedRows, TokenFile, row_lengths, shared_prefix_length
+    from tasks.engine.objectives import objective_of
     from tasks.records import DataRecord
 
     record = DataRecord.model_validate_json((folder / "data.json").read_text())

@@ -19,7 +19,7 @@ import click
 
 from benchmarks.harness.machine import describe
 from tasks.config import BaseModelSettings, DataSettings
-from tasks.engine.base.sources import find_base
+from tasks.engine.base import find_base
 
 _FEW_ROWS = 100
 _SYSTEM = "You are the support desk of a bank. Answer in one sentence."
@@ -43,7 +43,7 @@ def main(context: click.Context, base: str, num_rows: int) -> None:
 @click.argument("num_rows", type=int)
 def ours(base: str, num_rows: int) -> None:
     """Prepare the rows as `validate_inputs` does."""
-    from tasks.engine.data.examples import read_examples
+    from tasks.engine.data.splits import read_examples
     from tasks.engine.preparation import prepare_data
 
     source = find_base(BaseModelSettings(source=base))

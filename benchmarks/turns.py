@@ -21,9 +21,8 @@ from benchmarks.harness.long_rows import long_rows
 from benchmarks.harness.messages import Trialed
 from tasks import engine
 from tasks.config import BaseModelSettings, Batching, LoraSettings
-from tasks.engine.batching.batches import as_items
-from tasks.engine.batching.choice import make_batches
-from tasks.engine.data.tokenization import IGNORED, TokenizedRow
+from tasks.engine.batching import as_items, make_batches
+from tasks.engine.data.tokens import IGNORED, TokenizedRow
 from tasks.records import TrainingPlan
 from tasks.runtime.measuring import measured
 
@@ -42,7 +41,7 @@ _CONVERSATIONS = 4
 @click.option("--batch-tokens", default=1024, show_default=True, type=click.IntRange(1))
 def main(base: str, dtype: str, pairs: int, batch_tokens: int) -> None:
     """Measure pairs of steps, after one to warm up, and print the medians as JSON."""
-    from tasks.engine.base.base_models import load_tokenizer
+    from tasks.engine.base import load_tokenizer
 
     settings = BaseModelSettings.model_validate({"source": base, "dtype": dtype})
     with tempfile.TemporaryDirectory(prefix="turns-") as folder:
@@ -112,7 +111,7 @@ def _trial(
 ) -> Trialed:
     """Compute the loss and the gradients of one step."""
     from benchmarks.harness.techniques import Engine
-    from tasks.engine.base.memory import release_memory
+    from tasks.engine.base import release_memory
 
     plan = TrainingPlan(
         made_for="",

@@ -4,7 +4,7 @@ from tasks import engine
 from tasks.config import BaseModelSettings
 from tasks.durability.step import step
 from tasks.engine import workbench
-from tasks.engine.base.sources import base_sha256
+from tasks.engine.base import base_sha256
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, DataRecord, RunRecord
 from tasks.runtime.progress import logger

@@ -3,11 +3,11 @@
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from tasks.durability.step import step
-from tasks.engine.data.changed_rows import changes
-from tasks.engine.data.odd_rows import odd_text
-from tasks.engine.data.shown_rows import shown_text
-from tasks.engine.data.unread_columns import unread_text
-from tasks.engine.training.loss_curve import draw_loss_curve
+from tasks.engine.data.rendering import shown_text
+from tasks.engine.data.rows import unread_text
+from tasks.engine.data.splits import odd_text
+from tasks.engine.data.tokens import changes
+from tasks.engine.training import draw_loss_curve
 from tasks.records import (
     DataRecord,
     LoadedRecord,

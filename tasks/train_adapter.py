@@ -24,7 +24,7 @@ def train_adapter(
     Raises:
         VerificationError: the adapter did not change, the base changed, or the loss is not finite.
     """
-    from tasks.engine.training.callbacks import TrainingProgress
+    from tasks.engine.training import TrainingProgress
 
     adopt_checkpoints(injected, data, settings, run)
     model = workbench.take(injected)

@@ -8,20 +8,22 @@ from typing import NamedTuple
 from tasks.config import RowFormat, TrainAdapterConfig
 from tasks.durability.run_folder import check_output_folder
 from tasks.durability.step import step
-from tasks.engine.adapters.lora import resolve_lora
-from tasks.engine.base.base_models import check_local_weights, end_ids, load_tokenizer
-from tasks.engine.base.hub import check_push
-from tasks.engine.base.input_limits import limits_of
-from tasks.engine.base.sources import check_files, find_base
-from tasks.engine.base.task_traits import traits_of
-from tasks.engine.data.changed_rows import changes
-from tasks.engine.data.chat_template import read_chat_template
-from tasks.engine.data.examples import read_examples
-from tasks.engine.data.odd_rows import odd_text
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.rendering import choose_template
-from tasks.engine.data.template_limits import start as start_trials
-from tasks.engine.data.unread_columns import unread_text
+from tasks.engine.adapters import resolve_lora
+from tasks.engine.base import (
+    check_files,
+    check_local_weights,
+    check_push,
+    end_ids,
+    find_base,
+    limits_of,
+    load_tokenizer,
+    traits_of,
+)
+from tasks.engine.data.rendering import choose_template, read_chat_template
+from tasks.engine.data.rendering import start as start_trials
+from tasks.engine.data.rows import unread_text
+from tasks.engine.data.splits import odd_text, read_examples
+from tasks.engine.data.tokens import PreparedData, changes
 from tasks.engine.preparation import TEXTS, prepare_data
 from tasks.errors import PassingError, UserError
 from tasks.records import (

@@ -50,8 +50,7 @@ def train(request: Request) -> Trained:
         TrainingArguments,
     )
 
-    from tasks.engine.base.sources import find_base
-    from tasks.engine.base.weight_dtype import multiplies_bfloat16_fast
+    from tasks.engine.base import find_base, multiplies_bfloat16_fast
 
     location = find_base(BaseModelSettings(source=request.base)).location
     tokenizer = AutoTokenizer.from_pretrained(location)

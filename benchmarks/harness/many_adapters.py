@@ -7,9 +7,8 @@ import peft  # noqa: F401 - its import takes seconds, not part of loading an ada
 from benchmarks.harness.answering import answer, read_request
 from benchmarks.harness.messages import Loading, LoadingRequest
 from tasks.config import BaseModelSettings
-from tasks.engine.adapters.loading import load_adapter
-from tasks.engine.base.base_models import load_base
-from tasks.engine.base.sources import find_base
+from tasks.engine.adapters import load_adapter
+from tasks.engine.base import find_base, load_base
 from tasks.runtime.measuring import peak_memory_bytes
 
 

@@ -22,17 +22,14 @@ from benchmarks.tools.ours import sections
 from tasks import engine
 from tasks.config import BaseModelSettings, DataSettings, LoraSettings, TrainingSettings
 from tasks.engine.adapters import adapter_state
-from tasks.engine.base.memory import release_memory
-from tasks.engine.batching.batches import as_items
-from tasks.engine.batching.choice import make_batches
-from tasks.engine.batching.row_order import row_order
-from tasks.engine.objectives.registry import objective_of
-from tasks.engine.training.checkpoints import Checkpoints
-from tasks.engine.training.plan import planned
+from tasks.engine.base import release_memory
+from tasks.engine.batching import as_items, make_batches, row_order
+from tasks.engine.objectives import objective_of
+from tasks.engine.training import Checkpoints, planned
 from tasks.runtime.measuring import measured
 
 if TYPE_CHECKING:
-    from tasks.engine.batching.batches import Batch, Row
+    from tasks.engine.batching import Batch, Row
 
 
 class Bench:

@@ -12,8 +12,7 @@ from benchmarks.harness.messages import Prepared, RowsRequest
 from benchmarks.harness.rows import IGNORED, tokens_and_labels
 from benchmarks.harness.workloads import WORKLOADS
 from tasks.config import BaseModelSettings
-from tasks.engine.base.base_models import load_tokenizer
-from tasks.engine.base.sources import find_base
+from tasks.engine.base import find_base, load_tokenizer
 
 if TYPE_CHECKING:
     from benchmarks.harness.workloads import Row

@@ -15,19 +15,23 @@ import torch
 from transformers import AttentionInterface
 
 from tasks.config import Batching
-from tasks.engine.base.base_models import mixed_precision
+from tasks.engine.base import mixed_precision
 from tasks.engine.batching import loss as engine_loss
-from tasks.engine.batching.loss import summed_loss
-from tasks.engine.data.tokenization import IGNORED
-from tasks.engine.kernels.adapter_layers import fused_adapter_layers
-from tasks.engine.kernels.kernel_attention import attend_one_by_one
-from tasks.engine.kernels.lean_layers import lean_layers
-from tasks.engine.kernels.row_attention import BY_ROW, attending_by_row, segments_in
+from tasks.engine.batching import summed_loss
+from tasks.engine.data.tokens import IGNORED
+from tasks.engine.kernels import (
+    BY_ROW,
+    attend_one_by_one,
+    attending_by_row,
+    fused_adapter_layers,
+    lean_layers,
+    segments_in,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tasks.engine.batching.batches import MicroBatch
+    from tasks.engine.batching import MicroBatch
     from tasks.records import TrainingPlan
 
 _ONE_BY_ONE = "benchmark_one_by_one"

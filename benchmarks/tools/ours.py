@@ -13,7 +13,7 @@ from tasks.config import (
     OutputSettings,
     TrainingSettings,
 )
-from tasks.engine.training.callbacks import TrainingProgress
+from tasks.engine.training import TrainingProgress
 
 
 def run(job: Job) -> Outcome:

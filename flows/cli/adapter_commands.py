@@ -51,8 +51,8 @@ def predict(  # noqa: PLR0913 - what a user may give
     # The values are read as YAML. JSON is YAML, and quotes any character a path may have.
     first = [f"{key}={json.dumps(value)}" for key, value in given.items() if value]
     config = _config(target, [*first, *overrides])
-    from tasks.engine.adapters.folders import find_adapter
-    from tasks.engine.scoring.question_files import open_questions
+    from tasks.engine.adapters import find_adapter
+    from tasks.engine.scoring import open_questions
 
     open_questions(config)
     check_sources([one.source for one in config.adapters], config.tracking_uri)
@@ -196,7 +196,7 @@ def combine(  # noqa: PLR0913 - what a user may give
     weighted = [_weighted(one) for one in adapters]
     check_sources([source for source, _ in weighted])
     show_steps()
-    from tasks.engine.adapters.combining import Combination
+    from tasks.engine.adapters import Combination
     from tasks.inference.exporting import combine_adapters, combined_lines
 
     how = Combination(method, density, rank, seed)

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from tasks.config import TrainAdapterConfig
-from tasks.engine.data.changed_rows import changes
-from tasks.engine.data.odd_rows import odd_text
-from tasks.engine.data.shown_rows import END, START, shown_text
-from tasks.engine.data.unread_columns import unread_text
+from tasks.engine.data.rendering import END, START, shown_text
+from tasks.engine.data.rows import unread_text
+from tasks.engine.data.splits import odd_text
+from tasks.engine.data.tokens import changes
 from tasks.engine.forecast import Forecast, forecast
 from tasks.records import ShownRow, SplitRecord
 from tasks.validate_inputs import check_inputs

@@ -18,10 +18,10 @@ def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
         UnwritableError: the disk is full.
     """
     from tasks.durability.run_folder import check_output_folder
-    from tasks.engine.base.sources import check_files
-    from tasks.engine.data.chat_template import read_chat_template
-    from tasks.engine.data.examples import check_first_rows
-    from tasks.engine.data.template_limits import start as start_trials
+    from tasks.engine.base import check_files
+    from tasks.engine.data.rendering import read_chat_template
+    from tasks.engine.data.rendering import start as start_trials
+    from tasks.engine.data.splits import check_first_rows
     from tasks.tracking import check_store
 
     start_trials()

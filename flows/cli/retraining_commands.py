@@ -28,7 +28,7 @@ def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json:
     from flows.cli.process import check_base, execute_and_print, prepare_process
     from tasks.config import RetrainAdapterConfig
     from tasks.config.reading import read_settings
-    from tasks.engine.scoring.held_out import open_held_out
+    from tasks.engine.scoring import open_held_out
 
     config = read_settings(RetrainAdapterConfig, config_file, overrides)
     row_formats = check_training(config)

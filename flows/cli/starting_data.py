@@ -6,13 +6,19 @@ from pathlib import Path
 
 from tasks.config.base_model import Task
 from tasks.config.data import GENERATIVE, DataSource, RowFormat
-from tasks.engine.data.column_names import renamed_row
-from tasks.engine.data.column_proposals import columns_beside_text, possible_columns
-from tasks.engine.data.conversations import Example
-from tasks.engine.data.reading_errors import naming_row
-from tasks.engine.data.row_formats import detect_row_format, read_example
-from tasks.engine.data.row_sources import Row, read_rows
-from tasks.engine.data.unread_columns import unread_columns, unread_text
+from tasks.engine.data.rows import (
+    Example,
+    Row,
+    columns_beside_text,
+    columns_unread,
+    detect_row_format,
+    naming_row,
+    possible_columns,
+    read_example,
+    read_rows,
+    renamed_row,
+    unread_text,
+)
 from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
 
@@ -63,7 +69,7 @@ class StartingData:
         """Describe how the rows are read, and what is not read of them."""
         lines = [f"{len(self.rows):,} rows of {self._name}, read as {self.reading}"]
         renamed = (renamed_row(row, self.reading.columns) for row in self.rows)
-        if unread := unread_columns(renamed, self.reading.row_format):
+        if unread := columns_unread(renamed, self.reading.row_format):
             lines.append(f"not used: {unread_text(unread)}")
         lines += [f"not possible: {reason}" for reason in self.refused]
         if self.others:

@@ -10,9 +10,9 @@ from tasks.config.evaluation import AnswerKind, EvaluationSettings
 from tasks.config.reading import read_config, read_settings
 from tasks.config.retrain_adapter import RetrainAdapterConfig
 from tasks.config.train_adapter import TrainAdapterConfig
-from tasks.engine.data.held_out_split import drawn_rows, write_split
+from tasks.engine.data.splits import drawn_rows, write_split
 from tasks.engine.excerpts import excerpt
-from tasks.engine.scoring.held_out import HeldOut, open_held_out
+from tasks.engine.scoring import HeldOut, open_held_out
 from tasks.errors import UserError
 from tasks.records import FileRecord
 from tasks.runtime.atomic_files import atomic_folder, check_new, write_atomically

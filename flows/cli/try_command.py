@@ -18,7 +18,7 @@ from tasks.errors import UserError
 from tasks.runtime.paths import exists
 
 if TYPE_CHECKING:
-    from tasks.engine.scoring.prediction import Answered
+    from tasks.engine.scoring import Answered
     from tasks.inference.trying import Trial
 
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.*)")
@@ -59,7 +59,7 @@ def try_adapters(  # noqa: PLR0913 - what a user may give
     check_sources(list(sources.values()))
     from tasks.config import BaseModelSettings
     from tasks.config.reading import settings_here
-    from tasks.engine.adapters.folders import find_adapter
+    from tasks.engine.adapters import find_adapter
 
     if base_model:
         settings_here(BaseModelSettings, {"source": base_model}, (), "--base-model")
@@ -184,7 +184,7 @@ def _answer_lines(trial: "Trial", *, as_json: bool) -> None:
 
 def _answers(trial: "Trial", number: int, line: bytes) -> "tuple[str, dict[str, Answered]]":
     """Return a line as text, and the answers to it by who gave them."""
-    from tasks.engine.scoring.prediction import Answered
+    from tasks.engine.scoring import Answered
 
     try:
         question = line.decode()

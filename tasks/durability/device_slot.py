@@ -17,7 +17,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import deployment
 from prefect.types.names import BANNED_CHARACTERS
 
-from tasks.engine.base.base_models import device
+from tasks.engine.base import device
 from tasks.errors import UserError
 from tasks.runtime.progress import logger
 

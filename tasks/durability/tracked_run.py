@@ -15,7 +15,7 @@ from tasks.durability.retention import tidy
 from tasks.durability.run_folder import check_output_folder, run_folder
 from tasks.durability.run_lock import alive
 from tasks.durability.unchanged import INPUTS_TAG, ROWS_TAG, fingerprint, rows_sha256
-from tasks.engine.data.odd_rows import odd_text
+from tasks.engine.data.splits import odd_text
 from tasks.errors import UserError
 from tasks.records import DataRecord, RunRecord, SplitRecord, tokens_in
 from tasks.runtime import home

@@ -29,8 +29,7 @@ def adopt_checkpoints(
     can't be compared. What it logged about rows, tokens, base and adapter can be: every attempt
     logs it anew, before step 4. The settings are the flow run's own, which never change.
     """
-    from tasks.engine.training.checkpoints import Checkpoints
-    from tasks.engine.training.plan import LAYOUT, training_identity
+    from tasks.engine.training import LAYOUT, Checkpoints, training_identity
 
     checkpoints = Checkpoints(run.checkpoints)
     plan = checkpoints.first_layout_plan()

@@ -12,11 +12,13 @@ from pathlib import Path
 from statistics import median
 
 from tasks.config import Batching, TrainAdapterConfig
-from tasks.engine.batching.prefix_trees import num_shared
-from tasks.engine.batching.row_order import row_order
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.token_files import conversation_starts, row_lengths
-from tasks.engine.data.tokenization import shared_prefix_length
+from tasks.engine.batching import num_shared, row_order
+from tasks.engine.data.tokens import (
+    PreparedData,
+    conversation_starts,
+    row_lengths,
+    shared_prefix_length,
+)
 from tasks.engine.steps import configure_lora, inject_adapter, load_base, train_adapter
 from tasks.records import BaseSource, DataRecord, Record, ResolvedLora
 from tasks.runtime.measuring import measured
@@ -114,7 +116,7 @@ def forecast(
 
 
 def _probe(config: TrainAdapterConfig, lora: ResolvedLora, data: PreparedData) -> Probe:
-    from tasks.engine.training.callbacks import TrainingProgress
+    from tasks.engine.training import TrainingProgress
 
     settings = config.training.model_copy(
         update={"max_steps": _PROBE_STEPS, "eval_steps": None, "logging_steps": 1}

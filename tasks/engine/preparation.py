@@ -13,23 +13,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import BaseModelSettings, DataSettings, RowFormat, Template
-from tasks.engine.base.base_models import end_ids, load_tokenizer
-from tasks.engine.base.input_limits import check_embedded, limits_of
-from tasks.engine.base.sources import base_sha256, find_base
-from tasks.engine.data.chat_template import read_chat_template, unread_kwargs
-from tasks.engine.data.conversations import Example
-from tasks.engine.data.examples import ExampleSets
-from tasks.engine.data.mixing import DrawnRows, Split, mixed
-from tasks.engine.data.odd_rows import OddTokens
-from tasks.engine.data.opened_sources import open_sources
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.rendering import Rendered, Renderer, choose_template
-from tasks.engine.data.shown_rows import answered, marked, seen
-from tasks.engine.data.template_limits import Trial, try_template
-from tasks.engine.data.token_files import MappedRows, TokenFile, write_token_file
-from tasks.engine.data.tokenization import SplitCounts, Tokenized, TokenizedSplit
-from tasks.engine.objectives.objective import Objective
-from tasks.engine.objectives.registry import objective_of
+from tasks.engine.base import (
+    base_sha256,
+    check_embedded,
+    end_ids,
+    find_base,
+    limits_of,
+    load_tokenizer,
+)
+from tasks.engine.data.rendering import (
+    Rendered,
+    Renderer,
+    Trial,
+    answered,
+    choose_template,
+    marked,
+    read_chat_template,
+    seen,
+    try_template,
+    unread_kwargs,
+)
+from tasks.engine.data.rows import Example
+from tasks.engine.data.splits import DrawnRows, ExampleSets, Split, mixed, open_sources
+from tasks.engine.data.tokens import (
+    MappedRows,
+    OddTokens,
+    PreparedData,
+    SplitCounts,
+    TokenFile,
+    Tokenized,
+    TokenizedSplit,
+    write_token_file,
+)
+from tasks.engine.objectives import Objective, objective_of
 from tasks.errors import UserError
 from tasks.records import (
     BaseModelRecord,

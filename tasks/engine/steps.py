@@ -42,8 +42,8 @@ from tasks.records import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tasks.engine.data.prepared_data import PreparedData
-    from tasks.engine.training.callbacks import OnTraining
+    from tasks.engine.data.tokens import PreparedData
+    from tasks.engine.training import OnTraining
 
 
 def prepare_data(
@@ -54,8 +54,8 @@ def prepare_data(
     Raises:
         UserError: a row or the base cannot be used; the message names it.
     """
-    from tasks.engine.base.sources import find_base
-    from tasks.engine.data.examples import read_examples
+    from tasks.engine.base import find_base
+    from tasks.engine.data.splits import read_examples
     from tasks.engine.preparation import prepare_data
 
     sets = read_examples(settings, seed, base.task, base.labels)
@@ -74,12 +74,12 @@ def load_base(
     Raises:
         UserError: there is no such model, or it cannot be loaded as the settings say.
     """
-    from tasks.engine.base import base_models
-    from tasks.engine.base.sources import find_base
+    from tasks.engine.base import describe_base, find_base
+    from tasks.engine.base import load_base as load
 
     source = find_base(settings, labels)
-    model = base_models.load_base(source)
-    return model, base_models.describe_base(source, model)
+    model = load(source)
+    return model, describe_base(source, model)
 
 
 def configure_lora(
@@ -95,7 +95,7 @@ def configure_lora(
     Raises:
         UserError: a target name matches nothing, or PEFT refuses the configuration.
     """
-    from tasks.engine.adapters.lora import resolve_lora
+    from tasks.engine.adapters import resolve_lora
 
     resolved = resolve_lora(lora, base) if isinstance(lora, LoraSettings) else lora
     return LoraRecord(**dict(resolved), base=base, seed=seed)
@@ -108,7 +108,7 @@ def inject_adapter(model: "PreTrainedModel", lora: LoraRecord, file: Path) -> In
         VerificationError: an adapted layer is missing or unexpected, or the fresh adapter changes
             the base's outputs.
     """
-    from tasks.engine.adapters.injection import inject
+    from tasks.engine.adapters import inject
 
     return inject(model, lora, file)
 
@@ -140,7 +140,7 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
         VerificationError: the adapter did not change, the base did, or a loss was not finite.
     """
     from tasks.engine.preparation import open_data
-    from tasks.engine.training.training import train
+    from tasks.engine.training import train
 
     opened = open_data(data, injected.lora.base)
     if opened.eval and max_eval_rows is not None:
@@ -173,20 +173,18 @@ def save_adapter(
         VerificationError: what was saved is not what was trained.
         AdapterflowError: the push failed; the local folder is complete.
     """
-    from tasks.engine.adapters import saving
-    from tasks.engine.adapters.injection import probe_logits
-    from tasks.engine.adapters.model_card import write_card
-    from tasks.engine.base.hub import push_adapter
-    from tasks.engine.base.memory import release_memory
+    from tasks.engine.adapters import Prompting, files_to_save, probe_logits, write_card
+    from tasks.engine.adapters import save_adapter as save_files
+    from tasks.engine.base import push_adapter, release_memory
 
     live_logits = probe_logits(model)
     card = write_card(trained, data, settings)
-    files = saving.adapter_files(model, trained, saving.Prompting.of(data), card)
+    files = files_to_save(model, trained, Prompting.of(data), card)
     del model
     release_memory()
     repo = settings.push_to_hub
     push = partial(push_adapter, repo_id=repo, private=settings.private) if repo else None
-    return saving.save_adapter(files, folder, live_logits, push)
+    return save_files(files, folder, live_logits, push)
 
 
 def load_adapter(
@@ -208,6 +206,6 @@ def load_adapter(
     Raises:
         VerificationError: the loaded adapter has no effect on the base.
     """
-    from tasks.engine.scoring.samples import load_and_sample
+    from tasks.engine.scoring import load_and_sample
 
     return load_and_sample(model, saved, data, settings, on_progress)

@@ -7,7 +7,7 @@ and the retry rebuilds it from the record: base, initial weights, trained weight
 
 from typing import TYPE_CHECKING
 
-from tasks.engine.base import base_models
+from tasks.engine.base import load_base
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, InjectedRecord, TrainedRecord
 
@@ -47,15 +47,15 @@ def _key(record: ModelRecord) -> str:
 
 
 def _rebuild(record: ModelRecord) -> "PreTrainedModel":
-    from tasks.engine.adapters.injection import reinject
-    from tasks.engine.training.training import retrain
+    from tasks.engine.adapters import reinject
+    from tasks.engine.training import retrain
 
     spoiled = record.spoiled_files()
     if spoiled:
         raise UserError(f"{spoiled[0]} is missing or has changed since this run recorded it")
     match record:
         case BaseModelRecord():
-            return base_models.load_base(record)
+            return load_base(record)
         case InjectedRecord():
             model = _rebuild(record.lora.base)
             reinject(model, record)

@@ -13,12 +13,14 @@ from tasks.config import (
 )
 from tasks.config.hub_ids import is_hub_id
 from tasks.config.reading import settings_here
-from tasks.engine.adapters.adapter_set import AdapterSet, check_adapter
-from tasks.engine.adapters.compatibility import check_fit
-from tasks.engine.adapters.folders import AdapterFolder, find_adapter
-from tasks.engine.base.base_models import check_local_weights, load_skeleton, load_tokenizer
-from tasks.engine.base.sources import find_base
-from tasks.engine.base.task_traits import traits_of
+from tasks.engine.adapters import AdapterFolder, AdapterSet, check_adapter, check_fit, find_adapter
+from tasks.engine.base import (
+    check_local_weights,
+    find_base,
+    load_skeleton,
+    load_tokenizer,
+    traits_of,
+)
 from tasks.errors import PassingError, UserError
 from tasks.runtime.progress import logger
 from tasks.tracking import fetched_adapter, is_mlflow_uri

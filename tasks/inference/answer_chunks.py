@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
-from tasks.engine.scoring.prediction import Answered
+from tasks.engine.scoring import Answered
 from tasks.errors import UserError
 from tasks.runtime.atomic_files import atomic_file, hidden, write_atomically
 

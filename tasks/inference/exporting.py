@@ -6,14 +6,16 @@ from pathlib import Path
 from tasks.config import Dtype
 from tasks.config.hub_ids import is_hub_id
 from tasks.config.reading import adapter_here
-from tasks.engine.adapters.combining import METHODS, Combination, combine
-from tasks.engine.adapters.folders import copy_adapter
-from tasks.engine.adapters.gguf_adapter import write_gguf
-from tasks.engine.adapters.merging import export_merged
-from tasks.engine.base.base_models import load_tokenizer
-from tasks.engine.base.hub import check_push, push_adapter
-from tasks.engine.base.sources import find_base
-from tasks.engine.scoring.exact_match import exact_match_on
+from tasks.engine.adapters import (
+    METHODS,
+    Combination,
+    combine,
+    copy_adapter,
+    export_merged,
+    write_gguf,
+)
+from tasks.engine.base import check_push, find_base, load_tokenizer, push_adapter
+from tasks.engine.scoring import exact_match_on
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import base_of, found_adapters
 from tasks.records import CombinedRecord, GgufRecord, MergedRecord

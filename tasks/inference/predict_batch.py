@@ -5,14 +5,18 @@ from collections.abc import Sequence
 
 from tasks.config import PredictBatchConfig
 from tasks.durability.step import step
-from tasks.engine.adapters.adapter_set import AdapterSet, LoadedAdapter
-from tasks.engine.adapters.compatibility import tokenizer_identity
-from tasks.engine.base.base_models import end_ids
-from tasks.engine.base.sources import base_sha256
-from tasks.engine.base.task_traits import traits_of
-from tasks.engine.scoring.answer_files import write_answers
-from tasks.engine.scoring.prediction import Answered, Question, answer_questions, prompts_sha256
-from tasks.engine.scoring.question_files import QuestionFile, check_columns, open_questions
+from tasks.engine.adapters import AdapterSet, LoadedAdapter, tokenizer_identity
+from tasks.engine.base import base_sha256, end_ids, traits_of
+from tasks.engine.scoring import (
+    Answered,
+    Question,
+    QuestionFile,
+    answer_questions,
+    check_columns,
+    open_questions,
+    prompts_sha256,
+    write_answers,
+)
 from tasks.inference.adapters_on_base import found_adapters, load_adapters
 from tasks.inference.answer_chunks import AnswerChunks
 from tasks.records import FileRecord, PredictionRecord

@@ -5,15 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.config import AdapterSettings, BaseModelSettings, Task
-from tasks.engine.adapters.adapter_set import AdapterSet, check_adapter
-from tasks.engine.adapters.folders import AdapterFolder
-from tasks.engine.base.base_models import end_ids, load_tokenizer
-from tasks.engine.base.sources import find_base
-from tasks.engine.base.task_traits import traits_of
+from tasks.engine.adapters import AdapterFolder, AdapterSet, check_adapter
+from tasks.engine.base import end_ids, find_base, load_tokenizer, traits_of
 from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.row_formats import read_question
-from tasks.engine.objectives.registry import objective_of
-from tasks.engine.scoring.prediction import Answered, answer_question, read_row
+from tasks.engine.data.rows import read_question
+from tasks.engine.objectives import objective_of
+from tasks.engine.scoring import Answered, answer_question, read_row
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import (
     base_of,

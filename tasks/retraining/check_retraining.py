@@ -6,15 +6,13 @@ from itertools import chain
 
 from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig
 from tasks.durability.step import step
-from tasks.engine.adapters.adapter_set import check_shareable
-from tasks.engine.adapters.compatibility import check_base
-from tasks.engine.base.sources import find_base
-from tasks.engine.data.leakage import Leaks, find_leaks, normalized_question
-from tasks.engine.data.token_files import TokenFile
-from tasks.engine.data.unread_columns import unread_text
+from tasks.engine.adapters import check_base, check_shareable
+from tasks.engine.base import find_base
+from tasks.engine.data.rows import unread_text
+from tasks.engine.data.splits import Leaks, find_leaks, normalized_question
+from tasks.engine.data.tokens import TokenFile
 from tasks.engine.preparation import recorded_renderer
-from tasks.engine.scoring.held_out import HeldOut, open_held_out
-from tasks.engine.scoring.row_metrics import source_sha256
+from tasks.engine.scoring import HeldOut, open_held_out, source_sha256
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import found_adapters
 from tasks.records import CHAMPION, BaseSource, CheckedRecord, DataRecord, Outcome, VersionRecord

@@ -1,7 +1,6 @@
 """The comparison as Markdown, short enough to read in a minute."""
 
-from tasks.engine.scoring.model_scores import LESS_IS_BETTER, ModelScores
-from tasks.engine.scoring.score_files import read_scores
+from tasks.engine.scoring import LESS_IS_BETTER, ModelScores, read_scores
 from tasks.records import CheckedRecord, DecisionRecord, EvaluatedRecord
 from tasks.runtime.markdown import cell
 

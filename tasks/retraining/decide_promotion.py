@@ -2,8 +2,7 @@
 
 from tasks.config import DecisionSettings
 from tasks.durability.step import step
-from tasks.engine.scoring.decision import decide
-from tasks.engine.scoring.score_files import read_scores
+from tasks.engine.scoring import decide, read_scores
 from tasks.records import CHALLENGER, CheckedRecord, DecisionRecord, EvaluatedRecord, RunRecord
 from tasks.runtime.progress import logger
 

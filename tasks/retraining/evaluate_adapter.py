@@ -2,11 +2,9 @@
 
 from tasks.config import AdapterSettings, DataSettings, EvaluationSettings
 from tasks.durability.step import step
-from tasks.engine.adapters.adapter_set import AdapterSet
-from tasks.engine.base.base_models import load_base, load_tokenizer
-from tasks.engine.scoring.evaluation import Evaluation, evaluate
-from tasks.engine.scoring.held_out import HeldOut, open_held_out
-from tasks.engine.scoring.score_files import write_scores
+from tasks.engine.adapters import AdapterSet
+from tasks.engine.base import load_base, load_tokenizer
+from tasks.engine.scoring import Evaluation, HeldOut, evaluate, open_held_out, write_scores
 from tasks.inference.adapters_on_base import found_adapters
 from tasks.records import (
     BASE,

@@ -3,8 +3,7 @@
 from prefect.artifacts import create_markdown_artifact
 
 from tasks.durability.step import step
-from tasks.engine.scoring.plot import draw_comparison
-from tasks.engine.scoring.score_files import read_scores
+from tasks.engine.scoring import draw_comparison, read_scores
 from tasks.records import (
     CHALLENGER,
     CheckedRecord,

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.engine.adapters.adapter_set import LoadedAdapter
+from tasks.engine.adapters import LoadedAdapter
 from tasks.records import BaseSource
 from tasks.runtime.atomic_files import atomic_folder
 from tasks.tracking.adapter_model import CODE, model_config, requirements_on, signature

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import Task
-from tasks.engine.base.task_traits import traits_of
+from tasks.engine.base import traits_of
 from tasks.records import BaseSource, SavedRecord
 
 if TYPE_CHECKING:

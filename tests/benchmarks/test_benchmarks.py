@@ -21,7 +21,7 @@ from benchmarks.retraining import Loop
 from benchmarks.tools import DOCUMENTED, TOOLS
 from tasks.config import BaseModelSettings, DataSettings, TrackingSettings
 from tasks.engine.base.sources import find_base
-from tasks.engine.data.examples import read_examples
+from tasks.engine.data.splits.examples import read_examples
 from tasks.engine.preparation import prepare_data
 from tasks.retraining import lineage
 from tasks.tracking import Registry, ready_client, tracking_uri

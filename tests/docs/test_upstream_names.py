@@ -93,7 +93,7 @@ REACHES = (
     Reach(
         "transformers.utils.chat_template_utils",
         "render_jinja_template",
-        "tasks/engine/data/template_process.py",
+        "tasks/engine/data/rendering/template_process.py",
         ("conversations", "chat_template", "add_generation_prompt", "tools"),
     ),
     Reach("transformers.activations", "ACT2FN", "tasks/engine/base/config_file.py"),
@@ -208,7 +208,7 @@ REACHES = (
     Reach("prefect.utilities.names", "generate_slug", "flows/cli/runs.py", ("n_words",)),
     Reach("prefect._internal.concurrency", "logger", "flows/cli/console.py"),
     Reach("torch", "ops.aten._softmax_backward_data", "tasks/engine/kernels/tiled_attention.py"),
-    Reach("torch", "ops.aten.silu_backward", "tasks/engine/kernels/lean_layers.py"),
+    Reach("torch", "ops.aten.silu_backward", "tasks/engine/kernels/norms_and_gates.py"),
     Reach(
         "torch.nn.attention.varlen",
         "varlen_attn",

@@ -21,7 +21,7 @@ from flows.train_adapter import train_adapter
 from tasks.config import TrainAdapterConfig
 from tasks.durability.run_lock import alive
 from tasks.durability.step_name import StepName
-from tasks.engine.training import training
+from tasks.engine import training
 from tasks.errors import UnwritableError, UserError, VerificationError
 from tasks.records import ReportRecord, tokens_in
 from tasks.runtime import home

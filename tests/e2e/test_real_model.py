@@ -21,10 +21,10 @@ from tasks.engine.base import base_models
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import PackedBatches, PaddedBatches, as_items
 from tasks.engine.batching.loss import summed_loss
-from tasks.engine.data import prompts
-from tasks.engine.data.examples import read_examples
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.tokenization import shared_prefix_length
+from tasks.engine.data.rendering import prompts
+from tasks.engine.data.splits.examples import read_examples
+from tasks.engine.data.tokens.prepared_data import PreparedData
+from tasks.engine.data.tokens.tokenization import shared_prefix_length
 from tasks.engine.kernels.row_attention import attending_by_row
 from tasks.engine.objectives import generation
 from tasks.engine.preparation import prepare_data

@@ -14,8 +14,8 @@ from flows.cli import runs
 from tasks.config import BaseModelSettings, DataSettings, PredictBatchConfig, Task
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
-from tasks.engine.data.examples import read_examples
-from tasks.engine.data.prepared_data import PreparedData
+from tasks.engine.data.splits.examples import read_examples
+from tasks.engine.data.tokens.prepared_data import PreparedData
 from tasks.engine.objectives.seq2seq import PairBatches, Seq2Seq
 from tasks.engine.preparation import prepare_data
 from tasks.errors import UserError

@@ -18,7 +18,8 @@ from mlflow_server import MlflowServer
 from flows.cli import main as command_line
 from flows.cli import runs
 from tasks.config import TrackingSettings, TrainAdapterConfig
-from tasks.engine.training import callbacks, training
+from tasks.engine import training
+from tasks.engine.training import callbacks
 from tasks.engine.training.loss_curve import draw_loss_curve
 from tasks.errors import UserError
 from tasks.records import ReportRecord, RunRecord

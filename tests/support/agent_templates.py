@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from chat_templates import EACH, LAST_USER, Shape
 
-from tasks.engine.data.conversations import Message, ToolCall
+from tasks.engine.data.rows.conversations import Message, ToolCall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
-from tasks.engine.data.tokenization import IGNORED, TokenizedRow
+from tasks.engine.data.tokens.tokenization import IGNORED, TokenizedRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

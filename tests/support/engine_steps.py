@@ -17,9 +17,9 @@ from tasks.config import (
 )
 from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.model_card import write_card
-from tasks.engine.adapters.saving import Prompting, adapter_files, save_adapter
-from tasks.engine.data.examples import read_examples
-from tasks.engine.data.prepared_data import PreparedData
+from tasks.engine.adapters.saving import Prompting, files_to_save, save_adapter
+from tasks.engine.data.splits.examples import read_examples
+from tasks.engine.data.tokens.prepared_data import PreparedData
 from tasks.engine.preparation import prepare_data
 from tasks.records import BaseModelRecord, InjectedRecord, LoraRecord, SavedRecord, TrainedRecord
 
@@ -133,7 +133,7 @@ def save_here(
     folder = folder / "adapters" / record.injected.lora.adapter_name
     if push is None:
         return engine.save_adapter(model, record, data, settings, folder)
-    files = adapter_files(model, record, Prompting.of(data), write_card(record, data, settings))
+    files = files_to_save(model, record, Prompting.of(data), write_card(record, data, settings))
     return save_adapter(files, folder, probe_logits(model), push)
 
 

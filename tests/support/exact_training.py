@@ -12,9 +12,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tasks.engine.batching import loss
 from tasks.engine.batching.batches import Batches, PackedBatches, as_items
-from tasks.engine.data.tokenization import TokenizedRow
+from tasks.engine.data.tokens.tokenization import TokenizedRow
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
-from tasks.engine.kernels.lean_layers import lean_layers
+from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import attending_by_row
 
 if TYPE_CHECKING:

@@ -3,3 +3,75 @@
 Here belongs what is done with an adapter's configuration and weights, in a model or in a folder.
 Training them is in `tasks.engine.training`.
 """
+
+from tasks.engine.adapters import adapter_state
+from tasks.engine.adapters.activation import adapters_disabled
+from tasks.engine.adapters.adapter_set import (
+    AdapterSet,
+    LoadedAdapter,
+    check_adapter,
+    check_shareable,
+)
+from tasks.engine.adapters.adapter_state import (
+    WEIGHTS_FILE,
+    base_checksum,
+    load_weights,
+    read_adapter,
+    save_weights,
+    weight_change,
+    write_adapter,
+)
+from tasks.engine.adapters.combining import METHODS, Combination, combine
+from tasks.engine.adapters.compatibility import (
+    check_base,
+    check_fit,
+    check_tokenizer,
+    template_of,
+    tokenizer_identity,
+)
+from tasks.engine.adapters.folders import AdapterFolder, copy_adapter, find_adapter
+from tasks.engine.adapters.gguf_adapter import write_gguf
+from tasks.engine.adapters.injection import inject, probe_logits, reinject
+from tasks.engine.adapters.loading import load_adapter
+from tasks.engine.adapters.lora import resolve_lora
+from tasks.engine.adapters.merging import export_merged
+from tasks.engine.adapters.model_card import write_card
+from tasks.engine.adapters.saving import Prompting, files_to_save, save_adapter
+
+__all__ = [
+    "METHODS",
+    "WEIGHTS_FILE",
+    "AdapterFolder",
+    "AdapterSet",
+    "Combination",
+    "LoadedAdapter",
+    "Prompting",
+    "adapter_state",
+    "adapters_disabled",
+    "base_checksum",
+    "check_adapter",
+    "check_base",
+    "check_fit",
+    "check_shareable",
+    "check_tokenizer",
+    "combine",
+    "copy_adapter",
+    "export_merged",
+    "files_to_save",
+    "find_adapter",
+    "inject",
+    "load_adapter",
+    "load_weights",
+    "probe_logits",
+    "read_adapter",
+    "reinject",
+    "resolve_lora",
+    "save_adapter",
+    "save_weights",
+    "template_of",
+    "tokenizer_identity",
+    "weight_change",
+    "write_adapter",
+    "write_card",
+    "write_gguf",
+]

@@ -17,9 +17,7 @@ from tasks.engine.adapters.activation import disable_adapters, switch_adapter
 from tasks.engine.adapters.compatibility import check_base, check_tokenizer, template_of
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
 from tasks.engine.adapters.loading import load_folder, unload_adapter
-from tasks.engine.base.base_models import load_base, load_tokenizer, pad_with_known
-from tasks.engine.base.input_limits import limits_in
-from tasks.engine.base.sources import find_base
+from tasks.engine.base import find_base, limits_in, load_base, load_tokenizer, pad_with_known
 from tasks.errors import UserError
 from tasks.records import BaseSource, ChatOptions, FileRecord
 

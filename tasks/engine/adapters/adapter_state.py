@@ -115,7 +115,7 @@ def base_checksum(model: "PreTrainedModel") -> str:
     return checksum.hexdigest()
 
 
-def change(before: dict[str, "torch.Tensor"], after: dict[str, "torch.Tensor"]) -> float:
+def weight_change(before: dict[str, "torch.Tensor"], after: dict[str, "torch.Tensor"]) -> float:
     """Return the Euclidean norm of the difference between two states of one adapter."""
     import math
 

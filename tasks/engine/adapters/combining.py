@@ -26,8 +26,7 @@ from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.adapters.merging import FULL_PRECISION
 from tasks.engine.adapters.saving import write_files
-from tasks.engine.base.base_models import load_base, load_skeleton, load_tokenizer
-from tasks.engine.base.sources import find_base
+from tasks.engine.base import find_base, load_base, load_skeleton, load_tokenizer
 from tasks.engine.manifest import write_manifest
 from tasks.errors import UserError
 from tasks.records import BaseSource, ChatOptions, CombinedRecord, FileRecord

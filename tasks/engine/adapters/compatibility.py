@@ -16,7 +16,7 @@ from tasks.engine.adapters.adapter_files import CONFIG_FILE
 from tasks.engine.adapters.adapter_state import is_adapter_parameter, loadable
 from tasks.engine.adapters.folders import AdapterFolder
 from tasks.engine.adapters.name_patterns import check_patterns
-from tasks.engine.base.base_models import read_tokenizer
+from tasks.engine.base import read_tokenizer
 from tasks.engine.data.rendering import choose_template
 from tasks.engine.excerpts import reason
 from tasks.engine.reading import reading

@@ -16,7 +16,7 @@ from tasks.engine.adapters.adapter_files import (
     read_manifest,
 )
 from tasks.engine.adapters.adapter_state import WEIGHTS_FILE, load_weights, loadable
-from tasks.engine.base import hub
+from tasks.engine.base import ADAPTER_FILES, TOKENIZER_FILES, download
 from tasks.engine.manifest import MANIFEST_FILE
 from tasks.engine.reading import check_file, reading
 from tasks.errors import UserError
@@ -106,7 +106,7 @@ class AdapterFolder:
 
     def tokenizer_files(self) -> list[Path]:
         """Return the files of the tokenizer that was saved with the adapter."""
-        return [file for kind in hub.TOKENIZER_FILES for file in sorted(self.path.glob(kind))]
+        return [file for kind in TOKENIZER_FILES for file in sorted(self.path.glob(kind))]
 
 
 def find_adapter(
@@ -126,7 +126,7 @@ def find_adapter(
     """
     folder = Path(source).expanduser()
     if is_hub_id(str(source)) and not folder.exists():
-        folder = hub.download(str(source), revision, [*hub.ADAPTER_FILES], "adapter")
+        folder = download(str(source), revision, [*ADAPTER_FILES], "adapter")
     elif revision:
         raise UserError(f"revision {revision!r} was given, but {source} is not a Hub id; remove it")
     refuse_links_out(folder, named or str(source))

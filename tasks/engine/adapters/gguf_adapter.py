@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from tasks.config import BaseModelSettings, Task
 from tasks.engine.adapters.compatibility import check_base, fitting_weights
 from tasks.engine.adapters.folders import AdapterFolder
-from tasks.engine.base.base_models import load_skeleton
-from tasks.engine.base.sources import find_base
+from tasks.engine.base import find_base, load_skeleton
 from tasks.errors import UserError
 from tasks.records import FileRecord, GgufRecord
 from tasks.runtime.atomic_files import atomic_file, check_new

@@ -10,7 +10,7 @@ from tasks.engine.adapters import adapter_state, lora
 from tasks.engine.adapters.activation import adapters_disabled
 from tasks.engine.adapters.plain_lora import ALTERS_BASE
 from tasks.engine.adapters.targets import match_targets
-from tasks.engine.base.base_models import mixed_precision, seeded
+from tasks.engine.base import mixed_precision, seeded
 from tasks.engine.eval_mode import eval_mode
 from tasks.errors import VerificationError
 from tasks.records import FileRecord, InjectedRecord, LoraRecord, TargetMatches

@@ -19,8 +19,7 @@ from tasks.engine.adapters.targets import (
     match_targets,
     resolve_targets,
 )
-from tasks.engine.base.base_models import load_skeleton
-from tasks.engine.base.task_traits import traits_of
+from tasks.engine.base import load_skeleton, traits_of
 from tasks.errors import UserError
 from tasks.records import BaseSource, LoraConfigRecord, PeftConfigRecord, ResolvedLora
 

@@ -21,15 +21,15 @@ from tasks.engine.adapters.compatibility import (
 from tasks.engine.adapters.folders import AdapterFolder
 from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
-from tasks.engine.base.base_models import (
+from tasks.engine.base import (
+    find_base,
+    license_of,
     load_base,
     load_config,
     load_skeleton,
     load_tokenizer,
+    traits_of,
 )
-from tasks.engine.base.license import license_of
-from tasks.engine.base.sources import find_base
-from tasks.engine.base.task_traits import traits_of
 from tasks.engine.manifest import write_manifest
 from tasks.errors import VerificationError
 from tasks.records import BaseSource, FileRecord, MergedRecord, QuantizedGap

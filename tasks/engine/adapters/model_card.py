@@ -5,8 +5,7 @@ import json
 import yaml
 
 from tasks.config import OutputSettings
-from tasks.engine.base.license import license_of
-from tasks.engine.base.task_traits import traits_of
+from tasks.engine.base import license_of, traits_of
 from tasks.records import DataRecord, TrainedRecord
 
 

@@ -19,8 +19,8 @@ from tasks.engine.adapters.folders import PEFT_PREFIX
 from tasks.engine.adapters.injection import prepare_for_training, probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.adapters.plain_lora import ALTERS_BASE, to_plain
-from tasks.engine.base.base_models import load_base, load_tokenizer
-from tasks.engine.data.chat_template import ChatTemplate
+from tasks.engine.base import load_base, load_tokenizer
+from tasks.engine.data.rendering import ChatTemplate
 from tasks.engine.manifest import MANIFEST_FILE, write_manifest
 from tasks.errors import VerificationError
 from tasks.records import (
@@ -88,7 +88,7 @@ class AdapterFiles:
     base."""
 
 
-def adapter_files(
+def files_to_save(
     model: "PreTrainedModel", trained: TrainedRecord, prompting: Prompting, card: str
 ) -> AdapterFiles:
     """Read the trained adapter from the model, as plain LoRA, with its configuration completed.

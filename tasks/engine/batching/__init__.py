@@ -1,1 +1,52 @@
 """Collators: rows into micro-batches; the loss over one; the order of rows."""
+
+from tasks.engine.batching import loss
+from tasks.engine.batching.batches import (
+    Batch,
+    Batches,
+    MicroBatch,
+    Row,
+    as_batch,
+    as_item,
+    as_items,
+    split_rows,
+)
+from tasks.engine.batching.choice import BatchingChoice, choose_batching, make_batches
+from tasks.engine.batching.loss import labeled_logits, summed_loss, token_nll
+from tasks.engine.batching.padded_rows import (
+    LabeledBatches,
+    Padding,
+    longest_input,
+    model_inputs,
+    padded_micro_batch,
+)
+from tasks.engine.batching.prefix_trees import num_shared
+from tasks.engine.batching.row_orders import OrderByLength, RowOrder, eval_order, row_order
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "BatchingChoice",
+    "LabeledBatches",
+    "MicroBatch",
+    "OrderByLength",
+    "Padding",
+    "Row",
+    "RowOrder",
+    "as_batch",
+    "as_item",
+    "as_items",
+    "choose_batching",
+    "eval_order",
+    "labeled_logits",
+    "longest_input",
+    "loss",
+    "make_batches",
+    "model_inputs",
+    "num_shared",
+    "padded_micro_batch",
+    "row_order",
+    "split_rows",
+    "summed_loss",
+    "token_nll",
+]

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, Protocol, Self, TypedDict, TypeVar
 
 from tasks.engine.batching.prefix_trees import PackedSequence, num_positions
-from tasks.engine.data.tokenization import IGNORED, TokenizedRow
-from tasks.engine.kernels.segments import NO_PARENT
+from tasks.engine.data.tokens import IGNORED, TokenizedRow
+from tasks.engine.kernels import NO_PARENT
 
 if TYPE_CHECKING:
     from torch import Tensor

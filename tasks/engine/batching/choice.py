@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.config import Batching, TrainingSettings
-from tasks.engine.base.base_models import device, mixed_precision
+from tasks.engine.base import device, mixed_precision
 from tasks.engine.batching.batches import (
     Batches,
     MicroBatch,
@@ -24,13 +24,17 @@ from tasks.engine.batching.batches import (
     as_items,
 )
 from tasks.engine.batching.loss import can_chunk, labeled_logits
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.token_files import conversation_starts, row_lengths
-from tasks.engine.data.tokenization import IGNORED, TokenizedRow, shared_prefix_length
+from tasks.engine.data.tokens import (
+    IGNORED,
+    PreparedData,
+    TokenizedRow,
+    conversation_starts,
+    row_lengths,
+    shared_prefix_length,
+)
 from tasks.engine.eval_mode import eval_mode
 from tasks.engine.failures import is_out_of_memory
-from tasks.engine.kernels.adapter_layers import num_unfused
-from tasks.engine.kernels.row_attention import attending_by_row
+from tasks.engine.kernels import attending_by_row, num_unfused
 from tasks.errors import UserError
 from tasks.records import TrainingPlan
 

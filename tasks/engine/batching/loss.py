@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy, linear
 
-from tasks.engine.base.base_models import mixed_precision
+from tasks.engine.base import mixed_precision
 from tasks.engine.batching.batches import MicroBatch
-from tasks.engine.data.tokenization import IGNORED
+from tasks.engine.data.tokens import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

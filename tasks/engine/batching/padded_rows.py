@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Batching, TrainingSettings
-from tasks.engine.base.input_limits import InputLimits
+from tasks.engine.base import InputLimits
 from tasks.engine.batching.batches import Batch, MicroBatch, Row, as_batch, split_rows
-from tasks.engine.data.tokenization import IGNORED
+from tasks.engine.data.tokens import IGNORED
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.engine.batching.choice import BatchingChoice
-    from tasks.engine.data.prepared_data import PreparedData
+    from tasks.engine.data.tokens import PreparedData
 
 
 class Padding:

@@ -17,9 +17,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from tasks.engine.data.token_files import conversation_starts
-from tasks.engine.data.tokenization import TokenizedRow
-from tasks.engine.kernels.segments import NO_PARENT, Segments
+from tasks.engine.data.tokens import TokenizedRow, conversation_starts
+from tasks.engine.kernels import NO_PARENT, Segments
 
 
 class PackedSequence:

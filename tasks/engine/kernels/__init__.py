@@ -3,3 +3,21 @@
 Here belong replacements of a model's or PEFT's `forward` that are put in place for a while, as
 context managers, and leave modules and weights as they are.
 """
+
+from tasks.engine.kernels.adapter_layers import fused_adapter_layers, num_unfused
+from tasks.engine.kernels.kernel_attention import attend_one_by_one
+from tasks.engine.kernels.norms_and_gates import lean_layers
+from tasks.engine.kernels.row_attention import BY_ROW, attending_by_row, segments_in
+from tasks.engine.kernels.segments import NO_PARENT, Segments
+
+__all__ = [
+    "BY_ROW",
+    "NO_PARENT",
+    "Segments",
+    "attend_one_by_one",
+    "attending_by_row",
+    "fused_adapter_layers",
+    "lean_layers",
+    "num_unfused",
+    "segments_in",
+]

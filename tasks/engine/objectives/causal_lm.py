@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tasks.config import DataSettings, Task, TrainingSettings
-from tasks.engine.base.base_models import mixed_precision
-from tasks.engine.base.input_limits import limits_of
-from tasks.engine.base.task_traits import TaskTraits, traits_of
-from tasks.engine.batching.batches import Batches, MicroBatch
-from tasks.engine.data.conversations import Example
-from tasks.engine.data.mixing import Split
-from tasks.engine.data.prompts import Prompt
-from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.tokenization import Tokenized, TokenizedRow, tokenize_split
+from tasks.engine.base import TaskTraits, limits_of, mixed_precision, traits_of
+from tasks.engine.batching import Batches, MicroBatch
+from tasks.engine.data.rendering import Prompt, Renderer
+from tasks.engine.data.rows import Example
+from tasks.engine.data.splits import Split
+from tasks.engine.data.tokens import Tokenized, TokenizedRow, tokenize_split
 from tasks.engine.objectives.generation import Generating
 from tasks.errors import UserError
 from tasks.records import BaseSource, TrainingPlan
@@ -22,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from tasks.engine.batching.choice import BatchingChoice
-    from tasks.engine.data.prepared_data import PreparedData
+    from tasks.engine.batching import BatchingChoice
+    from tasks.engine.data.tokens import PreparedData
 
 
 @dataclass(frozen=True)
@@ -48,13 +45,13 @@ class CausalLM(Generating):
         Raises:
             UserError: `training.batching` asks for one that the model or the rows do not allow.
         """
-        from tasks.engine.batching.choice import choose_batching
+        from tasks.engine.batching import choose_batching
 
         return choose_batching(settings, data, model)
 
     def make_batches(self, plan: TrainingPlan, pad_token_id: int) -> Batches:
         """Return the collator that the plan names."""
-        from tasks.engine.batching.choice import make_batches
+        from tasks.engine.batching import make_batches
 
         return make_batches(plan, pad_token_id)
 
@@ -62,13 +59,13 @@ class CausalLM(Generating):
         self, model: "PreTrainedModel", micro_batch: MicroBatch, plan: TrainingPlan
     ) -> tuple["Tensor", None]:
         """Return the summed cross entropy of the labels, in nats, and no predictions."""
-        from tasks.engine.batching.loss import summed_loss
+        from tasks.engine.batching import summed_loss
 
         return summed_loss(model, micro_batch, in_chunks=plan.loss_in_chunks), None
 
     def label_nll(self, model: "PreTrainedModel", micro_batch: MicroBatch) -> "Tensor":
         """Return each label's negative log-likelihood, in nats, float32 [rows, kept]."""
-        from tasks.engine.batching.loss import labeled_logits, token_nll
+        from tasks.engine.batching import labeled_logits, token_nll
 
         with mixed_precision(model):
             return token_nll(labeled_logits(model, micro_batch), micro_batch["labels"])

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tasks.config import DataSettings
-from tasks.engine.base.base_models import mixed_precision
-from tasks.engine.base.input_limits import limits_in, limits_of
-from tasks.engine.batching.batches import Batches, MicroBatch
-from tasks.engine.batching.padded_rows import LabeledBatches, Padding, longest_input, model_inputs
-from tasks.engine.data.tokenization import IGNORED, Tokenized, TokenizedRow, some_at_once
+from tasks.engine.base import limits_in, limits_of, mixed_precision
+from tasks.engine.batching import (
+    Batches,
+    LabeledBatches,
+    MicroBatch,
+    Padding,
+    longest_input,
+    model_inputs,
+)
+from tasks.engine.data.tokens import IGNORED, Tokenized, TokenizedRow, some_at_once
 from tasks.engine.eval_mode import eval_mode
 from tasks.engine.objectives.objective import Answer
 from tasks.records import BaseSource, TrainingPlan
@@ -23,10 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from tasks.engine.data.conversations import Example
-    from tasks.engine.data.mixing import Split
-    from tasks.engine.data.prompts import Prompt
-    from tasks.engine.data.rendering import Renderer
+    from tasks.engine.data.rendering import Prompt, Renderer
+    from tasks.engine.data.rows import Example
+    from tasks.engine.data.splits import Split
 
 
 class ClassifiedRow(TokenizedRow):
@@ -106,14 +110,14 @@ class Classifying(Padding, ABC):
 
         The predictions are int64 of the labels' shape.
         """
-        from tasks.engine.batching.loss import token_nll
+        from tasks.engine.batching import token_nll
 
         labels, logits = micro_batch["labels"], class_logits(model, micro_batch)
         return token_nll(logits, labels).sum(), logits.argmax(dim=-1).view(labels.shape)
 
     def label_nll(self, model: "PreTrainedModel", micro_batch: MicroBatch) -> "Tensor":
         """Return each label's negative log-likelihood, in nats, float32 of the labels' shape."""
-        from tasks.engine.batching.loss import token_nll
+        from tasks.engine.batching import token_nll
 
         return token_nll(class_logits(model, micro_batch), micro_batch["labels"])
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from tasks.engine.base.input_limits import limits_in
-from tasks.engine.data.json_values import parse_answer, same_json
-from tasks.engine.data.prompts import Prompt
+from tasks.engine.base import limits_in
+from tasks.engine.data.rendering import Prompt
+from tasks.engine.data.rows import parse_answer, same_json
 from tasks.engine.eval_mode import eval_mode
 from tasks.engine.objectives.objective import Answer
 from tasks.errors import UserError

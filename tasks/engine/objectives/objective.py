@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tasks.config import DataSettings, TrainingSettings
-from tasks.engine.base.task_traits import TaskTraits
+from tasks.engine.base import TaskTraits
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from tasks.engine.batching.batches import Batches, MicroBatch
-    from tasks.engine.batching.choice import BatchingChoice
-    from tasks.engine.data.conversations import Example
-    from tasks.engine.data.mixing import Split
-    from tasks.engine.data.prepared_data import PreparedData
-    from tasks.engine.data.prompts import Prompt
-    from tasks.engine.data.rendering import Renderer
-    from tasks.engine.data.tokenization import Tokenized, TokenizedRow
+    from tasks.engine.batching import Batches, BatchingChoice, MicroBatch
+    from tasks.engine.data.rendering import Prompt, Renderer
+    from tasks.engine.data.rows import Example
+    from tasks.engine.data.splits import Split
+    from tasks.engine.data.tokens import PreparedData, Tokenized, TokenizedRow
     from tasks.records import BaseSource, TrainingPlan
 
 

@@ -5,21 +5,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tasks.config import DataSettings, LossOn, OnLostAnswer, Task
-from tasks.engine.base.base_models import mixed_precision
-from tasks.engine.base.input_limits import limits_of
-from tasks.engine.base.task_traits import TaskTraits, traits_of
-from tasks.engine.batching.batches import Batch, Batches, MicroBatch, Row, as_batch, split_rows
-from tasks.engine.batching.padded_rows import (
+from tasks.engine.base import TaskTraits, limits_of, mixed_precision, traits_of
+from tasks.engine.batching import (
+    Batch,
+    Batches,
+    MicroBatch,
     Padding,
+    Row,
+    as_batch,
     longest_input,
     model_inputs,
     padded_micro_batch,
+    split_rows,
 )
-from tasks.engine.data.conversations import Example
-from tasks.engine.data.mixing import Split
-from tasks.engine.data.prompts import Prompt
-from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.tokenization import Tokenized, TokenizedRow, naming
+from tasks.engine.data.rendering import Prompt, Renderer
+from tasks.engine.data.rows import Example
+from tasks.engine.data.splits import Split
+from tasks.engine.data.tokens import Tokenized, TokenizedRow, naming
 from tasks.engine.objectives.generation import Generating
 from tasks.errors import UserError
 from tasks.records import BaseSource, TrainingPlan
@@ -125,7 +127,7 @@ class Seq2Seq(Generating, Padding):
 
     def label_nll(self, model: "PreTrainedModel", micro_batch: MicroBatch) -> "Tensor":
         """Return each answer token's negative log-likelihood, in nats, float32 [rows, answer]."""
-        from tasks.engine.batching.loss import token_nll
+        from tasks.engine.batching import token_nll
 
         labels = micro_batch["labels"]
         shifted = model.prepare_decoder_input_ids_from_labels(labels=labels)  # type: ignore[operator]

@@ -6,10 +6,9 @@ from itertools import chain
 from typing import ClassVar
 
 from tasks.config import Task
-from tasks.engine.base.task_traits import TaskTraits, traits_of
-from tasks.engine.data.conversations import Example
-from tasks.engine.data.prompts import Prompt
-from tasks.engine.data.rendering import Renderer
+from tasks.engine.base import TaskTraits, traits_of
+from tasks.engine.data.rendering import Prompt, Renderer
+from tasks.engine.data.rows import Example
 from tasks.engine.objectives.classes import Classifying, Guess, class_scores
 from tasks.engine.objectives.objective import Answer
 from tasks.errors import UserError

@@ -1,1 +1,47 @@
 """Held-out rows, answers to rows, metrics, and the decision between two models."""
+
+from tasks.engine.scoring.answer_files import write_answers
+from tasks.engine.scoring.decision import decide
+from tasks.engine.scoring.evaluation import Evaluation, evaluate
+from tasks.engine.scoring.exact_match import exact_match_on
+from tasks.engine.scoring.held_out import HeldOut, open_held_out
+from tasks.engine.scoring.model_scores import LESS_IS_BETTER, ModelScores
+from tasks.engine.scoring.plot import draw_comparison
+from tasks.engine.scoring.prediction import (
+    Answered,
+    Question,
+    answer_question,
+    answer_questions,
+    prompts_sha256,
+    read_row,
+)
+from tasks.engine.scoring.question_files import QuestionFile, check_columns, open_questions
+from tasks.engine.scoring.row_metrics import source_sha256
+from tasks.engine.scoring.samples import load_and_sample
+from tasks.engine.scoring.score_files import read_scores, write_scores
+
+__all__ = [
+    "LESS_IS_BETTER",
+    "Answered",
+    "Evaluation",
+    "HeldOut",
+    "ModelScores",
+    "Question",
+    "QuestionFile",
+    "answer_question",
+    "answer_questions",
+    "check_columns",
+    "decide",
+    "draw_comparison",
+    "evaluate",
+    "exact_match_on",
+    "load_and_sample",
+    "open_held_out",
+    "open_questions",
+    "prompts_sha256",
+    "read_row",
+    "read_scores",
+    "source_sha256",
+    "write_answers",
+    "write_scores",
+]

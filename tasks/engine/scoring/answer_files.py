@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.engine.data.row_sources import CSV_SUFFIXES, csv_separator
+from tasks.engine.data.rows import CSV_SUFFIXES, csv_separator
 from tasks.engine.scoring.prediction import Answered
 from tasks.engine.scoring.question_files import QuestionFile
 from tasks.errors import UserError

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.config import Batching
-from tasks.engine.adapters.adapter_set import AdapterSet
-from tasks.engine.base.base_models import end_ids
-from tasks.engine.batching.batches import as_items
+from tasks.engine.adapters import AdapterSet
+from tasks.engine.base import end_ids
+from tasks.engine.batching import as_items
 from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.tokenization import IGNORED, TokenizedRow
+from tasks.engine.data.tokens import IGNORED, TokenizedRow
 from tasks.engine.eval_mode import eval_mode
-from tasks.engine.objectives.objective import Objective
+from tasks.engine.objectives import Objective
 from tasks.engine.scoring.held_out import HeldOut
 from tasks.engine.scoring.model_scores import ModelScores, RowScores
 from tasks.records import TrainingPlan

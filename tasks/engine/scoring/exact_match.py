@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import RowFormat, Task
-from tasks.engine.adapters.compatibility import check_tokenizer, template_of
-from tasks.engine.adapters.folders import AdapterFolder
-from tasks.engine.data.column_names import renamed
-from tasks.engine.data.conversations import Example
-from tasks.engine.data.reading_errors import naming_row
+from tasks.engine.adapters import AdapterFolder, check_tokenizer, template_of
 from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.row_formats import detect_row_format, read_example
-from tasks.engine.data.row_sources import read_rows
-from tasks.engine.data.tokenization import naming
-from tasks.engine.data.unread_columns import count_unread
-from tasks.engine.objectives.generation import matches
-from tasks.engine.objectives.objective import Objective
-from tasks.engine.objectives.registry import objective_of
+from tasks.engine.data.rows import (
+    Example,
+    count_unread,
+    detect_row_format,
+    naming_row,
+    read_example,
+    read_rows,
+    renamed,
+)
+from tasks.engine.data.tokens import naming
+from tasks.engine.objectives import Objective, matches, objective_of
 from tasks.errors import UserError
 from tasks.records import ChatOptions
 

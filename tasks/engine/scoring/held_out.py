@@ -14,13 +14,12 @@ from tasks.config import (
     Task,
 )
 from tasks.config.reading import missing_file
-from tasks.engine.base.input_limits import limits_of
-from tasks.engine.data.conversations import Example
-from tasks.engine.data.mixing import Split
+from tasks.engine.base import limits_of
 from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
-from tasks.engine.objectives.objective import Objective
-from tasks.engine.objectives.registry import objective_of
+from tasks.engine.data.rows import Example
+from tasks.engine.data.splits import Split
+from tasks.engine.data.tokens import TokenizedRow, TokenizedSplit
+from tasks.engine.objectives import Objective, objective_of
 from tasks.engine.scoring.exact_match import read_answered
 from tasks.engine.scoring.row_metrics import RowMetric, resolve_kind, row_metrics
 from tasks.errors import UserError

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from tasks.config import AnswerKind
-from tasks.engine.objectives.class_counts import count_classes, count_entities
+from tasks.engine.objectives import count_classes, count_entities
 from tasks.engine.scoring.row_metrics import classes_of
 from tasks.records import Record
 

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.config import RowFormat
-from tasks.engine.adapters.adapter_set import AdapterSet
-from tasks.engine.base.base_models import end_ids
-from tasks.engine.base.input_limits import describe_unknown
-from tasks.engine.data.conversations import Example
-from tasks.engine.data.prompts import Prompt
-from tasks.engine.data.reading_errors import BadRowError, refusing_row
-from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.row_formats import read_question
-from tasks.engine.data.row_sources import Row
+from tasks.engine.adapters import AdapterSet
+from tasks.engine.base import describe_unknown, end_ids
+from tasks.engine.data.rendering import Prompt, Renderer
+from tasks.engine.data.rows import BadRowError, Example, Row, read_question, refusing_row
 from tasks.engine.excerpts import excerpt
-from tasks.engine.objectives.registry import objective_of
+from tasks.engine.objectives import objective_of
 from tasks.errors import UserError
 
 if TYPE_CHECKING:

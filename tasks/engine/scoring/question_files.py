@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.config import PredictBatchConfig
-from tasks.engine.data.column_names import renamed
-from tasks.engine.data.row_sources import Row, read_lines
+from tasks.engine.data.rows import Row, read_lines, renamed
 from tasks.engine.scoring.prediction import Answered, Question, read_row
 from tasks.errors import UserError
 from tasks.runtime import home

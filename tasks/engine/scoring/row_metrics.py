@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import AnswerKind
-from tasks.engine.data.json_values import parse_answer, same_json
+from tasks.engine.data.rows import parse_answer, same_json
 from tasks.engine.excerpts import excerpt
-from tasks.engine.objectives.class_counts import entity_f1
-from tasks.engine.objectives.entities import names_entities
-from tasks.engine.objectives.generation import matches
+from tasks.engine.objectives import entity_f1, matches, names_entities
 from tasks.engine.scoring.token_overlap import rouge_l, token_f1
 from tasks.errors import UserError
 

@@ -4,12 +4,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tasks.config import InferenceSettings
-from tasks.engine.adapters.activation import adapters_disabled
-from tasks.engine.adapters.injection import probe_logits
-from tasks.engine.adapters.loading import load_adapter
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.objectives.generation import matches
-from tasks.engine.objectives.registry import objective_of
+from tasks.engine.adapters import adapters_disabled, load_adapter, probe_logits
+from tasks.engine.data.tokens import PreparedData
+from tasks.engine.objectives import matches, objective_of
 from tasks.engine.preparation import open_data
 from tasks.errors import VerificationError
 from tasks.records import DataRecord, LoadedRecord, SampleRecord, SavedRecord

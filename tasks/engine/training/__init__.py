@@ -1,1 +1,19 @@
 """The engine's side of step 4: trainer, plan, checkpoints and arguments."""
+
+from tasks.engine.training.callbacks import OnTraining, TrainingProgress
+from tasks.engine.training.checkpoints import Checkpoints
+from tasks.engine.training.loss_curve import draw_loss_curve
+from tasks.engine.training.plan import LAYOUT, planned, training_identity
+from tasks.engine.training.training import retrain, train
+
+__all__ = [
+    "LAYOUT",
+    "Checkpoints",
+    "OnTraining",
+    "TrainingProgress",
+    "draw_loss_curve",
+    "planned",
+    "retrain",
+    "train",
+    "training_identity",
+]

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from tasks.config import TrainingSettings
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.token_files import row_lengths
-from tasks.engine.objectives.registry import objective_of
+from tasks.engine.data.tokens import PreparedData, row_lengths
+from tasks.engine.objectives import objective_of
 from tasks.engine.training.checkpoints import Checkpoints
 from tasks.errors import AdapterflowError
 from tasks.records import DataRecord, InjectedRecord, TrainingPlan

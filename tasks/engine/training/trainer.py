@@ -16,16 +16,19 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from tasks.config import Batching
-from tasks.engine.adapters import adapter_state
-from tasks.engine.batching.batches import Batch, MicroBatch, Row, as_item
-from tasks.engine.batching.row_order import RowOrder, eval_order
-from tasks.engine.data.token_files import conversation_starts
-from tasks.engine.data.tokenization import IGNORED, TokenizedRow
+from tasks.engine.adapters import (
+    WEIGHTS_FILE,
+    load_weights,
+    read_adapter,
+    save_weights,
+    weight_change,
+    write_adapter,
+)
+from tasks.engine.batching import Batch, MicroBatch, Row, RowOrder, as_item, eval_order
+from tasks.engine.data.tokens import IGNORED, TokenizedRow, conversation_starts
 from tasks.engine.eval_mode import eval_mode
-from tasks.engine.kernels.adapter_layers import fused_adapter_layers
-from tasks.engine.kernels.lean_layers import lean_layers
-from tasks.engine.kernels.row_attention import attending_by_row
-from tasks.engine.objectives.objective import Objective
+from tasks.engine.kernels import attending_by_row, fused_adapter_layers, lean_layers
+from tasks.engine.objectives import Objective
 from tasks.engine.training.checkpoints import Checkpoints, Kept, kept_in
 from tasks.records import TrainingPlan
 
@@ -270,8 +273,8 @@ class AdapterTrainer(Trainer):
         The learning rate of a warmup's first step is 0, so the adapter may still be untrained.
         """
         if not self._has_moved:
-            now = adapter_state.read_adapter(self.model, self.adapter_name)
-            self._has_moved = adapter_state.change(self._initial, now) != 0
+            now = read_adapter(self.model, self.adapter_name)
+            self._has_moved = weight_change(self._initial, now) != 0
         return self._has_moved and super()._determine_best_metric(metrics, trial)
 
     # The next four replace what Trainer does with the full model's weights.
@@ -281,9 +284,9 @@ class AdapterTrainer(Trainer):
         output_dir: str | None = None,
         state_dict: dict[str, Any] | None = None,  # noqa: ARG002 - Trainer's signature
     ) -> None:
-        weights = adapter_state.read_adapter(self.model, self.adapter_name)
+        weights = read_adapter(self.model, self.adapter_name)
         folder = Path(output_dir or str(self.args.output_dir))
-        adapter_state.save_weights(weights, folder / adapter_state.WEIGHTS_FILE)
+        save_weights(weights, folder / WEIGHTS_FILE)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
@@ -294,8 +297,8 @@ class AdapterTrainer(Trainer):
         self._read_adapter(Path(str(self.state.best_model_checkpoint)), self.model)
 
     def _read_adapter(self, checkpoint: Path, model: Any) -> None:  # noqa: ANN401
-        weights = adapter_state.load_weights(checkpoint / adapter_state.WEIGHTS_FILE)
-        adapter_state.write_adapter(model, self.adapter_name, weights)
+        weights = load_weights(checkpoint / WEIGHTS_FILE)
+        write_adapter(model, self.adapter_name, weights)
 
 
 def _labeled(values: torch.Tensor, micro_batch: MicroBatch) -> list[list[int]]:

@@ -16,15 +16,27 @@ from transformers.trainer_callback import TrainerState
 
 from tasks.config import TrainingSettings
 from tasks.config.training import Optimizer
-from tasks.engine.adapters import adapter_state
-from tasks.engine.base.memory import release_memory
-from tasks.engine.batching.row_order import row_order
-from tasks.engine.data.lazy_sequence import LazySequence
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.token_files import conversation_starts, row_lengths
-from tasks.engine.data.tokenization import TokenizedRow, TokenizedSplit
+from tasks.engine.adapters import (
+    WEIGHTS_FILE,
+    base_checksum,
+    load_weights,
+    read_adapter,
+    save_weights,
+    weight_change,
+    write_adapter,
+)
+from tasks.engine.base import release_memory
+from tasks.engine.batching import row_order
+from tasks.engine.data.splits import LazySequence
+from tasks.engine.data.tokens import (
+    PreparedData,
+    TokenizedRow,
+    TokenizedSplit,
+    conversation_starts,
+    row_lengths,
+)
 from tasks.engine.failures import is_out_of_memory
-from tasks.engine.objectives.registry import objective_of
+from tasks.engine.objectives import objective_of
 from tasks.engine.training.arguments import training_arguments
 from tasks.engine.training.callbacks import OnTraining, Pace, Watch
 from tasks.engine.training.checkpoints import Checkpoints
@@ -81,8 +93,8 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     )
     # Before the trained weights are written: what fails must leave no file that looks like them.
     change = _verify(model, injected, state)
-    weights = adapter_state.read_adapter(model, injected.lora.adapter_name)
-    file = adapter_state.save_weights(weights, folder / "trained" / adapter_state.WEIGHTS_FILE)
+    weights = read_adapter(model, injected.lora.adapter_name)
+    file = save_weights(weights, folder / "trained" / WEIGHTS_FILE)
     best = state.best_global_step if settings.load_best_model_at_end and data.eval else None
     curve = loss_curve(state)
     epochs = state.epoch or 0.0
@@ -107,8 +119,8 @@ def train(  # noqa: PLR0913 - a training run has that many parts
 
 def retrain(model: "PreTrainedModel", record: TrainedRecord) -> None:
     """Load the trained weights that the record names into a freshly injected model."""
-    weights = adapter_state.load_weights(record.weights.path)
-    adapter_state.write_adapter(model, record.injected.lora.adapter_name, weights)
+    weights = load_weights(record.weights.path)
+    write_adapter(model, record.injected.lora.adapter_name, weights)
 
 
 def loss_curve(state: TrainerState) -> tuple[LossPoint, ...]:
@@ -161,8 +173,8 @@ def _rewind(model: "PreTrainedModel", injected: InjectedRecord) -> None:
     A trainer built afterwards overwrites them if there is a checkpoint to resume from.
     """
     model.zero_grad(set_to_none=True)
-    weights = adapter_state.load_weights(injected.initial_weights.path)
-    adapter_state.write_adapter(model, injected.lora.adapter_name, weights)
+    weights = load_weights(injected.initial_weights.path)
+    write_adapter(model, injected.lora.adapter_name, weights)
     release_memory()
 
 
@@ -191,7 +203,7 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         checkpoints=checkpoints,
         num_checkpoints=settings.save_total_limit,
         plan=plan,
-        initial=adapter_state.load_weights(injected.initial_weights.path),
+        initial=load_weights(injected.initial_weights.path),
         eval_sources=_by_source(data.eval) if data.eval else {},
         model=model,
         args=training_arguments(
@@ -227,9 +239,9 @@ def _at(rows: Sequence[TokenizedRow], places: "np.ndarray") -> LazySequence[Toke
 def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerState) -> float:
     if not state.global_step:
         raise VerificationError("training took no optimizer step")
-    initial = adapter_state.load_weights(injected.initial_weights.path)
-    trained = adapter_state.read_adapter(model, injected.lora.adapter_name)
-    change = adapter_state.change(initial, trained)
+    initial = load_weights(injected.initial_weights.path)
+    trained = read_adapter(model, injected.lora.adapter_name)
+    change = weight_change(initial, trained)
     if not change:
         raise VerificationError(
             "training changed no adapter weight: no step had a learning rate and gradients large "
@@ -237,7 +249,7 @@ def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerSt
         )
     if not math.isfinite(change):
         raise VerificationError("training left adapter weights that are not finite")
-    if adapter_state.base_checksum(model) != injected.base_checksum:
+    if base_checksum(model) != injected.base_checksum:
         raise VerificationError("training changed weights of the base model, which must be frozen")
     return change
 

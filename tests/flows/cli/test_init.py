@@ -16,10 +16,10 @@ from flows.cli.early_checks import check_training
 from flows.cli.starting_files import write_retraining, write_training
 from tasks.config import RetrainAdapterConfig, RowFormat, Task
 from tasks.config.reading import read_config
-from tasks.engine.data.examples import read_examples
-from tasks.engine.data.leakage import find_leaks, normalized_question
-from tasks.engine.data.row_sources import Row, read_rows
-from tasks.engine.data.unread_columns import _READ
+from tasks.engine.data.rows.row_sources import Row, read_rows
+from tasks.engine.data.rows.unread_columns import _READ
+from tasks.engine.data.splits.examples import read_examples
+from tasks.engine.data.splits.leakage import find_leaks, normalized_question
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.errors import UnwritableError
 

@@ -17,7 +17,7 @@ from tiny_models import tiny_adapter
 from tasks.config import AdapterSettings, BaseModelSettings
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.adapters.folders import find_adapter
-from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.rendering.prompts import Prompt
 from tasks.engine.objectives.generation import answer
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import load_adapters

@@ -18,7 +18,7 @@ from mlflow_server import free_port
 from tiny_models import tiny_adapter
 
 from tasks.config import AdapterSettings
-from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.rendering.prompts import Prompt
 from tasks.engine.objectives.generation import answer
 from tasks.inference.adapters_on_base import found_adapters, load_adapters
 from tasks.inference.serving import bundle_adapters

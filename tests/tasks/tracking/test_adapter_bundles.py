@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from tasks.config import AdapterSettings, BaseModelSettings
 from tasks.engine.adapters.adapter_set import AdapterSet
-from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.rendering.prompts import Prompt
 from tasks.engine.objectives.generation import answer
 from tasks.inference.serving import bundle_adapters
 

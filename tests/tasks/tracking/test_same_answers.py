@@ -27,10 +27,10 @@ from tasks.config import (
     Template,
 )
 from tasks.engine.adapters.adapter_set import AdapterSet
-from tasks.engine.data.conversations import Example, Message
-from tasks.engine.data.examples import read_examples
-from tasks.engine.data.prompts import Prompt
-from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.rendering.prompts import Prompt
+from tasks.engine.data.rendering.rendering import Renderer
+from tasks.engine.data.rows.conversations import Example, Message
+from tasks.engine.data.splits.examples import read_examples
 from tasks.engine.preparation import prepare_data
 from tasks.engine.scoring.evaluation import evaluate
 from tasks.engine.scoring.held_out import open_held_out

@@ -121,7 +121,7 @@ def test_a_second_adapter_leaves_the_first_alone(
     assert all(adapter_state.is_adapter_parameter(n, "second") for n, _ in trainable(model))
     trained = train_here(model, second, tmp_path / "again")
     assert trained.adapter_change > 0
-    assert adapter_state.change(first, adapter_state.read_adapter(model, first_name)) == 0
+    assert adapter_state.weight_change(first, adapter_state.read_adapter(model, first_name)) == 0
 
 
 def test_an_adapter_is_told_by_its_whole_name() -> None:

@@ -11,10 +11,10 @@ from tasks import engine
 from tasks.config import DataSettings, InferenceSettings, OutputSettings, RowFormat
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.base.base_models import load_base, load_tokenizer
-from tasks.engine.data.conversations import Example, Message
-from tasks.engine.data.examples import read_examples
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.rendering.rendering import Renderer
+from tasks.engine.data.rows.conversations import Example, Message
+from tasks.engine.data.splits.examples import read_examples
+from tasks.engine.data.tokens.prepared_data import PreparedData
 from tasks.engine.preparation import prepare_data
 from tasks.records import InjectedRecord, SavedRecord
 from tasks.tracking.adapter_pyfunc import _chat_options, _load_tokenizer, ask

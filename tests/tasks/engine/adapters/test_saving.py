@@ -216,7 +216,7 @@ def test_an_adapter_that_comes_back_different_is_refused(tiny_base: Path, tmp_pa
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data *= 1.5
-    files = saving.adapter_files(model, record, saving.Prompting("chat"), "card")
+    files = saving.files_to_save(model, record, saving.Prompting("chat"), "card")
     with pytest.raises(VerificationError, match="saved adapter on a fresh base: logits differ"):
         saving.save_adapter(files, tmp_path / "out", trained_logits(tiny_base), None)
     assert not (tmp_path / "out").exists()
@@ -243,7 +243,7 @@ def test_several_adapters_have_a_folder_each(
 
     model.set_adapter(active)
     files = [
-        saving.adapter_files(model, record, saving.Prompting("chat"), "") for record in records
+        saving.files_to_save(model, record, saving.Prompting("chat"), "") for record in records
     ]
     for one, r in zip(files, (4, 8), strict=True):
         switch_adapter(model, one.name)

@@ -17,7 +17,7 @@ from tasks.engine.adapters.injection import trainable
 from tasks.engine.base import weight_dtype
 from tasks.engine.base.base_models import load_base, load_config, load_skeleton, load_tokenizer
 from tasks.engine.base.sources import find_base
-from tasks.engine.data.tokenization import IGNORED
+from tasks.engine.data.tokens.tokenization import IGNORED
 from tasks.errors import UserError
 from tasks.records import BaseSource
 from tasks.tracking.adapter_pyfunc import _load_tokenizer

@@ -14,9 +14,9 @@ from tasks.config import BaseModelSettings, DataSettings, Task
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.base.input_limits import limits_in
 from tasks.engine.base.sources import find_base
-from tasks.engine.data.examples import read_examples
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.rendering.prompts import Prompt
+from tasks.engine.data.splits.examples import read_examples
+from tasks.engine.data.tokens.prepared_data import PreparedData
 from tasks.engine.objectives.generation import answer
 from tasks.engine.preparation import prepare_data
 from tasks.engine.scoring.prediction import Question, answer_questions
@@ -146,7 +146,7 @@ def test_a_question_without_an_embedding_is_told(larger_tokenizer: Path) -> None
     from tiny_models import tiny_adapter
 
     from tasks.config import RowFormat
-    from tasks.engine.data.conversations import Example
+    from tasks.engine.data.rows.conversations import Example
 
     settings = BaseModelSettings.model_validate(
         {"source": str(larger_tokenizer), "dtype": "float32"}

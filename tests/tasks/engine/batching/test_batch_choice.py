@@ -28,8 +28,8 @@ from transformers import (
 
 from tasks.config import Batching, TrainingSettings
 from tasks.engine.batching.choice import choose_batching
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.tokenization import TokenizedRow
+from tasks.engine.data.tokens.prepared_data import PreparedData
+from tasks.engine.data.tokens.tokenization import TokenizedRow
 from tasks.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from tasks.engine.batching.batches import Batch, Batches, PackedBatches, PaddedBatches, as_items
 from tasks.engine.batching.loss import labeled_logits, summed_loss
-from tasks.engine.data.tokenization import IGNORED, TokenizedRow, shared_prefix_length
+from tasks.engine.data.tokens.tokenization import IGNORED, TokenizedRow, shared_prefix_length
 from tasks.engine.kernels.row_attention import attending_by_row
 
 if TYPE_CHECKING:

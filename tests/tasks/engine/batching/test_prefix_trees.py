@@ -10,7 +10,7 @@ from exact_training import assert_same, attention_of_lengths, made, ours, plain
 from tasks.engine.batching import loss
 from tasks.engine.batching.batches import Batch, PackedBatches, as_items, num_inputs
 from tasks.engine.batching.prefix_trees import num_shared
-from tasks.engine.data.tokenization import IGNORED, TokenizedRow
+from tasks.engine.data.tokens.tokenization import IGNORED, TokenizedRow
 from tasks.engine.kernels import kernel_attention, row_attention
 from tasks.engine.kernels.segments import Segments
 

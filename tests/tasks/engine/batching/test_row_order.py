@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tasks.config import Batching
-from tasks.engine.batching.row_order import (
+from tasks.engine.batching.row_orders import (
     OrderByConversation,
     OrderByLength,
     RowOrder,

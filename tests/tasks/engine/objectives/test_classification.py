@@ -30,7 +30,7 @@ from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
 from tasks.engine.batching.padded_rows import LabeledBatches
-from tasks.engine.data.examples import ExampleSets, read_examples
+from tasks.engine.data.splits.examples import ExampleSets, read_examples
 from tasks.engine.objectives.sequence_classification import SequenceClassification
 from tasks.engine.training.callbacks import TrainingProgress
 from tasks.errors import UserError

@@ -8,7 +8,7 @@ import torch
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from tasks.engine.data.prompts import Prompt
+from tasks.engine.data.rendering.prompts import Prompt
 from tasks.engine.objectives.generation import answer, matches
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from tiny_models import tiny_t5
 from tasks.config import BaseModelSettings, DataSettings, OnLostAnswer, RowFormat, Task, Template
 from tasks.engine.base.base_models import load_tokenizer
 from tasks.engine.base.sources import find_base
-from tasks.engine.data.conversations import Example, Message
-from tasks.engine.data.mixing import Split
-from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.rendering.rendering import Renderer
+from tasks.engine.data.rows.conversations import Example, Message
+from tasks.engine.data.splits.mixing import Split
 from tasks.engine.objectives.seq2seq import Seq2Seq
 from tasks.errors import UserError
 

@@ -17,7 +17,7 @@ from tasks.config import BaseModelSettings, DataSettings, PredictBatchConfig, Ta
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
 from tasks.engine.batching.padded_rows import LabeledBatches
-from tasks.engine.data.examples import read_examples
+from tasks.engine.data.splits.examples import read_examples
 from tasks.engine.objectives.class_counts import entity_f1
 from tasks.engine.objectives.entities import names_entities
 from tasks.engine.objectives.token_classification import TokenClassification, first_tokens

@@ -22,8 +22,8 @@ from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.base.base_models import load_base
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
-from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.tokenization import IGNORED, TokenizedRow
+from tasks.engine.data.rendering.rendering import Renderer
+from tasks.engine.data.tokens.tokenization import IGNORED, TokenizedRow
 from tasks.engine.objectives.classes import ClassifiedRow
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.objectives.seq2seq import PairRow

@@ -22,8 +22,8 @@ from tasks.config import (
 )
 from tasks.engine.adapters.adapter_set import AdapterSet
 from tasks.engine.adapters.folders import find_adapter
-from tasks.engine.data.conversations import Example, Message
-from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.rendering.rendering import Renderer
+from tasks.engine.data.rows.conversations import Example, Message
 from tasks.engine.scoring.evaluation import evaluate
 from tasks.engine.scoring.exact_match import exact_match_on
 from tasks.engine.scoring.held_out import open_held_out

@@ -11,9 +11,9 @@ from tiny_models import tiny_bert
 from tasks import engine
 from tasks.config import BaseModelSettings, DataSettings, LoraSettings, Task
 from tasks.engine.base.sources import find_base
-from tasks.engine.data.examples import read_examples
-from tasks.engine.data.prepared_data import PreparedData
-from tasks.engine.data.shown_rows import shown_text
+from tasks.engine.data.rendering.shown_rows import shown_text
+from tasks.engine.data.splits.examples import read_examples
+from tasks.engine.data.tokens.prepared_data import PreparedData
 from tasks.engine.objectives.registry import objective_of
 from tasks.engine.preparation import open_data, prepare_data
 from tasks.engine.scoring.evaluation import row_losses

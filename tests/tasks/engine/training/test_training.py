@@ -78,7 +78,7 @@ def test_the_record_says_what_was_saved(tiny_base: Path, tmp_path: Path) -> None
     initial = adapter_state.load_weights(result.injected.initial_weights.path)
     final = adapter_state.load_weights(result.weights.path)
 
-    assert adapter_state.change(final, adapter_state.read_adapter(model, "default")) == 0
+    assert adapter_state.weight_change(final, adapter_state.read_adapter(model, "default")) == 0
     squares = sum(((final[key] - initial[key]) ** 2).sum().item() for key in final)
     assert result.adapter_change == pytest.approx(squares**0.5)
 
@@ -209,7 +209,7 @@ def test_the_best_checkpoint_is_kept(tiny_base: Path, tmp_path: Path) -> None:
     best = tmp_path / f"checkpoints/checkpoint-{result.best_step}" / adapter_state.WEIGHTS_FILE
     assert best.read_bytes() == result.weights.path.read_bytes()
     live = adapter_state.read_adapter(model, "default")
-    assert adapter_state.change(adapter_state.load_weights(best), live) == 0
+    assert adapter_state.weight_change(adapter_state.load_weights(best), live) == 0
 
 
 def test_untrained_weights_are_never_the_best(tiny_base: Path, tmp_path: Path) -> None:

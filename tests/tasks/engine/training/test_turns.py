@@ -10,8 +10,8 @@ from engine_steps import injected, prepared, training
 
 from tasks import engine
 from tasks.config import LoraSettings
-from tasks.engine.data.token_files import write_token_file
-from tasks.engine.data.tokenization import Tokenized
+from tasks.engine.data.tokens.token_files import write_token_file
+from tasks.engine.data.tokens.tokenization import Tokenized
 from tasks.engine.training.callbacks import OnTraining, TrainingProgress
 from tasks.records import DataRecord, InjectedRecord, TrainedRecord
 
