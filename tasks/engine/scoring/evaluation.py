@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from tasks.config import Batching
 from tasks.engine.adapters import AdapterSet
 from tasks.engine.base import end_ids
-from tasks.engine.batching import as_items
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.tokens import IGNORED, TokenizedRow
 from tasks.engine.eval_mode import eval_mode
@@ -116,6 +115,8 @@ def row_losses(
         (nats, labels) for each row, in the rows' order.
     """
     import torch
+
+    from tasks.engine.batching import as_items
 
     items = as_items(rows)
     batches = task.make_batches(PADDED, pad_token_id)
