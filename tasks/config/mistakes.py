@@ -132,6 +132,7 @@ def _line(config: Config, path: str, errors: list[ErrorDetails]) -> str:
             names = ", ".join(_section(config, path).model_fields)
             return f"{path} is {_shown(first['input'])}; it must be a mapping of {names}"
     possible = " or ".join(re.sub(r"^\w+ should ", "", one["msg"]) for one in errors)
+    possible = possible.replace(" or be ", " or ")
     is_unquoted = any(one["type"] == "string_type" for one in errors) and isinstance(
         first["input"], bool | int | float
     )

@@ -77,7 +77,7 @@ def check_store(settings: TrackingSettings) -> str:
     scheme = uri.partition(":")[0].partition("+")[0]
     plugins = {one.name for one in entry_points(group="mlflow.tracking_store")}
     if scheme not in _SCHEMES | plugins:
-        raise UserError(f"tracking uri {uri!r}: MLflow knows no {scheme}; {POSSIBLE}")
+        raise UserError(f"tracking uri {uri!r}: MLflow does not support {scheme}; {POSSIBLE}")
     if scheme in _WITH_DRIVER:
         _check_driver(uri)
     if scheme in {"http", "https"} and not has_host(uri):

@@ -200,9 +200,8 @@ def load_skeleton(source: BaseSource) -> "PreTrainedModel":
 
     config = load_config(source)
     task = source.settings.task
-    problem = (
-        f"{source.location!r} ({config.model_type}) describes no model for task {task.value!r}"
-    )
+    whose = f"{source.location!r} ({config.model_type})"
+    problem = f"no model for task {task.value!r} can be made from {whose}"
     with _reading_config(source.location, problem), torch.device("meta"):
         return _auto_class(task).from_config(config)  # type: ignore[no-any-return]
 

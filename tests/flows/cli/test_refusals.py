@@ -127,7 +127,7 @@ def test_an_impossible_home_is_refused(
         ("output.folder=/proc", "can't be written to"),
         (f"output.folder={'/'.join(['x' * 200] * 19)}", "path is too long"),
         ("tracking.uri=sqlite:////proc/x/mlflow.db", "can't be created in /proc"),
-        ("tracking.uri=htp://host", "MLflow knows no htp; possible are"),
+        ("tracking.uri=htp://host", "MLflow does not support htp; possible are"),
         ("tracking.uri=http://[host", "names no server"),
         ("tracking.uri=mysql://user@host/db", "needs the Python package MySQLdb"),
         ("tracking.uri=postgresql+none://host/db", "can't be read"),
