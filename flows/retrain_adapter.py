@@ -18,6 +18,7 @@ from tasks.durability.tracked_run import being_alive, tracked_run
 from tasks.errors import UserError
 from tasks.records import CheckedRecord, DecisionRecord, InputsRecord, Outcome, RetrainedRecord
 from tasks.retraining.check_retraining import check_retraining
+from tasks.retraining.comparison_report import proposal
 from tasks.retraining.decide_promotion import decide_promotion
 from tasks.retraining.evaluate_adapter import evaluate_adapter
 from tasks.retraining.promote_adapter import promote_adapter
@@ -101,8 +102,8 @@ def _retrained(
         decision = decide_promotion(evaluated, checked, config.decision, config.seed, run)
         approval = config.decision.approval
         if approval and decision.outcome is Outcome.PROMOTE:
-            comparison = publish_comparison(evaluated, decision, checked, run)
-            decision = approved(decision, comparison, approval)
+            publish_comparison(evaluated, decision, checked, run, is_proposal=True)
+            decision = approved(decision, proposal(evaluated, decision, checked), approval)
         decision = promote_adapter(version, evaluated, decision, checked, run)
         publish_comparison(evaluated, decision, checked, run)
     return RetrainedRecord(

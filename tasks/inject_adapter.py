@@ -32,7 +32,7 @@ def inject_adapter(lora: LoraRecord, run: RunRecord) -> InjectedRecord:
             "adapter/base_checksum": record.base_checksum,
         }
     )
-    tracker.log_metrics(
+    tracker.log_numbers(
         {
             "adapter/trainable_share": share,
             "adapter/fresh_logit_difference": record.logit_difference,

@@ -4,6 +4,7 @@ from tasks import engine
 from tasks.config import InferenceSettings
 from tasks.durability.step import step
 from tasks.engine import workbench
+from tasks.engine.scoring import judge
 from tasks.records import DataRecord, LoadedRecord, RunRecord, SavedRecord
 from tasks.runtime.progress import logger, progress
 from tasks.tracking import Tracker
@@ -25,19 +26,16 @@ def load_adapter(
 
 
 def _report(record: LoadedRecord, tracker: Tracker) -> None:
-    if record.base_exact_match is None or record.adapter_exact_match is None:
+    judged = judge(record)
+    if judged is None or record.base_exact_match is None or record.adapter_exact_match is None:
         logger().info("loaded; the adapter changes logits by up to %.2f", record.logit_effect)
         return
-    tracker.log_metrics(
+    tracker.log_numbers(
         {
             "eval/base_exact_match": record.base_exact_match,
             "eval/adapter_exact_match": record.adapter_exact_match,
         }
     )
     tracker.log_table([sample.model_dump() for sample in record.samples], "samples.json")
-    logger().info(
-        "exact matches on %d held-out rows: base %.0f %%, adapter %.0f %%",
-        record.num_samples,
-        100 * record.base_exact_match,
-        100 * record.adapter_exact_match,
-    )
+    tracker.set_tags({"result": judged.text})
+    logger().info(judged.text)

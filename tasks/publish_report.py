@@ -1,12 +1,14 @@
 """After step 6: publish the report in Prefect, and the loss curve and the adapter in MLflow."""
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 
+from tasks.durability.shown_run import publish_link
 from tasks.durability.step import step
 from tasks.engine.data.rendering import shown_text
 from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import odd_text
 from tasks.engine.data.tokens import changes
+from tasks.engine.scoring import judge
 from tasks.engine.training import draw_loss_curve
 from tasks.records import (
     DataRecord,
@@ -16,10 +18,19 @@ from tasks.records import (
     ShownRow,
     TrainedRecord,
 )
-from tasks.runtime.markdown import cell, embedded, fenced
+from tasks.runtime.markdown import (
+    PAGE_COLUMNS,
+    blocks,
+    breakable,
+    cell,
+    embedded,
+    fenced,
+    without_breaks,
+)
 from tasks.tracking import Tracker, run_url
 
 _LONGEST_CELL = 200
+_SHOWN_SAMPLES = 5
 _WAITS = "waits to be shipped: MLflow was unreachable"
 
 
@@ -39,44 +50,64 @@ def publish_report(
         loaded=loaded,
         model_uri=tracker.log_adapter(loaded.saved),
     )
-    markdown = write_report(report)
-    tracker.log_text(markdown, "report.md")
+    tracker.log_text(without_breaks(write_report(report)), "report.md")
+    tracker.describe({"Result": result_of(report)})
+    publish_link(run)  # where MLflow could not be reached at the beginning
     link = run_url(run)
-    if link:
-        create_link_artifact(
-            link=link,
-            link_text=f"MLflow run {run.run_name}",
-            key="mlflow-run",
-            description="The run's curves, answers and files in MLflow",
-        )
     create_markdown_artifact(
-        markdown=f"{markdown}\n{embedded('loss curve', picture)}\n{_linked(link)}",
+        markdown=write_report(report, embedded("loss curve", picture), link),
         key="adapter-report",
-        description=f"LoRA adapter for {loaded.saved.base.reference}",
+        description=result_of(report),
     )
     return report
 
 
-def write_report(report: ReportRecord) -> str:
-    """Return the report as Markdown, without the picture."""
+def write_report(report: ReportRecord, picture: str = "", link: str | None = None) -> str:
+    """Return the report as Markdown: result, curve, answers, warnings, then everything else.
+
+    Args:
+        report: the result of the training.
+        picture: Markdown of the loss curve.
+        link: to the MLflow run.
+    """
     lines = [
         f"# LoRA adapter for {report.saved.base.reference}",
         "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in _numbers(report).items()),
+        f"**{result_of(report)}**",
+        "",
+        *([f"[The MLflow run]({link})", ""] if link else []),
+        *([picture, ""] if picture else []),
+        *_samples(report.loaded),
+        *_warnings(report),
+        "## Numbers",
+        "",
+        *(f"- {name}: {value}" for name, value in _numbers(report).items()),
         "",
     ]
-    rows = [*changes(report.data), *(odd_text(one) for one in report.data.odd)]
-    if warnings := (*rows, *report.trained.injected.lora.warnings, *report.trained.warnings):
-        lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     if report.data.train.parts:
         lines += ["## Sources", "", *_sources(report.data, report.trained), ""]
     for shown in report.data.shown:
         lines += [*_shown(shown), ""]
-    if report.loaded.samples:
-        lines += ["## Held-out answers", "", *_samples(report.loaded), ""]
     return "\n".join(lines)
+
+
+def result_of(report: ReportRecord) -> str:
+    """Return in one line what came of the training: the answers' score, or else the loss."""
+    trained = report.trained
+    judged = judge(report.loaded)
+    loss = f"loss {trained.train_loss:.4f}"
+    if trained.eval_loss is not None:
+        loss += f", held out {trained.eval_loss:.4f}"
+    scores = [judged.text] if judged else []
+    if trained.eval_metrics:
+        scores.append(f"held-out rows: {trained.eval_metrics_text}")
+    return "; ".join([*scores, loss])
+
+
+def _warnings(report: ReportRecord) -> list[str]:
+    rows = [*changes(report.data), *(odd_text(one) for one in report.data.odd)]
+    found = (*rows, *report.trained.injected.lora.warnings, *report.trained.warnings)
+    return ["## Warnings", "", *(f"- {warning}" for warning in found), ""] if found else []
 
 
 def _sources(data: DataRecord, trained: TrainedRecord) -> list[str]:
@@ -101,10 +132,10 @@ def _sources(data: DataRecord, trained: TrainedRecord) -> list[str]:
 
 def _shown(shown: ShownRow) -> list[str]:
     """Return a row as the model sees it, as a block of code."""
-    heading = f"## Row {shown.place.row} of {shown.place.source}"
+    heading = f"## Row {shown.place.row} of {breakable(shown.place.source)}"
     about = f"{shown_text(shown)}, as the model sees it; what is between ⟦ and ⟧ is trained on."
     about = about[0].upper() + about[1:]
-    return [heading, "", about, "", *fenced(shown.text)]
+    return [heading, "", about, "", *fenced(shown.text, PAGE_COLUMNS)]
 
 
 def _numbers(report: ReportRecord) -> dict[str, str]:
@@ -112,10 +143,11 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
     injected = trained.injected
     share = injected.num_trainable_parameters / injected.num_total_parameters
     numbers = {
-        "base": f"`{saved.base.reference}`, {saved.base.dtype}",
+        "base": f"{breakable(saved.base.reference)}, {saved.base.dtype}",
         "base fingerprint": f"`{saved.base.fingerprint}`",
-        "training rows": f"{report.data.train.num_rows:,}{report.data.train.made_of}, "
-        f"sha256 `{report.data.train.sha256}`",
+        "data": f"{breakable(report.data.train.source)}, {report.data.train.num_rows:,} rows"
+        f"{report.data.train.made_of}",
+        "sha256 of the training rows": f"`{report.data.train.sha256}`",
         "trainable parameters": f"{injected.num_trainable_parameters:,} ({share:.2%})",
         "steps": f"{trained.num_steps:,} in {trained.seconds_training:.0f} s",
         "training loss": f"{trained.train_loss:.4f}",
@@ -126,28 +158,36 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
         numbers["held-out loss"] = f"{trained.eval_loss:.4f}"
     if trained.eval_metrics:
         numbers["held-out rows"] = trained.eval_metrics_text
-    if loaded.adapter_exact_match is not None:
-        numbers[f"exact matches of {loaded.num_samples}"] = (
-            f"base {loaded.base_exact_match:.0%}, adapter {loaded.adapter_exact_match:.0%}"
-        )
+    if (judged := judge(loaded)) and loaded.adapter_exact_match is not None:
+        numbers["answers"] = judged.text
+        if judged.is_free_text:
+            numbers["exactly right"] = (
+                f"base {loaded.base_exact_match:.0%}, adapter {loaded.adapter_exact_match:.0%}"
+            )
     return numbers | {
-        "adapter": f"`{saved.folder}`, {saved.weights.size_bytes / 1e6:.1f} MB",
+        "adapter": f"{breakable(saved.folder)}, {saved.weights.size_bytes / 1e6:.1f} MB",
         "round trip": f"logits differ by {saved.round_trip_logit_difference:g}",
         "MLflow model": f"`{report.model_uri}`" if report.model_uri else _WAITS,
         "pushed to": saved.hub_url or "-",
     }
 
 
-def _samples(loaded: LoadedRecord, count: int = 5) -> list[str]:
-    rows = [
-        f"| {' | '.join(cell(text, _LONGEST_CELL) for text in texts)} |"
-        for sample in loaded.samples[:count]
-        for texts in [
-            (sample.prompt, sample.expected, sample.base_answer, sample.adapter_answer),
-        ]
-    ]
-    return ["| prompt | expected | base | adapter |", "|---|---|---|---|", *rows]
-
-
-def _linked(link: str | None) -> str:
-    return f"\n[The MLflow run]({link})\n" if link else ""
+def _samples(loaded: LoadedRecord) -> list[str]:
+    """Return the first held-out answers, the texts of each one below the other."""
+    judged = judge(loaded)
+    if judged is None:
+        return []
+    lines = ["## Held-out answers", ""]
+    for number, sample in enumerate(loaded.samples[:_SHOWN_SAMPLES], 1):
+        base = judged.mark(sample.base_answer, sample.expected, is_exact=sample.base_matches)
+        adapter = judged.mark(
+            sample.adapter_answer, sample.expected, is_exact=sample.adapter_matches
+        )
+        texts = {
+            "Prompt": sample.prompt,
+            "Expected": sample.expected,
+            f"Base ({base})": sample.base_answer,
+            f"Adapter ({adapter})": sample.adapter_answer,
+        }
+        lines += [f"### Answer {number}", "", *blocks(texts)]
+    return lines

@@ -36,7 +36,7 @@ def _report(record: SavedRecord, tracker: Tracker) -> None:
             "adapter/hub_url": record.hub_url,
         }
     )
-    tracker.log_metrics(
+    tracker.log_numbers(
         {
             "adapter/bytes": record.adapter_bytes,
             "adapter/round_trip_logit_difference": record.round_trip_logit_difference,

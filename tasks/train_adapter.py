@@ -5,13 +5,19 @@ from collections.abc import Mapping
 from tasks import engine
 from tasks.config import TrainingSettings
 from tasks.durability.step import step
+from tasks.durability.training_progress import published_progress
 from tasks.durability.upgrades import adopt_checkpoints
 from tasks.engine import workbench
 from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
 from tasks.runtime.progress import logger, progress
 from tasks.tracking import Tracker
 
-_OF_TRAINING = ("loss", "grad_norm", "learning_rate")
+_OF_TRAINING = {
+    "loss": "train/loss",
+    # MLflow's page has the charts in the order of their names: the losses come first.
+    "grad_norm": "update/grad_norm",
+    "learning_rate": "update/learning_rate",
+}
 _OF_EVALUATION = "eval_"
 
 
@@ -30,7 +36,7 @@ def train_adapter(
     model = workbench.take(injected)
     tracker = Tracker(run)
     tracker.log_params({f"training/{k}": v for k, v in settings.model_dump(mode="json").items()})
-    with progress("training step") as shown:
+    with progress("training step") as shown, published_progress(data, settings) as published:
         notes: dict[str, str] = {}
 
         def on_progress(now: TrainingProgress) -> None:
@@ -39,6 +45,7 @@ def train_adapter(
             losses = {n: v for n, v in now.metrics.items() if n in {"loss", "eval_loss"}}
             notes.update((name, f"{name} {value:.4f}") for name, value in losses.items())
             shown.at(now.step, now.num_steps, "  ".join(notes.values()))
+            published.at(now.step, now.num_steps, losses.get("loss"))
 
         record = engine.train_adapter(model, injected, data, settings, run.checkpoints, on_progress)
     workbench.put(record, model)
@@ -48,7 +55,7 @@ def train_adapter(
 
 def _tracked(logged: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics for MLflow, by their names there, from all that the Trainer logs."""
-    training = {f"train/{name}": logged[name] for name in _OF_TRAINING if name in logged}
+    training = {known: logged[name] for name, known in _OF_TRAINING.items() if name in logged}
     return training | {
         f"eval/{name.removeprefix(_OF_EVALUATION)}": value
         for name, value in logged.items()
@@ -59,13 +66,12 @@ def _tracked(logged: Mapping[str, float]) -> dict[str, float]:
 def _report(record: TrainedRecord, tracker: Tracker) -> None:
     tokens_per_second = record.num_tokens / record.seconds_training
     tracker.log_params({"training/batching_used": record.batching})
-    tracker.log_metrics(
+    tracker.log_numbers(
         {
             "train/tokens_per_second": tokens_per_second,
             "train/trained_tokens": record.num_trained_tokens,
             "adapter/change": record.adapter_change,
-        },
-        record.num_steps,
+        }
     )
     for warning in record.warnings:
         logger().warning(warning)

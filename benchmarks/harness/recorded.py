@@ -21,13 +21,22 @@ def mlflow_run(tracking_uri: str, flow_run_id: str) -> Any:  # noqa: ANN401 - ML
     return found
 
 
-def peak_memory_mb(run: Any) -> float:  # noqa: ANN401
+def peak_memory_mb(tracking_uri: str, run: Any) -> float:  # noqa: ANN401
     """Return the peak memory of the step that needed most, in MB."""
-    metrics: dict[str, float] = run.data.metrics
-    return max(value for name, value in metrics.items() if name.startswith("peak_memory_mb/"))
+    found = numbers(tracking_uri, run).items()
+    return max(value for name, value in found if name.startswith("peak_memory_mb/"))
+
+
+def numbers(tracking_uri: str, run: Any) -> dict[str, float]:  # noqa: ANN401
+    """Return the single numbers that a run logged, by name."""
+    from mlflow import MlflowClient
+
+    from tasks.tracking import recorded_numbers
+
+    return recorded_numbers(MlflowClient(tracking_uri), run.info.run_id)
 
 
 if __name__ == "__main__":
     request = read_request(RunRequest)
     found = mlflow_run(request.tracking_uri, request.flow_run_id)
-    answer([Peak(peak_memory_mb=peak_memory_mb(found))])
+    answer([Peak(peak_memory_mb=peak_memory_mb(request.tracking_uri, found))])

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.harness.messages import Job, Outcome
-from benchmarks.harness.recorded import mlflow_run, peak_memory_mb
+from benchmarks.harness.recorded import mlflow_run, numbers, peak_memory_mb
 from benchmarks.tools.ours import sections
 
 
@@ -48,7 +48,7 @@ def _outcome(report: dict[str, dict[str, object]]) -> Outcome:
         # Written last, so its time is when the adapter was complete.
         adapter_done=(folder / "manifest.json").stat().st_mtime,
         # All of step 4: it includes choosing how to batch, which counts as training time.
-        seconds_training=found.data.metrics["seconds/train_adapter"],
-        peak_memory_mb=peak_memory_mb(found),
+        seconds_training=numbers(uri, found)["seconds/train_adapter"],
+        peak_memory_mb=peak_memory_mb(uri, found),
         warnings=[f"{report['trained']['batching']} batches"],
     )

@@ -13,7 +13,7 @@ import click
 
 from flows.cli.adapter_commands import bundle, combine, export, predict, push
 from flows.cli.record_commands import moved, ship
-from flows.cli.retraining_commands import history, retrain, rollback
+from flows.cli.retraining_commands import history, promote, retrain, rollback
 from flows.cli.server_commands import alert, down, notify, up, watch
 from flows.cli.training_commands import check, init, resume, train
 from flows.cli.try_command import try_adapters
@@ -32,7 +32,7 @@ def cli() -> None:
 _COMMANDS = (
     *(init, check, train, resume),
     *(predict, try_adapters, export, combine, bundle, push),
-    *(retrain, history, rollback),
+    *(retrain, history, promote, rollback),
     *(up, down, watch, notify, alert),
     *(ship, moved),
 )

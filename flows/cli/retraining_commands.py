@@ -1,6 +1,8 @@
-"""The commands of retraining: `retrain`, `history` and `rollback`."""
+"""The commands of retraining: `retrain`, `history`, `promote` and `rollback`."""
 
+import getpass
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,10 +10,10 @@ import click
 
 from flows.cli import options
 from flows.cli.early_checks import check_training
-from tasks.errors import UserError
+from tasks.errors import AdapterflowError, UserError
 
 if TYPE_CHECKING:
-    from tasks.tracking import Registry
+    from tasks.tracking import Promoted, Registry
 
 _STORE = click.option(
     "--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI or the embedded store."
@@ -57,6 +59,61 @@ def history(name: str, tracking_uri: str | None, as_json: bool) -> None:  # noqa
         click.echo(json.dumps([one.model_dump(mode="json") for one in versions]))
     else:
         print_history(versions)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1))
+@click.option("--reason", required=True, help="Why; recorded with the version.")
+@_STORE
+def promote(name: str, version: int, reason: str, tracking_uri: str | None) -> None:
+    """Make VERSION of the registered model NAME the champion, whatever was decided on it."""
+    if not reason.strip():
+        raise UserError("--reason is empty; give the reason for the promotion")
+    registry = _registry(name, tracking_uri)
+    done = registry.promote_by_hand(version, " ".join(reason.split()), _user())
+    if done is None:
+        click.echo(f"{name}: version {version} is champion already; nothing changed")
+        return
+    instead = f", in place of version {done.former}" if done.former else ""
+    click.echo(f"{name}: version {version} is champion now{instead}")
+    _send_event(done)
+
+
+def _user() -> str:
+    """Return the name of the operating system's user, as far as it has one."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user without a name
+        return f"user {os.getuid()}"
+
+
+def _send_event(done: "Promoted") -> None:
+    """Send the promotion's event, as a retraining does; without Prefect the promotion stands."""
+    from flows.cli.process import prepare_process
+    from tasks.retraining.promotion import decision_event
+    from tasks.runtime import events
+
+    tags = done.version.tags
+    scores: dict[str, dict[str, float]] = {}
+    for key, value in tags.items():
+        if key.startswith("score."):
+            _, model, metric = key.split(".", 2)
+            scores.setdefault(model, {})[metric] = float(value)
+    event = decision_event(
+        done.version,
+        is_promoted=True,
+        reason=done.reason,
+        scores=scores,
+        flow_run_id=tags.get("lineage.prefect_flow_run_id"),
+    )
+    try:
+        prepare_process()
+        events.send([event])
+    except AdapterflowError as error:
+        raise AdapterflowError(
+            f"the promotion stands, but its event can't be sent to Prefect: {error}"
+        ) from error
 
 
 @click.command()

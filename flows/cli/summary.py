@@ -5,6 +5,7 @@ from rich.table import Table
 
 from flows.server.embedded import ui_command as prefect_ui_command
 from flows.server.programs import near, runnable
+from tasks.engine.scoring import Judged, judge
 from tasks.records import ReportRecord, RunRecord, SampleRecord
 from tasks.tracking import Tracker, mlflow_run_id, ship_command
 from tasks.tracking import ui_command as mlflow_ui_command
@@ -15,23 +16,25 @@ _SHOWN_SAMPLES = 4
 def print_summary(report: ReportRecord) -> None:
     """Print the summary on stdout."""
     console = Console(highlight=False, soft_wrap=True)
-    if report.loaded.samples:
-        Console(highlight=False).print(_answers(report.loaded.samples))
+    if judged := judge(report.loaded):
+        Console(highlight=False).print(_answers(report.loaded.samples, judged))
     for name, value in _lines(report):
         console.print(f"[bold]{name:<12}[/bold] ", end="")
         console.print(value, markup=False)
 
 
-def _answers(samples: tuple[SampleRecord, ...]) -> Table:
+def _answers(samples: tuple[SampleRecord, ...], judged: Judged) -> Table:
     table = Table(title="Held-out rows, base beside adapter", show_lines=True)
     for column in ("prompt", "base", "adapter"):
         table.add_column(column, ratio=1, overflow="fold")
     for sample in samples[:_SHOWN_SAMPLES]:
-        mark = "[green]✓[/green] " if sample.adapter_matches else "[red]✗[/red] "
+        is_exact = sample.adapter_matches
+        mark = judged.mark(sample.adapter_answer, sample.expected, is_exact=is_exact)
+        color = "green" if is_exact else "yellow" if judged.is_free_text else "red"
         table.add_row(
             _escaped(sample.prompt),
             _escaped(sample.base_answer),
-            mark + _escaped(sample.adapter_answer),
+            f"[{color}]{mark}[/{color}] {_escaped(sample.adapter_answer)}",
         )
     return table
 
@@ -43,14 +46,10 @@ def _escaped(text: str) -> str:
 
 
 def _lines(report: ReportRecord) -> list[tuple[str, str]]:
-    trained, saved, loaded = report.trained, report.saved, report.loaded
+    trained, saved = report.trained, report.saved
     lines = []
-    if loaded.adapter_exact_match is not None:
-        scores = (
-            f"base {loaded.base_exact_match:.0%}, adapter {loaded.adapter_exact_match:.0%} "
-            f"of {loaded.num_samples} held-out answers exactly right"
-        )
-        lines.append(("answers", scores))
+    if judged := judge(report.loaded):
+        lines.append(("answers", judged.text))
     loss = f"{trained.train_loss:.4f}"
     if trained.eval_loss is not None:
         loss += f", held out {trained.eval_loss:.4f}"

@@ -1,5 +1,7 @@
 """A person's approval before a promotion, requested in Prefect's UI."""
 
+from enum import StrEnum
+
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout
@@ -20,11 +22,25 @@ from tasks.runtime.progress import logger
 _POLL_SECONDS = 5
 
 
+class Choice(StrEnum):
+    """What an approver may choose."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
+
+
 class Approval(RunInput):
     """The approver's answer."""
 
-    approve: bool = Field(default=False, description="Make the challenger the champion.")
-    comment: str = Field(default="", description="Why; recorded with the version.")
+    # Required and without a default: nobody approves or rejects by pressing a button too early.
+    decision: Choice = Field(
+        description="`approve` makes the challenger the champion, `reject` keeps what there is."
+    )
+    comment: str = Field(
+        default="",
+        description="Why, and your name, as Prefect does not say who answers; recorded with the "
+        "version.",
+    )
 
 
 def check_can_wait() -> None:
@@ -48,25 +64,24 @@ def check_can_wait() -> None:
         )
 
 
-def approved(
-    decision: DecisionRecord, comparison: str, settings: ApprovalSettings
-) -> DecisionRecord:
+def approved(decision: DecisionRecord, proposal: str, settings: ApprovalSettings) -> DecisionRecord:
     """Pause until somebody approves or rejects in the UI, or the time is up.
 
     A run that was killed while it waited asks again.
 
     Args:
         decision: the proposed promotion.
-        comparison: what the approver is shown, as Markdown.
+        proposal: what the approver is shown, as Markdown: the question, and what speaks for it.
         settings: how long to wait, and what no answer means.
 
     Returns:
-        The decision with its new outcome and reason.
+        The decision with what was answered, and the outcome and reason that follow from it.
     """
     seconds = max(1, round(settings.timeout_minutes * 60))
+    without = "promoted" if settings.on_timeout is OnTimeout.PROMOTE else "not promoted"
     shown = (
-        f"Without an answer within {settings.timeout_minutes:g} minutes: "
-        f"{settings.on_timeout}.\n\n{comparison}"
+        f"{proposal}\n\nWithout an answer within {settings.timeout_minutes:g} minutes it is "
+        f"{without}.\n"
     )
     logger().info("waiting %d s for approval: resume the run %s", seconds, _where())
     try:
@@ -81,25 +96,27 @@ def approved(
         _set_running()
         return _unanswered(decision, settings)
     comment = answer.comment.strip() or "no comment"
-    if answer.approve:
-        return decision.model_copy(update={"reason": f"{decision.reason}; approved: {comment}"})
-    reason = f"rejected: approval was not given ({comment}); {_proposed(decision)}"
-    return decision.model_copy(update={"outcome": Outcome.REJECT, "reason": reason})
+    if answer.decision is Choice.APPROVE:
+        return decision.model_copy(update={"approval": f"approved in Prefect: {comment}"})
+    return decision.model_copy(
+        update={
+            "outcome": Outcome.REJECT,
+            "approval": f"rejected in Prefect: {comment}",
+            "reason": f"rejected: approval was not given ({comment}); {decision.compared}",
+        }
+    )
 
 
 def _unanswered(decision: DecisionRecord, settings: ApprovalSettings) -> DecisionRecord:
     no_answer = f"nobody answered within {settings.timeout_minutes:g} minutes"
     if settings.on_timeout is OnTimeout.PROMOTE:
-        return decision.model_copy(update={"reason": f"{decision.reason}; approved: {no_answer}"})
+        return decision.model_copy(update={"approval": no_answer})
     reason = (
-        f"not promoted: {no_answer}; {_proposed(decision)}; the next retraining asks again, even "
-        "on unchanged data"
+        f"not promoted: {no_answer}; {decision.compared}; the next retraining asks again, even on "
+        "unchanged data"
     )
-    return decision.model_copy(update={"outcome": Outcome.UNANSWERED, "reason": reason})
-
-
-def _proposed(decision: DecisionRecord) -> str:
-    return decision.reason.removeprefix("promoted: ")
+    unanswered = {"outcome": Outcome.UNANSWERED, "approval": no_answer, "reason": reason}
+    return decision.model_copy(update=unanswered)
 
 
 def _where() -> str:

@@ -97,7 +97,7 @@ def _measured(function: Callable[P, R]) -> Callable[P, R]:
             result = function(*args, **kwargs)
         # The validation runs before the MLflow run is opened, and has none.
         if run:
-            Tracker(run).log_metrics(measurement.as_metrics(function.__name__))
+            Tracker(run).log_numbers(measurement.as_numbers(function.__name__))
         return result
 
     return with_measurement

@@ -14,18 +14,25 @@ from tasks.durability.dead_runs import end_dead_runs
 from tasks.durability.retention import tidy
 from tasks.durability.run_folder import check_output_folder, run_folder
 from tasks.durability.run_lock import alive
-from tasks.durability.unchanged import INPUTS_TAG, ROWS_TAG, fingerprint, rows_sha256
+from tasks.durability.shown_run import about, publish_link
+from tasks.durability.unchanged import (
+    INPUTS_TAG,
+    ROWS_PARAM,
+    ROWS_TAG,
+    fingerprint,
+    rows_sha256,
+)
 from tasks.engine.data.splits import odd_text
 from tasks.errors import UserError
 from tasks.records import DataRecord, RunRecord, SplitRecord, tokens_in
 from tasks.runtime import home
-from tasks.runtime.links import link_to_prefect
 from tasks.runtime.progress import logger
 from tasks.tracking import (
     Status,
     Tracker,
     is_begun,
     open_run,
+    param_before,
     ship_all,
     ship_command,
     tag_before,
@@ -78,7 +85,8 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
     is_new = not is_begun(folder)
     rows = rows_sha256(data)
     # Without its token files, which are removed in time, a resumed run has read the rows anew.
-    if tag_before(folder, ROWS_TAG) not in (None, rows):
+    before = param_before(folder, ROWS_PARAM) or tag_before(folder, ROWS_TAG)
+    if before not in (None, rows):
         raise UserError(
             f"the rows of {data.train.source} changed since this run began, and its token files "
             "are missing; start a new run"
@@ -88,16 +96,14 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
         run_name=str(flow_run.get_name()),
         flow_run_id=str(flow_run.get_id()),
         folder=folder,
-        tags={
-            INPUTS_TAG: fingerprint(config, data),
-            ROWS_TAG: rows,
-            **link_to_prefect(),
-        },
+        tags={INPUTS_TAG: fingerprint(config, data)},
     )
     tracker = Tracker(run)
     with _ending(run, tracker, is_new=is_new):
+        publish_link(run)
         _look_after_earlier_runs(run)
         _log_inputs(config, data, tracker)
+        tracker.describe(about(config, data))
         yield run
     tidy(config.output, run)
 
@@ -168,6 +174,7 @@ def _log_inputs(config: TrainAdapterConfig, data: DataRecord, tracker: Tracker) 
         {
             "data/row_format": data.row_format,
             "data/template": data.template,
+            ROWS_PARAM: rows_sha256(data),
             **{k: v for name, one in splits.items() for k, v in _counts(name, one).items()},
             **{f"data/odd/{one.kind}": odd_text(one) for one in data.odd},
         }
@@ -180,14 +187,12 @@ def _log_inputs(config: TrainAdapterConfig, data: DataRecord, tracker: Tracker) 
 
 
 def _log_datasets(split: SplitRecord, context: str, tracker: Tracker) -> None:
-    """Log each source of a split as a dataset, and the sha256 of all rows in order as a tag."""
-    if not split.parts:
-        tracker.log_dataset(split, context)
-        return
-    for part in split.parts:
-        if part.num_rows:
+    """Log each source of a split as a dataset."""
+    for part in split.by_source:
+        if not split.parts:
+            tracker.log_dataset(part, context)
+        elif part.num_rows:
             tracker.log_dataset(part, f"{context}/{part.name}")
-    tracker.set_tags({f"dataset.{context}.sha256": split.sha256})
 
 
 def _counts(context: str, split: SplitRecord) -> dict[str, object]:

@@ -13,7 +13,9 @@ from tasks.runtime.code_identity import code_sha256
 from tasks.tracking import finished_run
 
 INPUTS_TAG = "adapterflow.inputs"
+ROWS_PARAM = "data/rows_sha256"
 ROWS_TAG = "adapterflow.rows"
+"""What earlier versions have instead of the parameter."""
 
 
 def fingerprint(config: TrainAdapterConfig, data: DataRecord) -> str:

@@ -93,6 +93,10 @@ class Outcome(StrEnum):
     """The inputs are unchanged, so nothing was trained."""
 
 
+UNDECIDED = (Outcome.OUTDATED, Outcome.UNANSWERED)
+"""Outcomes without a verdict on the version: one made from the same inputs may be promoted."""
+
+
 class GuardRecord(Record):
     """A metric that may get worse by no more than `tolerated`."""
 
@@ -108,6 +112,11 @@ class DecisionRecord(Record):
 
     outcome: Outcome
     reason: str
+    """What came of it so far: `better: …` is a proposal, `promoted: …` is done."""
+    compared: str = ""
+    """The scores side by side in words, whatever came of them; empty if none were compared."""
+    approval: str = ""
+    """What the person said who was asked; empty if nobody was."""
     metric: str
     num_rows: int
     incumbent: float | None = None

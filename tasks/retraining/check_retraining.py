@@ -15,14 +15,20 @@ from tasks.engine.preparation import recorded_renderer
 from tasks.engine.scoring import HeldOut, open_held_out, source_sha256
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import found_adapters
-from tasks.records import CHAMPION, BaseSource, CheckedRecord, DataRecord, Outcome, VersionRecord
+from tasks.records import (
+    CHAMPION,
+    UNDECIDED,
+    BaseSource,
+    CheckedRecord,
+    DataRecord,
+    Outcome,
+    VersionRecord,
+)
 from tasks.retraining import lineage
 from tasks.runtime.progress import logger
 from tasks.tracking import OUTCOME_TAG, Registry, tracking_uri
 
 _SHOWN_ROWS = 10
-_OPEN = (Outcome.OUTDATED, Outcome.UNANSWERED)
-"""Outcomes without a verdict on the version: one made from the same inputs may be promoted."""
 
 
 @step
@@ -167,7 +173,7 @@ def _version_made_from(versions: list[VersionRecord], made_of: dict[str, str]) -
     same = [
         one.version
         for one in versions
-        if one.tags.get(OUTCOME_TAG, Outcome.OUTDATED) not in _OPEN
+        if one.tags.get(OUTCOME_TAG, Outcome.OUTDATED) not in UNDECIDED
         and made_of.items() <= one.tags.items()
     ]
     return same[-1] if same else None

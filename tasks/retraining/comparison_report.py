@@ -1,30 +1,82 @@
-"""The comparison as Markdown, short enough to read in a minute."""
+"""The comparison as Markdown, short enough to read in a minute, and the proposal of a promotion."""
 
-from tasks.engine.scoring import LESS_IS_BETTER, ModelScores, read_scores
-from tasks.records import CheckedRecord, DecisionRecord, EvaluatedRecord
-from tasks.runtime.markdown import cell
+from tasks.engine.scoring import LESS_IS_BETTER, ModelScores, metric_title, read_scores
+from tasks.records import (
+    CHALLENGER,
+    CheckedRecord,
+    DecisionRecord,
+    EvaluatedRecord,
+    Outcome,
+)
+from tasks.runtime.markdown import blocks, breakable
 
-_SHOWN_ROWS = 5
-_LONGEST_CELL = 160
+_SHOWN_ROWS = 3
+_TITLES = {
+    Outcome.PROMOTE: "Promoted",
+    Outcome.REJECT: "Rejected",
+    Outcome.REFUSE: "Refused",
+    Outcome.OUTDATED: "Not promoted",
+    Outcome.UNANSWERED: "Not promoted",
+    Outcome.SKIP: "Skipped",
+}
 
 
 def comparison_report(
-    evaluated: EvaluatedRecord, decision: DecisionRecord, checked: CheckedRecord
+    evaluated: EvaluatedRecord,
+    decision: DecisionRecord,
+    checked: CheckedRecord,
+    *,
+    is_proposal: bool = False,
+    picture: str = "",
 ) -> str:
-    """Return the decision, the scores side by side, and the rows that changed most."""
-    names = [model.name for model in evaluated.models]
-    header = [f"| metric | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    """Return the decision, the scores side by side, and the rows that changed most.
+
+    Args:
+        evaluated: the models' scores.
+        decision: what was decided.
+        checked: what the retraining started from.
+        is_proposal: a person has still to approve what was decided.
+        picture: Markdown of the scores' picture.
+    """
+    title = question(decision, checked) if is_proposal else _TITLES[decision.outcome]
     return "\n".join(
         [
-            f"# {decision.reason}",
+            f"# {title}",
             "",
-            *header,
+            f"{decision.reason[:1].upper()}{decision.reason[1:]}",
+            "",
+            *([picture, ""] if picture else []),
             *_scores(evaluated, decision),
-            "",
             *_guards(decision),
             *_changed_rows(evaluated, decision),
             *_about(evaluated, checked),
         ]
+    )
+
+
+def proposal(evaluated: EvaluatedRecord, decision: DecisionRecord, checked: CheckedRecord) -> str:
+    """Return what an approver is shown: the question, the scores, and where the rows are."""
+    artifact = "The rows that improved or got worse: artifact `adapter-comparison` of this run."
+    return "\n".join(
+        [
+            f"## {question(decision, checked)}",
+            "",
+            *_scores(evaluated, decision),
+            *_guards(decision),
+            artifact,
+        ]
+    )
+
+
+def question(decision: DecisionRecord, checked: CheckedRecord) -> str:
+    """Return in one line what is proposed, before any of it has happened."""
+    who = "the base"
+    if checked.champion:
+        who = f"the champion (version {checked.champion.version})"
+    scores = f"{decision.challenger:.4g} against {decision.incumbent:.4g}"
+    return (
+        f"Better than {who}: {metric_title(decision.metric)} {scores} on {decision.num_rows} rows. "
+        "Make it champion?"
     )
 
 
@@ -41,20 +93,23 @@ def row_changes(
 
 
 def _scores(evaluated: EvaluatedRecord, decision: DecisionRecord) -> list[str]:
-    lines = []
-    for metric in evaluated.models[0].scores:
+    """Return the table of scores, the metric that decides first."""
+    names = [model.name for model in evaluated.models]
+    lines = [f"| metric | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    metrics = sorted(evaluated.models[0].scores, key=lambda name: name != decision.metric)
+    for metric in metrics:
         values = [model.scores[metric] for model in evaluated.models]
         best = min(values) if metric in LESS_IS_BETTER else max(values)
         cells = [f"**{v:.4g}**" if v == best else f"{v:.4g}" for v in values]
         mark = " (decides)" if metric == decision.metric else ""
-        lines.append(f"| {metric}{mark} | {' | '.join(cells)} |")
+        lines.append(f"| {metric_title(metric)}{mark} | {' | '.join(cells)} |")
     speeds = [f"{model.rows_per_second:.1f}" for model in evaluated.models]
-    return [*lines, f"| rows/s | {' | '.join(speeds)} |"]
+    return [*lines, f"| rows/s | {' | '.join(speeds)} |", ""]
 
 
 def _guards(decision: DecisionRecord) -> list[str]:
     lines = [
-        f"- guard {guard.metric}: {guard.incumbent:.4g} to {guard.challenger:.4g}, "
+        f"- guard {metric_title(guard.metric)}: {guard.incumbent:.4g} to {guard.challenger:.4g}, "
         f"{guard.tolerated:g} worse tolerated: {'holds' if guard.holds else '**violated**'}"
         for guard in decision.guards
     ]
@@ -63,26 +118,20 @@ def _guards(decision: DecisionRecord) -> list[str]:
 
 def _changed_rows(evaluated: EvaluatedRecord, decision: DecisionRecord) -> list[str]:
     prompts, scores = read_scores(evaluated.rows.path, evaluated.answers)
-    incumbent, challenger = scores[evaluated.incumbent], scores["challenger"]
+    incumbent, challenger = scores[evaluated.incumbent], scores[CHALLENGER]
     lines = []
     for what, rows in zip(
         ("better", "worse"), row_changes(decision.metric, incumbent, challenger), strict=True
     ):
         lines += [f"## {len(rows)} rows got {what}", ""]
-        if rows:
-            lines += [
-                f"| prompt | expected | {evaluated.incumbent} | challenger |",
-                "|---|---|---|---|",
-            ]
         for row in rows[:_SHOWN_ROWS]:
-            texts = (
-                prompts[row],
-                challenger.expected[row],
-                incumbent.rows[row].answer,
-                challenger.rows[row].answer,
-            )
-            lines.append(f"| {' | '.join(cell(text, _LONGEST_CELL) for text in texts)} |")
-        lines += [""] * bool(rows)
+            texts = {
+                "Prompt": prompts[row],
+                "Expected": challenger.expected[row],
+                evaluated.incumbent.capitalize(): incumbent.rows[row].answer,
+                CHALLENGER.capitalize(): challenger.rows[row].answer,
+            }
+            lines += [f"### Row {row + 1}", "", *blocks(texts)]
     return lines
 
 
@@ -93,10 +142,12 @@ def _about(evaluated: EvaluatedRecord, checked: CheckedRecord) -> list[str]:
         "",
         f"- {evaluated.num_rows} held-out rows, sha256 `{checked.held_out.sha256}`",
         f"- of them in the training data: {leaks}",
-        *(
-            f"- {model.name}: `{model.source}`, sha256 `{model.weights_sha256}`"
-            for model in evaluated.models
-        ),
+        *(f"- {_about_model(evaluated, name)}" for name in range(len(evaluated.models))),
         *(f"- {warning}" for warning in evaluated.warnings),
         "",
     ]
+
+
+def _about_model(evaluated: EvaluatedRecord, place: int) -> str:
+    model = evaluated.models[place]
+    return f"{model.name}: {breakable(model.source)}, sha256 `{model.weights_sha256}`"

@@ -105,7 +105,7 @@ def _report(record: EvaluatedRecord, tracker: Tracker) -> None:
         logger().warning(warning)
     for model in record.models:
         metrics = {**model.scores, "rows_per_second": model.rows_per_second}
-        tracker.log_metrics({f"evaluation/{model.name}_{k}": v for k, v in metrics.items()})
+        tracker.log_numbers({f"evaluation/{model.name}_{k}": v for k, v in metrics.items()})
         logger().info(
             "%s on %d rows at %.1f rows/s: %s",
             model.name,

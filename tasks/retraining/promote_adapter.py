@@ -2,10 +2,13 @@
 
 from uuid import UUID, uuid5
 
-from prefect.events import Event, RelatedResource, Resource
+from prefect.events import Event
 
 from tasks.durability.step import step
+from tasks.engine.scoring import metric_title
 from tasks.records import (
+    CHAMPION,
+    UNDECIDED,
     CheckedRecord,
     DecisionRecord,
     EvaluatedRecord,
@@ -13,6 +16,7 @@ from tasks.records import (
     RunRecord,
     VersionRecord,
 )
+from tasks.retraining.promotion import decision_event, promote_command
 from tasks.runtime import events
 from tasks.runtime.progress import logger
 from tasks.tracking import OUTCOME_TAG, REASON_TAG, Registry, Tracker
@@ -34,14 +38,56 @@ def promote_adapter(
         PassingError: the registry or Prefect can't be reached.
     """
     registry = Registry(run.tracking_uri, version.name)
-    former = checked.champion.version if checked.champion else None
-    if decision.outcome is Outcome.PROMOTE and (no := registry.promote(version.version, former)):
-        decision = decision.model_copy(update=no._asdict())
+    decision = _carried_out(registry, version, decision, checked)
     registry.tag(version.version, _tags(evaluated, decision))
-    Tracker(run).set_tags({OUTCOME_TAG: decision.outcome, REASON_TAG: decision.reason})
+    lines = _lines(evaluated, decision, checked)
+    registry.describe(version.version, lines)
+    tracker = Tracker(run)
+    tracker.set_tags({OUTCOME_TAG: decision.outcome, REASON_TAG: decision.reason})
+    tracker.describe(lines)
     events.send([_event(version, evaluated, decision, run)])
     logger().info("%s %s", version.uri, decision.reason)
     return decision
+
+
+def _carried_out(
+    registry: Registry, version: VersionRecord, decision: DecisionRecord, checked: CheckedRecord
+) -> DecisionRecord:
+    """Move the aliases as decided; return the decision with what came of it."""
+    no = None
+    if decision.outcome is Outcome.PROMOTE:
+        former = checked.champion.version if checked.champion else None
+        no = registry.promote(version.version, former)
+        if no is None:
+            said = f"; {decision.approval}" if decision.approval else ""
+            reason = f"promoted: {decision.compared}{said}"
+            return decision.model_copy(update={"reason": reason})
+        decision = decision.model_copy(update=no._asdict())
+    if decision.outcome not in UNDECIDED:
+        registry.withdraw(version.version)
+    after_all = f"{decision.reason}; to promote it after all: {promote_command(version)}"
+    return decision.model_copy(update={"reason": after_all})
+
+
+def _lines(
+    evaluated: EvaluatedRecord, decision: DecisionRecord, checked: CheckedRecord
+) -> dict[str, str]:
+    """Return the lines of the descriptions of version and run that say how it was decided."""
+    scores = (
+        f"{_named(model.name, checked)} {model.scores[decision.metric]:.4g}"
+        for model in reversed(evaluated.models)
+    )
+    title = metric_title(decision.metric)
+    return {
+        "Score": f"{title} on {evaluated.num_rows} held-out rows: {', '.join(scores)}",
+        "Decision": decision.reason,
+        "Approval": decision.approval or "not asked for",
+    }
+
+
+def _named(model: str, checked: CheckedRecord) -> str:
+    is_champion = model == CHAMPION and checked.champion
+    return f"{model} (version {checked.champion.version})" if is_champion else model
 
 
 def _tags(evaluated: EvaluatedRecord, decision: DecisionRecord) -> dict[str, str]:
@@ -65,25 +111,12 @@ def _event(
 
     Its id is a function of run and version, so that Prefect counts it once, however often sent.
     """
-    is_promoted = decision.outcome is Outcome.PROMOTE
-    event = f"adapterflow.adapter.{'promoted' if is_promoted else 'rejected'}"
-    labels = {
-        "prefect.resource.id": f"adapterflow.adapter.{version.name}",
-        "prefect.resource.name": version.name,
-    }
-    flow_run = {
-        "prefect.resource.id": f"prefect.flow-run.{run.flow_run_id}",
-        "prefect.resource.role": "flow-run",
-    }
-    return Event(
-        event=event,
-        resource=Resource(labels),
-        related=[RelatedResource(flow_run)],
-        payload={
-            "version": version.version,
-            "uri": version.uri,
-            "reason": decision.reason,
-            "scores": {model.name: model.scores for model in evaluated.models},
-        },
-        id=uuid5(UUID(run.flow_run_id), f"{event} {version.version}"),
+    event = decision_event(
+        version,
+        is_promoted=decision.outcome is Outcome.PROMOTE,
+        reason=decision.reason,
+        scores={model.name: model.scores for model in evaluated.models},
+        flow_run_id=run.flow_run_id,
     )
+    identity = uuid5(UUID(run.flow_run_id), f"{event.event} {version.version}")
+    return event.model_copy(update={"id": identity})

@@ -11,28 +11,43 @@ from tasks.records import (
     EvaluatedRecord,
     RunRecord,
 )
-from tasks.retraining.comparison_report import comparison_report
-from tasks.runtime.markdown import embedded
+from tasks.retraining.comparison_report import comparison_report, question
+from tasks.runtime.markdown import embedded, without_breaks
 from tasks.tracking import Tracker
 
 
 @step
 def publish_comparison(
-    evaluated: EvaluatedRecord, decision: DecisionRecord, checked: CheckedRecord, run: RunRecord
+    evaluated: EvaluatedRecord,
+    decision: DecisionRecord,
+    checked: CheckedRecord,
+    run: RunRecord,
+    *,
+    is_proposal: bool = False,
 ) -> str:
-    """Publish the comparison, and return it as Markdown without the picture."""
+    """Publish the comparison, and return it as Markdown without the picture.
+
+    Before a person approved it, a promotion is a proposal.
+    """
     picture = draw_comparison(evaluated, decision, run.folder / "evaluation" / "comparison.png")
-    markdown = comparison_report(evaluated, decision, checked)
+    markdown = comparison_report(
+        evaluated,
+        decision,
+        checked,
+        is_proposal=is_proposal,
+        picture=embedded("scores", picture),
+    )
+    plain = comparison_report(evaluated, decision, checked, is_proposal=is_proposal)
     tracker = Tracker(run)
     tracker.log_file(picture)
-    tracker.log_text(markdown, "comparison.md")
+    tracker.log_text(without_breaks(plain), "comparison.md")
     tracker.log_table(_table(evaluated), "comparison.json")
     create_markdown_artifact(
-        markdown=f"{markdown}\n{embedded('scores', picture)}\n",
+        markdown=markdown,
         key="adapter-comparison",
-        description=decision.reason,
+        description=question(decision, checked) if is_proposal else decision.reason,
     )
-    return markdown
+    return plain
 
 
 def _table(evaluated: EvaluatedRecord) -> list[dict[str, object]]:

@@ -1,12 +1,14 @@
 """After the six steps: register the adapter as a version, with its lineage."""
 
 from tasks.config import RegistrySettings
+from tasks.durability.shown_run import about_data
 from tasks.durability.step import step
 from tasks.errors import PassingError
 from tasks.records import CheckedRecord, DataRecord, RunRecord, SavedRecord, VersionRecord
 from tasks.retraining.lineage import lineage, package_versions
+from tasks.runtime.links import link_to_prefect
 from tasks.runtime.progress import logger
-from tasks.tracking import Registry, Tracker, mlflow_run_id
+from tasks.tracking import OUTCOME_TAG, Registry, Tracker, mlflow_run_id
 
 
 @step
@@ -32,5 +34,9 @@ def register_adapter(
     registry = Registry(run.tracking_uri, settings.name)
     tags = lineage(data, saved, checked, run)
     version = registry.register(source, mlflow_run_id(run), tags)
+    if OUTCOME_TAG not in version.tags:
+        base = f"`{saved.base.reference}`"
+        origin = {**about_data(data), "Base": base, "Prefect run": link_to_prefect()}
+        registry.describe(version.version, {**origin, "Decision": "not decided yet"})
     logger().info("registered as %s, the challenger", version.uri)
     return version

@@ -1,4 +1,4 @@
-"""Links from the MLflow run to the Prefect flow run."""
+"""Links to the Prefect flow run, for MLflow."""
 
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
@@ -6,19 +6,10 @@ from prefect.utilities.urls import url_for
 
 from tasks.runtime.addresses import masked
 
-# MLflow shows this tag as the run's description, in Markdown.
-_DESCRIPTION_TAG = "mlflow.note.content"
 
-
-def link_to_prefect() -> dict[str, str]:
-    """Return MLflow tags that link to the current flow run; none if its server has no UI."""
-    if not get_current_settings().server.ui.enabled:
-        return {}
-    url = url_for("flow-run", obj_id=str(flow_run.get_id()))
-    if not url:
-        return {}
-    name, url = flow_run.get_name(), masked(url)
-    return {
-        "prefect.flow_run_url": url,
-        _DESCRIPTION_TAG: f"Prefect flow run [{name}]({url})",
-    }
+def link_to_prefect() -> str:
+    """Return the current flow run's name in Markdown, as a link if its server has a UI."""
+    name = str(flow_run.get_name())
+    has_pages = get_current_settings().server.ui.enabled
+    url = url_for("flow-run", obj_id=str(flow_run.get_id())) if has_pages else None
+    return f"[{name}]({masked(url)})" if url else f"`{name}`"

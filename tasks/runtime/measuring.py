@@ -18,15 +18,15 @@ class Measurement:
     peak_memory_bytes: int = 0
     peak_gpu_bytes: int = 0
 
-    def as_metrics(self, step: str) -> dict[str, float]:
-        """Return the metrics by their names in MLflow, whose UI groups them by prefix."""
-        metrics = {
+    def as_numbers(self, step: str) -> dict[str, float]:
+        """Return what was measured of a step by its names in MLflow."""
+        numbers = {
             f"seconds/{step}": self.seconds,
             f"peak_memory_mb/{step}": self.peak_memory_bytes / 1e6,
         }
         if self.peak_gpu_bytes:
-            metrics[f"peak_gpu_memory_mb/{step}"] = self.peak_gpu_bytes / 1e6
-        return metrics
+            numbers[f"peak_gpu_memory_mb/{step}"] = self.peak_gpu_bytes / 1e6
+        return numbers
 
 
 @contextmanager

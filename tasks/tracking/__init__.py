@@ -34,17 +34,15 @@ from tasks.tracking.past_runs import (  # noqa: E402
     is_begun,
     is_registered,
     mlflow_run_id,
+    param_before,
+    recorded_numbers,
     recorded_runs,
     run_url,
     running_elsewhere,
     tag_before,
 )
-from tasks.tracking.registry import (  # noqa: E402
-    OUTCOME_TAG,
-    REASON_TAG,
-    ROLLED_BACK_TAG,
-    Registry,
-)
+from tasks.tracking.registered_versions import Promoted  # noqa: E402
+from tasks.tracking.registry import Registry  # noqa: E402
 from tasks.tracking.run import (  # noqa: E402
     Tracker,
     open_run,
@@ -52,12 +50,14 @@ from tasks.tracking.run import (  # noqa: E402
     ui_command,
 )
 from tasks.tracking.store import check_store, embedded_store, ready_client, tracking_uri  # noqa: E402
+from tasks.tracking.version_tags import OUTCOME_TAG, REASON_TAG, ROLLED_BACK_TAG  # noqa: E402
 
 __all__ = [
     "OUTCOME_TAG",
     "REASON_TAG",
     "ROLLED_BACK_TAG",
     "Outcome",
+    "Promoted",
     "RecordedRun",
     "Registry",
     "Status",
@@ -72,7 +72,9 @@ __all__ = [
     "is_registered",
     "mlflow_run_id",
     "open_run",
+    "param_before",
     "ready_client",
+    "recorded_numbers",
     "recorded_runs",
     "repair",
     "run_url",

@@ -1,10 +1,12 @@
 """Find earlier runs, in the run folders and in MLflow."""
 
+import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -14,6 +16,11 @@ from tasks.tracking.offline import outages
 from tasks.tracking.offline.journal import Journal
 from tasks.tracking.offline.shipping import FLOW_RUN_TAG, journals
 from tasks.tracking.store import ready_client, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_VIEW = "?workflowType=machine_learning"
 
 
 def is_begun(run_folder: Path) -> bool:
@@ -25,6 +32,13 @@ def tag_before(run_folder: Path, tag: str) -> str | None:
     """Return the value of a tag when the run was last opened; None if it had none."""
     opened = Journal(run_folder).named("reopen") if is_begun(run_folder) else ()
     values = [entry.arguments["tags"].get(tag) for entry in opened]
+    return values[-1] if values else None
+
+
+def param_before(run_folder: Path, param: str) -> str | None:
+    """Return the value of a parameter as it was last logged; None if it never was."""
+    logged = Journal(run_folder).named("log_params") if is_begun(run_folder) else ()
+    values = [one for entry in logged if (one := entry.arguments["params"].get(param))]
     return values[-1] if values else None
 
 
@@ -47,6 +61,24 @@ def is_registered(run: RunRecord) -> bool:
 
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+NUMBERS_FILE = "numbers.json"
+"""The artifact with a run's single numbers, as a table of names and values."""
+
+
+def numbers_in(table: str) -> dict[str, float]:
+    """Return the numbers in the text of a run's table, by name."""
+    return {str(name): float(value) for name, value in json.loads(table).get("data", [])}
+
+
+def recorded_numbers(client: "MlflowClient", run_id: str) -> dict[str, float]:
+    """Return a run's single numbers by name; those of an older version's run are its metrics."""
+    metrics = dict(client.get_run(run_id).data.metrics)
+    if NUMBERS_FILE not in {file.path for file in client.list_artifacts(run_id)}:
+        return metrics
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(client.download_artifacts(run_id, NUMBERS_FILE, folder))
+        return metrics | numbers_in(file.read_text(encoding="utf-8"))
 
 
 class RecordedRun(NamedTuple):
@@ -110,7 +142,9 @@ def finished_run(settings: TrackingSettings, tag: str, value: str) -> str | None
 
 
 def run_url(run: RunRecord) -> str | None:
-    """Return the URL of the run's page on an MLflow server; None without a server.
+    """Return the URL of the run's curves on an MLflow server; None without a server.
+
+    mlflow 3.17 opens an experiment on its page for GenAI unless the link names the kind of work.
 
     `MLFLOW_PUBLIC_URL` is the server's address for people, if it differs from the tracking URI.
     Name and password of the tracking URI are removed.
@@ -125,7 +159,7 @@ def run_url(run: RunRecord) -> str | None:
         return None
     reached = re.sub(r"(?<=://)[^/@]*@", "", run.tracking_uri)
     server = (os.environ.get("MLFLOW_PUBLIC_URL") or reached).rstrip("/")
-    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}/model-metrics{_VIEW}"
 
 
 def end_elsewhere(run: RunRecord, run_id: str, status: Status) -> None:

@@ -6,38 +6,42 @@ so that a retry ends in the same state. In an SQLite store, promotions exclude e
 on a server, the check of the current champion and the move are two calls, milliseconds apart.
 """
 
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tasks.errors import UserError
 from tasks.records import CHALLENGER, CHAMPION, Outcome, VersionRecord
-from tasks.tracking.adapter_sources import default_store
+from tasks.tracking import descriptions
 from tasks.tracking.offline import outages
+from tasks.tracking.registered_versions import (
+    NotPromoted,
+    Promoted,
+    create_version,
+    holder,
+    no_version,
+    overtaken,
+    record_of,
+    set_tags,
+    tag_run,
+    utc_now,
+    was_champion,
+)
 from tasks.tracking.store import store_client, store_lock
+from tasks.tracking.version_tags import (
+    OUTCOME_TAG,
+    OVERRULED_TAG,
+    PROMOTED_TAG,
+    REASON_TAG,
+    REPLACED_TAG,
+    ROLLED_BACK_TAG,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 PREVIOUS = "previous"
-
-OUTCOME_TAG = "decision.outcome"
-REASON_TAG = "decision.reason"
-REPLACED_TAG = "champion.replaced"
-"""Tag: the version that this one replaced as champion."""
-PROMOTED_TAG = "champion.since"
-"""Tag: when this version became champion."""
-ROLLED_BACK_TAG = "champion.rolled_back"
-"""Tag: when and why this version was rolled back."""
-
-
-class NotPromoted(NamedTuple):
-    """Why a version was not promoted."""
-
-    outcome: Outcome
-    reason: str
 
 
 class Registry:
@@ -75,9 +79,8 @@ class Registry:
                     raise
             # mlflow 3.17 makes a new version with each call, so look for the source first.
             found = next((v for v in self._versions(client) if v.source == source), None)
-            number = found.version if found else _create(client, self.name, source, run_id)
-            for key, value in tags.items():
-                client.set_model_version_tag(self.name, str(number), key, value)
+            number = found.version if found else create_version(client, self.name, source, run_id)
+            set_tags(client, self.name, number, tags)
             # A version that was decided on must not become challenger again in a retry.
             if not found or OUTCOME_TAG not in found.tags:
                 client.set_registered_model_alias(self.name, CHALLENGER, str(number))
@@ -86,8 +89,21 @@ class Registry:
     def tag(self, version: int, tags: Mapping[str, str]) -> None:
         """Set tags of a version; the last value wins."""
         with self._client() as client:
-            for key, value in tags.items():
-                client.set_model_version_tag(self.name, str(version), key, value)
+            set_tags(client, self.name, version, tags)
+
+    def describe(self, version: int, lines: Mapping[str, str]) -> None:
+        """Set lines of a version's description, and make the model's from its champion's."""
+        with self._client() as client, store_lock(self.uri):
+            before = client.get_model_version(self.name, str(version)).description or ""
+            after = descriptions.with_lines(before, lines)
+            client.update_model_version(self.name, str(version), after)
+            self._describe_model(client)
+
+    def withdraw(self, version: int) -> None:
+        """Make a version the challenger no longer, if it is."""
+        with self._client() as client, store_lock(self.uri):
+            if holder(self._versions(client), CHALLENGER) == version:
+                client.delete_registered_model_alias(self.name, CHALLENGER)
 
     def promote(self, version: int, instead_of: int | None) -> NotPromoted | None:
         """Make a version the champion, if the champion is `instead_of` (None: there is none).
@@ -113,10 +129,10 @@ class Registry:
             if back := mine.tags.get(ROLLED_BACK_TAG):
                 reason = f"rejected: it was champion and was rolled back, {back}"
                 return NotPromoted(Outcome.REJECT, reason)
-            champion = _holder(versions.values(), CHAMPION)
-            if version != champion and not _was_champion(version, versions.values()):
+            champion = holder(versions.values(), CHAMPION)
+            if version != champion and not was_champion(version, versions.values()):
                 if champion != instead_of:
-                    return _overtaken(champion)
+                    return overtaken(champion)
                 if champion is not None:
                     # Before the alias moves, as a rollback depends on this tag.
                     client.set_model_version_tag(
@@ -124,17 +140,60 @@ class Registry:
                     )
                 client.set_registered_model_alias(self.name, CHAMPION, str(version))
                 # MLflow has no compare-and-set for aliases, so check who has it now.
-                now = _holder(self._versions(client), CHAMPION)
+                now = holder(self._versions(client), CHAMPION)
                 if now != version:
-                    return _overtaken(now)
+                    return overtaken(now)
                 champion = version
             if PROMOTED_TAG not in mine.tags:
-                client.set_model_version_tag(self.name, str(version), PROMOTED_TAG, _now())
+                client.set_model_version_tag(self.name, str(version), PROMOTED_TAG, utc_now())
             if champion == version and instead_of in versions:
                 client.set_registered_model_alias(self.name, PREVIOUS, str(instead_of))
-            if _holder(versions.values(), CHALLENGER) == version:
+            if holder(versions.values(), CHALLENGER) == version:
                 client.delete_registered_model_alias(self.name, CHALLENGER)
             return None
+
+    def promote_by_hand(self, version: int, reason: str, who: str) -> Promoted | None:
+        """Make any version the champion because a person says so, whatever was decided on it.
+
+        It is recorded as a promotion by a decision is, with the decision that it overrules.
+
+        Args:
+            version: the version.
+            reason: why, for its tags and its description.
+            who: the person.
+
+        Returns:
+            What was done; None if the version is champion already.
+
+        Raises:
+            UserError: there is no such model, or no such version.
+        """
+        with self._client() as client, store_lock(self.uri):
+            versions = {one.version: one for one in self._versions(client)}
+            mine = versions.get(version) or no_version(
+                client, self.name, version, versions, self.uri
+            )
+            champion = holder(versions.values(), CHAMPION)
+            if champion == version:
+                return None
+            given = f"promoted by {who}: {reason}"
+            tags = {OUTCOME_TAG: Outcome.PROMOTE.value, REASON_TAG: given, PROMOTED_TAG: utc_now()}
+            if (before := mine.tags.get(REASON_TAG)) and before != given:
+                tags[OVERRULED_TAG] = before
+            if champion is not None:
+                tags[REPLACED_TAG] = str(champion)
+            # Before the alias moves, as a rollback depends on these.
+            set_tags(client, self.name, version, tags)
+            client.set_registered_model_alias(self.name, CHAMPION, str(version))
+            if champion is not None:
+                client.set_registered_model_alias(self.name, PREVIOUS, str(champion))
+            if ROLLED_BACK_TAG in mine.tags:
+                client.delete_model_version_tag(self.name, str(version), ROLLED_BACK_TAG)
+            if CHALLENGER in mine.aliases:
+                client.delete_registered_model_alias(self.name, CHALLENGER)
+            tag_run(client, mine.run_id, {OUTCOME_TAG: tags[OUTCOME_TAG], REASON_TAG: given})
+        self.describe(version, {"Decision": given})
+        return Promoted(mine, champion, given)
 
     def roll_back(self, reason: str, to: int | None = None) -> tuple[int, int]:
         """Make a former champion the champion again; return the old champion and the new one.
@@ -148,14 +207,14 @@ class Registry:
         """
         with self._client() as client, store_lock(self.uri):
             versions = {one.version: one for one in self._versions(client)}
-            champion = _holder(versions.values(), CHAMPION)
+            champion = holder(versions.values(), CHAMPION)
             if champion is None:
                 known = ", ".join(map(str, versions)) or "none"
                 raise UserError(f"{self.name} has no champion in {self.uri}; versions: {known}")
             target = to or int(versions[champion].tags.get(REPLACED_TAG, 0))
             # Only former champions have been found better than the version before them.
             others = [one for one in versions if one != champion]
-            possible = [one for one in others if _was_champion(one, versions.values())]
+            possible = [one for one in others if was_champion(one, versions.values())]
             if target not in possible:
                 raise UserError(
                     f"{self.name} can't be rolled back from version {champion} to "
@@ -165,7 +224,7 @@ class Registry:
             # The tag comes first: an interrupted rollback is then repeated, and not rolled back
             # twice.
             client.set_model_version_tag(
-                self.name, str(champion), ROLLED_BACK_TAG, f"{_now()} to {target}: {reason}"
+                self.name, str(champion), ROLLED_BACK_TAG, f"{utc_now()} to {target}: {reason}"
             )
             client.set_registered_model_alias(self.name, CHAMPION, str(target))
             if ROLLED_BACK_TAG in versions[target].tags:
@@ -173,8 +232,9 @@ class Registry:
             before = int(versions[target].tags.get(REPLACED_TAG, 0))
             if before in versions:
                 client.set_registered_model_alias(self.name, PREVIOUS, str(before))
-            elif _holder(versions.values(), PREVIOUS) is not None:
+            elif holder(versions.values(), PREVIOUS) is not None:
                 client.delete_registered_model_alias(self.name, PREVIOUS)
+            self._describe_model(client)
             return champion, target
 
     def _versions(self, client: "MlflowClient") -> list[VersionRecord]:
@@ -194,8 +254,18 @@ class Registry:
             token = page.token
             if not token:
                 break
-        records = [_record(one, aliases) for one in found]
+        records = [record_of(one, aliases) for one in found]
         return sorted(records, key=lambda one: one.version)
+
+    def _describe_model(self, client: "MlflowClient") -> None:
+        champion = holder(self._versions(client), CHAMPION)
+        of_version = ""
+        if champion is not None:
+            of_version = client.get_model_version(self.name, str(champion)).description or ""
+        now = client.get_registered_model(self.name).description or ""
+        text = descriptions.of_model(now, champion, of_version)
+        if text != now:
+            client.update_registered_model(self.name, text)
 
     def _version(self, client: "MlflowClient", number: int) -> VersionRecord:
         return next(one for one in self._versions(client) if one.version == number)
@@ -204,51 +274,3 @@ class Registry:
     def _client(self) -> Iterator["MlflowClient"]:
         with outages.explained(f"MLflow's registry at {self.uri}"):
             yield store_client(self.uri)
-
-
-def _create(client: "MlflowClient", name: str, source: str, run_id: str | None) -> int:
-    model_id = source.removeprefix("models:/")
-    # With a database URI, mlflow 3.17 looks up the model in its default store.
-    with default_store(client.tracking_uri):
-        made = client.create_model_version(name, source, run_id=run_id, model_id=model_id)
-    return int(made.version)
-
-
-def _record(found: "ModelVersion", aliases: Mapping[str, str]) -> VersionRecord:
-    mine = sorted(alias for alias, version in aliases.items() if int(version) == int(found.version))
-    return VersionRecord(
-        name=found.name,
-        version=int(found.version),
-        created_ms=int(found.creation_timestamp or 0),
-        run_id=found.run_id or None,
-        source=str(found.source),
-        aliases=tuple(mine),
-        tags={key: str(value) for key, value in found.tags.items()},
-    )
-
-
-def _holder(versions: Iterable[VersionRecord], alias: str) -> int | None:
-    return next((one.version for one in versions if alias in one.aliases), None)
-
-
-def _was_champion(version: int, versions: Iterable[VersionRecord]) -> bool:
-    """Return whether a version has been champion, by its own tag or that of its successor."""
-    return any(
-        PROMOTED_TAG in one.tags
-        if one.version == version
-        else one.tags.get(REPLACED_TAG) == str(version)
-        for one in versions
-    )
-
-
-def _overtaken(champion: int | None) -> NotPromoted:
-    what = f"version {champion} became champion" if champion else "the champion was removed"
-    return NotPromoted(
-        Outcome.OUTDATED,
-        f"not promoted: {what} meanwhile, so the comparison is outdated; the next retraining "
-        "compares again, even on unchanged data",
-    )
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

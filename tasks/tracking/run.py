@@ -22,7 +22,7 @@ from tasks.tracking.offline import outages
 from tasks.tracking.offline.journal import Journal, now_ms
 from tasks.tracking.offline.shipping import FLOW_RUN_TAG, Outcome, shipper_of
 from tasks.tracking.offline.writer import OPERATIONS, REDONE_AT_TAG
-from tasks.tracking.past_runs import Status
+from tasks.tracking.past_runs import NUMBERS_FILE, Status, numbers_in, run_url
 from tasks.tracking.store import POSSIBLE, database_file, ready_client, tracking_uri
 
 # Limit of mlflow 3.17 (mlflow.utils.validation), which truncates longer values silently.
@@ -108,9 +108,9 @@ def _warn(run: RunRecord, problem: str) -> None:
 
 
 def ui_command(run: RunRecord) -> str:
-    """Return the command that shows the run's store, or the address of its server."""
+    """Return the command that shows the run's store, or the run's address on its server."""
     if run.tracking_uri.startswith(("http:", "https:")):
-        return run.tracking_uri
+        return run_url(run) or run.tracking_uri
     return f"mlflow ui --backend-store-uri {shlex.quote(run.tracking_uri)}"
 
 
@@ -162,6 +162,23 @@ class Tracker:
         points = [(key, float(value), now, step) for key, value in metrics.items()]
         self._log("log_metrics", points=points)
 
+    def log_numbers(self, numbers: Mapping[str, float]) -> None:
+        """Log single numbers as rows of the run's one table, `numbers.json`; the last value wins.
+
+        As metrics, each would be a chart with one bar, and the curves were hard to find among them.
+        """
+        rows = {**numbers_in(self._last_numbers()), **numbers}
+        self.log_table([{"name": n, "value": float(v)} for n, v in rows.items()], NUMBERS_FILE)
+
+    def _last_numbers(self) -> str:
+        tables = self._journal.named("log_table") if self._journal.is_open() else ()
+        texts = [e.arguments["text"] for e in tables if e.arguments["file"] == NUMBERS_FILE]
+        return str(texts[-1]) if texts else "{}"
+
+    def describe(self, lines: Mapping[str, str]) -> None:
+        """Set lines of the run's description by name, from which the experiment's is made, too."""
+        self._log("describe", lines=dict(lines))
+
     def log_metric_series(self, name: str, points: Iterable[tuple[int, float]]) -> None:
         """Log a curve of (step, value)."""
         now = now_ms()
@@ -170,8 +187,8 @@ class Tracker:
     def log_dataset(self, split: SplitRecord, context: str) -> None:
         """Log a split as a dataset of the run; `context` is such as `train` or `eval`.
 
-        MLflow's digest is the first 36 characters of the split's sha256, which is also the tag
-        `dataset.<context>.sha256`.
+        MLflow's digest is the first 36 characters of the split's sha256, which the dataset has in
+        full as its own tag.
         """
         described = describe(split, context)
         self._log("log_dataset", dataset=described, context=context, sha256=split.sha256)

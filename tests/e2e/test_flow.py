@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from flow_runs import folder_of, sums, tiny_config, unwritable
 from mlflow import MlflowClient
-from mlflow_runs import id_of, logged
+from mlflow_runs import client_of, id_of, logged, numbers_of
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow
@@ -26,6 +26,7 @@ from tasks.errors import UnwritableError, UserError, VerificationError
 from tasks.records import ReportRecord, tokens_in
 from tasks.runtime import home
 from tasks.tracking import open_run, tracking_uri
+from tasks.tracking.descriptions import NOTE_TAG
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,17 +91,34 @@ def test_the_report_goes_to_json_and_back(report: ReportRecord) -> None:
 
 
 def test_mlflow_has_the_whole_record(report: ReportRecord, config: TrainAdapterConfig) -> None:
-    """One finished run holds parameters, curves, seconds and memory of each step, and the data."""
+    """One finished run holds parameters, curves, seconds and memory of each step, and the data.
+
+    Only curves are metrics, and charts: single numbers are in one table.
+    """
     run = logged(report.run)
     assert run.info.status == "FINISHED"
     assert run.data.params["lora/lora_alpha"] == "16"
-    assert run.data.tags["dataset.train.sha256"] == report.data.train.sha256
-    assert {"train/loss", "train/learning_rate", "train/grad_norm", "eval/loss"} <= set(
-        run.data.metrics
-    )
+    assert run.data.params["data/train/sha256"] == report.data.train.sha256
+    curves = {"train/loss", "eval/loss", "update/learning_rate", "update/grad_norm"}
+    assert set(run.data.metrics) == curves
+    numbers = numbers_of(report.run)
     for step in ("load_base_model", "inject_adapter", "train_adapter", "load_adapter"):
-        assert run.data.metrics[f"seconds/{step}"] > 0
-        assert run.data.metrics[f"peak_memory_mb/{step}"] > 0
+        assert numbers[f"seconds/{step}"] > 0
+        assert numbers[f"peak_memory_mb/{step}"] > 0
+    assert numbers["adapter/change"] == report.trained.adapter_change
+
+
+def test_run_and_experiment_are_described(report: ReportRecord) -> None:
+    """Data with its rows, base, result and Prefect run are in the descriptions; tags are few."""
+    run = logged(report.run)
+    experiment = client_of(report.run).get_experiment(run.info.experiment_id)
+    shown = {tag for tag in run.data.tags if not tag.startswith("mlflow.")}
+    assert shown == {"adapterflow.inputs", "prefect.flow_run_id", "result"}
+    for text in (run.data.tags[NOTE_TAG], experiment.tags[NOTE_TAG]):
+        assert "- **Data**: `sums.jsonl`, 18 rows" in text
+        assert "- **Base**: `tests/tiny-llama`" in text
+        assert f"- **Prefect run**: `{run.info.run_name}`" in text
+        assert f"- **Result**: {run.data.tags['result']}; loss " in text
 
 
 def test_mlflow_has_the_picture_and_the_table(
@@ -123,7 +141,27 @@ def test_prefect_shows_the_report(report: ReportRecord) -> None:
         artifacts = [a for a in client.read_artifacts() if a.key == "adapter-report"]
     text = next(str(a.data) for a in artifacts if str(a.flow_run_id) == report.run.flow_run_id)
     assert f"{report.trained.train_loss:.4f}" in text
-    assert "data:image/png;base64," in text
+    picture, answer = text.index("data:image/png;base64,"), text.index("### Answer 1")
+    assert text.index("**ROUGE-L on 3 held-out rows: base ") < picture < answer
+    assert answer < text.index("## Numbers")
+
+
+def test_prefect_has_the_way_to_mlflow_and_the_progress(report: ReportRecord) -> None:
+    """Both were there before the end: one artifact each, and the progress says what was reached."""
+    with get_client(sync_client=True) as client:
+        found = [a for a in client.read_artifacts() if str(a.flow_run_id) == report.run.flow_run_id]
+    (way,) = [str(one.data) for one in found if one.key == "mlflow-run"]
+    assert id_of(report.run) in way
+    (progress,) = [one for one in found if one.key == "training-progress"]
+    assert progress.data == 100
+    assert str(progress.description).startswith(
+        f"step {report.trained.num_steps} of {report.trained.num_steps} · loss "
+    )
+    report_of = next(one for one in found if one.key == "adapter-report")
+    assert way
+    assert progress.created
+    assert report_of.created
+    assert progress.created < report_of.created
 
 
 def test_a_retried_training_starts_from_an_unspoiled_model(

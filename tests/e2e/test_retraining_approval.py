@@ -44,8 +44,8 @@ def answer_when_asked(flow_run_id: UUID, said: dict[str, object]) -> threading.T
 @pytest.mark.parametrize(
     ("said", "outcome"),
     [
-        ({"approve": True, "comment": "fine"}, Outcome.PROMOTE),
-        ({"approve": False, "comment": "not now"}, Outcome.REJECT),
+        ({"decision": "approve", "comment": "fine"}, Outcome.PROMOTE),
+        ({"decision": "reject", "comment": "not now"}, Outcome.REJECT),
     ],
 )
 def test_a_person_has_the_last_word(

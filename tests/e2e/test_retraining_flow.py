@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from command_line_runs import run_in_process
-from mlflow_runs import client_of, id_of, logged
+from mlflow_runs import client_of, id_of, numbers_of
 from prefect.client.orchestration import get_client
 from retraining_runs import aliases, events_of, executed, retrained, retraining, rows_of
 
@@ -77,14 +77,31 @@ def test_mlflow_and_prefect_show_the_comparison(first: RetrainedRecord) -> None:
     assert first.run
     files = {file.path for file in client_of(first.run).list_artifacts(id_of(first.run))}
     assert {"comparison.md", "comparison.png", "comparison.json", "package_versions.txt"} <= files
-    assert {"evaluation/base_loss", "evaluation/challenger_loss"} <= set(
-        logged(first.run).data.metrics
-    )
+    assert {"evaluation/base_loss", "evaluation/challenger_loss"} <= set(numbers_of(first.run))
     with get_client(sync_client=True) as client:
         found = [a for a in client.read_artifacts() if a.key == "adapter-comparison"]
     text = next(str(a.data) for a in found if str(a.flow_run_id) == first.run.flow_run_id)
-    assert text.startswith(f"# {first.decision.reason}")
+    assert text.startswith(f"# Promoted\n\nP{first.decision.reason[1:]}\n")
     assert "data:image/png;base64," in text
+
+
+def test_version_and_model_are_described(
+    first: RetrainedRecord, config: RetrainAdapterConfig
+) -> None:
+    """Data, base, score, approval and Prefect run are in both; the version's tags are few."""
+    assert first.run
+    client = client_of(first.run)
+    version = client.get_model_version("retrained-sums", "1")
+    model = client.get_registered_model("retrained-sums")
+    for text in (version.description, model.description):
+        assert "- **Data**: `first.jsonl`, 18 rows" in text
+        assert "- **Base**: `tests/tiny-llama`" in text
+        assert "- **Score**: loss on 12 held-out rows: challenger " in text
+        assert f"- **Decision**: {first.decision.reason}" in text
+        assert "- **Approval**: not asked for" in text
+        assert "- **Prefect run**: " in text
+    assert "The champion is version 1." in model.description
+    assert len(version.tags) <= 8
 
 
 def test_unchanged_data_is_skipped(first: RetrainedRecord, config: RetrainAdapterConfig) -> None:
@@ -109,7 +126,8 @@ def test_forced_past_the_skip_nothing_is_promoted(
     forced = retrained(config, force=True)
     assert forced.decision.outcome is Outcome.REJECT
     assert "version 1 has the same data and configuration" in forced.decision.reason
-    assert aliases(config) == {"champion": 1, "challenger": 2}
+    assert aliases(config) == {"champion": 1}
+    assert "adapterflow promote forced 2 --reason" in forced.decision.reason
 
 
 def test_a_bad_challenger_is_rejected(

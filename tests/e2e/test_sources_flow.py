@@ -57,7 +57,7 @@ def test_each_source_is_a_dataset(report: ReportRecord) -> None:
         for split, of in (("train", train), ("eval", held_out))
         for part in of.parts
     }
-    assert run.data.tags["dataset.train.sha256"] == train.sha256
+    assert run.data.params["data/train/sha256"] == train.sha256
     assert run.data.params["data/train/sums/num_rows"] == "18"
     assert run.data.params["data/train/chat/num_rows"] == "9"
 

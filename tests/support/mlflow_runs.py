@@ -4,7 +4,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tasks.records import RunRecord
-from tasks.tracking import mlflow_run_id
+from tasks.tracking import mlflow_run_id, recorded_numbers
 
 
 def client_of(run: RunRecord) -> MlflowClient:
@@ -22,3 +22,8 @@ def id_of(run: RunRecord) -> str:
 def logged(run: RunRecord) -> Run:
     """Return the run as MLflow has it."""
     return client_of(run).get_run(id_of(run))
+
+
+def numbers_of(run: RunRecord) -> dict[str, float]:
+    """Return the run's single numbers, by name."""
+    return recorded_numbers(client_of(run), id_of(run))

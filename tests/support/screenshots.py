@@ -67,15 +67,27 @@ def open_report(page: "Page") -> str:
 def open_mlflow_run(page: "Page", link: str) -> None:
     """Open MLflow's page of a run, with the curves of its training.
 
-    MLflow 3.17 opens an experiment as one of GenAI unless the link names the kind of work, and its
-    assistant takes a quarter of the window.
+    MLflow's assistant takes a quarter of the window.
     """
-    page.goto(f"{link}/model-metrics?workflowType=machine_learning")
-    page.get_by_placeholder("Search metric charts").fill("train/")
+    page.goto(link)
     page.get_by_text("grad_norm", exact=True).first.wait_for()
     assistant = page.locator("[data-component-id='mlflow.assistant.chat_panel.close']")
     if assistant.is_visible():
         assistant.click()
+
+
+def cut_off(page: "Page", selector: str) -> list[str]:
+    """Return the texts within an element that are only seen by scrolling sideways, or never."""
+    found: list[str] = page.locator(selector).first.evaluate(_CUT_OFF)
+    return found
+
+
+_CUT_OFF = """root => [root, ...root.querySelectorAll('*')].filter(one => {
+    const box = one.getBoundingClientRect();
+    const isHiding = getComputedStyle(one).overflowX !== 'visible' && one.clientWidth > 1;
+    return (box.width > 1 && box.right > window.innerWidth + 1)
+        || (isHiding && one.scrollWidth > one.clientWidth + 1);
+}).map(one => one.tagName + ': ' + one.innerText.slice(0, 90))"""
 
 
 def take_pictures(stack: RunningStack, run: "FlowRun", program: str) -> None:

@@ -5,6 +5,8 @@ from tasks.engine.scoring.decision import decide
 from tasks.engine.scoring.evaluation import Evaluation, evaluate
 from tasks.engine.scoring.exact_match import exact_match_on
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
+from tasks.engine.scoring.judging import Judged, judge
+from tasks.engine.scoring.metric_names import metric_title
 from tasks.engine.scoring.model_scores import LESS_IS_BETTER, ModelScores
 from tasks.engine.scoring.plot import draw_comparison
 from tasks.engine.scoring.prediction import (
@@ -25,6 +27,7 @@ __all__ = [
     "Answered",
     "Evaluation",
     "HeldOut",
+    "Judged",
     "ModelScores",
     "Question",
     "QuestionFile",
@@ -35,7 +38,9 @@ __all__ = [
     "draw_comparison",
     "evaluate",
     "exact_match_on",
+    "judge",
     "load_and_sample",
+    "metric_title",
     "open_held_out",
     "open_questions",
     "prompts_sha256",

@@ -25,7 +25,7 @@ def decide(  # noqa: PLR0913 - what a decision is a function of
     unchanged_since: int | None = None,
     seed: int = 0,
 ) -> DecisionRecord:
-    """Decide whether the challenger replaces the incumbent.
+    """Decide whether the challenger may replace the incumbent.
 
     It does if it is better by at least the margin, the confidence interval of the difference is
     above zero, no guard metric is worse by more than tolerated, there are enough rows, and no
@@ -66,7 +66,9 @@ def decide(  # noqa: PLR0913 - what a decision is a function of
     )
     return DecisionRecord(
         outcome=outcome,
-        reason=f"rejected: {numbers}, {problem}" if problem else f"promoted: {numbers}",
+        # Nothing is promoted yet: that it was is said once it is done.
+        reason=f"rejected: {numbers}, {problem}" if problem else f"better: {numbers}",
+        compared=numbers,
         metric=metric,
         num_rows=num_rows,
         incumbent=before,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tasks.records import SavedRecord
 from tasks.tracking.adapter_model import log_adapter
 from tasks.tracking.datasets import dataset_input
+from tasks.tracking.descriptions import NOTE_TAG, of_experiment, with_lines
 from tasks.tracking.offline.discarding import delete_run
 from tasks.tracking.offline.outages import Refused
 
@@ -41,6 +42,7 @@ OPERATIONS = {
     "log_params": "parameters",
     "log_metrics": "metrics",
     "log_dataset": "datasets",
+    "describe": "description",
     "log_table": "artifacts",
     "log_text": "artifacts",
     "log_file": "artifacts",
@@ -147,7 +149,17 @@ class RunWriter:
     def log_dataset(self, dataset: dict[str, str], context: str, sha256: str) -> None:
         """Log a dataset of the run."""
         self._client.log_inputs(self._run_id, [dataset_input(dataset, context, sha256)])
-        self.set_tags({f"dataset.{context}.sha256": sha256})
+
+    def describe(self, lines: dict[str, str]) -> None:
+        """Set lines of the run's description, and make the experiment's from it."""
+        run = self._client.get_run(self._run_id)
+        text = with_lines(run.data.tags.get(NOTE_TAG, ""), lines)
+        self.set_tags({NOTE_TAG: text})
+        experiment = self._client.get_experiment(run.info.experiment_id)
+        now = experiment.tags.get(NOTE_TAG, "")
+        described = of_experiment(now, str(run.info.run_name), text)
+        if described != now:
+            self._client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, described)
 
     def log_table(self, text: str, file: str) -> None:
         """Write a table artifact, and the tag by which MLflow's UI finds tables."""

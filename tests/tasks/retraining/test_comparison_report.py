@@ -14,7 +14,7 @@ from tasks.records import (
     Outcome,
     ScoredModel,
 )
-from tasks.retraining.comparison_report import comparison_report, row_changes
+from tasks.retraining.comparison_report import comparison_report, proposal, row_changes
 
 LINE = (
     '{"row": 1, "prompt": "a|b?", "expected": "yes", "models": {'
@@ -40,7 +40,10 @@ def test_rows_are_better_or_worse_for_the_challenger(metric: str) -> None:
 
 
 def test_the_report_begins_with_the_decision(tmp_path: Path) -> None:
-    """Its first line is the reason; the better score is marked, and a row that changed is shown."""
+    """Its first lines are the outcome; the better score is marked, and a changed row is shown.
+
+    Before anybody approved it, it asks, and does not say that it has happened.
+    """
     file = tmp_path / "rows.jsonl"
     file.write_text(LINE)
     models = tuple(
@@ -69,12 +72,26 @@ def test_the_report_begins_with_the_decision(tmp_path: Path) -> None:
         unchanged_since=None,
     )
     decision = DecisionRecord(
-        outcome=Outcome.PROMOTE, reason="promoted: so", metric="exact_match", num_rows=1
+        outcome=Outcome.PROMOTE,
+        reason="promoted: so",
+        metric="exact_match",
+        num_rows=1,
+        incumbent=0.2,
+        challenger=0.4,
     )
     text = comparison_report(evaluated, decision, checked)
-    assert text.startswith("# promoted: so\n")
-    assert "| exact_match (decides) | 0 | **1** |" in text
+    assert text.startswith("# Promoted\n\nPromoted: so\n")
+    assert "| exact match (decides) | 0 | **1** |" in text
     assert "## 1 rows got better" in text
-    assert "| a\\|b? | yes | no | yes |" in text
+    blocks = [text.index(f"**{n}**") for n in ("Prompt", "Expected", "Base", "Challenger")]
+    assert blocks == sorted(blocks)
+    assert "```text\na|b?\n```" in text
+    asked = "Better than the base: exact match 0.4 against 0.2 on 1 rows. Make it champion?"
+    for proposed in (
+        comparison_report(evaluated, decision, checked, is_proposal=True),
+        proposal(evaluated, decision, checked),
+    ):
+        assert asked in proposed.splitlines()[0]
+    assert "romoted" not in proposed
     assert "of them in the training data: 1" in text
     assert "\n- unfair\n" in text

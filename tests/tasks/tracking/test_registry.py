@@ -205,6 +205,50 @@ def test_a_rollback_goes_back_step_by_step(
         registry.roll_back("worse still")
 
 
+def test_a_person_may_promote_what_was_rejected(
+    registry: Registry, log_model: Callable[[], str]
+) -> None:
+    """Tags and aliases are as after any promotion, and the decision that was overruled stays.
+
+    The former champion can be restored, and whoever is champion is not promoted again.
+    """
+    promoted(registry, log_model, 1)
+    registry.register(log_model(), None, {})
+    registry.tag(2, {"decision.outcome": "reject", "decision.reason": "rejected: worse"})
+    registry.withdraw(2)
+    assert aliases(registry) == {"champion": 1}
+    done = registry.promote_by_hand(2, "they prefer it", "ada")
+    assert done
+    assert done.former == 1
+    assert aliases(registry) == {"champion": 2, "previous": 1}
+    tags = registry.versions()[1].tags
+    assert tags["decision.outcome"] == "promote"
+    assert tags["decision.reason"] == "promoted by ada: they prefer it"
+    assert tags["decision.overruled"] == "rejected: worse"
+    assert tags["champion.replaced"] == "1"
+    assert "champion.since" in tags
+    assert registry.promote_by_hand(2, "again", "ada") is None
+    model = MlflowClient(registry.uri, registry.uri).get_registered_model(registry.name)
+    assert "version 2" in model.description
+    assert "promoted by ada: they prefer it" in model.description
+    assert registry.roll_back("they do not") == (2, 1)
+    assert registry.promote_by_hand(2, "they do after all", "ada")
+    assert aliases(registry) == {"champion": 2, "previous": 1}
+    assert "champion.rolled_back" not in registry.versions()[1].tags
+
+
+def test_a_version_that_is_not_there_is_not_promoted_by_hand(
+    registry: Registry, log_model: Callable[[], str]
+) -> None:
+    """An unknown version is answered with those there are, an unknown name with the names."""
+    promoted(registry, log_model, 1)
+    with pytest.raises(UserError, match=r"has no version 7 in .*; versions: 1"):
+        registry.promote_by_hand(7, "why not", "ada")
+    with pytest.raises(UserError, match=rf"no registered model 'other' .*{registry.name}"):
+        Registry(registry.uri, "other").promote_by_hand(1, "why not", "ada")
+    assert aliases(registry) == {"champion": 1}
+
+
 @pytest.mark.parametrize("number", [3, 4, 7])
 def test_only_what_was_champion_can_be_gone_back_to(
     registry: Registry, log_model: Callable[[], str], number: int

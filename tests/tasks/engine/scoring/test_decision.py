@@ -164,5 +164,5 @@ def test_what_is_made_of_the_same_is_not_promoted() -> None:
 def test_a_promotion_tells_its_numbers() -> None:
     """The sentence has metric, both scores, rows, gain and interval."""
     decision = decided(scores([0.0] * 40 + [1] * 60), scores([0.0] * 20 + [1] * 80))
-    start = "promoted: exact_match 0.8 against the champion's 0.6 on 100 rows (gain 0.2, 95% inter"
+    start = "better: exact_match 0.8 against the champion's 0.6 on 100 rows (gain 0.2, 95% inter"
     assert decision.reason.startswith(start)
