@@ -25,22 +25,26 @@ def prepare_process(check: Callable[[], None] | None = None) -> None:
     """Prepare this process for a flow run, before Prefect is imported.
 
     Args:
-        check: called before most libraries are imported, while the embedded server starts.
+        check: called before most libraries are imported; while the embedded server starts, unless
+            that would create the database of a new home.
 
     Raises:
         UserError: as `check`; or the home folder can't be written to, or no Prefect server answers.
         UnwritableError: the disk is full.
     """
     home.check_writable()
-    from flows.server.embedded import use_embedded_server
-    from flows.server.servers import check_server
+    from flows.server.embedded import database_file
+    from flows.server.servers import check_server, use_prefect_server
 
     click.echo("starting (half a minute the first time) ...", err=True)
-    server = use_embedded_server()
-    show_progress()
-    if check:  # the server starts in the meantime
-        import_libraries_of_checks()
-        check()
+    is_new = not database_file().exists()
+    if is_new:
+        show_progress()
+        _check_with_libraries(check)
+    server = use_prefect_server()
+    if not is_new:
+        show_progress()
+        _check_with_libraries(check)
     import_libraries()
     import flows.cli.runs  # noqa: F401 - takes seconds, too
 
@@ -48,6 +52,12 @@ def prepare_process(check: Callable[[], None] | None = None) -> None:
         server.wait()
     else:
         check_server()
+
+
+def _check_with_libraries(check: Callable[[], None] | None) -> None:
+    if check:
+        import_libraries_of_checks()
+        check()
 
 
 def check_base(config: "TrainAdapterConfig", row_formats: "Sequence[RowFormat]") -> None:
