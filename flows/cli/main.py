@@ -28,7 +28,7 @@ from tasks.runtime.addresses import has_host, masked, without_password
 def cli(context: click.Context) -> None:
     """Turn a base model and a file of examples into a small, verified, tracked LoRA adapter."""
     home.check()
-    is_noted = (home.prefect_store() / "stack.json").exists()
+    is_noted = (home.prefect_store() / home.STACK_FILE).exists()
     if context.invoked_subcommand not in _OF_THE_STACK and is_noted:
         from flows.server.servers import use_running_mlflow
 

@@ -17,6 +17,7 @@ from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from flows.server.embedded import HEARTBEAT_SECONDS
+from tasks.durability.run_labels import STEP
 
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 """Three heartbeats: with fewer, a run that is only slow for a while would count as lost."""
@@ -29,10 +30,23 @@ Both names identify automations that earlier versions installed: another name wo
 
 _ALERT = "adapterflow: tell of failed runs"
 _BLOCK = "adapterflow-alerts"
-_PAYLOAD = (
-    '{"text": {{ (flow.name ~ ": the run " ~ flow_run.name ~ " is " ~ flow_run.state.name ~ ": " '
-    '~ (flow_run.state.message or "")) | tojson }}, "flow_run": {{ flow_run | ui_url | tojson }}}'
+_STEP = f'flow_run.labels["{STEP}"]'
+_TEXT = f"""
+flow.name ~ ": the run " ~ flow_run.name ~ " is " ~ flow_run.state.name
+~ ((" in " ~ {_STEP}) if {_STEP} else "")
+~ ": " ~ ((flow_run.state.message or "") | replace("Flow run encountered an exception: ", ""))
+~ (
+    ("; to resume: adapterflow resume " ~ flow_run.id)
+    if flow.name in ["train-adapter", "retrain-adapter"]
+    else ("; to resume: prefect flow-run retry " ~ flow_run.id) if flow_run.deployment_id
+    else "; to resume: run the same command again"
 )
+"""
+_PAYLOAD = (
+    f'{{"text": {{{{ ({_TEXT}) | tojson }}}}, "flow_run": {{{{ flow_run | ui_url | tojson }}}}}}'
+)
+_ONCE_WITHIN = timedelta(minutes=1)
+"""Prefect 3.8's runner and its worker both report the crash of a run, some seconds apart."""
 
 
 def lost_runs() -> AutomationCore:
@@ -62,15 +76,19 @@ def lost_runs() -> AutomationCore:
 
 
 def failed_runs(webhook: UUID) -> AutomationCore:
-    """Return the automation that calls a webhook when a run fails, crashes or times out."""
+    """Return the automation that calls a webhook when a run fails, crashes or times out.
+
+    It sees every run of the server's database, also one that a terminal started.
+    """
     return AutomationCore(
         name=_ALERT,
         trigger=EventTrigger(
             posture=Posture.Reactive,
             expect={f"prefect.flow-run.{end}" for end in ("Failed", "Crashed", "TimedOut")},
             match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
             threshold=1,
-            within=timedelta(0),
+            within=_ONCE_WITHIN,
         ),
         actions=[CallWebhook(block_document_id=webhook, payload=_PAYLOAD)],
     )
