@@ -4,7 +4,8 @@
 `adapterflow up` does on its own.
 """
 
-from datetime import timedelta
+import time
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.filters import EventFilter
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.types import SecretDict
 from pydantic import SecretStr
@@ -45,6 +47,7 @@ flow.name ~ ": the run " ~ flow_run.name ~ " is " ~ flow_run.state.name
 _PAYLOAD = (
     f'{{"text": {{{{ ({_TEXT}) | tojson }}}}, "flow_run": {{{{ flow_run | ui_url | tojson }}}}}}'
 )
+_SECONDS_TO_ALERT = 20.0
 _ONCE_WITHIN = timedelta(minutes=1)
 """Prefect 3.8's runner and its worker both report the crash of a run, some seconds apart."""
 
@@ -122,6 +125,26 @@ def install_alert(webhook_url: str) -> None:
     webhook = block.save(_BLOCK, overwrite=True)
     with get_client(sync_client=True) as client:
         install(client, failed_runs(webhook))
+
+
+def wait_for_alert(since: datetime) -> None:
+    """Wait until the webhook was called for a run that has failed since then, if there is one.
+
+    An embedded server ends with the command, and would take the call with it.
+    """
+    deadline = time.monotonic() + _SECONDS_TO_ALERT
+    with get_client(sync_client=True) as client:
+        alerts = client.read_automations_by_name(_ALERT)
+        names = [f"prefect.automation.action.{end}" for end in ("executed", "failed")]
+        wanted = {
+            "occurred": {"since": since},
+            "event": {"name": names},
+            "resource": {"id": [f"prefect.automation.{one.id}" for one in alerts]},
+        }
+        while alerts and time.monotonic() < deadline:
+            if client.read_events(EventFilter.model_validate(wanted), limit=1).events:
+                return
+            time.sleep(0.2)
 
 
 if __name__ == "__main__":
