@@ -142,10 +142,11 @@ def _check_exist(paths: Iterable[Path]) -> None:
 def alert(webhook_url: str) -> None:
     """Have Prefect call WEBHOOK_URL when a run fails or crashes.
 
-    The URL is stored in a Prefect block, encrypted and hidden in the UI. To keep it out of the
-    list of processes, set ADAPTERFLOW_ALERT_URL, or give - and write the URL to stdin. The body of
-    the call is a JSON object with `text`, as chat programs expect it, and `flow_run`, the address
-    of the run's page.
+    The text names the run, the step, the message and the command that resumes it, also for runs of
+    a terminal. The URL is stored in a Prefect block, encrypted and hidden in the UI. To keep it out
+    of the list of processes, set ADAPTERFLOW_ALERT_URL, or give - and write the URL to stdin. The
+    body of the call is a JSON object with `text`, as chat programs expect it, and `flow_run`, the
+    address of the run's page.
     """
     if webhook_url == "-":
         webhook_url = sys.stdin.readline().strip()
