@@ -17,7 +17,7 @@ from tasks.durability.step_name import StepName
 from tasks.durability.tracked_run import being_alive, tracked_run
 from tasks.errors import UserError
 from tasks.records import CheckedRecord, DecisionRecord, InputsRecord, Outcome, RetrainedRecord
-from tasks.retraining.check_retraining import check_retraining
+from tasks.retraining.check_retraining import check_retraining, is_outdated
 from tasks.retraining.comparison_report import proposal
 from tasks.retraining.decide_promotion import decide_promotion
 from tasks.retraining.evaluate_adapter import evaluate_adapter
@@ -26,6 +26,7 @@ from tasks.retraining.publish_comparison import publish_comparison
 from tasks.retraining.register_adapter import register_adapter
 from tasks.runtime.progress import logger
 from tasks.runtime.run_log import prepare_run_log
+from tasks.tracking import is_begun
 from tasks.validate_inputs import validate_inputs
 
 
@@ -55,11 +56,15 @@ def retrain_adapter(
             check_can_wait()
         with being_alive(config) as folder, ExitStack() as device:
             inputs = validate_inputs(config, folder)
-            device.enter_context(device_slot())
-            # Only with the device held: the run before this one may just have made a champion.
             checked = check_retraining(config, inputs.data)
             if checked.unchanged_since is not None and not force:
                 return _completed(_skipped(config, checked))
+            device.enter_context(device_slot())
+            # The run that had the device before may just have made a champion.
+            if not is_begun(folder) and is_outdated(checked, config, inputs.data):
+                checked = check_retraining.with_options(refresh_cache=True)(config, inputs.data)
+                if checked.unchanged_since is not None and not force:
+                    return _completed(_skipped(config, checked))
             return _completed(_retrained(config, inputs, checked, redo_from, device))
     except UserError as mistake:
         # As the state's message it is what the UI shows: the user needs no traceback.

@@ -54,8 +54,10 @@ def train_adapter(
     try:
         with being_alive(config) as folder:
             inputs = validate_inputs(config, folder)
+            if skip_unchanged and (earlier := trained_before(config, inputs.data)):
+                return _skipped(earlier)
             with device_slot():
-                # Only with the device held: the run before this one may just have trained it.
+                # Once more: the run that had the device before may just have trained it.
                 if skip_unchanged and (earlier := trained_before(config, inputs.data)):
                     return _skipped(earlier)
                 with tracked_run(config, inputs.data) as run, redoing(run, redo_from):

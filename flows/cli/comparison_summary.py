@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from flows.cli.next_steps import places, use_version
 from tasks.records import RetrainedRecord, VersionRecord
 from tasks.tracking import OUTCOME_TAG, REASON_TAG, ROLLED_BACK_TAG
 
@@ -25,6 +26,8 @@ def print_comparison(record: RetrainedRecord) -> None:
     if record.version:
         console.print(f"version      {record.version.uri}", markup=False, soft_wrap=True)
     console.print(f"decision     {record.decision.reason}", markup=False, soft_wrap=True)
+    for name, value in (*(places(record.run) if record.run else []), *use_version(record)):
+        console.print(f"{name:<12} {value}", markup=False, soft_wrap=True)
 
 
 def print_history(versions: Sequence[VersionRecord]) -> None:

@@ -35,10 +35,12 @@ def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
 
 
 def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> None:
-    """Check what can be checked of adapters by their sources alone.
+    """Check what can be checked of adapters by their sources alone, and of MLflow's address.
+
+    The address is checked where a source needs it, or where it was given.
 
     Raises:
-        UserError: a source can't be one, or is in an MLflow store that can't be used.
+        UserError: a source can't be one, or the MLflow store can't be used.
     """
     from tasks.config import TrackingSettings
     from tasks.config.reading import adapter_here
@@ -46,5 +48,5 @@ def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> N
 
     for source in adapters:
         adapter_here(source)
-    if any(is_mlflow_uri(source) for source in adapters):
+    if tracking_uri or any(is_mlflow_uri(source) for source in adapters):
         check_store(TrackingSettings(uri=tracking_uri))

@@ -24,9 +24,15 @@ from tasks.runtime.addresses import has_host, masked, without_password
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="adapterflow")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Turn a base model and a file of examples into a small, verified, tracked LoRA adapter."""
     home.check()
+    is_noted = (home.prefect_store() / home.STACK_FILE).exists()
+    if context.invoked_subcommand not in _OF_THE_STACK and is_noted:
+        from flows.server.servers import use_running_mlflow
+
+        use_running_mlflow()
 
 
 _COMMANDS = (
@@ -36,6 +42,8 @@ _COMMANDS = (
     *(up, down, watch, notify, alert),
     *(ship, moved),
 )
+_OF_THE_STACK = (up.name, down.name, moved.name)
+"""Commands that work on the servers of `adapterflow up`, or on the store itself."""
 _OURS = ("ADAPTERFLOW_", "HF_", "MLFLOW_", "PREFECT_")
 """How the variables that are read begin."""
 _ADDRESSES = ("HF_ENDPOINT", "PREFECT_API_URL")

@@ -1,14 +1,16 @@
 """The process in which a command executes a flow: its preparation, output and exit status."""
 
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
+from flows.server.programs import program
 from tasks.errors import UserError, shortened
 from tasks.runtime import home
 from tasks.runtime.addresses import without_password
@@ -25,22 +27,26 @@ def prepare_process(check: Callable[[], None] | None = None) -> None:
     """Prepare this process for a flow run, before Prefect is imported.
 
     Args:
-        check: called before most libraries are imported, while the embedded server starts.
+        check: called before most libraries are imported; while the embedded server starts, unless
+            that would create the database of a new home.
 
     Raises:
         UserError: as `check`; or the home folder can't be written to, or no Prefect server answers.
         UnwritableError: the disk is full.
     """
     home.check_writable()
-    from flows.server.embedded import use_embedded_server
-    from flows.server.servers import check_server
+    from flows.server.embedded import database_file
+    from flows.server.servers import check_server, use_prefect_server
 
     click.echo("starting (half a minute the first time) ...", err=True)
-    server = use_embedded_server()
-    show_progress()
-    if check:  # the server starts in the meantime
-        import_libraries_of_checks()
-        check()
+    is_new = not database_file().exists()
+    if is_new:
+        show_progress()
+        _check_with_libraries(check)
+    server = use_prefect_server()
+    if not is_new:
+        show_progress()
+        _check_with_libraries(check)
     import_libraries()
     import flows.cli.runs  # noqa: F401 - takes seconds, too
 
@@ -48,6 +54,12 @@ def prepare_process(check: Callable[[], None] | None = None) -> None:
         server.wait()
     else:
         check_server()
+
+
+def _check_with_libraries(check: Callable[[], None] | None) -> None:
+    if check:
+        import_libraries_of_checks()
+        check()
 
 
 def check_base(config: "TrainAdapterConfig", row_formats: "Sequence[RowFormat]") -> None:
@@ -77,22 +89,36 @@ def execute_and_print(flow_run: "FlowRun", *, as_json: bool) -> None:
     """
     from flows.cli.runs import execute_any
 
+    started = datetime.now(UTC)
     # Prefect 3.8 ends the run on SIGTERM and then sends the signal to its own process again: with
     # the default handler that second one would kill it before the last line is printed.
     signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         report = execute_any(flow_run)
     except UserError:
+        _let_alert(started)
         raise
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt can be resumed, too
         print_reason(error)
-        program = "adapterflow" if shutil.which("adapterflow") else sys.argv[0]
-        click.echo(f"to resume: {program} resume {flow_run.id}", err=True)
+        _let_alert(started)
+        click.echo(f"to resume: {program('adapterflow')} resume {flow_run.id}", err=True)
         raise SystemExit(1) from None
     if as_json:
         click.echo(report.model_dump_json())
     else:
         _print_result(report)
+
+
+def _let_alert(since: datetime) -> None:
+    """Give an embedded server the time to call the webhook of `adapterflow alert`, if any."""
+    from flows.server.embedded import EmbeddedServer
+
+    if EmbeddedServer.of_this_process:
+        from flows.server.automations import wait_for_alert
+
+        # Whoever presses Ctrl-C once more does not want to wait; and the run's own error counts.
+        with suppress(Exception, KeyboardInterrupt, SystemExit):
+            wait_for_alert(since)
 
 
 def _print_result(report: "ReportRecord | RetrainedRecord") -> None:

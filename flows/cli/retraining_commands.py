@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from tasks.tracking import Promoted, Registry
 
 _STORE = click.option(
-    "--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI or the embedded store."
+    "--tracking-uri",
+    help="MLflow's address; default: MLFLOW_TRACKING_URI, that of `adapterflow up`, or the "
+    "embedded store.",
 )
 
 

@@ -67,11 +67,14 @@ def watch(paths: tuple[Path, ...], every: float) -> None:
     keeps what was reported last, so that changes made while nothing was watching are found, too.
     """
     _check_exist(paths)
-    from flows.server.data_events import Watched
+    from flows.server.data_events import Watched, deployed_paths, is_used, nobody_uses
     from flows.server.servers import use_running_server
 
     use_running_server("watch")
+    deployed = deployed_paths()
     watched = Watched(paths, home.prefect_store() / "watched.json")
+    if (files := watched.files()) and not any(is_used(file, deployed) for file in files):
+        click.echo(f"warning: {nobody_uses(paths, deployed)}", err=True)
     click.echo(f"watching {', '.join(map(str, paths))}; press Ctrl-C to stop")
     known: dict[Path, str] = {}
     while True:
@@ -103,17 +106,25 @@ def notify(paths: tuple[Path, ...]) -> None:
     """Notify Prefect that the data at PATH changed.
 
     Deployments that train on it start. A run whose rows and configuration are those of a finished
-    run trains nothing.
+    run trains nothing. Data that no deployment uses is a mistake.
     """
     _check_exist(paths)
-    from flows.server.data_events import emit, readable_files
+    from flows.server.data_events import deployed_paths, emit, is_used, nobody_uses, readable_files
     from flows.server.servers import use_running_server
 
     use_running_server("notify")
     files = readable_files(paths)
+    if not files:
+        raise UserError(f"no files in {', '.join(map(str, paths))}; hidden ones do not count")
+    deployed = deployed_paths()
+    unused = [file.path for file in files if not is_used(file.path, deployed)]
     emit(files)
+    if len(unused) == len(files):
+        raise UserError(nobody_uses(unused, deployed))
     for file in files:
         _print_notified(file)
+    if unused:
+        click.echo(f"warning: {nobody_uses(unused, deployed)}", err=True)
 
 
 def _print_notified(file: "FileRecord") -> None:
@@ -131,10 +142,11 @@ def _check_exist(paths: Iterable[Path]) -> None:
 def alert(webhook_url: str) -> None:
     """Have Prefect call WEBHOOK_URL when a run fails or crashes.
 
-    The URL is stored in a Prefect block, encrypted and hidden in the UI. To keep it out of the
-    list of processes, set ADAPTERFLOW_ALERT_URL, or give - and write the URL to stdin. The body of
-    the call is a JSON object with `text`, as chat programs expect it, and `flow_run`, the address
-    of the run's page.
+    The text names the run, the step, the message and the command that resumes it, also for runs of
+    a terminal. The URL is stored in a Prefect block, encrypted and hidden in the UI. To keep it out
+    of the list of processes, set ADAPTERFLOW_ALERT_URL, or give - and write the URL to stdin. The
+    body of the call is a JSON object with `text`, as chat programs expect it, and `flow_run`, the
+    address of the run's page.
     """
     if webhook_url == "-":
         webhook_url = sys.stdin.readline().strip()

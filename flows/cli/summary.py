@@ -1,14 +1,12 @@
-"""The summary of a finished run: answers side by side, locations, and commands for both UIs."""
+"""The summary of a finished run: answers side by side, loss, locations, and what to do next."""
 
 from rich.console import Console
 from rich.table import Table
 
-from flows.server.embedded import ui_command as prefect_ui_command
-from flows.server.programs import near, runnable
+from flows.cli.next_steps import places, use
+from flows.server.programs import near
 from tasks.engine.scoring import Judged, judge
-from tasks.records import ReportRecord, RunRecord, SampleRecord
-from tasks.tracking import Tracker, mlflow_run_id, ship_command
-from tasks.tracking import ui_command as mlflow_ui_command
+from tasks.records import ReportRecord, SampleRecord
 
 _SHOWN_SAMPLES = 4
 
@@ -62,17 +60,6 @@ def _lines(report: ReportRecord) -> list[tuple[str, str]]:
         ("loss", f"{loss} after {trained.num_steps} steps in {trained.seconds_training:.0f} s"),
         ("adapter", f"{near(saved.folder)} ({saved.weights.size_bytes / 1e6:.1f} MB)"),
         *([("on the Hub", saved.hub_url)] if saved.hub_url else []),
-        ("MLflow run", _mlflow_run(report.run)),
-        *_waiting(report.run),
-        ("MLflow UI", runnable(mlflow_ui_command(report.run))),
-        ("Prefect UI", runnable(prefect_ui_command())),
+        *places(report.run),
+        *use(report),
     ]
-
-
-def _mlflow_run(run: RunRecord) -> str:
-    return f"{mlflow_run_id(run) or run.run_name} in experiment {run.experiment!r}"
-
-
-def _waiting(run: RunRecord) -> list[tuple[str, str]]:
-    waiting = Tracker(run).what_waits()
-    return [("waiting", f"{waiting}; ship with: {ship_command(run)}")] if waiting else []

@@ -4,7 +4,8 @@
 `adapterflow up` does on its own.
 """
 
-from datetime import timedelta
+import time
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,11 +13,13 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.filters import EventFilter
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from flows.server.embedded import HEARTBEAT_SECONDS
+from tasks.durability.run_labels import STEP
 
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 """Three heartbeats: with fewer, a run that is only slow for a while would count as lost."""
@@ -29,10 +32,24 @@ Both names identify automations that earlier versions installed: another name wo
 
 _ALERT = "adapterflow: tell of failed runs"
 _BLOCK = "adapterflow-alerts"
-_PAYLOAD = (
-    '{"text": {{ (flow.name ~ ": the run " ~ flow_run.name ~ " is " ~ flow_run.state.name ~ ": " '
-    '~ (flow_run.state.message or "")) | tojson }}, "flow_run": {{ flow_run | ui_url | tojson }}}'
+_STEP = f'flow_run.labels["{STEP}"]'
+_TEXT = f"""
+flow.name ~ ": the run " ~ flow_run.name ~ " is " ~ flow_run.state.name
+~ ((" in " ~ {_STEP}) if {_STEP} else "")
+~ ": " ~ ((flow_run.state.message or "") | replace("Flow run encountered an exception: ", ""))
+~ (
+    ("; to resume: adapterflow resume " ~ flow_run.id)
+    if flow.name in ["train-adapter", "retrain-adapter"]
+    else ("; to resume: prefect flow-run retry " ~ flow_run.id) if flow_run.deployment_id
+    else "; to resume: run the same command again"
 )
+"""
+_PAYLOAD = (
+    f'{{"text": {{{{ ({_TEXT}) | tojson }}}}, "flow_run": {{{{ flow_run | ui_url | tojson }}}}}}'
+)
+_SECONDS_TO_ALERT = 20.0
+_ONCE_WITHIN = timedelta(minutes=1)
+"""Prefect 3.8's runner and its worker both report the crash of a run, some seconds apart."""
 
 
 def lost_runs() -> AutomationCore:
@@ -62,15 +79,19 @@ def lost_runs() -> AutomationCore:
 
 
 def failed_runs(webhook: UUID) -> AutomationCore:
-    """Return the automation that calls a webhook when a run fails, crashes or times out."""
+    """Return the automation that calls a webhook when a run fails, crashes or times out.
+
+    It sees every run of the server's database, also one that a terminal started.
+    """
     return AutomationCore(
         name=_ALERT,
         trigger=EventTrigger(
             posture=Posture.Reactive,
             expect={f"prefect.flow-run.{end}" for end in ("Failed", "Crashed", "TimedOut")},
             match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
             threshold=1,
-            within=timedelta(0),
+            within=_ONCE_WITHIN,
         ),
         actions=[CallWebhook(block_document_id=webhook, payload=_PAYLOAD)],
     )
@@ -104,6 +125,26 @@ def install_alert(webhook_url: str) -> None:
     webhook = block.save(_BLOCK, overwrite=True)
     with get_client(sync_client=True) as client:
         install(client, failed_runs(webhook))
+
+
+def wait_for_alert(since: datetime) -> None:
+    """Wait until the webhook was called for a run that has failed since then, if there is one.
+
+    An embedded server ends with the command, and would take the call with it.
+    """
+    deadline = time.monotonic() + _SECONDS_TO_ALERT
+    with get_client(sync_client=True) as client:
+        alerts = client.read_automations_by_name(_ALERT)
+        names = [f"prefect.automation.action.{end}" for end in ("executed", "failed")]
+        wanted = {
+            "occurred": {"since": since},
+            "event": {"name": names},
+            "resource": {"id": [f"prefect.automation.{one.id}" for one in alerts]},
+        }
+        while alerts and time.monotonic() < deadline:
+            if client.read_events(EventFilter.model_validate(wanted), limit=1).events:
+                return
+            time.sleep(0.2)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import psutil
 
 from tasks.engine.reading import Rule, check_fields, is_integer, json_object
 from tasks.errors import AdapterflowError
+from tasks.runtime import home
 from tasks.runtime.atomic_files import write_atomically
 
 _SECONDS_TO_START = 240.0
@@ -36,7 +37,7 @@ class Background:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = folder / "stack.json"
+        self._file = folder / home.STACK_FILE
 
     def start(
         self, name: str, words: Sequence[str], environment: Mapping[str, str], port: int | None

@@ -5,17 +5,24 @@ The event is `adapterflow.data.updated`; its resource carries the file's absolut
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.config.reading import plain_path
 from tasks.engine.reading import json_object
-from tasks.errors import UserError
+from tasks.errors import UserError, shortened
 from tasks.records import FileRecord
 from tasks.runtime import events
 from tasks.runtime.atomic_files import write_atomically
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import Automation
+
 EVENT = "adapterflow.data.updated"
+_PATH_LABEL = "adapterflow.data.path"
+_LONGEST_LIST = 600
 
 
 class Watched:
@@ -41,7 +48,7 @@ class Watched:
         """
         reported = self._reported()
         self.unreadable = {}
-        found = (self._record(file) for file in self._files() if self._is_stable(file))
+        found = (self._record(file) for file in self.files() if self._is_stable(file))
         return [one for one in found if one and reported.get(str(one.path)) != one.sha256]
 
     def _record(self, file: Path) -> FileRecord | None:
@@ -61,7 +68,8 @@ class Watched:
     def _reported(self) -> dict[str, str]:
         return json_object(self._state_file) if self._state_file.exists() else {}
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """Return the files that there are now."""
         return [file for path in self._paths for file in _files(path)]
 
     def _is_stable(self, file: Path) -> bool:
@@ -101,6 +109,61 @@ def _readable(file: Path) -> FileRecord:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
 
 
+def deployed_paths() -> dict[str, list[str]]:
+    """Return the paths whose events start something, by its name: a deployment's `flow/name`.
+
+    A path that ends in * is of everything that begins so. Automations that are switched off do not
+    count.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.events.schemas.automations import EventTrigger
+    from prefect.events.schemas.events import matches
+
+    found: dict[str, list[str]] = {}
+    with get_client(sync_client=True) as client:
+        for one in client.read_automations():
+            trigger = one.trigger
+            if not (one.enabled and isinstance(trigger, EventTrigger)):
+                continue
+            if any(matches(expected, EVENT) for expected in trigger.expect):
+                paths = trigger.match.get(_PATH_LABEL) or "*"
+                known = found.setdefault(_started_by(one, client), [])
+                known.extend([paths] if isinstance(paths, str) else paths)
+    return found
+
+
+def _started_by(automation: "Automation", client: "SyncPrefectClient") -> str:
+    """Return the name of the deployment that an automation starts, or else its own."""
+    for action in automation.actions:
+        if deployment_id := getattr(action, "deployment_id", None):
+            deployment = client.read_deployment(deployment_id)
+            return f"{client.read_flow(deployment.flow_id).name}/{deployment.name}"
+    return f"the automation {automation.name!r}"
+
+
+def is_used(file: Path, deployed: Mapping[str, Iterable[str]]) -> bool:
+    """Return whether an event of this file starts one of the deployments."""
+    return any(
+        str(file).startswith(path[:-1]) if path.endswith("*") else str(file) == path
+        for paths in deployed.values()
+        for path in paths
+    )
+
+
+def nobody_uses(files: Iterable[Path], deployed: Mapping[str, Iterable[str]]) -> str:
+    """Describe files that no deployment uses, and what deployments do use."""
+    given = shortened(", ".join(map(str, files)), _LONGEST_LIST)
+    uses = "; ".join(
+        f"{name} uses {', '.join(path for path in paths if not path.endswith('/*'))}"
+        for name, paths in deployed.items()
+    )
+    return (
+        f"no deployment starts when {given} changes: "
+        f"{shortened(uses, _LONGEST_LIST) or 'none is started by changed data'}; name the data in "
+        "the deployment's file in deployments/, and deploy again with adapterflow up"
+    )
+
+
 def emit(files: Iterable[FileRecord]) -> None:
     """Send Prefect one event for each file.
 
@@ -113,7 +176,7 @@ def emit(files: Iterable[FileRecord]) -> None:
         labels = {
             "prefect.resource.id": f"adapterflow.data.{_short(file.path)}",
             "prefect.resource.name": file.path.name,
-            "adapterflow.data.path": str(file.path),
+            _PATH_LABEL: str(file.path),
             "adapterflow.data.sha256": file.sha256,
         }
         payload = {"path": str(file.path), "sha256": file.sha256}

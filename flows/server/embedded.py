@@ -1,7 +1,6 @@
 """The embedded Prefect server: started with a run, its database in the home folder.
 
-Settings that exist already win. If `PREFECT_API_URL` is set, as a variable or in Prefect's profile,
-the flow runs against that server instead.
+`flows.server.servers` decides whether a run uses it.
 """
 
 import os
@@ -11,36 +10,53 @@ import subprocess
 import sys
 import time
 import urllib.request
-from functools import cache
 from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar
 
+from flows import NO_ANALYTICS
+from flows.server.database_lock import MIGRATION_LOCK
 from tasks.errors import AdapterflowError, UserError
 from tasks.runtime import home
 
 HEARTBEAT_SECONDS = 30
 """The interval of a run's heartbeats; see `flows.server.automations`."""
 
+FIRST_UI = {"PREFECT_SERVER_UI_V2_ENABLED": "false"}
+"""The setting of a server whose pages ask no analytics host.
+
+Each page of the newer UI of Prefect 3.8 asks one for its configuration, also where analytics are
+off. This makes the first UI the default one.
+"""
+
 CLIENT_SETTINGS = {
     # Retries with backoff bridge an outage of some minutes; Prefect's default of 5 bridges one.
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     # Prefect's default of 180 s is too long for the automation that detects lost runs.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-    # Both server and client send usage data by default.
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
+    **NO_ANALYTICS,
 }
 """Prefect's settings in every process of ours, whichever server it uses."""
 
 _STARTUP_SECONDS = 180.0
 _UNKNOWN_SCHEMA = "Can't locate revision identified by"
 """Alembic's message about a database that a newer Prefect has migrated."""
-_NO_UI = {"PREFECT_UI_ENABLED": "0"}
+NO_UI = {"PREFECT_UI_ENABLED": "0"}
+"""The embedded server has no UI, and Prefect must not print links to it."""
 
 
 class EmbeddedServer:
-    """A Prefect server of this process alone, on a random loopback port."""
+    """A Prefect server of this process alone, on a random loopback port.
 
-    def __init__(self) -> None:
+    Args:
+        database_lock: the descriptor of `flows.server.database_lock.shared_lock`, which the server
+            holds from now on.
+    """
+
+    of_this_process: "ClassVar[EmbeddedServer | None]" = None
+    """The one that was started, if any."""
+
+    def __init__(self, database_lock: int) -> None:
         # Bound here and inherited by the server: no other process can take the port, and requests
         # sent before the server is up wait in the backlog instead of being refused.
         self._listener = socket.socket()
@@ -48,7 +64,7 @@ class EmbeddedServer:
         self._listener.listen(128)
         self.api_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
         descriptor = self._listener.fileno()
-        lock = home.prefect_store() / "server.lock"
+        lock = home.prefect_store() / MIGRATION_LOCK
         self._log = home.prefect_store() / "server.log"
         with self._log.open("ab") as log:
             self._log_start = log.tell()
@@ -57,11 +73,13 @@ class EmbeddedServer:
                 stdin=subprocess.PIPE,  # never written to; closed when this process ends
                 stdout=log,
                 stderr=log,
-                env=os.environ | _NO_UI,
-                pass_fds=[descriptor],
+                env=os.environ | NO_UI,
+                pass_fds=[descriptor, database_lock],
                 start_new_session=True,
             )
+        os.close(database_lock)
         self._listener.close()
+        EmbeddedServer.of_this_process = self
 
     def wait(self) -> None:
         """Wait until the server answers.
@@ -84,7 +102,7 @@ class EmbeddedServer:
             output = log.read().decode(errors="replace")
         if _UNKNOWN_SCHEMA in output:
             return UserError(
-                f"the Prefect database {home.prefect_store() / 'prefect.db'} was last used by a "
+                f"the Prefect database {database_file()} was last used by a "
                 f"newer Prefect than {version('prefect')}; install that newer version, or set "
                 "ADAPTERFLOW_HOME to another folder"
             )
@@ -98,41 +116,26 @@ class EmbeddedServer:
             return False
 
 
-@cache
-def use_embedded_server() -> EmbeddedServer | None:
-    """Start the embedded server without waiting for it, unless another one is configured."""
-    store = home.prefect_store()
-    store.mkdir(parents=True, exist_ok=True)
-    settings = {
-        "PREFECT_API_DATABASE_CONNECTION_URL": database_url(),
-        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(store / "results"),
-        **CLIENT_SETTINGS,
-    }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    from prefect.context import refresh_global_settings_context
-    from prefect.settings import get_current_settings
-
-    if get_current_settings().api.url:
-        return None
-    server = EmbeddedServer()
-    os.environ["PREFECT_API_URL"] = server.api_url
-    # It has no UI, so Prefect must not print links to it.
-    os.environ.update(_NO_UI)
-    refresh_global_settings_context()
-    return server
+def database_file() -> Path:
+    """Return the file of the home's Prefect database."""
+    return home.prefect_store() / "prefect.db"
 
 
 def database_url() -> str:
-    """Return the SQLAlchemy URL of the embedded server's database."""
-    return f"sqlite+aiosqlite:///{home.prefect_store() / 'prefect.db'}"
+    """Return the SQLAlchemy URL of the home's Prefect database."""
+    return f"sqlite+aiosqlite:///{database_file()}"
 
 
 def ui_command() -> str:
     """Return the command or the address that opens Prefect's UI with this run in it."""
-    if use_embedded_server():
-        database = shlex.quote(database_url())
-        return f"PREFECT_API_DATABASE_CONNECTION_URL={database} prefect server start"
-    from prefect.settings import get_current_settings
+    if EmbeddedServer.of_this_process is None:
+        from prefect.settings import get_current_settings
 
-    return str(get_current_settings().api.url).removesuffix("/api")
+        return str(get_current_settings().api.url).removesuffix("/api")
+    settings = {
+        "PREFECT_API_DATABASE_CONNECTION_URL": database_url(),
+        **NO_ANALYTICS,
+        **FIRST_UI,
+    }
+    given = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
+    return f"{given} prefect server start"

@@ -1,6 +1,7 @@
 """Commands and paths as a user can paste them into a shell."""
 
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -8,11 +9,15 @@ from pathlib import Path
 
 def runnable(command: str) -> str:
     """Return a command with the paths of its programs, where the shell would not find ours."""
-    for program in ("mlflow", "prefect"):
-        ours = Path(sys.executable).with_name(program)
-        if shutil.which(program) != str(ours):
-            command = re.sub(rf"(^|\s){program} ", rf"\1{near(ours)} ", command)
-    return command
+    # A program is followed by one of its verbs: a quoted path may contain its name, too.
+    programs = r"(^|\s)(mlflow|prefect)(?= (?:ui|models|server)\b)"
+    return re.sub(programs, lambda found: found[1] + program(found[2]), command)
+
+
+def program(name: str) -> str:
+    """Return a program's name as a shell finds ours: with its path, if that is necessary."""
+    ours = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) == str(ours) else shlex.quote(str(near(ours)))
 
 
 def near(path: Path) -> Path:

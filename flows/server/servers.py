@@ -1,11 +1,59 @@
-"""The Prefect server that a command uses: the configured one, or that of `adapterflow up`."""
+"""The servers that a command uses: the configured ones, those of `adapterflow up`, or its own.
+
+What the user has set wins: `PREFECT_API_URL`, as a variable or in Prefect's profile, and
+`MLFLOW_TRACKING_URI` or `tracking.uri` for MLflow.
+"""
 
 import os
+from collections.abc import Mapping
 
+from flows.server.database_lock import shared_lock
+from flows.server.embedded import CLIENT_SETTINGS, NO_UI, EmbeddedServer, database_url
+from flows.server.stack import running_mlflow, running_prefect
 from tasks.errors import UserError
+from tasks.runtime import home
 from tasks.runtime.addresses import without_password
 
 _REFUSED = (401, 403)
+
+
+def use_running_mlflow() -> None:
+    """Point this process at the MLflow server of `adapterflow up`, where it is running.
+
+    Without it and without a setting of the user's, the embedded store is used.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        os.environ.update(running_mlflow())
+
+
+def use_prefect_server() -> EmbeddedServer | None:
+    """Point this process at the Prefect server for its runs; return it if it is its own.
+
+    It is the configured one, or that of `adapterflow up`, or an embedded one, which is started
+    without waiting for it. An `up` that is just starting is waited for.
+
+    Raises:
+        AdapterflowError: the server of `adapterflow up` is running, and does not answer.
+    """
+    _set_defaults(
+        {
+            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home.prefect_store() / "results"),
+            **CLIENT_SETTINGS,
+        }
+    )
+    if _is_configured():
+        return None
+    lock = shared_lock()
+    if running := running_prefect():
+        os.close(lock)
+        _set_defaults(running)
+        use_running_mlflow()  # which may not have been there when the command began
+        return None
+    _set_defaults({"PREFECT_API_DATABASE_CONNECTION_URL": database_url()})
+    server = EmbeddedServer(lock)
+    os.environ.update({"PREFECT_API_URL": server.api_url, **NO_UI})
+    _read_variables_again()
+    return server
 
 
 def use_running_server(command: str) -> None:
@@ -17,21 +65,33 @@ def use_running_server(command: str) -> None:
     Raises:
         UserError: none is running, or it refuses this process.
     """
-    from flows.server.stack import running_stack
-
-    stack = running_stack()
-    for name, value in (stack.environment() if stack else {}).items():
-        os.environ.setdefault(name, value)
-    from prefect.context import refresh_global_settings_context
-    from prefect.settings import get_current_settings
-
-    refresh_global_settings_context()
-    if not get_current_settings().api.url:
+    if not _is_configured():
+        _set_defaults(running_prefect())
+    if not _is_configured():
         raise UserError(
             f"{command} needs a Prefect server; start one with adapterflow up, or set "
             "PREFECT_API_URL"
         )
     check_server()
+
+
+def _is_configured() -> bool:
+    from prefect.settings import get_current_settings
+
+    return bool(get_current_settings().api.url)
+
+
+def _set_defaults(variables: Mapping[str, str]) -> None:
+    """Set the variables that are not set, and let Prefect read them."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+    _read_variables_again()
+
+
+def _read_variables_again() -> None:
+    from prefect.context import refresh_global_settings_context
+
+    refresh_global_settings_context()
 
 
 def check_server() -> None:

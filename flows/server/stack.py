@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import ExitStack
 
 from flows.server.background import Background
-from flows.server.embedded import CLIENT_SETTINGS, database_url
+from flows.server.database_lock import exclusive_lock
+from flows.server.embedded import CLIENT_SETTINGS, FIRST_UI, database_url
 from tasks.errors import AdapterflowError, UserError
 from tasks.runtime import home
 
@@ -32,7 +34,8 @@ class Stack:
         """Start what is not running, wait until each process answers, and deploy.
 
         Raises:
-            UserError: a port is taken or given twice, or a running server has another port.
+            UserError: a port is taken or given twice, a running server has another port, or a run
+                uses the database through a server of its own.
             AdapterflowError: a process exited or did not answer in time, or a file in
                 `deployments/` was refused.
         """
@@ -46,11 +49,14 @@ class Stack:
         self._processes.stop([name for name in self._ports if name not in running])
         for name, port in self._ports.items():
             _check_port(name, port, running)
-        try:
-            self._start_and_deploy(running)
-        except BaseException:
-            self._processes.stop([name for name in _STOP_ORDER if name not in running])
-            raise
+        with ExitStack() as lock:
+            if "prefect" not in running:
+                lock.enter_context(exclusive_lock())
+            try:
+                self._start_and_deploy(running)
+            except BaseException:
+                self._processes.stop([name for name in _STOP_ORDER if name not in running])
+                raise
 
     def _start_and_deploy(self, running: dict[str, int | None]) -> None:
         if "mlflow" not in running:
@@ -78,13 +84,9 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """Return the environment variables of every process that uses these servers."""
         return {
-            "PREFECT_API_URL": f"{self.prefect_url}/api",
+            **_prefect_variables(self.prefect_url),
             "MLFLOW_TRACKING_URI": self.mlflow_url,
-            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home.prefect_store() / "results"),
-            # Prefect adds the lines of these loggers to the run's log.
-            "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,transformers,peft,datasets",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            **CLIENT_SETTINGS,
         }
 
     def _start_prefect(self) -> None:
@@ -101,9 +103,7 @@ class Stack:
                 "prefect.server.concurrency.lease_storage.filesystem"
             ),
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            # Each page of the newer UI of Prefect 3.8 asks an analytics host for its configuration,
-            # also where analytics are off. This makes the first UI the default one.
-            "PREFECT_SERVER_UI_V2_ENABLED": "false",
+            **FIRST_UI,
         }
         words = ["flows.server.prefect_server", f"--host={_HOST}", f"--port={port}"]
         self._processes.start("prefect", words, self.environment() | settings, port)
@@ -155,11 +155,51 @@ def stop_stack() -> list[str]:
     return Background(home.prefect_store()).stop(_STOP_ORDER)
 
 
-def running_stack() -> Stack | None:
-    """Return the stack of this home if its servers are running."""
-    ports = Background(home.prefect_store()).ports()
-    prefect, mlflow = ports.get("prefect"), ports.get("mlflow")
-    return Stack(prefect, mlflow) if prefect and mlflow else None
+def running_prefect() -> dict[str, str]:
+    """Return the variables of a process that uses this home's Prefect; none if it is not running.
+
+    One that is just starting is waited for.
+    """
+    port = _answering("prefect", "/api/health")
+    return _prefect_variables(f"http://{_HOST}:{port}") if port else {}
+
+
+def running_mlflow() -> dict[str, str]:
+    """Return the variables of a process that uses this home's MLflow; none if it is not running.
+
+    One that is just starting is waited for.
+    """
+    port = _answering("mlflow", "/health")
+    return {"MLFLOW_TRACKING_URI": f"http://{_HOST}:{port}"} if port else {}
+
+
+def _answering(name: str, health: str) -> int | None:
+    """Return the port of a server of this home once it answers; None if it is not running.
+
+    Raises:
+        AdapterflowError: it is running, and did not answer in time.
+    """
+    processes = Background(home.prefect_store())
+    port = processes.ports().get(name)
+    if port is None:
+        return None
+    try:
+        processes.wait(name, lambda: _answers(f"http://{_HOST}:{port}{health}"))
+    except AdapterflowError:
+        if name in processes.ports():
+            raise
+        return None
+    return port
+
+
+def _prefect_variables(url: str) -> dict[str, str]:
+    return {
+        "PREFECT_API_URL": f"{url}/api",
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home.prefect_store() / "results"),
+        # Prefect adds the lines of these loggers to the run's log.
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,transformers,peft,datasets",
+        **CLIENT_SETTINGS,
+    }
 
 
 def _check_port(name: str, port: int, running: dict[str, int | None]) -> None:

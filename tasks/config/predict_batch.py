@@ -62,7 +62,8 @@ class PredictBatchConfig(Section):
 
     tracking_uri: str | None = Field(default=None, min_length=1)
     """The MLflow tracking URI, without a password, for adapters in MLflow; by default
-    `MLFLOW_TRACKING_URI`, or else the embedded store."""
+    `MLFLOW_TRACKING_URI`, the server of `adapterflow up` where it runs, or else the embedded
+    store."""
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Self:

@@ -11,8 +11,8 @@ class TrackingSettings(Section):
     model_config = ConfigDict(title="Tracking")
 
     uri: str | None = Field(title="MLflow URI", default=None, min_length=1)
-    """The MLflow tracking URI, without a password; by default `MLFLOW_TRACKING_URI`, or else the
-    embedded store."""
+    """The MLflow tracking URI, without a password; by default `MLFLOW_TRACKING_URI`, the server of
+    `adapterflow up` where it runs, or else the embedded store."""
 
     experiment: str = Field(default="adapterflow", min_length=1)
     """The MLflow experiment."""

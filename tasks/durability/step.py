@@ -11,12 +11,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import httpx
 from prefect import Task
-from prefect.cache_policies import DEFAULT
+from prefect.cache_policies import RUN_ID, TASK_SOURCE
 from prefect.client.schemas.objects import State, TaskRun
 
+from tasks.durability.inputs import InputsOfStep
 from tasks.durability.kept_results import RecordSerializer
 from tasks.durability.record_schema import RecordSchema
 from tasks.durability.redo import RedoCount
+from tasks.durability.run_labels import in_step
 from tasks.engine.failures import is_full_disk
 from tasks.errors import AdapterflowError, PassingError
 from tasks.records import Record, RunRecord
@@ -58,9 +60,8 @@ def step(function: Callable[P, R]) -> Step[P, R]:
         _measured(function),
         persist_result=True,
         result_serializer=RecordSerializer(),
-        # DEFAULT is the inputs, the step's source code and the flow run: a record is only reused by
-        # the run that wrote it.
-        cache_policy=DEFAULT + RecordSchema() + RedoCount(),
+        # With the flow run, a record is only reused by the run that wrote it.
+        cache_policy=InputsOfStep() + TASK_SOURCE + RUN_ID + RecordSchema() + RedoCount(),
         retries=len(_RETRY_SECONDS),
         retry_delay_seconds=_RETRY_SECONDS,
         retry_condition_fn=is_worth_a_retry,
@@ -86,14 +87,14 @@ async def is_worth_a_retry(task: Task[..., Any], task_run: TaskRun, state: State
 
 
 def _measured(function: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a step so that its seconds and peak memory are logged to the run among its arguments."""
+    """Wrap a step: MLflow gets its seconds and peak memory, and Prefect its name meanwhile."""
     signature = inspect.signature(function)
 
     @wraps(function)
     def with_measurement(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs).arguments.values()
         run = next((value for value in given if isinstance(value, RunRecord)), None)
-        with measured() as measurement:
+        with in_step(function.__name__), measured() as measurement:
             result = function(*args, **kwargs)
         # The validation runs before the MLflow run is opened, and has none.
         if run:

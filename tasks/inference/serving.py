@@ -38,4 +38,8 @@ def bundle_adapters(
 
 def serve_command(folder: Path) -> str:
     """Return the command that serves a bundle."""
-    return f"mlflow models serve -m {shlex.quote(str(folder))} --env-manager local --port 5001"
+    model = shlex.quote(str(folder))
+    return (
+        f"MLFLOW_DISABLE_TELEMETRY=true mlflow models serve -m {model} --env-manager local "
+        "--port 5001"
+    )

@@ -50,8 +50,8 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
     base = find_base(config.base_model, data.labels)
     _check_rows(data, held_out, base)
     leaks = _check_leakage(config, data, held_out)
-    versions = Registry(tracking_uri(config.tracking), config.registry.name).versions()
-    champion = next((one for one in versions if CHAMPION in one.aliases), None)
+    versions = _versions(config)
+    champion = _champion(versions)
     if champion:
         _check_champion(champion, base)
         _fetch(champion, base, tracking_uri(config.tracking))
@@ -70,6 +70,28 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
     )
     _report(record, config.registry.name)
     return record
+
+
+def is_outdated(checked: CheckedRecord, config: RetrainAdapterConfig, data: DataRecord) -> bool:
+    """Return whether another run has changed in the registry what a check found there.
+
+    Raises:
+        PassingError: the registry can't be reached.
+    """
+    versions = _versions(config)
+    made_of = lineage.identity(data, checked.base_fingerprint, checked.configuration_sha256)
+    champion = _champion(versions)
+    return (champion and champion.version) != (
+        checked.champion and checked.champion.version
+    ) or _version_made_from(versions, made_of) != checked.unchanged_since
+
+
+def _versions(config: RetrainAdapterConfig) -> list[VersionRecord]:
+    return Registry(tracking_uri(config.tracking), config.registry.name).versions()
+
+
+def _champion(versions: list[VersionRecord]) -> VersionRecord | None:
+    return next((one for one in versions if CHAMPION in one.aliases), None)
 
 
 def _configuration_sha256(config: RetrainAdapterConfig) -> str:

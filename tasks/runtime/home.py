@@ -9,6 +9,9 @@ from pathlib import Path
 from tasks.runtime.paths import check_folder, check_path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+STACK_FILE = "stack.json"
+"""In `prefect_store`: which servers `adapterflow up` has started."""
+
 _VARIABLE = "ADAPTERFLOW_HOME"
 
 

@@ -111,7 +111,8 @@ def ui_command(run: RunRecord) -> str:
     """Return the command that shows the run's store, or the run's address on its server."""
     if run.tracking_uri.startswith(("http:", "https:")):
         return run_url(run) or run.tracking_uri
-    return f"mlflow ui --backend-store-uri {shlex.quote(run.tracking_uri)}"
+    settings = "MLFLOW_DISABLE_TELEMETRY=true"
+    return f"{settings} mlflow ui --backend-store-uri {shlex.quote(run.tracking_uri)}"
 
 
 def ship_command(run: RunRecord) -> str:

@@ -271,13 +271,22 @@ def compose_client() -> list[str]:
 
 
 def test_a_kubernetes_job_asks_for_a_gpu_and_takes_secrets_from_a_secret() -> None:
-    """The rendered manifest has the GPU as a number, and names no secret's value."""
+    """The rendered manifest has the GPU as a number, and no secret's value; addresses are a must.
+
+    Prefect's worker puts `env` before what the manifest has, and the last one of a name wins.
+    """
     from prefect.utilities.templating import apply_values
 
     template = json.loads((PRODUCTION / "kubernetes-job-template.json").read_text())
     properties = template["variables"]["properties"]
     values = {name: one["default"] for name, one in properties.items() if "default" in one}
-    job = apply_values(template["job_configuration"], {**values, "image": "registry/adapterflow"})
+    given = {
+        "image": "registry/adapterflow",
+        "prefect_api_url": "http://prefect:4200/api",
+        "mlflow_tracking_uri": "http://mlflow:5000",
+    }
+    assert set(template["variables"]["required"]) == set(given)
+    job = apply_values(template["job_configuration"], {**values, **given})
     pod = job["job_manifest"]["spec"]["template"]["spec"]
     # The image's user, who is not root, may write to the shared storage.
     group = pod["securityContext"]["fsGroup"]
@@ -285,4 +294,8 @@ def test_a_kubernetes_job_asks_for_a_gpu_and_takes_secrets_from_a_secret() -> No
     container = pod["containers"][0]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert container["envFrom"] == [{"secretRef": {"name": "adapterflow"}}]
-    assert not [name for name in container["env"] if "PASSWORD" in name or "TOKEN" in name]
+    assert {one["name"]: one["value"] for one in container["env"]} == {
+        "PREFECT_API_URL": given["prefect_api_url"],
+        "MLFLOW_TRACKING_URI": given["mlflow_tracking_uri"],
+    }
+    assert not [name for name in job["env"] if "PASSWORD" in name or "TOKEN" in name]

@@ -1,15 +1,16 @@
 """What `adapterflow up` gives a team: deployments, runs that link to MLflow, events, alerts."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import psutil
 import pytest
 from engine_steps import LABELLED
 from flow_runs import sums, tiny_config
@@ -19,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import CronSchedule
 from running_stack import RunningStack, wait_until
 from tiny_models import tiny_bert
+from webhook import Receiver
 
 pytestmark = pytest.mark.slow
 
@@ -190,35 +192,6 @@ def test_a_watched_folder_is_told_of(stack: RunningStack, tiny_base: Path, tmp_p
     assert "Traceback" not in problems
 
 
-class Receiver:
-    """A webhook's receiver."""
-
-    def __init__(self) -> None:
-        self.received: list[dict[str, Any]] = []
-        self.content_types: list[str | None] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.content_types.append(self.headers["Content-Type"])
-                receiver.received.append(json.loads(body))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Log nothing."""
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     """Listen for as long as the test runs."""
@@ -243,11 +216,78 @@ def test_a_failed_run_is_told_to_the_webhook(
     assert ended.state.name == "Failed"
     told = wait_until(lambda: receiver.received, "the alert")[0]
     assert receiver.content_types == ["application/json"]
-    assert told["text"].startswith(f"train-adapter: the run {ended.name} is Failed: ")
+    assert told["text"].startswith(
+        f"train-adapter: the run {ended.name} is Failed in validate_inputs: "
+    )
+    assert told["text"].endswith(f"; to resume: adapterflow resume {run.id}")
     # Control characters are escaped, as a terminal would obey them.
     shown = nowhere.name.replace("\t", r"\t").replace("\x07", r"\x07")
     assert shown in told["text"]
     assert str(run.id) in told["flow_run"]
+
+
+def test_a_run_on_a_terminal_uses_the_servers_and_names_them(
+    stack: RunningStack, tiny_base: Path, tmp_path: Path
+) -> None:
+    """It starts no server, ends with the addresses of its pages, and its last line works."""
+    file = tmp_path / "config.yaml"
+    file.write_text(tiny_config(tiny_base, sums(tmp_path / "sums.jsonl")).model_dump_json())
+    trained = stack.command("train", str(file))
+    assert trained.returncode == 0, trained.stderr
+    assert not (stack.folder / "home/.prefect/server.log").exists()
+    lines = {line[:12].strip(): line[12:].strip() for line in trained.stdout.splitlines()[-8:]}
+    assert lines["Prefect UI"].startswith(f"{stack.prefect_url}/runs/flow-run/")
+    assert lines["MLflow UI"].startswith(f"{stack.mlflow_url}/#/experiments/")
+    with stack.client() as client:
+        ended = client.read_flow_run(UUID(lines["Prefect UI"].rpartition("/")[2])).state
+    assert ended
+    assert ended.name == "Completed"
+    _, *words = shlex.split(lines["use it"])
+    files = {"INPUT.jsonl": str(tmp_path / "sums.jsonl"), "OUTPUT.jsonl": str(tmp_path / "o.jsonl")}
+    answered = stack.command(*(files.get(word, word) for word in words))
+    assert answered.returncode == 0, answered.stderr
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 24
+    assert not (stack.folder / "home/.prefect/server.log").exists()
+
+
+def test_a_run_on_a_terminal_that_fails_is_told_to_the_webhook(
+    stack: RunningStack, receiver: Receiver, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Once, with the command that resumes it."""
+    stack.command("alert", "-", given=f"{receiver.url}\n")
+    rows, file = sums(tmp_path / "sums.jsonl", 300), tmp_path / "config.yaml"
+    with rows.open("a") as opened:
+        opened.write("{\n")
+    file.write_text(tiny_config(tiny_base, rows).model_dump_json())
+    refused = stack.command("train", str(file))
+    assert refused.returncode == 2
+    (told,) = wait_until(lambda: receiver.received, "the alert")
+    run_id = told["flow_run"].rpartition("/")[2]
+    assert "is Failed in validate_inputs: " in told["text"]
+    assert "line 301" in told["text"]
+    assert told["text"].endswith(f"; to resume: adapterflow resume {run_id}")
+
+
+def test_a_file_that_no_deployment_uses_is_told(stack: RunningStack, tmp_path: Path) -> None:
+    """`notify` ends with status 2, and lists what deployments do use."""
+    done = stack.command("notify", str(sums(tmp_path / "unused.jsonl")))
+    assert done.returncode == 2
+    assert f"no deployment starts when {tmp_path / 'unused.jsonl'} changes" in done.stderr
+    assert "retrain-adapter/on-schedule uses " in done.stderr
+
+
+def test_no_process_of_the_stack_sends_usage_data(stack: RunningStack) -> None:
+    """Each has the variables that switch it off, and Prefect's pages are those of the first UI."""
+    off = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    processes = {name: psutil.Process(pid) for name, pid in stack.processes().items()}
+    assert set(processes) == {"prefect", "mlflow", "worker"}
+    for process in processes.values():
+        assert off.items() <= process.environ().items()
+    assert processes["prefect"].environ()["PREFECT_SERVER_UI_V2_ENABLED"] == "false"
 
 
 def test_runs_of_two_deployments_take_turns_on_a_device(

@@ -80,7 +80,7 @@ def test_a_database_of_a_newer_prefect_is_a_mistake(tmp_path: Path) -> None:
     config = tiny_config(tiny_llama(tmp_path / "base"), sums(tmp_path / "sums.jsonl"))
     file = tmp_path / "config.yaml"
     file.write_text(config.model_dump_json())
-    make = "from flows.server.embedded import use_embedded_server; use_embedded_server().wait()"
+    make = "from flows.server.servers import use_prefect_server; use_prefect_server().wait()"
     home = {**os.environ, "ADAPTERFLOW_HOME": str(tmp_path / "home")}
     subprocess.run([sys.executable, "-c", make], env=home, check=True)
     leap_ahead(tmp_path / "home/.prefect/prefect.db")

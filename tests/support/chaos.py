@@ -100,9 +100,9 @@ class Chaos:
         os.environ["OMP_NUM_THREADS"] = "1"
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ.pop("PREFECT_API_URL", None)
-        from flows.server.embedded import use_embedded_server
+        from flows.server.servers import use_prefect_server
 
-        server = use_embedded_server()
+        server = use_prefect_server()
         assert server
         self.config = _retraining(folder) if retraining else _training(folder)
         server.wait()

@@ -82,6 +82,22 @@ def test_bad_settings_are_named(
     assert message in err
 
 
+def test_a_base_that_can_t_work_leaves_a_new_home_as_it_was(
+    config_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the base's files refuse is found before a server makes its database."""
+    monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
+    status, _, err = run_in_process(
+        capsys, monkeypatch, "train", config_file, "--set", "lora.target_modules=[no_such]"
+    )
+    assert status == 2, err
+    assert "no_such" in err
+    assert not (tmp_path / "home/.prefect").exists()
+
+
 def test_help_imports_no_heavy_library() -> None:
     """The command line with all its commands is imported without what takes long to import."""
     code = "import sys, flows.cli.main; print(*sys.modules)"

@@ -54,11 +54,24 @@ def test_runs_at_once_share_a_new_home(config_file: Path, environment: dict[str,
 
 
 def test_the_server_ends_with_a_killed_run(config_file: Path, environment: dict[str, str]) -> None:
-    """A run that is killed outright leaves no server process behind."""
+    """A run that is killed outright leaves no server process behind.
+
+    As long as it lives, `adapterflow up` names it instead of starting a second server beside it.
+    """
     run = started(config_file, environment)
     while not (servers := _servers_in(environment["ADAPTERFLOW_HOME"])):
         assert run.poll() is None
         time.sleep(0.1)
+    up = subprocess.run(
+        [ADAPTERFLOW, "up", "--prefect-port=4999", "--mlflow-port=4998"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert up.returncode == 2, up.stderr
+    assert f"adapterflow train {config_file} --json (process {run.pid})" in up.stderr
+    assert run.poll() is None
     run.send_signal(signal.SIGKILL)
     run.communicate()
     for _ in range(300):

@@ -303,7 +303,8 @@ def test_discard_leaves_nothing(opened: Tracker) -> None:
 
 def test_ui_command_names_the_store(opened: Tracker) -> None:
     """The command works in any folder; a server is its address."""
-    assert ui_command(opened.run) == f"mlflow ui --backend-store-uri {opened.run.tracking_uri}"
+    command = f"mlflow ui --backend-store-uri {opened.run.tracking_uri}"
+    assert ui_command(opened.run) == f"MLFLOW_DISABLE_TELEMETRY=true {command}"
 
     remote = opened.run.model_copy(update={"tracking_uri": "http://there:5000"})
     assert ui_command(remote) == "http://there:5000"
