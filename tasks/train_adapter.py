@@ -40,7 +40,15 @@ def train_adapter(
             notes.update((name, f"{name} {value:.4f}") for name, value in losses.items())
             shown.at(now.step, now.num_steps, "  ".join(notes.values()))
 
-        record = engine.train_adapter(model, injected, data, settings, run.checkpoints, on_progress)
+        record = engine.train_adapter(
+            model,
+            injected,
+            data,
+            settings,
+            run.checkpoints,
+            on_progress,
+            on_evaluating=shown.part("held-out row").at,
+        )
     workbench.put(record, model)
     _report(record, tracker)
     return record

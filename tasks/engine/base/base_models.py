@@ -15,6 +15,7 @@ from tasks.engine.base.tokenizer_files import (
     check_generation_file,
     check_tokenizer_files,
 )
+from tasks.engine.base.upstream_progress import shown_as
 from tasks.engine.base.weight_files import check_complete, check_weights
 from tasks.engine.reading import reading
 from tasks.errors import UserError
@@ -251,7 +252,11 @@ def load_base(source: BaseSource) -> "PreTrainedModel":
     release_memory()  # the memory of a discarded model, before this one is loaded
     check_local_weights(source)
     problem = f"the base model {source.location!r} cannot be loaded"
-    with _reading_config(source.location, problem), seeded(_HEAD_SEED):
+    with (
+        _reading_config(source.location, problem),
+        seeded(_HEAD_SEED),
+        shown_as("loaded weight"),
+    ):
         model, info = _auto_class(settings.task).from_pretrained(
             source.location,
             revision=source.revision,
