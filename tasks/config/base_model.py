@@ -62,8 +62,8 @@ class BaseModelSettings(Section):
     those of the training rows, sorted."""
 
     dtype: Dtype = Dtype.AUTO
-    """Data type of the base's weights; `auto` is bfloat16 where the hardware computes it fast (a
-    GPU, or a CPU with AMX or AVX512-BF16), otherwise float32."""
+    """Data type of the base's weights; `auto` is bfloat16 where the hardware computes it fast (an
+    Nvidia GPU, or a CPU with AMX or AVX512-BF16), otherwise float32."""
 
     quantization: Quantization = Quantization.NONE
     """Quantization of the base by bitsandbytes: `4bit` is NF4 with double quantization (QLoRA,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config import Quantization, Task
 from tasks.engine.base.config_file import check_quantization, explain
+from tasks.engine.base.devices import device
 from tasks.engine.base.memory import release_memory
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.base.tokenizer_files import (
@@ -211,13 +212,6 @@ def load_skeleton(source: BaseSource) -> "PreTrainedModel":
 def check_local_weights(source: BaseSource) -> None:
     """Check the weights of a local base by their headers, once; see `check_weights`."""
     check_weights(source, load_skeleton(source))
-
-
-def device() -> "torch.device":
-    """Return the device that models are loaded onto: the first GPU, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:

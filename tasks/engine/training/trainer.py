@@ -265,8 +265,7 @@ class AdapterTrainer(Trainer):
                         found.expected += _labeled(micro_batch["labels"], micro_batch)
                         found.predicted += _labeled(guesses, micro_batch)
                     count = micro_batch["labels"].ne(IGNORED).sum()
-                    # In float64, as float32 counts exactly to 2^24 only.
-                    totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
+                    totals = self.accelerator.reduce(torch.stack([_exact(sums), _exact(count)]))
                     found.loss += totals[0].item()
                     found.num_labels += int(totals[1].item())
                 self.control = self.callback_handler.call_event(
@@ -316,6 +315,14 @@ class AdapterTrainer(Trainer):
     def _read_adapter(self, checkpoint: Path, model: Any) -> None:  # noqa: ANN401
         weights = load_weights(checkpoint / WEIGHTS_FILE)
         write_adapter(model, self.adapter_name, weights)
+
+
+def _exact(value: torch.Tensor) -> torch.Tensor:
+    """Return the value as float64, since float32 counts exactly to 2^24 only.
+
+    A Mac's GPU has no float64.
+    """
+    return (value.cpu() if value.device.type == "mps" else value).double()
 
 
 def _labeled(values: torch.Tensor, micro_batch: MicroBatch) -> list[list[int]]:

@@ -19,7 +19,7 @@ class Seen(Progress):
         super().__init__("weight")
         self.total = 0
 
-    def _show(self, total: int, note: str) -> None:
+    def _show(self, total: int, note: str) -> None:  # noqa: ARG002 - the base class's
         self.total = total
 
 
