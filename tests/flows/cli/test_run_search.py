@@ -140,6 +140,7 @@ def test_a_run_of_the_short_form_is_resumed_as_the_training_it_is(
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(quick_training, parameters={"config": given})
         client.set_flow_run_state(run.id, Crashed(), force=True)
+    given_name = run.name
     assert runs.reopen_run(run.id).id == run.id
     report = runs.execute(run)
     assert report.saved.folder.is_relative_to(home.outputs())
@@ -147,7 +148,7 @@ def test_a_run_of_the_short_form_is_resumed_as_the_training_it_is(
         ended = client.read_flow_run(run.id)
     assert ended.state
     assert ended.state.is_completed()
-    assert ended.name == f"mine-sums-{run.name}"
+    assert ended.name == f"mine-sums-{given_name}"
     assert interrupted_ids() == []
 
 
