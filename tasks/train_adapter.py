@@ -47,7 +47,15 @@ def train_adapter(
             shown.at(now.step, now.num_steps, "  ".join(notes.values()))
             published.at(now.step, now.num_steps, losses.get("loss"))
 
-        record = engine.train_adapter(model, injected, data, settings, run.checkpoints, on_progress)
+        record = engine.train_adapter(
+            model,
+            injected,
+            data,
+            settings,
+            run.checkpoints,
+            on_progress,
+            on_evaluating=shown.part("held-out row").at,
+        )
     workbench.put(record, model)
     _report(record, tracker)
     return record

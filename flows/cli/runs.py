@@ -7,7 +7,7 @@ from uuid import UUID
 
 import httpx
 from prefect import Flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
@@ -16,9 +16,10 @@ from prefect.utilities.names import generate_slug
 from pydantic import ValidationError
 
 from flows.cli.run_list import note_end, note_start
+from flows.quick_training import quick_training
 from flows.retrain_adapter import retrain_adapter
 from flows.train_adapter import train_adapter
-from tasks.config import RetrainAdapterConfig, TrainAdapterConfig
+from tasks.config import QuickTraining, RetrainAdapterConfig, TrainAdapterConfig
 from tasks.config.mistakes import validation_message
 from tasks.durability.redo import ask
 from tasks.durability.run_folder import run_folder
@@ -30,8 +31,9 @@ from tasks.records import ReportRecord, RetrainedRecord
 from tasks.runtime import home
 from tasks.runtime.progress import logger
 
-_FLOWS: dict[type[TrainAdapterConfig], Flow[..., Any]] = {
+_FLOWS: dict[type[TrainAdapterConfig | QuickTraining], Flow[..., Any]] = {
     TrainAdapterConfig: train_adapter,
+    QuickTraining: quick_training,
     RetrainAdapterConfig: retrain_adapter,
 }
 """The flow that each kind of configuration is for."""
@@ -85,7 +87,7 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
             raise UserError(
                 f"the run {flow_run_id} has completed; start a new one, or add --redo-from STEP"
             )
-        kind, _ = _of(client.read_flow(flow_run.flow_id).name)
+        kind, _ = _of(client, flow_run)
         config = _checked(kind, flow_run)
         folder = run_folder(config, str(flow_run.name), str(flow_run_id))
         if is_alive(folder):
@@ -129,10 +131,13 @@ def reopen_last(flow_run_ids: Sequence[UUID], redo_from: StepName | None = None)
     )
 
 
-def _checked(kind: type[TrainAdapterConfig], flow_run: FlowRun) -> TrainAdapterConfig:
+def _checked(
+    kind: type[TrainAdapterConfig | QuickTraining], flow_run: FlowRun
+) -> TrainAdapterConfig:
     given = flow_run.parameters["config"]
     try:
-        return kind.model_validate(given)
+        config = kind.model_validate(given)
+        return config.expanded() if isinstance(config, QuickTraining) else config
     except ValidationError as error:
         mistakes = validation_message(kind, error, given)
         raise RefusedSettingsError(
@@ -156,7 +161,7 @@ def execute(flow_run: FlowRun) -> ReportRecord:
 def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord:
     """Execute a training or a retraining; see `execute`."""
     with get_client(sync_client=True) as client:
-        _, flow = _of(client.read_flow(flow_run.flow_id).name)
+        _, flow = _of(client, flow_run)
     try:
         record = run_flow(flow, flow_run=flow_run)
     except UserError:
@@ -167,9 +172,18 @@ def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord:
     return record
 
 
-def _of(name: str) -> tuple[type[TrainAdapterConfig], Flow[..., Any]]:
-    found = next(((kind, flow) for kind, flow in _FLOWS.items() if flow.name == name), None)
-    if found is None:
-        possible = ", ".join(flow.name for flow in _FLOWS.values())
+def _of(
+    client: SyncPrefectClient, flow_run: FlowRun
+) -> tuple[type[TrainAdapterConfig | QuickTraining], Flow[..., Any]]:
+    """Return the configuration and the flow of a run; two flows of one name differ in the former.
+
+    Raises:
+        UserError: the run is of another flow.
+    """
+    name = client.read_flow(flow_run.flow_id).name
+    found = [(kind, flow) for kind, flow in _FLOWS.items() if flow.name == name]
+    if not found:
+        possible = ", ".join(dict.fromkeys(flow.name for flow in _FLOWS.values()))
         raise UserError(f"the run is of the flow {name!r}; only those of {possible} are resumed")
-    return found
+    given = set(flow_run.parameters.get("config", {}))
+    return next((one for one in found if given <= one[0].model_fields.keys()), found[0])

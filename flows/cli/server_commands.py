@@ -35,6 +35,8 @@ def up(prefect_port: int, mlflow_port: int) -> None:
     stack = Stack(prefect_port, mlflow_port)
     click.echo("starting Prefect, MLflow and a worker (a minute the first time) ...", err=True)
     stack.up()
+    for note in stack.notes:
+        click.echo(note, err=True)
     click.echo(f"Prefect   {stack.prefect_url}")
     click.echo(f"MLflow    {stack.mlflow_url}")
 

@@ -29,6 +29,8 @@ class Stack:
         self.prefect_url = f"http://{_HOST}:{prefect_port}"
         self.mlflow_url = f"http://{_HOST}:{mlflow_port}"
         self._processes = Background(home.prefect_store())
+        self.notes: list[str] = []
+        """What the last `up` did that a user should know of."""
 
     def up(self) -> None:
         """Start what is not running, wait until each process answers, and deploy.
@@ -68,6 +70,7 @@ class Stack:
         self._prefect("work-pool", "create", POOL, "--type=process", "--overwrite")
         self._install_lost_runs()
         self._prefect("deploy", f"--prefect-file={_DEPLOYMENTS}", "--all")
+        self._remove_former_deployments()
         if "worker" not in running:
             words = ["prefect", "worker", "start", f"--pool={POOL}", "--type=process"]
             self._processes.start("worker", words, self.environment(), None)
@@ -80,6 +83,14 @@ class Stack:
 
         with temporary_settings({PREFECT_API_URL: f"{self.prefect_url}/api"}):
             install_lost_runs()
+
+    def _remove_former_deployments(self) -> None:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from flows.server.former_deployments import remove_former_deployments
+
+        with temporary_settings({PREFECT_API_URL: f"{self.prefect_url}/api"}):
+            self.notes = remove_former_deployments()
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables of every process that uses these servers."""

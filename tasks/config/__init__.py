@@ -20,6 +20,7 @@ from tasks.config.inference import InferenceSettings
 from tasks.config.lora import Bias, LoraInit, LoraSettings
 from tasks.config.output import OutputSettings
 from tasks.config.predict_batch import PredictBatchConfig
+from tasks.config.quick_training import QuickTraining
 from tasks.config.registry import RegistrySettings
 from tasks.config.retrain_adapter import RetrainAdapterConfig
 from tasks.config.tracking import TrackingSettings
@@ -48,6 +49,7 @@ __all__ = [
     "OutputSettings",
     "PredictBatchConfig",
     "Quantization",
+    "QuickTraining",
     "RegistrySettings",
     "RetrainAdapterConfig",
     "RowFormat",

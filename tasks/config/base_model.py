@@ -44,6 +44,14 @@ class BaseModelSettings(Section):
     """A Hub id (`org/name`), a local folder, a GGUF file, or `package:NAME` for a GGUF file or a
     model's folder that an installed Python package contains."""
 
+    quantization: Quantization = Quantization.NONE
+    """Quantization of the base by bitsandbytes: `4bit` is NF4 with double quantization (QLoRA,
+    https://arxiv.org/abs/2305.14314, section 3), `8bit` is LLM.int8()."""
+
+    dtype: Dtype = Dtype.AUTO
+    """Data type of the base's weights; `auto` is bfloat16 where the hardware computes it fast (an
+    Nvidia GPU, or a CPU with AMX or AVX512-BF16), otherwise float32."""
+
     revision: str | None = None
     """Branch, tag or commit of a Hub id; it is resolved to a commit, which is recorded."""
 
@@ -60,14 +68,6 @@ class BaseModelSettings(Section):
     labels: tuple[str, ...] = ()
     """The classes, in the order of the model's outputs, for the classification tasks; by default
     those of the training rows, sorted."""
-
-    dtype: Dtype = Dtype.AUTO
-    """Data type of the base's weights; `auto` is bfloat16 where the hardware computes it fast (a
-    GPU, or a CPU with AMX or AVX512-BF16), otherwise float32."""
-
-    quantization: Quantization = Quantization.NONE
-    """Quantization of the base by bitsandbytes: `4bit` is NF4 with double quantization (QLoRA,
-    https://arxiv.org/abs/2305.14314, section 3), `8bit` is LLM.int8()."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: needs less memory and more time."""

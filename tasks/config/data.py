@@ -148,17 +148,6 @@ class DataSettings(Section):
     """Held-out rows, from the same kinds of sources; by default `eval_fraction` of the training
     rows."""
 
-    train_split: str = Field(default="train", min_length=1)
-    """The split of a `datasets` folder or Hub dataset to train on. In a list of sources, each has a
-    `split` of its own."""
-
-    eval_split: str | None = Field(default=None, min_length=1)
-    """The split of the same folder or Hub dataset to evaluate on; not for a list of sources."""
-
-    revision: str | None = None
-    """Branch, tag or commit of a Hub dataset. In a list of sources, each has a `revision` of its
-    own."""
-
     eval_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of each source's rows to hold out, drawn by the seed, if neither `eval` nor
     `eval_split` is given."""
@@ -172,6 +161,20 @@ class DataSettings(Section):
     columns: ColumnNames = Field(default_factory=dict)
     """Columns that have other names in the file, the format's name first:
     `{prompt: question, completion: answer}`."""
+
+    max_length: int = Field(default=1024, ge=8, le=10_000_000)
+    """Maximum length of a row in tokens; longer rows are truncated at the end."""
+
+    train_split: str = Field(default="train", min_length=1)
+    """The split of a `datasets` folder or Hub dataset to train on. In a list of sources, each has a
+    `split` of its own."""
+
+    eval_split: str | None = Field(default=None, min_length=1)
+    """The split of the same folder or Hub dataset to evaluate on; not for a list of sources."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset. In a list of sources, each has a `revision` of its
+    own."""
 
     template: Template = Template.AUTO
     """`chat` applies the tokenizer's chat template, `plain` concatenates prompt and completion
@@ -197,9 +200,6 @@ class DataSettings(Section):
     turns: Turns = Turns.ALL
     """Which answers of a conversation are trained on: `all` (TRL's `assistant_only_loss`), or the
     `last` one. An answer with the `weight` 0 never is."""
-
-    max_length: int = Field(default=1024, ge=8, le=10_000_000)
-    """Maximum length of a row in tokens; longer rows are truncated at the end."""
 
     on_lost_answer: OnLostAnswer = OnLostAnswer.ERROR
     """What to do with a row without an answer to train on, because all are truncated away or have

@@ -11,18 +11,6 @@ class OutputSettings(Section):
 
     model_config = ConfigDict(title="Output")
 
-    folder: str | None = Field(default=None, min_length=1)
-    """The folder in which each run gets its own folder, relative to the home folder; by default
-    `outputs/` there."""
-
-    keep_runs: int | None = Field(default=None, ge=1, le=10**9)
-    """Number of finished runs of the experiment whose folders are kept; by default all. Runs whose
-    adapter is a version in MLflow's registry are always kept."""
-
-    keep_checkpoints_days: float = Field(default=30.0, gt=0, le=36_500)
-    """Days for which an interrupted run keeps the checkpoints that it is resumed from, and any run
-    its tokenized rows. Checkpoints of finished runs are removed at once."""
-
     push_to_hub: HubId | None = None
     """The Hub id (`org/name`) of the repository to push the adapter to; needs a token in
     `HF_TOKEN`."""
@@ -36,3 +24,14 @@ class OutputSettings(Section):
 
     language: list[str] = Field(default_factory=list)
     """Languages for the model card, as codes such as `en`."""
+    folder: str | None = Field(default=None, min_length=1)
+    """The folder in which each run gets its own folder, relative to the home folder; by default
+    `outputs/` there."""
+
+    keep_runs: int | None = Field(default=None, ge=1, le=10**9)
+    """Number of finished runs of the experiment whose folders are kept; by default all. Runs whose
+    adapter is a version in MLflow's registry are always kept."""
+
+    keep_checkpoints_days: float = Field(default=30.0, gt=0, le=36_500)
+    """Days for which an interrupted run keeps the checkpoints that it is resumed from, and any run
+    its tokenized rows. Checkpoints of finished runs are removed at once."""

@@ -10,10 +10,6 @@ class TrackingSettings(Section):
 
     model_config = ConfigDict(title="Tracking")
 
-    uri: str | None = Field(title="MLflow URI", default=None, min_length=1)
-    """The MLflow tracking URI, without a password; by default `MLFLOW_TRACKING_URI`, the server of
-    `adapterflow up` where it runs, or else the embedded store."""
-
     experiment: str = Field(default="adapterflow", min_length=1)
     """The MLflow experiment."""
 
@@ -22,3 +18,6 @@ class TrackingSettings(Section):
 
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the MLflow run."""
+    uri: str | None = Field(title="MLflow URI", default=None, min_length=1)
+    """The MLflow tracking URI, without a password; by default `MLFLOW_TRACKING_URI`, the server of
+    `adapterflow up` where it runs, or else the embedded store."""

@@ -47,8 +47,8 @@ class TrainingSettings(Section):
     num_train_epochs: float = Field(default=1.0, gt=0, le=1_000_000)
     """Number of epochs; may be a fraction."""
 
-    max_steps: int | None = Field(default=None, ge=1, le=10**9)
-    """Stop after this many optimizer steps; overrides `num_train_epochs`."""
+    learning_rate: float = Field(default=2e-4, gt=0, le=100)
+    """Peak learning rate of AdamW; adapters need about ten times that of full fine-tuning."""
 
     batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Rows per batch and device (transformers' `per_device_train_batch_size`)."""
@@ -56,8 +56,8 @@ class TrainingSettings(Section):
     gradient_accumulation_steps: int = Field(default=1, ge=1, le=1_000_000)
     """Batches per optimizer step."""
 
-    learning_rate: float = Field(default=2e-4, gt=0, le=100)
-    """Peak learning rate of AdamW; adapters need about ten times that of full fine-tuning."""
+    max_steps: int | None = Field(default=None, ge=1, le=10**9)
+    """Stop after this many optimizer steps; overrides `num_train_epochs`."""
 
     optim: Optimizer = Optimizer.ADAMW_TORCH
     """`adamw_torch`, or bitsandbytes' `paged_adamw_8bit`, which keeps its state in 8 bits and moves

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tasks.config import (
     DataSettings,
     PredictBatchConfig,
+    QuickTraining,
     RetrainAdapterConfig,
     TrainAdapterConfig,
 )
@@ -43,15 +44,18 @@ def full_name(config: TrainAdapterConfig | PredictBatchConfig, given: str) -> st
     return given if given.startswith(subject) else subject + _slug(given, _LONGEST_NAME)
 
 
-def namer(kind: type[TrainAdapterConfig | PredictBatchConfig]) -> Callable[[], str]:
+def namer(
+    kind: type[TrainAdapterConfig | QuickTraining | PredictBatchConfig],
+) -> Callable[[], str]:
     """Return a function for Prefect that names a starting flow run by its parameter `config`."""
 
     def name() -> str:
         given = str(flow_run.get_name())
         try:
-            config = kind.model_validate(flow_run.get_parameters().get("config"))
+            parsed = kind.model_validate(flow_run.get_parameters().get("config"))
         except ValidationError:  # the flow reports it
             return given
+        config = parsed.expanded() if isinstance(parsed, QuickTraining) else parsed
         # A run that an earlier version began is resumed in its folder, under its old name.
         began = isinstance(config, TrainAdapterConfig) and run_folder(
             config, given, str(flow_run.get_id())

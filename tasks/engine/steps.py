@@ -121,6 +121,7 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
     folder: Path,
     on_progress: "OnTraining | None" = None,
     *,
+    on_evaluating: Callable[[int, int], None] | None = None,
     max_eval_rows: int | None = None,
 ) -> TrainedRecord:
     """Step 4: train the adapter, from the last checkpoint in `folder` if there is one.
@@ -132,6 +133,7 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
         settings: of the training.
         folder: for checkpoints and the trained weights.
         on_progress: called at every step and for everything logged.
+        on_evaluating: called with the number of held-out rows evaluated so far, and of all.
         max_eval_rows: evaluate on at most this many held-out rows, the first ones.
 
     Raises:
@@ -154,6 +156,7 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
         settings=settings,
         folder=folder,
         on_progress=on_progress or (lambda _: None),
+        on_evaluating=on_evaluating,
     )
 
 

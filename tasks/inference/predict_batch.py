@@ -106,6 +106,7 @@ def _answers(
     total, num_before = len(questions), 0
     answers: list[Answered] = []
     with progress("row") as shown:
+        shown.at(0, total)
         for start in range(0, total, config.chunk_rows):
             kept = chunks.get(start)
             if kept is None:
@@ -119,7 +120,7 @@ def _answers(
                 chunks.put(start, kept)
             else:
                 num_before += len(kept)
-                shown.add(len(kept), total)
+                shown.skip(len(kept), total)
             answers += kept
     return answers, num_before
 

@@ -46,6 +46,7 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
     names = [name for name in (BASE, CHAMPION, CHALLENGER) if name in sources]
     found: dict[str, Evaluation] = {}
     with progress("held-out answer") as shown:
+        shown.at(0, len(names) * len(held_out.examples))
         for name in names:
             found[name] = evaluate(
                 adapters,

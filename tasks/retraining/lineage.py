@@ -98,7 +98,11 @@ def hardware() -> str:
     names = [line.partition(":")[2].strip() for line in facts.splitlines() if "model name" in line]
     processor = next(iter(names), platform.processor() or platform.machine())
     torch = sys.modules.get("torch")
-    gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""
+    gpu = ""
+    if torch and torch.cuda.is_available():
+        gpu = f", {torch.cuda.get_device_name()}"
+    elif torch and torch.backends.mps.is_available():
+        gpu = ", its GPU (mps)"
     return f"{processor}, {os.cpu_count()} cores{gpu}"
 
 

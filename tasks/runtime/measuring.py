@@ -66,6 +66,9 @@ def _reset_peaks() -> None:
 
 def _peak_gpu_bytes() -> int:
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    if torch is None:
         return 0
-    return int(torch.cuda.max_memory_allocated())
+    if torch.backends.mps.is_available():
+        # torch has no peak there; what the driver gave is kept by torch until the next release.
+        return int(torch.mps.driver_allocated_memory())
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0

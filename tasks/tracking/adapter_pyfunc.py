@@ -470,8 +470,10 @@ def _load_base(base: str, revision: str | None, config: dict[str, Any], full: li
     if labels:  # decoders classify at the last token that is not padding
         pad = _load_tokenizer(base, base, revision).pad_token_id
         model.config.get_text_config().pad_token_id = pad
+    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = next((kind for kind, is_there in gpus.items() if is_there), "cpu")
     # bitsandbytes moves the weights itself.
-    return model if quantization or not torch.cuda.is_available() else model.to("cuda")
+    return model if quantization or device == "cpu" else model.to(device)
 
 
 def _quantization(name: str, dtype: Any, without: list[str] | None) -> Any:  # noqa: ANN401

@@ -17,7 +17,9 @@ from prefect.utilities.importtools import import_object
 from flows.server import automations
 from flows.server.deployment_parameters import read_parameters
 from flows.server.embedded import HEARTBEAT_SECONDS
+from flows.server.former_deployments import FORMER
 from flows.server.stack import POOL
+from tasks.config import TrainAdapterConfig
 from tasks.errors import UserError
 
 CHECKOUT = Path(__file__).parents[2]
@@ -30,9 +32,10 @@ def deployments() -> list[DeploymentConfig]:
     return PrefectYamlModel.model_validate(yaml.safe_load(text)).deployments
 
 
-def inputs_of(deployment: DeploymentConfig) -> dict[str, str]:
-    """Return the inputs of the step that reads a deployment's parameters."""
-    assert isinstance(deployment.build, list)
+def inputs_of(deployment: DeploymentConfig) -> dict[str, str] | None:
+    """Return the inputs of the step that reads a deployment's parameters; None if it has none."""
+    if not isinstance(deployment.build, list):
+        return None
     return {k: v for k, v in next(iter(deployment.build[0].values())).items() if k != "id"}
 
 
@@ -42,6 +45,21 @@ def flow_of(deployment: DeploymentConfig) -> Flow[Any, Any]:
     flow = import_object(deployment.entrypoint)
     assert isinstance(flow, Flow)
     return flow
+
+
+def test_each_name_says_on_its_own_which_deployment_it_is() -> None:
+    """Lists in Prefect's UI show the name without the flow's."""
+    names = [str(one.name) for one in deployments()]
+    assert len(names) == len(set(names))
+    assert names[0] == "quick", "what a newcomer needs stands on top"
+
+
+def test_names_of_earlier_versions_have_a_successor() -> None:
+    """Each name that was given up leads to a deployment of the same flow."""
+    today = {f"{flow_of(one).name}/{one.name}" for one in deployments()}
+    assert set(FORMER.values()) <= today
+    assert not FORMER.keys() & today
+    assert all(k.partition("/")[0] == v.partition("/")[0] for k, v in FORMER.items())
 
 
 each_deployment = pytest.mark.parametrize(
@@ -57,6 +75,9 @@ def test_parameters_are_a_valid_configuration(
     monkeypatch.chdir(CHECKOUT)
     flow = flow_of(deployment)
     inputs = inputs_of(deployment)
+    if inputs is None:
+        assert not deployment.parameters, "the form starts with the defaults alone"
+        return
     assert inputs["flow"] == flow.name
     given = read_parameters(**inputs)["config"]
     values = {**deployment.parameters, "config": given}
@@ -147,6 +168,7 @@ def test_the_form_has_the_sections_in_the_order_of_the_work() -> None:
     "entrypoint",
     [
         "flows.train_adapter.train_adapter",
+        "flows.quick_training.quick_training",
         "flows.retrain_adapter.retrain_adapter",
         "flows.predict_batch.predict_batch",
     ],
@@ -159,11 +181,44 @@ def test_each_field_of_the_form_has_a_title_and_one_line(entrypoint: str) -> Non
         for model, definition in schema["definitions"].items()
         for name, field in definition.get("properties", {}).items()
     ]
-    assert len(fields) > 15
+    assert len(fields) >= 6
     for model, name, field in fields:
         assert field.get("title"), (model, name)
         assert field.get("description"), (model, name)
         assert "\n" not in field["description"], (model, name)
+
+
+def test_the_short_form_has_six_fields_and_two_to_fill_in() -> None:
+    """Base and data are empty; nothing in it is the demo's."""
+    short = form("flows.quick_training.quick_training")
+    assert list(short["properties"]) == ["config"]
+    fields = short["definitions"]["QuickTraining"]
+    assert list(fields["properties"]) == [
+        "base",
+        "train",
+        "held_out",
+        "adapter_name",
+        "epochs",
+        "experiment",
+    ]
+    assert fields["required"] == ["base", "train"]
+    defaults = {name: one.get("default") for name, one in fields["properties"].items()}
+    general = TrainAdapterConfig(base_model={"source": "a/b"}, data={"train": "c"})  # type: ignore[arg-type]
+    assert defaults["held_out"] == str(general.data.eval_fraction)
+    assert defaults["adapter_name"] == general.lora.adapter_name
+    assert defaults["epochs"] == general.training.num_train_epochs
+    assert defaults["experiment"] == general.tracking.experiment
+
+
+def test_what_is_usually_changed_is_on_top() -> None:
+    """Each group of the full form begins with the settings that most trainings differ in."""
+    definitions = form("flows.train_adapter.train_adapter")["definitions"]
+    first = {name: list(one.get("properties", {}))[:3] for name, one in definitions.items()}
+    assert first["DataSettings"] == ["train", "eval", "eval_fraction"]
+    assert first["TrainingSettings"] == ["num_train_epochs", "learning_rate", "batch_size"]
+    assert first["TrackingSettings"][0] == "experiment"
+    assert first["OutputSettings"][:2] == ["push_to_hub", "private"]
+    assert first["BaseModelSettings"][0] == "source"
 
 
 def test_choices_are_drop_downs() -> None:
@@ -234,6 +289,7 @@ def test_the_compose_file_publishes_on_loopback_and_asks_for_passwords() -> None
     assert "--app-name=basic-auth" in " ".join(services["mlflow"]["command"])
     assert "PASSWORD" not in str([one.get("command") for one in services.values()])
     assert "flows.server.automations" in str(services["worker"]["command"])
+    assert "flows.server.former_deployments" in str(services["worker"]["command"])
     assert "--host=127.0.0.1" in services["postgres"]["healthcheck"]["test"]
     text = (PRODUCTION / "compose.yaml").read_text()
     for secret in ("PREFECT_AUTH", "POSTGRES_PASSWORD", "MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY"):

@@ -89,6 +89,11 @@ REACHES = (
         value=False,
     ),
     Reach("transformers.integrations.peft", "logger", "tasks/engine/adapters/loading.py"),
+    Reach(
+        "transformers.modeling_gguf_pytorch_utils",
+        "tqdm",
+        "tasks/engine/base/upstream_progress.py",
+    ),
     Reach("transformers.modeling_utils", "logger", "tasks/engine/base/weight_files.py"),
     Reach(
         "transformers.utils.chat_template_utils",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-DEPLOYMENT = "train-adapter/on-demand"
+DEPLOYMENT = "train-adapter/every-setting"
+QUICK = "train-adapter/quick"
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +53,53 @@ def fill(page: "Page", title: str, value: str) -> None:
     page.locator(f"xpath=//*[normalize-space(text())='{title}']/following::textarea[1]").fill(value)
 
 
-def submitted(page: "Page", stack: RunningStack) -> list["FlowRun"]:
+def submitted(page: "Page", stack: RunningStack, deployment: str = DEPLOYMENT) -> list["FlowRun"]:
     """Submit the form, and give the run; a click that a page just being made lost is repeated."""
     button = page.get_by_role("button", name="Submit")
-    if not stack.runs_of(DEPLOYMENT) and button.is_visible():
+    if not stack.runs_of(deployment) and button.is_visible():
         button.click()
         page.wait_for_timeout(10_000)
-    return stack.runs_of(DEPLOYMENT)
+    return stack.runs_of(deployment)
+
+
+def scrolls_sideways(page: "Page") -> bool:
+    """Return whether some of the page is to the right of the window."""
+    wide: bool = page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
+    return wide
+
+
+def test_the_short_form_is_six_fields_and_a_run_of_what_they_say(
+    stack: RunningStack, page: "Page", tiny_base: Path, tmp_path: Path
+) -> None:
+    """At 1280 pixels all are seen without scrolling sideways; base and data are empty."""
+    deployment = stack.deployment(QUICK)
+    page.goto(f"{stack.prefect_url}/deployments/deployment/{deployment.id}/run")
+    fill(page, "Base model", str(tiny_base))
+    fill(page, "Data", str(sums(tmp_path / "sums.jsonl")))
+    titles = ["Held-out data or share (Optional)", "Adapter name (Optional)"]
+    titles += ["Epochs (Optional)", "Experiment (Optional)"]
+    for title in ("Base model", "Data", *titles):
+        seen = page.locator(f"xpath=//*[normalize-space(text())='{title}']").first
+        box = seen.bounding_box()
+        assert box, title
+        assert box["x"] + box["width"] <= page.viewport_size["width"], title  # type: ignore[index]
+    assert not scrolls_sideways(page)
+    fill(page, titles[0], "25 %")
+    fill(page, titles[1], "short")
+    fill(page, titles[3], "short-form")
+    run = wait_until(lambda: submitted(page, stack, QUICK), "the run that the form starts")[0]
+    assert run.parameters["config"] == {
+        "base": str(tiny_base),
+        "train": str(tmp_path / "sums.jsonl"),
+        "held_out": "25 %",
+        "adapter_name": "short",
+        "epochs": 1,
+        "experiment": "short-form",
+    }
+    ended = stack.ended(run)
+    assert ended.state
+    assert ended.state.name == "Completed", ended.state.message
+    assert ended.name == f"short-sums-{run.name}"
 
 
 def test_a_person_fills_in_the_form_and_sees_the_run_through(
@@ -72,7 +113,9 @@ def test_a_person_fills_in_the_form_and_sees_the_run_through(
     fill(page, "Train", str(sums(tmp_path / "sums.jsonl")))
     fill(page, "Eval (Optional)", str(sums(tmp_path / "held_out.jsonl", 4)))
     run = wait_until(lambda: submitted(page, stack), "the run that the form starts")[0]
-    assert run.parameters["config"]["base_model"]["source"] == str(tiny_base)
+    config = run.parameters["config"]
+    assert config["base_model"]["source"] == str(tiny_base)
+    assert config["output"].get("license") is None, "nothing of the demo's is left"
 
     stack.ended(run)
     open_prefect_run(page, stack, run)

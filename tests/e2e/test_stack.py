@@ -24,7 +24,7 @@ from webhook import Receiver
 
 pytestmark = pytest.mark.slow
 
-TRAINING, RETRAINING = "train-adapter/on-demand", "train-adapter/on-schedule"
+TRAINING, RETRAINING = "train-adapter/every-setting", "train-adapter/train-weekly"
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_changed_data_starts_a_training_and_unchanged_data_none(
 
 def test_a_schedule_is_off_at_first_and_then_stays_as_it_was_switched(stack: RunningStack) -> None:
     """It is after the next deployment what it was, also beside one that somebody made in the UI."""
-    name = "retrain-adapter/on-schedule"
+    name = "retrain-adapter/retrain-weekly"
     (schedule,) = stack.deployment(name).schedules
     assert not schedule.active
     for is_on in (True, False):
@@ -143,11 +143,7 @@ def redeploy(stack: RunningStack, config: dict[str, Any], folder: Path) -> None:
     checkout = Path(__file__).parents[2]
     deployments = yaml.safe_load((checkout / "deployments/prefect.yaml").read_text())
     step = "flows.server.deployment_parameters.read_parameters"
-    only = [
-        one
-        for one in deployments["deployments"]
-        if one["name"] == "on-schedule" and one["entrypoint"] == "flows.train_adapter.train_adapter"
-    ]
+    only = [one for one in deployments["deployments"] if one["name"] == "train-weekly"]
     only[0]["build"][0][step]["file"] = str(file)
     edited = folder / "prefect.yaml"
     edited.write_text(yaml.safe_dump({**deployments, "deployments": only}))

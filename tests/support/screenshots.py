@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from running_stack import RunningStack
 
+from flows.server.deployment_parameters import read_parameters
 from tasks.durability.step_name import StepName
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ def _take(page: "Page", name: str) -> None:
 
 def _demo(stack: RunningStack) -> "FlowRun":
     """Train the demo's adapter through the deployment, with fewer sample answers."""
-    deployment = "train-adapter/on-demand"
-    config: dict[str, Any] = stack.deployment(deployment).parameters["config"]
+    deployment, file = "train-adapter/every-setting", "deployments/demo/tickets.yaml"
+    config: dict[str, Any] = read_parameters("train-adapter", file)["config"]
     config["inference"] = {**config["inference"], "sample_rows": 25}
     return stack.ended(stack.start(deployment, {"config": config}), seconds=1800)
 

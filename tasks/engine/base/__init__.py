@@ -7,7 +7,6 @@ quantization, its tokenizer, what its task needs of it, and how long an input it
 from tasks.engine.base.base_models import (
     check_local_weights,
     describe_base,
-    device,
     end_ids,
     load_base,
     load_config,
@@ -18,6 +17,7 @@ from tasks.engine.base.base_models import (
     read_tokenizer,
     seeded,
 )
+from tasks.engine.base.devices import device
 from tasks.engine.base.hub import ADAPTER_FILES, TOKENIZER_FILES, check_push, download, push_adapter
 from tasks.engine.base.input_limits import (
     InputLimits,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config import Quantization, Task
 from tasks.engine.base.config_file import check_quantization, explain
+from tasks.engine.base.devices import device
 from tasks.engine.base.memory import release_memory
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.base.tokenizer_files import (
@@ -15,6 +16,7 @@ from tasks.engine.base.tokenizer_files import (
     check_generation_file,
     check_tokenizer_files,
 )
+from tasks.engine.base.upstream_progress import shown_as
 from tasks.engine.base.weight_files import check_complete, check_weights
 from tasks.engine.reading import reading
 from tasks.errors import UserError
@@ -212,13 +214,6 @@ def check_local_weights(source: BaseSource) -> None:
     check_weights(source, load_skeleton(source))
 
 
-def device() -> "torch.device":
-    """Return the device that models are loaded onto: the first GPU, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
     """Autocast to the base's dtype as training does, if that is half precision.
 
@@ -251,7 +246,11 @@ def load_base(source: BaseSource) -> "PreTrainedModel":
     release_memory()  # the memory of a discarded model, before this one is loaded
     check_local_weights(source)
     problem = f"the base model {source.location!r} cannot be loaded"
-    with _reading_config(source.location, problem), seeded(_HEAD_SEED):
+    with (
+        _reading_config(source.location, problem),
+        seeded(_HEAD_SEED),
+        shown_as("loaded weight"),
+    ):
         model, info = _auto_class(settings.task).from_pretrained(
             source.location,
             revision=source.revision,

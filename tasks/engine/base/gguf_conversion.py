@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tasks.engine.base.gguf_header import check_gguf
+from tasks.engine.base.upstream_progress import shown_as
 from tasks.engine.reading import reading
 from tasks.runtime import home
 from tasks.runtime.atomic_files import atomic_folder
@@ -78,7 +79,7 @@ def _write_model(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with reading(f"transformers cannot read {gguf}"):
+    with reading(f"transformers cannot read {gguf}"), shown_as("converted weight"):
         tokenizer = AutoTokenizer.from_pretrained(
             gguf.parent, gguf_file=gguf.name, trust_remote_code=False
         )

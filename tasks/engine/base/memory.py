@@ -15,6 +15,8 @@ def release_memory() -> None:
 
     gc.collect()
     torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc and hasattr(libc, "malloc_trim"):  # only glibc has it
         libc.malloc_trim(0)

@@ -121,7 +121,8 @@ def most_tokens(settings: TrainingSettings) -> int:
     """Return the most tokens of a micro-batch: as configured, else the default of the device."""
     if settings.batch_tokens != "auto":
         return settings.batch_tokens
-    return _TOKENS_CPU if device().type == "cpu" else _TOKENS_GPU
+    # A Mac's GPU shares the memory of everything else.
+    return _TOKENS_GPU if device().type == "cuda" else _TOKENS_CPU
 
 
 def unfused_layers(model: "PreTrainedModel") -> Iterator[str]:

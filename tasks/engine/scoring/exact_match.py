@@ -21,6 +21,7 @@ from tasks.engine.data.tokens import naming
 from tasks.engine.objectives import Objective, matches, objective_of
 from tasks.errors import UserError
 from tasks.records import ChatOptions
+from tasks.runtime.progress import progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,13 +62,16 @@ def exact_match_on(  # noqa: PLR0913 - what to answer, with what, how long, how 
         expected = [kind.expected(renderer, example) for example in examples]
 
     def score(model: "PreTrainedModel") -> float:
-        answers = kind.answer(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-        )
+        with progress("answer") as shown:
+            shown.at(0, len(prompts))
+            answers = kind.answer(
+                model,
+                tokenizer,
+                prompts,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                on_progress=lambda count: shown.add(count, len(prompts)),
+            )
         right = (matches(one.text, wanted) for one, wanted in zip(answers, expected, strict=True))
         return sum(right) / len(examples)
 

@@ -69,6 +69,8 @@ def _sample(
     prompts = [objective.prompt(*one) for one in questions]
     expected = [objective.expected(*one) for one in questions]
     done = 0
+    if on_progress:
+        on_progress(0, 2 * len(prompts))
 
     def count(more: int) -> None:
         nonlocal done

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import torch
 from transformers import TrainingArguments
 
 from tasks.config import TrainingSettings
 from tasks.config.training import Optimizer
+from tasks.engine.base import device
 from tasks.records import InjectedRecord
 
 _OPTIMIZERS = {
@@ -33,7 +33,7 @@ def training_arguments(
     """
     base = injected.lora.base
     every = "epoch" if settings.eval_steps is None else "steps"
-    on_gpu = torch.cuda.is_available()
+    kind = device().type
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.num_train_epochs,
@@ -65,12 +65,11 @@ def training_arguments(
         seed=injected.lora.seed,
         data_seed=injected.lora.seed,
         # float32 adapters on a half-precision base: autocast multiplies in half precision and
-        # accumulates in float32. float16 autocast with gradient scaling needs a GPU.
+        # accumulates in float32. float16 autocast with gradient scaling needs an Nvidia GPU.
         bf16=base.dtype == "bfloat16",
-        fp16=base.dtype == "float16" and on_gpu,
-        # Trainer would choose a Mac's GPU by itself, but the base is on the CPU there.
-        use_cpu=not on_gpu,
-        dataloader_pin_memory=on_gpu,
+        fp16=base.dtype == "float16" and kind == "cuda",
+        use_cpu=kind == "cpu",
+        dataloader_pin_memory=kind == "cuda",
         # Rows are made for the collator, whatever arguments the model's forward has.
         remove_unused_columns=False,
         # `Watch` reports to the caller instead.

@@ -23,13 +23,16 @@ class TrainingProgress:
 
 
 OnTraining = Callable[[TrainingProgress], None]
+OnEvaluating = Callable[[int, int], None]
+"""Called with the number of held-out rows evaluated so far, and of all."""
 
 
 class Watch(TrainerCallback):
     """Reports progress, and fails at the first loss that is not finite."""
 
-    def __init__(self, on_progress: OnTraining) -> None:
+    def __init__(self, on_progress: OnTraining, on_evaluating: OnEvaluating | None = None) -> None:
         self._on_progress = on_progress
+        self._on_evaluating = on_evaluating
 
     def on_step_end(
         self,
@@ -40,6 +43,19 @@ class Watch(TrainerCallback):
     ) -> None:
         """Report the step."""
         self._on_progress(TrainingProgress(state.global_step, state.max_steps, {}))
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - Trainer's signature
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        num_evaluated: int = 0,
+        num_held_out: int = 0,
+        **kwargs: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        """Report the rows evaluated so far, which `AdapterTrainer` counts."""
+        if self._on_evaluating:
+            self._on_evaluating(num_evaluated, num_held_out)
 
     def on_log(
         self,

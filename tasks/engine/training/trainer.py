@@ -231,8 +231,11 @@ class AdapterTrainer(Trainer):
         Trainer does, log them and tell the callbacks.
         """
         is_mixed = eval_dataset is None and len(self._eval_sources) > 1
-        given = self._eval_sources if is_mixed else {"": eval_dataset}
-        found = {name: self._evaluated(rows) for name, rows in given.items()}
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        given = self._eval_sources if is_mixed else {"": rows}
+        total, found = sum(map(len, given.values())), dict[str, Evaluated]()
+        for name, rows in given.items():
+            found[name] = self._evaluated(rows, sum(len(given[one]) for one in found), total)
         scores = self._scores(sum(found.values(), Evaluated()))
         if is_mixed:
             for name, one in found.items():
@@ -244,11 +247,17 @@ class AdapterTrainer(Trainer):
         )
         return metrics
 
-    def _evaluated(self, rows: Any) -> "Evaluated":  # noqa: ANN401 - Trainer's signature
-        """Return the summed loss and the predictions on held-out rows; None means all of them."""
+    def _evaluated(self, rows: Any, num_before: int, total: int) -> "Evaluated":  # noqa: ANN401 - Trainer's own type
+        """Return the summed loss and the predictions on held-out rows.
+
+        Args:
+            rows: the rows.
+            num_before: rows of other sources that this evaluation is done with, for the callbacks.
+            total: rows of all sources.
+        """
         found = Evaluated()
         with eval_mode(self.model), torch.no_grad():
-            for batch in self.get_eval_dataloader(rows):
+            for number, batch in enumerate(self.get_eval_dataloader(rows), 1):
                 for micro_batch in self._prepare_inputs(batch)["micro_batches"]:
                     with self.compute_loss_context_manager():
                         sums, guesses = self._task.loss(self.model, micro_batch, self._plan)
@@ -256,10 +265,17 @@ class AdapterTrainer(Trainer):
                         found.expected += _labeled(micro_batch["labels"], micro_batch)
                         found.predicted += _labeled(guesses, micro_batch)
                     count = micro_batch["labels"].ne(IGNORED).sum()
-                    # In float64, as float32 counts exactly to 2^24 only.
-                    totals = self.accelerator.reduce(torch.stack([sums.double(), count.double()]))
+                    totals = self.accelerator.reduce(torch.stack([_exact(sums), _exact(count)]))
                     found.loss += totals[0].item()
                     found.num_labels += int(totals[1].item())
+                self.control = self.callback_handler.call_event(
+                    "on_prediction_step",
+                    self.args,
+                    self.state,
+                    self.control,
+                    num_evaluated=num_before + min(number * self.args.eval_batch_size, len(rows)),
+                    num_held_out=total,
+                )
         return found
 
     def _scores(self, found: "Evaluated") -> dict[str, float]:
@@ -299,6 +315,14 @@ class AdapterTrainer(Trainer):
     def _read_adapter(self, checkpoint: Path, model: Any) -> None:  # noqa: ANN401
         weights = load_weights(checkpoint / WEIGHTS_FILE)
         write_adapter(model, self.adapter_name, weights)
+
+
+def _exact(value: torch.Tensor) -> torch.Tensor:
+    """Return the value as float64, since float32 counts exactly to 2^24 only.
+
+    A Mac's GPU has no float64.
+    """
+    return (value.cpu() if value.device.type == "mps" else value).double()
 
 
 def _labeled(values: torch.Tensor, micro_batch: MicroBatch) -> list[list[int]]:

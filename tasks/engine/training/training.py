@@ -38,7 +38,7 @@ from tasks.engine.data.tokens import (
 from tasks.engine.failures import is_out_of_memory
 from tasks.engine.objectives import objective_of
 from tasks.engine.training.arguments import training_arguments
-from tasks.engine.training.callbacks import OnTraining, Pace, Watch
+from tasks.engine.training.callbacks import OnEvaluating, OnTraining, Pace, Watch
 from tasks.engine.training.checkpoints import Checkpoints
 from tasks.engine.training.plan import planned, with_less_memory
 from tasks.engine.training.trainer import AdapterTrainer, Rows
@@ -61,6 +61,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     settings: TrainingSettings,
     folder: Path,
     on_progress: OnTraining,
+    on_evaluating: OnEvaluating | None = None,
 ) -> TrainedRecord:
     """Train the model's active adapter, resuming from the newest checkpoint in `folder`, if any.
 
@@ -71,6 +72,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         settings: the training settings.
         folder: for checkpoints and the trained weights.
         on_progress: called after every step and every log.
+        on_evaluating: called after every batch of held-out rows.
 
     Returns:
         The record of the trained weights, with losses in nats per label (a token of a language
@@ -88,9 +90,8 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         raise UserError("training.optim is paged_adamw_8bit, which needs a GPU; use adamw_torch")
     if not data.record.train.num_trained_tokens:
         raise VerificationError("no token of the training rows is trained on; see data.loss_on")
-    state, plan, seconds = _trained(
-        model, injected, data, settings, Checkpoints(folder), on_progress
-    )
+    watch = Watch(on_progress, on_evaluating)
+    state, plan, seconds = _trained(model, injected, data, settings, Checkpoints(folder), watch)
     # Before the trained weights are written: what fails must leave no file that looks like them.
     change = _verify(model, injected, state)
     weights = read_adapter(model, injected.lora.adapter_name)
@@ -142,7 +143,7 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
     data: PreparedData,
     settings: TrainingSettings,
     checkpoints: Checkpoints,
-    on_progress: OnTraining,
+    watch: Watch,
 ) -> tuple[TrainerState, TrainingPlan, float]:
     """Train in micro-batches that fit into memory; return Trainer's state, the plan, and seconds.
 
@@ -153,7 +154,7 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
     torch.set_num_threads(plan.num_threads)
     while True:
         trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
-        trainer.add_callback(Watch(on_progress))
+        trainer.add_callback(watch)
         try:
             trainer.train_or_resume()
         except (RuntimeError, MemoryError) as error:

@@ -6,11 +6,12 @@ from uuid import UUID, uuid4
 import pytest
 from flow_runs import sums, tiny_config
 from prefect.client.orchestration import get_client
-from prefect.states import Completed
+from prefect.states import Completed, Crashed
 
 from flows.cli import run_list, runs
 from flows.cli.run_search import find_run, interrupted_runs
 from flows.predict_batch import predict_batch
+from flows.quick_training import quick_training
 from flows.train_adapter import train_adapter
 from tasks.config import TrackingSettings
 from tasks.durability.run_lock import alive
@@ -128,6 +129,32 @@ def test_a_run_that_this_version_refuses_is_looked_past(
         runs.reopen_last([refused])
     with pytest.raises(UserError, match="of the flow 'predict-batch'; only those of train-adapter"):
         runs.reopen_last([other])
+
+
+def test_a_run_of_the_short_form_is_resumed_as_the_training_it_is(
+    prefect_server: None, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Its folder and name are those of the same training by the full form, and it completes."""
+    rows = sums(tmp_path / "sums.jsonl")
+    given = {"base": str(tiny_base), "train": str(rows), "adapter_name": "mine", "epochs": 1}
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(quick_training, parameters={"config": given})
+        client.set_flow_run_state(run.id, Crashed(), force=True)
+    given_name = run.name
+    assert runs.reopen_run(run.id).id == run.id
+    report = runs.execute(run)
+    assert report.saved.folder.is_relative_to(home.outputs())
+    with get_client(sync_client=True) as client:
+        ended = client.read_flow_run(run.id)
+    assert ended.state
+    assert ended.state.is_completed()
+    assert ended.name == f"mine-sums-{given_name}"
+    assert interrupted_ids() == []
+
+
+def interrupted_ids() -> list[str]:
+    """Return the runs that the home's list has as unfinished."""
+    return [*run_list.unfinished_runs()]
 
 
 def test_where_all_completed_none_was_interrupted(
