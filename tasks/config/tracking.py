@@ -18,6 +18,7 @@ class TrackingSettings(Section):
 
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the MLflow run."""
+
     uri: str | None = Field(title="MLflow URI", default=None, min_length=1)
     """The MLflow tracking URI, without a password; by default `MLFLOW_TRACKING_URI`, the server of
     `adapterflow up` where it runs, or else the embedded store."""

@@ -269,7 +269,7 @@ def test_a_file_that_no_deployment_uses_is_told(stack: RunningStack, tmp_path: P
     done = stack.command("notify", str(sums(tmp_path / "unused.jsonl")))
     assert done.returncode == 2
     assert f"no deployment starts when {tmp_path / 'unused.jsonl'} changes" in done.stderr
-    assert "retrain-adapter/on-schedule uses " in done.stderr
+    assert "retrain-adapter/retrain-weekly uses " in done.stderr
 
 
 def test_no_process_of_the_stack_sends_usage_data(stack: RunningStack) -> None:
