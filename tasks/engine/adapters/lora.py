@@ -135,7 +135,9 @@ def _resolved(
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
         init_lora_weights=_INIT.get(settings.init_lora_weights, settings.init_lora_weights.value),
-        **fused_patterns(settings, selection.num_fused, selection.target_parameters, alpha),
+        **fused_patterns(
+            settings, selection.num_fused, selection.target_parameters, settings.r, alpha
+        ),
     )
     return LoraConfigRecord.model_validate(to_json(config))
 

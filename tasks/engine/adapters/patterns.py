@@ -65,6 +65,7 @@ def fused_patterns(
     settings: LoraSettings,
     num_fused: Mapping[str, int],
     targets: Mapping[str, list[str]],
+    r: int,
     alpha: float,
 ) -> dict[str, dict[str, Any]]:
     """Return PEFT's `rank_pattern` and `alpha_pattern`, with those of fused experts written out.
@@ -77,6 +78,7 @@ def fused_patterns(
         settings: what the user set.
         num_fused: by the name of an expert parameter, how many layers it is adapted as.
         targets: the adapted parameters by the names in PEFT's `target_parameters`.
+        r: of all that no pattern reaches.
         alpha: of all that no pattern reaches.
     """
     ranks: dict[str, Any] = dict(settings.rank_pattern)
@@ -88,7 +90,7 @@ def fused_patterns(
             # rsLoRA divides by the root of the rank.
             scaled = alpha * (count**0.5 if settings.use_rslora else count)
             for patterns, of_user, value in (
-                (ranks, settings.rank_pattern, settings.r * count),
+                (ranks, settings.rank_pattern, r * count),
                 (alphas, settings.alpha_pattern, scaled),
             ):
                 left = [one for one in names if _pattern_of(of_user, one) is None]
@@ -183,8 +185,8 @@ def _check_order(setting: str, patterns: Mapping[str, float], name: str) -> None
     if first is not None and saved is not None and patterns[first] != patterns[saved]:
         raise UserError(
             f"lora.{setting}: {first!r} and {saved!r} both reach {name}, with {patterns[first]} "
-            f"and {patterns[saved]}; PEFT takes the first, and sorts them when it saves; write them "
-            "so that one reaches it"
+            f"and {patterns[saved]}; PEFT takes the first, and sorts them when it saves; write "
+            "them so that one reaches it"
         )
 
 
