@@ -168,7 +168,9 @@ def _in_layer(number: int, names: Collection[str]) -> tuple[str, ...]:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    config = LoraConfig(target_modules=sorted(names), layers_to_transform=[number])
+    # Without the first part: for PEFT a complete name is in every layer.
+    ends = sorted({name.partition(".")[2] for name in names} - {""})
+    config = LoraConfig(target_modules=ends, layers_to_transform=[number])
     return tuple(n for n in sorted(names) if check_target_module_exists(config, n))
 
 
