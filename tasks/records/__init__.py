@@ -24,6 +24,7 @@ from tasks.records.data import DataRecord, OddRows, RowPlace, ShownRow, SplitRec
 from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, QuantizedGap
 from tasks.records.inputs import InputsRecord
 from tasks.records.lora import (
+    AdaptedLayer,
     InjectedRecord,
     LoraConfigRecord,
     LoraRecord,
@@ -43,6 +44,7 @@ __all__ = [
     "CHALLENGER",
     "CHAMPION",
     "UNDECIDED",
+    "AdaptedLayer",
     "BaseModelRecord",
     "BaseSource",
     "ChatOptions",

@@ -37,6 +37,7 @@ from tasks.engine.adapters.lora import resolve_lora
 from tasks.engine.adapters.merging import export_merged
 from tasks.engine.adapters.model_card import write_card
 from tasks.engine.adapters.saving import Prompting, files_to_save, save_adapter
+from tasks.engine.adapters.sharing import adapted_parameters, check_same_parameters
 
 __all__ = [
     "METHODS",
@@ -46,12 +47,14 @@ __all__ = [
     "Combination",
     "LoadedAdapter",
     "Prompting",
+    "adapted_parameters",
     "adapter_state",
     "adapters_disabled",
     "base_checksum",
     "check_adapter",
     "check_base",
     "check_fit",
+    "check_same_parameters",
     "check_shareable",
     "check_tokenizer",
     "combine",

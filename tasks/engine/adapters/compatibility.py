@@ -215,12 +215,13 @@ def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes
     from peft import get_peft_model_state_dict, inject_adapter_in_model
 
     modules = (name for name, _ in model.named_modules())
-    check_patterns(adapter.given_config, modules, adapter.source)
+    check_patterns(adapter.given_config, modules, f"{adapter.source}: {CONFIG_FILE}: ")
     config = copy.deepcopy(adapter.config)
     config.init_lora_weights = False
     with reading(f"{adapter.source}: {CONFIG_FILE} can't be used with {_named(model)}"):
         try:
-            with torch.device("meta"):  # PEFT creates A and B on the CPU, whatever their size
+            # PEFT creates A and B on the CPU, whatever their size.
+            with torch.device("meta"):
                 empty = inject_adapter_in_model(config, _skeleton(model), "default")
         except ValueError as error:
             raise _unfit(adapter, model, reason(error)) from error

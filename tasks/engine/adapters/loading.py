@@ -11,6 +11,7 @@ from tasks.engine.adapters.activation import same_trainable, switch_adapter
 from tasks.engine.adapters.adapter_state import is_adapter_parameter
 from tasks.engine.adapters.compatibility import fitting_weights
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
+from tasks.engine.adapters.sharing import adapted_parameters, check_same_parameters
 from tasks.errors import UserError, VerificationError
 
 if TYPE_CHECKING:
@@ -54,13 +55,20 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
     """
     if name in getattr(model, "peft_config", {}):
         raise UserError(f"the model already has an adapter {name!r}; load under another name")
-    others = list(getattr(model, "peft_config", {}))
+    others = getattr(model, "peft_config", {})
+    # A copy: transformers and PEFT write into the configuration that they are given.
+    config = copy.deepcopy(adapter.config)
+    config.target_parameters = adapted_parameters(config.target_parameters, model) or None
+    check_same_parameters(
+        {one: adapted_parameters(other.target_parameters, model) for one, other in others.items()}
+        | {name: config.target_parameters or []}
+    )
+    names = list(others)
     weights = fitting_weights(adapter, model)
     try:
         with _without_report(), same_trainable(model):
             info = model.load_adapter(
-                # A copy: transformers and PEFT write into the configuration that they are given.
-                peft_config=copy.deepcopy(adapter.config),
+                peft_config=config,
                 adapter_state_dict=weights,
                 adapter_name=name,
             )
@@ -68,9 +76,9 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
             raise VerificationError(f"{adapter.source} did not load completely: {problem}")  # noqa: TRY301
     except BaseException as error:
         unload_adapter(model, name)
-        if others and isinstance(error, TypeError | ValueError):
+        if names and isinstance(error, TypeError | ValueError):
             raise UserError(
-                f"{adapter.source} can't share a base with {', '.join(others)}: PEFT refuses a "
+                f"{adapter.source} can't share a base with {', '.join(names)}: PEFT refuses a "
                 "module that one adapter adapts and another trained fully "
                 f"({str(error).splitlines()[0]}); load it on a base of its own"
             ) from error
@@ -94,11 +102,16 @@ def _unwrap(model: "PreTrainedModel") -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
+    removed = "."
     for name, module in list(model.named_modules()):
-        if not isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+        # Wrappers around parameters of one module are nested, and removed with the outermost.
+        if name.startswith(removed) or not isinstance(
+            module, BaseTunerLayer | ModulesToSaveWrapper
+        ):
             continue
         if any(map(len, _holders(module))):
             continue
+        removed = f"{name}."
         is_tuner = isinstance(module, BaseTunerLayer)
         model.set_submodule(name, module.get_base_layer() if is_tuner else module.original_module)
 

@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config import Bias, LoraInit, LoraSettings, Task
 from tasks.engine.adapters.adaptable import adaptable
-from tasks.engine.adapters.out_of_reach import describe_out_of_reach, describe_passed_over
+from tasks.engine.adapters.name_patterns import is_pattern
+from tasks.engine.adapters.out_of_reach import (
+    describe_frozen_experts,
+    describe_out_of_reach,
+    describe_passed_over,
+    note_frozen_routers,
+)
+from tasks.engine.adapters.parameter_limits import check_parameters, limits
+from tasks.engine.adapters.patterns import fused_patterns, reached_by_values, resolved_layers
+from tasks.engine.adapters.selection import Selection, select_targets
 from tasks.engine.adapters.targets import (
     all_linear,
     check_adapter_name,
     check_modules_to_save,
+    count_matches,
     is_selected,
-    match_targets,
-    resolve_targets,
 )
 from tasks.engine.base import load_skeleton, traits_of
 from tasks.errors import UserError
@@ -37,23 +45,30 @@ def resolve_lora(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
     """Resolve the settings for a base, by its skeleton, which has no weights.
 
     Raises:
-        UserError: a name matches nothing, the settings contradict each other, or PEFT refuses them
-            for this base.
+        UserError: a name or pattern matches nothing, the settings contradict each other, or PEFT
+            refuses them for this base.
     """
     skeleton = load_skeleton(base)
-    config = resolve_config(settings, skeleton, base.settings.task)
-    matches = match_targets(list(config.target_modules), adaptable(skeleton))
-    unreached = describe_unreached(settings, config, skeleton)
+    selection = select(settings, skeleton, base.settings.task)
+    check_parameters(settings, [*selection.target_parameters], skeleton, base.settings)
+    config = _resolved(settings, selection, skeleton, base.settings.task)
+    reached = {**selection.patterns, **reached_by_values(settings, selection.adapted)}
+    unreached = describe_unreached(settings, config, selection, skeleton)
+    notes = note_frozen_routers(skeleton, selection.adapted)
     # By the skeleton: quantized weights have fewer elements than the parameters that they encode.
     num_base = skeleton.num_parameters()
     num_trainable = count_trainable(config, skeleton)
     return ResolvedLora(
         adapter_name=settings.adapter_name,
         peft_config=config,
-        matches=matches,
+        matches=count_matches(selection.reached, selection.adapted),
         num_trainable_parameters=num_trainable,
         num_total_parameters=num_base + num_trainable,
         warnings=(*unreached, *describe_unusual(config, num_trainable, num_base)),
+        adapted=resolved_layers(config.to_json(), selection.adapted),
+        chosen_by=selection.reached,
+        reached=reached,
+        notes=tuple(notes),
     )
 
 
@@ -71,32 +86,64 @@ def resolve_config(
         UserError: a name in `target_modules` or `modules_to_save` matches nothing, or a layer that
             LoRA cannot adapt; or the initialization does not work with the rank.
     """
+    return _resolved(settings, select(settings, skeleton, task), skeleton, task)
+
+
+def select(
+    settings: LoraSettings, skeleton: "PreTrainedModel", task: Task = Task.CAUSAL_LM
+) -> Selection:
+    """Return what the settings select in a base; see `select_targets`.
+
+    `auto` includes a mixture's experts only if they work with the other settings.
+    """
+    head = traits_of(task).head_modules(skeleton)
+    return select_targets(settings, skeleton, head, experts=not limits(settings))
+
+
+def _resolved(
+    settings: LoraSettings, selection: Selection, skeleton: "PreTrainedModel", task: Task
+) -> LoraConfigRecord:
     from peft import LoraConfig
 
-    if settings.init_lora_weights is LoraInit.ORTHOGONAL and settings.r % 2:
+    traits = traits_of(task)
+    ranks = [settings.r, *settings.rank_pattern.values()]
+    if settings.init_lora_weights is LoraInit.ORTHOGONAL and any(r % 2 for r in ranks):
         raise UserError(
             f"lora.init_lora_weights is orthogonal, which needs an even rank; lora.r is "
-            f"{settings.r}; change one of them"
+            f"{settings.r}{_listed_ranks(settings)}; change one of them"
         )
-    traits = traits_of(task)
+    check_parameters(settings, [*selection.target_parameters], skeleton)
     head = traits.head_modules(skeleton)
-    targets = resolve_targets(settings.target_modules, skeleton, head)
     fully_trained = list(dict.fromkeys([*settings.modules_to_save, *head]))
-    check_modules_to_save(fully_trained, targets, skeleton)
+    check_modules_to_save(fully_trained, selection.adapted, skeleton)
     check_adapter_name(settings.adapter_name, fully_trained, skeleton)
+    alpha = 2 * settings.r if settings.lora_alpha is None else settings.lora_alpha
+    excluded = settings.exclude_modules
+    is_name = isinstance(excluded, str) and not is_pattern(excluded)
     config = LoraConfig(
         task_type=traits.peft_task_type,
         r=settings.r,
-        lora_alpha=2 * settings.r if settings.lora_alpha is None else settings.lora_alpha,
+        lora_alpha=alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=targets,
+        target_modules=selection.target_modules,
+        target_parameters=[*selection.target_parameters] or None,
+        # PEFT takes a string for a regular expression.
+        exclude_modules=[excluded] if is_name else excluded,
+        layers_to_transform=settings.layers_to_transform,
         modules_to_save=fully_trained or None,
         bias=settings.bias.value,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
         init_lora_weights=_INIT.get(settings.init_lora_weights, settings.init_lora_weights.value),
+        **fused_patterns(
+            settings, selection.num_fused, selection.target_parameters, settings.r, alpha
+        ),
     )
     return LoraConfigRecord.model_validate(to_json(config))
+
+
+def _listed_ranks(settings: LoraSettings) -> str:
+    return f", lora.rank_pattern {settings.rank_pattern}" if settings.rank_pattern else ""
 
 
 def to_json(config: "PeftConfig") -> dict[str, Any]:
@@ -136,20 +183,27 @@ def count_trainable(config: LoraConfigRecord, skeleton: "PreTrainedModel") -> in
 
 
 def describe_unreached(
-    settings: LoraSettings, config: LoraConfigRecord, skeleton: "PreTrainedModel"
+    settings: LoraSettings,
+    config: LoraConfigRecord,
+    selection: Selection,
+    skeleton: "PreTrainedModel",
 ) -> tuple[str, ...]:
-    """Describe the weights that no target can reach, or that a choice of all layers leaves out.
+    """Describe the weights that no target can reach, or that a choice of layers leaves out.
 
     Args:
         settings: what the user set.
         config: the resolved configuration.
+        selection: what is adapted.
         skeleton: the base, without adapters.
     """
     from torch import nn
 
-    found = describe_out_of_reach(skeleton)
+    found = describe_frozen_experts(skeleton, selection.adapted)
+    if found and settings.target_modules == "auto" and (left := limits(settings)):
+        found = [f"{found[0]}; {', '.join(what for what, _ in left)}, which excludes them"]
+    found += describe_out_of_reach(skeleton, selection.adapted)
     targets = sorted(config.target_modules or ())
-    takes_all = targets == all_linear(skeleton, list(config.modules_to_save or ()))
+    takes_all = targets == all_linear(skeleton, list(config.modules_to_save or ()), experts=False)
     if settings.target_modules in ("auto", "all-linear") and takes_all:
         output = skeleton.get_output_embeddings()
         passed_over = [

@@ -6,7 +6,7 @@ import yaml
 
 from tasks.config import OutputSettings
 from tasks.engine.base import license_of, traits_of
-from tasks.records import DataRecord, TrainedRecord
+from tasks.records import DataRecord, LoraRecord, TrainedRecord
 
 
 def write_card(trained: TrainedRecord, data: DataRecord, output: OutputSettings) -> str:
@@ -37,13 +37,14 @@ def _metadata(trained: TrainedRecord, output: OutputSettings) -> str:
 def _body(trained: TrainedRecord, data: DataRecord) -> str:
     lora, base = trained.injected.lora, trained.injected.lora.base
     config = lora.peft_config
-    share = trained.injected.num_trainable_parameters / trained.injected.num_total_parameters
+    num_trainable = trained.injected.num_trainable_parameters
+    share = num_trainable / trained.injected.num_total_parameters
     held_out = data.eval.num_rows if data.eval else 0
     eval_loss = "not measured" if trained.eval_loss is None else f"{trained.eval_loss:.4f}"
     revision = f', revision="{base.revision}"' if base.revision else ""
     own = data.chat_template is not None
     tokenizer = '"path/to/this/folder"' if own else f'"{base.reference}"{revision}'
-    targets = ", ".join(lora.matches.per_target)
+    targets = _in_cell(", ".join(lora.matches.per_target))
     auto_class = traits_of(base.settings.task).auto_class
     tokens = f" ({data.train.num_trained_tokens:,} trained tokens)" if not data.labels else ""
     return f"""# LoRA adapter for {base.reference}
@@ -67,7 +68,7 @@ model.load_adapter("path/to/this/folder")
 | base | `{base.reference}` at `{base.revision or base.fingerprint}`, {base.dtype} |
 | rank, alpha, dropout | {config.r}, {config.lora_alpha:g}, {config.lora_dropout:g} |
 | adapted layers | {targets} |
-| trainable parameters | {trained.injected.num_trainable_parameters:,} ({share:.2%}) |
+{_patterns(lora)}| trainable parameters | {num_trainable:,} ({share:.2%}) |
 | task | {base.settings.task.value} |
 | training rows | {data.train.num_rows:,}{tokens} |
 | training data sha256 | `{data.train.sha256}` |
@@ -76,6 +77,21 @@ model.load_adapter("path/to/this/folder")
 | training loss (last steps) | {trained.train_loss:.4f} |
 | held-out loss | {eval_loss} |
 {_eval_metrics(trained)}{_chat_options(data)}"""
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _patterns(lora: LoraRecord) -> str:
+    """Return rows of the table with what narrows the targets down, and with ranks of their own."""
+    fields = lora.peft_config.to_json()
+    given = {
+        setting: _in_cell(json.dumps(fields[setting]))
+        for setting in ("exclude_modules", "layers_to_transform", "rank_pattern", "alpha_pattern")
+        if fields.get(setting)
+    }
+    return "".join(f"| {setting} | `{value}` |\n" for setting, value in given.items())
 
 
 def _chat_options(data: DataRecord) -> str:
