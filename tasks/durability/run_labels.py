@@ -1,19 +1,23 @@
 """Labels of the flow run in Prefect: the step that it is in, and the device that it has.
 
-Alerts and other runs read them, also once the run's process is gone.
+Alerts and other runs read them, also once the run's process is gone. A thread sends them: a run
+neither waits nor fails while Prefect can't be reached.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from queue import SimpleQueue
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 STEP = "adapterflow.step"
 DEVICE = "adapterflow.device"
-_SECONDS_FOR_THE_SERVER = 5.0
+
+_to_send: "SimpleQueue[tuple[UUID, dict[str, str]]]" = SimpleQueue()
 
 
 @contextmanager
@@ -35,12 +39,21 @@ def in_step(name: str) -> Iterator[None]:
 
 
 def set_label(name: str, value: str) -> None:
-    """Set a label if Prefect can be reached now: a run neither fails nor waits for it."""
-    if not (found := flow_run.get_id()):
-        return
-    with (
-        suppress(Exception),
-        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-        get_client(sync_client=True, httpx_settings={"timeout": _SECONDS_FOR_THE_SERVER}) as client,
-    ):
-        client.update_flow_run_labels(UUID(found), {name: value})
+    """Set a label of the current flow run soon; outside of a run, do nothing."""
+    if found := flow_run.get_id():
+        _to_send.put((UUID(found), {name: value}))
+        _start_sending()
+
+
+@cache
+def _start_sending() -> None:
+    threading.Thread(target=_send, name="run labels", daemon=True).start()
+
+
+def _send() -> None:
+    # One client for all: making one takes longer than sending a label.
+    with get_client(sync_client=True) as client:
+        while True:
+            run_id, labels = _to_send.get()
+            with suppress(Exception):
+                client.update_flow_run_labels(run_id, labels)

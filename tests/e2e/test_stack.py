@@ -226,8 +226,9 @@ def test_a_run_on_a_terminal_uses_the_servers_and_names_them(
     stack: RunningStack, tiny_base: Path, tmp_path: Path
 ) -> None:
     """It starts no server, ends with the addresses of its pages, and its last line works."""
-    file = tmp_path / "config.yaml"
-    file.write_text(tiny_config(tiny_base, sums(tmp_path / "sums.jsonl")).model_dump_json())
+    file, base = tmp_path / "config.yaml", {"hub_id": None}
+    rows = sums(tmp_path / "sums.jsonl")
+    file.write_text(tiny_config(tiny_base, rows, base_model=base).model_dump_json())
     trained = stack.command("train", str(file))
     assert trained.returncode == 0, trained.stderr
     assert not (stack.folder / "home/.prefect/server.log").exists()
@@ -239,7 +240,7 @@ def test_a_run_on_a_terminal_uses_the_servers_and_names_them(
     assert ended
     assert ended.name == "Completed"
     _, *words = shlex.split(lines["use it"])
-    files = {"INPUT.jsonl": str(tmp_path / "sums.jsonl"), "OUTPUT.jsonl": str(tmp_path / "o.jsonl")}
+    files = {"INPUT.jsonl": str(rows), "OUTPUT.jsonl": str(tmp_path / "o.jsonl")}
     answered = stack.command(*(files.get(word, word) for word in words))
     assert answered.returncode == 0, answered.stderr
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 24
@@ -249,9 +250,9 @@ def test_a_run_on_a_terminal_uses_the_servers_and_names_them(
 def test_a_run_on_a_terminal_that_fails_is_told_to_the_webhook(
     stack: RunningStack, receiver: Receiver, tiny_base: Path, tmp_path: Path
 ) -> None:
-    """Once, with the command that resumes it."""
+    """With the command that resumes it; only its first thousand rows are read before it begins."""
     stack.command("alert", "-", given=f"{receiver.url}\n")
-    rows, file = sums(tmp_path / "sums.jsonl", 300), tmp_path / "config.yaml"
+    rows, file = sums(tmp_path / "sums.jsonl", 1200), tmp_path / "config.yaml"
     with rows.open("a") as opened:
         opened.write("{\n")
     file.write_text(tiny_config(tiny_base, rows).model_dump_json())
@@ -260,7 +261,7 @@ def test_a_run_on_a_terminal_that_fails_is_told_to_the_webhook(
     (told,) = wait_until(lambda: receiver.received, "the alert")
     run_id = told["flow_run"].rpartition("/")[2]
     assert "is Failed in validate_inputs: " in told["text"]
-    assert "line 301" in told["text"]
+    assert "line 1201" in told["text"]
     assert told["text"].endswith(f"; to resume: adapterflow resume {run_id}")
 
 

@@ -157,7 +157,7 @@ def test_a_setting_that_can_t_work_ends_before_anything_starts(
 def test_predict_refuses_an_mlflow_address_that_can_t_work(
     uri: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A given address is checked before anything starts, whether or not an adapter needs it."""
+    """It was given, so it is looked at before anything starts, whether or not it is needed."""
     words = ("predict", "x/y", "rows.jsonl", "out.jsonl", f"--set=tracking_uri={uri}")
     assert "tracking uri" in refused(capsys, monkeypatch, *words)
 
