@@ -1,5 +1,6 @@
 """The comparison as Markdown, short enough to read in a minute, and the proposal of a promotion."""
 
+from tasks.config import ApprovalSettings, OnTimeout
 from tasks.engine.scoring import LESS_IS_BETTER, ModelScores, metric_title, read_scores
 from tasks.records import (
     CHALLENGER,
@@ -54,16 +55,25 @@ def comparison_report(
     )
 
 
-def proposal(evaluated: EvaluatedRecord, decision: DecisionRecord, checked: CheckedRecord) -> str:
-    """Return what an approver is shown: the question, the scores, and where the rows are."""
-    artifact = "The rows that improved or got worse: artifact `adapter-comparison` of this run."
+def proposal(
+    evaluated: EvaluatedRecord,
+    decision: DecisionRecord,
+    checked: CheckedRecord,
+    settings: ApprovalSettings,
+) -> str:
+    """Return what an approver is shown: the question, what no answer means, and the scores."""
+    minutes = f"{settings.timeout_minutes:g} minutes"
+    then = "is promoted" if settings.on_timeout is OnTimeout.PROMOTE else "is not promoted"
     return "\n".join(
         [
             f"## {question(decision, checked)}",
             "",
+            # First: Prefect's form shows as much of a long text as fits, and the rest by scrolling.
+            f"Without an answer within {minutes} it {then}. The rows that improved or got worse "
+            "are in this run's artifact `adapter-comparison`.",
+            "",
             *_scores(evaluated, decision),
             *_guards(decision),
-            artifact,
         ]
     )
 
