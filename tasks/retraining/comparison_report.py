@@ -64,13 +64,16 @@ def proposal(
     """Return what an approver is shown: the question, what no answer means, and the scores."""
     minutes = f"{settings.timeout_minutes:g} minutes"
     then = "is promoted" if settings.on_timeout is OnTimeout.PROMOTE else "is not promoted"
+    silence = (
+        f"Without an answer within {minutes} it {then}. The rows that improved or got worse are in "
+        "this run's artifact `adapter-comparison`."
+    )
     return "\n".join(
         [
             f"## {question(decision, checked)}",
             "",
             # First: Prefect's form shows as much of a long text as fits, and the rest by scrolling.
-            f"Without an answer within {minutes} it {then}. The rows that improved or got worse "
-            "are in this run's artifact `adapter-comparison`.",
+            silence,
             "",
             *_scores(evaluated, decision),
             *_guards(decision),
