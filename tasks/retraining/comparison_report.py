@@ -8,6 +8,7 @@ from tasks.records import (
     DecisionRecord,
     EvaluatedRecord,
     Outcome,
+    ScoredModel,
 )
 from tasks.runtime.markdown import blocks, breakable
 
@@ -155,12 +156,11 @@ def _about(evaluated: EvaluatedRecord, checked: CheckedRecord) -> list[str]:
         "",
         f"- {evaluated.num_rows} held-out rows, sha256 `{checked.held_out.sha256}`",
         f"- of them in the training data: {leaks}",
-        *(f"- {_about_model(evaluated, name)}" for name in range(len(evaluated.models))),
+        *(f"- {_about_model(model)}" for model in evaluated.models),
         *(f"- {warning}" for warning in evaluated.warnings),
         "",
     ]
 
 
-def _about_model(evaluated: EvaluatedRecord, place: int) -> str:
-    model = evaluated.models[place]
+def _about_model(model: ScoredModel) -> str:
     return f"{model.name}: {breakable(model.source)}, sha256 `{model.weights_sha256}`"
