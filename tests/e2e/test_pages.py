@@ -112,6 +112,19 @@ def in_order(text: str, *parts: str) -> bool:
     return -1 not in places and places == sorted(places)
 
 
+def choose(page: "Page", option: str) -> None:
+    """Choose an option in the form; a click that a page just being drawn lost is repeated."""
+    wanted = page.locator(".p-select-option", has_text=option).first
+
+    def is_shown() -> bool:
+        page.locator(f"{_FORM} .p-select-button__control").click()
+        page.wait_for_timeout(2000)
+        return wanted.is_visible()
+
+    wait_until(is_shown, "the options")
+    wanted.click()
+
+
 def test_the_reports_are_read_without_scrolling_sideways(asked: Asked, page: "Page") -> None:
     """Result, curve, and each answer's texts one below the other; nothing is cut off."""
     text = open_artifact(page, asked, "adapter-report")
@@ -178,8 +191,7 @@ def test_the_approver_chooses_and_is_not_told_that_it_has_happened(
     dialog.get_by_role("button", name="Submit").click()
     page.wait_for_timeout(2000)
     assert paused(asked.stack, asked.command)
-    dialog.locator(".p-select-button__control").click()
-    page.get_by_text("approve", exact=True).last.click()
+    choose(page, "approve")
     dialog.locator("textarea").last.fill("Ada: good enough")
     dialog.get_by_role("button", name="Submit").click()
     out, problem = asked.command.communicate(timeout=240)
