@@ -108,7 +108,8 @@ def _retrained(
         approval = config.decision.approval
         if approval and decision.outcome is Outcome.PROMOTE:
             publish_comparison(evaluated, decision, checked, run, is_proposal=True)
-            decision = approved(decision, proposal(evaluated, decision, checked), approval)
+            asked = proposal(evaluated, decision, checked, approval)
+            decision = approved(decision, asked, approval)
         decision = promote_adapter(version, evaluated, decision, checked, run)
         publish_comparison(evaluated, decision, checked, run)
     return RetrainedRecord(

@@ -57,7 +57,7 @@ def publish_report(
     create_markdown_artifact(
         markdown=write_report(report, embedded("loss curve", picture), link),
         key="adapter-report",
-        description=result_of(report),
+        description=f"LoRA adapter for {loaded.saved.base.reference}",
     )
     return report
 

@@ -71,22 +71,17 @@ def approved(decision: DecisionRecord, proposal: str, settings: ApprovalSettings
 
     Args:
         decision: the proposed promotion.
-        proposal: what the approver is shown, as Markdown: the question, and what speaks for it.
+        proposal: what the approver is shown, as Markdown: the question, and what no answer means.
         settings: how long to wait, and what no answer means.
 
     Returns:
         The decision with what was answered, and the outcome and reason that follow from it.
     """
     seconds = max(1, round(settings.timeout_minutes * 60))
-    without = "promoted" if settings.on_timeout is OnTimeout.PROMOTE else "not promoted"
-    shown = (
-        f"{proposal}\n\nWithout an answer within {settings.timeout_minutes:g} minutes it is "
-        f"{without}.\n"
-    )
     logger().info("waiting %d s for approval: resume the run %s", seconds, _where())
     try:
         answer = pause_flow_run(
-            wait_for_input=Approval.with_initial_data(description=shown),
+            wait_for_input=Approval.with_initial_data(description=proposal),
             timeout=seconds,
             poll_interval=min(_POLL_SECONDS, seconds),
             # One key per attempt: Prefect treats a second pause of the same key as finished.

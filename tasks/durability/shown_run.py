@@ -1,6 +1,7 @@
 """What people see of a run while it runs: its description in MLflow, and its link in Prefect."""
 
 from pathlib import Path
+from uuid import UUID
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.client.orchestration import get_client
@@ -56,7 +57,7 @@ def publish_link(run: RunRecord) -> None:
 def _has_link() -> bool:
     wanted = ArtifactFilter(
         key=ArtifactFilterKey(any_=[_LINK]),
-        flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.get_id()]),
+        flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(str(flow_run.get_id()))]),
     )
     with get_client(sync_client=True) as client:
         return bool(client.read_artifacts(artifact_filter=wanted, limit=1))

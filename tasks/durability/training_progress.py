@@ -78,8 +78,8 @@ def published_progress(data: DataRecord, settings: TrainingSettings) -> Iterator
         yield shown
         return
     # With this run's settings, which name the server.
-    keep_publishing = (copy_context().run, _publish, shown, over, str(flow_run_id), task_run_id)
-    thread = threading.Thread(target=keep_publishing[0], args=keep_publishing[1:], daemon=True)
+    given = (_publish, shown, over, str(flow_run_id), task_run_id)
+    thread = threading.Thread(target=copy_context().run, args=given, daemon=True)
     thread.start()
     try:
         yield shown

@@ -1,5 +1,6 @@
 """The comparison as Markdown, short enough to read in a minute, and the proposal of a promotion."""
 
+from tasks.config import ApprovalSettings, OnTimeout
 from tasks.engine.scoring import LESS_IS_BETTER, ModelScores, metric_title, read_scores
 from tasks.records import (
     CHALLENGER,
@@ -7,6 +8,7 @@ from tasks.records import (
     DecisionRecord,
     EvaluatedRecord,
     Outcome,
+    ScoredModel,
 )
 from tasks.runtime.markdown import blocks, breakable
 
@@ -54,16 +56,28 @@ def comparison_report(
     )
 
 
-def proposal(evaluated: EvaluatedRecord, decision: DecisionRecord, checked: CheckedRecord) -> str:
-    """Return what an approver is shown: the question, the scores, and where the rows are."""
-    artifact = "The rows that improved or got worse: artifact `adapter-comparison` of this run."
+def proposal(
+    evaluated: EvaluatedRecord,
+    decision: DecisionRecord,
+    checked: CheckedRecord,
+    settings: ApprovalSettings,
+) -> str:
+    """Return what an approver is shown: the question, what no answer means, and the scores."""
+    minutes = f"{settings.timeout_minutes:g} minutes"
+    then = "is promoted" if settings.on_timeout is OnTimeout.PROMOTE else "is not promoted"
+    silence = (
+        f"Without an answer within {minutes} it {then}. The rows that improved or got worse are in "
+        "this run's artifact `adapter-comparison`."
+    )
     return "\n".join(
         [
             f"## {question(decision, checked)}",
             "",
+            # First: Prefect's form shows as much of a long text as fits, and the rest by scrolling.
+            silence,
+            "",
             *_scores(evaluated, decision),
             *_guards(decision),
-            artifact,
         ]
     )
 
@@ -142,12 +156,11 @@ def _about(evaluated: EvaluatedRecord, checked: CheckedRecord) -> list[str]:
         "",
         f"- {evaluated.num_rows} held-out rows, sha256 `{checked.held_out.sha256}`",
         f"- of them in the training data: {leaks}",
-        *(f"- {_about_model(evaluated, name)}" for name in range(len(evaluated.models))),
+        *(f"- {_about_model(model)}" for model in evaluated.models),
         *(f"- {warning}" for warning in evaluated.warnings),
         "",
     ]
 
 
-def _about_model(evaluated: EvaluatedRecord, place: int) -> str:
-    model = evaluated.models[place]
+def _about_model(model: ScoredModel) -> str:
     return f"{model.name}: {breakable(model.source)}, sha256 `{model.weights_sha256}`"

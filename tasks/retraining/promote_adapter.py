@@ -86,8 +86,9 @@ def _lines(
 
 
 def _named(model: str, checked: CheckedRecord) -> str:
-    is_champion = model == CHAMPION and checked.champion
-    return f"{model} (version {checked.champion.version})" if is_champion else model
+    if model == CHAMPION and checked.champion:
+        return f"{model} (version {checked.champion.version})"
+    return model
 
 
 def _tags(evaluated: EvaluatedRecord, decision: DecisionRecord) -> dict[str, str]:

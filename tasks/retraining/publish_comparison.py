@@ -11,7 +11,7 @@ from tasks.records import (
     EvaluatedRecord,
     RunRecord,
 )
-from tasks.retraining.comparison_report import comparison_report, question
+from tasks.retraining.comparison_report import comparison_report
 from tasks.runtime.markdown import embedded, without_breaks
 from tasks.tracking import Tracker
 
@@ -45,7 +45,7 @@ def publish_comparison(
     create_markdown_artifact(
         markdown=markdown,
         key="adapter-comparison",
-        description=question(decision, checked) if is_proposal else decision.reason,
+        description=f"{CHALLENGER} beside {evaluated.incumbent}",
     )
     return plain
 

@@ -17,8 +17,8 @@ def with_lines(text: str, lines: Mapping[str, str]) -> str:
     for name, value in lines.items():
         line = f"- **{name}**: {' '.join(value.split())}"
         found = re.compile(rf"^- \*\*{re.escape(name)}\*\*:.*$", re.MULTILINE)
-        if found.search(text):
-            text = found.sub(lambda _, line=line: line, text, count=1)  # type: ignore[misc]
+        if match := found.search(text):
+            text = f"{text[: match.start()]}{line}{text[match.end() :]}"
         else:
             text = f"{text.rstrip()}\n{line}".lstrip("\n")
     return text

@@ -117,7 +117,7 @@ def test_run_and_experiment_are_described(report: ReportRecord) -> None:
     for text in (run.data.tags[NOTE_TAG], experiment.tags[NOTE_TAG]):
         assert "- **Data**: `sums.jsonl`, 18 rows" in text
         assert "- **Base**: `tests/tiny-llama`" in text
-        assert f"- **Prefect run**: `{run.info.run_name}`" in text
+        assert f"- **Prefect run**: [{run.info.run_name}](http" in text
         assert f"- **Result**: {run.data.tags['result']}; loss " in text
 
 

@@ -8,6 +8,7 @@ from command_line_runs import run_in_process
 from mlflow_runs import client_of, id_of, numbers_of
 from prefect.client.orchestration import get_client
 from retraining_runs import aliases, events_of, executed, retrained, retraining, rows_of
+from running_stack import wait_until
 
 from flows.cli import runs
 from tasks.config import RetrainAdapterConfig
@@ -187,13 +188,16 @@ def test_others_hear_of_it(
 
 
 @pytest.mark.slow
-def test_history_and_rollback_from_the_command_line(
+def test_history_rollback_and_promotion_from_the_command_line(
     tiny_base: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A second champion is shown with its scores, rolled back with a reason, and that is shown."""
+    """A second champion is shown with its scores, rolled back with a reason, and that is shown.
+
+    Whoever promotes it by hand sends the same event.
+    """
     monkeypatch.setenv("COLUMNS", "200")
     retrained(retraining(tiny_base, tmp_path, "rolled"))
     more = str(rows_of(tmp_path / "more.jsonl", range(60)))
@@ -208,4 +212,17 @@ def test_history_and_rollback_from_the_command_line(
     _, out, _ = run_in_process(capsys, monkeypatch, "history", "rolled")
     assert "rounds wrongly" in out
     assert "promoted: loss" in out
+    by_hand = ("promote", "rolled", "2", "--reason", "rounds well after all")
+    _, out, _ = run_in_process(capsys, monkeypatch, *by_hand)
+    assert out == "rolled: version 2 is champion now, in place of version 1\n"
+    _, out, _ = run_in_process(capsys, monkeypatch, *by_hand)
+    assert out == "rolled: version 2 is champion already; nothing changed\n"
+    assert aliases(second) == {"champion": 2, "previous": 1}
+    promotions = [("adapterflow.adapter.promoted", version) for version in (1, 2, 2)]
+    wait_until(lambda: sorted(events_of("rolled")) == promotions, "the events", 30)
+    status, _, problem = run_in_process(
+        capsys, monkeypatch, "promote", "rolled", "9", "--reason", "why not"
+    )
+    assert status == 2
+    assert "versions: 1, 2" in problem
     assert retrained(second).decision.outcome is Outcome.SKIP

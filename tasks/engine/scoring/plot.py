@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasks.engine.scoring.metric_names import metric_title
 from tasks.records import BASE, CHAMPION, DecisionRecord, EvaluatedRecord
 
 _COLORS = {BASE: "#b0b0b0", CHAMPION: "#4477aa", "challenger": "#ee7733"}
@@ -24,12 +25,14 @@ def draw_comparison(evaluated: EvaluatedRecord, decision: DecisionRecord, file: 
             at = [index - 0.4 + (place + 0.5) * width for index in range(len(names))]
             heights = _heights(model.scores, names)
             axes.bar(at, heights, width, label=model.name, color=_COLORS[model.name])
-        axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+        axes.set_xticks(
+            range(len(names)), [metric_title(n) for n in names], rotation=20, ha="right"
+        )
         axes.grid(alpha=0.3, axis="y")
     left.set_ylim(0, 1)
     right.set_ylabel("nats per token")
     left.legend()
-    figure.suptitle(f"{decision.outcome}: {decision.metric} on {evaluated.num_rows} rows")
+    figure.suptitle(f"{metric_title(decision.metric)} decides, on {evaluated.num_rows} rows")
     figure.savefig(file, dpi=110)
     return file
 

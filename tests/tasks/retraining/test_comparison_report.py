@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.config import AnswerKind
+from tasks.config import AnswerKind, ApprovalSettings
 from tasks.engine.scoring.model_scores import ModelScores, RowScores
 from tasks.records import (
     CheckedRecord,
@@ -89,9 +89,10 @@ def test_the_report_begins_with_the_decision(tmp_path: Path) -> None:
     asked = "Better than the base: exact match 0.4 against 0.2 on 1 rows. Make it champion?"
     for proposed in (
         comparison_report(evaluated, decision, checked, is_proposal=True),
-        proposal(evaluated, decision, checked),
+        proposal(evaluated, decision, checked, ApprovalSettings()),
     ):
         assert asked in proposed.splitlines()[0]
-    assert "romoted" not in proposed
+    assert "Without an answer within 1440 minutes it is not promoted." in proposed
+    assert "promoted:" not in proposed
     assert "of them in the training data: 1" in text
     assert "\n- unfair\n" in text
