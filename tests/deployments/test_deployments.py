@@ -205,7 +205,7 @@ def test_the_short_form_has_six_fields_and_two_to_fill_in() -> None:
     ]
     assert fields["required"] == ["base", "train"]
     defaults = {name: one.get("default") for name, one in fields["properties"].items()}
-    general = TrainAdapterConfig(base_model={"source": "a/b"}, data={"train": "c"})  # type: ignore[arg-type]
+    general = TrainAdapterConfig(base_model={"source": "a/b"}, data={"train": "c"})
     assert defaults["held_out"] == str(general.data.eval_fraction)
     assert defaults["adapter_name"] == general.lora.adapter_name
     assert defaults["epochs"] == general.training.num_train_epochs
