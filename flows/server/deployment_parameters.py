@@ -7,6 +7,8 @@ checks the file, too, and refuses it with the same message.
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from tasks.config import PredictBatchConfig, RetrainAdapterConfig, TrainAdapterConfig
 from tasks.config.reading import read_settings
 from tasks.config.section import Section
@@ -39,3 +41,25 @@ def read_parameters(flow: str, file: str) -> dict[str, Any]:
         given = (*(source.path for source in config.data.sources), config.data.eval)
         data_paths = [path for one in given if one for path in (one, f"{one}/*")]
     return {"config": config.model_dump(mode="json"), "data_paths": data_paths}
+
+
+def default_parameters(flow: str) -> dict[str, Any]:
+    """Return the defaults of a flow's settings, so that its form shows every value used.
+
+    What has no default is left out: the form asks for it.
+
+    Args:
+        flow: the flow's name.
+    """
+    return {"config": _defaults(CONFIGURATIONS[flow])}
+
+
+def _defaults(section: type[Section]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if not field.is_required():
+            found[name] = to_jsonable_python(field.get_default(call_default_factory=True))
+        elif isinstance(kind, type) and issubclass(kind, Section):
+            found[name] = _defaults(kind)
+    return found

@@ -17,11 +17,13 @@ def shown_as(what: str, show: Show = progress) -> Iterator[None]:
         what: what the loop is over, such as `loaded weight`.
         show: opens the display.
     """
-    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging as upstream
 
+    gguf: Any = modeling_gguf_pytorch_utils
+
     def hook(bar: Any, arguments: Any, named: Any) -> Any:  # noqa: ANN401 - tqdm's own types
-        items = arguments[0] if arguments else None
+        items: Any = arguments[0] if arguments else None
         if hasattr(items, "__len__"):
             return _counted(items, len(items), what, show)
         return bar(*arguments, **named)

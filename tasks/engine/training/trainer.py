@@ -232,14 +232,17 @@ class AdapterTrainer(Trainer):
         """
         is_mixed = eval_dataset is None and len(self._eval_sources) > 1
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        given = self._eval_sources if is_mixed else {"": rows}
-        total, found = sum(map(len, given.values())), dict[str, Evaluated]()
-        for name, rows in given.items():
-            found[name] = self._evaluated(rows, sum(len(given[one]) for one in found), total)
+        given: Mapping[str, Any] = self._eval_sources if is_mixed else {"": rows}
+        sizes = {name: len(one) for name, one in given.items()}
+        found: dict[str, Evaluated] = {}
+        for name, one in given.items():
+            num_before = sum(sizes[earlier] for earlier in found)
+            found[name] = self._evaluated(one, num_before, sum(sizes.values()))
         scores = self._scores(sum(found.values(), Evaluated()))
         if is_mixed:
-            for name, one in found.items():
-                scores |= {f"{metric}/{name}": value for metric, value in self._scores(one).items()}
+            for name, part in found.items():
+                own = self._scores(part)
+                scores |= {f"{metric}/{name}": value for metric, value in own.items()}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
