@@ -118,7 +118,9 @@ def test_any_value_is_read_or_refused_by_its_key(
     """A setting of any value is accepted, or the message names file and setting."""
     *section, key = data.draw(st.sampled_from(paths(config)))
     content = json.loads(json.dumps(SMALLEST[config]))
-    inner = content.setdefault(section[0], {}) if section else content
+    # A base that is named at all needs a source, of which the message would be otherwise.
+    needed = {"source": "org/model"} if section == ["base_model"] else {}
+    inner = content.setdefault(section[0], needed) if section else content
     inner[key] = value
     file = tmp_path / "run.yaml"
     file.write_text(json.dumps(content))
