@@ -68,10 +68,10 @@ def open_report(page: "Page") -> str:
 def open_mlflow_run(page: "Page", link: str) -> None:
     """Open MLflow's page of a run, with the curves of its training.
 
-    MLflow's assistant takes a quarter of the window.
+    MLflow draws a chart once it is scrolled to; its assistant takes a quarter of the window.
     """
     page.goto(link)
-    page.get_by_text("grad_norm", exact=True).first.wait_for()
+    page.get_by_text("loss", exact=True).first.wait_for()
     assistant = page.locator("[data-component-id='mlflow.assistant.chat_panel.close']")
     if assistant.is_visible():
         assistant.click()
