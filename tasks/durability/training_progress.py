@@ -6,7 +6,7 @@ must neither wait for it nor fail with it.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import NamedTuple
@@ -24,11 +24,11 @@ from prefect.runtime import flow_run, task_run
 from tasks.config import TrainingSettings
 from tasks.records import DataRecord
 from tasks.runtime.progress import logger
+from tasks.runtime.time_left import TimeLeft, time_left_text
 
 KEY = "training-progress"
 _SECONDS_BETWEEN_UPDATES = 3.0
 _SECONDS_AT_THE_END = 2.0
-_SECONDS_PER_MINUTE, _MINUTES_PER_HOUR = 60, 60
 
 
 class Point(NamedTuple):
@@ -41,26 +41,22 @@ class Point(NamedTuple):
 class ShownTraining:
     """Turns steps into what is published: step, loss, tokens/s, time left."""
 
-    def __init__(self, tokens_per_step: float) -> None:
+    def __init__(self, tokens_per_step: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._tokens_per_step = tokens_per_step
-        self._first: tuple[int, float] | None = None
+        self._time_left = TimeLeft(clock)
         self._loss = ""
         self.latest = Point(0.0, "the training begins")
         self.changed = threading.Event()
 
     def at(self, step: int, num_steps: int, loss: float | None = None) -> None:
         """Note that `step` of `num_steps` steps are done; a loss that is not given stays."""
-        now = time.monotonic()
-        if self._first is None:
-            # A resumed training begins at a later step, and its speed is that since then.
-            self._first = (step, now)
+        self._time_left.observe(step, num_steps)
         if loss is not None:
             self._loss = f"loss {loss:.4f}"
-        done, seconds = step - self._first[0], now - self._first[1]
         parts = [f"step {step:,} of {num_steps:,}", self._loss]
-        if done > 0 and seconds > 0:
-            parts.append(f"{done * self._tokens_per_step / seconds:,.0f} tokens/s")
-            parts.append(_left((num_steps - step) * seconds / done))
+        if speed := self._time_left.speed:
+            parts.append(f"{speed * self._tokens_per_step:,.0f} tokens/s")
+        parts.append(time_left_text(self._time_left.seconds))
         text = " · ".join(part for part in parts if part)
         self.latest = Point(100 * step / max(num_steps, 1), text)
         self.changed.set()
@@ -134,12 +130,3 @@ def _put(
         artifact_id = found[0].id
     client.update_artifact(artifact_id, ArtifactUpdate(data=now.percent, description=now.text))
     return artifact_id
-
-
-def _left(seconds: float) -> str:
-    minutes = round(seconds / _SECONDS_PER_MINUTE)
-    if minutes < 1:
-        return f"{seconds:.0f} s left"
-    if minutes < _MINUTES_PER_HOUR:
-        return f"{minutes} min left"
-    return f"{minutes // _MINUTES_PER_HOUR} h {minutes % _MINUTES_PER_HOUR} min left"

@@ -1,5 +1,6 @@
 """Estimate how long work takes that is done in units, from its recent speed."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -55,6 +56,13 @@ class TimeLeft:
         at, done = self._seen[-1]
         left = (self._total - done) * self._seconds_per_unit() - (self._clock() - at)
         return max(left, 0.0)
+
+    @property
+    def speed(self) -> float | None:
+        """The units a second; None before the second observation."""
+        if len(self._seen) <= 1:
+            return None
+        return 1 / max(self._seconds_per_unit(), sys.float_info.epsilon)
 
     def _seconds_per_unit(self) -> float:
         """Return the average of the window, in which the last interval counts within bounds.

@@ -22,11 +22,10 @@ def data() -> DataRecord:
     return DataRecord.model_construct(train=split)
 
 
-def test_a_point_says_step_loss_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_point_says_step_loss_speed_and_time_left() -> None:
     """A resumed training counts its speed from where it began; a loss stays until the next."""
     now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    shown = ShownTraining(tokens_per_step=60)
+    shown = ShownTraining(tokens_per_step=60, clock=lambda: now[0])
     shown.at(40, 100, 2.5)
     now[0] = 20.0
     shown.at(50, 100)
