@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from engine_steps import random_base
 from flow_runs import sums, tiny_config
+from tiny_models import tiny_mixture
 
 from flows.cli import runs
 from flows.cli.check import forecast_of, print_forecast
 from tasks.config import DataSettings, TrainAdapterConfig
+from tasks.engine.forecast import Forecast
 from tasks.errors import UserError
 from tasks.runtime import home
 from tasks.validate_inputs import _report
