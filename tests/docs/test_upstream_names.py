@@ -130,6 +130,33 @@ REACHES = (
         "tasks/engine/adapters/adaptable.py",
         ("peft_config", "model", "conversions"),
     ),
+    *(
+        Reach("peft.utils.transformers_weight_conversion", name, "tasks/engine/adapters/experts.py")
+        for name in (
+            "_MODEL_TO_CONVERSION_PATTERN",
+            "_MOE_TARGET_MODULE_MAPPING",
+            "_MOE_FUSED_TARGETS",
+        )
+    ),
+    Reach(
+        "peft.tuners.tuners_utils",
+        "check_target_module_exists",
+        "tasks/engine/adapters/patterns.py",
+        ("config", "key"),
+    ),
+    Reach(
+        "peft.tuners.tuners_utils",
+        "match_target_against_key",
+        "tasks/engine/adapters/selection.py",
+        ("target_pattern", "key"),
+    ),
+    Reach(
+        "peft.utils.other",
+        "get_pattern_key",
+        "tasks/engine/adapters/patterns.py",
+        ("pattern_keys", "key_to_match"),
+    ),
+    Reach("peft.tuners.lora.layer", "ParamWrapper", "tasks/engine/adapters/injection.py"),
     Reach(
         "peft.utils",
         "ModulesToSaveWrapper.adapter_layer_names",

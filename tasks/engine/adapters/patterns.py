@@ -52,7 +52,8 @@ def kept_by_patterns(settings: LoraSettings, names: set[str]) -> Kept:
         _check_reached("exclude_modules", by_pattern, names)
         reached["exclude_modules"] = by_pattern
         names = names - {name for found in by_pattern.values() for name in found}
-    if (layers := settings.layers_to_transform) is not None:
+    # As for PEFT, an empty list is no restriction.
+    if (layers := settings.layers_to_transform) is not None and layers != []:
         numbers = [layers] if isinstance(layers, int) else layers
         by_layer = {str(one): _in_layer(one, names) for one in numbers}
         _check_layers(by_layer, names)

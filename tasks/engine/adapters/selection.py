@@ -89,7 +89,8 @@ def select_targets(
     kept = kept_by_patterns(settings, {name for names in found.values() for name in names})
     keyword = wanted in ("auto", "all-linear")
     reached = {one: tuple(n for n in names if n in kept.names) for one, names in found.items()}
-    if left := [one for one, names in reached.items() if not names and not keyword]:
+    is_some = keyword and any(reached.values())
+    if kept.reached and (left := [n for n, names in reached.items() if not names and not is_some]):
         raise UserError(
             f"lora.target_modules {left} select only what {kept.named} leave out; change one of "
             "them"

@@ -166,6 +166,10 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         {"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["q_proj"]},
         "lora.target_modules ['q_proj'] select only what lora.exclude_modules leave out",
     ),
+    "all that there is": (
+        {"exclude_modules": ".*_proj"},
+        "select only what lora.exclude_modules leave out",
+    ),
     "an expression for nothing": (
         {"target_modules": "(q|v)_proj"},
         "match nothing in LlamaForCausalLM; a regular expression has to match whole dotted names",
