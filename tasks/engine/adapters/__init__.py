@@ -33,9 +33,9 @@ from tasks.engine.adapters.folders import AdapterFolder, copy_adapter, find_adap
 from tasks.engine.adapters.gguf_adapter import write_gguf
 from tasks.engine.adapters.injection import inject, probe_logits, reinject
 from tasks.engine.adapters.loading import load_adapter
-from tasks.engine.adapters.lora import resolve_lora
 from tasks.engine.adapters.merging import export_merged
 from tasks.engine.adapters.model_card import write_card
+from tasks.engine.adapters.resolution import resolve_lora
 from tasks.engine.adapters.saving import Prompting, files_to_save, save_adapter
 
 __all__ = [

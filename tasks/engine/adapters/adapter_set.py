@@ -239,7 +239,8 @@ def check_shareable(folder: AdapterFolder) -> None:
     Raises:
         UserError: it trained biases of the base, or the embeddings of single tokens.
     """
-    bias, tokens = folder.config.bias, folder.config.trainable_token_indices
+    bias = getattr(folder.config, "bias", None) or "none"
+    tokens = getattr(folder.config, "trainable_token_indices", None)
     if bias == "none" and not tokens:
         return
     # peft 0.21 fails in the wrapper for such tokens as soon as another adapter is active.

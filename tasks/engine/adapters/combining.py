@@ -53,6 +53,7 @@ memory for the same purpose.
 """
 
 _NAME = "combined"
+_INSTEAD = "merge it into its base with `adapterflow export --merged`"
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def combine(
 
 def _check_plain(adapter: AdapterFolder) -> None:
     """Refuse adapters with weights that PEFT 0.21 would silently leave out of the sum."""
+    adapter.require_lora("only adapters of one kind can be summed, which is", _INSTEAD)
     config = adapter.config
     reasons = {
         "use_dora": config.use_dora,
@@ -150,8 +152,8 @@ def _check_plain(adapter: AdapterFolder) -> None:
     }
     if found := [name for name, is_set in reasons.items() if is_set]:
         raise UserError(
-            f"{adapter.source} has {', '.join(found)}, but only plain LoRA can be combined; merge "
-            "it into its base with `adapterflow export --merged`"
+            f"{adapter.source} has {', '.join(found)}, but only plain LoRA can be combined; "
+            f"{_INSTEAD}"
         )
 
 

@@ -8,6 +8,7 @@ import copy
 import hashlib
 import json
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Template
@@ -15,6 +16,8 @@ from tasks.config.hub_ids import is_hub_id
 from tasks.engine.adapters.adapter_files import CONFIG_FILE
 from tasks.engine.adapters.adapter_state import is_adapter_parameter, loadable
 from tasks.engine.adapters.folders import AdapterFolder
+from tasks.engine.adapters.method_config import injected_skeleton
+from tasks.engine.adapters.methods import LORA
 from tasks.engine.adapters.name_patterns import check_patterns
 from tasks.engine.base import read_tokenizer
 from tasks.engine.data.rendering import choose_template
@@ -77,6 +80,8 @@ def check_fit(adapter: AdapterFolder, model: "PreTrainedModel") -> set[str]:
     """
     _check_kind(adapter)
     expected = _expected_shapes(adapter, model)
+    if expected is None:  # compared where it is loaded
+        return set()
     extra = adapter.shapes.keys() - expected.keys()
     own = _own_weights(model) if extra else {}
     copies = {key for key in extra if _base_name(key) in own}
@@ -196,7 +201,7 @@ def tokenizer_identity(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
 
 def _check_kind(adapter: AdapterFolder) -> None:
     config = adapter.config
-    init = str(config.init_lora_weights)
+    init = str(getattr(config, "init_lora_weights", True))
     if init.startswith(_ALTERING_INITS):
         raise UserError(
             f"{adapter.source} was initialized by {init}, which changes the base's weights: other "
@@ -210,20 +215,22 @@ def _check_kind(adapter: AdapterFolder) -> None:
             )
 
 
-def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes:
-    import torch
-    from peft import get_peft_model_state_dict, inject_adapter_in_model
+def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes | None:
+    """Return the weights that the configuration asks for; None if that needs the base's weights."""
+    from peft import get_peft_model_state_dict
 
     modules = (name for name, _ in model.named_modules())
     check_patterns(adapter.given_config, modules, adapter.source)
     config = copy.deepcopy(adapter.config)
-    config.init_lora_weights = False
+    if adapter.method == LORA:
+        config.init_lora_weights = False
     with reading(f"{adapter.source}: {CONFIG_FILE} can't be used with {_named(model)}"):
         try:
-            with torch.device("meta"):  # PEFT creates A and B on the CPU, whatever their size
-                empty = inject_adapter_in_model(config, _skeleton(model), "default")
+            empty = injected_skeleton(config, partial(_skeleton, model))
         except ValueError as error:
             raise _unfit(adapter, model, reason(error)) from error
+        if empty is None:
+            return None
         state = get_peft_model_state_dict(
             empty, adapter_name="default", save_embedding_layers=False
         )

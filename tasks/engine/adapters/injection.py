@@ -1,6 +1,7 @@
 """Step 3's work: inject a fresh adapter into the base, and prove that it is where it should be."""
 
 import inspect
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,13 @@ from tasks.engine.adapters.targets import match_targets
 from tasks.engine.base import mixed_precision, seeded
 from tasks.engine.eval_mode import eval_mode
 from tasks.errors import VerificationError
-from tasks.records import FileRecord, InjectedRecord, LoraRecord, TargetMatches
+from tasks.records import (
+    FileRecord,
+    InjectedRecord,
+    LoraConfigRecord,
+    LoraRecord,
+    TargetMatches,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +53,7 @@ def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> Injec
     _verify_targets(model, record)
     _verify_trainable(model, record)
     difference = _verify_outputs(model, record, before)
+    _verify_base(model, record, before)
     initial = adapter_state.read_adapter(model, record.adapter_name)
     adapter_state.save_weights(initial, weights)
     return InjectedRecord(
@@ -56,6 +64,7 @@ def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> Injec
         num_total_parameters=record.num_total_parameters,
         layers=_injected(model, record),
         logit_difference=difference,
+        starts_at_base=difference <= _rounding(record, before.abs().max().item()),
     )
 
 
@@ -162,7 +171,7 @@ def _injected(model: "PreTrainedModel", record: LoraRecord) -> TargetMatches:
 
 
 def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:
-    bias = record.peft_config.bias is not Bias.NONE
+    bias = getattr(record.peft_config, "bias", Bias.NONE) not in (Bias.NONE, None, False)
     names = [name for name, _ in trainable(model)]
     outside = [
         name
@@ -181,13 +190,38 @@ def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:
 
 def _verify_outputs(model: "PreTrainedModel", record: LoraRecord, before: "torch.Tensor") -> float:
     difference = (probe_logits(model) - before).abs().max().item()
-    tolerance = 0.0
-    if record.peft_config.init_lora_weights in _INEXACT or record.peft_config.use_dora:
-        full = record.base.dtype == "float32"
-        share = _TOLERANCE_FLOAT32 if full else _TOLERANCE_LOW_PRECISION
-        tolerance = share * before.abs().max().item()
+    tolerance = _tolerance(record, before.abs().max().item())
     if not difference <= tolerance:  # not `>`, which is False for NaN
         raise VerificationError(
             f"the fresh adapter changes logits by {difference:.3g} (allowed: {tolerance:.3g})"
         )
     return float(difference)
+
+
+def _verify_base(model: "PreTrainedModel", record: LoraRecord, before: "torch.Tensor") -> None:
+    """Check that the base answers as before while the adapter is disabled.
+
+    Methods other than LoRA could have changed its weights; `plain_lora` knows which LoRA does.
+    """
+    if isinstance(record.peft_config, LoraConfigRecord):
+        return
+    if not probe_logits(model, adapters=False).equal(before):
+        raise VerificationError(
+            f"{record.peft_config.method} changes the base's own weights with these lora.options, "
+            "so that the adapter could not be loaded or disabled; use other options"
+        )
+
+
+def _tolerance(record: LoraRecord, largest: float) -> float:
+    """Return the allowed difference from the base's logits, of which the largest is given."""
+    config = record.peft_config
+    if not isinstance(config, LoraConfigRecord):
+        return sys.float_info.max  # where a method starts is its own affair, if it is a number
+    if config.init_lora_weights not in _INEXACT and not config.use_dora:
+        return 0.0
+    return _rounding(record, largest)
+
+
+def _rounding(record: LoraRecord, largest: float) -> float:
+    full = record.base.dtype == "float32"
+    return largest * (_TOLERANCE_FLOAT32 if full else _TOLERANCE_LOW_PRECISION)

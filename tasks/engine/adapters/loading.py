@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine.adapters.activation import same_trainable, switch_adapter
-from tasks.engine.adapters.adapter_state import is_adapter_parameter
+from tasks.engine.adapters.adapter_state import is_adapter_parameter, write_adapter
 from tasks.engine.adapters.compatibility import fitting_weights
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
+from tasks.engine.adapters.methods import LORA
+from tasks.engine.excerpts import reason
 from tasks.errors import UserError, VerificationError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -57,25 +60,51 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
     others = list(getattr(model, "peft_config", {}))
     weights = fitting_weights(adapter, model)
     try:
-        with _without_report(), same_trainable(model):
-            info = model.load_adapter(
-                # A copy: transformers and PEFT write into the configuration that they are given.
-                peft_config=copy.deepcopy(adapter.config),
-                adapter_state_dict=weights,
-                adapter_name=name,
-            )
-        if problem := _problem(info, name):
-            raise VerificationError(f"{adapter.source} did not load completely: {problem}")  # noqa: TRY301
+        with same_trainable(model):
+            if adapter.method == LORA:
+                _load_lora(model, adapter, name, weights)
+            else:
+                _load_other(model, adapter, name, weights)
     except BaseException as error:
         unload_adapter(model, name)
-        if others and isinstance(error, TypeError | ValueError):
+        if others and isinstance(error, TypeError | ValueError | KeyError):
             raise UserError(
-                f"{adapter.source} can't share a base with {', '.join(others)}: PEFT refuses a "
-                "module that one adapter adapts and another trained fully "
-                f"({str(error).splitlines()[0]}); load it on a base of its own"
+                f"{adapter.source} can't share a base with {', '.join(others)}: PEFT refuses it, "
+                "as it does a module that one adapter adapts and another trained fully "
+                f"({reason(error)}); load it on a base of its own"
             ) from error
         raise
     switch_adapter(model, name)
+
+
+def _load_lora(
+    model: "PreTrainedModel", adapter: AdapterFolder, name: str, weights: dict[str, "Tensor"]
+) -> None:
+    with _without_report():
+        info = model.load_adapter(
+            # A copy: transformers and PEFT write into the configuration that they are given.
+            peft_config=copy.deepcopy(adapter.config),
+            adapter_state_dict=weights,
+            adapter_name=name,
+        )
+    if problem := _problem(info, name):
+        raise VerificationError(f"{adapter.source} did not load completely: {problem}")
+
+
+def _load_other(
+    model: "PreTrainedModel", adapter: AdapterFolder, name: str, weights: dict[str, "Tensor"]
+) -> None:
+    """Load an adapter of another method than LoRA.
+
+    `load_adapter` of transformers 5.23 takes the indices that some methods save for unexpected.
+    """
+    model.add_adapter(copy.deepcopy(adapter.config), adapter_name=name)
+    for key, parameter in model.named_parameters():
+        # They have the base's dtype, and would round what is loaded.
+        if is_adapter_parameter(key, name) and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+    write_adapter(model, name, weights)
+    model.eval()
 
 
 def unload_adapter(model: "PreTrainedModel", name: str) -> None:

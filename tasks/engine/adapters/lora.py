@@ -9,6 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Bias, LoraInit, LoraSettings, Task
+from tasks.config.lora import DEFAULT_RANK
 from tasks.engine.adapters.adaptable import adaptable
 from tasks.engine.adapters.out_of_reach import describe_out_of_reach, describe_passed_over
 from tasks.engine.adapters.targets import (
@@ -73,10 +74,11 @@ def resolve_config(
     """
     from peft import LoraConfig
 
-    if settings.init_lora_weights is LoraInit.ORTHOGONAL and settings.r % 2:
+    r = settings.r or DEFAULT_RANK
+    if settings.init_lora_weights is LoraInit.ORTHOGONAL and r % 2:
         raise UserError(
             f"lora.init_lora_weights is orthogonal, which needs an even rank; lora.r is "
-            f"{settings.r}; change one of them"
+            f"{r}; change one of them"
         )
     traits = traits_of(task)
     head = traits.head_modules(skeleton)
@@ -86,8 +88,8 @@ def resolve_config(
     check_adapter_name(settings.adapter_name, fully_trained, skeleton)
     config = LoraConfig(
         task_type=traits.peft_task_type,
-        r=settings.r,
-        lora_alpha=2 * settings.r if settings.lora_alpha is None else settings.lora_alpha,
+        r=r,
+        lora_alpha=2 * r if settings.lora_alpha is None else settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
         modules_to_save=fully_trained or None,

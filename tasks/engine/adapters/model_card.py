@@ -6,7 +6,7 @@ import yaml
 
 from tasks.config import OutputSettings
 from tasks.engine.base import license_of, traits_of
-from tasks.records import DataRecord, TrainedRecord
+from tasks.records import DataRecord, LoraConfigRecord, PeftConfigRecord, TrainedRecord
 
 
 def write_card(trained: TrainedRecord, data: DataRecord, output: OutputSettings) -> str:
@@ -26,7 +26,7 @@ def _metadata(trained: TrainedRecord, output: OutputSettings) -> str:
         "base_model": base.reference,
         "library_name": "peft",
         "pipeline_tag": traits_of(base.settings.task).pipeline_tag,
-        "tags": ["lora", "adapterflow"],
+        "tags": [trained.injected.lora.peft_config.method, "adapterflow"],
         **({"license": output.license} if output.license else license_of(base)),
         "language": output.language or None,
     }
@@ -36,7 +36,6 @@ def _metadata(trained: TrainedRecord, output: OutputSettings) -> str:
 
 def _body(trained: TrainedRecord, data: DataRecord) -> str:
     lora, base = trained.injected.lora, trained.injected.lora.base
-    config = lora.peft_config
     share = trained.injected.num_trainable_parameters / trained.injected.num_total_parameters
     held_out = data.eval.num_rows if data.eval else 0
     eval_loss = "not measured" if trained.eval_loss is None else f"{trained.eval_loss:.4f}"
@@ -46,7 +45,7 @@ def _body(trained: TrainedRecord, data: DataRecord) -> str:
     targets = ", ".join(lora.matches.per_target)
     auto_class = traits_of(base.settings.task).auto_class
     tokens = f" ({data.train.num_trained_tokens:,} trained tokens)" if not data.labels else ""
-    return f"""# LoRA adapter for {base.reference}
+    return f"""# {_kind(lora.peft_config)} adapter for {base.reference}
 
 Trained with adapterflow: only the weights in this folder were trained.
 
@@ -65,7 +64,7 @@ model.load_adapter("path/to/this/folder")
 | | |
 |---|---|
 | base | `{base.reference}` at `{base.revision or base.fingerprint}`, {base.dtype} |
-| rank, alpha, dropout | {config.r}, {config.lora_alpha:g}, {config.lora_dropout:g} |
+{_shape(lora.peft_config)}
 | adapted layers | {targets} |
 | trainable parameters | {trained.injected.num_trainable_parameters:,} ({share:.2%}) |
 | task | {base.settings.task.value} |
@@ -76,6 +75,18 @@ model.load_adapter("path/to/this/folder")
 | training loss (last steps) | {trained.train_loss:.4f} |
 | held-out loss | {eval_loss} |
 {_eval_metrics(trained)}{_chat_options(data)}"""
+
+
+def _kind(config: PeftConfigRecord) -> str:
+    return "LoRA" if isinstance(config, LoraConfigRecord) else config.peft_type
+
+
+def _shape(config: PeftConfigRecord) -> str:
+    """Return a row of the table with what determines the adapter's size."""
+    if isinstance(config, LoraConfigRecord):
+        values = f"{config.r}, {config.lora_alpha:g}, {config.lora_dropout:g}"
+        return f"| rank, alpha, dropout | {values} |"
+    return f"| PEFT's method | {config.peft_type}; its options are in `adapter_config.json` |"
 
 
 def _chat_options(data: DataRecord) -> str:

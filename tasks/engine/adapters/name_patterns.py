@@ -28,30 +28,33 @@ for pattern in patterns:
 """
 
 
-def check_patterns(config: Mapping[str, Any], modules: Iterable[str], source: str) -> None:
+def check_patterns(
+    config: Mapping[str, Any], modules: Iterable[str], source: str, file: str | None = CONFIG_FILE
+) -> None:
     """Check that an adapter's regular expressions can be tried on the names of all modules.
 
     Args:
         config: the adapter's configuration as it is written.
         modules: the dotted names of the base's modules.
         source: the adapter's name in messages.
+        file: in which it is written; None for settings.
 
     Raises:
         UserError: one is no regular expression, or they take too long.
     """
     given = {key: one for key, one in _patterns(config) if not _PLAIN.fullmatch(one)}
     wanted = {key: _as_peft(key, one) for key, one in given.items()}
+    place = f"{source}: {file}" if file else source
     for key, pattern in wanted.items():
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise UserError(
-                f"{source}: {CONFIG_FILE}: {key} is {shown(given[key])}, which is no regular "
-                f"expression: {error}"
+                f"{place}: {key} is {shown(given[key])}, which is no regular expression: {error}"
             ) from error
     if wanted and not _ends([*wanted.values()], [*modules]):
         raise UserError(
-            f"{source}: {CONFIG_FILE}: {listed(wanted)} can't be tried on the base's modules "
+            f"{place}: {listed(wanted)} can't be tried on the base's modules "
             f"within {SECONDS:.0f} s; write simpler regular expressions, or list the modules"
         )
 

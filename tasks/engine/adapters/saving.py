@@ -18,7 +18,7 @@ from tasks.engine.adapters.compatibility import tokenizer_identity
 from tasks.engine.adapters.folders import PEFT_PREFIX
 from tasks.engine.adapters.injection import prepare_for_training, probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
-from tasks.engine.adapters.plain_lora import ALTERS_BASE, to_plain
+from tasks.engine.adapters.plain_lora import alters_base, to_plain
 from tasks.engine.base import load_base, load_tokenizer
 from tasks.engine.data.rendering import ChatTemplate
 from tasks.engine.manifest import MANIFEST_FILE, write_manifest
@@ -28,7 +28,7 @@ from tasks.records import (
     ChatOptions,
     DataRecord,
     FileRecord,
-    LoraConfigRecord,
+    PeftConfigRecord,
     SavedRecord,
     TrainedRecord,
 )
@@ -113,7 +113,7 @@ def files_to_save(
         prompting=prompting,
         card=card,
         warnings=(*record.warnings, *trained.warnings),
-        is_converted=record.peft_config.init_lora_weights in ALTERS_BASE,
+        is_converted=alters_base(record.peft_config),
     )
 
 
@@ -157,7 +157,7 @@ def save_adapter(
     )
 
 
-def _completed(config: LoraConfigRecord, base: BaseModelRecord) -> dict[str, Any]:
+def _completed(config: PeftConfigRecord, base: BaseModelRecord) -> dict[str, Any]:
     return {
         **config.to_json(),
         "base_model_name_or_path": base.reference,
