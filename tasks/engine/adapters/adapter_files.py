@@ -138,6 +138,7 @@ _MANIFEST: dict[str, Rule] = {
 _RECORDED_BASE: dict[str, Rule] = {
     **dict.fromkeys(("reference", "revision", "fingerprint", "source"), _TEXT),
     "labels": (optional(is_texts), "a list of the classes' names"),
+    "new_tokens": (optional(is_texts), "a list of tokens"),
 }
 
 # PEFT 0.21 adds these names for the task types of classification, whatever the head is called.

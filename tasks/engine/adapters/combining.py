@@ -26,7 +26,7 @@ from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.adapters.merging import FULL_PRECISION
 from tasks.engine.adapters.saving import write_files
-from tasks.engine.base import find_base, load_base, load_skeleton, load_tokenizer
+from tasks.engine.base import find_base, load_base, load_skeleton, tokenizer_of
 from tasks.engine.manifest import write_manifest
 from tasks.errors import UserError
 from tasks.records import BaseSource, ChatOptions, CombinedRecord, FileRecord
@@ -98,7 +98,7 @@ def combine(
     for one in adapters:
         _check_plain(one)
         check_fit(one, skeleton)
-        tokenizer = check_tokenizer(one, load_tokenizer(source.location, source.revision))
+        tokenizer = check_tokenizer(one, tokenizer_of(source))
         options = ChatOptions.in_manifest(one.manifest)
         prompting.append((template_of(one, tokenizer), tokenizer.chat_template, options))
         if prompting[-1] != prompting[0]:

@@ -8,6 +8,7 @@ import copy
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from tasks.engine.adapters.methods import LORA
 from tasks.engine.adapters.name_patterns import check_patterns
 from tasks.engine.base import read_tokenizer
 from tasks.engine.data.rendering import choose_template
-from tasks.engine.excerpts import reason
+from tasks.engine.excerpts import listed, reason
 from tasks.engine.reading import reading
 from tasks.errors import UserError
 from tasks.records import BaseSource
@@ -151,7 +152,7 @@ def check_tokenizer(
             raise UserError(
                 f"the adapter {adapter.source} was trained with another vocabulary: it has "
                 f"{len(theirs)} tokens, the base has {len(ours)}, and {different[0][0]!r} is not "
-                "the same token in both; load the base that it was trained on"
+                f"the same token in both; {_how_to_match(ours, theirs)}"
             )
         return own
     recorded, here = adapter.manifest.get("tokenizer", {}), tokenizer_identity(tokenizer)
@@ -163,6 +164,14 @@ def check_tokenizer(
                 "than the base's tokenizer has; load the base that it was trained on"
             )
     return tokenizer
+
+
+def _how_to_match(ours: Mapping[str, int], theirs: Mapping[str, int]) -> str:
+    """Return what to do about another vocabulary than the adapter's, which is the second."""
+    added = sorted(theirs.keys() - ours.keys(), key=lambda token: theirs[token])
+    if ours.items() <= theirs.items():
+        return f"set base_model.new_tokens to those that the adapter adds: {listed(added)}"
+    return "load the base that it was trained on"
 
 
 def template_of(

@@ -87,7 +87,7 @@ def _load_lora(
             adapter_state_dict=weights,
             adapter_name=name,
         )
-    if problem := _problem(info, name):
+    if problem := _problem(info, name, model):
         raise VerificationError(f"{adapter.source} did not load completely: {problem}")
 
 
@@ -152,15 +152,28 @@ def _without_report() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _problem(info: Any, name: str) -> str | None:  # noqa: ANN401 - transformers' loading info
+def _problem(info: Any, name: str, model: "PreTrainedModel") -> str | None:  # noqa: ANN401 - transformers' loading info
     found = {
         kind: sorted(getattr(info, f"{kind}_keys", None) or ())
         for kind in ("missing", "unexpected", "mismatched")
     }
     # transformers 5.23 reports any key as missing that contains the adapter's name or `lora`.
-    found["missing"] = [key for key in found["missing"] if is_adapter_parameter(key, name)]
+    missing = [key for key in found["missing"] if is_adapter_parameter(key, name)]
+    found["missing"] = _not_loaded(model, set(missing))
     texts = [f"{len(keys)} {kind} keys, such as {keys[0]}" for kind, keys in found.items() if keys]
     return "; ".join(texts) or None
+
+
+def _not_loaded(model: "PreTrainedModel", missing: set[str]) -> list[str]:
+    """Return those of the missing parameters that are not loaded ones by another name.
+
+    With tied embeddings, the trained rows of the output layer are the input's: the same object.
+    """
+    if not missing:
+        return []
+    named = dict(model.named_parameters(remove_duplicate=False))
+    loaded = {id(parameter) for key, parameter in named.items() if key not in missing}
+    return sorted(key for key in missing if key not in named or id(named[key]) not in loaded)
 
 
 def verify_same(difference: float, largest: float, what: str, tolerance: float = 1e-4) -> None:

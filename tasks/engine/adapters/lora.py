@@ -6,6 +6,7 @@ weight, with A of shape [r, in] and B of shape [out, r].
 
 import json
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Bias, LoraInit, LoraSettings, Task
@@ -20,7 +21,7 @@ from tasks.engine.adapters.targets import (
     match_targets,
     resolve_targets,
 )
-from tasks.engine.base import load_skeleton, traits_of
+from tasks.engine.base import load_skeleton, new_token_ids, traits_of
 from tasks.errors import UserError
 from tasks.records import BaseSource, LoraConfigRecord, PeftConfigRecord, ResolvedLora
 
@@ -42,7 +43,7 @@ def resolve_lora(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
             for this base.
     """
     skeleton = load_skeleton(base)
-    config = resolve_config(settings, skeleton, base.settings.task)
+    config = resolve_config(settings, skeleton, base.settings.task, new_token_ids(base))
     matches = match_targets(list(config.target_modules), adaptable(skeleton))
     unreached = describe_unreached(settings, config, skeleton)
     # By the skeleton: quantized weights have fewer elements than the parameters that they encode.
@@ -59,7 +60,10 @@ def resolve_lora(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
 
 
 def resolve_config(
-    settings: LoraSettings, skeleton: "PreTrainedModel", task: Task = Task.CAUSAL_LM
+    settings: LoraSettings,
+    skeleton: "PreTrainedModel",
+    task: Task = Task.CAUSAL_LM,
+    new_tokens: Sequence[int] = (),
 ) -> LoraConfigRecord:
     """Resolve every choice that the settings leave open.
 
@@ -67,6 +71,7 @@ def resolve_config(
         settings: what the user set.
         skeleton: the base model, on the meta device or loaded.
         task: of the base; a head that it adds is put into `modules_to_save`.
+        new_tokens: the numbers of tokens whose embeddings train.
 
     Raises:
         UserError: a name in `target_modules` or `modules_to_save` matches nothing, or a layer that
@@ -96,9 +101,28 @@ def resolve_config(
         bias=settings.bias.value,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
+        trainable_token_indices=trained_rows(skeleton, new_tokens, fully_trained),
         init_lora_weights=_INIT.get(settings.init_lora_weights, settings.init_lora_weights.value),
     )
     return LoraConfigRecord.model_validate(to_json(config))
+
+
+def trained_rows(
+    skeleton: "PreTrainedModel", new_tokens: Sequence[int], fully_trained: list[str]
+) -> dict[str, list[int]] | None:
+    """Return the rows of the embeddings that train, by module; None if there are no new tokens.
+
+    PEFT trains the output layer's rows with the input's where the two are tied. Otherwise they are
+    named, as a new token could be read but never written. Modules that train fully have theirs.
+    """
+    if not new_tokens:
+        return None
+    first, last = skeleton.get_input_embeddings(), skeleton.get_output_embeddings()
+    is_tied = last is None or last.weight is first.weight
+    ends = [first] if is_tied else [first, last]
+    names = [name for name, module in skeleton.named_modules() if module in ends]
+    rows = {n: list(new_tokens) for n in names if not any(is_selected(n, f) for f in fully_trained)}
+    return rows or None
 
 
 def to_json(config: "PeftConfig") -> dict[str, Any]:

@@ -31,7 +31,7 @@ from tasks.engine.base import (
     load_base,
     load_config,
     load_skeleton,
-    load_tokenizer,
+    tokenizer_of,
     traits_of,
 )
 from tasks.engine.excerpts import reason
@@ -84,7 +84,7 @@ def export_merged(
     warnings = check_base(adapter, source)
     check_fit(adapter, load_skeleton(source))
     _check_mergeable(adapter, source)
-    check_tokenizer(adapter, load_tokenizer(source.location, source.revision))
+    check_tokenizer(adapter, tokenizer_of(source))
     saved_as = _saved_dtype(source, dtype)
     expected, expected_score = _with_adapter(adapter, source, score)
     log.info("merging, saving in %s ...", saved_as.value)
@@ -92,7 +92,8 @@ def export_merged(
         is_untied = _write_merged(adapter, source, partial, saved_as)
         log.info("reading it back ...")
         read_back = base.model_copy(
-            update={**FULL_PRECISION, "source": str(partial), "revision": None}
+            # The merged model has the new tokens as its own.
+            update={**FULL_PRECISION, "source": str(partial), "revision": None, "new_tokens": ()}
         )
         merged = load_base(find_base(read_back))
         logits, merged_score = probe_logits(merged), score(merged) if score else None

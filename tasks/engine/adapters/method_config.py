@@ -44,6 +44,11 @@ def resolve_method(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
     """
     method = find_method(settings.method)
     options = _options(method, settings)
+    if base.settings.new_tokens:
+        raise UserError(
+            f"base_model.new_tokens are trained with lora.method lora only, and it is "
+            f"{method.name}; remove one of them"
+        )
     _check_quantization(method, base.settings.quantization)
     skeleton = load_skeleton(base)
     traits = traits_of(base.settings.task)

@@ -6,7 +6,13 @@ import yaml
 
 from tasks.config import OutputSettings
 from tasks.engine.base import license_of, traits_of
-from tasks.records import DataRecord, LoraConfigRecord, PeftConfigRecord, TrainedRecord
+from tasks.records import (
+    BaseModelRecord,
+    DataRecord,
+    LoraConfigRecord,
+    PeftConfigRecord,
+    TrainedRecord,
+)
 
 
 def write_card(trained: TrainedRecord, data: DataRecord, output: OutputSettings) -> str:
@@ -40,7 +46,7 @@ def _body(trained: TrainedRecord, data: DataRecord) -> str:
     held_out = data.eval.num_rows if data.eval else 0
     eval_loss = "not measured" if trained.eval_loss is None else f"{trained.eval_loss:.4f}"
     revision = f', revision="{base.revision}"' if base.revision else ""
-    own = data.chat_template is not None
+    own = data.chat_template is not None or bool(base.settings.new_tokens)
     tokenizer = '"path/to/this/folder"' if own else f'"{base.reference}"{revision}'
     targets = ", ".join(lora.matches.per_target)
     auto_class = traits_of(base.settings.task).auto_class
@@ -56,7 +62,7 @@ from transformers import {auto_class}, AutoTokenizer
 {_labels(data)}
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 model = {auto_class}.from_pretrained("{base.reference}"{revision}{_label_arguments(data)})
-model.load_adapter("path/to/this/folder")
+{_resizing(base)}model.load_adapter("path/to/this/folder")
 ```
 
 ## Training
@@ -75,6 +81,16 @@ model.load_adapter("path/to/this/folder")
 | training loss (last steps) | {trained.train_loss:.4f} |
 | held-out loss | {eval_loss} |
 {_eval_metrics(trained)}{_chat_options(data)}"""
+
+
+def _resizing(base: BaseModelRecord) -> str:
+    """Return the line that gives the base rows for the new tokens, which the adapter contains."""
+    if not base.settings.new_tokens:
+        return ""
+    return (
+        "rows = max(len(tokenizer), model.get_input_embeddings().num_embeddings)\n"
+        "model.resize_token_embeddings(rows, mean_resizing=False)\n"
+    )
 
 
 def _kind(config: PeftConfigRecord) -> str:
