@@ -8,12 +8,21 @@ import torch
 from engine_steps import injected, loaded, logits, prepared, save_here, train_here
 from engine_steps import training as short_training
 from peft import PeftModel, PeftType
+from peft_methods import ALONE, LAYERS, NOT_MERGED, OTHERS, SMALL, TARGETS, settings
 from tiny_models import tiny_llama
 from transformers import AutoModelForCausalLM
 
 from tasks import engine
 from tasks.config import BaseModelSettings, InferenceSettings, LoraSettings, Quantization
-from tasks.engine.adapters import AdapterSet, adapter_state, methods, resolve_lora
+from tasks.engine.adapters import (
+    AdapterSet,
+    Combination,
+    adapter_state,
+    combine,
+    methods,
+    resolve_lora,
+    write_gguf,
+)
 from tasks.engine.adapters.folders import find_adapter
 from tasks.engine.adapters.injection import reinject
 from tasks.engine.adapters.lora import to_json
@@ -27,21 +36,6 @@ from tasks.tracking import adapter_pyfunc
 if TYPE_CHECKING:
     from tasks.records import InjectedRecord, TrainedRecord
 
-SMALL: dict[str, dict[str, Any]] = {
-    # PEFT's defaults are for large layers.
-    "adamss": {"r": 8, "num_subspaces": 2},
-    "c3a": {"block_size": 16},
-}
-"""Options for layers of 64 inputs; a method that is not named has its defaults."""
-LAYERS = ["q_proj", "down_proj"]
-TARGETS = {"ln_tuning": ["input_layernorm"]}
-"""Of methods that adapt no linear layers."""
-ALONE = {"randlora"}
-"""Methods of which PEFT 0.21 can't load two on one base."""
-NOT_MERGED = {"beft"}
-"""Methods that PEFT can't merge into linear layers without a bias."""
-OTHERS = [name for name in methods.usable_methods() if name != methods.LORA]
-
 
 class Killed(Exception):  # noqa: N818 - not an error of ours
     """What a training run dies of."""
@@ -53,13 +47,6 @@ def kill_at_first_step(now: TrainingProgress) -> None:
         raise Killed
 
 
-def settings(method: str, **more: object) -> LoraSettings:
-    """Return settings for a method on two layers."""
-    targets = TARGETS.get(method, LAYERS)
-    given = {"method": method, "target_modules": targets, "options": SMALL.get(method, {})}
-    return LoraSettings.model_validate(given | more)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a Llama of one layer."""
@@ -67,7 +54,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def killed_and_resumed(record: "InjectedRecord", folder: Path) -> "TrainedRecord":
-    """Train in two processes' worth of attempts, of which the first ends after one step."""
+    """Train until an interruption after one step, and on from there in a model built anew."""
     plan = short_training(max_steps=2, eval_steps=None, checkpoint_minutes=0)
     location = Path(record.lora.base.location)
     for on_progress in (kill_at_first_step, None):
@@ -158,6 +145,8 @@ def test_a_method_s_adapters_are_switched_merged_and_served(
     assert torch.equal(logits(served), alone[0])
 
     adapter = find_adapter(folders[0])
+    with pytest.raises(UserError, match=f"is {method}, but a GGUF adapter can only be LoRA"):
+        write_gguf(adapter, of(base), tmp_path / "adapter.gguf")
     if method in NOT_MERGED:
         with pytest.raises(UserError, match=f"PEFT can't merge .*{method}"):
             export_merged(adapter, of(base), tmp_path / "merged")
@@ -278,6 +267,13 @@ def test_where_a_method_starts_is_recorded(base: Path, tmp_path: Path) -> None:
     assert not starts["fourierft"].starts_at_base
     assert starts["fourierft"].logit_difference > 0.1
     assert starts["ia3"].starts_at_base
+
+
+def test_only_lora_is_combined(base: Path, tmp_path: Path) -> None:
+    """Sums of other methods' weights are not sums of what they do."""
+    adapters = [find_adapter(random_adapter(base, tmp_path / str(n), "ia3", n)) for n in (1, 2)]
+    with pytest.raises(UserError, match=r"is ia3, but .* LoRA; merge it into its base"):
+        combine(adapters, [1.0, 1.0], of(base), tmp_path / "sum", Combination())
 
 
 def test_every_method_of_peft_is_usable_or_refused_for_a_reason() -> None:
