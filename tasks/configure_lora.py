@@ -26,8 +26,13 @@ def configure_lora(
     Tracker(run).log_params(_params(record))
     for warning in record.warnings:
         logger().warning(warning)
+    for note in record.notes:
+        logger().info(note)
     targets = ", ".join(f"{count} {name}" for name, count in record.matches.per_target.items())
     logger().info("%s, on %s", _method(record.peft_config), targets)
+    for setting, patterns in record.reached.items():
+        counts = ", ".join(f"{pattern} {len(names)}" for pattern, names in patterns.items())
+        logger().info("%s reaches: %s", setting, counts)
     return record
 
 
@@ -43,6 +48,15 @@ def _params(record: LoraRecord) -> dict[str, object]:
     return {
         "lora/adapter_name": record.adapter_name,
         **config,
+        "lora/reached": _counts(record) or None,
         "lora/warnings": "; ".join(record.warnings) or None,
         "seed": record.seed,
+    }
+
+
+def _counts(record: LoraRecord) -> dict[str, dict[str, int]]:
+    """Return how many modules and parameters each pattern reaches, by setting."""
+    return {
+        setting: {pattern: len(names) for pattern, names in patterns.items()}
+        for setting, patterns in record.reached.items()
     }

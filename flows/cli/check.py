@@ -70,6 +70,7 @@ def _sizes(found: Forecast) -> list[tuple[str, str]]:
         *(("warning", change) for change in changes(found.data)),
         *(("warning", odd_text(one)) for one in found.data.odd),
         *(("warning", warning) for warning in found.warnings),
+        *(("note", note) for note in found.notes),
     ]
 
 

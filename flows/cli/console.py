@@ -20,6 +20,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     # Of PEFT 0.21, wherever a second adapter is loaded on a base.
     warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+    # PEFT 0.21 only looks for modules, and takes patterns for experts' parameters for idle ones.
+    warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match")
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     # While its server is away, Prefect 3.8 prints the complete payload of each unsent event here.

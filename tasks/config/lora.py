@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator
 
@@ -62,7 +62,24 @@ class LoraSettings(Section):
 
     target_modules: str | list[str] = "auto"
     """`auto` (PEFT's default for the architecture, or all linear layers where it has none),
-    `all-linear`, or names of linear layers; a name that matches nothing is an error."""
+    `all-linear` (with the experts of a mixture), names of linear layers or `experts`, or a regular
+    expression for whole dotted names; what matches nothing is an error."""
+
+    target_parameters: list[str] = Field(default_factory=list)
+    """Names of parameters that are adapted in addition, such as `experts.down_proj` or
+    `gate.weight`; not needed for experts and routers, which `target_modules` takes, too."""
+
+    exclude_modules: str | list[str] | None = None
+    """What is not adapted of the targets: names, or a regular expression for whole names."""
+
+    layers_to_transform: int | list[int] | None = None
+    """The numbers of the layers that are adapted, from 0; all of them unless set."""
+
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=16_384)]] = Field(default_factory=dict)
+    """Ranks other than `r`, by names or regular expressions that match the end of a name."""
+
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(default_factory=dict)
+    """Alphas other than `lora_alpha`, by names or regular expressions as in `rank_pattern`."""
 
     modules_to_save: list[str] = Field(default_factory=list)
     """Modules that are trained and saved fully beside the adapter, such as `lm_head`."""

@@ -58,6 +58,8 @@ class Forecast(Record):
     probe: Probe | None
     warnings: tuple[str, ...] = ()
     """The warnings of step 2: what is unusual, or leaves weights frozen."""
+    notes: tuple[str, ...] = ()
+    """The notes of step 2: what is as it should be, and good to know."""
 
     @property
     def adapter_bytes(self) -> int:
@@ -112,6 +114,7 @@ def forecast(
         rows_per_step=rows_per_step,
         probe=_probe(config, lora, data) if with_probe else None,
         warnings=lora.warnings,
+        notes=lora.notes,
     )
 
 

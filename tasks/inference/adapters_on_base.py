@@ -13,7 +13,14 @@ from tasks.config import (
 )
 from tasks.config.hub_ids import is_hub_id
 from tasks.config.reading import settings_here
-from tasks.engine.adapters import AdapterFolder, AdapterSet, check_adapter, check_fit, find_adapter
+from tasks.engine.adapters import (
+    AdapterFolder,
+    AdapterSet,
+    check_adapter,
+    check_fit,
+    check_together,
+    find_adapter,
+)
 from tasks.engine.base import (
     check_local_weights,
     find_base,
@@ -119,6 +126,8 @@ def check_adapters(
     for one, folder in zip(wanted, folders, strict=True):
         check_adapter(folder, source, tokenizer, one.template, any_base=one.any_base)
         check_fit(folder, skeleton)
+    given = zip(wanted, folders, strict=True)
+    check_together({one.name: folder.config for one, folder in given}, skeleton)
     return settings
 
 

@@ -23,6 +23,7 @@ from tasks.records.data import DataRecord, OddRows, RowPlace, ShownRow, SplitRec
 from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, QuantizedGap
 from tasks.records.inputs import InputsRecord
 from tasks.records.lora import (
+    AdaptedLayer,
     InjectedRecord,
     LoraConfigRecord,
     LoraRecord,
@@ -41,6 +42,7 @@ __all__ = [
     "BASE",
     "CHALLENGER",
     "CHAMPION",
+    "AdaptedLayer",
     "BaseModelRecord",
     "BaseSource",
     "ChatOptions",

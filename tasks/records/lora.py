@@ -17,6 +17,13 @@ class TargetMatches(Record):
     """By layer number; `outside` counts modules that are in no numbered layer."""
 
 
+class AdaptedLayer(Record):
+    """The size and scale of the update of one module or parameter."""
+
+    r: int
+    lora_alpha: int | float
+
+
 class PeftConfigRecord(Record):
     """The complete configuration of a PEFT method, with every choice written out.
 
@@ -54,6 +61,10 @@ class LoraConfigRecord(PeftConfigRecord):
     use_rslora: bool
     use_dora: bool
     init_lora_weights: bool | str
+    target_parameters: tuple[str, ...] | None = None
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    """By patterns, in the order in which PEFT tries them."""
+    alpha_pattern: dict[str, int | float] = Field(default_factory=dict)
 
 
 AnyConfigRecord = Annotated[LoraConfigRecord | PeftConfigRecord, Field(union_mode="left_to_right")]
@@ -69,6 +80,14 @@ class ResolvedLora(Record):
     num_trainable_parameters: int
     num_total_parameters: int
     warnings: tuple[str, ...]
+    adapted: dict[str, AdaptedLayer] = Field(default_factory=dict)
+    """Each adapted module and parameter by its dotted name, with its rank and alpha."""
+    chosen_by: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """What is adapted, by the names or the pattern that chose it."""
+    reached: dict[str, dict[str, tuple[str, ...]]] = Field(default_factory=dict)
+    """What the patterns reach, by setting and pattern."""
+    notes: tuple[str, ...] = ()
+    """What is as it should be, and good to know."""
 
 
 class LoraRecord(ResolvedLora):

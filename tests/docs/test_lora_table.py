@@ -22,8 +22,10 @@ from tasks.tracking import adapter_pyfunc
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "LoRA": {},
+    "init_lora_weights: olora": {"init_lora_weights": "olora"},
     "use_rslora": {"use_rslora": True},
     "init_lora_weights: pissa": {"init_lora_weights": "pissa"},
+    "rank_pattern": {"rank_pattern": {"q_proj": 2}},
     "use_dora": {"use_dora": True},
     "modules_to_save": {"modules_to_save": ["lm_head"]},
     "bias": {"bias": "all"},

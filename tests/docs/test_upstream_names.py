@@ -125,6 +125,50 @@ REACHES = (
         "tasks/engine/adapters/adaptable.py",
         ("peft_config", "model", "conversions"),
     ),
+    *(
+        Reach("peft.utils.transformers_weight_conversion", name, "tasks/engine/adapters/experts.py")
+        for name in (
+            "_MODEL_TO_CONVERSION_PATTERN",
+            "_MOE_TARGET_MODULE_MAPPING",
+            "_MOE_FUSED_TARGETS",
+        )
+    ),
+    Reach(
+        "peft.tuners.tuners_utils",
+        "check_target_module_exists",
+        "tasks/engine/adapters/patterns.py",
+        ("config", "key"),
+    ),
+    Reach(
+        "peft.tuners.tuners_utils",
+        "match_target_against_key",
+        "tasks/engine/adapters/selection.py",
+        ("target_pattern", "key"),
+    ),
+    Reach(
+        "peft.utils.other",
+        "get_pattern_key",
+        "tasks/engine/adapters/patterns.py",
+        ("pattern_keys", "key_to_match"),
+    ),
+    Reach("peft.tuners.lora.layer", "ParamWrapper", "tasks/engine/adapters/injection.py"),
+    Reach("peft.mapping", "PEFT_TYPE_TO_PREFIX_MAPPING", "tasks/engine/adapters/adapter_state.py"),
+    *(
+        Reach("peft.mapping", name, "tasks/engine/adapters/methods.py")
+        for name in ("PEFT_TYPE_TO_CONFIG_MAPPING", "PEFT_TYPE_TO_TUNER_MAPPING")
+    ),
+    Reach(
+        "peft.tuners.tuners_utils",
+        "BaseTuner.uses_shared_state",
+        "tasks/engine/adapters/methods.py",
+        value=False,
+    ),
+    Reach("peft.tuners.lora.bnb", "Linear4bit", "tasks/engine/adapters/methods.py"),
+    Reach(
+        "peft.tuners.loha",
+        "LoHaModel.target_module_mapping",
+        "tasks/engine/adapters/method_config.py",
+    ),
     Reach(
         "peft.utils",
         "ModulesToSaveWrapper.adapter_layer_names",

@@ -179,6 +179,45 @@ def tiny_t5(folder: Path) -> Path:
     return folder
 
 
+MIXTURES: dict[str, dict[str, object]] = {
+    "mixtral": {"num_local_experts": 4},
+    "qwen2_moe": {"num_experts": 4, "shared_expert_intermediate_size": 24},
+    "qwen3_moe": {"num_experts": 4, "head_dim": 8},
+    "olmoe": {"num_experts": 4},
+    "gpt_oss": {"num_local_experts": 4, "head_dim": 8},
+}
+"""Mixtures of experts by transformers' `model_type`, with what they need beside the sizes."""
+
+
+def tiny_mixture(kind: str, folder: Path, *, hidden_size: int = 32, **changes: object) -> Path:
+    """Save a random float32 mixture of experts of one of `MIXTURES`, and the tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    sizes: dict[str, object] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "moe_intermediate_size": hidden_size // 2,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_experts_per_tok": 2,
+        "max_position_embeddings": 1024,
+        "initializer_range": 0.1,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = AutoConfig.for_model(kind, **sizes | MIXTURES[kind] | changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def tiny_adapter(base: Path, folder: Path, *, seed: int = 1, r: int = 4) -> Path:
     """Save a LoRA adapter with random weights, which change every answer, for the base there."""
     import torch

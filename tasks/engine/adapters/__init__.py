@@ -37,6 +37,7 @@ from tasks.engine.adapters.merging import export_merged
 from tasks.engine.adapters.model_card import write_card
 from tasks.engine.adapters.resolution import resolve_lora
 from tasks.engine.adapters.saving import Prompting, files_to_save, save_adapter
+from tasks.engine.adapters.sharing import check_together
 
 __all__ = [
     "METHODS",
@@ -53,6 +54,7 @@ __all__ = [
     "check_base",
     "check_fit",
     "check_shareable",
+    "check_together",
     "check_tokenizer",
     "combine",
     "copy_adapter",

@@ -97,6 +97,7 @@ def combine(
     skeleton, prompting = load_skeleton(source), []
     for one in adapters:
         _check_plain(one)
+        _check_ranks(one, how)
         check_fit(one, skeleton)
         tokenizer = check_tokenizer(one, tokenizer_of(source))
         options = ChatOptions.in_manifest(one.manifest)
@@ -149,11 +150,21 @@ def _check_plain(adapter: AdapterFolder) -> None:
         "bias": config.bias != "none",
         "lora_bias": config.lora_bias,
         "trainable_token_indices": config.trainable_token_indices,
+        "target_parameters": config.target_parameters,
     }
     if found := [name for name, is_set in reasons.items() if is_set]:
         raise UserError(
             f"{adapter.source} has {', '.join(found)}, but only plain LoRA can be combined; "
             f"{_INSTEAD}"
+        )
+
+
+def _check_ranks(adapter: AdapterFolder, how: Combination) -> None:
+    """Refuse what PEFT 0.21 saves with ranks that are not those of the combined weights."""
+    if how.method.endswith("ties") and adapter.config.rank_pattern:
+        raise UserError(
+            f"{adapter.source} has layers of different ranks (rank_pattern), which PEFT can't "
+            f"combine by {how.method}; use cat or svd"
         )
 
 

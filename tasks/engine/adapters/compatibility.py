@@ -229,7 +229,7 @@ def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes
     from peft import get_peft_model_state_dict
 
     modules = (name for name, _ in model.named_modules())
-    check_patterns(adapter.given_config, modules, adapter.source)
+    check_patterns(adapter.given_config, modules, f"{adapter.source}: {CONFIG_FILE}: ")
     config = copy.deepcopy(adapter.config)
     if adapter.method == LORA:
         config.init_lora_weights = False

@@ -85,6 +85,11 @@ def _check_contents(adapter: AdapterFolder, base: BaseModelSettings) -> None:
             f"{adapter.source} is for {base.task.value}; a GGUF adapter can only be written for "
             "causal-lm"
         )
+    if parameters := adapter.config.target_parameters:
+        raise UserError(
+            f"{adapter.source} adapts parameters ({', '.join(sorted(parameters))}), such as those "
+            "of experts, which a GGUF adapter can't contain; use export --merged"
+        )
     if other := sorted(key for key in adapter.shapes if not key.endswith(_PARTS)):
         raise UserError(
             f"{adapter.source} has {len(other)} weights that a GGUF adapter can't contain, such as "

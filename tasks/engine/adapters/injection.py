@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,18 +10,13 @@ from typing import TYPE_CHECKING, Any
 from tasks.config import BaseModelSettings, Bias, Quantization
 from tasks.engine.adapters import adapter_state, lora
 from tasks.engine.adapters.activation import adapters_disabled
+from tasks.engine.adapters.method_config import adapted_modules
 from tasks.engine.adapters.plain_lora import ALTERS_BASE
-from tasks.engine.adapters.targets import match_targets
+from tasks.engine.adapters.targets import count_matches
 from tasks.engine.base import mixed_precision, seeded
 from tasks.engine.eval_mode import eval_mode
 from tasks.errors import VerificationError
-from tasks.records import (
-    FileRecord,
-    InjectedRecord,
-    LoraConfigRecord,
-    LoraRecord,
-    TargetMatches,
-)
+from tasks.records import AdaptedLayer, FileRecord, InjectedRecord, LoraConfigRecord, LoraRecord
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +58,7 @@ def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> Injec
         base_checksum=adapter_state.base_checksum(model),
         num_trainable_parameters=sum(p.numel() for _, p in trainable(model)),
         num_total_parameters=record.num_total_parameters,
-        layers=_injected(model, record),
+        layers=count_matches(record.chosen_by, _adapted(model, record)),
         logit_difference=difference,
         starts_at_base=difference <= _rounding(record, before.abs().max().item()),
     )
@@ -154,20 +150,62 @@ def _add_adapter(model: "PreTrainedModel", record: LoraRecord) -> None:
 
 
 def _verify_targets(model: "PreTrainedModel", record: LoraRecord) -> None:
-    found = _injected(model, record)
-    if found != record.matches:
-        raise VerificationError(f"adapter layers are {found}; expected {record.matches}")
+    """Verify that just the expected layers are adapted, each with its rank and alpha.
+
+    Raises:
+        VerificationError: one is missing, unexpected, or has another rank or alpha.
+    """
+    if not isinstance(record.peft_config, LoraConfigRecord):
+        _verify_names(model, record)
+        return
+    found = adapted_layers(model, record.adapter_name)
+    names = found.keys() | record.adapted.keys()
+    if wrong := sorted(n for n in names if found.get(n) != record.adapted.get(n)):
+        first = wrong[0]
+        raise VerificationError(
+            f"{len(wrong)} adapter layers are not as configured, such as {first}: "
+            f"{found.get(first) or 'missing'}; expected: {record.adapted.get(first) or 'none'}"
+        )
 
 
-def _injected(model: "PreTrainedModel", record: LoraRecord) -> TargetMatches:
+def _verify_names(model: "PreTrainedModel", record: LoraRecord) -> None:
+    found = set(_adapted(model, record))
+    expected = {name for names in record.chosen_by.values() for name in names}
+    if wrong := sorted(found ^ expected):
+        what = "missing" if wrong[0] in expected else "not expected"
+        raise VerificationError(
+            f"{len(wrong)} adapter layers are not as configured: {wrong[0]} is {what}"
+        )
+
+
+def _adapted(model: "PreTrainedModel", record: LoraRecord) -> Collection[str]:
+    """Return the names of what the adapter adapts, by any method."""
+    if isinstance(record.peft_config, LoraConfigRecord):
+        return adapted_layers(model, record.adapter_name)
+    return adapted_modules(model)
+
+
+def adapted_layers(model: "PreTrainedModel", adapter_name: str) -> dict[str, AdaptedLayer]:
+    """Return rank and alpha of each module and parameter that an active adapter adapts.
+
+    Modules are found by PEFT's class for adapted layers. One that adapts a parameter is around the
+    module that holds it, or around another such layer.
+    """
+    from peft.tuners.lora.layer import ParamWrapper
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    injected = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer) and record.adapter_name in module.active_adapters
-    ]
-    return match_targets(list(record.matches.per_target), injected)
+    found = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, BaseTunerLayer) or adapter_name not in module.active_adapters:
+            continue
+        if isinstance(module, ParamWrapper):
+            name = f"{name.replace('.base_layer', '')}.{module.parameter_name}"  # noqa: PLW2901
+        # An adapter that does not adapt this layer can be active in it, too.
+        # Neither have layers that train single tokens a rank.
+        if adapter_name in getattr(module, "r", ()):
+            rank, alpha = module.r[adapter_name], module.lora_alpha[adapter_name]
+            found[name] = AdaptedLayer(r=rank, lora_alpha=alpha)
+    return found
 
 
 def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:

@@ -12,10 +12,12 @@ from tasks.engine.adapters.adapter_state import is_adapter_parameter, write_adap
 from tasks.engine.adapters.compatibility import fitting_weights
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
 from tasks.engine.adapters.methods import LORA
+from tasks.engine.adapters.sharing import adapted_parameters, check_together
 from tasks.engine.excerpts import reason
 from tasks.errors import UserError, VerificationError
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -57,19 +59,25 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
     """
     if name in getattr(model, "peft_config", {}):
         raise UserError(f"the model already has an adapter {name!r}; load under another name")
-    others = list(getattr(model, "peft_config", {}))
+    others = getattr(model, "peft_config", {})
+    # A copy: transformers and PEFT write into the configuration that they are given.
+    config = copy.deepcopy(adapter.config)
+    if getattr(config, "target_parameters", None):
+        config.target_parameters = adapted_parameters(config.target_parameters, model)
+    check_together({**others, name: config}, model)
+    names = list(others)
     weights = fitting_weights(adapter, model)
     try:
         with same_trainable(model):
             if adapter.method == LORA:
-                _load_lora(model, adapter, name, weights)
+                _load_lora(model, adapter, config, name, weights)
             else:
-                _load_other(model, adapter, name, weights)
+                _load_other(model, config, name, weights)
     except BaseException as error:
         unload_adapter(model, name)
-        if others and isinstance(error, TypeError | ValueError | KeyError):
+        if names and isinstance(error, TypeError | ValueError | KeyError):
             raise UserError(
-                f"{adapter.source} can't share a base with {', '.join(others)}: PEFT refuses it, "
+                f"{adapter.source} can't share a base with {', '.join(names)}: PEFT refuses it, "
                 "as it does a module that one adapter adapts and another trained fully "
                 f"({reason(error)}); load it on a base of its own"
             ) from error
@@ -78,12 +86,15 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
 
 
 def _load_lora(
-    model: "PreTrainedModel", adapter: AdapterFolder, name: str, weights: dict[str, "Tensor"]
+    model: "PreTrainedModel",
+    adapter: AdapterFolder,
+    config: "PeftConfig",
+    name: str,
+    weights: dict[str, "Tensor"],
 ) -> None:
     with _without_report():
         info = model.load_adapter(
-            # A copy: transformers and PEFT write into the configuration that they are given.
-            peft_config=copy.deepcopy(adapter.config),
+            peft_config=config,
             adapter_state_dict=weights,
             adapter_name=name,
         )
@@ -92,13 +103,13 @@ def _load_lora(
 
 
 def _load_other(
-    model: "PreTrainedModel", adapter: AdapterFolder, name: str, weights: dict[str, "Tensor"]
+    model: "PreTrainedModel", config: "PeftConfig", name: str, weights: dict[str, "Tensor"]
 ) -> None:
     """Load an adapter of another method than LoRA.
 
     `load_adapter` of transformers 5.23 takes the indices that some methods save for unexpected.
     """
-    model.add_adapter(copy.deepcopy(adapter.config), adapter_name=name)
+    model.add_adapter(config, adapter_name=name)
     for key, parameter in model.named_parameters():
         # They have the base's dtype, and would round what is loaded.
         if is_adapter_parameter(key, name) and parameter.is_floating_point():
@@ -123,11 +134,16 @@ def _unwrap(model: "PreTrainedModel") -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
+    removed = "."
     for name, module in list(model.named_modules()):
-        if not isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+        # Wrappers around parameters of one module are nested, and removed with the outermost.
+        if name.startswith(removed) or not isinstance(
+            module, BaseTunerLayer | ModulesToSaveWrapper
+        ):
             continue
         if any(map(len, _holders(module))):
             continue
+        removed = f"{name}."
         is_tuner = isinstance(module, BaseTunerLayer)
         model.set_submodule(name, module.get_base_layer() if is_tuner else module.original_module)
 

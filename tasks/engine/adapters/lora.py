@@ -9,17 +9,26 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import Bias, LoraInit, LoraSettings, Task
+from tasks.config import Bias, LoraInit, LoraSettings, Quantization, Task
 from tasks.config.lora import DEFAULT_RANK
 from tasks.engine.adapters.adaptable import adaptable
-from tasks.engine.adapters.out_of_reach import describe_out_of_reach, describe_passed_over
+from tasks.engine.adapters.name_patterns import is_pattern
+from tasks.engine.adapters.out_of_reach import (
+    describe_frozen_experts,
+    describe_out_of_reach,
+    describe_passed_over,
+    note_frozen_routers,
+)
+from tasks.engine.adapters.parameter_limits import check_parameters, limits
+from tasks.engine.adapters.patterns import fused_patterns, reached_by_values, resolved_layers
+from tasks.engine.adapters.plain_lora import ALTERS_BASE
+from tasks.engine.adapters.selection import Selection, select_targets
 from tasks.engine.adapters.targets import (
     all_linear,
     check_adapter_name,
     check_modules_to_save,
+    count_matches,
     is_selected,
-    match_targets,
-    resolve_targets,
 )
 from tasks.engine.base import load_skeleton, new_token_ids, traits_of
 from tasks.errors import UserError
@@ -39,24 +48,44 @@ def resolve_lora(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
     """Resolve the settings for a base, by its skeleton, which has no weights.
 
     Raises:
-        UserError: a name matches nothing, the settings contradict each other, or PEFT refuses them
-            for this base.
+        UserError: a name or pattern matches nothing, the settings contradict each other, or PEFT
+            refuses them for this base.
     """
     skeleton = load_skeleton(base)
-    config = resolve_config(settings, skeleton, base.settings.task, new_token_ids(base))
-    matches = match_targets(list(config.target_modules), adaptable(skeleton))
-    unreached = describe_unreached(settings, config, skeleton)
+    _check_start(settings, base.settings.quantization)
+    selection = select(settings, skeleton, base.settings.task)
+    check_parameters(settings, [*selection.target_parameters], skeleton, base.settings)
+    new_tokens = new_token_ids(base)
+    config = _resolved(settings, selection, skeleton, base.settings.task, new_tokens)
+    reached = {**selection.patterns, **reached_by_values(settings, selection.adapted)}
+    unreached = describe_unreached(settings, config, selection, skeleton)
+    notes = note_frozen_routers(skeleton, selection.adapted)
     # By the skeleton: quantized weights have fewer elements than the parameters that they encode.
     num_base = skeleton.num_parameters()
     num_trainable = count_trainable(config, skeleton)
     return ResolvedLora(
         adapter_name=settings.adapter_name,
         peft_config=config,
-        matches=matches,
+        matches=count_matches(selection.reached, selection.adapted),
         num_trainable_parameters=num_trainable,
         num_total_parameters=num_base + num_trainable,
         warnings=(*unreached, *describe_unusual(config, num_trainable, num_base)),
+        adapted=resolved_layers(config.to_json(), selection.adapted),
+        chosen_by=selection.reached,
+        reached=reached,
+        notes=tuple(notes),
     )
+
+
+def _check_start(settings: LoraSettings, quantization: Quantization) -> None:
+    """Refuse initializations that would take a part out of quantized weights, which rounds it."""
+    start = settings.init_lora_weights.value
+    if start in ALTERS_BASE and quantization is not Quantization.NONE:
+        raise UserError(
+            f"lora.init_lora_weights is {start}, which takes the adapter's start out of the base's "
+            f"weights, and base_model.quantization is {quantization.value}, which would round the "
+            "rest; change one of them"
+        )
 
 
 def resolve_config(
@@ -77,32 +106,62 @@ def resolve_config(
         UserError: a name in `target_modules` or `modules_to_save` matches nothing, or a layer that
             LoRA cannot adapt; or the initialization does not work with the rank.
     """
+    return _resolved(settings, select(settings, skeleton, task), skeleton, task, new_tokens)
+
+
+def select(
+    settings: LoraSettings, skeleton: "PreTrainedModel", task: Task = Task.CAUSAL_LM
+) -> Selection:
+    """Return what the settings select in a base; see `select_targets`.
+
+    `auto` includes a mixture's experts only if they work with the other settings.
+    """
+    head = traits_of(task).head_modules(skeleton)
+    return select_targets(settings, skeleton, head, experts=not limits(settings))
+
+
+def _resolved(
+    settings: LoraSettings,
+    selection: Selection,
+    skeleton: "PreTrainedModel",
+    task: Task,
+    new_tokens: Sequence[int],
+) -> LoraConfigRecord:
     from peft import LoraConfig
 
-    r = settings.r or DEFAULT_RANK
-    if settings.init_lora_weights is LoraInit.ORTHOGONAL and r % 2:
+    traits = traits_of(task)
+    rank = settings.r or DEFAULT_RANK
+    ranks = [rank, *settings.rank_pattern.values()]
+    if settings.init_lora_weights is LoraInit.ORTHOGONAL and any(r % 2 for r in ranks):
         raise UserError(
             f"lora.init_lora_weights is orthogonal, which needs an even rank; lora.r is "
-            f"{r}; change one of them"
+            f"{rank}{_listed_ranks(settings)}; change one of them"
         )
-    traits = traits_of(task)
+    check_parameters(settings, [*selection.target_parameters], skeleton)
     head = traits.head_modules(skeleton)
-    targets = resolve_targets(settings.target_modules, skeleton, head)
     fully_trained = list(dict.fromkeys([*settings.modules_to_save, *head]))
-    check_modules_to_save(fully_trained, targets, skeleton)
+    check_modules_to_save(fully_trained, selection.adapted, skeleton)
     check_adapter_name(settings.adapter_name, fully_trained, skeleton)
+    alpha = 2 * rank if settings.lora_alpha is None else settings.lora_alpha
+    excluded = settings.exclude_modules
+    is_name = isinstance(excluded, str) and not is_pattern(excluded)
     config = LoraConfig(
         task_type=traits.peft_task_type,
-        r=r,
-        lora_alpha=2 * r if settings.lora_alpha is None else settings.lora_alpha,
+        r=rank,
+        lora_alpha=alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=targets,
+        target_modules=selection.target_modules,
+        target_parameters=[*selection.target_parameters] or None,
+        # PEFT takes a string for a regular expression.
+        exclude_modules=[excluded] if is_name else excluded,
+        layers_to_transform=settings.layers_to_transform,
         modules_to_save=fully_trained or None,
         bias=settings.bias.value,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
         trainable_token_indices=trained_rows(skeleton, new_tokens, fully_trained),
         init_lora_weights=_INIT.get(settings.init_lora_weights, settings.init_lora_weights.value),
+        **fused_patterns(settings, selection.num_fused, selection.target_parameters, rank, alpha),
     )
     return LoraConfigRecord.model_validate(to_json(config))
 
@@ -123,6 +182,10 @@ def trained_rows(
     names = [name for name, module in skeleton.named_modules() if module in ends]
     rows = {n: list(new_tokens) for n in names if not any(is_selected(n, f) for f in fully_trained)}
     return rows or None
+
+
+def _listed_ranks(settings: LoraSettings) -> str:
+    return f", lora.rank_pattern {settings.rank_pattern}" if settings.rank_pattern else ""
 
 
 def to_json(config: "PeftConfig") -> dict[str, Any]:
@@ -162,20 +225,27 @@ def count_trainable(config: LoraConfigRecord, skeleton: "PreTrainedModel") -> in
 
 
 def describe_unreached(
-    settings: LoraSettings, config: LoraConfigRecord, skeleton: "PreTrainedModel"
+    settings: LoraSettings,
+    config: LoraConfigRecord,
+    selection: Selection,
+    skeleton: "PreTrainedModel",
 ) -> tuple[str, ...]:
-    """Describe the weights that no target can reach, or that a choice of all layers leaves out.
+    """Describe the weights that no target can reach, or that a choice of layers leaves out.
 
     Args:
         settings: what the user set.
         config: the resolved configuration.
+        selection: what is adapted.
         skeleton: the base, without adapters.
     """
     from torch import nn
 
-    found = describe_out_of_reach(skeleton)
+    found = describe_frozen_experts(skeleton, selection.adapted)
+    if found and settings.target_modules == "auto" and (left := limits(settings)):
+        found = [f"{found[0]}; {', '.join(what for what, _ in left)}, which excludes them"]
+    found += describe_out_of_reach(skeleton, selection.adapted)
     targets = sorted(config.target_modules or ())
-    takes_all = targets == all_linear(skeleton, list(config.modules_to_save or ()))
+    takes_all = targets == all_linear(skeleton, list(config.modules_to_save or ()), experts=False)
     if settings.target_modules in ("auto", "all-linear") and takes_all:
         output = skeleton.get_output_embeddings()
         passed_over = [

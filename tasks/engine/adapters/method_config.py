@@ -18,13 +18,13 @@ from tasks.engine.adapters.targets import (
     all_linear,
     check_adapter_name,
     check_modules_to_save,
+    count_matches,
     is_selected,
-    match_targets,
 )
 from tasks.engine.base import load_skeleton, traits_of
 from tasks.engine.excerpts import reason
 from tasks.errors import UserError
-from tasks.records import BaseSource, PeftConfigRecord, ResolvedLora, TargetMatches
+from tasks.records import BaseSource, PeftConfigRecord, ResolvedLora
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -55,9 +55,11 @@ def resolve_method(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
     head = traits.head_modules(skeleton)
     fully_trained = list(dict.fromkeys([*settings.modules_to_save, *head]))
     targets = _targets(settings, method, skeleton, head)
-    check_modules_to_save(fully_trained, targets or [], skeleton)
+    modules = [name for name, _ in skeleton.named_modules()]
+    adapted = [m for m in modules if any(is_selected(m, one) for one in targets or ())]
+    check_modules_to_save(fully_trained, adapted, skeleton)
     check_adapter_name(settings.adapter_name, fully_trained, skeleton)
-    check_patterns(options, (n for n, _ in skeleton.named_modules()), "lora.options", None)
+    check_patterns(options, modules, "lora.options: ")
     given = {
         "task_type": traits.peft_task_type,
         "target_modules": targets,
@@ -65,14 +67,15 @@ def resolve_method(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
         **options,
     }
     config = _build(method, given)
-    record, matches, num_trainable = _tried(method, config, skeleton)
+    record, chosen_by, num_trainable = _tried(method, config, skeleton)
     num_base = skeleton.num_parameters()
     return ResolvedLora(
         adapter_name=settings.adapter_name,
         peft_config=record,
-        matches=matches,
+        matches=count_matches(chosen_by, [one for names in chosen_by.values() for one in names]),
         num_trainable_parameters=num_trainable or 0,
         num_total_parameters=num_base + (num_trainable or 0),
+        chosen_by=chosen_by,
         warnings=tuple(_remarks(method, record, num_trainable, num_base)),
     )
 
@@ -118,15 +121,15 @@ def _targets(
     if settings.target_modules == "auto":
         known = getattr(method.tuner_class, "target_module_mapping", None)
         is_known = known is None or skeleton.config.model_type in known
-        return None if is_known else all_linear(skeleton, head)
+        return None if is_known else all_linear(skeleton, head, experts=False)
     if settings.target_modules == "all-linear":
-        return all_linear(skeleton, head)
+        return all_linear(skeleton, head, experts=False)
     wanted = settings.target_modules
     names = [wanted] if isinstance(wanted, str) else wanted
     modules = [name for name, _ in skeleton.named_modules() if name]
     unmatched = [t for t in names if not any(is_selected(m, t) for m in modules)]
     if unmatched or not names:
-        possible = ", ".join(all_linear(skeleton, head))
+        possible = ", ".join(all_linear(skeleton, head, experts=False))
         raise UserError(
             f"lora.target_modules {unmatched or names} match nothing in "
             f"{type(skeleton).__name__}; linear layers: {possible}"
@@ -144,7 +147,7 @@ def _build(method: Method, given: dict[str, Any]) -> "PeftConfig":
 
 def _tried(
     method: Method, config: "PeftConfig", skeleton: "PreTrainedModel"
-) -> tuple[PeftConfigRecord, TargetMatches, int | None]:
+) -> tuple[PeftConfigRecord, dict[str, tuple[str, ...]], int | None]:
     """Inject into a copy of the skeleton; return the configuration, what it selects, and the count.
 
     The count is None if the method derives its weights from the base's, which a skeleton lacks.
@@ -167,14 +170,19 @@ def _tried(
     names = list(record.target_modules)
     if model is None:
         modules = [name for name, _ in skeleton.named_modules()]
-        return record, match_targets(names, modules), None
-    matches = match_targets(names, adapted_modules(model))
-    if unused := [name for name, count in matches.per_target.items() if not count]:
+        return record, _chosen(names, modules), None
+    chosen = _chosen(names, adapted_modules(model))
+    if unused := [name for name, modules in chosen.items() if not modules]:
         raise UserError(
             f"lora.target_modules {unused} select no layer that {method.name} adapts with these "
             "settings; remove them"
         )
-    return record, matches, sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return record, chosen, sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _chosen(targets: list[str], modules: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the modules that each target name selects."""
+    return {one: tuple(m for m in modules if is_selected(m, one)) for one in targets}
 
 
 def injected_skeleton(

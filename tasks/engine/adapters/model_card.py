@@ -10,6 +10,7 @@ from tasks.records import (
     BaseModelRecord,
     DataRecord,
     LoraConfigRecord,
+    LoraRecord,
     PeftConfigRecord,
     TrainedRecord,
 )
@@ -42,13 +43,14 @@ def _metadata(trained: TrainedRecord, output: OutputSettings) -> str:
 
 def _body(trained: TrainedRecord, data: DataRecord) -> str:
     lora, base = trained.injected.lora, trained.injected.lora.base
-    share = trained.injected.num_trainable_parameters / trained.injected.num_total_parameters
+    num_trainable = trained.injected.num_trainable_parameters
+    share = num_trainable / trained.injected.num_total_parameters
     held_out = data.eval.num_rows if data.eval else 0
     eval_loss = "not measured" if trained.eval_loss is None else f"{trained.eval_loss:.4f}"
     revision = f', revision="{base.revision}"' if base.revision else ""
     own = data.chat_template is not None or bool(base.settings.new_tokens)
     tokenizer = '"path/to/this/folder"' if own else f'"{base.reference}"{revision}'
-    targets = ", ".join(lora.matches.per_target)
+    targets = _in_cell(", ".join(lora.matches.per_target))
     auto_class = traits_of(base.settings.task).auto_class
     tokens = f" ({data.train.num_trained_tokens:,} trained tokens)" if not data.labels else ""
     return f"""# {_kind(lora.peft_config)} adapter for {base.reference}
@@ -72,7 +74,7 @@ model = {auto_class}.from_pretrained("{base.reference}"{revision}{_label_argumen
 | base | `{base.reference}` at `{base.revision or base.fingerprint}`, {base.dtype} |
 {_shape(lora.peft_config)}
 | adapted layers | {targets} |
-| trainable parameters | {trained.injected.num_trainable_parameters:,} ({share:.2%}) |
+{_patterns(lora)}| trainable parameters | {num_trainable:,} ({share:.2%}) |
 | task | {base.settings.task.value} |
 | training rows | {data.train.num_rows:,}{tokens} |
 | training data sha256 | `{data.train.sha256}` |
@@ -103,6 +105,21 @@ def _shape(config: PeftConfigRecord) -> str:
         values = f"{config.r}, {config.lora_alpha:g}, {config.lora_dropout:g}"
         return f"| rank, alpha, dropout | {values} |"
     return f"| PEFT's method | {config.peft_type}; its options are in `adapter_config.json` |"
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _patterns(lora: LoraRecord) -> str:
+    """Return rows of the table with what narrows the targets down, and with ranks of their own."""
+    fields = lora.peft_config.to_json()
+    given = {
+        setting: _in_cell(json.dumps(fields[setting]))
+        for setting in ("exclude_modules", "layers_to_transform", "rank_pattern", "alpha_pattern")
+        if fields.get(setting)
+    }
+    return "".join(f"| {setting} | `{value}` |\n" for setting, value in given.items())
 
 
 def _chat_options(data: DataRecord) -> str:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tasks.engine.adapters.adapter_files import CONFIG_FILE
 from tasks.engine.excerpts import listed, shown
 from tasks.errors import AdapterflowError, UserError
 
@@ -28,34 +27,35 @@ for pattern in patterns:
 """
 
 
-def check_patterns(
-    config: Mapping[str, Any], modules: Iterable[str], source: str, file: str | None = CONFIG_FILE
-) -> None:
+def is_pattern(given: str) -> bool:
+    """Return whether a string can only be a regular expression, not a dotted name."""
+    return _PLAIN.fullmatch(given) is None
+
+
+def check_patterns(config: Mapping[str, Any], modules: Iterable[str], where: str) -> None:
     """Check that an adapter's regular expressions can be tried on the names of all modules.
 
     Args:
         config: the adapter's configuration as it is written.
         modules: the dotted names of the base's modules.
-        source: the adapter's name in messages.
-        file: in which it is written; None for settings.
+        where: they are from, before the key in messages.
 
     Raises:
         UserError: one is no regular expression, or they take too long.
     """
-    given = {key: one for key, one in _patterns(config) if not _PLAIN.fullmatch(one)}
+    given = {key: one for key, one in _patterns(config) if is_pattern(one)}
     wanted = {key: _as_peft(key, one) for key, one in given.items()}
-    place = f"{source}: {file}" if file else source
     for key, pattern in wanted.items():
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise UserError(
-                f"{place}: {key} is {shown(given[key])}, which is no regular expression: {error}"
+                f"{where}{key} is {shown(given[key])}, which is no regular expression: {error}"
             ) from error
     if wanted and not _ends([*wanted.values()], [*modules]):
         raise UserError(
-            f"{place}: {listed(wanted)} can't be tried on the base's modules "
-            f"within {SECONDS:.0f} s; write simpler regular expressions, or list the modules"
+            f"{where}{listed(wanted)} can't be tried on the base's modules within {SECONDS:.0f} s; "
+            "write simpler regular expressions, or list the modules"
         )
 
 

@@ -42,6 +42,8 @@ def to_plain(
     changes = {
         "r": 2 * config.r,
         "lora_alpha": growth * config.lora_alpha,
+        "rank_pattern": {one: 2 * r for one, r in config.rank_pattern.items()},
+        "alpha_pattern": {one: growth * alpha for one, alpha in config.alpha_pattern.items()},
         "init_lora_weights": True,
     }
     return weights, config.model_copy(update=changes)

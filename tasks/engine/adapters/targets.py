@@ -1,50 +1,33 @@
-"""Which modules a LoRA configuration selects: `target_modules` and `modules_to_save`, by name.
+"""The names that `target_modules` can have in a base, and those of `modules_to_save`.
 
 As in PEFT, a name selects each module whose dotted name is it or ends with it.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from tasks.config.likeness import nearest
 from tasks.engine.adapters.adaptable import adaptable
-from tasks.engine.adapters.out_of_reach import fused_experts
+from tasks.engine.adapters.experts import expert_parameters, routers
 from tasks.errors import UserError
 from tasks.records import TargetMatches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+EXPERTS = "experts"
+"""The name in `target_modules` of all fused experts, whatever their modules are called."""
 
-def resolve_targets(
-    wanted: str | list[str], model: "PreTrainedModel", head: list[str]
-) -> list[str]:
-    """Return the target names that a setting of `target_modules` stands for.
+
+def check_modules_to_save(names: list[str], adapted: list[str], model: "PreTrainedModel") -> None:
+    """Check the modules that are trained fully.
 
     Args:
-        wanted: `auto`, `all-linear`, or names.
+        names: of the modules.
+        adapted: the dotted names of all that is adapted.
         model: the base.
-        head: the modules that the task adds to it, which are trained fully and never targets.
-
-    Raises:
-        UserError: there is no name, or one matches no layer that LoRA can adapt.
-    """
-    if wanted == "auto":
-        return _known_targets(model, head)
-    if wanted == "all-linear":
-        return all_linear(model, head)
-    names = [wanted] if isinstance(wanted, str) else wanted
-    modules = adaptable(model)
-    unmatched = [t for t in names if not any(is_selected(m, t) for m in modules)]
-    if unmatched or not names:
-        raise _no_match("target_modules", unmatched or names, all_linear(model, head), model)
-    return sorted(set(names))
-
-
-def check_modules_to_save(names: list[str], targets: list[str], model: "PreTrainedModel") -> None:
-    """Check the modules that are trained fully.
 
     Raises:
         UserError: a name matches nothing, or a module that contains a target.
@@ -54,8 +37,7 @@ def check_modules_to_save(names: list[str], targets: list[str], model: "PreTrain
     if unmatched:
         # The last parts of dotted names, without the numbers of layers in lists.
         possible = sorted({m.rpartition(".")[2] for m in modules} - {str(i) for i in range(999)})
-        raise _no_match("modules_to_save", unmatched, possible, model)
-    adapted = [m for m in adaptable(model) if any(is_selected(m, target) for target in targets)]
+        raise no_match("modules_to_save", unmatched, possible, model)
     both = sorted({n for n in names for m in adapted if any(is_selected(p, n) for p in _path(m))})
     if both:
         raise UserError(
@@ -83,17 +65,20 @@ def check_adapter_name(name: str, fully_trained: list[str], model: "PreTrainedMo
         )
 
 
-def match_targets(targets: list[str], modules: Iterable[str]) -> TargetMatches:
-    """Return the number of modules that the target names select, by name and by layer."""
-    per_target = dict.fromkeys(targets, 0)
+def count_matches(
+    chosen_by: Mapping[str, Collection[str]], adapted: Collection[str]
+) -> TargetMatches:
+    """Return how many modules and parameters are adapted, by what chose them and by layer.
+
+    Args:
+        chosen_by: dotted names, by the target name or pattern that selects them.
+        adapted: the dotted names of what is adapted.
+    """
     per_layer: Counter[str] = Counter()
-    for module in modules:
-        matching = [target for target in targets if is_selected(module, target)]
-        for target in matching:
-            per_target[target] += 1
-        if matching:
-            number = re.search(r"\.(\d+)\.", module)
-            per_layer[number.group(1) if number else "outside"] += 1
+    for name in adapted:
+        number = re.search(r"\.(\d+)\.", name)
+        per_layer[number.group(1) if number else "outside"] += 1
+    per_target = {one: len({*names} & {*adapted}) for one, names in chosen_by.items()}
     return TargetMatches(per_target=per_target, per_layer=dict(per_layer))
 
 
@@ -102,12 +87,17 @@ def is_selected(module: str, name: str) -> bool:
     return module == name or module.endswith(f".{name}")
 
 
-def all_linear(model: "PreTrainedModel", head: list[str]) -> list[str]:
-    """Return the names of all linear layers except the output layer and those of `head`.
+def all_linear(model: "PreTrainedModel", head: list[str], *, experts: bool = True) -> list[str]:
+    """Return the names of all linear layers except the output layer, routers, and those of `head`.
 
     QLoRA found that all linear layers have to be adapted to match full fine-tuning
     (https://arxiv.org/abs/2305.14314, section 4). PEFT matches names by their end, so a name that
-    `head` has, too, is qualified by its parent's.
+    a layer has which is left out, too, is qualified by its parent's.
+
+    Args:
+        model: the base.
+        head: the modules that the task adds to it.
+        experts: whether to include fused experts, as `experts`.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -118,19 +108,19 @@ def all_linear(model: "PreTrainedModel", head: list[str]) -> list[str]:
         for name, module in adaptable(model).items()
         if isinstance(module, nn.Linear | Conv1D) and module is not output
     }
-    of_head = {path for path in linear if path[0] in head}
-    taken = {path[-1] for path in of_head}
-    return sorted(
-        {".".join(path[-2:] if path[-1] in taken else path[-1:]) for path in linear - of_head}
-    )
+    of_routers = {tuple(name.split(".")) for name in routers(model)}
+    left_out = {path for path in linear if path[0] in head or path in of_routers}
+    taken = {path[-1] for path in left_out}
+    names = {".".join(path[-2:] if path[-1] in taken else path[-1:]) for path in linear - left_out}
+    return sorted(names | ({EXPERTS} if experts and expert_parameters(model) else set()))
 
 
-def _known_targets(model: "PreTrainedModel", head: list[str]) -> list[str]:
+def known_targets(model: "PreTrainedModel", head: list[str], *, experts: bool) -> list[str]:
     """Return PEFT's default targets for this architecture; all linear layers if it has none."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type)
-    return sorted(known) if known else all_linear(model, head)
+    return sorted(known) if known else all_linear(model, head, experts=experts)
 
 
 def _path(module: str) -> list[str]:
@@ -139,14 +129,21 @@ def _path(module: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
-def _no_match(
-    field: str, unmatched: list[str], possible: list[str], model: "PreTrainedModel"
+def no_match(
+    field: str, unmatched: list[str], possible: list[str], model: "PreTrainedModel", rule: str = ""
 ) -> UserError:
+    """Return the error for names in a setting of `lora` that match nothing.
+
+    Args:
+        field: the setting.
+        unmatched: the names.
+        possible: the names that match something.
+        model: the base.
+        rule: what is matched, in place of the possible names.
+    """
     near = [match for name in unmatched if (match := nearest(name, possible))]
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    experts = fused_experts(model)
-    fused = f"; the experts are fused and can't be adapted yet: {experts}" if experts else ""
+    hint = f"; did you mean {', '.join(near)}?" if near and not rule else ""
     return UserError(
         f"lora.{field} {unmatched} match nothing in {type(model).__name__}{hint}; "
-        f"possible: {', '.join(possible)}{fused}"
+        + (rule or f"possible: {', '.join(possible)}")
     )

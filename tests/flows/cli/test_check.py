@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from engine_steps import random_base
 from flow_runs import sums, tiny_config
+from tiny_models import tiny_mixture
 
 from flows.cli import runs
 from flows.cli.check import forecast_of, print_forecast
 from tasks.config import DataSettings, TrainAdapterConfig
+from tasks.engine.forecast import Forecast
 from tasks.errors import UserError
 from tasks.runtime import home
 from tasks.validate_inputs import _report
@@ -112,19 +113,17 @@ def test_a_mistake_is_the_runs_own(config: TrainAdapterConfig) -> None:
         forecast_of(config.model_copy(update={"lora": lora}), with_probe=False)
 
 
-def test_frozen_experts_are_told(config: TrainAdapterConfig, tmp_path: Path) -> None:
-    """The check tells of weights that no target reaches, without loading any."""
-    from transformers import MixtralConfig
-
-    mixture = MixtralConfig(
-        vocab_size=400,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    base = random_base(mixture, tmp_path / "experts")
+def test_experts_are_counted_without_a_weight(config: TrainAdapterConfig, tmp_path: Path) -> None:
+    """The check counts adapted experts as PEFT does, and tells of frozen ones, and of routers."""
+    base = tiny_mixture("mixtral", tmp_path / "experts")
     wanted = config.base_model.model_copy(update={"source": str(base)})
-    found = forecast_of(config.model_copy(update={"base_model": wanted}), with_probe=False)
-    assert "down_proj (MixtralExperts); fused experts can't be adapted yet" in found.warnings[0]
+
+    def found(targets: str) -> Forecast:
+        lora = config.lora.model_copy(update={"r": 4, "target_modules": targets})
+        changes = {"base_model": wanted, "lora": lora}
+        return forecast_of(config.model_copy(update=changes), with_probe=False)
+
+    assert found("all-linear").num_trainable_parameters == 15_104
+    assert "the routers (gate) stay frozen" in found("all-linear").notes[0]
+    (warning,) = [one for one in found("q_proj").warnings if "experts" in one]
+    assert "gate_up_proj, down_proj (MixtralExperts); to adapt them, add experts to" in warning

@@ -10,8 +10,7 @@ from peft import LoraConfig
 
 from tasks.config import BaseModelSettings, LoraSettings, TrainAdapterConfig
 from tasks.engine.adapters import lora
-from tasks.engine.adapters.adaptable import adaptable
-from tasks.engine.adapters.targets import match_targets
+from tasks.engine.adapters.injection import adapted_layers
 from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.sources import find_base
 from tasks.errors import UserError
@@ -217,34 +216,39 @@ def small(**config: Any) -> "PreTrainedModel":  # noqa: ANN401 - as the architec
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMALL | config))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("wanted", ["auto", "all-linear", ["q_proj"]])
+def unreached(model: "PreTrainedModel", **given: object) -> tuple[str, ...]:
+    """Return the warnings about what settings leave frozen."""
+    config, selection = (
+        lora.resolve_config(settings(**given), model),
+        lora.select(settings(**given), model),
+    )
+    return lora.describe_unreached(settings(**given), config, selection, model)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"), [("auto", {"lora_dropout": 0.1}), (["q_proj"], {})], ids=str
+)
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss"])
-def test_experts_that_stay_frozen_are_remarked(kind: str, wanted: str | list[str]) -> None:
-    """However targets are chosen, the share of the fused experts and their names are reported."""
+def test_experts_that_stay_frozen_are_remarked(
+    kind: str, wanted: str | list[str], given: dict[str, object]
+) -> None:
+    """If no expert is adapted, the share of the fused experts and their names are reported."""
     model = small(model_type=kind, num_experts=4, num_local_experts=4, moe_intermediate_size=64)
-    given = settings(target_modules=wanted)
-    config = lora.resolve_config(given, model)
     experts = sum(
         p.numel() for n, p in model.named_parameters() if "experts." in n and "bias" not in n
     )
 
-    (warning,) = lora.describe_unreached(given, config, model)
-    assert warning.startswith(f"{experts / model.num_parameters():.0%} of the base's weights stay")
+    (warning,) = unreached(model, target_modules=wanted, **given)
+    share = f"{experts / model.num_parameters():.0%}"
+    assert warning.startswith(f"{share} of the base's weights are in experts, which stay frozen: ")
     assert "gate_up_proj, down_proj (" in warning
     assert "router" not in warning.lower()
-
-
-def test_an_expert_s_old_name_is_told_to_be_fused() -> None:
-    """A name of transformers 4 matches nothing, and the message says where the experts are."""
-    with pytest.raises(UserError, match=r"\['w1'\] match nothing .* fused .*MixtralExperts"):
-        lora.resolve_config(settings(target_modules=["w1"]), small(model_type="mixtral"))
 
 
 def test_a_dense_model_has_nothing_out_of_reach(tiny_base: Path) -> None:
     """Embeddings, norms and the output layer are no news, for no choice of targets."""
     for wanted in ("auto", "all-linear", ["q_proj"]):
-        given, model = settings(target_modules=wanted), skeleton(tiny_base)
-        assert lora.describe_unreached(given, lora.resolve_config(given, model), model) == ()
+        assert unreached(skeleton(tiny_base), target_modules=wanted) == ()
 
 
 def test_layers_that_all_linear_passes_over_are_remarked() -> None:
@@ -253,8 +257,7 @@ def test_layers_that_all_linear_passes_over_are_remarked() -> None:
 
     with torch.device("meta"):
         model = SqueezeBertForSequenceClassification(SqueezeBertConfig(num_hidden_layers=1))
-    given = settings(target_modules="all-linear")
-    (warning,) = lora.describe_unreached(given, lora.resolve_config(given, model), model)
+    (warning,) = unreached(model, target_modules="all-linear")
     assert (
         "all-linear does not include; to adapt them, name them in lora.target_modules: " in warning
     )
@@ -273,13 +276,14 @@ def test_an_adapter_is_not_named_as_what_trains_beside_it(tiny_base: Path, name:
 def test_all_layers_are_those_that_peft_takes(kind: str) -> None:
     """No name is chosen that PEFT refuses, or takes for an expert: what is chosen is adapted."""
     model = small(model_type=kind, num_heads=8, head_dim=8, first_k_dense_replace=1)
-    config = lora.resolve_config(settings(r=4, target_modules="all-linear"), model)
-    adapted = match_targets(sorted(config.target_modules or ()), adaptable(model))
+    given = settings(r=4, target_modules="all-linear")
+    config, selection = lora.resolve_config(given, model), lora.select(given, model)
     lora.count_trainable(config, model)
 
-    assert "out_proj" not in adapted.per_target
-    assert "gate_proj" not in adapted.per_target or kind == "falcon_h1"
-    assert min(adapted.per_target.values()) > 0
+    assert "out_proj" not in selection.reached
+    assert "gate_proj" not in selection.reached or kind == "falcon_h1"
+    assert min(map(len, selection.reached.values())) > 0
+    assert adapted_layers(model, "default").keys() == {*selection.adapted}
 
 
 def test_what_peft_refuses_is_refused_before_the_weights() -> None:

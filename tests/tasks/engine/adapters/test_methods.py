@@ -130,7 +130,7 @@ def test_a_method_s_adapters_are_switched_merged_and_served(
     unchanged = logits(several.model)
     several.load(folders[0], "first")
     if method in ALONE:
-        with pytest.raises(UserError, match="can't share a base with first"):
+        with pytest.raises(UserError, match="can't share a base: .* PEFT can load one at a time"):
             several.load(folders[1], "second")
     else:
         several.load(folders[1], "second")
@@ -267,6 +267,16 @@ def test_where_a_method_starts_is_recorded(base: Path, tmp_path: Path) -> None:
     assert not starts["fourierft"].starts_at_base
     assert starts["fourierft"].logit_difference > 0.1
     assert starts["ia3"].starts_at_base
+
+
+def test_adapters_of_two_methods_are_not_put_on_one_base(base: Path, tmp_path: Path) -> None:
+    """PEFT would nest their layers; the first one still answers."""
+    folders = [random_adapter(base, tmp_path / name, name) for name in ("ia3", "loha")]
+    several = AdapterSet.on(of(base))
+    several.load(folders[0], "first")
+    with pytest.raises(UserError, match=r"first \(ia3\), second \(loha\) can't share a base"):
+        several.load(folders[1], "second")
+    assert torch.equal(logits(several.model), plain_logits(base, folders[0]))
 
 
 def test_only_lora_is_combined(base: Path, tmp_path: Path) -> None:
