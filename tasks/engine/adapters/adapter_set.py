@@ -237,15 +237,12 @@ def check_shareable(folder: AdapterFolder) -> None:
     """Check that an adapter changes nothing while another one or none is active.
 
     Raises:
-        UserError: it trained biases of the base, or the embeddings of single tokens.
+        UserError: it trained biases of the base.
     """
     bias = getattr(folder.config, "bias", None) or "none"
-    tokens = getattr(folder.config, "trainable_token_indices", None)
-    if bias == "none" and not tokens:
+    if bias == "none":
         return
-    # peft 0.21 fails in the wrapper for such tokens as soon as another adapter is active.
-    what = f"biases of the base (bias={bias!r})" if bias != "none" else "single tokens' embeddings"
     raise UserError(
-        f"{folder.source} trained {what}, so it can't share a base with other adapters; merge it "
-        "with `adapterflow export --merged`, or load it alone"
+        f"{folder.source} trained biases of the base (bias={bias!r}), so it can't share a base "
+        "with other adapters; merge it with `adapterflow export --merged`, or load it alone"
     )

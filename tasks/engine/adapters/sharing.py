@@ -68,8 +68,20 @@ def check_together(configs: Mapping[str, Any], model: "PreTrainedModel") -> None
         UserError: it can't.
     """
     _check_methods(configs)
+    _check_tokens(configs)
     targets = {name: getattr(one, "target_parameters", None) for name, one in configs.items()}
     check_same_parameters({n: adapted_parameters(one, model) for n, one in targets.items()})
+
+
+def _check_tokens(configs: Mapping[str, Any]) -> None:
+    trained = [n for n, one in configs.items() if getattr(one, "trainable_token_indices", None)]
+    # PEFT 0.21 fails in the wrapper for such tokens as soon as another adapter is active.
+    if trained and len(configs) > 1:
+        raise UserError(
+            f"{listed(trained)} trained single tokens' embeddings (as base_model.new_tokens does), "
+            f"so that {listed([*configs])} can't share a base; merge it with `adapterflow export "
+            "--merged`, or load it alone"
+        )
 
 
 def _check_methods(configs: Mapping[str, Any]) -> None:

@@ -15,14 +15,14 @@ from tiny_models import tiny_llama, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tasks import engine
-from tasks.config import BaseModelSettings, DataSettings, LoraSettings
+from tasks.config import AdapterSettings, BaseModelSettings, DataSettings, LoraSettings
 from tasks.engine.adapters import adapter_state, check_tokenizer, write_gguf
 from tasks.engine.adapters.folders import find_adapter
-from tasks.engine.adapters.loading import _not_loaded, load_adapter
+from tasks.engine.adapters.loading import _not_loaded
 from tasks.engine.adapters.merging import export_merged
 from tasks.engine.base import base_sha256, find_base, load_skeleton, tokenizer_of
 from tasks.errors import UserError
-from tasks.inference.adapters_on_base import base_of
+from tasks.inference.adapters_on_base import base_of, load_adapters
 from tasks.tracking import adapter_pyfunc
 
 if TYPE_CHECKING:
@@ -119,9 +119,13 @@ def test_a_new_token_goes_the_whole_way(base: Path, tmp_path: Path) -> None:
         plain.resize_token_embeddings(len(own), mean_resizing=False)
     assert torch.equal(logits_at(PeftModel.from_pretrained(plain, saved.folder), new), expected)
 
-    fresh = loaded(base, of(base))[0]
-    load_adapter(fresh, saved.folder)
-    assert torch.equal(logits_at(fresh, new), expected)
+    # As `predict` and `try` do.
+    wanted = AdapterSettings(source=str(saved.folder))
+    used = load_adapters(None, [wanted], [adapter])
+    with used.using(wanted.name) as fresh:
+        assert torch.equal(logits_at(fresh, new), expected)
+    with used.using(None) as fresh:
+        assert not torch.equal(logits_at(fresh, new), expected)
 
     served = AutoModelForCausalLM.from_pretrained(base)
     adapter_pyfunc._add_embeddings(served, saved.folder)
