@@ -130,7 +130,7 @@ def test_a_method_s_adapters_are_switched_merged_and_served(
     unchanged = logits(several.model)
     several.load(folders[0], "first")
     if method in ALONE:
-        with pytest.raises(UserError, match="can't share a base: .* PEFT can load one at a time"):
+        with pytest.raises(UserError, match=r"can't share a base: .* PEFT can load one at a time"):
             several.load(folders[1], "second")
     else:
         several.load(folders[1], "second")
