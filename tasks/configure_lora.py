@@ -2,7 +2,14 @@
 
 from tasks import engine
 from tasks.durability.step import step
-from tasks.records import BaseModelRecord, LoraRecord, ResolvedLora, RunRecord
+from tasks.records import (
+    BaseModelRecord,
+    LoraConfigRecord,
+    LoraRecord,
+    PeftConfigRecord,
+    ResolvedLora,
+    RunRecord,
+)
 from tasks.runtime.progress import logger
 from tasks.tracking import Tracker
 
@@ -21,16 +28,18 @@ def configure_lora(
         logger().warning(warning)
     for note in record.notes:
         logger().info(note)
-    logger().info(
-        "rank %s, alpha %g, on %s",
-        record.peft_config.r,
-        record.peft_config.lora_alpha,
-        ", ".join(f"{count} {name}" for name, count in record.matches.per_target.items()),
-    )
+    targets = ", ".join(f"{count} {name}" for name, count in record.matches.per_target.items())
+    logger().info("%s, on %s", _method(record.peft_config), targets)
     for setting, patterns in record.reached.items():
         counts = ", ".join(f"{pattern} {len(names)}" for pattern, names in patterns.items())
         logger().info("%s reaches: %s", setting, counts)
     return record
+
+
+def _method(config: PeftConfigRecord) -> str:
+    if isinstance(config, LoraConfigRecord):
+        return f"rank {config.r}, alpha {config.lora_alpha:g}"
+    return f"PEFT's method {config.method}, whose layers PEFT computes"
 
 
 def _params(record: LoraRecord) -> dict[str, object]:

@@ -38,6 +38,12 @@ def inject_adapter(lora: LoraRecord, run: RunRecord) -> InjectedRecord:
             "adapter/fresh_logit_difference": record.logit_difference,
         }
     )
+    if not record.starts_at_base:
+        logger().warning(
+            "%s does not start at the base's answers: the untrained adapter changes logits by %g",
+            record.lora.peft_config.method,
+            record.logit_difference,
+        )
     logger().info(
         "%s of %s parameters are trainable (%.2f %%); the fresh adapter changes logits by %g",
         f"{record.num_trainable_parameters:,}",

@@ -16,7 +16,7 @@ from tasks.engine.base import (
     end_ids,
     find_base,
     limits_of,
-    load_tokenizer,
+    tokenizer_of,
     traits_of,
 )
 from tasks.engine.data.rendering import choose_template, read_chat_template
@@ -114,7 +114,7 @@ def check_base_early(config: TrainAdapterConfig, row_formats: Sequence[RowFormat
         labels = config.base_model.labels or (() if generates else ("no", "yes"))
         base, _ = _checked_base(config, labels)
         template = read_chat_template(config.data.chat_template)
-        tokenizer = load_tokenizer(base.location, base.revision, template)
+        tokenizer = tokenizer_of(base, template)
         end_ids(base.location, base.revision)
         for row_format in row_formats:
             choose_template(config.data.template, tokenizer, is_text=row_format in TEXTS)
@@ -125,7 +125,7 @@ def _checked_base(
 ) -> tuple[BaseSource, ResolvedLora]:
     base = find_base(config.base_model, labels)
     check_local_weights(base)
-    load_tokenizer(base.location, base.revision)
+    tokenizer_of(base)
     import_libraries()  # PEFT, and what the rest of the run needs
     return base, resolve_lora(config.lora, base)
 

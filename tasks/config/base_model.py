@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from tasks.config.hub_ids import HubId, is_hub_id
 from tasks.config.section import Section
@@ -69,6 +69,10 @@ class BaseModelSettings(Section):
     """The classes, in the order of the model's outputs, for the classification tasks; by default
     those of the training rows, sorted."""
 
+    new_tokens: tuple[str, ...] = Field(default=(), max_length=1000)
+    """Tokens to add to the base, such as `[<|part|>]`, for `task: causal-lm` and LoRA: each becomes
+    one token, whose embedding starts as the mean of the others and is trained with the adapter."""
+
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: needs less memory and more time."""
 
@@ -79,6 +83,27 @@ class BaseModelSettings(Section):
             raise ValueError(
                 f"revision {self.revision!r} was given, but {self.source!r} is not a Hub id; "
                 "remove revision"
+            )
+        return self
+
+    @field_validator("new_tokens")
+    @classmethod
+    def _are_tokens(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        for token in tokens:
+            if not token:
+                raise ValueError("a new token is empty; remove it")
+            if len(token.split()) != 1 or token != token.strip():
+                raise ValueError(f"the new token {token!r} contains whitespace; write it without")
+            if tokens.count(token) > 1:
+                raise ValueError(f"the new token {token!r} is given twice; remove one")
+        return tokens
+
+    @model_validator(mode="after")
+    def _tokens_are_generated(self) -> Self:
+        if self.new_tokens and self.task is not Task.CAUSAL_LM:
+            raise ValueError(
+                f"new_tokens were given, but task is {self.task.value}; they can be added for "
+                "causal-lm only"
             )
         return self
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue, field_validator
 
 from tasks.config.adapter_name import AdapterName
 from tasks.config.section import Section
@@ -28,6 +28,10 @@ class LoraInit(StrEnum):
     OLORA = "olora"
 
 
+DEFAULT_RANK = 16
+"""Of LoRA."""
+
+
 class LoraSettings(Section):
     """The adapter's rank, scale, targets and variants."""
 
@@ -37,8 +41,18 @@ class LoraSettings(Section):
     adapter_name: AdapterName = "default"
     """The adapter's name in the model, and the name of its folder."""
 
-    r: int = Field(title="Rank (r)", default=16, ge=1, le=16_384)
-    """Rank of the update; 8 to 64 suit most tasks."""
+    method: str = Field(default="lora", pattern=r"^\w{1,40}$")
+    """`lora`, or another method of the installed PEFT that replaces layers, such as `ia3`, `loha`,
+    `oft` or `randlora`; one that can't be used is refused with those that can. Settings below that
+    are LoRA's alone are refused for another method."""
+
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of a method other than LoRA, by the names of the fields of its PEFT configuration,
+    such as `{alpha: 8}` for `loha`; others keep PEFT's defaults."""
+
+    r: int | None = Field(title="Rank (r)", default=None, ge=1, le=16_384)
+    """Rank of the update, by default 16 with LoRA and PEFT's default with another method; 8 to 64
+    suit most tasks."""
 
     lora_alpha: float | None = Field(title="Alpha", default=None, gt=0, le=1e6)
     """The update is scaled by alpha/r (alpha/sqrt(r) with rsLoRA); by default alpha is 2r."""
@@ -85,3 +99,8 @@ class LoraSettings(Section):
     (https://arxiv.org/abs/2404.02948) and `olora` (https://arxiv.org/abs/2406.01775) move the
     base's principal directions into the adapter, which is saved as a plain LoRA of twice the
     rank."""
+
+    @field_validator("method")
+    @classmethod
+    def _is_lower_case(cls, method: str) -> str:
+        return method.lower()

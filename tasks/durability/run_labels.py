@@ -56,4 +56,4 @@ def _send() -> None:
         while True:
             run_id, labels = _to_send.get()
             with suppress(Exception):
-                client.update_flow_run_labels(run_id, labels)
+                client.update_flow_run_labels(run_id, {**labels})

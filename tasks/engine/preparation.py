@@ -19,7 +19,7 @@ from tasks.engine.base import (
     end_ids,
     find_base,
     limits_of,
-    load_tokenizer,
+    tokenizer_of,
 )
 from tasks.engine.data.rendering import (
     Rendered,
@@ -139,7 +139,7 @@ def open_data(record: DataRecord, base: BaseModelRecord) -> PreparedData:
     """
     if spoiled := record.spoiled_files():
         raise UserError(f"{spoiled[0]} is missing or has changed since this run recorded it")
-    tokenizer = load_tokenizer(base.location, base.revision, record.chat_template)
+    tokenizer = tokenizer_of(base, record.chat_template)
     ends = end_ids(base.location, base.revision)
     return _opened(record, tokenizer, ends, objective_of(base.settings.task))
 
@@ -152,7 +152,7 @@ def recorded_renderer(record: DataRecord, base: BaseSource, row_format: RowForma
         base: its base.
         row_format: of the rows to render.
     """
-    tokenizer = load_tokenizer(base.location, base.revision, record.chat_template)
+    tokenizer = tokenizer_of(base, record.chat_template)
     ends = end_ids(base.location, base.revision)
     return Renderer.of(tokenizer, Template(record.template), row_format, ends, record.chat)
 
@@ -179,7 +179,7 @@ class _Tokens:
         self, settings: DataSettings, base: BaseSource, folder: Path, on_progress: OnRows | None
     ) -> None:
         self.chat_template = read_chat_template(settings.chat_template)
-        self.tokenizer = load_tokenizer(base.location, base.revision, self.chat_template)
+        self.tokenizer = tokenizer_of(base, self.chat_template)
         self.chat = ChatOptions.of(settings)
         self.task = objective_of(base.settings.task)
         self.ends = end_ids(base.location, base.revision)

@@ -16,17 +16,16 @@ from tasks.config.reading import settings_here
 from tasks.engine.adapters import (
     AdapterFolder,
     AdapterSet,
-    adapted_parameters,
     check_adapter,
     check_fit,
-    check_same_parameters,
+    check_together,
     find_adapter,
 )
 from tasks.engine.base import (
     check_local_weights,
     find_base,
     load_skeleton,
-    load_tokenizer,
+    tokenizer_of,
     traits_of,
 )
 from tasks.errors import PassingError, UserError
@@ -34,7 +33,7 @@ from tasks.runtime.progress import logger
 from tasks.tracking import fetched_adapter, is_mlflow_uri
 
 _TASK = ("task", "labels")
-_TRAINED_ON = ("dtype", "quantization", *_TASK)
+_TRAINED_ON = ("dtype", "quantization", "new_tokens", *_TASK)
 """Settings of the base that an adapter records of its training."""
 
 
@@ -123,16 +122,12 @@ def check_adapters(
     source = find_base(settings)
     skeleton = load_skeleton(source)
     check_local_weights(source)
-    tokenizer = load_tokenizer(source.location, source.revision)
+    tokenizer = tokenizer_of(source)
     for one, folder in zip(wanted, folders, strict=True):
         check_adapter(folder, source, tokenizer, one.template, any_base=one.any_base)
         check_fit(folder, skeleton)
-    check_same_parameters(
-        {
-            one.name: adapted_parameters(folder.config.target_parameters, skeleton)
-            for one, folder in zip(wanted, folders, strict=True)
-        }
-    )
+    given = zip(wanted, folders, strict=True)
+    check_together({one.name: folder.config for one, folder in given}, skeleton)
     return settings
 
 

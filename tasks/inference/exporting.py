@@ -14,7 +14,7 @@ from tasks.engine.adapters import (
     export_merged,
     write_gguf,
 )
-from tasks.engine.base import check_push, find_base, load_tokenizer, push_adapter
+from tasks.engine.base import check_push, find_base, push_adapter, tokenizer_of
 from tasks.engine.scoring import exact_match_on
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import base_of, found_adapters
@@ -72,7 +72,7 @@ def merge_adapter(  # noqa: PLR0913 - the options of the command
         score = None
         if rows:
             found = find_base(base)
-            tokenizer = load_tokenizer(found.location, found.revision)
+            tokenizer = tokenizer_of(found)
             score = exact_match_on(
                 rows,
                 adapter,

@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.config import AdapterSettings, BaseModelSettings, Task
 from tasks.engine.adapters import AdapterFolder, AdapterSet, check_adapter
-from tasks.engine.base import end_ids, find_base, load_tokenizer, traits_of
+from tasks.engine.base import end_ids, find_base, tokenizer_of, traits_of
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.rows import read_question
 from tasks.engine.objectives import objective_of
@@ -153,7 +153,7 @@ def _check_asking(
     if not asking.system:
         return
     source = find_base(base)
-    tokenizer = load_tokenizer(source.location, source.revision)
+    tokenizer = tokenizer_of(source)
     row_format, example = read_question(1, question_row(base.task, "question", asking.system))
     for one, folder in zip(wanted, folders, strict=True):
         found = check_adapter(folder, source, tokenizer, one.template, any_base=one.any_base)

@@ -1,6 +1,6 @@
 """The adapter before training: its resolved configuration, and the adapter in the base."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
@@ -40,6 +40,11 @@ class PeftConfigRecord(Record):
     target_modules: tuple[str, ...]
     modules_to_save: tuple[str, ...] | None
 
+    @property
+    def method(self) -> str:
+        """The method's name, as in `lora.method`."""
+        return self.peft_type.lower()
+
     def to_json(self) -> dict[str, Any]:
         """Return all fields as JSON values, by PEFT's names."""
         return self.model_dump(mode="json")
@@ -62,11 +67,15 @@ class LoraConfigRecord(PeftConfigRecord):
     alpha_pattern: dict[str, int | float] = Field(default_factory=dict)
 
 
+AnyConfigRecord = Annotated[LoraConfigRecord | PeftConfigRecord, Field(union_mode="left_to_right")]
+"""LoRA's, or that of another method."""
+
+
 class ResolvedLora(Record):
     """The LoRA configuration for a base, with what it selects and how much it trains."""
 
     adapter_name: str
-    peft_config: LoraConfigRecord
+    peft_config: AnyConfigRecord
     matches: TargetMatches
     num_trainable_parameters: int
     num_total_parameters: int
@@ -90,7 +99,10 @@ class LoraRecord(ResolvedLora):
 
 
 class InjectedRecord(Record):
-    """Step 3: the base with a fresh adapter, verified to leave the base's outputs unchanged."""
+    """Step 3: the base with a fresh adapter, verified to leave the base's outputs unchanged.
+
+    Methods other than LoRA may start elsewhere (`logit_difference`).
+    """
 
     lora: LoraRecord
     initial_weights: FileRecord
@@ -101,3 +113,5 @@ class InjectedRecord(Record):
     layers: TargetMatches
     logit_difference: float
     """Largest absolute difference from the base's logits on a probe."""
+    starts_at_base: bool = True
+    """Whether that difference is no more than rounding."""

@@ -3,7 +3,7 @@
 from tasks.config import AdapterSettings, DataSettings, EvaluationSettings
 from tasks.durability.step import step
 from tasks.engine.adapters import AdapterSet
-from tasks.engine.base import load_base, load_tokenizer
+from tasks.engine.base import load_base, tokenizer_of
 from tasks.engine.scoring import Evaluation, HeldOut, evaluate, open_held_out, write_scores
 from tasks.inference.adapters_on_base import found_adapters
 from tasks.records import (
@@ -70,7 +70,7 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
 
 
 def _loaded(saved: SavedRecord, champion: VersionRecord | None, run: RunRecord) -> AdapterSet:
-    tokenizer = load_tokenizer(saved.base.location, saved.base.revision)
+    tokenizer = tokenizer_of(saved.base)
     adapters = AdapterSet(load_base(saved.base), tokenizer, saved.base)
     adapters.load(saved.folder, CHALLENGER)
     if champion:

@@ -123,6 +123,8 @@ class AdapterModel(PythonModel):
             if template == "chat":  # before the base's weights are loaded
                 _check_template(_load_tokenizer(context.artifacts[name], base, revision))
         self.model = _load_base(base, revision, self.config, _fully_trained(folders.values()))
+        for folder in folders.values():
+            _add_embeddings(self.model, folder)
         self.num_embeddings = self.model.get_input_embeddings().weight.shape[0]
         self.labels = self.config.get("labels", [])
         self.tags_words = self.config.get("auto_class") == "AutoModelForTokenClassification"
@@ -476,6 +478,17 @@ def _load_base(base: str, revision: str | None, config: dict[str, Any], full: li
     return model if quantization or device == "cpu" else model.to(device)
 
 
+def _add_embeddings(model: Any, folder: Path) -> None:  # noqa: ANN401
+    """Give the model rows for the tokens that an adapter trained, if it has none for them.
+
+    The adapter contains their values.
+    """
+    trained = _adapter_config(folder).get("trainable_token_indices") or {}
+    ids = [one for rows in trained.values() for one in rows] if trained else []
+    if ids and max(ids) >= model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+
+
 def _quantization(name: str, dtype: Any, without: list[str] | None) -> Any:  # noqa: ANN401
     from transformers import BitsAndBytesConfig
 
@@ -493,6 +506,17 @@ def _quantization(name: str, dtype: Any, without: list[str] | None) -> Any:  # n
 
 
 def _load_adapter(model: Any, folder: str, name: str, base: str) -> None:  # noqa: ANN401
+    is_lora = _adapter_config(Path(folder)).get("peft_type") == "LORA"
+    wrong = (_load_lora if is_lora else _load_other)(model, folder, name)
+    if wrong:
+        raise ValueError(
+            f"the adapter in {folder} was trained on another base than {base!r}: {len(wrong)} "
+            f"weights are missing, unexpected or of another shape, such as {min(wrong)}"
+        )
+
+
+def _load_lora(model: Any, folder: str, name: str) -> list[str]:  # noqa: ANN401
+    """Load a LoRA adapter; return the weights that do not fit."""
     # transformers 5.23 warns that all other adapters' weights are newly initialized.
     log = logging.getLogger("transformers.integrations.peft")
     level = log.level
@@ -505,14 +529,40 @@ def _load_adapter(model: Any, folder: str, name: str, base: str) -> None:  # noq
     finally:
         log.setLevel(level)
     # Weights that do not fit are only logged by transformers, and stay random.
-    own = re.compile(rf"\.(lora_\w+|modules_to_save)\.{re.escape(name)}(\.|$)")
-    missing = [key for key in map(str, info.missing_keys) if own.search(key)]
-    wrong = [*missing, *info.unexpected_keys, *info.mismatched_keys]
-    if wrong:
-        raise ValueError(
-            f"the adapter in {folder} was trained on another base than {base!r}: {len(wrong)} "
-            f"weights are missing, unexpected or of another shape, such as {min(map(str, wrong))}"
-        )
+    own = re.compile(rf"\.(lora_\w+|trainable_tokens_\w+|modules_to_save)\.{re.escape(name)}(\.|$)")
+    absent = {key for key in map(str, info.missing_keys) if own.search(key)}
+    # With tied embeddings, the output layer's rows of new tokens are the input's: the same object.
+    named = dict(model.named_parameters(remove_duplicate=False))
+    loaded = {id(parameter) for key, parameter in named.items() if key not in absent}
+    missing = [key for key in absent if key not in named or id(named[key]) not in loaded]
+    return [*missing, *map(str, info.unexpected_keys), *map(str, info.mismatched_keys)]
+
+
+def _load_other(model: Any, folder: str, name: str) -> list[str]:  # noqa: ANN401
+    """Load an adapter of another method than LoRA; return the weights that do not fit.
+
+    `load_adapter` of transformers 5.23 takes the indices that some methods save for unexpected.
+    """
+    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+
+    with _reading(f"the adapter in {folder}"):
+        config = PeftConfig.from_pretrained(folder)
+        config.inference_mode = False
+        model.requires_grad_(requires_grad=False)
+        model.add_adapter(config, adapter_name=name)
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # has the base's dtype, and would round what is loaded
+                parameter.data = parameter.data.float()
+        model.requires_grad_(requires_grad=False)
+        saved = _weights(folder).items()
+        given = {key.removeprefix("base_model.model."): weight for key, weight in saved}
+        own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        there = {key: weight.shape for key, weight in own.items()}
+        here = {key: weight.shape for key, weight in given.items()}
+        if wrong := [key for key in {**there, **here} if there.get(key) != here.get(key)]:
+            return wrong
+        set_peft_model_state_dict(model, given, adapter_name=name)
+    return []
 
 
 def _weights(folder: str) -> dict[str, Any]:
@@ -528,7 +578,8 @@ def _is_plain(folder: str) -> bool:
     """Return whether PEFT can apply the adapter to single rows of a batch."""
     config = _adapter_config(Path(folder))
     others = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias")
-    return config.get("bias", "none") == "none" and not any(map(config.get, others))
+    is_lora = config.get("peft_type") == "LORA"
+    return is_lora and config.get("bias", "none") == "none" and not any(map(config.get, others))
 
 
 def _name_adapters(model: Any, names: Callable[[], list[str] | None]) -> None:  # noqa: ANN401

@@ -157,6 +157,23 @@ REACHES = (
         ("pattern_keys", "key_to_match"),
     ),
     Reach("peft.tuners.lora.layer", "ParamWrapper", "tasks/engine/adapters/injection.py"),
+    Reach("peft.mapping", "PEFT_TYPE_TO_PREFIX_MAPPING", "tasks/engine/adapters/adapter_state.py"),
+    *(
+        Reach("peft.mapping", name, "tasks/engine/adapters/methods.py")
+        for name in ("PEFT_TYPE_TO_CONFIG_MAPPING", "PEFT_TYPE_TO_TUNER_MAPPING")
+    ),
+    Reach(
+        "peft.tuners.tuners_utils",
+        "BaseTuner.uses_shared_state",
+        "tasks/engine/adapters/methods.py",
+        value=False,
+    ),
+    Reach("peft.tuners.lora.bnb", "Linear4bit", "tasks/engine/adapters/methods.py"),
+    Reach(
+        "peft.tuners.loha",
+        "LoHaModel.target_module_mapping",
+        "tasks/engine/adapters/method_config.py",
+    ),
     Reach(
         "peft.utils",
         "ModulesToSaveWrapper.adapter_layer_names",

@@ -33,11 +33,11 @@ from tasks.engine.adapters.folders import AdapterFolder, copy_adapter, find_adap
 from tasks.engine.adapters.gguf_adapter import write_gguf
 from tasks.engine.adapters.injection import inject, probe_logits, reinject
 from tasks.engine.adapters.loading import load_adapter
-from tasks.engine.adapters.lora import resolve_lora
 from tasks.engine.adapters.merging import export_merged
 from tasks.engine.adapters.model_card import write_card
+from tasks.engine.adapters.resolution import resolve_lora
 from tasks.engine.adapters.saving import Prompting, files_to_save, save_adapter
-from tasks.engine.adapters.sharing import adapted_parameters, check_same_parameters
+from tasks.engine.adapters.sharing import check_together
 
 __all__ = [
     "METHODS",
@@ -47,15 +47,14 @@ __all__ = [
     "Combination",
     "LoadedAdapter",
     "Prompting",
-    "adapted_parameters",
     "adapter_state",
     "adapters_disabled",
     "base_checksum",
     "check_adapter",
     "check_base",
     "check_fit",
-    "check_same_parameters",
     "check_shareable",
+    "check_together",
     "check_tokenizer",
     "combine",
     "copy_adapter",

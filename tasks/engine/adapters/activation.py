@@ -44,20 +44,23 @@ def disable_adapters(model: "PreTrainedModel") -> None:
 @contextmanager
 def adapters_disabled(model: "PreTrainedModel") -> Iterator[None]:
     """Disable all adapters for a while."""
-    disable_adapters(model)
-    try:
-        yield
-    finally:
-        enable_adapters(model)
+    with same_trainable(model):  # PEFT freezes what it disables
+        disable_adapters(model)
+        try:
+            yield
+        finally:
+            enable_adapters(model)
 
 
 @contextmanager
 def same_trainable(model: "PreTrainedModel") -> Iterator[None]:
     """Restore which parameters are trainable: PEFT makes adapters trainable that it activates."""
     trains = {key for key, p in model.named_parameters() if p.requires_grad}
-    yield
-    for key, parameter in model.named_parameters():
-        parameter.requires_grad_(key in trains)
+    try:
+        yield
+    finally:
+        for key, parameter in model.named_parameters():
+            parameter.requires_grad_(key in trains)
 
 
 def _set_fully_trained_modules(model: "PreTrainedModel", *, enabled: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.config import Template
 from tasks.engine.adapters.adapter_state import WEIGHTS_FILE
+from tasks.engine.adapters.methods import LORA, find_method, wrong_type
 from tasks.engine.excerpts import shown
 from tasks.engine.reading import (
     Rule,
@@ -75,26 +76,29 @@ def _has_values(value: object, fit: Any) -> bool:  # noqa: ANN401 - a rule's fun
 _FLAG: Rule = (_is_flag, "true or false")
 _NAMES: Rule = (optional(_is_names), f"a name, a list of up to {_MOST_NAMES:,} names, or null")
 _TEXT: Rule = (optional(is_text), "a string, or null")
-_CONFIG: dict[str, Rule] = {
-    "r": (_is_size, "an integer above 0"),
-    "lora_alpha": (_is_alpha, f"a number above 0, up to {_LARGEST_ALPHA:,.0f}"),
-    "lora_dropout": (lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to 1"),
-    "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
+_OF_ALL_METHODS: dict[str, Rule] = {
     **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), _NAMES),
     **dict.fromkeys(
         ("modules_to_save", "target_parameters"),
         (optional(_is_list), f"a list of up to {_MOST_NAMES:,} names, or null"),
     ),
     **dict.fromkeys(("base_model_name_or_path", "revision", "task_type"), _TEXT),
-    **dict.fromkeys(("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"), _FLAG),
     "inference_mode": _FLAG,
-    "init_lora_weights": (
-        optional(_is_initialization),
-        "true, false or the name of an initialization that PEFT has, such as gaussian",
-    ),
     "layers_to_transform": (
         optional(lambda value: _is_count(value) or _is_counts(value)),
         "a layer's number, a list of them, or null",
+    ),
+}
+_LORA: dict[str, Rule] = {
+    **_OF_ALL_METHODS,
+    "r": (_is_size, "an integer above 0"),
+    "lora_alpha": (_is_alpha, f"a number above 0, up to {_LARGEST_ALPHA:,.0f}"),
+    "lora_dropout": (lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to 1"),
+    "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
+    **dict.fromkeys(("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"), _FLAG),
+    "init_lora_weights": (
+        optional(_is_initialization),
+        "true, false or the name of an initialization that PEFT has, such as gaussian",
     ),
     "rank_pattern": (
         optional(partial(_has_values, fit=_is_size)),
@@ -134,6 +138,7 @@ _MANIFEST: dict[str, Rule] = {
 _RECORDED_BASE: dict[str, Rule] = {
     **dict.fromkeys(("reference", "revision", "fingerprint", "source"), _TEXT),
     "labels": (optional(is_texts), "a list of the classes' names"),
+    "new_tokens": (optional(is_texts), "a list of tokens"),
 }
 
 # PEFT 0.21 adds these names for the task types of classification, whatever the head is called.
@@ -141,24 +146,28 @@ _PRESUMED_HEADS = {"classifier", "score", "qa_outputs"}
 
 
 def read_adapter_config(file: Path, source: str) -> dict[str, Any]:
-    """Read an adapter's configuration, and check that it is LoRA's with possible settings.
+    """Read an adapter's configuration, and check its method and the types of its settings.
 
     Args:
         file: to read.
         source: the adapter's name in messages.
 
     Raises:
-        UserError: it is of another method, or a setting is impossible.
+        UserError: it is of a method that can't be used, or a setting is impossible.
     """
     name = f"{source}: {file.name}"
     given = json_object(file, name)
     kind = given.get("peft_type")
-    if kind != "LORA":
+    if not is_text(kind):
         found = shown(kind) if "peft_type" in given else "missing"
-        raise UserError(
-            f"{name}: peft_type is {found}; only LoRA can be loaded, which is written as LORA"
-        )
-    check_fields(given, _CONFIG, name)
+        raise UserError(f"{name}: peft_type is {found}; it must name a method of PEFT, as LORA")
+    method = find_method(str(kind), f"{name}: peft_type")
+    if method.name == LORA:
+        check_fields(given, _LORA, name)
+        return given
+    check_fields(given, _OF_ALL_METHODS, name)
+    if problem := wrong_type(method, given):
+        raise UserError(f"{name}: {problem}")
     return given
 
 
@@ -192,7 +201,8 @@ def check_adapter_weights(
     name = f"{source}: {file.name}"
     header = read_header(file, name)
     for key, entry in header.items():
-        if not entry.is_floating:
+        # Some other methods save the indices of the weights that they train.
+        if not entry.is_floating and config["peft_type"] == "LORA":
             raise UserError(
                 f"{name}: {key} is {entry.dtype}; an adapter's weights must be floating-point "
                 "numbers (F32, BF16, F16); save the adapter again"

@@ -17,7 +17,7 @@ from tasks.engine.adapters.activation import disable_adapters, switch_adapter
 from tasks.engine.adapters.compatibility import check_base, check_tokenizer, template_of
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
 from tasks.engine.adapters.loading import load_folder, unload_adapter
-from tasks.engine.base import find_base, limits_in, load_base, load_tokenizer, pad_with_known
+from tasks.engine.base import find_base, limits_in, load_base, pad_with_known, tokenizer_of
 from tasks.errors import UserError
 from tasks.records import BaseSource, ChatOptions, FileRecord
 
@@ -74,7 +74,7 @@ class AdapterSet:
             UserError: there is no such base, or it cannot be loaded.
         """
         source = find_base(settings)
-        return cls(load_base(source), load_tokenizer(source.location, source.revision), source)
+        return cls(load_base(source), tokenizer_of(source), source)
 
     @property
     def adapters(self) -> Mapping[str, LoadedAdapter]:
@@ -237,14 +237,12 @@ def check_shareable(folder: AdapterFolder) -> None:
     """Check that an adapter changes nothing while another one or none is active.
 
     Raises:
-        UserError: it trained biases of the base, or the embeddings of single tokens.
+        UserError: it trained biases of the base.
     """
-    bias, tokens = folder.config.bias, folder.config.trainable_token_indices
-    if bias == "none" and not tokens:
+    bias = getattr(folder.config, "bias", None) or "none"
+    if bias == "none":
         return
-    # peft 0.21 fails in the wrapper for such tokens as soon as another adapter is active.
-    what = f"biases of the base (bias={bias!r})" if bias != "none" else "single tokens' embeddings"
     raise UserError(
-        f"{folder.source} trained {what}, so it can't share a base with other adapters; merge it "
-        "with `adapterflow export --merged`, or load it alone"
+        f"{folder.source} trained biases of the base (bias={bias!r}), so it can't share a base "
+        "with other adapters; merge it with `adapterflow export --merged`, or load it alone"
     )

@@ -1,11 +1,13 @@
 """The adapter's weights in a model: distinguish them from the base's, read, write, compare them.
 
-`add_adapter()` injects into the model's own modules. PEFT calls the weights that it adds `lora_…`,
-and wraps fully trained modules, whose copies are under `modules_to_save`.
+`add_adapter()` injects into the model's own modules. The names of the weights that PEFT adds begin
+with a prefix of the method, such as `lora_`, and fully trained modules are wrapped, whose copies
+are under `modules_to_save`.
 """
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,14 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
-_ADAPTER_PART = re.compile(r"\.(?:lora_\w+|modules_to_save)\.([^.]+)")
+
+@cache
+def _adapter_part() -> re.Pattern[str]:
+    """Return the pattern of the part of a parameter's name that has the adapter's name."""
+    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+
+    prefixes = sorted({*PEFT_TYPE_TO_PREFIX_MAPPING.values()})
+    return re.compile(rf"\.(?:(?:{'|'.join(prefixes)})\w*|modules_to_save)\.([^.]+)")
 
 
 def is_adapter_parameter(name: str, adapter_name: str | None = None) -> bool:
@@ -28,7 +37,7 @@ def is_adapter_parameter(name: str, adapter_name: str | None = None) -> bool:
         name: the parameter's dotted name.
         adapter_name: if given, only this adapter counts.
     """
-    part = _ADAPTER_PART.search(name)
+    part = _adapter_part().search(name)
     return part is not None and adapter_name in (None, part.group(1))
 
 

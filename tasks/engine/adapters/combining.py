@@ -26,7 +26,7 @@ from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.adapters.merging import FULL_PRECISION
 from tasks.engine.adapters.saving import write_files
-from tasks.engine.base import find_base, load_base, load_skeleton, load_tokenizer
+from tasks.engine.base import find_base, load_base, load_skeleton, tokenizer_of
 from tasks.engine.manifest import write_manifest
 from tasks.errors import UserError
 from tasks.records import BaseSource, ChatOptions, CombinedRecord, FileRecord
@@ -53,6 +53,7 @@ memory for the same purpose.
 """
 
 _NAME = "combined"
+_INSTEAD = "merge it into its base with `adapterflow export --merged`"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def combine(
         _check_plain(one)
         _check_ranks(one, how)
         check_fit(one, skeleton)
-        tokenizer = check_tokenizer(one, load_tokenizer(source.location, source.revision))
+        tokenizer = check_tokenizer(one, tokenizer_of(source))
         options = ChatOptions.in_manifest(one.manifest)
         prompting.append((template_of(one, tokenizer), tokenizer.chat_template, options))
         if prompting[-1] != prompting[0]:
@@ -141,6 +142,7 @@ def combine(
 
 def _check_plain(adapter: AdapterFolder) -> None:
     """Refuse adapters with weights that PEFT 0.21 would silently leave out of the sum."""
+    adapter.require_lora("only adapters of one kind can be summed, which is", _INSTEAD)
     config = adapter.config
     reasons = {
         "use_dora": config.use_dora,
@@ -152,8 +154,8 @@ def _check_plain(adapter: AdapterFolder) -> None:
     }
     if found := [name for name, is_set in reasons.items() if is_set]:
         raise UserError(
-            f"{adapter.source} has {', '.join(found)}, but only plain LoRA can be combined; merge "
-            "it into its base with `adapterflow export --merged`"
+            f"{adapter.source} has {', '.join(found)}, but only plain LoRA can be combined; "
+            f"{_INSTEAD}"
         )
 
 

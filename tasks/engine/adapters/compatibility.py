@@ -8,6 +8,8 @@ import copy
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Template
@@ -15,10 +17,12 @@ from tasks.config.hub_ids import is_hub_id
 from tasks.engine.adapters.adapter_files import CONFIG_FILE
 from tasks.engine.adapters.adapter_state import is_adapter_parameter, loadable
 from tasks.engine.adapters.folders import AdapterFolder
+from tasks.engine.adapters.method_config import injected_skeleton
+from tasks.engine.adapters.methods import LORA
 from tasks.engine.adapters.name_patterns import check_patterns
 from tasks.engine.base import read_tokenizer
 from tasks.engine.data.rendering import choose_template
-from tasks.engine.excerpts import reason
+from tasks.engine.excerpts import listed, reason
 from tasks.engine.reading import reading
 from tasks.errors import UserError
 from tasks.records import BaseSource
@@ -77,6 +81,8 @@ def check_fit(adapter: AdapterFolder, model: "PreTrainedModel") -> set[str]:
     """
     _check_kind(adapter)
     expected = _expected_shapes(adapter, model)
+    if expected is None:  # compared where it is loaded
+        return set()
     extra = adapter.shapes.keys() - expected.keys()
     own = _own_weights(model) if extra else {}
     copies = {key for key in extra if _base_name(key) in own}
@@ -146,7 +152,7 @@ def check_tokenizer(
             raise UserError(
                 f"the adapter {adapter.source} was trained with another vocabulary: it has "
                 f"{len(theirs)} tokens, the base has {len(ours)}, and {different[0][0]!r} is not "
-                "the same token in both; load the base that it was trained on"
+                f"the same token in both; {_how_to_match(ours, theirs)}"
             )
         return own
     recorded, here = adapter.manifest.get("tokenizer", {}), tokenizer_identity(tokenizer)
@@ -158,6 +164,14 @@ def check_tokenizer(
                 "than the base's tokenizer has; load the base that it was trained on"
             )
     return tokenizer
+
+
+def _how_to_match(ours: Mapping[str, int], theirs: Mapping[str, int]) -> str:
+    """Return what to do about another vocabulary than the adapter's, which is the second."""
+    added = sorted(theirs.keys() - ours.keys(), key=lambda token: theirs[token])
+    if ours.items() <= theirs.items():
+        return f"set base_model.new_tokens to those that the adapter adds: {listed(added)}"
+    return "load the base that it was trained on"
 
 
 def template_of(
@@ -196,7 +210,7 @@ def tokenizer_identity(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
 
 def _check_kind(adapter: AdapterFolder) -> None:
     config = adapter.config
-    init = str(config.init_lora_weights)
+    init = str(getattr(config, "init_lora_weights", True))
     if init.startswith(_ALTERING_INITS):
         raise UserError(
             f"{adapter.source} was initialized by {init}, which changes the base's weights: other "
@@ -210,21 +224,22 @@ def _check_kind(adapter: AdapterFolder) -> None:
             )
 
 
-def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes:
-    import torch
-    from peft import get_peft_model_state_dict, inject_adapter_in_model
+def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes | None:
+    """Return the weights that the configuration asks for; None if that needs the base's weights."""
+    from peft import get_peft_model_state_dict
 
     modules = (name for name, _ in model.named_modules())
     check_patterns(adapter.given_config, modules, f"{adapter.source}: {CONFIG_FILE}: ")
     config = copy.deepcopy(adapter.config)
-    config.init_lora_weights = False
+    if adapter.method == LORA:
+        config.init_lora_weights = False
     with reading(f"{adapter.source}: {CONFIG_FILE} can't be used with {_named(model)}"):
         try:
-            # PEFT creates A and B on the CPU, whatever their size.
-            with torch.device("meta"):
-                empty = inject_adapter_in_model(config, _skeleton(model), "default")
+            empty = injected_skeleton(config, partial(_skeleton, model))
         except ValueError as error:
             raise _unfit(adapter, model, reason(error)) from error
+        if empty is None:
+            return None
         state = get_peft_model_state_dict(
             empty, adapter_name="default", save_embedding_layers=False
         )

@@ -16,6 +16,7 @@ from tasks.engine.adapters.adapter_files import (
     read_manifest,
 )
 from tasks.engine.adapters.adapter_state import WEIGHTS_FILE, load_weights, loadable
+from tasks.engine.adapters.methods import LORA
 from tasks.engine.base import ADAPTER_FILES, TOKENIZER_FILES, download
 from tasks.engine.manifest import MANIFEST_FILE
 from tasks.engine.reading import check_file, reading
@@ -25,7 +26,6 @@ from tasks.runtime.atomic_files import atomic_folder, check_new
 from tasks.runtime.folder_links import refuse_links_out
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from torch import Tensor
 
 # In its files PEFT names a weight by its path in a PeftModel around the base. Without this prefix
@@ -52,28 +52,45 @@ class AdapterFolder:
         return read_manifest(file, self.source) if os.path.lexists(file) else {}
 
     @cached_property
-    def config(self) -> "LoraConfig":
-        """The adapter's configuration.
+    def config(self) -> Any:  # noqa: ANN401 - each method has a class of its own
+        """The adapter's configuration, of the method's own class.
 
         Raises:
-            UserError: it cannot be read, or it is of another method than LoRA.
+            UserError: it cannot be read, or it is of a method that can't be used.
         """
         from peft import PeftConfig
 
         self.given_config  # noqa: B018 - read for its checks
         with reading(f"{self.source}: {CONFIG_FILE} cannot be used"):
-            config: LoraConfig = PeftConfig.from_pretrained(str(self.path))
-        return config
+            return PeftConfig.from_pretrained(str(self.path))
 
     @cached_property
     def given_config(self) -> Mapping[str, Any]:
         """The adapter's configuration as it is written.
 
         Raises:
-            UserError: it cannot be read, it is of another method than LoRA, or a setting is
+            UserError: it cannot be read, it is of a method that can't be used, or a setting is
                 impossible.
         """
         return read_adapter_config(self.config_file, self.source)
+
+    @property
+    def method(self) -> str:
+        """The method's name, as in `lora.method`."""
+        return str(self.given_config["peft_type"]).lower()
+
+    def require_lora(self, what: str, instead: str) -> None:
+        """Check that the adapter is LoRA.
+
+        Args:
+            what: needs LoRA, as the subject of the message.
+            instead: what to do.
+
+        Raises:
+            UserError: it is of another method.
+        """
+        if self.method != LORA:
+            raise UserError(f"{self.source} is {self.method}, but {what} LoRA; {instead}")
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

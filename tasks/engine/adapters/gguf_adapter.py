@@ -79,6 +79,7 @@ def write_gguf(adapter: AdapterFolder, base: BaseModelSettings, file: Path) -> G
 
 def _check_contents(adapter: AdapterFolder, base: BaseModelSettings) -> None:
     """Check that the adapter only has A and B of linear layers, as llama.cpp supports no more."""
+    adapter.require_lora("a GGUF adapter can only be", "use export --merged")
     if base.task is not Task.CAUSAL_LM:
         raise UserError(
             f"{adapter.source} is for {base.task.value}; a GGUF adapter can only be written for "

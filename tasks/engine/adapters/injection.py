@@ -1,6 +1,8 @@
 """Step 3's work: inject a fresh adapter into the base, and prove that it is where it should be."""
 
 import inspect
+import sys
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from tasks.config import BaseModelSettings, Bias, Quantization
 from tasks.engine.adapters import adapter_state, lora
 from tasks.engine.adapters.activation import adapters_disabled
+from tasks.engine.adapters.method_config import adapted_modules
 from tasks.engine.adapters.plain_lora import ALTERS_BASE
 from tasks.engine.adapters.targets import count_matches
 from tasks.engine.base import mixed_precision, seeded
 from tasks.engine.eval_mode import eval_mode
 from tasks.errors import VerificationError
-from tasks.records import AdaptedLayer, FileRecord, InjectedRecord, LoraRecord
+from tasks.records import AdaptedLayer, FileRecord, InjectedRecord, LoraConfigRecord, LoraRecord
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +49,7 @@ def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> Injec
     _verify_targets(model, record)
     _verify_trainable(model, record)
     difference = _verify_outputs(model, record, before)
+    _verify_base(model, record, before)
     initial = adapter_state.read_adapter(model, record.adapter_name)
     adapter_state.save_weights(initial, weights)
     return InjectedRecord(
@@ -54,8 +58,9 @@ def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> Injec
         base_checksum=adapter_state.base_checksum(model),
         num_trainable_parameters=sum(p.numel() for _, p in trainable(model)),
         num_total_parameters=record.num_total_parameters,
-        layers=count_matches(record.chosen_by, adapted_layers(model, record.adapter_name)),
+        layers=count_matches(record.chosen_by, _adapted(model, record)),
         logit_difference=difference,
+        starts_at_base=difference <= _rounding(record, before.abs().max().item()),
     )
 
 
@@ -150,6 +155,9 @@ def _verify_targets(model: "PreTrainedModel", record: LoraRecord) -> None:
     Raises:
         VerificationError: one is missing, unexpected, or has another rank or alpha.
     """
+    if not isinstance(record.peft_config, LoraConfigRecord):
+        _verify_names(model, record)
+        return
     found = adapted_layers(model, record.adapter_name)
     names = found.keys() | record.adapted.keys()
     if wrong := sorted(n for n in names if found.get(n) != record.adapted.get(n)):
@@ -158,6 +166,23 @@ def _verify_targets(model: "PreTrainedModel", record: LoraRecord) -> None:
             f"{len(wrong)} adapter layers are not as configured, such as {first}: "
             f"{found.get(first) or 'missing'}; expected: {record.adapted.get(first) or 'none'}"
         )
+
+
+def _verify_names(model: "PreTrainedModel", record: LoraRecord) -> None:
+    found = set(_adapted(model, record))
+    expected = {name for names in record.chosen_by.values() for name in names}
+    if wrong := sorted(found ^ expected):
+        what = "missing" if wrong[0] in expected else "not expected"
+        raise VerificationError(
+            f"{len(wrong)} adapter layers are not as configured: {wrong[0]} is {what}"
+        )
+
+
+def _adapted(model: "PreTrainedModel", record: LoraRecord) -> Collection[str]:
+    """Return the names of what the adapter adapts, by any method."""
+    if isinstance(record.peft_config, LoraConfigRecord):
+        return adapted_layers(model, record.adapter_name)
+    return adapted_modules(model)
 
 
 def adapted_layers(model: "PreTrainedModel", adapter_name: str) -> dict[str, AdaptedLayer]:
@@ -176,14 +201,15 @@ def adapted_layers(model: "PreTrainedModel", adapter_name: str) -> dict[str, Ada
         if isinstance(module, ParamWrapper):
             name = f"{name.replace('.base_layer', '')}.{module.parameter_name}"  # noqa: PLW2901
         # An adapter that does not adapt this layer can be active in it, too.
-        if adapter_name in module.r:
+        # Neither have layers that train single tokens a rank.
+        if adapter_name in getattr(module, "r", ()):
             rank, alpha = module.r[adapter_name], module.lora_alpha[adapter_name]
             found[name] = AdaptedLayer(r=rank, lora_alpha=alpha)
     return found
 
 
 def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:
-    bias = record.peft_config.bias is not Bias.NONE
+    bias = getattr(record.peft_config, "bias", Bias.NONE) not in (Bias.NONE, None, False)
     names = [name for name, _ in trainable(model)]
     outside = [
         name
@@ -202,13 +228,38 @@ def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:
 
 def _verify_outputs(model: "PreTrainedModel", record: LoraRecord, before: "torch.Tensor") -> float:
     difference = (probe_logits(model) - before).abs().max().item()
-    tolerance = 0.0
-    if record.peft_config.init_lora_weights in _INEXACT or record.peft_config.use_dora:
-        full = record.base.dtype == "float32"
-        share = _TOLERANCE_FLOAT32 if full else _TOLERANCE_LOW_PRECISION
-        tolerance = share * before.abs().max().item()
+    tolerance = _tolerance(record, before.abs().max().item())
     if not difference <= tolerance:  # not `>`, which is False for NaN
         raise VerificationError(
             f"the fresh adapter changes logits by {difference:.3g} (allowed: {tolerance:.3g})"
         )
     return float(difference)
+
+
+def _verify_base(model: "PreTrainedModel", record: LoraRecord, before: "torch.Tensor") -> None:
+    """Check that the base answers as before while the adapter is disabled.
+
+    Methods other than LoRA could have changed its weights; `plain_lora` knows which LoRA does.
+    """
+    if isinstance(record.peft_config, LoraConfigRecord):
+        return
+    if not probe_logits(model, adapters=False).equal(before):
+        raise VerificationError(
+            f"{record.peft_config.method} changes the base's own weights with these lora.options, "
+            "so that the adapter could not be loaded or disabled; use other options"
+        )
+
+
+def _tolerance(record: LoraRecord, largest: float) -> float:
+    """Return the allowed difference from the base's logits, of which the largest is given."""
+    config = record.peft_config
+    if not isinstance(config, LoraConfigRecord):
+        return sys.float_info.max  # where a method starts is its own affair, if it is a number
+    if config.init_lora_weights not in _INEXACT and not config.use_dora:
+        return 0.0
+    return _rounding(record, largest)
+
+
+def _rounding(record: LoraRecord, largest: float) -> float:
+    full = record.base.dtype == "float32"
+    return largest * (_TOLERANCE_FLOAT32 if full else _TOLERANCE_LOW_PRECISION)

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine.adapters.activation import same_trainable, switch_adapter
-from tasks.engine.adapters.adapter_state import is_adapter_parameter
+from tasks.engine.adapters.adapter_state import is_adapter_parameter, write_adapter
 from tasks.engine.adapters.compatibility import fitting_weights
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
-from tasks.engine.adapters.sharing import adapted_parameters, check_same_parameters
+from tasks.engine.adapters.methods import LORA
+from tasks.engine.adapters.sharing import adapted_parameters, check_together
+from tasks.engine.excerpts import reason
 from tasks.errors import UserError, VerificationError
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -58,32 +62,60 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
     others = getattr(model, "peft_config", {})
     # A copy: transformers and PEFT write into the configuration that they are given.
     config = copy.deepcopy(adapter.config)
-    config.target_parameters = adapted_parameters(config.target_parameters, model) or None
-    check_same_parameters(
-        {one: adapted_parameters(other.target_parameters, model) for one, other in others.items()}
-        | {name: config.target_parameters or []}
-    )
+    if getattr(config, "target_parameters", None):
+        config.target_parameters = adapted_parameters(config.target_parameters, model)
+    check_together({**others, name: config}, model)
     names = list(others)
     weights = fitting_weights(adapter, model)
     try:
-        with _without_report(), same_trainable(model):
-            info = model.load_adapter(
-                peft_config=config,
-                adapter_state_dict=weights,
-                adapter_name=name,
-            )
-        if problem := _problem(info, name):
-            raise VerificationError(f"{adapter.source} did not load completely: {problem}")  # noqa: TRY301
+        with same_trainable(model):
+            if adapter.method == LORA:
+                _load_lora(model, adapter, config, name, weights)
+            else:
+                _load_other(model, config, name, weights)
     except BaseException as error:
         unload_adapter(model, name)
-        if names and isinstance(error, TypeError | ValueError):
+        if names and isinstance(error, TypeError | ValueError | KeyError):
             raise UserError(
-                f"{adapter.source} can't share a base with {', '.join(names)}: PEFT refuses a "
-                "module that one adapter adapts and another trained fully "
-                f"({str(error).splitlines()[0]}); load it on a base of its own"
+                f"{adapter.source} can't share a base with {', '.join(names)}: PEFT refuses it, "
+                "as it does a module that one adapter adapts and another trained fully "
+                f"({reason(error)}); load it on a base of its own"
             ) from error
         raise
     switch_adapter(model, name)
+
+
+def _load_lora(
+    model: "PreTrainedModel",
+    adapter: AdapterFolder,
+    config: "PeftConfig",
+    name: str,
+    weights: dict[str, "Tensor"],
+) -> None:
+    with _without_report():
+        info = model.load_adapter(
+            peft_config=config,
+            adapter_state_dict=weights,
+            adapter_name=name,
+        )
+    if problem := _problem(info, name, model):
+        raise VerificationError(f"{adapter.source} did not load completely: {problem}")
+
+
+def _load_other(
+    model: "PreTrainedModel", config: "PeftConfig", name: str, weights: dict[str, "Tensor"]
+) -> None:
+    """Load an adapter of another method than LoRA.
+
+    `load_adapter` of transformers 5.23 takes the indices that some methods save for unexpected.
+    """
+    model.add_adapter(config, adapter_name=name)
+    for key, parameter in model.named_parameters():
+        # They have the base's dtype, and would round what is loaded.
+        if is_adapter_parameter(key, name) and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+    write_adapter(model, name, weights)
+    model.eval()
 
 
 def unload_adapter(model: "PreTrainedModel", name: str) -> None:
@@ -136,15 +168,28 @@ def _without_report() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _problem(info: Any, name: str) -> str | None:  # noqa: ANN401 - transformers' loading info
+def _problem(info: Any, name: str, model: "PreTrainedModel") -> str | None:  # noqa: ANN401 - transformers' loading info
     found = {
         kind: sorted(getattr(info, f"{kind}_keys", None) or ())
         for kind in ("missing", "unexpected", "mismatched")
     }
     # transformers 5.23 reports any key as missing that contains the adapter's name or `lora`.
-    found["missing"] = [key for key in found["missing"] if is_adapter_parameter(key, name)]
+    missing = [key for key in found["missing"] if is_adapter_parameter(key, name)]
+    found["missing"] = _not_loaded(model, set(missing))
     texts = [f"{len(keys)} {kind} keys, such as {keys[0]}" for kind, keys in found.items() if keys]
     return "; ".join(texts) or None
+
+
+def _not_loaded(model: "PreTrainedModel", missing: set[str]) -> list[str]:
+    """Return those of the missing parameters that are not loaded ones by another name.
+
+    With tied embeddings, the trained rows of the output layer are the input's: the same object.
+    """
+    if not missing:
+        return []
+    named = dict(model.named_parameters(remove_duplicate=False))
+    loaded = {id(parameter) for key, parameter in named.items() if key not in missing}
+    return sorted(key for key in missing if key not in named or id(named[key]) not in loaded)
 
 
 def verify_same(difference: float, largest: float, what: str, tolerance: float = 1e-4) -> None:

@@ -6,9 +6,11 @@ weight, with A of shape [r, in] and B of shape [out, r].
 
 import json
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import Bias, LoraInit, LoraSettings, Task
+from tasks.config import Bias, LoraInit, LoraSettings, Quantization, Task
+from tasks.config.lora import DEFAULT_RANK
 from tasks.engine.adapters.adaptable import adaptable
 from tasks.engine.adapters.name_patterns import is_pattern
 from tasks.engine.adapters.out_of_reach import (
@@ -19,6 +21,7 @@ from tasks.engine.adapters.out_of_reach import (
 )
 from tasks.engine.adapters.parameter_limits import check_parameters, limits
 from tasks.engine.adapters.patterns import fused_patterns, reached_by_values, resolved_layers
+from tasks.engine.adapters.plain_lora import ALTERS_BASE
 from tasks.engine.adapters.selection import Selection, select_targets
 from tasks.engine.adapters.targets import (
     all_linear,
@@ -27,7 +30,7 @@ from tasks.engine.adapters.targets import (
     count_matches,
     is_selected,
 )
-from tasks.engine.base import load_skeleton, traits_of
+from tasks.engine.base import load_skeleton, new_token_ids, traits_of
 from tasks.errors import UserError
 from tasks.records import BaseSource, LoraConfigRecord, PeftConfigRecord, ResolvedLora
 
@@ -49,9 +52,11 @@ def resolve_lora(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
             refuses them for this base.
     """
     skeleton = load_skeleton(base)
+    _check_start(settings, base.settings.quantization)
     selection = select(settings, skeleton, base.settings.task)
     check_parameters(settings, [*selection.target_parameters], skeleton, base.settings)
-    config = _resolved(settings, selection, skeleton, base.settings.task)
+    new_tokens = new_token_ids(base)
+    config = _resolved(settings, selection, skeleton, base.settings.task, new_tokens)
     reached = {**selection.patterns, **reached_by_values(settings, selection.adapted)}
     unreached = describe_unreached(settings, config, selection, skeleton)
     notes = note_frozen_routers(skeleton, selection.adapted)
@@ -72,8 +77,22 @@ def resolve_lora(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
     )
 
 
+def _check_start(settings: LoraSettings, quantization: Quantization) -> None:
+    """Refuse initializations that would take a part out of quantized weights, which rounds it."""
+    start = settings.init_lora_weights.value
+    if start in ALTERS_BASE and quantization is not Quantization.NONE:
+        raise UserError(
+            f"lora.init_lora_weights is {start}, which takes the adapter's start out of the base's "
+            f"weights, and base_model.quantization is {quantization.value}, which would round the "
+            "rest; change one of them"
+        )
+
+
 def resolve_config(
-    settings: LoraSettings, skeleton: "PreTrainedModel", task: Task = Task.CAUSAL_LM
+    settings: LoraSettings,
+    skeleton: "PreTrainedModel",
+    task: Task = Task.CAUSAL_LM,
+    new_tokens: Sequence[int] = (),
 ) -> LoraConfigRecord:
     """Resolve every choice that the settings leave open.
 
@@ -81,12 +100,13 @@ def resolve_config(
         settings: what the user set.
         skeleton: the base model, on the meta device or loaded.
         task: of the base; a head that it adds is put into `modules_to_save`.
+        new_tokens: the numbers of tokens whose embeddings train.
 
     Raises:
         UserError: a name in `target_modules` or `modules_to_save` matches nothing, or a layer that
             LoRA cannot adapt; or the initialization does not work with the rank.
     """
-    return _resolved(settings, select(settings, skeleton, task), skeleton, task)
+    return _resolved(settings, select(settings, skeleton, task), skeleton, task, new_tokens)
 
 
 def select(
@@ -101,28 +121,33 @@ def select(
 
 
 def _resolved(
-    settings: LoraSettings, selection: Selection, skeleton: "PreTrainedModel", task: Task
+    settings: LoraSettings,
+    selection: Selection,
+    skeleton: "PreTrainedModel",
+    task: Task,
+    new_tokens: Sequence[int],
 ) -> LoraConfigRecord:
     from peft import LoraConfig
 
     traits = traits_of(task)
-    ranks = [settings.r, *settings.rank_pattern.values()]
+    rank = settings.r or DEFAULT_RANK
+    ranks = [rank, *settings.rank_pattern.values()]
     if settings.init_lora_weights is LoraInit.ORTHOGONAL and any(r % 2 for r in ranks):
         raise UserError(
             f"lora.init_lora_weights is orthogonal, which needs an even rank; lora.r is "
-            f"{settings.r}{_listed_ranks(settings)}; change one of them"
+            f"{rank}{_listed_ranks(settings)}; change one of them"
         )
     check_parameters(settings, [*selection.target_parameters], skeleton)
     head = traits.head_modules(skeleton)
     fully_trained = list(dict.fromkeys([*settings.modules_to_save, *head]))
     check_modules_to_save(fully_trained, selection.adapted, skeleton)
     check_adapter_name(settings.adapter_name, fully_trained, skeleton)
-    alpha = 2 * settings.r if settings.lora_alpha is None else settings.lora_alpha
+    alpha = 2 * rank if settings.lora_alpha is None else settings.lora_alpha
     excluded = settings.exclude_modules
     is_name = isinstance(excluded, str) and not is_pattern(excluded)
     config = LoraConfig(
         task_type=traits.peft_task_type,
-        r=settings.r,
+        r=rank,
         lora_alpha=alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=selection.target_modules,
@@ -134,12 +159,29 @@ def _resolved(
         bias=settings.bias.value,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
+        trainable_token_indices=trained_rows(skeleton, new_tokens, fully_trained),
         init_lora_weights=_INIT.get(settings.init_lora_weights, settings.init_lora_weights.value),
-        **fused_patterns(
-            settings, selection.num_fused, selection.target_parameters, settings.r, alpha
-        ),
+        **fused_patterns(settings, selection.num_fused, selection.target_parameters, rank, alpha),
     )
     return LoraConfigRecord.model_validate(to_json(config))
+
+
+def trained_rows(
+    skeleton: "PreTrainedModel", new_tokens: Sequence[int], fully_trained: list[str]
+) -> dict[str, list[int]] | None:
+    """Return the rows of the embeddings that train, by module; None if there are no new tokens.
+
+    PEFT trains the output layer's rows with the input's where the two are tied. Otherwise they are
+    named, as a new token could be read but never written. Modules that train fully have theirs.
+    """
+    if not new_tokens:
+        return None
+    first, last = skeleton.get_input_embeddings(), skeleton.get_output_embeddings()
+    is_tied = last is None or last.weight is first.weight
+    ends = [first] if is_tied else [first, last]
+    names = [name for name, module in skeleton.named_modules() if module in ends]
+    rows = {n: list(new_tokens) for n in names if not any(is_selected(n, f) for f in fully_trained)}
+    return rows or None
 
 
 def _listed_ranks(settings: LoraSettings) -> str:

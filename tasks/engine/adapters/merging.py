@@ -5,9 +5,11 @@ on a quantized one (QLoRA, https://arxiv.org/abs/2305.14314): 4-bit weights are 
 would round most of the update away.
 """
 
+import copy
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +23,20 @@ from tasks.engine.adapters.compatibility import (
 from tasks.engine.adapters.folders import AdapterFolder
 from tasks.engine.adapters.injection import probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
+from tasks.engine.adapters.method_config import injected_skeleton
+from tasks.engine.adapters.methods import LORA
 from tasks.engine.base import (
     find_base,
     license_of,
     load_base,
     load_config,
     load_skeleton,
-    load_tokenizer,
+    tokenizer_of,
     traits_of,
 )
+from tasks.engine.excerpts import reason
 from tasks.engine.manifest import write_manifest
-from tasks.errors import VerificationError
+from tasks.errors import UserError, VerificationError
 from tasks.records import BaseSource, FileRecord, MergedRecord, QuantizedGap
 from tasks.runtime.atomic_files import atomic_folder, check_new
 
@@ -78,7 +83,8 @@ def export_merged(
     source = find_base(base.model_copy(update=FULL_PRECISION))
     warnings = check_base(adapter, source)
     check_fit(adapter, load_skeleton(source))
-    check_tokenizer(adapter, load_tokenizer(source.location, source.revision))
+    _check_mergeable(adapter, source)
+    check_tokenizer(adapter, tokenizer_of(source))
     saved_as = _saved_dtype(source, dtype)
     expected, expected_score = _with_adapter(adapter, source, score)
     log.info("merging, saving in %s ...", saved_as.value)
@@ -86,7 +92,8 @@ def export_merged(
         is_untied = _write_merged(adapter, source, partial, saved_as)
         log.info("reading it back ...")
         read_back = base.model_copy(
-            update={**FULL_PRECISION, "source": str(partial), "revision": None}
+            # The merged model has the new tokens as its own.
+            update={**FULL_PRECISION, "source": str(partial), "revision": None, "new_tokens": ()}
         )
         merged = load_base(find_base(read_back))
         logits, merged_score = probe_logits(merged), score(merged) if score else None
@@ -148,7 +155,11 @@ def _write_merged(adapter: AdapterFolder, source: BaseSource, folder: Path, dtyp
     fitting_weights(adapter, base)
     is_untied = _untie(base, adapter)
     # `safe_merge` makes PEFT raise if a merged weight is not a number.
-    merged = PeftModel.from_pretrained(base, str(adapter.path)).merge_and_unload(safe_merge=True)
+    model = PeftModel.from_pretrained(base, str(adapter.path))
+    try:
+        merged = model.merge_and_unload(safe_merge=True)
+    except (NotImplementedError, ValueError) as error:
+        raise _not_mergeable(adapter, error) from error
     merged.to(getattr(torch, dtype.value)).save_pretrained(folder)
     own = adapter.path if adapter.has_tokenizer() else None
     # Not the padded one that is used here.
@@ -159,6 +170,34 @@ def _write_merged(adapter: AdapterFolder, source: BaseSource, folder: Path, dtyp
     return is_untied
 
 
+def _check_mergeable(adapter: AdapterFolder, source: BaseSource) -> None:
+    """Merge without weights, to find what PEFT refuses before any is loaded.
+
+    Raises:
+        UserError: PEFT can't merge the method, or not into this base.
+    """
+    if adapter.method == LORA:
+        return
+    config = copy.deepcopy(adapter.config)
+    model = injected_skeleton(config, partial(load_skeleton, source))
+    for module in model.modules() if model else ():
+        if hasattr(module, "merge"):
+            try:
+                module.merge()
+            except (NotImplementedError, RuntimeError, ValueError) as error:
+                # Some compute what a model without weights has not; they are tried in earnest.
+                if "meta" not in str(error):
+                    raise _not_mergeable(adapter, error) from error
+                return
+
+
+def _not_mergeable(adapter: AdapterFolder, error: Exception) -> UserError:
+    return UserError(
+        f"PEFT can't merge {adapter.source}, which is {adapter.method}, into its base: "
+        f"{reason(error)}; use base and adapter together"
+    )
+
+
 def _untie(base: "PreTrainedModel", adapter: AdapterFolder) -> bool:
     """Untie the input and output embeddings if the adapter changes only one; return whether it did.
 
@@ -167,7 +206,8 @@ def _untie(base: "PreTrainedModel", adapter: AdapterFolder) -> bool:
     import torch
 
     config = base.config.get_text_config()
-    if adapter.config.trainable_token_indices:  # PEFT changes both in the same way
+    # With trained tokens PEFT changes both in the same way.
+    if getattr(adapter.config, "trainable_token_indices", None):
         return False
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
     names = tuple(f"{name}." for name, module in base.named_modules() if module in ends)

@@ -6,7 +6,14 @@ import yaml
 
 from tasks.config import OutputSettings
 from tasks.engine.base import license_of, traits_of
-from tasks.records import DataRecord, LoraRecord, TrainedRecord
+from tasks.records import (
+    BaseModelRecord,
+    DataRecord,
+    LoraConfigRecord,
+    LoraRecord,
+    PeftConfigRecord,
+    TrainedRecord,
+)
 
 
 def write_card(trained: TrainedRecord, data: DataRecord, output: OutputSettings) -> str:
@@ -26,7 +33,7 @@ def _metadata(trained: TrainedRecord, output: OutputSettings) -> str:
         "base_model": base.reference,
         "library_name": "peft",
         "pipeline_tag": traits_of(base.settings.task).pipeline_tag,
-        "tags": ["lora", "adapterflow"],
+        "tags": [trained.injected.lora.peft_config.method, "adapterflow"],
         **({"license": output.license} if output.license else license_of(base)),
         "language": output.language or None,
     }
@@ -36,18 +43,17 @@ def _metadata(trained: TrainedRecord, output: OutputSettings) -> str:
 
 def _body(trained: TrainedRecord, data: DataRecord) -> str:
     lora, base = trained.injected.lora, trained.injected.lora.base
-    config = lora.peft_config
     num_trainable = trained.injected.num_trainable_parameters
     share = num_trainable / trained.injected.num_total_parameters
     held_out = data.eval.num_rows if data.eval else 0
     eval_loss = "not measured" if trained.eval_loss is None else f"{trained.eval_loss:.4f}"
     revision = f', revision="{base.revision}"' if base.revision else ""
-    own = data.chat_template is not None
+    own = data.chat_template is not None or bool(base.settings.new_tokens)
     tokenizer = '"path/to/this/folder"' if own else f'"{base.reference}"{revision}'
     targets = _in_cell(", ".join(lora.matches.per_target))
     auto_class = traits_of(base.settings.task).auto_class
     tokens = f" ({data.train.num_trained_tokens:,} trained tokens)" if not data.labels else ""
-    return f"""# LoRA adapter for {base.reference}
+    return f"""# {_kind(lora.peft_config)} adapter for {base.reference}
 
 Trained with adapterflow: only the weights in this folder were trained.
 
@@ -58,7 +64,7 @@ from transformers import {auto_class}, AutoTokenizer
 {_labels(data)}
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 model = {auto_class}.from_pretrained("{base.reference}"{revision}{_label_arguments(data)})
-model.load_adapter("path/to/this/folder")
+{_resizing(base)}model.load_adapter("path/to/this/folder")
 ```
 
 ## Training
@@ -66,7 +72,7 @@ model.load_adapter("path/to/this/folder")
 | | |
 |---|---|
 | base | `{base.reference}` at `{base.revision or base.fingerprint}`, {base.dtype} |
-| rank, alpha, dropout | {config.r}, {config.lora_alpha:g}, {config.lora_dropout:g} |
+{_shape(lora.peft_config)}
 | adapted layers | {targets} |
 {_patterns(lora)}| trainable parameters | {num_trainable:,} ({share:.2%}) |
 | task | {base.settings.task.value} |
@@ -77,6 +83,28 @@ model.load_adapter("path/to/this/folder")
 | training loss (last steps) | {trained.train_loss:.4f} |
 | held-out loss | {eval_loss} |
 {_eval_metrics(trained)}{_chat_options(data)}"""
+
+
+def _resizing(base: BaseModelRecord) -> str:
+    """Return the line that gives the base rows for the new tokens, which the adapter contains."""
+    if not base.settings.new_tokens:
+        return ""
+    return (
+        "rows = max(len(tokenizer), model.get_input_embeddings().num_embeddings)\n"
+        "model.resize_token_embeddings(rows, mean_resizing=False)\n"
+    )
+
+
+def _kind(config: PeftConfigRecord) -> str:
+    return "LoRA" if isinstance(config, LoraConfigRecord) else config.peft_type
+
+
+def _shape(config: PeftConfigRecord) -> str:
+    """Return a row of the table with what determines the adapter's size."""
+    if isinstance(config, LoraConfigRecord):
+        values = f"{config.r}, {config.lora_alpha:g}, {config.lora_dropout:g}"
+        return f"| rank, alpha, dropout | {values} |"
+    return f"| PEFT's method | {config.peft_type}; its options are in `adapter_config.json` |"
 
 
 def _in_cell(text: str) -> str:

@@ -8,7 +8,7 @@ W' + s·B·A = W + s·(B·A - B0·A0), and [B, B0]·[A; -A0] is that difference 
 import math
 from typing import TYPE_CHECKING
 
-from tasks.records import LoraConfigRecord
+from tasks.records import LoraConfigRecord, PeftConfigRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 ALTERS_BASE = ("pissa", "olora")
 
 
+def alters_base(config: PeftConfigRecord) -> bool:
+    """Return whether the adapter's initialization alters the base's weights."""
+    return isinstance(config, LoraConfigRecord) and config.init_lora_weights in ALTERS_BASE
+
+
 def to_plain(
-    trained: dict[str, "Tensor"], initial: dict[str, "Tensor"], config: LoraConfigRecord
-) -> tuple[dict[str, "Tensor"], LoraConfigRecord]:
+    trained: dict[str, "Tensor"], initial: dict[str, "Tensor"], config: PeftConfigRecord
+) -> tuple[dict[str, "Tensor"], PeftConfigRecord]:
     """Return weights and configuration that load into the original base.
 
     Args:
@@ -29,7 +34,7 @@ def to_plain(
     Returns:
         Both unchanged if the initialization did not alter the base, else of rank 2r.
     """
-    if config.init_lora_weights not in ALTERS_BASE:
+    if not isinstance(config, LoraConfigRecord) or not alters_base(config):
         return trained, config
     weights = {key: _stacked(key, value, initial[key]) for key, value in trained.items()}
     # The scale s, alpha/r or with rsLoRA alpha/sqrt(r), must stay the same at twice the rank.

@@ -18,8 +18,8 @@ from tasks.engine.adapters.compatibility import tokenizer_identity
 from tasks.engine.adapters.folders import PEFT_PREFIX
 from tasks.engine.adapters.injection import prepare_for_training, probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
-from tasks.engine.adapters.plain_lora import ALTERS_BASE, to_plain
-from tasks.engine.base import load_base, load_tokenizer
+from tasks.engine.adapters.plain_lora import alters_base, to_plain
+from tasks.engine.base import load_base, tokenizer_of
 from tasks.engine.data.rendering import ChatTemplate
 from tasks.engine.manifest import MANIFEST_FILE, write_manifest
 from tasks.errors import VerificationError
@@ -28,7 +28,7 @@ from tasks.records import (
     ChatOptions,
     DataRecord,
     FileRecord,
-    LoraConfigRecord,
+    PeftConfigRecord,
     SavedRecord,
     TrainedRecord,
 )
@@ -68,7 +68,7 @@ class Prompting:
 
     def tokenizer(self, base: BaseModelRecord) -> "PreTrainedTokenizerBase":
         """Return the base's tokenizer, with the chat template of the training."""
-        return load_tokenizer(base.location, base.revision, self.chat_template)
+        return tokenizer_of(base, self.chat_template)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def files_to_save(
         prompting=prompting,
         card=card,
         warnings=(*record.warnings, *trained.warnings),
-        is_converted=record.peft_config.init_lora_weights in ALTERS_BASE,
+        is_converted=alters_base(record.peft_config),
     )
 
 
@@ -135,7 +135,8 @@ def save_adapter(
     """
     with atomic_folder(folder) as partial:
         write_files(partial, files.weights, files.config, files.card)
-        if files.prompting.chat_template is not None:  # other programs read it there, too
+        # Other programs read it there, too.
+        if files.prompting.chat_template is not None or files.base.settings.new_tokens:
             files.prompting.tokenizer(files.base).save_pretrained(partial)
         header_bytes = _verify_size(partial / adapter_state.WEIGHTS_FILE, files.weights)
         difference = _verify_round_trip(files, partial, live_logits)
@@ -157,7 +158,7 @@ def save_adapter(
     )
 
 
-def _completed(config: LoraConfigRecord, base: BaseModelRecord) -> dict[str, Any]:
+def _completed(config: PeftConfigRecord, base: BaseModelRecord) -> dict[str, Any]:
     return {
         **config.to_json(),
         "base_model_name_or_path": base.reference,
@@ -197,6 +198,7 @@ def _facts(files: AdapterFiles) -> dict[str, object]:
             "quantization": base.settings.quantization,
             "task": base.settings.task,
             "labels": list(base.labels),
+            "new_tokens": list(base.settings.new_tokens),
         },
         "warnings": list(files.warnings),
         **files.prompting.facts(base),

@@ -5,7 +5,7 @@ says which parameter a weight is for, so that all adapters of a base must adapt 
 """
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.engine.adapters.adapter_state import is_adapter_parameter
 from tasks.engine.adapters.targets import is_selected
@@ -55,3 +55,47 @@ def check_same_parameters(adapters: Mapping[str, Collection[str]]) -> None:
                 "to adapt the same ones; load them on a base each, or train them with the same "
                 "targets"
             )
+
+
+def check_together(configs: Mapping[str, Any], model: "PreTrainedModel") -> None:
+    """Check that PEFT can have adapters on one base together.
+
+    Args:
+        configs: PEFT's configurations, by the adapters' names.
+        model: the base, with any adapters.
+
+    Raises:
+        UserError: it can't.
+    """
+    _check_methods(configs)
+    _check_tokens(configs)
+    targets = {name: getattr(one, "target_parameters", None) for name, one in configs.items()}
+    check_same_parameters({n: adapted_parameters(one, model) for n, one in targets.items()})
+
+
+def _check_tokens(configs: Mapping[str, Any]) -> None:
+    trained = [n for n, one in configs.items() if getattr(one, "trainable_token_indices", None)]
+    # PEFT 0.21 fails in the wrapper for such tokens as soon as another adapter is active.
+    if trained and len(configs) > 1:
+        raise UserError(
+            f"{listed(trained)} trained single tokens' embeddings (as base_model.new_tokens does), "
+            f"so that {listed([*configs])} can't share a base; merge it with `adapterflow export "
+            "--merged`, or load it alone"
+        )
+
+
+def _check_methods(configs: Mapping[str, Any]) -> None:
+    methods = {name: str(one.peft_type.value).lower() for name, one in configs.items()}
+    if len(set(methods.values())) > 1:
+        given = [f"{name} ({method})" for name, method in methods.items()]
+        raise UserError(
+            f"the adapters {listed(given)} can't share a base: PEFT would put the layers of one "
+            "method around those of another; load them on a base each"
+        )
+    # In PEFT 0.21 each of them replaces the random projections that the layers have.
+    if len(configs) > 1 and any(hasattr(one, "projection_prng_key") for one in configs.values()):
+        raise UserError(
+            f"the adapters {listed([*configs])} can't share a base: they are of the method "
+            f"{next(iter(methods.values()))}, of which PEFT can load one at a time; load them on "
+            "a base each"
+        )

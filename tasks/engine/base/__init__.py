@@ -13,9 +13,11 @@ from tasks.engine.base.base_models import (
     load_skeleton,
     load_tokenizer,
     mixed_precision,
+    new_token_ids,
     pad_with_known,
     read_tokenizer,
     seeded,
+    tokenizer_of,
 )
 from tasks.engine.base.devices import device
 from tasks.engine.base.hub import ADAPTER_FILES, TOKENIZER_FILES, check_push, download, push_adapter
@@ -57,10 +59,12 @@ __all__ = [
     "load_tokenizer",
     "mixed_precision",
     "multiplies_bfloat16_fast",
+    "new_token_ids",
     "pad_with_known",
     "push_adapter",
     "read_tokenizer",
     "release_memory",
     "seeded",
+    "tokenizer_of",
     "traits_of",
 ]

@@ -10,6 +10,7 @@ from tasks.config import Quantization, Task
 from tasks.engine.base.config_file import check_quantization, explain
 from tasks.engine.base.devices import device
 from tasks.engine.base.memory import release_memory
+from tasks.engine.base.new_tokens import add_embeddings, add_tokens, token_ids
 from tasks.engine.base.task_traits import traits_of
 from tasks.engine.base.tokenizer_files import (
     blame_file,
@@ -37,7 +38,10 @@ def _auto_class(task: Task) -> Any:  # noqa: ANN401 - an Auto class has no commo
 
 
 def load_tokenizer(
-    location: str, revision: str | None, chat_template: str | None = None
+    location: str,
+    revision: str | None,
+    chat_template: str | None = None,
+    new_tokens: tuple[str, ...] = (),
 ) -> "PreTrainedTokenizerBase":
     """Load the base's tokenizer as `read_tokenizer` does, cached while its files are unchanged.
 
@@ -45,15 +49,28 @@ def load_tokenizer(
         location: the base's folder or Hub id.
         revision: of a Hub id.
         chat_template: used instead of the tokenizer's own, if given.
+        new_tokens: added to it.
 
     Raises:
-        UserError: as `read_tokenizer`.
+        UserError: as `read_tokenizer`, or it has a new token already.
     """
     folder = Path(location)
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     states = ((file.name, file.stat()) for file in files if file.is_file())
     known = tuple((name, one.st_size, one.st_mtime_ns) for name, one in states)
-    return _tokenizer(location, revision, known, chat_template)
+    return _tokenizer(location, revision, known, chat_template, new_tokens)
+
+
+def tokenizer_of(base: BaseSource, chat_template: str | None = None) -> "PreTrainedTokenizerBase":
+    """Load a base's tokenizer, with the tokens that its settings add; see `load_tokenizer`."""
+    new_tokens = base.settings.new_tokens
+    return load_tokenizer(base.location, base.revision, chat_template, new_tokens)
+
+
+def new_token_ids(base: BaseSource) -> list[int]:
+    """Return the numbers of the tokens that a base's settings add, sorted."""
+    new_tokens = base.settings.new_tokens
+    return token_ids(tokenizer_of(base), new_tokens) if new_tokens else []
 
 
 @lru_cache(maxsize=4)
@@ -62,10 +79,12 @@ def _tokenizer(
     revision: str | None,
     files: tuple[tuple[str, int, int], ...],  # noqa: ARG001 - part of the cache's key
     chat_template: str | None,
+    new_tokens: tuple[str, ...],
 ) -> "PreTrainedTokenizerBase":
     from transformers import AutoConfig
 
     tokenizer = read_tokenizer(location, revision, "the base model")
+    add_tokens(tokenizer, new_tokens)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     with _reading_config(location):
@@ -205,13 +224,17 @@ def load_skeleton(source: BaseSource) -> "PreTrainedModel":
     whose = f"{source.location!r} ({config.model_type})"
     problem = f"no model for task {task.value!r} can be made from {whose}"
     with _reading_config(source.location, problem), torch.device("meta"):
-        return _auto_class(task).from_config(config)  # type: ignore[no-any-return]
+        skeleton: PreTrainedModel = _auto_class(task).from_config(config)
+        if new := new_token_ids(source):
+            add_embeddings(skeleton, new)
+    return skeleton
 
 
 @lru_cache(maxsize=4)
 def check_local_weights(source: BaseSource) -> None:
     """Check the weights of a local base by their headers, once; see `check_weights`."""
-    check_weights(source, load_skeleton(source))
+    as_saved = source.settings.model_copy(update={"new_tokens": ()})
+    check_weights(source, load_skeleton(source.model_copy(update={"settings": as_saved})))
 
 
 def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
@@ -264,6 +287,8 @@ def load_base(source: BaseSource) -> "PreTrainedModel":
         )
     check_complete(source, model, info)
     model.requires_grad_(requires_grad=False)
+    if new := new_token_ids(source):
+        add_embeddings(model, new)
     if settings.quantization is Quantization.NF4:
         _keep_layout(model)
     return model  # type: ignore[no-any-return]

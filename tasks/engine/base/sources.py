@@ -5,6 +5,7 @@ always names the same model.
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -83,11 +84,14 @@ def check_files(settings: BaseModelSettings) -> None:
 
 
 def base_sha256(source: BaseSource) -> str:
-    """Hash the base's fingerprint and its configuration, which the fingerprint does not cover."""
+    """Hash the base's fingerprint, and what that does not cover: configuration and new tokens."""
     file = Path(source.location) / CONFIG_FILE
     # A Hub id's fingerprint is its commit, which covers all of its files.
     configuration = file.read_bytes() if file.is_file() else b""
-    return hashlib.sha256(source.fingerprint.encode() + b"\0" + configuration).hexdigest()
+    parts = [source.fingerprint.encode(), configuration]
+    if source.settings.new_tokens:
+        parts.append(json.dumps(source.settings.new_tokens).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _no_such_path(path: Path) -> UserError:

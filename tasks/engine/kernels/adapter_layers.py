@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.lora import Linear, LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ def fused_adapter_layers(model: "PreTrainedModel") -> Iterator[None]:
 def num_unfused(model: "PreTrainedModel") -> int:
     """Return the number of adapter layers that keep PEFT's forward.
 
-    These are layers on quantized weights, DoRA, adapted embeddings, and others of PEFT's variants.
+    These are layers of methods other than LoRA, on quantized weights, DoRA, adapted embeddings, and
+    others of PEFT's variants.
     """
-    return sum(not _is_plain(layer, model.dtype) for layer in _adapted(model))
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return sum(not _is_plain(layer, model.dtype) for layer in layers)
 
 
 def _adapted(model: "PreTrainedModel") -> list[Any]:

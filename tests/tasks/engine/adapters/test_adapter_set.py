@@ -137,7 +137,10 @@ UNFIT: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         lambda _, to: tiny_adapter(tiny_llama(to / "big", hidden_size=64), to / "adapter"),
         "another shape",
     ),
-    "no LoRA": (lambda good, to: changed(good, to, peft_type="IA3"), "only LoRA"),
+    "no LoRA": (
+        lambda good, to: changed(good, to, peft_type="IA3"),
+        "put the layers of one method",
+    ),
     "changes the base": (
         lambda good, to: changed(good, to, init_lora_weights="pissa"),
         "changes the base's weights",
