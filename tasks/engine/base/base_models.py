@@ -15,6 +15,7 @@ from tasks.engine.base.tokenizer_files import (
     check_generation_file,
     check_tokenizer_files,
 )
+from tasks.engine.base.warm_base import note_pristine, take_warm
 from tasks.engine.base.weight_files import check_complete, check_weights
 from tasks.engine.reading import reading
 from tasks.errors import UserError
@@ -238,17 +239,28 @@ def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
 def load_base(source: BaseSource) -> "PreTrainedModel":
     """Load the base model onto the device, frozen.
 
+    In a process that keeps bases warm it may be the one that an earlier user gave back, proven to
+    be as it was loaded.
+
     Raises:
         UserError: bitsandbytes cannot quantize it, its weights cannot be read or are incomplete,
             or the task needs classes and there are none.
         PassingError: the Hub cannot be reached.
         AdapterflowError: the process or the GPU ran out of memory.
     """
+    model = take_warm(source)
+    release_memory()  # the memory of a discarded model, before this one is loaded
+    if model is None:
+        model = _load(source)
+        note_pristine(source, model)
+    return model
+
+
+def _load(source: BaseSource) -> "PreTrainedModel":
     import torch
 
     settings = source.settings
     dtype: torch.dtype = getattr(torch, source.dtype)
-    release_memory()  # the memory of a discarded model, before this one is loaded
     check_local_weights(source)
     problem = f"the base model {source.location!r} cannot be loaded"
     with _reading_config(source.location, problem), seeded(_HEAD_SEED):
