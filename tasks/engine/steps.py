@@ -181,9 +181,10 @@ def save_adapter(
     live_logits = probe_logits(model)
     card = write_card(trained, data, settings)
     files = files_to_save(model, trained, Prompting.of(data), card)
-    give_back(model)
+    is_kept = give_back(model)
     del model
-    release_memory()
+    if not is_kept:
+        release_memory()
     repo = settings.push_to_hub
     push = partial(push_adapter, repo_id=repo, private=settings.private) if repo else None
     return save_files(files, folder, live_logits, push)

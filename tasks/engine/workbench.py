@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tasks.engine.base import give_back, keeping_warm, load_base
+from tasks.engine.base import give_back, keeping_warm, load_base, release_memory
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, InjectedRecord, TrainedRecord
 
@@ -71,6 +71,7 @@ def single_run() -> Iterator[None]:
         torch.set_num_threads(num_threads)
         while _bench:
             give_back(_bench.popitem()[1])
+        release_memory()
 
 
 def _key(record: ModelRecord) -> str:

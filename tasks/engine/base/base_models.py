@@ -248,11 +248,11 @@ def load_base(source: BaseSource) -> "PreTrainedModel":
         PassingError: the Hub cannot be reached.
         AdapterflowError: the process or the GPU ran out of memory.
     """
-    model = take_warm(source)
+    if (warm := take_warm(source)) is not None:
+        return warm
     release_memory()  # the memory of a discarded model, before this one is loaded
-    if model is None:
-        model = _load(source)
-        note_pristine(source, model)
+    model = _load(source)
+    note_pristine(source, model)
     return model
 
 

@@ -74,17 +74,18 @@ def note_pristine(source: BaseSource, model: "PreTrainedModel") -> None:
     vars(model)[_NOTE] = Pristine(_identity(source), model, ignoring=_NOTE)
 
 
-def give_back(model: "PreTrainedModel") -> None:
+def give_back(model: "PreTrainedModel") -> bool:
     """Take everything out of a base that was added to it, and keep it for `take_warm`.
 
-    The caller must not use the model afterwards. Nothing happens to a model that was loaded while
-    bases weren't kept.
+    The caller must not use the model afterwards. Returns whether it is kept: a model that was
+    loaded while bases weren't kept is left as it is.
     """
     note = _note_of(model)
     if note is None or not _shelf.num_users:
-        return
+        return False
     note.restore()
     _shelf.model = model
+    return True
 
 
 def take_warm(source: BaseSource) -> "PreTrainedModel | None":
