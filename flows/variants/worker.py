@@ -50,10 +50,8 @@ def main() -> None:
     from tasks.runtime.libraries import import_libraries
 
     import_libraries()
-    from flows.cli.process import show_progress
     from flows.variants.execution import execute
 
-    show_progress()
     while (line := inbox.next()) is not None:
         inbox.is_busy = True
         execute(UUID(line))

@@ -33,7 +33,7 @@ from tasks.records.lora import (
 from tasks.records.prediction import PredictionRecord
 from tasks.records.record import FileRecord, Record
 from tasks.records.report import ReportRecord
-from tasks.records.run import RunRecord, checkpoints_in, tokens_in
+from tasks.records.run import RunRecord, checkpoints_in, tokens_in, variants_in
 from tasks.records.saved import LoadedRecord, SampleRecord, SavedRecord
 from tasks.records.training import LossPoint, TrainedRecord, TrainingPlan
 from tasks.records.variants import (
@@ -93,4 +93,5 @@ __all__ = [
     "VersionRecord",
     "checkpoints_in",
     "tokens_in",
+    "variants_in",
 ]

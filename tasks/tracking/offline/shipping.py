@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.records import RunRecord
+from tasks.records import RunRecord, variants_in
 from tasks.tracking.offline import outages
 from tasks.tracking.offline.journal import Entry, Journal, Position
 from tasks.tracking.offline.writer import RunWriter
@@ -60,9 +60,15 @@ def ship_all(folders: Iterable[Path], seconds: float = math.inf) -> Iterator[tup
 
 
 def journals(folders: Iterable[Path]) -> list[Journal]:
-    """Return the journals of the run folders among these folders and directly below them."""
+    """Return the journals of the run folders among these folders and directly below them.
+
+    The runs of a set's variants are below the set's folder.
+    """
     resolved = {folder.expanduser().resolve() for folder in folders}
-    candidates = {path for folder in resolved for path in (folder, *folder.glob("*/"))}
+    below = ("*/", f"*/{variants_in(Path()).name}/*/")
+    candidates = {
+        path for folder in resolved for path in (folder, *(p for b in below for p in folder.glob(b)))
+    }
     journals = (Journal(path) for path in sorted(candidates))
     return [journal for journal in journals if journal.is_open()]
 
