@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.config import RowFormat, TrainAdapterConfig
+    from tasks.config import RowFormat, TrainAdapterConfig, TrainVariantsConfig
 
 
 def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
@@ -32,6 +32,31 @@ def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
     row_formats = check_first_rows(config.data, wanted.task, wanted.labels)
     check_files(wanted)
     return row_formats
+
+
+def check_set(
+    config: "TrainVariantsConfig",
+) -> "tuple[TrainAdapterConfig, tuple[RowFormat, ...]]":
+    """Check a set of variants, and the training of each that reads other rows or another base.
+
+    Returns:
+        The configuration of one variant, and the formats of its training rows.
+
+    Raises:
+        UserError: a variant can't work, or the data can't be split as configured.
+    """
+    from tasks.variants.expansion import planned, variant_config
+
+    plan = planned(config)
+    variants = [variant_config(config, one) for one in plan.variants] or [config.alone]
+    formats = {}
+    for one in variants:
+        # The rows of a split differ in their values only; all of them are checked by each run.
+        key = one.model_copy(update={"data": one.data.model_copy(update={"where": {}})})
+        read = key.model_dump_json(include={"base_model", "data"})
+        if read not in formats:
+            formats[read] = check_training(one)
+    return variants[0], next(iter(formats.values()))
 
 
 def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> None:
