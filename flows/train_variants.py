@@ -39,8 +39,7 @@ def train_variants(config: TrainVariantsConfig) -> VariantsRecord | State[Varian
             with tracked_set(config) as run:
                 results = train_all(config, plan, run)
                 record = _published(config, results, run)
-                if record.failed:
-                    raise PartialFailureError(_failures(record))
+                _check(record)
                 return record
     except (UserError, PartialFailureError) as mistake:
         # As the state's message it is what the UI shows: the user needs no traceback.
@@ -60,7 +59,12 @@ def _published(
     return record
 
 
-def _failures(record: VariantsRecord) -> str:
+def _check(record: VariantsRecord) -> None:
+    """Raise a PartialFailureError if a variant failed: the set did, and can be resumed."""
+    if not record.failed:
+        return
     first = "; ".join(f"{one.name}: {one.error}" for one in record.failed[:_SHOWN_FAILURES])
     more = "; …" if len(record.failed) > _SHOWN_FAILURES else ""
-    return f"{len(record.failed):,} of {len(record.variants):,} variants failed: {first}{more}"
+    raise PartialFailureError(
+        f"{len(record.failed):,} of {len(record.variants):,} variants failed: {first}{more}"
+    )

@@ -43,9 +43,9 @@ def predict(  # noqa: PLR0913 - what a user may give
     """Answer the rows of INPUT, and write both to OUTPUT.
 
     INPUT and OUTPUT are JSONL, CSV or Parquet. ADAPTER is a folder, a Hub id, models:/name@alias
-    or runs:/…; a CONFIG.yaml can name several adapters on one base. A folder of `variants` stands for
-    all of its adapters: the column that they were split by selects a row's. After an interruption, the same
-    command resumes after the last complete chunk.
+    or runs:/…; a CONFIG.yaml can name several adapters on one base. A folder of `variants` stands
+    for all of its adapters: the column that they were split by selects a row's. After an
+    interruption, the same command resumes after the last complete chunk.
     """
     files = {"input": rows and str(rows.absolute()), "output": output and str(output.absolute())}
     given = {**files, "base_model.source": base_model}

@@ -38,7 +38,7 @@ class _Worker:
         self.run: UUID | None = None
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", "flows.variants.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -166,9 +166,7 @@ class LocalPlace:
     def _speaking(self) -> list[_Worker]:
         return [key.data for key, _ in self._selector.select()]
 
-    def _heard(
-        self, worker: _Worker, waiting: deque[UUID], deaths: Counter[UUID]
-    ) -> UUID | None:
+    def _heard(self, worker: _Worker, waiting: deque[UUID], deaths: Counter[UUID]) -> UUID | None:
         """Read a message; return the run that ended, if one did."""
         if worker.messages.readline():
             ended, worker.run = worker.run, None

@@ -1,7 +1,7 @@
 """The flow runs of a set's variants in Prefect: created once, found again, cancelled."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from uuid import UUID
 
 from prefect import Task
@@ -48,10 +48,11 @@ def config_of(
 class VariantRuns:
     """The flow runs of the set that this flow run is."""
 
-    def __init__(self, client: SyncPrefectClient, config: TrainVariantsConfig, run: RunRecord):
+    def __init__(
+        self, client: SyncPrefectClient, config: TrainVariantsConfig, run: RunRecord
+    ) -> None:
         self._client, self._config, self._run = client, config, run
         self._flow_id = client.create_flow(train_adapter)
-        self._known: dict[UUID, FlowRun] = {}
 
     def create(self, variant: VariantRecord) -> FlowRun:
         """Create a variant's flow run, or find it again: there is one for each name."""

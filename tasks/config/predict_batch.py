@@ -20,8 +20,8 @@ class PredictBatchConfig(Section):
     model_config = ConfigDict(title="Answer a file of rows")
 
     adapters: list[AdapterSettings] = Field(min_length=1)
-    """The adapters, all loaded on one base in memory. Or one folder of `adapterflow variants`, which
-    stands for the adapters of the set, and for the column that it was split by."""
+    """The adapters, all loaded on one base in memory. Or one folder of `adapterflow variants`,
+    which stands for the adapters of the set, and for the column that it was split by."""
 
     input: str = Field(min_length=1)
     """A JSONL, CSV, TSV or Parquet file of rows as in training; the answers may be missing."""

@@ -86,9 +86,7 @@ def settings_here(
     return _checked(config, given, overrides, name)
 
 
-def with_settings(
-    config: AnyConfig, changes: Mapping[str, Any], name: str
-) -> AnyConfig:
+def with_settings(config: AnyConfig, changes: Mapping[str, Any], name: str) -> AnyConfig:
     """Return a configuration with other values of some settings.
 
     Args:
@@ -274,8 +272,8 @@ def _settings_by_path(variants: object) -> Iterator[dict[str, Any]]:
         return
     listed, search = variants.get("list"), variants.get("search")
     possible = [variants.get("grid"), search.get("ranges") if isinstance(search, dict) else None]
-    for one in listed if isinstance(listed, list) else []:
-        possible.append(one.get("settings") if isinstance(one, dict) else None)
+    of_list = listed if isinstance(listed, list) else []
+    possible += [one.get("settings") for one in of_list if isinstance(one, dict)]
     yield from (one for one in possible if isinstance(one, dict))
 
 

@@ -44,7 +44,9 @@ class TrainVariantsConfig(TrainAdapterConfig):
                 raise ValueError(f"{where}: {problem}")
             shared = [one for one in _OF_ALL if f"{path}.".startswith(f"{one}.")]
             if shared or path in {"output", "tracking"}:
-                raise ValueError(f"{where}: {path} is the same for all variants; set it beside them")
+                raise ValueError(
+                    f"{where}: {path} is the same for all variants; set it beside them"
+                )
         return self
 
     @model_validator(mode="after")

@@ -192,9 +192,9 @@ class VariantsSettings(Section):
     @property
     def key_paths(self) -> Mapping[str, str]:
         """Where each setting that differs is given, by its key path."""
-        found = {path: "variants.grid" for path in self.grid or ()}
+        found = dict.fromkeys(self.grid or (), "variants.grid")
         if self.search:
-            found |= {path: "variants.search.ranges" for path in self.search.ranges}
+            found |= dict.fromkeys(self.search.ranges, "variants.search.ranges")
         for one in self.list or ():
-            found |= {path: f"the variant {one.name}" for path in one.settings}
+            found |= dict.fromkeys(one.settings, f"the variant {one.name}")
         return found

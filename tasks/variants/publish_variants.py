@@ -77,7 +77,9 @@ def write_comparison(record: VariantsRecord) -> str:
     for one in record.variants:
         name, *rest = cells(one)
         shown = cell(name, _LONGEST_CELL)
-        lines.append(f"| {f'**{shown}** (best)' if name == record.best else shown} | {' | '.join(rest)} |")
+        lines.append(
+            f"| {f'**{shown}** (best)' if name == record.best else shown} | {' | '.join(rest)} |"
+        )
     if record.failed:
         lines += ["", f"## {len(record.failed):,} failed", ""]
         lines += [

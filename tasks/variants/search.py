@@ -126,4 +126,3 @@ def _drawn(trial: "Trial", path: str, tried: "SearchRange | list[Any]") -> Any: 
     if tried.is_integer:
         return trial.suggest_int(path, int(tried.low), int(tried.high), log=tried.log)
     return trial.suggest_float(path, tried.low, tried.high, log=tried.log)
-

@@ -36,6 +36,7 @@ def test_no_variant_is_lost_or_trained_twice(
     tmp_path: Path,
     prefect_server: None,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Three workers and the set's own process are killed: each adapter is there, trained once."""
     monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
@@ -44,8 +45,8 @@ def test_no_variant_is_lost_or_trained_twice(
     file = written(config, tmp_path / "set.yaml")
     draw = random.Random(7)  # noqa: S311 - moments, no secret
 
-    first = _started("variants", file)
-    set_id = _waited_for(lambda: _begun(tmp_path), first)
+    first = _started(request, "variants", file)
+    set_id = _waited_for(_begun, first)
     for num_done in (1, 4):
         _kill_a_worker(first, set_id, num_done, draw)
     _waited_for(lambda: _num_done(set_id) >= 6, first)
@@ -56,7 +57,7 @@ def test_no_variant_is_lost_or_trained_twice(
     psutil.wait_procs(orphans, timeout=60)
     assert not any(one.is_running() for one in orphans)
 
-    second = _started("resume", str(set_id))
+    second = _started(request, "resume", str(set_id))
     _kill_a_worker(second, set_id, 8, draw)
     assert second.wait(_SECONDS) == 0
 
@@ -90,18 +91,19 @@ def _trained_alone(config: TrainVariantsConfig, settings: dict[str, object], fol
     return report.saved.folder
 
 
-def _started(*arguments: object) -> "subprocess.Popen[bytes]":
+def _started(request: pytest.FixtureRequest, *arguments: object) -> "subprocess.Popen[bytes]":
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [Path(sys.executable).with_name("adapterflow"), *map(str, arguments)],
         env={**os.environ, **settings},
         stdout=subprocess.DEVNULL,
     )
+    request.addfinalizer(process.kill)
+    return process
 
 
-def _begun(folder: Path) -> UUID | None:
-    found = list(unfinished_runs())
-    return UUID(found[0]) if found and folder else None
+def _begun() -> UUID | None:
+    return next(map(UUID, unfinished_runs()), None)
 
 
 def _num_done(set_id: UUID) -> int:

@@ -65,11 +65,9 @@ def journals(folders: Iterable[Path]) -> list[Journal]:
     The runs of a set's variants are below the set's folder.
     """
     resolved = {folder.expanduser().resolve() for folder in folders}
-    below = ("*/", f"*/{variants_in(Path()).name}/*/")
-    candidates = {
-        path for folder in resolved for path in (folder, *(p for b in below for p in folder.glob(b)))
-    }
-    journals = (Journal(path) for path in sorted(candidates))
+    patterns = ("*/", f"*/{variants_in(Path()).name}/*/")
+    below = {path for folder in resolved for one in patterns for path in folder.glob(one)}
+    journals = (Journal(path) for path in sorted(resolved | below))
     return [journal for journal in journals if journal.is_open()]
 
 

@@ -103,7 +103,9 @@ def read_examples(
         train=mixed(trained, seed),
         eval=mixed(held_out, seed) if any(one.places for one in held_out) else None,
         labels=labels,
-        unread=_unread({id(one.rows): one.rows for one in (*sources, *held_out)}.values(), settings),
+        unread=_unread(
+            {id(one.rows): one.rows for one in (*sources, *held_out)}.values(), settings
+        ),
         odd=tuple(odd_contents(trained, held_out)),
     )
 
@@ -161,9 +163,11 @@ def _taken(given: Sequence[DrawnRows], settings: DataSettings, seed: int) -> lis
     ]
 
 
-def _unread(sources: Iterable[KeptRows], settings: DataSettings) -> Counter[str]:
-    found = sum((one.unread for one in sources), Counter[str]())
-    for column in settings.where:  # they decide which rows are read
+def _unread(used: Iterable[DrawnRows], settings: DataSettings) -> Counter[str]:
+    """Count unread columns, each source once; those of `where` decide which rows are read."""
+    sources = {id(one.rows): one.rows for one in used}
+    found = sum((one.unread for one in sources.values()), Counter[str]())
+    for column in settings.where:
         found.pop(excerpt(column), None)
     return found
 
