@@ -23,8 +23,8 @@ def variants(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> No
     from tasks.config.reading import read_settings
 
     config = read_settings(TrainVariantsConfig, config_file, overrides)
-    first, row_formats = check_set(config)
-    prepare_process(lambda: check_base(first, row_formats))
+    checked = check_set(config)
+    prepare_process(lambda: check_base(checked.configs[0], checked.row_formats))
     from flows.cli.runs import create_run
 
     execute_and_print(create_run(config), as_json=as_json)

@@ -103,9 +103,7 @@ def read_examples(
         train=mixed(trained, seed),
         eval=mixed(held_out, seed) if any(one.places for one in held_out) else None,
         labels=labels,
-        unread=_unread(
-            {id(one.rows): one.rows for one in (*sources, *held_out)}.values(), settings
-        ),
+        unread=_unread((*sources, *held_out), settings),
         odd=tuple(odd_contents(trained, held_out)),
     )
 
