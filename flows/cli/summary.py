@@ -63,14 +63,15 @@ def _lines(report: ReportRecord) -> list[tuple[str, str]]:
         ("loss", f"{loss} after {trained.num_steps} steps in {trained.seconds_training:.0f} s"),
         ("adapter", f"{near(saved.folder)} ({saved.weights.size_bytes / 1e6:.1f} MB)"),
         *([("on the Hub", saved.hub_url)] if saved.hub_url else []),
-        ("MLflow run", _mlflow_run(report.run)),
+        ("MLflow run", mlflow_run(report.run)),
         *_waiting(report.run),
         ("MLflow UI", runnable(mlflow_ui_command(report.run))),
         ("Prefect UI", runnable(prefect_ui_command())),
     ]
 
 
-def _mlflow_run(run: RunRecord) -> str:
+def mlflow_run(run: RunRecord) -> str:
+    """Describe where in MLflow a run is."""
     return f"{mlflow_run_id(run) or run.run_name} in experiment {run.experiment!r}"
 
 

@@ -7,12 +7,18 @@ checks the file, too, and refuses it with the same message.
 from pathlib import Path
 from typing import Any
 
-from tasks.config import PredictBatchConfig, RetrainAdapterConfig, TrainAdapterConfig
+from tasks.config import (
+    PredictBatchConfig,
+    RetrainAdapterConfig,
+    TrainAdapterConfig,
+    TrainVariantsConfig,
+)
 from tasks.config.reading import read_settings
 from tasks.config.section import Section
 
 CONFIGURATIONS: dict[str, type[Section]] = {
     "train-adapter": TrainAdapterConfig,
+    "train-variants": TrainVariantsConfig,
     "retrain-adapter": RetrainAdapterConfig,
     "predict-batch": PredictBatchConfig,
 }

@@ -24,7 +24,18 @@ from tasks.config.registry import RegistrySettings
 from tasks.config.retrain_adapter import RetrainAdapterConfig
 from tasks.config.tracking import TrackingSettings
 from tasks.config.train_adapter import TrainAdapterConfig
+from tasks.config.train_variants import TrainVariantsConfig
 from tasks.config.training import Batching, Scheduler, TrainingSettings
+from tasks.config.variants import (
+    ListedVariant,
+    OnTooFew,
+    RunOn,
+    Score,
+    SearchRange,
+    SearchSettings,
+    SplitSettings,
+    VariantsSettings,
+)
 
 __all__ = [
     "AdapterSettings",
@@ -39,23 +50,32 @@ __all__ = [
     "Dtype",
     "EvaluationSettings",
     "InferenceSettings",
+    "ListedVariant",
     "LoraInit",
     "LoraSettings",
     "LossOn",
     "OnLeakage",
     "OnLostAnswer",
     "OnTimeout",
+    "OnTooFew",
     "OutputSettings",
     "PredictBatchConfig",
     "Quantization",
     "RegistrySettings",
     "RetrainAdapterConfig",
     "RowFormat",
+    "RunOn",
     "Scheduler",
+    "Score",
+    "SearchRange",
+    "SearchSettings",
+    "SplitSettings",
     "Task",
     "Template",
     "TrackingSettings",
     "TrainAdapterConfig",
+    "TrainVariantsConfig",
     "TrainingSettings",
     "Turns",
+    "VariantsSettings",
 ]

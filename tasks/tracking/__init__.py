@@ -25,7 +25,7 @@ for _name, _value in DEFAULTS.items():
 from tasks.tracking.adapter_bundle import write_bundle  # noqa: E402  # after the defaults
 from tasks.tracking.adapter_sources import fetched_adapter, is_mlflow_uri  # noqa: E402
 from tasks.tracking.moving import repair  # noqa: E402
-from tasks.tracking.offline.shipping import Outcome, ship_all  # noqa: E402
+from tasks.tracking.offline.shipping import FLOW_RUN_TAG, Outcome, ship_all  # noqa: E402
 from tasks.tracking.past_runs import (  # noqa: E402
     RecordedRun,
     Status,
@@ -46,6 +46,9 @@ from tasks.tracking.registry import (  # noqa: E402
     Registry,
 )
 from tasks.tracking.run import (  # noqa: E402
+    PARENT_TAG,
+    SET_TAG,
+    VARIANT_TAG,
     Tracker,
     open_run,
     ship_command,
@@ -54,9 +57,13 @@ from tasks.tracking.run import (  # noqa: E402
 from tasks.tracking.store import check_store, embedded_store, ready_client, tracking_uri  # noqa: E402
 
 __all__ = [
+    "FLOW_RUN_TAG",
     "OUTCOME_TAG",
+    "PARENT_TAG",
     "REASON_TAG",
     "ROLLED_BACK_TAG",
+    "SET_TAG",
+    "VARIANT_TAG",
     "Outcome",
     "RecordedRun",
     "Registry",

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.records import RunRecord
+from tasks.records import RunRecord, variants_in
 from tasks.tracking.offline import outages
 from tasks.tracking.offline.journal import Entry, Journal, Position
 from tasks.tracking.offline.writer import RunWriter
@@ -60,10 +60,14 @@ def ship_all(folders: Iterable[Path], seconds: float = math.inf) -> Iterator[tup
 
 
 def journals(folders: Iterable[Path]) -> list[Journal]:
-    """Return the journals of the run folders among these folders and directly below them."""
+    """Return the journals of the run folders among these folders and directly below them.
+
+    The runs of a set's variants are below the set's folder.
+    """
     resolved = {folder.expanduser().resolve() for folder in folders}
-    candidates = {path for folder in resolved for path in (folder, *folder.glob("*/"))}
-    journals = (Journal(path) for path in sorted(candidates))
+    patterns = ("*/", f"*/{variants_in(Path()).name}/*/")
+    below = {path for folder in resolved for one in patterns for path in folder.glob(one)}
+    journals = (Journal(path) for path in sorted(resolved | below))
     return [journal for journal in journals if journal.is_open()]
 
 

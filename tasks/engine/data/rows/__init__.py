@@ -4,6 +4,7 @@ from tasks.engine.data.rows.column_names import renamed, renamed_row
 from tasks.engine.data.rows.column_proposals import columns_beside_text, possible_columns
 from tasks.engine.data.rows.conversations import Example, Message, ToolCall
 from tasks.engine.data.rows.json_values import parse_answer, same_json
+from tasks.engine.data.rows.matching_rows import matching_rows, where_text
 from tasks.engine.data.rows.reading_errors import BadRowError, naming_row, refusing_row
 from tasks.engine.data.rows.row_formats import detect_row_format, read_example, read_question
 from tasks.engine.data.rows.row_sources import (
@@ -30,6 +31,7 @@ __all__ = [
     "csv_separator",
     "detect_row_format",
     "iter_rows",
+    "matching_rows",
     "naming_row",
     "open_text",
     "parse_answer",
@@ -43,4 +45,5 @@ __all__ = [
     "renamed_row",
     "same_json",
     "unread_text",
+    "where_text",
 ]

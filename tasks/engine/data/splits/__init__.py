@@ -1,5 +1,6 @@
 """Examples in splits: sources opened, checked, mixed and held out, and what is odd about them."""
 
+from tasks.engine.data.splits.column_values import ColumnValues, column_values
 from tasks.engine.data.splits.examples import ExampleSets, check_first_rows, read_examples
 from tasks.engine.data.splits.held_out_split import drawn_rows, write_split
 from tasks.engine.data.splits.lazy_sequence import LazySequence
@@ -12,6 +13,7 @@ __all__ = [
     "MOSTLY_PROMPT",
     "SHOWN_ROWS",
     "TRUNCATED",
+    "ColumnValues",
     "DrawnRows",
     "ExampleSets",
     "LazySequence",
@@ -19,6 +21,7 @@ __all__ = [
     "Oddity",
     "Split",
     "check_first_rows",
+    "column_values",
     "drawn_rows",
     "find_leaks",
     "mixed",
