@@ -26,5 +26,7 @@ def variants(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> No
     checked = check_set(config)
     prepare_process(lambda: check_base(checked.configs[0], checked.row_formats))
     from flows.cli.runs import create_run
+    from flows.variants.places import check_place
 
+    check_place(config)
     execute_and_print(create_run(config), as_json=as_json)

@@ -1,5 +1,7 @@
 """Execute the flow run of a variant in this process, whatever state it is in."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -7,7 +9,17 @@ from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
 
 from flows.train_adapter import train_adapter
+from tasks.engine import workbench
+from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger
+
+
+@contextmanager
+def executing() -> Iterator[None]:
+    """Prepare this process for many runs: libraries are imported and the base loaded once."""
+    import_libraries()
+    with workbench.keeping_base():
+        yield
 
 
 def execute(flow_run_id: UUID) -> None:
@@ -25,6 +37,7 @@ def execute(flow_run_id: UUID) -> None:
             client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
             flow_run = client.read_flow_run(flow_run_id)
     try:
-        run_flow(train_adapter, flow_run=flow_run)
+        with workbench.single_run():
+            run_flow(train_adapter, flow_run=flow_run)
     except Exception as error:  # noqa: BLE001 - the state has it
         logger().debug("the run %s failed: %s", flow_run_id, error)

@@ -111,6 +111,7 @@ class LocalPlace:
     """Up to `num_processes` workers, started as they are needed."""
 
     needs_device = True
+    deployment_id: UUID | None = None
 
     def __init__(self, num_processes: int, logs: Path) -> None:
         self._num_processes = num_processes

@@ -22,6 +22,9 @@ class Place(Protocol):
     needs_device: bool
     """Whether the variants use the device of this process, whose slot it then has to hold."""
 
+    deployment_id: UUID | None
+    """The deployment that the runs must be of, as its workers execute them; None for any runs."""
+
     def execute(self, flow_run_ids: Sequence[UUID], on_ended: OnEnded) -> None:
         """Execute flow runs; return once each has ended, whether it completed or failed.
 
@@ -54,3 +57,30 @@ def open_place(config: TrainVariantsConfig, folder: Path) -> Iterator[Place]:
 
             with LocalPlace(config.variants.num_processes, folder / "logs") as place:
                 yield place
+        case RunOn.WORK_POOL:
+            from flows.variants.pool_place import open_pool
+
+            with open_pool(config.variants, folder) as place:
+                yield place
+        case RunOn.RAY:
+            from flows.variants.ray_place import open_ray
+
+            with open_ray(config.variants, folder) as place:
+                yield place
+
+
+def check_place(config: TrainVariantsConfig) -> None:
+    """Check that the place can be reached, before anything of the set is made.
+
+    Raises:
+        UserError: it can't.
+    """
+    match config.variants.run_on:
+        case RunOn.WORK_POOL:
+            from flows.variants.pool_place import find_deployment
+
+            find_deployment(config.variants.deployment)
+        case RunOn.RAY:
+            from flows.variants.ray_place import check_ray
+
+            check_ray(config.variants.ray_address)

@@ -34,7 +34,9 @@ def train_all(
         place = stack.enter_context(open_place(config, run.folder))
         if place.needs_device:
             stack.enter_context(device_slot())
-        training = _Training(config, VariantRuns(client, config, run), place, run)
+        training = _Training(
+            config, VariantRuns(client, config, run, place.deployment_id), place, run
+        )
         training.num_planned = plan.num_variants
         if config.variants.search:
             training.search(Search(config, run.folder))

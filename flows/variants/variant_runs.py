@@ -14,10 +14,13 @@ from prefect.states import AwaitingRetry, Cancelled, Pending, to_state_create
 from flows.train_adapter import train_adapter
 from tasks.config import TrainAdapterConfig, TrainVariantsConfig
 from tasks.durability.run_names import full_name
+from tasks.durability.shared_storage import storage_tag
 from tasks.records import ReportRecord, RunRecord, VariantRecord, variants_in
 from tasks.tracking import PARENT_TAG, SET_TAG, VARIANT_TAG, mlflow_run_id
 from tasks.variants.expansion import variant_config
 
+NOT_SCHEDULED = "NotScheduled"
+"""The state of a deployment's run that no worker takes yet."""
 _SECONDS_TO_CANCEL = 10.0
 
 
@@ -31,6 +34,12 @@ def config_of(
     alone = variant_config(config, variant)
     name = alone.tracking.run_name
     tags = {**alone.tracking.tags, VARIANT_TAG: variant.name, SET_TAG: run.flow_run_id}
+    is_file = run.tracking_uri.startswith("sqlite")  # of this home, which others may lack
+    tracking = {
+        "uri": run.tracking_uri if is_file else alone.tracking.uri,
+        "tags": tags,
+        "run_name": f"{name}-{variant.name}" if name else None,
+    }
     if parent := mlflow_run_id(run):
         tags[PARENT_TAG] = parent
     return alone.model_copy(
@@ -38,36 +47,52 @@ def config_of(
             "output": alone.output.model_copy(
                 update={"folder": str(variants_in(run.folder)), "keep_runs": None}
             ),
-            "tracking": alone.tracking.model_copy(
-                update={"tags": tags, "run_name": f"{name}-{variant.name}" if name else None}
-            ),
+            "tracking": alone.tracking.model_copy(update=tracking),
         }
     )
 
 
 class VariantRuns:
-    """The flow runs of the set that this flow run is."""
+    """The flow runs of the set that this flow run is.
+
+    Args:
+        client: of Prefect.
+        config: of the set.
+        run: the set's.
+        deployment_id: the deployment that the runs are of, if its workers execute them.
+    """
 
     def __init__(
-        self, client: SyncPrefectClient, config: TrainVariantsConfig, run: RunRecord
+        self,
+        client: SyncPrefectClient,
+        config: TrainVariantsConfig,
+        run: RunRecord,
+        deployment_id: UUID | None = None,
     ) -> None:
         self._client, self._config, self._run = client, config, run
+        self._deployment_id = deployment_id
         self._flow_id = client.create_flow(train_adapter)
 
     def create(self, variant: VariantRecord) -> FlowRun:
         """Create a variant's flow run, or find it again: there is one for each name."""
         config = config_of(self._config, variant, self._run)
-        given = FlowRunCreate(
-            flow_id=self._flow_id,
-            name=full_name(config, f"{this_run.get_name()}-{variant.name}"),
-            parameters={"config": config.model_dump(mode="json")},
-            tags=["adapterflow-variant"],
-            parent_task_run_id=self._place_of(variant),
-            idempotency_key=f"{self._run.flow_run_id}-{variant.name}",
-            state=to_state_create(Pending()),
+        given = {
+            "name": full_name(config, f"{this_run.get_name()}-{variant.name}"),
+            "parameters": {"config": config.model_dump(mode="json")},
+            "tags": ["adapterflow-variant"],
+            "parent_task_run_id": self._place_of(variant),
+            "idempotency_key": f"{self._run.flow_run_id}-{variant.name}",
+        }
+        if self._deployment_id:
+            given["tags"] = ["adapterflow-variant", storage_tag(self._run.flow_run_id)]
+            return self._client.create_flow_run_from_deployment(
+                self._deployment_id, state=Pending(name=NOT_SCHEDULED), **given
+            )
+        alone = FlowRunCreate.model_validate(
+            {**given, "flow_id": self._flow_id, "state": to_state_create(Pending())}
         )
         answer = self._client.request(
-            "POST", "/flow_runs/", json=given.model_dump(mode="json", exclude_unset=True)
+            "POST", "/flow_runs/", json=alone.model_dump(mode="json", exclude_unset=True)
         )
         return FlowRun.model_validate(answer.json())
 
@@ -101,9 +126,13 @@ class VariantRuns:
         return report
 
     def reopen(self, flow_run_id: UUID) -> None:
-        """Let a run that ended be executed again; its completed steps are not repeated."""
+        """Let a run that ended be executed again; its completed steps are not repeated.
+
+        A worker's run may be active since before this process was interrupted; it is left alone.
+        """
         state = self._client.read_flow_run(flow_run_id).state
-        if state is not None and not (state.is_pending() or state.is_scheduled()):
+        is_active = state is not None and state.is_running() and self._deployment_id is not None
+        if state is not None and not (state.is_pending() or state.is_scheduled() or is_active):
             self._client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
 
     def cancel(self, flow_run_ids: Iterable[UUID]) -> None:

@@ -47,16 +47,14 @@ def main() -> None:
     _end_with_parent()
     messages = _own_stdout()
     inbox = _Inbox()
-    from tasks.runtime.libraries import import_libraries
+    from flows.variants.execution import execute, executing
 
-    import_libraries()
-    from flows.variants.execution import execute
-
-    while (line := inbox.next()) is not None:
-        inbox.is_busy = True
-        execute(UUID(line))
-        inbox.is_busy = False
-        print(f"ended {line}", file=messages, flush=True)
+    with executing():
+        while (line := inbox.next()) is not None:
+            inbox.is_busy = True
+            execute(UUID(line))
+            inbox.is_busy = False
+            print(f"ended {line}", file=messages, flush=True)
 
 
 def _end_with_parent() -> None:

@@ -38,6 +38,8 @@ class RunOn(StrEnum):
     """Where the variants are trained."""
 
     HERE = "here"
+    WORK_POOL = "work-pool"
+    RAY = "ray"
 
 
 class OnTooFew(StrEnum):
@@ -142,11 +144,26 @@ class VariantsSettings(Section):
     or `train_loss`."""
 
     run_on: RunOn = RunOn.HERE
-    """Where the variants are trained: in processes on this machine (`here`)."""
+    """Where the variants are trained: in processes on this machine (`here`), by the workers of a
+    Prefect work pool, each variant in a process of its own (`work-pool`), or in the processes of a
+    Ray cluster (`ray`). Wherever it is, paths of the data, the base and the home must be the same
+    on storage that all machines see."""
 
     num_processes: int = Field(default=1, ge=1, le=1024)
-    """Processes that train at the same time, each one variant after the other. On a machine with
-    several GPUs they take turns in having one each."""
+    """Processes that train at the same time, each one variant after the other, here or on Ray. On a
+    machine with several GPUs they take turns in having one each; on Ray each has a GPU of its own,
+    if the cluster has any. On a work pool, the workers decide how many runs are active; a search
+    tries so many variants at once."""
+
+    deployment: str = Field(default="train-adapter/variant", pattern=r"^[^/]+/[^/]+$")
+    """On a work pool: the deployment of the flow `train-adapter` that the variants are runs of."""
+
+    ray_address: str = Field(default="auto", min_length=1)
+    """On Ray: the cluster's address, `HOST:PORT`. `auto` is the cluster that this machine belongs
+    to."""
+
+    cpus_each: int = Field(default=1, ge=1, le=1024)
+    """On Ray: CPU cores that each process reserves, and so many threads it computes with."""
 
     register_as: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
     """Register the best adapter in MLflow under this name, as the challenger; split by a column,
