@@ -128,7 +128,7 @@ def test_each_value_needs_held_out_rows(tmp_path: Path) -> None:
     """Where held-out rows are a file of their own, a value without any is named."""
     data = _rows(tmp_path, ["a"] * 20 + ["b"] * 20)
     data["eval"] = _rows(tmp_path, ["a"] * 4, "eval.jsonl")["train"]
-    with pytest.raises(UserError, match="1 of 2 values of tenant have no held-out rows in .*: b"):
+    with pytest.raises(UserError, match=r"1 of 2 values of tenant have no held-out rows in .*: b"):
         planned(_config({"split_by": "tenant"}, data=data))
 
 
