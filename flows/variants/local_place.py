@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -20,7 +20,6 @@ from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
-from flows.variants.places import OnEnded
 from tasks.runtime.progress import logger
 
 _MOST_DEATHS = 4
@@ -135,7 +134,7 @@ class LocalPlace:
         self._workers.clear()
         self._selector.close()
 
-    def execute(self, flow_run_ids: Sequence[UUID], on_ended: OnEnded) -> None:
+    def execute(self, flow_run_ids: Sequence[UUID], on_ended: Callable[[UUID], None]) -> None:
         """Execute flow runs; see `flows.variants.places.Place`."""
         waiting, deaths = deque(flow_run_ids), Counter[UUID]()
         try:
