@@ -89,12 +89,17 @@ class _Worker:
 
 
 def _environment(number: int) -> dict[str, str]:
-    """Return a worker's environment: this process's Prefect, and one of its GPUs."""
+    """Return a worker's environment: this process's Prefect, and one of its GPUs.
+
+    What Prefect's runner tells the process of a flow run, such as the port by which it is cancelled,
+    is not for its variants.
+    """
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT__")}
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     devices = _gpus()
     own = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if len(devices) > 1 else {}
     # The libraries' bars would fill the log.
-    return {**os.environ, **settings, "TQDM_DISABLE": "1", **own}
+    return {**inherited, **settings, "TQDM_DISABLE": "1", **own}
 
 
 def _gpus() -> list[str]:

@@ -22,7 +22,7 @@ _SECONDS_TO_CANCEL = 10.0
 
 
 def config_of(
-    config: TrainVariantsConfig, variant: VariantRecord, run: RunRecord
+    config: TrainAdapterConfig, variant: VariantRecord, run: RunRecord
 ) -> TrainAdapterConfig:
     """Return the configuration of a variant's flow run: `train` makes the same adapter of it.
 
@@ -51,12 +51,12 @@ class VariantRuns:
     def __init__(
         self, client: SyncPrefectClient, config: TrainVariantsConfig, run: RunRecord
     ) -> None:
-        self._client, self._config, self._run = client, config, run
+        self._client, self._alone, self._run = client, config.alone, run
         self._flow_id = client.create_flow(train_adapter)
 
     def create(self, variant: VariantRecord) -> FlowRun:
         """Create a variant's flow run, or find it again: there is one for each name."""
-        config = config_of(self._config, variant, self._run)
+        config = config_of(self._alone, variant, self._run)
         given = FlowRunCreate(
             flow_id=self._flow_id,
             name=full_name(config, f"{this_run.get_name()}-{variant.name}"),

@@ -1,20 +1,34 @@
 """Sets of variants from their plan to their comparison: one flow run, and one for each variant."""
 
 import shutil
+import signal
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from command_line_runs import run_in_process
 from flow_runs import sums
 from mlflow_runs import client_of, id_of, logged
-from variant_sets import completed_steps, set_config, variant_runs, written
+from variant_sets import (
+    SECONDS,
+    all_ended,
+    begun,
+    completed_steps,
+    set_config,
+    started,
+    tenants,
+    variant_runs,
+    waited_for,
+    workers,
+    written,
+)
 
 from flows.cli.runs import create_run, execute, execute_any, folder_of, reopen_run
 from tasks.config.reading import with_settings
 from tasks.errors import PartialFailureError
 from tasks.inference.variant_sets import read_set
 from tasks.records import VariantsRecord
-from tasks.tracking import PARENT_TAG, VARIANT_TAG, Registry
+from tasks.tracking import PARENT_TAG, VARIANT_TAG, RecordedRun, Registry, recorded_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -70,6 +84,39 @@ def _check_records(record: VariantsRecord) -> None:
     best = next(one for one in record.variants if one.name == record.best)
     assert version.tags[VARIANT_TAG] == best.name
     assert "challenger" in version.aliases or len(record.registered) == 1
+
+
+def test_a_stopped_set_cancels_its_variants(
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """SIGTERM ends all processes; the last line is the command that resumes the set."""
+    monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
+    data = tenants(tmp_path / "rows.jsonl", 3)
+    config = set_config(tiny_base, data, {"split_by": "tenant"})
+    process = started(request, "variants", written(config, tmp_path / "set.yaml"))
+    set_id = waited_for(begun, process)
+    waited_for(lambda: _is_any_running(set_id), process)
+    found = workers(process)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert told.decode().splitlines()[-1].endswith(f"resume {set_id}")
+    assert found
+    assert all_ended(found)
+    assert {run.state.type.value for run in variant_runs(set_id) if run.state} == {"CANCELLED"}
+    (record,) = (one for one in recorded_runs([tmp_path / "home/outputs"]) if _is_of(one, set_id))
+    assert record.status == "KILLED"
+
+
+def _is_any_running(set_id: UUID) -> bool:
+    return any(run.state and run.state.is_running() for run in variant_runs(set_id))
+
+
+def _is_of(record: RecordedRun, set_id: UUID) -> bool:
+    return record.run.flow_run_id == str(set_id)
 
 
 def test_a_mistake_leaves_nothing_behind(

@@ -43,7 +43,7 @@ def test_a_variant_differs_in_its_settings_alone() -> None:
     """All other settings are those of the configuration around it."""
     config = _config({"list": [{"name": "a", "settings": {"lora.r": 4, "seed": 3}}]}, seed=1)
     (variant,) = planned(config).variants
-    found = variant_config(config, variant).model_dump()
+    found = variant_config(config.alone, variant).model_dump()
     expected = config.alone.model_dump()
     expected["lora"]["r"], expected["seed"] = 4, 3
     assert found == expected
