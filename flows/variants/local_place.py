@@ -91,8 +91,8 @@ class _Worker:
 def _environment(number: int) -> dict[str, str]:
     """Return a worker's environment: this process's Prefect, and one of its GPUs.
 
-    What Prefect's runner tells the process of a flow run, such as the port by which it is cancelled,
-    is not for its variants.
+    What Prefect's runner tells the process of a flow run, such as the port by which it is
+    cancelled, is not for its variants.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT__")}
     settings = get_current_settings().to_environment_variables(exclude_unset=True)

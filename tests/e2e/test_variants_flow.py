@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from uuid import UUID
 
+import optuna
 import pytest
 from command_line_runs import run_in_process
 from flow_runs import sums
@@ -133,3 +134,20 @@ def test_a_mistake_leaves_nothing_behind(
     assert (status, out) == (2, "")
     assert told.startswith("error: variants.split_by names 'tenant', which is no column of any row")
     assert not (tmp_path / "home/outputs").exists()
+
+
+def test_a_search_trains_its_trials_and_marks_the_best(tiny_base: Path, tmp_path: Path) -> None:
+    """Each trial is a variant with a score, by which the next ones are proposed."""
+    ranges = {"training.learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}
+    variants = {"search": {"ranges": ranges, "num_trials": 2}}
+    config = set_config(tiny_base, sums(tmp_path / "sums.jsonl"), variants)
+    record = execute_any(create_run(config))
+    assert isinstance(record, VariantsRecord)
+    scores = {one.name: one.score or 0.0 for one in record.variants}
+    assert list(scores) == ["trial-0", "trial-1"]
+    assert record.best == min(scores, key=scores.__getitem__)
+    assert len({one.settings["training.learning_rate"] for one in record.variants}) == 2
+    study = optuna.load_study(
+        study_name=None, storage=f"sqlite:///{record.run.folder / 'search.db'}"
+    )
+    assert [trial.value for trial in study.trials] == list(scores.values())
