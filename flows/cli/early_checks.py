@@ -54,7 +54,8 @@ def check_set(config: "TrainVariantsConfig") -> CheckedSet:
     from tasks.variants.expansion import planned, variant_config
 
     plan = planned(config)
-    configs = [variant_config(config, one) for one in plan.variants] or [config.alone]
+    alone = config.alone
+    configs = [variant_config(alone, one) for one in plan.variants] or [alone]
     formats: dict[str, tuple[RowFormat, ...]] = {}
     for one in configs:
         # The rows of a split differ in their values only; each run checks its own.

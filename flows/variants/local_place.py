@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -20,7 +20,6 @@ from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
-from flows.variants.places import OnEnded
 from tasks.runtime.progress import logger
 
 _MOST_DEATHS = 4
@@ -90,12 +89,17 @@ class _Worker:
 
 
 def _environment(number: int) -> dict[str, str]:
-    """Return a worker's environment: this process's Prefect, and one of its GPUs."""
+    """Return a worker's environment: this process's Prefect, and one of its GPUs.
+
+    What Prefect's runner tells the process of a flow run, such as the port by which it is
+    cancelled, is not for its variants.
+    """
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT__")}
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     devices = _gpus()
     own = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if len(devices) > 1 else {}
     # The libraries' bars would fill the log.
-    return {**os.environ, **settings, "TQDM_DISABLE": "1", **own}
+    return {**inherited, **settings, "TQDM_DISABLE": "1", **own}
 
 
 def _gpus() -> list[str]:
@@ -136,7 +140,7 @@ class LocalPlace:
         self._workers.clear()
         self._selector.close()
 
-    def execute(self, flow_run_ids: Sequence[UUID], on_ended: OnEnded) -> None:
+    def execute(self, flow_run_ids: Sequence[UUID], on_ended: Callable[[UUID], None]) -> None:
         """Execute flow runs; see `flows.variants.places.Place`."""
         waiting, deaths = deque(flow_run_ids), Counter[UUID]()
         try:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from typing import Any
 from uuid import UUID
 
 from prefect import Task
@@ -25,7 +26,7 @@ _SECONDS_TO_CANCEL = 10.0
 
 
 def config_of(
-    config: TrainVariantsConfig, variant: VariantRecord, run: RunRecord
+    config: TrainAdapterConfig, variant: VariantRecord, run: RunRecord
 ) -> TrainAdapterConfig:
     """Return the configuration of a variant's flow run: `train` makes the same adapter of it.
 
@@ -69,14 +70,14 @@ class VariantRuns:
         run: RunRecord,
         deployment_id: UUID | None = None,
     ) -> None:
-        self._client, self._config, self._run = client, config, run
+        self._client, self._alone, self._run = client, config.alone, run
         self._deployment_id = deployment_id
         self._flow_id = client.create_flow(train_adapter)
 
     def create(self, variant: VariantRecord) -> FlowRun:
         """Create a variant's flow run, or find it again: there is one for each name."""
-        config = config_of(self._config, variant, self._run)
-        given = {
+        config = config_of(self._alone, variant, self._run)
+        given: dict[str, Any] = {
             "name": full_name(config, f"{this_run.get_name()}-{variant.name}"),
             "parameters": {"config": config.model_dump(mode="json")},
             "tags": ["adapterflow-variant"],
@@ -84,13 +85,11 @@ class VariantRuns:
             "idempotency_key": f"{self._run.flow_run_id}-{variant.name}",
         }
         if self._deployment_id:
-            given["tags"] = ["adapterflow-variant", storage_tag(self._run.flow_run_id)]
+            given["tags"].append(storage_tag(self._run.flow_run_id))
             return self._client.create_flow_run_from_deployment(
                 self._deployment_id, state=Pending(name=NOT_SCHEDULED), **given
             )
-        alone = FlowRunCreate.model_validate(
-            {**given, "flow_id": self._flow_id, "state": to_state_create(Pending())}
-        )
+        alone = FlowRunCreate(flow_id=self._flow_id, state=to_state_create(Pending()), **given)
         answer = self._client.request(
             "POST", "/flow_runs/", json=alone.model_dump(mode="json", exclude_unset=True)
         )

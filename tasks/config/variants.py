@@ -99,8 +99,12 @@ class SearchSettings(Section):
     list of values."""
 
     num_trials: int = Field(default=20, ge=1, le=MOST_VARIANTS)
-    """Number of variants that are tried. As many at once as there are processes; each of them knows
-    the scores of the rounds before."""
+    """Number of variants that are tried, round after round. Each knows the scores of the rounds
+    before its own."""
+
+    trials_per_round: int | None = Field(default=None, ge=1, le=1024)
+    """Number of variants that are tried at the same time; by default as many as there are
+    processes. If it is set, what is tried does not depend on their number."""
 
 
 class SplitSettings(Section):

@@ -40,6 +40,7 @@ class VariantResult(Record):
     settings: dict[str, Any]
     value: str | None
     flow_run_id: str
+    mlflow_run_id: str | None = None
     error: str | None = None
     """Why there is no adapter; None if there is one."""
     adapter: str | None = None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tasks.config import Score
 from tasks.records import ReportRecord, VariantRecord, VariantResult
+from tasks.tracking import mlflow_run_id
 
 COLUMNS = ("variant", "score", "held-out loss", "loss", "rows", "tokens", "seconds", "MB")
 _MOST_BARS = 60
@@ -20,6 +21,7 @@ def trained(
         settings=variant.settings,
         value=variant.value,
         flow_run_id=report.run.flow_run_id,
+        mlflow_run_id=mlflow_run_id(report.run),
         adapter=str(saved.folder.relative_to(set_folder)),
         weights=saved.weights,
         model_uri=report.model_uri,

@@ -40,13 +40,17 @@ def planned(config: TrainVariantsConfig) -> PlanRecord:
     return PlanRecord(variants=variants, num_variants=len(variants))
 
 
-def variant_config(config: TrainVariantsConfig, variant: VariantRecord) -> TrainAdapterConfig:
+def variant_config(alone: TrainAdapterConfig, variant: VariantRecord) -> TrainAdapterConfig:
     """Return the configuration of a variant, as one that `adapterflow train` takes.
+
+    Args:
+        alone: the configuration of the set without its variants.
+        variant: how it differs.
 
     Raises:
         UserError: its settings are not possible, alone or with the others.
     """
-    return with_settings(config.alone, variant.settings, f"the variant {variant.name}")
+    return with_settings(alone, variant.settings, f"the variant {variant.name}")
 
 
 def identity(config: TrainAdapterConfig) -> str:
@@ -94,9 +98,10 @@ def _value_name(value: object) -> str:
 def _check_distinct(config: TrainVariantsConfig, variants: Sequence[VariantRecord]) -> None:
     seen: dict[str, str] = {}
     pushed: dict[str, str] = {}
+    alone = config.alone
     for one in variants:
-        alone = variant_config(config, one)
-        key, repo = identity(alone), alone.output.push_to_hub
+        own = variant_config(alone, one)
+        key, repo = identity(own), own.output.push_to_hub
         if key in seen:
             raise UserError(
                 f"the variants {seen[key]} and {one.name} are the same configuration; remove one "

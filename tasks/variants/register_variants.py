@@ -45,7 +45,7 @@ def register_variants(
             FLOW_RUN_TAG: one.flow_run_id,
             f"variant.{metric.value}": str(one.score),
         }
-        version = Registry(run.tracking_uri, model).register(one.model_uri, None, tags)
+        version = Registry(run.tracking_uri, model).register(one.model_uri, one.mlflow_run_id, tags)
         versions[model] = version.version
         logger().info("registered %s as %s, the challenger", one.name, version.uri)
     return RegisteredRecord(versions=versions)

@@ -31,7 +31,8 @@ class Search:
 
         assert config.variants.search  # noqa: S101 - the caller's case
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._config = config
+        self._alone, self._seed = config.alone, config.seed
+        self._num_at_once = config.variants.search.trials_per_round or config.variants.num_at_once
         self._settings = config.variants.search
         self._study: Study = optuna.create_study(
             study_name=_NAME,
@@ -52,7 +53,7 @@ class Search:
         A round in which all are known already is passed over.
         """
         while (left := self._settings.num_trials - len(self._study.trials)) > 0:
-            count = min(left, self._config.variants.num_at_once)
+            count = min(left, self._num_at_once)
             if new := self._new([self._asked() for _ in range(count)]):
                 return new
         return []
@@ -65,12 +66,14 @@ class Search:
             self._study.tell(number, score, skip_if_finished=True)
 
     def _asked(self) -> VariantRecord:
+        self._seed_trial(len(self._study.trials))
+        return self._variant(self._study.ask())
+
+    def _seed_trial(self, number: int) -> None:
+        """Give a trial a sampler of its own, whose state would be lost with the process."""
         from optuna.samplers import TPESampler
 
-        number = len(self._study.trials)
-        # A sampler's state would be lost with the process: each trial has its own.
-        self._study.sampler = TPESampler(seed=self._config.seed + number, constant_liar=True)
-        return self._variant(self._study.ask())
+        self._study.sampler = TPESampler(seed=self._seed + number, constant_liar=True)
 
     def _completed(self, trial: "FrozenTrial") -> VariantRecord:
         """Return a trial's settings, also those that an interrupted attempt had not drawn yet."""
@@ -79,6 +82,7 @@ class Search:
         if trial.state.is_finished():
             settings = {path: trial.params[path] for path in self._settings.ranges}
             return self._named(trial.number, self._decoded(settings))
+        self._seed_trial(trial.number)
         return self._variant(optuna.Trial(self._study, trial._trial_id))  # noqa: SLF001 - no other way
 
     def _variant(self, trial: "Trial") -> VariantRecord:
@@ -114,7 +118,7 @@ class Search:
 
     def _identity(self, variant: VariantRecord) -> str:
         try:
-            return identity(variant_config(self._config, variant))
+            return identity(variant_config(self._alone, variant))
         except UserError:  # settings that exclude each other: the variant fails by itself
             return variant.model_dump_json(include={"settings"})
 

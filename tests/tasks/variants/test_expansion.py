@@ -43,7 +43,7 @@ def test_a_variant_differs_in_its_settings_alone() -> None:
     """All other settings are those of the configuration around it."""
     config = _config({"list": [{"name": "a", "settings": {"lora.r": 4, "seed": 3}}]}, seed=1)
     (variant,) = planned(config).variants
-    found = variant_config(config, variant).model_dump()
+    found = variant_config(config.alone, variant).model_dump()
     expected = config.alone.model_dump()
     expected["lora"]["r"], expected["seed"] = 4, 3
     assert found == expected
@@ -128,7 +128,7 @@ def test_each_value_needs_held_out_rows(tmp_path: Path) -> None:
     """Where held-out rows are a file of their own, a value without any is named."""
     data = _rows(tmp_path, ["a"] * 20 + ["b"] * 20)
     data["eval"] = _rows(tmp_path, ["a"] * 4, "eval.jsonl")["train"]
-    with pytest.raises(UserError, match="1 of 2 values of tenant have no held-out rows in .*: b"):
+    with pytest.raises(UserError, match=r"1 of 2 values of tenant have no held-out rows in .*: b"):
         planned(_config({"split_by": "tenant"}, data=data))
 
 

@@ -4,7 +4,6 @@ from tasks.engine.data.rows.column_names import renamed, renamed_row
 from tasks.engine.data.rows.column_proposals import columns_beside_text, possible_columns
 from tasks.engine.data.rows.conversations import Example, Message, ToolCall
 from tasks.engine.data.rows.json_values import parse_answer, same_json
-from tasks.engine.data.rows.matching_rows import matching_rows, where_text
 from tasks.engine.data.rows.reading_errors import BadRowError, naming_row, refusing_row
 from tasks.engine.data.rows.row_formats import detect_row_format, read_example, read_question
 from tasks.engine.data.rows.row_sources import (
@@ -15,6 +14,7 @@ from tasks.engine.data.rows.row_sources import (
     read_lines,
     read_rows,
 )
+from tasks.engine.data.rows.rows_where import matching_rows, where_text
 from tasks.engine.data.rows.text_files import open_text
 from tasks.engine.data.rows.unread_columns import columns_unread, count_unread, unread_text
 
