@@ -26,7 +26,8 @@ from variant_sets import (
 
 from flows.cli.runs import create_run, execute, execute_any, folder_of, reopen_run
 from tasks.config.reading import with_settings
-from tasks.errors import PartialFailureError
+from tasks.durability.step_name import StepName
+from tasks.errors import PartialFailureError, UserError
 from tasks.inference.variant_sets import read_set
 from tasks.records import VariantsRecord
 from tasks.tracking import PARENT_TAG, VARIANT_TAG, RecordedRun, Registry, recorded_runs
@@ -69,6 +70,8 @@ def test_a_variant_fails_alone_and_is_repeated_alone(tiny_base: Path, tmp_path: 
     assert len(runs) == 2
     assert all(one["train_adapter"] == 1 for one in completed_steps(runs).values())
     _check_records(second)
+    with pytest.raises(UserError, match="which has no step train_adapter"):
+        reopen_run(flow_run.id, StepName.TRAIN_ADAPTER)
 
 
 def _check_records(record: VariantsRecord) -> None:
