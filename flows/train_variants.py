@@ -50,7 +50,8 @@ def _published(
     config: TrainVariantsConfig, results: tuple[VariantResult, ...], run: RunRecord
 ) -> VariantsRecord:
     given = config.variants
-    column, metric = given.split_by and given.split_by.column, given.metric
+    column = given.split_by.column if given.split_by else None
+    metric = given.metric
     registered: dict[str, int] = {}
     if given.register_as:
         registered = register_variants(results, given.register_as, column, metric, run).versions
