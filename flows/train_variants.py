@@ -50,9 +50,12 @@ def _published(
     config: TrainVariantsConfig, results: tuple[VariantResult, ...], run: RunRecord
 ) -> VariantsRecord:
     given = config.variants
-    column, metric = given.split_by and given.split_by.column, given.metric
+    column = given.split_by.column if given.split_by else None
+    metric = given.metric
     registered: dict[str, int] = {}
-    if given.register_as:
+    # The best of some may not be the best of all.
+    is_decided = column or all(one.error is None for one in results)
+    if given.register_as and is_decided:
         registered = register_variants(results, given.register_as, column, metric, run).versions
     base = config.base_model.hub_id or config.base_model.source
     record: VariantsRecord = publish_variants(results, base, column, metric, registered, run)

@@ -17,6 +17,8 @@ from uuid import UUID
 
 _SECONDS_TO_STOP = 5.0
 """Less than a resumed run waits for its lock."""
+_SECONDS_TO_END = 15.0
+"""For an idle process to send its last log lines."""
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
@@ -36,10 +38,13 @@ class _Inbox:
         for line in sys.stdin:
             self._lines.put(line.strip())
         self._lines.put(None)
+        seconds = _SECONDS_TO_END
         if self.is_busy:
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(_SECONDS_TO_STOP)
-            os.kill(os.getpid(), signal.SIGKILL)
+            seconds = _SECONDS_TO_STOP
+        # Also where a library waits at its end, such as for a server that died.
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from tasks.config.section import Section
 
 MOST_VARIANTS = 10_000
 """Each is a flow run, an MLflow run and a folder of its own."""
+_MOST = 10**9
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 
 VariantName = Annotated[str, Field(pattern=_NAME)]
@@ -66,10 +67,10 @@ class SearchRange(Section):
 
     model_config = ConfigDict(title="Range")
 
-    low: int | float
+    low: int | float = Field(ge=-_MOST, le=_MOST)
     """The least value."""
 
-    high: int | float
+    high: int | float = Field(ge=-_MOST, le=_MOST)
     """The greatest value. If both are integers, only integers are tried."""
 
     log: bool = False

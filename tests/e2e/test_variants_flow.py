@@ -26,7 +26,8 @@ from variant_sets import (
 
 from flows.cli.runs import create_run, execute, execute_any, folder_of, reopen_run
 from tasks.config.reading import with_settings
-from tasks.errors import PartialFailureError
+from tasks.durability.step_name import StepName
+from tasks.errors import PartialFailureError, UserError
 from tasks.inference.variant_sets import read_set
 from tasks.records import VariantsRecord
 from tasks.tracking import PARENT_TAG, VARIANT_TAG, RecordedRun, Registry, recorded_runs
@@ -54,6 +55,7 @@ def test_a_variant_fails_alone_and_is_repeated_alone(tiny_base: Path, tmp_path: 
     assert other.adapter is None
     assert "\n" not in str(other.error)
     assert first.best == "small"
+    assert first.registered == {}
     assert logged(first.run).info.status == "FAILED"
     alone = execute(create_run(with_settings(config.alone, {"lora.r": 4}, "alone")))
     for name in _FILES:
@@ -69,6 +71,8 @@ def test_a_variant_fails_alone_and_is_repeated_alone(tiny_base: Path, tmp_path: 
     assert len(runs) == 2
     assert all(one["train_adapter"] == 1 for one in completed_steps(runs).values())
     _check_records(second)
+    with pytest.raises(UserError, match="which has no step train_adapter"):
+        reopen_run(flow_run.id, StepName.TRAIN_ADAPTER)
 
 
 def _check_records(record: VariantsRecord) -> None:
@@ -81,10 +85,10 @@ def _check_records(record: VariantsRecord) -> None:
     tags = {run.data.tags[VARIANT_TAG]: run.data.tags["prefect.flow_run_id"] for run in found}
     assert tags == {one.name: one.flow_run_id for one in record.variants}
     assert {run.info.status for run in found} == {"FINISHED"}
-    (version, *_) = Registry(record.run.tracking_uri, "sums").versions()
-    best = next(one for one in record.variants if one.name == record.best)
-    assert version.tags[VARIANT_TAG] == best.name
-    assert "challenger" in version.aliases or len(record.registered) == 1
+    (version,) = Registry(record.run.tracking_uri, "sums").versions()
+    assert version.tags[VARIANT_TAG] == record.best
+    assert version.aliases == ("challenger",)
+    assert record.registered == {"sums": 1}
 
 
 def test_a_stopped_set_cancels_its_variants(

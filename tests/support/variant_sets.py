@@ -107,7 +107,9 @@ def all_ended(processes: Iterable[psutil.Process]) -> bool:
     return all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in processes)
 
 
-def waited_for(condition: Callable[[], T], process: "subprocess.Popen[bytes] | None" = None) -> T:
+def waited_for(
+    condition: Callable[[], T | None], process: "subprocess.Popen[bytes] | None" = None
+) -> T:
     """Wait until something is, while a process is active."""
     deadline = time.monotonic() + SECONDS
     while not (found := condition()):

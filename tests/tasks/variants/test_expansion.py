@@ -1,6 +1,7 @@
 """What a set of variants consists of."""
 
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def _config(variants: dict[str, Any], **sections: Any) -> TrainVariantsConfig:  
     return TrainVariantsConfig.model_validate({**alone, **sections, "variants": variants})
 
 
-def _rows(folder: Path, values: list[object], name: str = "rows.jsonl") -> dict[str, Any]:
+def _rows(folder: Path, values: Sequence[object], name: str = "rows.jsonl") -> dict[str, Any]:
     file = folder / name
     rows = (
         {"prompt": str(number), "completion": "x"} | ({} if value is None else {"tenant": value})
@@ -32,7 +33,11 @@ def _rows(folder: Path, values: list[object], name: str = "rows.jsonl") -> dict[
 
 def test_a_grid_is_every_combination_once() -> None:
     """The variants are the product of the values, with distinct names that say how they differ."""
-    grid = {"lora.r": [4, 8], "training.learning_rate": [1e-4, 1e-3], "lora.use_dora": [True]}
+    grid: dict[str, list[float]] = {
+        "lora.r": [4, 8],
+        "training.learning_rate": [1e-4, 1e-3],
+        "lora.use_dora": [True],
+    }
     found = planned(_config({"grid": grid})).variants
     assert [tuple(one.settings.values()) for one in found] == list(product(*grid.values()))
     assert len({one.name for one in found}) == 4

@@ -30,7 +30,8 @@ def _config(num_trials: int = 6, **search: Any) -> TrainVariantsConfig:  # noqa:
 
 
 def _score(variant: VariantRecord) -> float:
-    return abs(variant.settings["lora.r"] - 20) + variant.settings["training.learning_rate"]
+    settings = variant.settings
+    return float(abs(settings["lora.r"] - 20) + settings["training.learning_rate"])
 
 
 def _all(search: Search) -> list[VariantRecord]:

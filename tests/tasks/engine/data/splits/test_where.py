@@ -1,6 +1,7 @@
 """`data.where` makes a training of some rows of a file."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,13 @@ from tasks.config import DataSettings
 from tasks.engine.data.splits import column_values, read_examples
 from tasks.errors import UserError
 
-_ROWS = [
+_ROWS: list[dict[str, object]] = [
     {"tenant": "ab"[number % 2], "n": number % 3, "prompt": f"question {number}", "completion": "x"}
     for number in range(30)
 ]
 
 
-def _file(folder: Path, rows: list[dict[str, object]], name: str = "rows.jsonl") -> str:
+def _file(folder: Path, rows: Sequence[dict[str, object]], name: str = "rows.jsonl") -> str:
     file = folder / name
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(file)
