@@ -7,7 +7,7 @@ that was killed; a worker that died with its machine is noticed by missing heart
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -21,7 +21,6 @@ from prefect.runtime import flow_run as this_run
 from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry, Cancelled, Cancelling
 
-from flows.variants.places import OnEnded
 from flows.variants.variant_runs import NOT_SCHEDULED
 from tasks.config import VariantsSettings
 from tasks.durability.shared_storage import UNSEEN, leave_proof
@@ -97,7 +96,7 @@ class PoolPlace:
         self._deaths = Counter[UUID]()
         self._pending_since: dict[UUID, float] = {}
 
-    def execute(self, flow_run_ids: Sequence[UUID], on_ended: OnEnded) -> None:
+    def execute(self, flow_run_ids: Sequence[UUID], on_ended: Callable[[UUID], None]) -> None:
         """Execute flow runs; see `flows.variants.places.Place`.
 
         Raises:

@@ -7,7 +7,7 @@ node has room, and its variant goes to the next free one, which resumes it from 
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from prefect.runtime import flow_run as this_run
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
-from flows.variants.places import OnEnded
 from tasks.config import VariantsSettings
 from tasks.durability.shared_storage import leave_proof
 from tasks.errors import UserError
@@ -172,7 +171,7 @@ class RayPlace:
             logger().info("the Ray cluster has room for %d processes", room)
         return min(room, settings.num_processes)
 
-    def execute(self, flow_run_ids: Sequence[UUID], on_ended: OnEnded) -> None:
+    def execute(self, flow_run_ids: Sequence[UUID], on_ended: Callable[[UUID], None]) -> None:
         """Execute flow runs; see `flows.variants.places.Place`.
 
         Raises:
