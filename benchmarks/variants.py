@@ -70,9 +70,10 @@ def _trained(base: str, data: Path, count: int) -> Iterator[Trained]:
 
     prepare_process()
     from flows.cli.runs import create_run, execute
+    from flows.variants.execution import executing
     from tasks.engine import workbench
 
-    with workbench.keeping_base(), _timed_steps() as parts:
+    with executing(), _timed_steps() as parts:
         for number in range(count):
             run = create_run(_config(base, data, f"tenant-{number:03}"))
             parts.clear()

@@ -12,13 +12,14 @@ from flows.train_adapter import train_adapter
 from tasks.engine import workbench
 from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger
+from tasks.tracking import shipping_together
 
 
 @contextmanager
 def executing() -> Iterator[None]:
     """Prepare this process for many runs: libraries are imported and the base loaded once."""
     import_libraries()
-    with workbench.keeping_base():
+    with workbench.keeping_base(), shipping_together():
         yield
 
 

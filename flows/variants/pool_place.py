@@ -19,10 +19,12 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as this_run
 from prefect.settings import get_current_settings
-from prefect.states import AwaitingRetry, Cancelled, Cancelling
+from prefect.states import AwaitingRetry, Cancelled, Cancelling, Running
 
 from flows.variants.variant_runs import NOT_SCHEDULED
-from tasks.config import VariantsSettings
+from tasks.config import TrainAdapterConfig, VariantsSettings
+from tasks.durability.run_folder import run_folder
+from tasks.durability.run_lock import is_alive
 from tasks.durability.shared_storage import UNSEEN, leave_proof
 from tasks.errors import UserError
 from tasks.records import variants_in
@@ -123,7 +125,7 @@ class PoolPlace:
         if state is None:
             return False
         if state.is_crashed():
-            return not self._again(run, state)
+            return not (self._is_back(run) or self._again(run, state))
         if state.is_failed() and UNSEEN in (state.message or ""):
             raise UserError(str(state.message))
         if state.is_pending():
@@ -133,6 +135,18 @@ class PoolPlace:
         else:
             self._pending_since.pop(run.id, None)
         return state.is_final()
+
+    def _is_back(self, run: FlowRun) -> bool:
+        """Return whether another process executes a crashed run already, and record that it does.
+
+        Prefect 3.8's worker reports a killed process twice, the second time when it has cleaned up
+        after it: another worker may have begun the run meanwhile.
+        """
+        config = TrainAdapterConfig.model_validate(run.parameters["config"])
+        if not is_alive(run_folder(config, run.name, str(run.id))):
+            return False
+        self._client.set_flow_run_state(run.id, Running(), force=True)
+        return True
 
     def _again(self, run: FlowRun, state: State[None]) -> bool:
         """Schedule a run again that lost its process, unless too many have died over it."""

@@ -25,7 +25,12 @@ for _name, _value in DEFAULTS.items():
 from tasks.tracking.adapter_bundle import write_bundle  # noqa: E402  # after the defaults
 from tasks.tracking.adapter_sources import fetched_adapter, is_mlflow_uri  # noqa: E402
 from tasks.tracking.moving import repair  # noqa: E402
-from tasks.tracking.offline.shipping import FLOW_RUN_TAG, Outcome, ship_all  # noqa: E402
+from tasks.tracking.offline.shipping import (  # noqa: E402
+    FLOW_RUN_TAG,
+    Outcome,
+    ship_all,
+    shipping_together,
+)
 from tasks.tracking.past_runs import (  # noqa: E402
     RecordedRun,
     Status,
@@ -86,6 +91,7 @@ __all__ = [
     "running_elsewhere",
     "ship_all",
     "ship_command",
+    "shipping_together",
     "tag_before",
     "tracking_uri",
     "ui_command",

@@ -258,7 +258,8 @@ class Tracker:
     def _log(self, name: str, /, *, durable: bool = False, **arguments: object) -> None:
         if self._journal.is_open():
             self._journal.append(name, durable=durable, **arguments)
-            self._ship(_SECONDS_PER_OPERATION)
+            if durable or self._shipper.is_due():
+                self._ship(_SECONDS_PER_OPERATION)
 
     def _ship(self, seconds: float, *, insist: bool = False) -> Outcome:
         uri = self.run.tracking_uri
