@@ -13,6 +13,7 @@ from tasks.durability.device_slot import device_slot
 from tasks.durability.kept_results import RecordSerializer, keep_results_atomically
 from tasks.durability.redo import redoing
 from tasks.durability.run_names import namer
+from tasks.durability.shared_storage import check_own_proof
 from tasks.durability.step_name import StepName
 from tasks.durability.tracked_run import being_alive, tracked_run
 from tasks.durability.unchanged import trained_before
@@ -52,6 +53,7 @@ def train_adapter(
     prepare_run_log()
     keep_results_atomically()
     try:
+        check_own_proof(config)
         with being_alive(config) as folder:
             inputs = validate_inputs(config, folder)
             if skip_unchanged and (earlier := trained_before(config, inputs.data)):

@@ -66,3 +66,7 @@ class PassingError(AdapterflowError):
 
 class VerificationError(AdapterflowError, RuntimeError):
     """A step's verification failed, such as an adapter that training did not change. No retry."""
+
+
+class PartialFailureError(AdapterflowError):
+    """Some of several runs failed; what the others made is complete. Resuming repeats those."""

@@ -4,6 +4,7 @@ from tasks import engine
 from tasks.config import InferenceSettings
 from tasks.durability.step import step
 from tasks.engine import workbench
+from tasks.engine.base import give_back
 from tasks.engine.scoring import judge
 from tasks.records import DataRecord, LoadedRecord, RunRecord, SavedRecord
 from tasks.runtime.progress import logger, progress
@@ -20,7 +21,9 @@ def load_adapter(
         VerificationError: the loaded adapter has no effect on the base.
     """
     with progress("answer") as shown:
-        record = engine.load_adapter(workbench.take(saved.base), saved, data, settings, shown.at)
+        model = workbench.take(saved.base)
+        record = engine.load_adapter(model, saved, data, settings, shown.at)
+        give_back(model)
     _report(record, Tracker(run))
     return record
 

@@ -43,8 +43,9 @@ def predict(  # noqa: PLR0913 - what a user may give
     """Answer the rows of INPUT, and write both to OUTPUT.
 
     INPUT and OUTPUT are JSONL, CSV or Parquet. ADAPTER is a folder, a Hub id, models:/name@alias
-    or runs:/…; a CONFIG.yaml can name several adapters on one base. After an interruption, the same
-    command resumes after the last complete chunk.
+    or runs:/…; a CONFIG.yaml can name several adapters on one base. A folder of `variants` stands
+    for all of its adapters: the column that they were split by selects a row's. After an
+    interruption, the same command resumes after the last complete chunk.
     """
     files = {"input": rows and str(rows.absolute()), "output": output and str(output.absolute())}
     given = {**files, "base_model.source": base_model}
@@ -53,7 +54,9 @@ def predict(  # noqa: PLR0913 - what a user may give
     config = _config(target, [*first, *overrides])
     from tasks.engine.adapters import find_adapter
     from tasks.engine.scoring import open_questions
+    from tasks.inference.variant_sets import with_variants
 
+    config = with_variants(config)
     open_questions(config)
     check_sources([one.source for one in config.adapters], config.tracking_uri)
     for one in config.adapters:

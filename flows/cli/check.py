@@ -97,12 +97,13 @@ def _cost(found: Forecast) -> list[tuple[str, str]]:
     ]
     if probe.peak_gpu_bytes:
         lines.append(("GPU memory", f"{probe.peak_gpu_bytes / _MB:,.0f} MB at the peak"))
-    duration = _duration(found.seconds_training or 0.0)
+    time = duration(found.seconds_training or 0.0)
     each = f"{probe.seconds_per_step:.2f} s a step"
-    return [*lines, ("time", f"{duration} of training and evaluation, {each}")]
+    return [*lines, ("time", f"{time} of training and evaluation, {each}")]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as text, in the unit that suits it."""
     if seconds < 2 * _SECONDS_A_MINUTE:
         return f"{seconds:.0f} s"
     if seconds < 2 * _SECONDS_AN_HOUR:

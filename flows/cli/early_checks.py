@@ -1,10 +1,11 @@
 """What can be checked in a second or two, before heavy libraries are imported."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from tasks.config import RowFormat, TrainAdapterConfig
+    from tasks.config import RowFormat, TrainAdapterConfig, TrainVariantsConfig
+    from tasks.records import PlanRecord
 
 
 def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
@@ -32,6 +33,37 @@ def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
     row_formats = check_first_rows(config.data, wanted.task, wanted.labels)
     check_files(wanted)
     return row_formats
+
+
+class CheckedSet(NamedTuple):
+    """What was found of a set of variants."""
+
+    plan: "PlanRecord"
+    configs: "list[TrainAdapterConfig]"
+    """Of the variants; of a search, the configuration without it."""
+    row_formats: "tuple[RowFormat, ...]"
+    """Of the first variant's training rows."""
+
+
+def check_set(config: "TrainVariantsConfig") -> CheckedSet:
+    """Check a set of variants, and the training of each that reads other rows or another base.
+
+    Raises:
+        UserError: a variant can't work, or the data can't be split as configured.
+    """
+    from tasks.variants.expansion import planned, variant_config
+
+    plan = planned(config)
+    alone = config.alone
+    configs = [variant_config(alone, one) for one in plan.variants] or [alone]
+    formats: dict[str, tuple[RowFormat, ...]] = {}
+    for one in configs:
+        # The rows of a split differ in their values only; each run checks its own.
+        rows = one.data.model_copy(update={"where": {}})
+        read = one.model_copy(update={"data": rows}).model_dump_json(include={"base_model", "data"})
+        if read not in formats:
+            formats[read] = check_training(one)
+    return CheckedSet(plan, configs, next(iter(formats.values())))
 
 
 def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> None:

@@ -17,6 +17,7 @@ from flows.cli.retraining_commands import history, promote, retrain, rollback
 from flows.cli.server_commands import alert, down, notify, up, watch
 from flows.cli.training_commands import check, init, resume, train
 from flows.cli.try_command import try_adapters
+from flows.cli.variant_commands import variants
 from tasks.errors import AdapterflowError, UserError, shortened
 from tasks.runtime import home
 from tasks.runtime.addresses import has_host, masked, without_password
@@ -36,7 +37,7 @@ def cli(context: click.Context) -> None:
 
 
 _COMMANDS = (
-    *(init, check, train, resume),
+    *(init, check, train, variants, resume),
     *(predict, try_adapters, export, combine, bundle, push),
     *(retrain, history, promote, rollback),
     *(up, down, watch, notify, alert),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.server.programs import program
-from tasks.errors import UserError, shortened
+from tasks.errors import PartialFailureError, UserError, shortened
 from tasks.runtime import home
 from tasks.runtime.addresses import without_password
 from tasks.runtime.libraries import import_libraries, import_libraries_of_checks
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
     from tasks.config import RowFormat, TrainAdapterConfig
-    from tasks.records import ReportRecord, RetrainedRecord
+    from tasks.records import ReportRecord, RetrainedRecord, VariantsRecord
 
 
 def prepare_process(check: Callable[[], None] | None = None) -> None:
@@ -99,6 +99,8 @@ def execute_and_print(flow_run: "FlowRun", *, as_json: bool) -> None:
         _let_alert(started)
         raise
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt can be resumed, too
+        if isinstance(error, PartialFailureError):
+            _print_what_there_is(flow_run, as_json=as_json)
         print_reason(error)
         _let_alert(started)
         click.echo(f"to resume: {program('adapterflow')} resume {flow_run.id}", err=True)
@@ -121,15 +123,31 @@ def _let_alert(since: datetime) -> None:
             wait_for_alert(since)
 
 
-def _print_result(report: "ReportRecord | RetrainedRecord") -> None:
+def _print_result(report: "ReportRecord | RetrainedRecord | VariantsRecord") -> None:
     from flows.cli.comparison_summary import print_comparison
     from flows.cli.summary import print_summary
-    from tasks.records import ReportRecord
+    from flows.cli.variants_summary import print_variants
+    from tasks.records import ReportRecord, VariantsRecord
 
     if isinstance(report, ReportRecord):
         print_summary(report)
+    elif isinstance(report, VariantsRecord):
+        print_variants(report)
     else:
         print_comparison(report)
+
+
+def _print_what_there_is(flow_run: "FlowRun", *, as_json: bool) -> None:
+    """Print the result of a set of variants of which some failed."""
+    from flows.cli.runs import folder_of
+    from flows.cli.variants_summary import print_variants
+    from tasks.inference.variant_sets import read_set
+
+    record = read_set(folder_of(flow_run))
+    if as_json:
+        click.echo(record.model_dump_json())
+    else:
+        print_variants(record)
 
 
 def exit_on_signal(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's signature

@@ -7,7 +7,7 @@ from uuid import UUID
 from flows.cli.run_list import unfinished_runs
 from tasks.durability.run_lock import is_alive
 from tasks.errors import UserError
-from tasks.records import RunRecord
+from tasks.records import RunRecord, variants_in
 from tasks.runtime import home
 from tasks.tracking import RecordedRun, recorded_runs
 
@@ -46,7 +46,9 @@ def interrupted_runs() -> list[UUID]:
         UserError: there is none.
     """
     listed = [key for key, folder in reversed(unfinished_runs().items()) if not is_alive(folder)]
-    recorded = [seen.run for seen in recorded_runs([home.outputs()]) if _is_interrupted(seen)]
+    # A variant is resumed with its set, whose folder it is in.
+    seen_runs = [seen for seen in recorded_runs([home.outputs()]) if not _is_variant(seen.run)]
+    recorded = [seen.run for seen in seen_runs if _is_interrupted(seen)]
     found = [*listed, *(run.flow_run_id for run in reversed(recorded))]
     if not found:
         raise UserError(f"no run of {home.home()} was interrupted; give the id or name of a run")
@@ -55,6 +57,11 @@ def interrupted_runs() -> list[UUID]:
 
 def _is_interrupted(seen: RecordedRun) -> bool:
     return seen.status != "FINISHED" and not is_alive(seen.run.folder)
+
+
+def _is_variant(run: RunRecord) -> bool:
+    folder = run.folder.parent
+    return folder == variants_in(folder.parent)
 
 
 def _is_named(run: RunRecord, given: str) -> bool:

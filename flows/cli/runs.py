@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,13 @@ from flows.cli.run_list import note_end, note_start
 from flows.quick_training import quick_training
 from flows.retrain_adapter import retrain_adapter
 from flows.train_adapter import train_adapter
-from tasks.config import QuickTraining, RetrainAdapterConfig, TrainAdapterConfig
+from flows.train_variants import train_variants
+from tasks.config import (
+    QuickTraining,
+    RetrainAdapterConfig,
+    TrainAdapterConfig,
+    TrainVariantsConfig,
+)
 from tasks.config.mistakes import validation_message
 from tasks.durability.redo import ask
 from tasks.durability.run_folder import run_folder
@@ -27,7 +34,7 @@ from tasks.durability.run_lock import is_alive
 from tasks.durability.run_names import full_name
 from tasks.durability.step_name import StepName
 from tasks.errors import AdapterflowError, UserError
-from tasks.records import ReportRecord, RetrainedRecord
+from tasks.records import ReportRecord, RetrainedRecord, VariantsRecord
 from tasks.runtime import home
 from tasks.runtime.progress import logger
 
@@ -35,6 +42,7 @@ _FLOWS: dict[type[TrainAdapterConfig | QuickTraining], Flow[..., Any]] = {
     TrainAdapterConfig: train_adapter,
     QuickTraining: quick_training,
     RetrainAdapterConfig: retrain_adapter,
+    TrainVariantsConfig: train_variants,
 }
 """The flow that each kind of configuration is for."""
 
@@ -92,6 +100,12 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
         folder = run_folder(config, str(flow_run.name), str(flow_run_id))
         if is_alive(folder):
             raise UserError(f"the run {flow_run.name} is active in another process")
+        if redo_from and kind is TrainVariantsConfig:
+            raise UserError(
+                f"the run {flow_run.name} is a set of variants, which has no step "
+                f"{redo_from}; resume it without --redo-from, or redo one variant by the id of its "
+                "run"
+            )
         if redo_from:
             ask(folder, redo_from)
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
@@ -131,6 +145,14 @@ def reopen_last(flow_run_ids: Sequence[UUID], redo_from: StepName | None = None)
     )
 
 
+def folder_of(flow_run: FlowRun) -> Path:
+    """Return the folder that a run of one of these flows writes to."""
+    with get_client(sync_client=True) as client:
+        kind, _ = _of(client, flow_run)
+        named = client.read_flow_run(flow_run.id)
+    return run_folder(_checked(kind, named), str(named.name), str(named.id))
+
+
 def _checked(
     kind: type[TrainAdapterConfig | QuickTraining], flow_run: FlowRun
 ) -> TrainAdapterConfig:
@@ -158,8 +180,8 @@ def execute(flow_run: FlowRun) -> ReportRecord:
     return report
 
 
-def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord:
-    """Execute a training or a retraining; see `execute`."""
+def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord | VariantsRecord:
+    """Execute a training, a retraining or a set of variants; see `execute`."""
     with get_client(sync_client=True) as client:
         _, flow = _of(client, flow_run)
     try:
@@ -167,7 +189,7 @@ def execute_any(flow_run: FlowRun) -> ReportRecord | RetrainedRecord:
     except UserError:
         note_end(str(flow_run.id))
         raise
-    assert isinstance(record, ReportRecord | RetrainedRecord)  # noqa: S101 - no other results
+    assert isinstance(record, ReportRecord | RetrainedRecord | VariantsRecord)  # noqa: S101 - no other results
     note_end(str(flow_run.id))
     return record
 

@@ -97,12 +97,17 @@ def check(
     probe: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Forecast tokens, steps, memory and time of a training.
+    """Forecast tokens, steps, memory and time of a training, or of all variants of one.
 
     Nothing is recorded or left behind.
     """
-    from tasks.config.reading import read_config
+    from tasks.config.reading import has_variants, read_config
 
+    if has_variants(config_file):
+        from flows.cli.variants_check import check_variants
+
+        check_variants(config_file, overrides, with_probe=probe, as_json=as_json)
+        return
     config = read_config(config_file, overrides)
     check_training(config)
     show_progress()
@@ -121,8 +126,13 @@ def check(
 @options.json_output
 def train(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
     """Train an adapter as configured in CONFIG.yaml."""
-    from tasks.config.reading import read_config
+    from tasks.config.reading import has_variants, read_config
 
+    if has_variants(config_file):
+        raise UserError(
+            f"{config_file} has a section variants; train all of them with: adapterflow variants "
+            f"{config_file}"
+        )
     config = read_config(config_file, overrides)
     row_formats = check_training(config)
     prepare_process(lambda: check_base(config, row_formats))

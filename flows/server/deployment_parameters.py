@@ -9,12 +9,18 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from tasks.config import PredictBatchConfig, RetrainAdapterConfig, TrainAdapterConfig
+from tasks.config import (
+    PredictBatchConfig,
+    RetrainAdapterConfig,
+    TrainAdapterConfig,
+    TrainVariantsConfig,
+)
 from tasks.config.reading import read_settings
 from tasks.config.section import Section
 
 CONFIGURATIONS: dict[str, type[Section]] = {
     "train-adapter": TrainAdapterConfig,
+    "train-variants": TrainVariantsConfig,
     "retrain-adapter": RetrainAdapterConfig,
     "predict-batch": PredictBatchConfig,
 }

@@ -25,7 +25,18 @@ from tasks.config.registry import RegistrySettings
 from tasks.config.retrain_adapter import RetrainAdapterConfig
 from tasks.config.tracking import TrackingSettings
 from tasks.config.train_adapter import TrainAdapterConfig
+from tasks.config.train_variants import TrainVariantsConfig
 from tasks.config.training import Batching, Scheduler, TrainingSettings
+from tasks.config.variants import (
+    ListedVariant,
+    OnTooFew,
+    RunOn,
+    Score,
+    SearchRange,
+    SearchSettings,
+    SplitSettings,
+    VariantsSettings,
+)
 
 __all__ = [
     "AdapterSettings",
@@ -40,12 +51,14 @@ __all__ = [
     "Dtype",
     "EvaluationSettings",
     "InferenceSettings",
+    "ListedVariant",
     "LoraInit",
     "LoraSettings",
     "LossOn",
     "OnLeakage",
     "OnLostAnswer",
     "OnTimeout",
+    "OnTooFew",
     "OutputSettings",
     "PredictBatchConfig",
     "Quantization",
@@ -53,11 +66,18 @@ __all__ = [
     "RegistrySettings",
     "RetrainAdapterConfig",
     "RowFormat",
+    "RunOn",
     "Scheduler",
+    "Score",
+    "SearchRange",
+    "SearchSettings",
+    "SplitSettings",
     "Task",
     "Template",
     "TrackingSettings",
     "TrainAdapterConfig",
+    "TrainVariantsConfig",
     "TrainingSettings",
     "Turns",
+    "VariantsSettings",
 ]

@@ -23,6 +23,9 @@ class AdapterSettings(Section):
     name: AdapterName = "default"
     """The name by which rows and requests select it."""
 
+    value: str | None = Field(default=None, min_length=1)
+    """What a row has in `adapter_column` to select it; by default its name."""
+
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
 

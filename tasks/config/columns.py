@@ -1,5 +1,6 @@
 """The columns that rows are read from, and the mapping to other names in a file."""
 
+import math
 from collections import Counter
 from typing import Annotated
 
@@ -24,6 +25,23 @@ COLUMNS = (
     "tags",
 )
 """The columns that rows are read from."""
+
+
+def value_text(value: object) -> str | None:
+    """Return a row's value as text to compare; None if it has none, or is a list or mapping.
+
+    A value is the same in a CSV file, whose cells are texts, as in JSON: 3 and 3.0 are `3`, and
+    true is `true`.
+    """
+    if value is None or isinstance(value, list | tuple | dict):
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        value = int(value) if value.is_integer() else value
+    return str(value) or None
 
 
 def _are_columns(names: dict[str, str]) -> dict[str, str]:

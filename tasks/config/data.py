@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from tasks.config.columns import ColumnNames
+from tasks.config.columns import ColumnNames, value_text
 from tasks.config.section import Section
 
 _ARGUMENTS = frozenset(
@@ -162,6 +162,10 @@ class DataSettings(Section):
     """Columns that have other names in the file, the format's name first:
     `{prompt: question, completion: answer}`."""
 
+    where: dict[str, str] = Field(default_factory=dict)
+    """Only the rows with these values, by the file's column: `{tenant: acme}`. All other rows, also
+    of `eval`, are not of this training. Numbers and truth values are compared as text."""
+
     max_length: int = Field(default=1024, ge=8, le=10_000_000)
     """Maximum length of a row in tokens; longer rows are truncated at the end."""
 
@@ -207,6 +211,21 @@ class DataSettings(Section):
 
     max_train_rows: int | None = Field(default=None, ge=1, le=10**9)
     """Train on this many rows only, drawn by the seed. Several sources keep their proportions."""
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _accept_numbers(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given
+        if not isinstance(given, dict):
+            return given
+        return {key: value_text(value) or value for key, value in given.items()}
+
+    @field_validator("where")
+    @classmethod
+    def _where_has_values(cls, where: dict[str, str]) -> dict[str, str]:
+        for column, value in where.items():
+            if not value:
+                raise ValueError(f"{column!r} has no value; give the one that the rows have")
+        return where
 
     @model_validator(mode="after")
     def _one_source_of_held_out_rows(self) -> Self:

@@ -86,6 +86,27 @@ def mistakes_in(
     return [*shown, *([f"and {more:,} more"] if more else [])], num_mistakes
 
 
+def unknown_setting(config: Config, path: str) -> str | None:
+    """Return a message that a key path is no setting, or a section; None if it is a setting.
+
+    A path may lead into a setting that is a mapping, such as `tracking.tags.team`.
+    """
+    section, parts = config, path.split(".")
+    for number, part in enumerate(parts, start=1):
+        if part not in section.model_fields:
+            return _unknown(config, ".".join(parts[:number]), part)
+        if not _is_section(section, part):
+            return None
+        section = section_of(section, part) or section
+    return f"{path} is a section; name one of its settings: {', '.join(section.model_fields)}"
+
+
+def _is_section(config: Config, name: str) -> bool:
+    """Return whether a setting is nothing but a section."""
+    annotation = config.model_fields[name].annotation
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
 def _parents(path: str) -> Iterator[str]:
     while "." in path:
         path = path.rpartition(".")[0]
@@ -202,6 +223,6 @@ def _fields(config: Config, path: str) -> tuple[str, ...]:
 def _section(config: Config, path: str) -> Config:
     """Return the section at a dotted path, in which list indices are ignored."""
     for part in filter(None, path.split(".")):
-        if not part.isdigit():
+        if not part.isdigit() and part in config.model_fields:  # else a key of a mapping
             config = section_of(config, part) or config
     return config

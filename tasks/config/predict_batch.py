@@ -20,7 +20,8 @@ class PredictBatchConfig(Section):
     model_config = ConfigDict(title="Answer a file of rows")
 
     adapters: list[AdapterSettings] = Field(min_length=1)
-    """The adapters, all loaded on one base in memory."""
+    """The adapters, all loaded on one base in memory. Or one folder of `adapterflow variants`,
+    which stands for the adapters of the set, and for the column that it was split by."""
 
     input: str = Field(min_length=1)
     """A JSONL, CSV, TSV or Parquet file of rows as in training; the answers may be missing."""
@@ -46,7 +47,7 @@ class PredictBatchConfig(Section):
     """Number of rows after which answers are saved; an interruption costs at most these rows."""
 
     adapter_column: str = Field(default="adapter", min_length=1)
-    """The column that names a row's adapter; needed with several adapters."""
+    """The column that selects a row's adapter; needed with several adapters."""
 
     answer_column: str = Field(default="answer", min_length=1)
     """The new column for the answers."""
@@ -71,6 +72,11 @@ class PredictBatchConfig(Section):
         if len(set(names)) != len(names):
             raise ValueError(
                 f"the adapters are named {', '.join(names)}; give each a different `name`"
+            )
+        values = [adapter.value or adapter.name for adapter in self.adapters]
+        if len(set(values)) != len(values):
+            raise ValueError(
+                f"the adapters are for the values {', '.join(values)}; give each a different one"
             )
         columns = (
             self.adapter_column,

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,6 +84,36 @@ def settings_here(
     """Validate settings from the command line as `read_settings` does; `name` is for messages."""
     _locate_all(given, Path.cwd())
     return _checked(config, given, overrides, name)
+
+
+def with_settings(config: AnyConfig, changes: Mapping[str, Any], name: str) -> AnyConfig:
+    """Return a configuration with other values of some settings.
+
+    Args:
+        config: as validated before.
+        changes: values by key path; paths of files are absolute.
+        name: of the result, for messages.
+
+    Raises:
+        UserError: the settings are not possible, alone or together.
+    """
+    given = config.model_dump(mode="json")
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        change: dict[str, Any] = {last: value}
+        for section in reversed(parents):
+            change = {section: change}
+        _merge(given, change, deep=len(parents))
+    return _checked(type(config), given, (), name)
+
+
+def has_variants(path: Path) -> bool:
+    """Return whether a configuration file is one of `adapterflow variants`.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    return "variants" in _read_mapping(path)
 
 
 def adapter_here(source: str, name: str = "default") -> AdapterSettings:
@@ -229,8 +259,27 @@ def _locate_all(given: dict[str, Any], folder: Path) -> None:
             holders = [one for x in found for one in (x if isinstance(x, list) else [x])]
         for holder in holders:
             if isinstance(holder, dict) and holder.get(name):
-                is_data, is_file = not _MODELS & set(parents), name in _FILES
-                holder[name] = _located(holder[name], folder, is_data=is_data, is_file=is_file)
+                holder[name] = _located_setting((*parents, name), holder[name], folder)
+    for settings in _settings_by_path(given.get("variants")):
+        for path in settings:
+            if (key := tuple(path.split("."))) in _LOCATIONS:
+                settings[path] = _located_setting(key, settings[path], folder)
+
+
+def _settings_by_path(variants: object) -> Iterator[dict[str, Any]]:
+    """Yield the mappings from key paths to settings in a section of variants, as it was given."""
+    if not isinstance(variants, dict):
+        return
+    listed, search = variants.get("list"), variants.get("search")
+    possible = [variants.get("grid"), search.get("ranges") if isinstance(search, dict) else None]
+    of_list = listed if isinstance(listed, list) else []
+    possible += [one.get("settings") for one in of_list if isinstance(one, dict)]
+    yield from (one for one in possible if isinstance(one, dict))
+
+
+def _located_setting(key: tuple[str, ...], given: object, folder: Path) -> object:
+    is_data, is_file = not _MODELS & set(key[:-1]), key[-1] in _FILES
+    return _located(given, folder, is_data=is_data, is_file=is_file)
 
 
 def _located(given: object, folder: Path, *, is_data: bool, is_file: bool) -> object:

@@ -23,7 +23,7 @@ class TrainAdapterConfig(Section):
 
     # Locations and reporting don't change the adapter; what files contain is identified by hashes.
     _without_effect: ClassVar[dict[str, bool | set[str]]] = {
-        "data": {"train", "eval", "chat_template"},
+        "data": {"train", "eval", "where", "chat_template"},
         "inference": True,
         "output": True,
         "tracking": True,

@@ -8,6 +8,7 @@ import hashlib
 import json
 import typing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from prefect.cache_policies import CachePolicy
@@ -31,7 +32,12 @@ class RecordSchema(CachePolicy):
         kind = typing.get_type_hints(task_ctx.task.fn).get("return")
         if not (isinstance(kind, type) and issubclass(kind, Record)):
             return None
-        return hashlib.sha256(json.dumps(_fields(kind)).encode()).hexdigest()
+        return _sha256(kind)
+
+
+@cache  # making a schema takes a tenth of a second, and a process may train hundreds of adapters
+def _sha256(kind: type[Record]) -> str:
+    return hashlib.sha256(json.dumps(_fields(kind)).encode()).hexdigest()
 
 
 def _fields(kind: type[Record]) -> Any:  # noqa: ANN401 - a part of a JSON schema

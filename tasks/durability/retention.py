@@ -15,21 +15,30 @@ from pathlib import Path
 from tasks.config import OutputSettings
 from tasks.durability.run_lock import alive
 from tasks.errors import UserError
-from tasks.records import RunRecord, checkpoints_in, tokens_in
+from tasks.records import RunRecord, checkpoints_in, tokens_in, variants_in
 from tasks.runtime.progress import logger
 from tasks.tracking import RecordedRun, Tracker, is_begun, is_registered, recorded_runs
 
 _SECONDS_PER_DAY = 86_400
 
 
-def tidy(settings: OutputSettings, own: RunRecord) -> None:
+def tidy(settings: OutputSettings, own: RunRecord, *, beside: bool = True) -> None:
     """Remove files that the settings do not keep from the run folders beside the own one.
 
     A run's folder is never removed while the run is active, while operations wait to be shipped to
-    MLflow, or while its adapter is a registered version (or MLflow can't be asked).
+    MLflow, or while its adapter is a registered version (or MLflow can't be asked). The folder of a
+    set of variants stays as long as that of any variant would.
+
+    Args:
+        settings: what is kept.
+        own: the run that has succeeded.
+        beside: whether to look at other runs than the own one.
     """
     try:
-        _tidy(settings, own)
+        if beside:
+            _tidy(settings, own)
+        else:
+            _remove_all(own.checkpoints.glob("checkpoint-*"), own.folder)
     except Exception as error:  # noqa: BLE001 - the own run has succeeded
         logger().warning("can't remove old files in %s: %s", own.folder.parent, error)
 
@@ -54,7 +63,9 @@ def _tidy(settings: OutputSettings, own: RunRecord) -> None:
     finished = [
         seen
         for seen in sorted(runs, key=lambda seen: seen.ended_ms)
-        if seen.status == "FINISHED" and seen.run.experiment == own.experiment
+        if seen.status == "FINISHED"
+        and seen.run.experiment == own.experiment
+        and seen.run.folder.parent == own.folder.parent  # a variant goes with its set
     ]
     for seen in finished[: -settings.keep_runs]:
         if seen.run.flow_run_id != own.flow_run_id:
@@ -76,7 +87,8 @@ def _remove_all(folders: Iterable[Path], run_folder: Path) -> None:
 
 
 def _remove_run(seen: RecordedRun) -> None:
-    if Tracker(seen.run).num_waiting() or is_registered(seen.run):
+    runs = [seen.run, *(one.run for one in recorded_runs([variants_in(seen.run.folder)]))]
+    if any(Tracker(run).num_waiting() or is_registered(run) for run in runs):
         return
     with suppress(UserError), alive(seen.run.folder):
         # The journal, which makes the folder a run, goes first: an interruption must not leave a

@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.runtime import flow_run
 
-from tasks.config import TrainAdapterConfig
+from tasks.config import TrainAdapterConfig, TrainVariantsConfig
 from tasks.records import DataRecord, RunRecord, SplitRecord
 from tasks.runtime.links import link_to_prefect
 from tasks.runtime.progress import logger
@@ -25,6 +25,13 @@ def about(config: TrainAdapterConfig, data: DataRecord) -> dict[str, str]:
     """Return the lines of a run's description that are known before its first step."""
     base = config.base_model.hub_id or config.base_model.source
     return {**about_data(data), "Base": f"`{base}`", "Prefect run": link_to_prefect()}
+
+
+def about_set(config: TrainVariantsConfig) -> dict[str, str]:
+    """Return the lines of the description of a set of variants."""
+    sources = ", ".join(f"`{Path(one.path).name}`" for one in config.data.sources)
+    base = config.base_model.hub_id or config.base_model.source
+    return {"Data": sources, "Base": f"`{base}`", "Prefect run": link_to_prefect()}
 
 
 def about_data(data: DataRecord) -> dict[str, str]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from prefect.runtime import flow_run
 
-from tasks.config import TrainAdapterConfig
+from tasks.config import TrainAdapterConfig, TrainVariantsConfig
 from tasks.durability.dead_runs import end_dead_runs
 from tasks.durability.retention import tidy
 from tasks.durability.run_folder import check_output_folder, run_folder
 from tasks.durability.run_lock import alive
-from tasks.durability.shown_run import about, publish_link
+from tasks.durability.shown_run import about, about_set, publish_link
 from tasks.durability.unchanged import (
     INPUTS_TAG,
     ROWS_PARAM,
@@ -28,6 +28,7 @@ from tasks.records import DataRecord, RunRecord, SplitRecord, tokens_in
 from tasks.runtime import home
 from tasks.runtime.progress import logger
 from tasks.tracking import (
+    VARIANT_TAG,
     Status,
     Tracker,
     is_begun,
@@ -101,11 +102,40 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
     tracker = Tracker(run)
     with _ending(run, tracker, is_new=is_new):
         publish_link(run)
-        _look_after_earlier_runs(run)
+        if not _is_variant(config):
+            _look_after_earlier_runs(run)
         _log_inputs(config, data, tracker)
         tracker.describe(about(config, data))
         yield run
+    tidy(config.output, run, beside=not _is_variant(config))
+
+
+@contextmanager
+def tracked_set(config: TrainVariantsConfig) -> Iterator[RunRecord]:
+    """Open the MLflow run of a set of variants, whose own runs MLflow shows below it, and end it.
+
+    It is never discarded, as its folder may have variants that were trained already.
+    """
+    run = open_run(
+        config.tracking,
+        run_name=str(flow_run.get_name()),
+        flow_run_id=str(flow_run.get_id()),
+        folder=_own_folder(config),
+        tags={},
+    )
+    tracker = Tracker(run)
+    with _ending(run, tracker, is_new=False):
+        publish_link(run)
+        _look_after_earlier_runs(run)
+        tracker.describe(about_set(config))
+        tracker.log_text(config.model_dump_json(indent=2), "configuration.json")
+        yield run
     tidy(config.output, run)
+
+
+def _is_variant(config: TrainAdapterConfig) -> bool:
+    """Return whether the run is one of a set, which looks after other runs once for all of them."""
+    return VARIANT_TAG in config.tracking.tags
 
 
 def _own_folder(config: TrainAdapterConfig) -> Path:

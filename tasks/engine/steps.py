@@ -169,8 +169,9 @@ def save_adapter(
 ) -> SavedRecord:
     """Step 5: save the adapter to a folder of its own, and push it if the settings say so.
 
-    The saved adapter is verified on a freshly loaded base. A caller that keeps no reference to
-    `model` lets its memory be freed before that base is loaded.
+    The saved adapter is verified on a fresh base. A caller that keeps no reference to `model` lets
+    its memory be freed before that base is loaded. In a process that keeps bases warm, the model
+    is given back, and may become the fresh base.
 
     Raises:
         VerificationError: what was saved is not what was trained.
@@ -178,13 +179,15 @@ def save_adapter(
     """
     from tasks.engine.adapters import Prompting, files_to_save, probe_logits, write_card
     from tasks.engine.adapters import save_adapter as save_files
-    from tasks.engine.base import push_adapter, release_memory
+    from tasks.engine.base import give_back, push_adapter, release_memory
 
     live_logits = probe_logits(model)
     card = write_card(trained, data, settings)
     files = files_to_save(model, trained, Prompting.of(data), card)
+    is_kept = give_back(model)
     del model
-    release_memory()
+    if not is_kept:
+        release_memory()
     repo = settings.push_to_hub
     push = partial(push_adapter, repo_id=repo, private=settings.private) if repo else None
     return save_files(files, folder, live_logits, push)

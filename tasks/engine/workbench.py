@@ -5,9 +5,11 @@ has succeeded. A failed step's model is discarded, because nobody knows how far 
 and the retry rebuilds it from the record: base, initial weights, trained weights.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tasks.engine.base import load_base
+from tasks.engine.base import give_back, keeping_warm, load_base, release_memory
 from tasks.errors import UserError
 from tasks.records import BaseModelRecord, InjectedRecord, TrainedRecord
 
@@ -40,6 +42,36 @@ def take(record: ModelRecord) -> "PreTrainedModel":
 def clear() -> None:
     """Discard the model, to free its memory."""
     _bench.clear()
+
+
+@contextmanager
+def keeping_base() -> Iterator[None]:
+    """Have the runs of this process use one base in memory, one run after the other.
+
+    Each takes it in step 1, and as the fresh base of steps 5 and 6, if it is proven to be as it was
+    loaded; otherwise it is loaded anew. Each run belongs into a `single_run`.
+    """
+    with keeping_warm():
+        yield
+
+
+@contextmanager
+def single_run() -> Iterator[None]:
+    """Leave nothing of a run to the next one in this process but the base.
+
+    A resumed training sets PyTorch's number of threads to that of its first attempt, which rounding
+    depends on.
+    """
+    import torch
+
+    num_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+        while _bench:
+            give_back(_bench.popitem()[1])
+        release_memory()
 
 
 def _key(record: ModelRecord) -> str:

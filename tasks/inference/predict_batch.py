@@ -19,6 +19,7 @@ from tasks.engine.scoring import (
 )
 from tasks.inference.adapters_on_base import found_adapters, load_adapters
 from tasks.inference.answer_chunks import AnswerChunks
+from tasks.inference.variant_sets import with_variants
 from tasks.records import FileRecord, PredictionRecord
 from tasks.runtime.code_identity import code_sha256
 from tasks.runtime.progress import logger, progress
@@ -36,6 +37,7 @@ def predict_batch(config: PredictBatchConfig) -> PredictionRecord:
     Raises:
         UserError: a file, an adapter or the base can't be used, or no row can be answered.
     """
+    config = with_variants(config)
     asked = open_questions(config)
     with found_adapters(config.adapters, config.tracking_uri) as folders:
         adapters = load_adapters(config.base_model, config.adapters, folders)
@@ -78,10 +80,17 @@ def _job(
         "base_model": f"{base_sha256(adapters.base)} {packing}",
         "task": [base.task, *adapters.base.labels],
         "adapters": {name: _identity(one) for name, one in adapters.adapters.items()},
+        **_routes(config),
         "adapter_column": config.adapter_column,
         "max_new_tokens": config.max_new_tokens,
         "chunk_rows": config.chunk_rows,
     }
+
+
+def _routes(config: PredictBatchConfig) -> dict[str, object]:
+    """Return the values that select adapters, where these are not their names."""
+    values = {one.name: one.value for one in config.adapters if one.value not in (None, one.name)}
+    return {"values": values} if values else {}
 
 
 def _identity(adapter: LoadedAdapter) -> dict[str, object]:

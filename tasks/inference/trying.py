@@ -70,7 +70,7 @@ class Trial:
             on_text: called with what is settled of a generated answer, token by token.
         """
         name = self.names.get(label) or next(iter(self.names.values()))
-        asked = read_row(number, self._row(label, line), [name], "adapter")
+        asked = read_row(number, self._row(label, line), {name: name}, "adapter")
         if isinstance(asked, Answered):
             return asked
         return answer_question(

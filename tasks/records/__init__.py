@@ -35,15 +35,23 @@ from tasks.records.lora import (
 from tasks.records.prediction import PredictionRecord
 from tasks.records.record import FileRecord, Record
 from tasks.records.report import ReportRecord
-from tasks.records.run import RunRecord, checkpoints_in, tokens_in
+from tasks.records.run import RunRecord, checkpoints_in, tokens_in, variants_in
 from tasks.records.saved import LoadedRecord, SampleRecord, SavedRecord
 from tasks.records.training import LossPoint, TrainedRecord, TrainingPlan
+from tasks.records.variants import (
+    VARIANTS_FILE,
+    PlanRecord,
+    VariantRecord,
+    VariantResult,
+    VariantsRecord,
+)
 
 __all__ = [
     "BASE",
     "CHALLENGER",
     "CHAMPION",
     "UNDECIDED",
+    "VARIANTS_FILE",
     "AdaptedLayer",
     "BaseModelRecord",
     "BaseSource",
@@ -66,6 +74,7 @@ __all__ = [
     "OddRows",
     "Outcome",
     "PeftConfigRecord",
+    "PlanRecord",
     "PredictionRecord",
     "QuantizedGap",
     "Record",
@@ -82,7 +91,11 @@ __all__ = [
     "TargetMatches",
     "TrainedRecord",
     "TrainingPlan",
+    "VariantRecord",
+    "VariantResult",
+    "VariantsRecord",
     "VersionRecord",
     "checkpoints_in",
     "tokens_in",
+    "variants_in",
 ]

@@ -32,3 +32,8 @@ def checkpoints_in(run_folder: Path) -> Path:
 def tokens_in(run_folder: Path) -> Path:
     """Return the folder of the tokenized rows in a run's folder."""
     return run_folder / "tokens"
+
+
+def variants_in(set_folder: Path) -> Path:
+    """Return the folder of the variants' run folders in the folder of a set."""
+    return set_folder / "variants"

@@ -25,7 +25,12 @@ for _name, _value in DEFAULTS.items():
 from tasks.tracking.adapter_bundle import write_bundle  # noqa: E402  # after the defaults
 from tasks.tracking.adapter_sources import fetched_adapter, is_mlflow_uri  # noqa: E402
 from tasks.tracking.moving import repair  # noqa: E402
-from tasks.tracking.offline.shipping import Outcome, ship_all  # noqa: E402
+from tasks.tracking.offline.shipping import (  # noqa: E402
+    FLOW_RUN_TAG,
+    Outcome,
+    ship_all,
+    shipping_together,
+)
 from tasks.tracking.past_runs import (  # noqa: E402
     RecordedRun,
     Status,
@@ -44,6 +49,9 @@ from tasks.tracking.past_runs import (  # noqa: E402
 from tasks.tracking.registered_versions import Promoted  # noqa: E402
 from tasks.tracking.registry import Registry  # noqa: E402
 from tasks.tracking.run import (  # noqa: E402
+    PARENT_TAG,
+    SET_TAG,
+    VARIANT_TAG,
     Tracker,
     open_run,
     ship_command,
@@ -53,9 +61,13 @@ from tasks.tracking.store import check_store, embedded_store, ready_client, trac
 from tasks.tracking.version_tags import OUTCOME_TAG, REASON_TAG, ROLLED_BACK_TAG  # noqa: E402
 
 __all__ = [
+    "FLOW_RUN_TAG",
     "OUTCOME_TAG",
+    "PARENT_TAG",
     "REASON_TAG",
     "ROLLED_BACK_TAG",
+    "SET_TAG",
+    "VARIANT_TAG",
     "Outcome",
     "Promoted",
     "RecordedRun",
@@ -81,6 +93,7 @@ __all__ = [
     "running_elsewhere",
     "ship_all",
     "ship_command",
+    "shipping_together",
     "tag_before",
     "tracking_uri",
     "ui_command",

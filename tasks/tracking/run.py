@@ -34,6 +34,12 @@ _SECONDS_AT_THE_END = 60.0
 _SECONDS_FOR_ANOTHER_PROCESS = 5.0
 
 REDONE_FROM_TAG = "adapterflow.redone_from"
+VARIANT_TAG = "adapterflow.variant"
+"""Tag: the variant's name, where the run is one of a set's."""
+SET_TAG = "adapterflow.variants_of"
+"""Tag: the flow run of the set that a variant belongs to."""
+PARENT_TAG = "mlflow.parentRunId"
+"""Tag: the MLflow run below which MLflow's UI shows this one."""
 
 
 def open_run(
@@ -270,7 +276,8 @@ class Tracker:
     def _log(self, name: str, /, *, durable: bool = False, **arguments: object) -> None:
         if self._journal.is_open():
             self._journal.append(name, durable=durable, **arguments)
-            self._ship(_SECONDS_PER_OPERATION)
+            if durable or self._shipper.is_due():
+                self._ship(_SECONDS_PER_OPERATION)
 
     def _ship(self, seconds: float, *, insist: bool = False) -> Outcome:
         uri = self.run.tracking_uri

@@ -24,7 +24,12 @@ from documents import (
 from docs import generate_configuration
 from flows.cli.main import cli
 from flows.server.deployment_parameters import CONFIGURATIONS
-from tasks.config import PredictBatchConfig, RetrainAdapterConfig, TrainAdapterConfig
+from tasks.config import (
+    PredictBatchConfig,
+    RetrainAdapterConfig,
+    TrainAdapterConfig,
+    TrainVariantsConfig,
+)
 from tasks.config.mistakes import section_of, sections
 from tasks.config.reading import read_settings
 from tasks.config.section import Section
@@ -32,6 +37,7 @@ from tasks.config.section import Section
 README = ROOT / "README.md"
 NAMES: dict[type[Section], str] = {
     TrainAdapterConfig: "train",
+    TrainVariantsConfig: "variants",
     RetrainAdapterConfig: "retrain",
     PredictBatchConfig: "predict",
 }
@@ -107,6 +113,8 @@ def configuration_of(keys: set[str]) -> type[Section]:
     """Return the command that a configuration is for, by its sections."""
     if "adapters" in keys:
         return PredictBatchConfig
+    if "variants" in keys:
+        return TrainVariantsConfig
     return RetrainAdapterConfig if "evaluation" in keys else TrainAdapterConfig
 
 

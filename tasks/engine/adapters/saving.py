@@ -19,7 +19,7 @@ from tasks.engine.adapters.folders import PEFT_PREFIX
 from tasks.engine.adapters.injection import prepare_for_training, probe_logits
 from tasks.engine.adapters.loading import load_adapter, verify_same
 from tasks.engine.adapters.plain_lora import alters_base, to_plain
-from tasks.engine.base import load_base, tokenizer_of
+from tasks.engine.base import give_back, load_base, tokenizer_of
 from tasks.engine.data.rendering import ChatTemplate
 from tasks.engine.manifest import MANIFEST_FILE, write_manifest
 from tasks.errors import VerificationError
@@ -230,6 +230,7 @@ def _verify_round_trip(files: AdapterFiles, folder: Path, live_logits: "Tensor")
     prepare_for_training(fresh, files.base.settings)  # as the trained one was
     load_adapter(fresh, folder, files.name)
     difference = (probe_logits(fresh) - live_logits).abs().max().item()
+    give_back(fresh)
     largest = live_logits.abs().max().item()
     verify_same(difference, largest, "the saved adapter on a fresh base", _tolerance(files))
     return float(difference)

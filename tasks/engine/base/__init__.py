@@ -32,6 +32,7 @@ from tasks.engine.base.license import license_of
 from tasks.engine.base.memory import release_memory
 from tasks.engine.base.sources import base_sha256, check_files, find_base
 from tasks.engine.base.task_traits import TaskTraits, traits_of
+from tasks.engine.base.warm_base import give_back, keeping_warm
 from tasks.engine.base.weight_dtype import multiplies_bfloat16_fast
 
 __all__ = [
@@ -50,6 +51,8 @@ __all__ = [
     "download",
     "end_ids",
     "find_base",
+    "give_back",
+    "keeping_warm",
     "license_of",
     "limits_in",
     "limits_of",

@@ -18,6 +18,7 @@ from tasks.engine.base.tokenizer_files import (
     check_tokenizer_files,
 )
 from tasks.engine.base.upstream_progress import shown_as
+from tasks.engine.base.warm_base import note_pristine, take_warm
 from tasks.engine.base.weight_files import check_complete, check_weights
 from tasks.engine.reading import reading
 from tasks.errors import UserError
@@ -256,17 +257,28 @@ def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
 def load_base(source: BaseSource) -> "PreTrainedModel":
     """Load the base model onto the device, frozen.
 
+    In a process that keeps bases warm it may be the one that an earlier user gave back, proven to
+    be as it was loaded.
+
     Raises:
         UserError: bitsandbytes cannot quantize it, its weights cannot be read or are incomplete,
             or the task needs classes and there are none.
         PassingError: the Hub cannot be reached.
         AdapterflowError: the process or the GPU ran out of memory.
     """
+    if (warm := take_warm(source)) is not None:
+        return warm
+    release_memory()  # the memory of a discarded model, before this one is loaded
+    model = _load(source)
+    note_pristine(source, model)
+    return model
+
+
+def _load(source: BaseSource) -> "PreTrainedModel":
     import torch
 
     settings = source.settings
     dtype: torch.dtype = getattr(torch, source.dtype)
-    release_memory()  # the memory of a discarded model, before this one is loaded
     check_local_weights(source)
     problem = f"the base model {source.location!r} cannot be loaded"
     with (

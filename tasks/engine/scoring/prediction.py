@@ -2,16 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.config import RowFormat
+from tasks.config.columns import value_text
 from tasks.engine.adapters import AdapterSet
 from tasks.engine.base import describe_unknown, end_ids
 from tasks.engine.data.rendering import Prompt, Renderer
 from tasks.engine.data.rows import BadRowError, Example, Row, read_question, refusing_row
-from tasks.engine.excerpts import excerpt
+from tasks.engine.excerpts import excerpt, listed
 from tasks.engine.objectives import objective_of
 from tasks.errors import UserError
 
@@ -39,15 +40,16 @@ class Answered:
 
 
 def read_row(
-    number: int, row: Row | UserError, adapters: Sequence[str], column: str
+    number: int, row: Row | UserError, adapters: Mapping[str, str], column: str
 ) -> Question | Answered:
     """Return a row's question and the adapter that answers it, or the row's error.
 
     Args:
         number: number of the row in its file, from 1.
         row: the row, or the error that it could not be read with.
-        adapters: the known adapter names; if there is only one, a row need not name it.
-        column: the column that names a row's adapter.
+        adapters: the known adapters' names, by the value that selects each; if there is only one, a
+            row need not select it.
+        column: the column that selects a row's adapter.
     """
     if isinstance(row, UserError):
         return Answered(error=str(row))
@@ -60,12 +62,15 @@ def read_row(
 
 
 @refusing_row()
-def _adapter_of(row: Row, adapters: Sequence[str], column: str) -> str:
-    wanted = row.get(column) or (adapters[0] if len(adapters) == 1 else None)
-    if wanted not in adapters:
-        given = f"is {excerpt(repr(wanted))}" if wanted else "is missing"
-        raise BadRowError(f"{column} {given}; possible: {', '.join(adapters)}")
-    return str(wanted)
+def _adapter_of(row: Row, adapters: Mapping[str, str], column: str) -> str:
+    given = row.get(column)
+    wanted = value_text(given)
+    if not given and len(adapters) == 1:
+        return next(iter(adapters.values()))
+    if wanted is None or (found := adapters.get(wanted)) is None:
+        problem = f"is {excerpt(repr(given))}" if wanted or given else "is missing"
+        raise BadRowError(f"{column} {problem}; possible: {listed(adapters)}")
+    return found
 
 
 def answer_questions(

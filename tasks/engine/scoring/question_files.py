@@ -47,9 +47,9 @@ def open_questions(config: PredictBatchConfig) -> QuestionFile:
     if not rows:
         raise UserError(f"{source} has no rows; at least one is needed")
     check_columns(rows, (config.answer_column, config.error_column))
-    names = [adapter.name for adapter in config.adapters]
+    adapters = {one.value or one.name: one.name for one in config.adapters}
     questions = [
-        read_row(number, row, names, config.adapter_column)
+        read_row(number, row, adapters, config.adapter_column)
         for number, row in enumerate(_renamed(rows, config.columns), 1)
     ]
     bad = [one.error for one in questions if isinstance(one, Answered)]

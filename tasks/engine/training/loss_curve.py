@@ -14,8 +14,10 @@ def draw_loss_curve(points: Sequence[LossPoint], file: Path) -> Path:
     # Figure without pyplot: pyplot needs a backend and keeps every figure in a global list.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
+    # Fixed margins: the layouts that fit them draw everything twice.
+    figure = Figure(figsize=(7, 3.5))
+    margins = {"left": 0.14, "right": 0.98, "bottom": 0.14, "top": 0.97}
+    axes = figure.subplots(gridspec_kw=margins)
     for name, style, label in (
         ("train_loss", "-", "training"),
         ("eval_loss", "o--", "held-out"),

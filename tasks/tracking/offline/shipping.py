@@ -7,12 +7,14 @@ as in a new database, the complete journal is shipped again.
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.records import RunRecord
+from tasks.records import RunRecord, variants_in
 from tasks.tracking.offline import outages
 from tasks.tracking.offline.journal import Entry, Journal, Position
 from tasks.tracking.offline.writer import RunWriter
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 
 FLOW_RUN_TAG = "prefect.flow_run_id"
 
-_METRICS = "log_metrics"
+_PARAMS, _METRICS = "log_params", "log_metrics"
 _MAX_ENTRIES_PER_BATCH = 500
+_SECONDS_TOGETHER = 3.0
 
 
 @dataclass
@@ -60,10 +63,14 @@ def ship_all(folders: Iterable[Path], seconds: float = math.inf) -> Iterator[tup
 
 
 def journals(folders: Iterable[Path]) -> list[Journal]:
-    """Return the journals of the run folders among these folders and directly below them."""
+    """Return the journals of the run folders among these folders and directly below them.
+
+    The runs of a set's variants are below the set's folder.
+    """
     resolved = {folder.expanduser().resolve() for folder in folders}
-    candidates = {path for folder in resolved for path in (folder, *folder.glob("*/"))}
-    journals = (Journal(path) for path in sorted(candidates))
+    patterns = ("*/", f"*/{variants_in(Path()).name}/*/")
+    below = {path for folder in resolved for one in patterns for path in folder.glob(one)}
+    journals = (Journal(path) for path in sorted(resolved | below))
     return [journal for journal in journals if journal.is_open()]
 
 
@@ -76,6 +83,28 @@ def shipper_of(run_folder: Path) -> "Shipper":
     return Shipper(Journal(run_folder))
 
 
+class _Pause:
+    """How long a shipper may wait after a shipment."""
+
+    seconds = 0.0
+
+
+_pause = _Pause()
+
+
+@contextmanager
+def shipping_together() -> Iterator[None]:
+    """Let operations wait for a few seconds for others, for a while.
+
+    In short runs one after the other, most of a run's calls of MLflow are saved by it.
+    """
+    before, _pause.seconds = _pause.seconds, _SECONDS_TOGETHER
+    try:
+        yield
+    finally:
+        _pause.seconds = before
+
+
 class Shipper:
     """Ships one journal, and stays connected until a call fails."""
 
@@ -84,6 +113,11 @@ class Shipper:
         self._run: RunRecord | None = None
         self._writer: RunWriter | None = None
         self._left_at: Position | None = None
+        self._shipped_at = -math.inf
+
+    def is_due(self) -> bool:
+        """Return whether operations are to be shipped now, or may wait for those after them."""
+        return time.monotonic() - self._shipped_at >= _pause.seconds
 
     def ship(
         self, seconds: float = math.inf, *, insist: bool = False, wait_seconds: float = 0
@@ -112,6 +146,7 @@ class Shipper:
         except Exception as error:  # noqa: BLE001 - nothing is lost, the journal has everything
             outcome.problem = outages.reason(error)
             self._writer = None
+        self._shipped_at = time.monotonic()
         return outcome
 
     def _ship(self, run: RunRecord, deadline: float, outcome: Outcome) -> None:
@@ -162,10 +197,18 @@ class Shipper:
 
     def _write(self, batch: list[Entry], outcome: Outcome) -> None:
         assert self._writer is not None  # noqa: S101 - connected before the first batch
-        arguments = batch[0].arguments
-        if len(batch) > 1:
-            arguments = {"points": [p for entry in batch for p in entry.arguments["points"]]}
-        outcome.model_uri = self._writer.apply(batch[0].name, arguments) or outcome.model_uri
+        if len(batch) == 1:
+            uri = self._writer.apply(batch[0].name, batch[0].arguments)
+            outcome.model_uri = uri or outcome.model_uri
+            return
+        params = [entry.arguments["params"] for entry in batch if entry.name == _PARAMS]
+        points = [entry.arguments["points"] for entry in batch if entry.name == _METRICS]
+        if params:
+            self._writer.apply(
+                _PARAMS, {"params": dict(chain.from_iterable(map(dict.items, params)))}
+            )
+        if points:
+            self._writer.apply(_METRICS, {"points": list(chain.from_iterable(points))})
 
     def _move_to(self, end: int) -> None:
         position = self._journal.position.model_copy(update={"shipped_bytes": end})
@@ -173,14 +216,22 @@ class Shipper:
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Group consecutive metrics: for a server, a thousand cost as much as one."""
+    """Group consecutive parameters and metrics: for a server, a thousand cost as much as one."""
     batch: list[Entry] = []
+    names: set[str] = set()
+    """Of the parameters in the batch: a second value of one is an operation of its own."""
     for entry in entries:
-        alone = entry.name != _METRICS or (batch and batch[0].name != _METRICS)
-        if batch and (alone or len(batch) == _MAX_ENTRIES_PER_BATCH):
+        is_groupable = entry.name in {_PARAMS, _METRICS}
+        given = set(entry.arguments.get("params", ())) if entry.name == _PARAMS else set()
+        is_full = len(batch) == _MAX_ENTRIES_PER_BATCH
+        if batch and (not is_groupable or is_full or given & names):
+            yield batch
+            batch, names = [], set()
+        batch.append(entry)
+        names |= given
+        if not is_groupable:
             yield batch
             batch = []
-        batch.append(entry)
     if batch:
         yield batch
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from mlflow_server import free_port
 from tasks.config import TrackingSettings
 from tasks.errors import AdapterflowError, UserError
 from tasks.records import RunRecord
-from tasks.tracking import Tracker, mlflow_run_id, open_run, ready_client, ship_all
+from tasks.tracking import (
+    Tracker,
+    mlflow_run_id,
+    open_run,
+    ready_client,
+    ship_all,
+    shipping_together,
+)
 from tasks.tracking.offline.journal import Journal
 
 
@@ -237,3 +245,29 @@ def test_operations_are_found_by_name(tmp_path: Path) -> None:
     journal.append("end", status="FAILED", time_ms=0)
     found = list(journal.named("reopen", "end"))
     assert found == [one for one in journal.entries() if one.name != "log_text"]
+
+
+def test_operations_that_are_shipped_together_have_the_same_effect(
+    store: str, tmp_path: Path
+) -> None:
+    """Between runs in a row, operations wait for each other; MLflow shows the same in the end."""
+    found = []
+    for name in ("at once", "together"):
+        with shipping_together() if name == "together" else nullcontext():
+            tracker = opened(store, tmp_path / name)
+            tracker.log_params({"lora/r": 8, "seed": 0})
+            for step in (1, 2, 2, 3):
+                tracker.log_metrics({"train/loss": 1 / step}, step)
+            tracker.log_params({"lora/r": 16, "training/optim": "adamw"})
+            tracker.set_tags({"stage": "done"})
+            is_late = tracker.num_waiting() > 0
+            tracker.end("FINISHED")
+        run = logged(tracker.run)
+        tags = {key: value for key, value in run.data.tags.items() if "flow_run_id" not in key}
+        curve = steps(tracker.run, "train/loss")
+        found.append((run.data.params, run.data.metrics, tags, curve, run.info.status))
+        assert is_late == (name == "together")
+        assert not tracker.num_waiting()
+
+    assert found[0] == found[1]
+    assert found[0][2]["changed.lora/r"] == "16"

@@ -14,6 +14,7 @@ from tasks.engine.data.rows.row_sources import (
     read_lines,
     read_rows,
 )
+from tasks.engine.data.rows.rows_where import matching_rows, where_text
 from tasks.engine.data.rows.text_files import open_text
 from tasks.engine.data.rows.unread_columns import columns_unread, count_unread, unread_text
 
@@ -30,6 +31,7 @@ __all__ = [
     "csv_separator",
     "detect_row_format",
     "iter_rows",
+    "matching_rows",
     "naming_row",
     "open_text",
     "parse_answer",
@@ -43,4 +45,5 @@ __all__ = [
     "renamed_row",
     "same_json",
     "unread_text",
+    "where_text",
 ]

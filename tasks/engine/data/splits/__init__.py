@@ -7,11 +7,13 @@ from tasks.engine.data.splits.leakage import Leaks, find_leaks, normalized_quest
 from tasks.engine.data.splits.mixing import DrawnRows, Split, mixed
 from tasks.engine.data.splits.odd_rows import MOSTLY_PROMPT, SHOWN_ROWS, TRUNCATED, Oddity, odd_text
 from tasks.engine.data.splits.opened_sources import open_sources
+from tasks.engine.data.splits.values_of_column import ColumnValues, column_values
 
 __all__ = [
     "MOSTLY_PROMPT",
     "SHOWN_ROWS",
     "TRUNCATED",
+    "ColumnValues",
     "DrawnRows",
     "ExampleSets",
     "LazySequence",
@@ -19,6 +21,7 @@ __all__ = [
     "Oddity",
     "Split",
     "check_first_rows",
+    "column_values",
     "drawn_rows",
     "find_leaks",
     "mixed",

@@ -17,6 +17,7 @@ from tasks.engine.data.splits.kept_rows import KeptRows, canonical
 from tasks.engine.data.splits.mixing import DrawnRows, Split, mixed, rows_to_take
 from tasks.engine.data.splits.odd_rows import Oddity, odd_contents
 from tasks.engine.data.splits.opened_sources import OpenedSource, open_held_out, open_sources
+from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
 from tasks.records import OddRows
 
@@ -102,7 +103,7 @@ def read_examples(
         train=mixed(trained, seed),
         eval=mixed(held_out, seed) if any(one.places for one in held_out) else None,
         labels=labels,
-        unread=_unread({id(one.rows): one.rows for one in (*sources, *held_out)}.values()),
+        unread=_unread((*sources, *held_out), settings),
         odd=tuple(odd_contents(trained, held_out)),
     )
 
@@ -139,7 +140,7 @@ def _used(opened: OpenedSource, rows: KeptRows, seed: int) -> DrawnRows:
     """Return the rows of a source that are used: all, or `max_rows` of them."""
     source = opened.settings
     places, _ = _drawn(range(len(rows)), source.max_rows or len(rows), seed)
-    return DrawnRows(source.path, source.short_name, opened.row_format, rows, places)
+    return DrawnRows(opened.source, source.short_name, opened.row_format, rows, places)
 
 
 def _held_out(given: DrawnRows, fraction: float, seed: int) -> tuple[DrawnRows, DrawnRows]:
@@ -160,8 +161,13 @@ def _taken(given: Sequence[DrawnRows], settings: DataSettings, seed: int) -> lis
     ]
 
 
-def _unread(sources: Iterable[KeptRows]) -> Counter[str]:
-    return sum((one.unread for one in sources), Counter())
+def _unread(used: Iterable[DrawnRows], settings: DataSettings) -> Counter[str]:
+    """Count unread columns, each source once; those of `where` decide which rows are read."""
+    sources = {id(one.rows): one.rows for one in used}
+    found = sum((one.unread for one in sources.values()), Counter[str]())
+    for column in settings.where:
+        found.pop(excerpt(column), None)
+    return found
 
 
 def _labels(sources: Sequence[DrawnRows]) -> tuple[str, ...]:

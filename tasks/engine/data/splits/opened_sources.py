@@ -8,7 +8,14 @@ from tasks.config import Task
 from tasks.config.data import DataSettings, DataSource, OnLostAnswer, RowFormat, Turns
 from tasks.config.reading import is_hub_dataset
 from tasks.engine.base import traits_of
-from tasks.engine.data.rows import Row, detect_row_format, iter_rows, renamed
+from tasks.engine.data.rows import (
+    Row,
+    detect_row_format,
+    iter_rows,
+    matching_rows,
+    renamed,
+    where_text,
+)
 from tasks.engine.data.splits.kept_rows import KeptRows
 from tasks.errors import UserError
 
@@ -24,11 +31,13 @@ class OpenedSource:
     on_lost_answer: OnLostAnswer = OnLostAnswer.ERROR
     is_labeled: bool = False
     """Whether its rows are texts with labels, although the labels are not read."""
+    where: str = ""
+    """Which rows of the source these are, for messages."""
 
     @property
     def source(self) -> str:
-        """The path or the Hub id."""
-        return self.settings.path
+        """The path or the Hub id, and which of its rows are meant; their numbers count those."""
+        return self.settings.path + self.where
 
     def checked(self, at_most: int | None = None) -> KeptRows:
         """Read and check the rows, or the first of them.
@@ -93,11 +102,17 @@ def _opened(
     is_labeled: bool = False,
 ) -> OpenedSource:
     turns, on_lost_answer = settings.turns, settings.on_lost_answer
-    return OpenedSource(source, row_format, rows, turns, on_lost_answer, is_labeled)
+    where = where_text(settings.where)
+    return OpenedSource(source, row_format, rows, turns, on_lost_answer, is_labeled, where)
+
+
+def _matching(source: DataSource, settings: DataSettings) -> Iterator[Row]:
+    rows = iter_rows(source.path, source.split, source.revision)
+    return matching_rows(rows, settings.where, source.path)
 
 
 def _rows(source: DataSource, settings: DataSettings) -> Iterator[Row]:
-    rows = iter_rows(source.path, source.split, source.revision)
+    rows = _matching(source, settings)
     is_own = source.columns != settings.columns
     return renamed(rows, source.columns, f"{source.path}: columns" if is_own else "data.columns")
 
@@ -106,17 +121,37 @@ def open_held_out(
     settings: DataSettings, task: Task, opened: Sequence[OpenedSource]
 ) -> OpenedSource:
     """Open the held-out rows, which have the format of the training rows where those have one."""
-    _, revision = _revisions(settings)
-    source = DataSource(
-        path=settings.eval or opened[0].source,
-        split=settings.eval_split or "train",
-        revision=revision,
-        columns=settings.columns,
-    )
+    source = _held_out_source(settings)
     formats = {one.row_format for one in opened}
     if len(formats) > 1:
         return _open(source, settings, task, opened[0])
     return _opened(source, formats.pop(), _rows(source, settings), settings)
+
+
+def training_rows(settings: DataSettings) -> Iterator[Row]:
+    """Return the rows of the only source of training rows as they are, unchecked.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    revision, _ = _revisions(settings)
+    (only,) = settings.sources
+    return _matching(only.model_copy(update={"revision": revision}), settings)
+
+
+def held_out_rows(settings: DataSettings) -> Iterator[Row]:
+    """Return the held-out rows as `training_rows` does; `eval` or `eval_split` names them."""
+    return _matching(_held_out_source(settings), settings)
+
+
+def _held_out_source(settings: DataSettings) -> DataSource:
+    _, revision = _revisions(settings)
+    return DataSource(
+        path=settings.eval or settings.sources[0].path,
+        split=settings.eval_split or "train",
+        revision=revision,
+        columns=settings.columns,
+    )
 
 
 def _revisions(settings: DataSettings) -> tuple[str | None, str | None]:

@@ -80,7 +80,7 @@ def check(name: str, write: Callable[[Path], Any], task: Task) -> None:
             check_message(str(error), path)
             return
         for number, line in enumerate(lines, start=1):
-            found = read_row(number, line, ["a", "b"], "adapter")
+            found = read_row(number, line, {"a": "a", "b": "b"}, "adapter")
             if isinstance(found, Answered):
                 check_message(str(found.error), path if isinstance(line, UserError) else None)
 

@@ -93,7 +93,7 @@ def test_rows_beside_one_that_cannot_be_read_are_answered(tmp_path: Path) -> Non
     """`predict` reports such a row as any other bad one, by its number, and answers the rest."""
     parquet.write_table(table(prompt=NOT_UTF8), tmp_path / "rows.parquet")
     rows = read_lines(tmp_path / "rows.parquet")
-    good, bad = (read_row(number, row, ["a"], "adapter") for number, row in enumerate(rows, 1))
+    good, bad = (read_row(number, row, {"a": "a"}, "adapter") for number, row in enumerate(rows, 1))
     assert isinstance(good, Question)
     assert isinstance(bad, Answered)
     assert "rows.parquet, row 2: the column prompt can't be read" in str(bad.error)
@@ -300,7 +300,7 @@ def test_lists_may_be_json_in_a_cell(
     )
     assert list(from_cells.train.examples) == list(from_lists.train.examples)
     questions = [
-        read_row(1, read_lines(one)[0], ["a"], "adapter")
+        read_row(1, read_lines(one)[0], {"a": "a"}, "adapter")
         for one in (path, tmp_path / "plain.jsonl")
     ]
     assert questions[0] == questions[1]

@@ -1,0 +1,44 @@
+"""Execute the flow run of a variant in this process, whatever state it is in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
+from prefect.states import AwaitingRetry
+
+from flows.train_adapter import train_adapter
+from tasks.engine import workbench
+from tasks.runtime.libraries import import_libraries
+from tasks.runtime.progress import logger
+from tasks.tracking import shipping_together
+
+
+@contextmanager
+def executing() -> Iterator[None]:
+    """Prepare this process for many runs: libraries are imported and the base loaded once."""
+    import_libraries()
+    with workbench.keeping_base(), shipping_together():
+        yield
+
+
+def execute(flow_run_id: UUID) -> None:
+    """Execute a run on this thread, which must be the main one, until it completed or failed.
+
+    A run whose earlier process was lost resumes from its records; one that completed is left alone.
+    How it ended, and why, is its state in Prefect; only an interruption is raised.
+    """
+    with get_client(sync_client=True) as client:
+        flow_run = client.read_flow_run(flow_run_id)
+        state = flow_run.state
+        if state and state.is_completed():
+            return
+        if not (state and (state.is_pending() or state.is_scheduled())):
+            client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
+            flow_run = client.read_flow_run(flow_run_id)
+    try:
+        with workbench.single_run():
+            run_flow(train_adapter, flow_run=flow_run)
+    except Exception as error:  # noqa: BLE001 - the state has it
+        logger().debug("the run %s failed: %s", flow_run_id, error)

@@ -1,0 +1,241 @@
+"""The place 'Ray': actors of a cluster, each of which trains one variant after the other.
+
+An actor has a device of its own and keeps the base in memory. One that dies is replaced on whatever
+node has room, and its variant goes to the next free one, which resumes it from its records.
+"""
+
+import os
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run as this_run
+from prefect.settings import get_current_settings
+from prefect.states import Crashed
+
+from tasks.config import VariantsSettings
+from tasks.durability.shared_storage import leave_proof
+from tasks.errors import UserError
+from tasks.records import variants_in
+from tasks.runtime.progress import logger
+
+_MOST_DEATHS = 4
+"""Of actors over the same variant, as where memory runs out each time."""
+_SECONDS_TO_ANSWER = 10.0
+_SECONDS_BETWEEN_LOOKS = 1.0
+"""An interruption of this process is noticed so often: Ray's own wait does not notice it."""
+_OF_OURS = ("ADAPTERFLOW_", "MLFLOW_", "PREFECT_", "HF_", "OMP_", "DO_NOT_TRACK", "PYTHONPATH")
+"""Variables of this process that its actors have, too."""
+
+
+def check_ray(address: str) -> None:
+    """Check that Ray is installed, and that a cluster answers at the address.
+
+    Raises:
+        UserError: it isn't, or none does.
+    """
+    _import_ray()
+    if address == "auto":
+        return  # Ray finds out at once
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(
+            f"variants.ray_address {address!r} is no HOST:PORT; give that of the cluster's head, "
+            "such as 10.0.0.5:6379, or auto"
+        )
+    # Ray itself tries for minutes, and then exits this process.
+    try:
+        with closing(socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER)):
+            pass
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {address} (variants.ray_address): {error}; start one with "
+            "ray start --head, or correct the address"
+        ) from None
+
+
+def _import_ray() -> Any:  # noqa: ANN401 - it has no types that mypy could follow
+    # Ray would report its use to its makers.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "variants.run_on is ray, but Ray is not installed; install it with: "
+            "pip install 'adapterflow[ray]'"
+        ) from None
+    return ray
+
+
+@contextmanager
+def open_ray(settings: VariantsSettings, folder: Path) -> Iterator["RayPlace"]:
+    """Join the cluster for a while; its actors of this process end with it.
+
+    Raises:
+        UserError: there is no cluster, or it has no device for an actor.
+    """
+    check_ray(settings.ray_address)
+    ray = _import_ray()
+    try:
+        ray.init(
+            address=settings.ray_address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": _environment()},
+        )
+    except ConnectionError:
+        raise UserError(
+            "no Ray cluster runs on this machine (variants.ray_address: auto); start one with ray "
+            "start, or give the address of the cluster's head"
+        ) from None
+    try:
+        set_id = str(this_run.get_id())
+        leave_proof(variants_in(folder), set_id)
+        yield RayPlace(ray, settings, variants_in(folder), set_id)
+    finally:
+        ray.shutdown()
+
+
+def _environment() -> dict[str, str]:
+    """Return what actors have of this process's environment: its Prefect, MLflow and home."""
+    own = {key: value for key, value in os.environ.items() if key.startswith(_OF_OURS)}
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    threads = {"OMP_NUM_THREADS"}  # Ray sets it to the cores that an actor has
+    return {k: v for k, v in {**own, **settings}.items() if k not in threads}
+
+
+class TrainingActor:
+    """Executes flow runs in a process of the cluster, with the base in memory."""
+
+    def prepare(self, folder: str, set_id: str) -> str | None:
+        """Import what trainings need; return why this process can't be used, if it can't."""
+        from flows.variants.execution import executing
+        from tasks.durability.shared_storage import check_proof
+
+        try:
+            check_proof(Path(folder), set_id)
+        except UserError as mistake:
+            return str(mistake)
+        executing().__enter__()  # for as long as this process lives
+        return None
+
+    def execute(self, flow_run_id: UUID) -> None:
+        """Execute a flow run on the process's main thread."""
+        from flows.variants.execution import execute
+
+        execute(flow_run_id)
+
+
+class RayPlace:
+    """Up to `num_processes` actors, started as they are needed."""
+
+    needs_device = False
+    deployment_id: UUID | None = None
+
+    def __init__(
+        self,
+        ray: Any,  # noqa: ANN401 - the module
+        settings: VariantsSettings,
+        folder: Path,
+        set_id: str,
+    ) -> None:
+        self._ray, self._folder, self._set_id = ray, folder, set_id
+        self._options = self._reserved(settings)
+        self._num_actors = self._room(settings)
+        self._idle: list[Any] = []
+        self._busy: dict[Any, tuple[Any, UUID | None]] = {}
+        """By what is waited for: the actor, and its run; None while it prepares itself."""
+
+    def _reserved(self, settings: VariantsSettings) -> dict[str, Any]:
+        has_gpus = self._ray.cluster_resources().get("GPU", 0) > 0
+        gpus = {"num_gpus": 1} if has_gpus else {}
+        return {"num_cpus": settings.cpus_each, "scheduling_strategy": "SPREAD", **gpus}
+
+    def _room(self, settings: VariantsSettings) -> int:
+        """Return the number of actors that there is room for, at most those of the settings."""
+        nodes = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
+        needed = {"CPU": settings.cpus_each, **({"GPU": 1} if "num_gpus" in self._options else {})}
+        each = (min(int(one.get(kind, 0) // n) for kind, n in needed.items()) for one in nodes)
+        room = sum(each)
+        if not room:
+            raise UserError(
+                f"no node of the Ray cluster has {settings.cpus_each} CPU cores "
+                "(variants.cpus_each); lower it, or add nodes"
+            )
+        if room < settings.num_processes:
+            logger().info("the Ray cluster has room for %d processes", room)
+        return min(room, settings.num_processes)
+
+    def execute(self, flow_run_ids: Sequence[UUID], on_ended: Callable[[UUID], None]) -> None:
+        """Execute flow runs; see `flows.variants.places.Place`.
+
+        Raises:
+            UserError: a node has other storage.
+        """
+        waiting, deaths = deque(flow_run_ids), Counter[UUID]()
+        try:
+            while waiting or any(run for _, run in self._busy.values()):
+                self._fill(waiting)
+                ready, _ = self._ray.wait(list(self._busy), timeout=_SECONDS_BETWEEN_LOOKS)
+                for one in ready:
+                    if (ended := self._heard(one, waiting, deaths)) is not None:
+                        on_ended(ended)
+        except BaseException:
+            self._stop()
+            raise
+
+    def _fill(self, waiting: deque[UUID]) -> None:
+        """Give each idle actor a run; start actors while there are fewer than runs for them."""
+        while waiting and self._idle:
+            actor, run = self._idle.pop(), waiting.popleft()
+            self._busy[actor.execute.remote(run)] = (actor, run)
+        num_preparing = sum(run is None for _, run in self._busy.values())
+        while len(self._busy) < self._num_actors and num_preparing < len(waiting):
+            actor = self._ray.remote(TrainingActor).options(**self._options).remote()
+            self._busy[actor.prepare.remote(str(self._folder), self._set_id)] = (actor, None)
+            num_preparing += 1
+
+    def _heard(self, ready: Any, waiting: deque[UUID], deaths: Counter[UUID]) -> UUID | None:  # noqa: ANN401
+        """Take an actor's answer; return the run that ended, if one did.
+
+        Raises:
+            UserError: the actor has other storage.
+        """
+        actor, run = self._busy.pop(ready)
+        try:
+            problem = self._ray.get(ready)
+        except self._ray.exceptions.RayActorError as error:
+            return self._lost(run, str(error).splitlines()[0], waiting, deaths)
+        if problem is not None:
+            raise UserError(problem)
+        self._idle.append(actor)
+        return run
+
+    def _lost(
+        self, run: UUID | None, how: str, waiting: deque[UUID], deaths: Counter[UUID]
+    ) -> UUID | None:
+        """Let another actor have the run of one that died, unless too many died over it."""
+        logger().warning("a process that trained a variant died and is replaced: %s", how)
+        key = run or UUID(int=0)  # one that could not even prepare itself
+        deaths[key] += 1
+        if deaths[key] < _MOST_DEATHS:
+            waiting.extendleft([run] if run else [])
+            return None
+        if run is None:
+            raise UserError(f"the processes of the Ray cluster die before they train: {how}")
+        with get_client(sync_client=True) as client:
+            message = f"{_MOST_DEATHS} processes died over it one after the other: {how}"
+            client.set_flow_run_state(run, Crashed(message=message), force=True)
+        return run
+
+    def _stop(self) -> None:
+        """Kill all actors: their runs resume from their records."""
+        for actor in (*self._idle, *(actor for actor, _ in self._busy.values())):
+            self._ray.kill(actor)
+        self._idle.clear()
+        self._busy.clear()

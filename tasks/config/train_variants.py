@@ -1,0 +1,80 @@
+"""The configuration of many trainings over one base: that of a training, and what differs."""
+
+from typing import ClassVar, Self
+
+from pydantic import ConfigDict, model_validator
+
+from tasks.config.base_model import Task
+from tasks.config.mistakes import unknown_setting
+from tasks.config.train_adapter import TrainAdapterConfig
+from tasks.config.variants import Score, VariantsSettings
+
+_OF_ALL = ("output.folder", "output.keep_runs", "tracking.uri", "tracking.experiment")
+"""Settings that the variants of a set share: their runs are found together."""
+_CLASSIFIED = {
+    Score.ACCURACY: (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION),
+    Score.MACRO_F1: (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION),
+    Score.ENTITY_F1: (Task.TOKEN_CLASSIFICATION,),
+}
+
+
+class TrainVariantsConfig(TrainAdapterConfig):
+    """All settings of `adapterflow variants`."""
+
+    model_config = ConfigDict(title="Train variants of an adapter")
+
+    _without_effect: ClassVar[dict[str, bool | set[str]]] = {
+        **TrainAdapterConfig._without_effect,  # noqa: SLF001 - its own class's
+        "variants": True,
+    }
+
+    variants: VariantsSettings
+    """How the variants differ, and where they are trained."""
+
+    @property
+    def alone(self) -> TrainAdapterConfig:
+        """The configuration without the variants, as `adapterflow train` takes it."""
+        given = self.model_dump(mode="json", exclude={"variants"})
+        return TrainAdapterConfig.model_validate(given)
+
+    @model_validator(mode="after")
+    def _settings_exist(self) -> Self:
+        for path, where in self.variants.key_paths.items():
+            if problem := unknown_setting(TrainAdapterConfig, path):
+                raise ValueError(f"{where}: {problem}")
+            shared = [one for one in _OF_ALL if f"{path}.".startswith(f"{one}.")]
+            if shared or path in {"output", "tracking"}:
+                raise ValueError(
+                    f"{where}: {path} is the same for all variants; set it beside them"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _metric_is_measured(self) -> Self:
+        metric, task = self.variants.metric, self.base_model.task
+        has_held_out = self.data.eval or self.data.eval_split or self.data.eval_fraction
+        if metric is not Score.TRAIN_LOSS and not has_held_out:
+            raise ValueError(
+                f"variants.metric {metric} is of held-out rows, but none are held out; set "
+                "data.eval or data.eval_fraction, or variants.metric: train_loss"
+            )
+        if metric in _CLASSIFIED and task not in _CLASSIFIED[metric]:
+            raise ValueError(
+                f"variants.metric {metric} is for {' and '.join(_CLASSIFIED[metric])}, but "
+                f"base_model.task is {task}; choose another metric"
+            )
+        if metric is Score.EXACT_MATCH and not self.inference.sample_rows:
+            raise ValueError(
+                "variants.metric exact_match is of the sample answers, but inference.sample_rows "
+                "is 0; raise it, or choose another metric"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _split_needs_one_source(self) -> Self:
+        if self.variants.split_by and not isinstance(self.data.train, str):
+            raise ValueError(
+                "variants.split_by reads its column from one source, but data.train is a list; "
+                "write the rows into one file"
+            )
+        return self

@@ -1,0 +1,232 @@
+"""Sets of variants on the workers of a Prefect pool, and on a Ray cluster of two nodes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psutil
+import pytest
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import get_current_settings
+from variant_sets import completed_steps, set_config, tenants, variant_runs, written
+
+from flows.cli.run_list import unfinished_runs
+from flows.cli.runs import create_run, execute
+from flows.train_adapter import train_adapter
+from tasks.config import TrainVariantsConfig
+from tasks.config.reading import with_settings
+from tasks.inference.variant_sets import read_set
+from tasks.records import VariantsRecord
+
+pytestmark = pytest.mark.slow
+
+T = TypeVar("T")
+
+CHECKOUT = Path(__file__).parents[2]
+ADAPTERFLOW = Path(sys.executable).with_name("adapterflow")
+PREFECT = Path(sys.executable).with_name("prefect")
+_SECONDS = 400
+_FILES = ("adapter_model.safetensors", "adapter_config.json")
+_NUM_TENANTS = 4
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: None) -> Path:
+    """Return a home of the test's own, on a real Prefect server."""
+    monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
+    # What Ray's actors compute with, so that the single training has it, too.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path / "home"
+
+
+def _environment(**more: str) -> dict[str, str]:
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    paths = {"PYTHONPATH": str(CHECKOUT)}
+    return {**os.environ, **settings, **paths, **more}
+
+
+def _started(request: pytest.FixtureRequest, *arguments: object) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [ADAPTERFLOW, *map(str, arguments)],
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    request.addfinalizer(process.kill)
+    return process
+
+
+def _waited_for(
+    condition: Callable[[], T], process: "subprocess.Popen[str] | None", seconds: float = _SECONDS
+) -> T:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert process is None or process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def _set_id(process: "subprocess.Popen[str]") -> UUID:
+    return _waited_for(lambda: next(map(UUID, unfinished_runs()), None), process)  # type: ignore[return-value]
+
+
+def _is_training(set_id: UUID) -> bool:
+    return any(run.state and run.state.is_running() for run in variant_runs(set_id))
+
+
+def _ended(process: "subprocess.Popen[str]", set_id: UUID) -> VariantsRecord:
+    _, said = process.communicate(timeout=_SECONDS)
+    assert process.returncode == 0, said
+    [folder] = Path(os.environ["ADAPTERFLOW_HOME"]).glob(f"outputs/*-{str(set_id)[:8]}")
+    return read_set(folder)
+
+
+def _check(record: VariantsRecord, set_id: UUID, config: TrainVariantsConfig) -> None:
+    """Each variant has an adapter, trained once; one has the bytes of a training of its own."""
+    assert not record.failed
+    assert len(record.variants) == _NUM_TENANTS
+    runs = variant_runs(set_id)
+    assert len(runs) == _NUM_TENANTS
+    for counts in completed_steps(runs).values():
+        assert counts["train_adapter"] == 1
+    one = record.variants[-1]
+    alone = execute(create_run(with_settings(config.alone, one.settings, "alone"))).saved.folder
+    for name in _FILES:
+        found = record.run.folder / str(one.adapter) / name
+        assert found.read_bytes() == (alone / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """Return the address of a cluster of two nodes on this machine."""
+    pytest.importorskip("ray")
+    from ray_cluster import ray_cluster
+
+    with ray_cluster() as cluster:
+        yield str(cluster.address)
+
+
+def _actors() -> list[psutil.Process]:
+    """Return the actors' processes, which Ray names by what they do."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words: Any = process.info["cmdline"] or [""]
+        if words[0].startswith("ray::TrainingActor.execute"):
+            found.append(process)
+    return found
+
+
+def test_ray_cluster_trains_each_variant_once(
+    tiny_base: Path,
+    tmp_path: Path,
+    home: Path,
+    ray_address: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    """An actor that is killed is replaced, and its variant resumes; the others go on."""
+    data = tenants(tmp_path / "rows.jsonl", _NUM_TENANTS)
+    place = {"run_on": "ray", "ray_address": ray_address, "num_processes": 2}
+    config = set_config(tiny_base, data, {"split_by": "tenant", **place})
+    process = _started(request, "variants", written(config, tmp_path / "set.yaml"))
+    set_id = _set_id(process)
+    actor = _waited_for(lambda: _is_training(set_id) and _actors(), process)[0]
+    actor.send_signal(signal.SIGKILL)
+
+    _check(_ended(process, set_id), set_id, config)
+
+
+def test_ray_node_without_the_storage_is_named(
+    tiny_base: Path, tmp_path: Path, home: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is trained where a process would write into folders that nobody reads."""
+    from flows.variants import ray_place
+
+    monkeypatch.setattr(
+        ray_place,
+        "_environment",
+        lambda: _environment(PREFECT_RESULTS_LOCAL_STORAGE_PATH=str(tmp_path / "elsewhere")),
+    )
+    from flows.train_variants import train_variants
+
+    data = tenants(tmp_path / "rows.jsonl", 2)
+    place = {"run_on": "ray", "ray_address": ray_address}
+    config = set_config(tiny_base, data, {"split_by": "tenant", **place})
+    state = train_variants(config, return_state=True)
+
+    assert state.is_failed()
+    assert "does not see the storage" in str(state.message)
+
+
+@pytest.fixture
+def pool(
+    home: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Start two workers of a pool with a deployment, as two machines would have them."""
+    flow: Flow[..., Any] = train_adapter
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="two-machines", type="process"))
+        client.create_deployment(
+            client.create_flow(flow),
+            "variant",
+            work_pool_name="two-machines",
+            path=str(CHECKOUT),
+            entrypoint="flows.train_adapter.train_adapter",
+            job_variables={"working_dir": str(CHECKOUT)},
+        )
+    workers = [_worker(tmp_path, number) for number in range(2)]
+    yield workers
+    for worker in workers:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+
+def _worker(folder: Path, number: int) -> "subprocess.Popen[bytes]":
+    environment = _environment(
+        ADAPTERFLOW_DEVICE=f"machine-{number}",
+        PREFECT_WORKER_QUERY_SECONDS="1",
+        PREFECT_RUNNER_POLL_FREQUENCY="1",
+    )
+    words = ["worker", "start", "--pool=two-machines", f"--name=machine-{number}", "--limit=1"]
+    with (folder / f"worker-{number}.log").open("ab") as log:
+        return subprocess.Popen(
+            [PREFECT, *words], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def _trainings(workers: list["subprocess.Popen[bytes]"]) -> list[psutil.Process]:
+    """Return the processes that workers started for flow runs."""
+    found = []
+    for worker in workers:
+        for process in psutil.Process(worker.pid).children(recursive=True):
+            words = " ".join(process.cmdline())
+            if "prefect" in words and "engine" in words:
+                found.append(process)
+    return found
+
+
+def test_work_pool_trains_each_variant_once(
+    tiny_base: Path,
+    tmp_path: Path,
+    home: Path,
+    pool: list["subprocess.Popen[bytes]"],
+    request: pytest.FixtureRequest,
+) -> None:
+    """Two workers share the variants; one whose process is killed is taken again."""
+    data = tenants(tmp_path / "rows.jsonl", _NUM_TENANTS)
+    config = set_config(tiny_base, data, {"split_by": "tenant", "run_on": "work-pool"})
+    process = _started(request, "variants", written(config, tmp_path / "set.yaml"))
+    set_id = _set_id(process)
+    training = _waited_for(lambda: _is_training(set_id) and _trainings(pool), process)[0]
+    training.send_signal(signal.SIGKILL)
+
+    _check(_ended(process, set_id), set_id, config)

@@ -1,0 +1,58 @@
+"""Places that can't be reached are refused with one message, before anything is made."""
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+
+from flows.train_adapter import train_adapter
+from flows.variants.pool_place import find_deployment
+from flows.variants.ray_place import check_ray
+from tasks.errors import UserError
+
+
+def test_ray_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says how to install it."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"not installed; install it with: pip install"):
+        check_ray("auto")
+
+
+@pytest.mark.parametrize("address", ["here", "host:", ":1", "host:port", "ray://"])
+def test_address_that_is_none_is_refused(address: str) -> None:
+    """What is no HOST:PORT is told so, without a connection."""
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match="is no HOST:PORT"):
+        check_ray(address)
+
+
+def test_address_where_nobody_answers_is_refused() -> None:
+    """Ray itself would try for minutes."""
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(UserError, match=f"no Ray cluster answers at 127.0.0.1:{port}"):
+        check_ray(f"127.0.0.1:{port}")
+
+
+@pytest.mark.slow
+def test_pool_without_deployment_or_worker_is_refused(prefect_server: None, tmp_path: Path) -> None:
+    """Variants that no worker takes would wait forever."""
+    with pytest.raises(UserError, match="has no deployment 'train-adapter/missing'"):
+        find_deployment("train-adapter/missing")
+    flow: Flow[..., Any] = train_adapter
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow(flow)
+        client.create_work_pool(WorkPoolCreate(name="idle", type="process"))
+        entrypoint = {"path": str(tmp_path), "entrypoint": "flows.train_adapter.train_adapter"}
+        client.create_deployment(flow_id, "without-pool", **entrypoint)
+        client.create_deployment(flow_id, "without-worker", work_pool_name="idle", **entrypoint)
+    with pytest.raises(UserError, match="has no work pool"):
+        find_deployment("train-adapter/without-pool")
+    with pytest.raises(UserError, match="no worker is online in the work pool 'idle'"):
+        find_deployment("train-adapter/without-worker")

@@ -1,0 +1,119 @@
+"""Sets of variants on a tiny base, for tests: their configuration, rows, flow runs, processes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psutil
+import pytest
+import yaml
+from flow_runs import tiny_config
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import get_current_settings
+
+from flows.cli.run_list import unfinished_runs
+from tasks.config import TrainVariantsConfig
+
+SECONDS = 600
+"""That a test waits for something at most, on a busy machine."""
+
+T = TypeVar("T")
+
+
+def tenants(file: Path, num_tenants: int, rows_each: int = 40) -> Path:
+    """Write a file of sums, which the tenants have in turns."""
+    rows = (
+        {
+            "tenant": f"tenant {number % num_tenants}",
+            "prompt": f"What is {number} plus {number}?",
+            "completion": str(2 * number),
+        }
+        for number in range(num_tenants * rows_each)
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def set_config(
+    base: Path, data: Path, variants: dict[str, Any], **sections: dict[str, object]
+) -> TrainVariantsConfig:
+    """Configure a set; sections change single settings of all variants."""
+    alone = tiny_config(base, data, **sections)
+    return TrainVariantsConfig.model_validate(
+        {**alone.model_dump(mode="json"), "variants": variants}
+    )
+
+
+def written(config: TrainVariantsConfig, file: Path) -> Path:
+    """Write a configuration for the command line."""
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    return file
+
+
+def variant_runs(set_run_id: UUID) -> list[FlowRun]:
+    """Return the flow runs of a set's variants, as Prefect has them."""
+    below = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [set_run_id]}})
+    with get_client(sync_client=True) as client:
+        return list(client.read_flow_runs(flow_run_filter=below, limit=200))
+
+
+def completed_steps(runs: list[FlowRun]) -> dict[UUID, Counter[str]]:
+    """Count by run how often each step ran to its end, without records that were found."""
+    wanted = TaskRunFilter.model_validate({"state": {"name": {"any_": ["Completed"]}}})
+    counts: dict[UUID, Counter[str]] = {}
+    with get_client(sync_client=True) as client:
+        for run in runs:
+            of_run = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
+            found = client.read_task_runs(flow_run_filter=of_run, task_run_filter=wanted, limit=200)
+            counts[run.id] = Counter(one.name for one in found)
+    return counts
+
+
+def started(request: pytest.FixtureRequest, *arguments: object) -> "subprocess.Popen[bytes]":
+    """Start the command line in a new process, with this one's Prefect server."""
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("adapterflow"), *map(str, arguments)],
+        env={**os.environ, **settings},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    request.addfinalizer(process.kill)
+    return process
+
+
+def begun() -> UUID | None:
+    """Return the run that this home's command line has started."""
+    return next(map(UUID, unfinished_runs()), None)
+
+
+def workers(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """Return the processes that train variants for another one."""
+    found = psutil.Process(process.pid).children()
+    return [one for one in found if "flows.variants.worker" in one.cmdline()]
+
+
+def all_ended(processes: Iterable[psutil.Process]) -> bool:
+    """Return whether processes have ended, reaped or not."""
+    return all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in processes)
+
+
+def waited_for(
+    condition: Callable[[], T | None], process: "subprocess.Popen[bytes] | None" = None
+) -> T:
+    """Wait until something is, while a process is active."""
+    deadline = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert process is None or process.poll() is None, f"it ended with {process.returncode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
