@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tasks import engine
 from tasks.config import TrainingSettings
 from tasks.durability.step import step
-from tasks.durability.training_progress import published_progress
+from tasks.durability.training_progress import published_progress, tokens_per_step
 from tasks.durability.upgrades import adopt_checkpoints
 from tasks.engine import workbench
 from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
@@ -36,7 +36,10 @@ def train_adapter(
     model = workbench.take(injected)
     tracker = Tracker(run)
     tracker.log_params({f"training/{k}": v for k, v in settings.model_dump(mode="json").items()})
-    with progress("training step") as shown, published_progress(data, settings) as published:
+    with (
+        progress("training step") as shown,
+        published_progress(tokens_per_step(data, settings)) as published,
+    ):
         notes: dict[str, str] = {}
 
         def on_progress(now: TrainingProgress) -> None:

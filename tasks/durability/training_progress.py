@@ -62,12 +62,17 @@ class ShownTraining:
         self.changed.set()
 
 
-@contextmanager
-def published_progress(data: DataRecord, settings: TrainingSettings) -> Iterator[ShownTraining]:
-    """Publish what the block notes of its training, every few seconds and at its end."""
+def tokens_per_step(data: DataRecord, settings: TrainingSettings) -> float:
+    """Return the tokens of an optimizer step, on average."""
     rows = data.train.num_rows
     rows_per_step = min(rows, settings.batch_size * settings.gradient_accumulation_steps)
-    shown = ShownTraining(data.train.num_tokens / max(rows, 1) * rows_per_step)
+    return data.train.num_tokens / max(rows, 1) * rows_per_step
+
+
+@contextmanager
+def published_progress(tokens_per_step: float) -> Iterator[ShownTraining]:
+    """Publish what the block notes of its training, every few seconds and at its end."""
+    shown = ShownTraining(tokens_per_step)
     over = threading.Event()
     flow_run_id, task_run_id = flow_run.get_id(), task_run.get_id()
     if flow_run_id is None:  # the step is called outside of a run

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -29,18 +30,28 @@ def using_the_device(*, until_told: bool) -> None:
             _may_end.wait(60)
 
 
+class Collecting(logging.Handler):
+    """Keeps the records that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.found.append(record)
+
+
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.LogRecord]]:
     """Collect what runs log, each taken for one of a deployment on a device of this test's own."""
     monkeypatch.setenv("ADAPTERFLOW_DEVICE", f"test-{uuid4()}")
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid4()))
     _may_end.clear()
-    found: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = found.append  # type: ignore[method-assign]
+    handler = Collecting()
     log = logging.getLogger("prefect.flow_runs")
     log.addHandler(handler)
-    yield found
+    yield handler.found
     log.removeHandler(handler)
 
 
@@ -78,7 +89,7 @@ def test_a_waiting_run_names_the_run_that_has_the_device(lines: list[logging.Log
         second.result()
     assert line_with("this run has test-")
     for run in (holder, waiting):
-        wait_until(lambda run=run: is_free(run), "the end of the labels", 30)
+        wait_until(partial(is_free, run), "the end of the labels", 30)
 
 
 def is_free(run: FlowRun) -> bool:

@@ -8,18 +8,8 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from tasks.config import TrainingSettings
 from tasks.durability import training_progress
 from tasks.durability.training_progress import KEY, ShownTraining, published_progress
-from tasks.records import DataRecord, SplitRecord
-
-SETTINGS = TrainingSettings(batch_size=2)
-
-
-def data() -> DataRecord:
-    """Return a record of ten rows of thirty tokens."""
-    split = SplitRecord.model_construct(num_rows=10, num_tokens=300)
-    return DataRecord.model_construct(train=split)
 
 
 def test_a_point_says_step_loss_speed_and_time_left() -> None:
@@ -46,11 +36,11 @@ def test_the_artifact_follows_the_training_and_is_one(prefect_server: None, tmp_
     def training() -> None:
         from prefect.runtime import flow_run
 
-        with published_progress(data(), SETTINGS):
+        with published_progress(60):
             deadline = time.monotonic() + 30
             while not seen and time.monotonic() < deadline:
                 seen.extend(look(str(flow_run.get_id())))
-        with published_progress(data(), SETTINGS) as shown:
+        with published_progress(60) as shown:
             shown.at(4, 8, 1.0)
         seen.extend(look(str(flow_run.get_id())))
 
@@ -67,7 +57,7 @@ def test_a_training_does_not_wait_for_a_server_that_is_gone(
     @flow
     def training() -> float:
         gone = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 8}
-        with temporary_settings(gone), published_progress(data(), SETTINGS) as shown:
+        with temporary_settings(gone), published_progress(60) as shown:
             for step in range(1000):
                 shown.at(step + 1, 1000, 1.0)
         return shown.latest.percent
