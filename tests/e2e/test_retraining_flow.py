@@ -94,14 +94,14 @@ def test_version_and_model_are_described(
     client = client_of(first.run)
     version = client.get_model_version("retrained-sums", "1")
     model = client.get_registered_model("retrained-sums")
-    for text in (version.description, model.description):
+    for text in map(str, (version.description, model.description)):
         assert "- **Data**: `first.jsonl`, 18 rows" in text
         assert "- **Base**: `tests/tiny-llama`" in text
         assert "- **Score**: loss on 12 held-out rows: challenger " in text
         assert f"- **Decision**: {first.decision.reason}" in text
         assert "- **Approval**: not asked for" in text
         assert "- **Prefect run**: " in text
-    assert "The champion is version 1." in model.description
+    assert "The champion is version 1." in str(model.description)
     assert len(version.tags) <= 8
 
 

@@ -226,7 +226,8 @@ def test_a_run_on_a_terminal_uses_the_servers_and_names_them(
     stack: RunningStack, tiny_base: Path, tmp_path: Path
 ) -> None:
     """It starts no server, ends with the addresses of its pages, and its last line works."""
-    file, base = tmp_path / "config.yaml", {"hub_id": None}
+    file = tmp_path / "config.yaml"
+    base: dict[str, object] = {"hub_id": None}
     rows = sums(tmp_path / "sums.jsonl")
     file.write_text(tiny_config(tiny_base, rows, base_model=base).model_dump_json())
     trained = stack.command("train", str(file))

@@ -66,7 +66,11 @@ def test_an_alert_names_run_step_message_and_command(receiver: Receiver) -> None
 
 def test_a_crash_that_is_reported_twice_is_one_alert(receiver: Receiver) -> None:
     """Runner and worker both report it; what fails afterwards shows that no second one came."""
-    crash = [Crashed(message="by the runner"), AwaitingRetry(), Crashed(message="by the worker")]
+    crash: list[State[Any]] = [
+        Crashed(message="by the runner"),
+        AwaitingRetry(),
+        Crashed(message="by the worker"),
+    ]
     run = ended(train_adapter, "save_adapter", *crash)
     later = ended(train_adapter, "later", Failed(message="later"))
     wait_until(lambda: texts_about(receiver, later), "the later alert", 60)

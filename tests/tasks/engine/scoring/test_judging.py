@@ -1,12 +1,13 @@
 """Sample answers are judged by what fits them: exact match, or for free text ROUGE-L."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from tasks.config import BaseModelSettings, Task
+from tasks.config import Task
 from tasks.engine.scoring import judge
-from tasks.records import BaseModelRecord, LoadedRecord, SampleRecord, SavedRecord
+from tasks.records import LoadedRecord, SampleRecord
 
 LONG = "Please send us the number of your order, and we will look into it."
 LABELS = ["refund", "card", "refund", "card"]
@@ -33,10 +34,13 @@ def loaded(task: Task, expected: list[str], answers: list[str]) -> LoadedRecord:
         )
         for wanted, answer in zip(expected, answers, strict=True)
     )
-    settings = BaseModelSettings.model_construct(task=task)
-    base: Any = BaseModelRecord.model_construct(settings=settings)
-    return LoadedRecord.model_construct(
-        saved=SavedRecord.model_construct(base=base), samples=samples, num_samples=len(samples)
+    # What else a record has is not read.
+    base = SimpleNamespace(settings=SimpleNamespace(task=task))
+    return cast(
+        "LoadedRecord",
+        SimpleNamespace(
+            saved=SimpleNamespace(base=base), samples=samples, num_samples=len(samples)
+        ),
     )
 
 
