@@ -131,7 +131,8 @@ def _chosen(
         names = [*all_linear(model, head)]
     else:
         names = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
-    found, former = {}, {}
+    found: dict[str, list[str]] = {}
+    former: dict[str, frozenset[str]] = {}
     for name in names:
         modules, parameters = _selected(_by_name(name, base), base)
         found[name] = [*modules, *parameters]
