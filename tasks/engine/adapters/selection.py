@@ -86,7 +86,9 @@ def select_targets(
     chosen, former = _chosen(settings, base, model, head, experts=experts)
     by_parameter = _parameters(settings.target_parameters, model)
     found = {**chosen, **by_parameter}
-    kept = kept_by_patterns(settings, {name for names in found.values() for name in names})
+    modules = set(base.modules)
+    selected = {name for names in found.values() for name in names}
+    kept = kept_by_patterns(settings, selected, modules)
     keyword = wanted in ("auto", "all-linear")
     reached = {one: tuple(n for n in names if n in kept.names) for one, names in found.items()}
     is_some = keyword and any(reached.values())
@@ -96,7 +98,6 @@ def select_targets(
             "them"
         )
     reached = {one: names for one, names in reached.items() if names}
-    modules = set(base.modules)
     parameters = {n for names in reached.values() for n in names if n not in modules}
     is_pattern_given = isinstance(wanted, str) and is_pattern(wanted)
     return Selection(
