@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, JsonValue, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from tasks.config.adapter_name import AdapterName
 from tasks.config.section import Section
@@ -46,7 +46,7 @@ class LoraSettings(Section):
     `oft` or `randlora`; one that can't be used is refused with those that can. Settings below that
     are LoRA's alone are refused for another method."""
 
-    options: dict[str, JsonValue] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
     """Options of a method other than LoRA, by the names of the fields of its PEFT configuration,
     such as `{alpha: 8}` for `loha`; others keep PEFT's defaults."""
 

@@ -187,7 +187,7 @@ def _possible(hint: Any, value: object) -> str | None:  # noqa: ANN401 - any typ
         # As JSON and strictly: a list may be a set or a tuple, and an integer a float, but "8" is
         # not 8, and true is not 1.
         config = ConfigDict(strict=True, allow_inf_nan=False)
-        TypeAdapter(hint, config=config).validate_json(json.dumps(value))
+        TypeAdapter(hint, config=config).validate_json(json.dumps(value, default=str))
     except PydanticUserError:  # a class of PEFT's own, which PEFT checks itself
         return None
     except ValidationError as error:
