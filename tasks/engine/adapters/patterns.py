@@ -34,12 +34,13 @@ class Kept:
         return " and ".join(f"lora.{setting}" for setting in self.reached)
 
 
-def kept_by_patterns(settings: LoraSettings, names: set[str]) -> Kept:
+def kept_by_patterns(settings: LoraSettings, names: set[str], modules: Collection[str]) -> Kept:
     """Return what `exclude_modules` and `layers_to_transform` leave of the targets.
 
     Args:
         settings: what the user set.
         names: the dotted names of modules and parameters that the targets select.
+        modules: those of modules.
 
     Raises:
         UserError: one of them excludes nothing, or a layer has no target.
@@ -48,11 +49,14 @@ def kept_by_patterns(settings: LoraSettings, names: set[str]) -> Kept:
     if (excluded := settings.exclude_modules) is not None:
         check_patterns({"exclude_modules": excluded}, names, "lora.")
         given = [excluded] if isinstance(excluded, str) else excluded
-        by_pattern = {one: _excluded(one, excluded, names) for one in given}
+        # A parameter by its module, too: what PEFT excludes is called after modules.
+        paths = {n: {n} if n in modules else {n, n.rpartition(".")[0]} for n in names}
+        by_pattern = {one: _excluded(one, excluded, paths) for one in given}
         _check_reached("exclude_modules", by_pattern, names)
         reached["exclude_modules"] = by_pattern
         names = names - {name for found in by_pattern.values() for name in found}
-    if (layers := settings.layers_to_transform) is not None:
+    # As for PEFT, an empty list is no restriction.
+    if (layers := settings.layers_to_transform) is not None and layers != []:
         numbers = [layers] if isinstance(layers, int) else layers
         by_layer = {str(one): _in_layer(one, names) for one in numbers}
         _check_layers(by_layer, names)
@@ -146,21 +150,22 @@ def reached_by_values(settings: LoraSettings, names: list[str]) -> Reached:
     return found
 
 
-def _excluded(one: str, given: str | list[str], names: Collection[str]) -> tuple[str, ...]:
+def _excluded(
+    one: str, given: str | list[str], paths: Mapping[str, Collection[str]]
+) -> tuple[str, ...]:
+    """Return what a pattern excludes, of what has these dotted names."""
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    # The module of a parameter, too: PEFT knows parameters by their own names only.
-    paths = {name: {name, name.rpartition(".")[0]} for name in names}
     config = LoraConfig(
-        target_modules=sorted(path for both in paths.values() for path in both),
+        target_modules=sorted(path for names in paths.values() for path in names),
         # A string is a regular expression for PEFT, and a name here if it can only be one.
         exclude_modules=one if isinstance(given, str) and is_pattern(one) else [one],
     )
     return tuple(
         name
-        for name, both in sorted(paths.items())
-        if not all(check_target_module_exists(config, path) for path in both)
+        for name, names in sorted(paths.items())
+        if not all(check_target_module_exists(config, path) for path in names)
     )
 
 
@@ -169,7 +174,8 @@ def _in_layer(number: int, names: Collection[str]) -> tuple[str, ...]:
     from peft.tuners.tuners_utils import check_target_module_exists
 
     # Without the first part: for PEFT a complete name is in every layer.
-    ends = sorted({name.partition(".")[2] for name in names} - {""})
+    names = [name for name in names if f".{number}." in name]
+    ends = sorted({name.partition(".")[2] for name in names})
     config = LoraConfig(target_modules=ends, layers_to_transform=[number])
     return tuple(n for n in sorted(names) if check_target_module_exists(config, n))
 

@@ -86,16 +86,18 @@ def select_targets(
     chosen, former = _chosen(settings, base, model, head, experts=experts)
     by_parameter = _parameters(settings.target_parameters, model)
     found = {**chosen, **by_parameter}
-    kept = kept_by_patterns(settings, {name for names in found.values() for name in names})
+    modules = set(base.modules)
+    selected = {name for names in found.values() for name in names}
+    kept = kept_by_patterns(settings, selected, modules)
     keyword = wanted in ("auto", "all-linear")
     reached = {one: tuple(n for n in names if n in kept.names) for one, names in found.items()}
-    if left := [one for one, names in reached.items() if not names and not keyword]:
+    is_some = keyword and any(reached.values())
+    if kept.reached and (left := [n for n, names in reached.items() if not names and not is_some]):
         raise UserError(
             f"lora.target_modules {left} select only what {kept.named} leave out; change one of "
             "them"
         )
     reached = {one: names for one, names in reached.items() if names}
-    modules = set(base.modules)
     parameters = {n for names in reached.values() for n in names if n not in modules}
     is_pattern_given = isinstance(wanted, str) and is_pattern(wanted)
     return Selection(

@@ -31,6 +31,7 @@ from tasks.engine.adapters import (
 from tasks.engine.adapters.adapter_state import load_weights
 from tasks.engine.adapters.injection import reinject
 from tasks.engine.base import find_base, load_base
+from tasks.engine.kernels import fused_adapter_layers, lean_layers
 from tasks.engine.training.callbacks import TrainingProgress
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import check_adapters
@@ -370,3 +371,31 @@ def test_experts_can_not_be_combined_or_written_as_gguf(
     with pytest.raises(UserError, match=r"adapts parameters \(experts.down_proj, experts.gate"):
         write_gguf(folder, settings(mixtral), tmp_path / "adapter.gguf")
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_experts_have_peft_s_gradients(mixtral: Path, *, checkpointing: bool) -> None:
+    """Beside our faster layers, and with recomputed activations, every gradient is PEFT's own."""
+    model = plain(mixtral)
+    model.requires_grad_(requires_grad=False)
+    config = resolved(mixtral, target_modules="all-linear").peft_config.to_json()
+    torch.manual_seed(3)
+    model.add_adapter(LoraConfig(**config | {"init_lora_weights": False}))
+    model.train()
+    ids = torch.arange(24).reshape(2, 12)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model(input_ids=ids, labels=ids).loss.backward()
+        found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        return found
+
+    expected = gradients()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    with lean_layers(model), fused_adapter_layers(model):
+        found = gradients()
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)

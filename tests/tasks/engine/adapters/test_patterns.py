@@ -162,9 +162,17 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         {"exclude_modules": ["lm_head"]},
         "lora.exclude_modules ['lm_head'] reach nothing that is adapted",
     ),
+    "a module around layers to exclude": (
+        {"exclude_modules": ["self_attn"]},
+        "lora.exclude_modules ['self_attn'] reach nothing that is adapted",
+    ),
     "a name that is excluded": (
         {"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["q_proj"]},
         "lora.target_modules ['q_proj'] select only what lora.exclude_modules leave out",
+    ),
+    "all that there is": (
+        {"exclude_modules": ".*_proj"},
+        "select only what lora.exclude_modules leave out",
     ),
     "an expression for nothing": (
         {"target_modules": "(q|v)_proj"},
