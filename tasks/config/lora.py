@@ -28,6 +28,8 @@ class LoraInit(StrEnum):
     OLORA = "olora"
 
 
+LayerNumber = Annotated[int, Field(le=100_000)]
+
 DEFAULT_RANK = 16
 """Of LoRA."""
 
@@ -72,7 +74,7 @@ class LoraSettings(Section):
     exclude_modules: str | list[str] | None = None
     """What is not adapted of the targets: names, or a regular expression for whole names."""
 
-    layers_to_transform: int | list[int] | None = None
+    layers_to_transform: LayerNumber | list[LayerNumber] | None = None
     """The numbers of the layers that are adapted, from 0; all of them unless set."""
 
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=16_384)]] = Field(default_factory=dict)
