@@ -211,7 +211,8 @@ def injected_skeleton(
         model = skeleton().requires_grad_(requires_grad=False)
         try:
             with torch.device(device), warnings.catch_warnings(action="ignore"):
-                return inject_adapter_in_model(config, model)
+                injected: nn.Module = inject_adapter_in_model(config, model)
+                return injected
         except (NotImplementedError, RuntimeError) as error:
             if "meta" not in str(error):
                 raise ValueError(reason(error)) from error
