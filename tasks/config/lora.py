@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, JsonValue, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from tasks.config.adapter_name import AdapterName
 from tasks.config.section import Section
@@ -28,6 +28,8 @@ class LoraInit(StrEnum):
     OLORA = "olora"
 
 
+LayerNumber = Annotated[int, Field(le=100_000)]
+
 DEFAULT_RANK = 16
 """Of LoRA."""
 
@@ -46,7 +48,7 @@ class LoraSettings(Section):
     `oft` or `randlora`; one that can't be used is refused with those that can. Settings below that
     are LoRA's alone are refused for another method."""
 
-    options: dict[str, JsonValue] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
     """Options of a method other than LoRA, by the names of the fields of its PEFT configuration,
     such as `{alpha: 8}` for `loha`; others keep PEFT's defaults."""
 
@@ -72,7 +74,7 @@ class LoraSettings(Section):
     exclude_modules: str | list[str] | None = None
     """What is not adapted of the targets: names, or a regular expression for whole names."""
 
-    layers_to_transform: int | list[int] | None = None
+    layers_to_transform: LayerNumber | list[LayerNumber] | None = None
     """The numbers of the layers that are adapted, from 0; all of them unless set."""
 
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=16_384)]] = Field(default_factory=dict)

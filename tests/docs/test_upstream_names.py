@@ -168,7 +168,6 @@ REACHES = (
         "tasks/engine/adapters/methods.py",
         value=False,
     ),
-    Reach("peft.tuners.lora.bnb", "Linear4bit", "tasks/engine/adapters/methods.py"),
     Reach(
         "peft.tuners.loha",
         "LoHaModel.target_module_mapping",

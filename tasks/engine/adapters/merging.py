@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.config import BaseModelSettings, Dtype, Quantization
 from tasks.engine.adapters.compatibility import (
@@ -180,6 +180,7 @@ def _check_mergeable(adapter: AdapterFolder, source: BaseSource) -> None:
         return
     config = copy.deepcopy(adapter.config)
     model = injected_skeleton(config, partial(load_skeleton, source))
+    module: Any  # PEFT's layers have a method that torch's have not
     for module in model.modules() if model else ():
         if hasattr(module, "merge"):
             try:

@@ -50,6 +50,11 @@ def resolve_method(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
             f"{method.name}; remove one of them"
         )
     _check_quantization(method, base.settings.quantization)
+    if base.dtype != "float32" and not method.takes_half_precision:
+        raise UserError(
+            f"the base's weights are {base.dtype}, and PEFT can compute {method.name} in float32 "
+            "only; set base_model.dtype to float32"
+        )
     skeleton = load_skeleton(base)
     traits = traits_of(base.settings.task)
     head = traits.head_modules(skeleton)
@@ -206,7 +211,8 @@ def injected_skeleton(
         model = skeleton().requires_grad_(requires_grad=False)
         try:
             with torch.device(device), warnings.catch_warnings(action="ignore"):
-                return inject_adapter_in_model(config, model)
+                injected: nn.Module = inject_adapter_in_model(config, model)
+                return injected
         except (NotImplementedError, RuntimeError) as error:
             if "meta" not in str(error):
                 raise ValueError(reason(error)) from error

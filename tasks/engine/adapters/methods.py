@@ -39,6 +39,9 @@ _UNUSABLE = {
 _NEEDS_CALLS = {("adamss", "use_asa")}
 """Options that have no effect without a call after every optimizer step."""
 
+_FLOAT32 = {"osf"}
+"""Methods of PEFT 0.21 that multiply float32 by the base's half precision, which torch refuses."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -73,6 +76,11 @@ class Method:
 
         general = {one.name for one in dataclasses.fields(PeftConfig)}
         return sorted(set(self.fields) - general - set(_SET_ELSEWHERE))
+
+    @property
+    def takes_half_precision(self) -> bool:
+        """Whether the base may have weights in bfloat16 or float16."""
+        return self.name not in _FLOAT32
 
     @property
     def takes_quantized_layers(self) -> bool:
@@ -179,7 +187,7 @@ def _possible(hint: Any, value: object) -> str | None:  # noqa: ANN401 - any typ
         # As JSON and strictly: a list may be a set or a tuple, and an integer a float, but "8" is
         # not 8, and true is not 1.
         config = ConfigDict(strict=True, allow_inf_nan=False)
-        TypeAdapter(hint, config=config).validate_json(json.dumps(value))
+        TypeAdapter(hint, config=config).validate_json(json.dumps(value, default=str))
     except PydanticUserError:  # a class of PEFT's own, which PEFT checks itself
         return None
     except ValidationError as error:

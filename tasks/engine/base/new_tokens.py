@@ -1,7 +1,7 @@
 """Tokens that a run adds to its base (`base_model.new_tokens`): to its tokenizer and embeddings."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.engine.excerpts import shown
 from tasks.errors import UserError
@@ -48,9 +48,10 @@ def add_embeddings(model: "PreTrainedModel", new: Sequence[int]) -> None:
     """
     import torch
 
-    if model.get_input_embeddings().weight.shape[0] <= max(new):
+    rows: Any = model.get_input_embeddings().weight
+    if rows.shape[0] <= max(new):
         model.resize_token_embeddings(max(new) + 1, mean_resizing=False)
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    ends: tuple[Any, Any] = (model.get_input_embeddings(), model.get_output_embeddings())
     weights = {id(end.weight): end.weight for end in ends if end is not None}
     with torch.no_grad():
         for weight in weights.values():

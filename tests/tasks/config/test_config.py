@@ -116,7 +116,7 @@ def test_a_hub_id_is_told_from_a_path(source: str, *, expected: bool) -> None:
         ("lora: {target_modules: [q, 1]}", r"lora\.target_modules\.1 is 1; .*string"),
         ("lora: {target_modules: 1}", r"target_modules is 1; it must be a valid string or .*list"),
         ("tracking: {run_name: 1}", r"run_name is 1; .* \(put it in quotes\)"),
-        ("lora: 3", r"lora is 3; it must be a mapping of adapter_name, r"),
+        ("lora: 3", r"lora is 3; it must be a mapping of adapter_name, method"),
         ("seed: null", r"seed is null; it must be a valid integer"),
         ("seed: 1\nseed: 2", r"line 4, column 1: seed is given twice"),
         ("lora: [1", r"run\.yaml is not valid YAML: line 4"),

@@ -80,7 +80,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "no targets": ({"target_modules": None}, "4 weights are unexpected"),
     "unknown method": ({"peft_type": "MAGIC"}, 'peft_type is "MAGIC", which PEFT does not have'),
     "a method that can't be used": ({"peft_type": "VERA"}, "VERA, which can't be used here"),
-    "another method": ({"peft_type": "IA3"}, "does not fit .*feedforward_modules"),
+    "another method": ({"peft_type": "IA3"}, "6 weights are missing, such as .*ia3_l"),
     "another method's text": ({"peft_type": "LOHA", "alpha": "8"}, 'alpha is "8"; it must be a'),
     "the method's number": ({"peft_type": 3}, "peft_type is 3"),
     "bias's truth": ({"bias": True}, "bias is true; it must be none, all or lora_only"),

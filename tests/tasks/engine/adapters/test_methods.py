@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from engine_steps import injected, loaded, logits, prepared, save_here, train_here
+from engine_steps import LABELS, injected, loaded, logits, prepared, save_here, train_here
 from engine_steps import training as short_training
 from peft import PeftModel, PeftType
 from peft_methods import ALONE, LAYERS, NOT_MERGED, OTHERS, SMALL, TARGETS, settings
-from tiny_models import tiny_llama
+from tiny_models import tiny_bert, tiny_llama
 from transformers import AutoModelForCausalLM
 
 from tasks import engine
-from tasks.config import BaseModelSettings, InferenceSettings, LoraSettings, Quantization
+from tasks.config import BaseModelSettings, Dtype, InferenceSettings, LoraSettings, Quantization
 from tasks.engine.adapters import (
     AdapterSet,
     Combination,
@@ -189,6 +189,18 @@ def test_a_method_with_quantized_layers_trains_on_them(
     assert trained.adapter_change > 0
 
 
+def test_a_classifier_is_trained_by_another_method(tmp_path: Path) -> None:
+    """The new output layer trains fully beside it, and comes back with it."""
+    given = {"source": str(tiny_bert(tmp_path / "bert")), "dtype": "float32", "labels": LABELS}
+    bert = BaseModelSettings.model_validate(given | {"task": "sequence-classification"})
+    model, record = injected(tmp_path / "bert", tmp_path, LoraSettings(method="ia3"), bert)
+    trained = train_here(model, record, tmp_path, short_training(max_steps=2, eval_steps=None))
+    saved = save_here(model, trained, tmp_path)  # compares the logits on a fresh base
+    keys = find_adapter(saved.folder).shapes
+    assert any("ia3_l" in key for key in keys)
+    assert any("classifier" in key for key in keys)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"method": "lohra"}, "PEFT does not have; did you mean (lora|loha)"),
     "prompts": ({"method": "prompt_tuning"}, "it puts virtual tokens .*; possible: .*ia3"),
@@ -240,6 +252,13 @@ def test_a_quantized_base_takes_methods_that_peft_has_layers_for(base: Path) -> 
     quantized = of(base).model_copy(update={"quantization": Quantization.NF4})
     with pytest.raises(UserError, match=r"quantized layers by boft; .* ia3, lora"):
         resolve_lora(settings("boft"), find_base(quantized))
+
+
+def test_a_method_for_float32_is_refused_in_half_precision(base: Path) -> None:
+    """OSF's forward would fail in training."""
+    half = of(base).model_copy(update={"dtype": Dtype.BFLOAT16})
+    with pytest.raises(UserError, match=r"compute osf in float32 only; set base_model\.dtype"):
+        resolve_lora(settings("osf"), find_base(half))
 
 
 def test_a_setting_of_lora_is_taken_where_the_method_has_it(base: Path) -> None:
