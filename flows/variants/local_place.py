@@ -22,6 +22,7 @@ from prefect.states import Crashed
 
 from tasks.runtime.progress import logger
 
+_COMMAND = (sys.executable, "-m", "flows.variants.worker")
 _MOST_DEATHS = 4
 """Of processes over the same variant, as where memory runs out each time."""
 _SECONDS_TO_STOP = 15.0
@@ -31,14 +32,14 @@ _SECONDS_TO_STOP = 15.0
 class _Worker:
     """A process of `flows.variants.worker`, and the run that it executes."""
 
-    def __init__(self, number: int, log: Path) -> None:
+    def __init__(self, number: int, log: Path, command: Sequence[str]) -> None:
         self.number = number
         self.log = log
         self.run: UUID | None = None
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.variants.worker"],
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -117,8 +118,8 @@ class LocalPlace:
     needs_device = True
     deployment_id: UUID | None = None
 
-    def __init__(self, num_processes: int, logs: Path) -> None:
-        self._num_processes = num_processes
+    def __init__(self, num_processes: int, logs: Path, command: Sequence[str] = _COMMAND) -> None:
+        self._num_processes, self._command = num_processes, command
         self._logs = logs
         self._workers: dict[int, _Worker] = {}
         self._selector = selectors.DefaultSelector()
@@ -163,7 +164,7 @@ class LocalPlace:
                 worker.give(waiting.popleft())
 
     def _start(self, number: int) -> _Worker:
-        worker = _Worker(number, self._logs / f"worker-{number}.log")
+        worker = _Worker(number, self._logs / f"worker-{number}.log", self._command)
         self._workers[number] = worker
         self._selector.register(worker.messages, selectors.EVENT_READ, worker)
         return worker

@@ -5,7 +5,7 @@ settings a trial gets depends on the seed, its number and the scores before its 
 often the search was interrupted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +45,19 @@ class Search:
 
     def begun(self) -> list[VariantRecord]:
         """Return the trials of an earlier attempt, each once, with a score or not."""
-        return self._new([self._completed(one) for one in self._study.trials])
+        from optuna.trial import TrialState
+
+        for trial in self._study.trials:  # interrupted before all its settings were drawn
+            if not trial.state.is_finished() and not self._is_drawn(trial):
+                self._study.tell(trial.number, state=TrialState.FAIL)
+        return self._new([self._of(one.number, one.params) for one in self._drawn()])
 
     def next_round(self) -> list[VariantRecord]:
         """Return trials that were not tried before; empty once all trials are used up.
 
         A round in which all are known already is passed over.
         """
-        while (left := self._settings.num_trials - len(self._study.trials)) > 0:
+        while (left := self._settings.num_trials - len(self._drawn())) > 0:
             count = min(left, self._num_at_once)
             if new := self._new([self._asked() for _ in range(count)]):
                 return new
@@ -65,39 +70,28 @@ class Search:
         for number in self._numbers[self._identity(variant)]:
             self._study.tell(number, score, skip_if_finished=True)
 
-    def _asked(self) -> VariantRecord:
-        self._seed_trial(len(self._study.trials))
-        return self._variant(self._study.ask())
+    def _drawn(self) -> "list[FrozenTrial]":
+        return [trial for trial in self._study.trials if self._is_drawn(trial)]
 
-    def _seed_trial(self, number: int) -> None:
-        """Give a trial a sampler of its own, whose state would be lost with the process."""
+    def _is_drawn(self, trial: "FrozenTrial") -> bool:
+        return trial.params.keys() == self._settings.ranges.keys()
+
+    def _asked(self) -> VariantRecord:
         from optuna.samplers import TPESampler
 
-        self._study.sampler = TPESampler(seed=self._seed + number, constant_liar=True)
+        # A sampler's state would be lost with the process: each trial has its own.
+        seed = self._seed + len(self._study.trials)
+        self._study.sampler = TPESampler(seed=seed, constant_liar=True)
+        trial = self._study.ask()
+        drawn = {path: _draw(trial, path, tried) for path, tried in self._settings.ranges.items()}
+        return self._of(trial.number, drawn)
 
-    def _completed(self, trial: "FrozenTrial") -> VariantRecord:
-        """Return a trial's settings, also those that an interrupted attempt had not drawn yet."""
-        import optuna
-
-        if trial.state.is_finished():
-            settings = {path: trial.params[path] for path in self._settings.ranges}
-            return self._named(trial.number, self._decoded(settings))
-        self._seed_trial(trial.number)
-        return self._variant(optuna.Trial(self._study, trial._trial_id))  # noqa: SLF001 - no other way
-
-    def _variant(self, trial: "Trial") -> VariantRecord:
-        drawn = {path: _drawn(trial, path, tried) for path, tried in self._settings.ranges.items()}
-        return self._named(trial.number, self._decoded(drawn))
-
-    def _decoded(self, drawn: dict[str, Any]) -> dict[str, Any]:
-        """Replace a choice's number by the choice."""
-        ranges = self._settings.ranges
-        return {
-            path: tried[drawn[path]] if isinstance(tried := ranges[path], list) else drawn[path]
-            for path in ranges
+    def _of(self, number: int, drawn: Mapping[str, Any]) -> VariantRecord:
+        """Return a trial as a variant: in place of a choice's number, the choice."""
+        settings = {
+            path: tried[drawn[path]] if isinstance(tried, list) else drawn[path]
+            for path, tried in self._settings.ranges.items()
         }
-
-    def _named(self, number: int, settings: dict[str, Any]) -> VariantRecord:
         return VariantRecord(name=f"trial-{number}", settings=settings)
 
     def _new(self, variants: Sequence[VariantRecord]) -> list[VariantRecord]:
@@ -123,7 +117,7 @@ class Search:
             return variant.model_dump_json(include={"settings"})
 
 
-def _drawn(trial: "Trial", path: str, tried: "SearchRange | list[Any]") -> Any:  # noqa: ANN401 - a setting
+def _draw(trial: "Trial", path: str, tried: "SearchRange | list[Any]") -> Any:  # noqa: ANN401 - a setting
     if isinstance(tried, list):
         # By number, as Optuna keeps numbers and texts only.
         return trial.suggest_categorical(path, range(len(tried)))

@@ -82,6 +82,16 @@ def test_the_same_settings_are_tried_once(tmp_path: Path) -> None:
     assert sorted(one.settings["lora.r"] for one in found) == [4, 8]
 
 
+def test_a_trial_that_was_half_drawn_is_replaced(tmp_path: Path) -> None:
+    """Killed while it drew settings, the search passes over the trial and tries one more."""
+    search = Search(_config(2), tmp_path)
+    half = search._study.ask()
+    half.suggest_int("lora.r", 1, 64)
+    again = Search(_config(2), tmp_path)
+    assert again.begun() == []
+    assert [one.name for one in _all(again)] == ["trial-1", "trial-2"]
+
+
 def test_a_trial_without_a_score_is_tried_again(tmp_path: Path) -> None:
     """A variant that failed is one that a resumed search begins with."""
     search = Search(_config(2), tmp_path)

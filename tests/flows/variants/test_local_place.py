@@ -1,0 +1,113 @@
+"""Processes of this machine execute what they are given, whatever becomes of them.
+
+The process here is a stand-in that trains nothing: it notes what it was given, and may die of it.
+"""
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+
+from flows.variants.local_place import LocalPlace
+
+_WORKER = """
+import os, sys, time
+from pathlib import Path
+
+folder, deaths = Path(sys.argv[1]), int(sys.argv[2])
+for line in sys.stdin:
+    run = line.strip()
+    attempts = len(list(folder.glob(f"{run}-*"))) + 1
+    (folder / f"{run}-{attempts}").write_text(str(os.getpid()))
+    if attempts <= deaths:
+        os.kill(os.getpid(), 9)
+    if deaths < 0:
+        time.sleep(600)
+    print("ended", run, flush=True)
+"""
+
+
+class _Given:
+    """What the stand-ins were given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir()
+
+    def place(self, num_processes: int, *, deaths: int = 0) -> LocalPlace:
+        """Return a place whose processes die of a run so often; below 0, they never end one."""
+        command = (sys.executable, "-c", _WORKER, str(self.folder), str(deaths))
+        return LocalPlace(num_processes, self.folder.parent / "logs", command)
+
+    @property
+    def attempts(self) -> Counter[str]:
+        """The number of times that each run was given to a process."""
+        return Counter(one.name.rpartition("-")[0] for one in self.folder.iterdir())
+
+    @property
+    def processes(self) -> set[int]:
+        """Which processes were given anything."""
+        return {int(one.read_text()) for one in self.folder.iterdir()}
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> _Given:
+    """Return what is given in a test."""
+    return _Given(tmp_path / "given")
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """Check that the place has ended its processes."""
+    before = set(psutil.Process().children())
+    yield
+    assert set(psutil.Process().children()) <= before
+
+
+def test_each_run_is_executed_once(given: _Given) -> None:
+    """Two processes share the runs, and serve a second round as well."""
+    runs = [uuid4() for _ in range(7)]
+    ended: list[UUID] = []
+    with given.place(2) as place:
+        place.execute(runs[:4], ended.append)
+        place.execute(runs[4:], ended.append)
+    assert sorted(ended) == sorted(runs)
+    assert given.attempts == Counter(map(str, runs))
+    assert len(given.processes) == 2
+
+
+@pytest.mark.parametrize("num_processes", [1, 3])
+def test_a_process_that_dies_is_replaced(given: _Given, num_processes: int) -> None:
+    """A run whose process was killed twice is given to a third, and ends once."""
+    runs = [uuid4() for _ in range(3)]
+    ended: list[UUID] = []
+    with given.place(num_processes, deaths=2) as place:
+        place.execute(runs, ended.append)
+    assert sorted(ended) == sorted(runs)
+    assert given.attempts == Counter({str(run): 3 for run in runs})
+
+
+def test_a_mistake_of_the_caller_ends_the_processes(given: _Given) -> None:
+    """Whatever interrupts the set, no run is left executing."""
+
+    def fail(run: UUID) -> None:
+        raise RuntimeError(str(run))
+
+    with pytest.raises(RuntimeError), given.place(2) as place:
+        place.execute([uuid4(), uuid4()], fail)
+
+
+def test_an_interruption_ends_active_runs(given: _Given) -> None:
+    """Ctrl-C during runs that never end stops them."""
+    runs = [uuid4(), uuid4()]
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with given.place(2, deaths=-1) as place:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(KeyboardInterrupt):
+            place.execute(runs, lambda _: None)
