@@ -38,7 +38,7 @@ install: .venv/installed
 # What checking the project needs beside that.
 .venv/installed-dev: .venv/installed
 	@echo "Installing the test tools into .venv ..."
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --editable '.[dev,ray]'
 	touch $@
 
 demo: install

@@ -27,6 +27,8 @@ from tasks.runtime.progress import logger
 _MOST_DEATHS = 4
 """Of actors over the same variant, as where memory runs out each time."""
 _SECONDS_TO_ANSWER = 10.0
+_NO_RAY_THERE = 15
+"""The exit status with which Ray 2.60 gives up."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 """An interruption of this process is noticed so often: Ray's own wait does not notice it."""
 _OF_OURS = ("ADAPTERFLOW_", "MLFLOW_", "PREFECT_", "HF_", "OMP_", "DO_NOT_TRACK", "PYTHONPATH")
@@ -88,6 +90,12 @@ def open_ray(settings: VariantsSettings, folder: Path) -> Iterator["RayPlace"]:
             logging_level="ERROR",
             runtime_env={"env_vars": _environment()},
         )
+    except SystemExit as end:  # Ray 2.60 ends the process where something else answers
+        if end.code != _NO_RAY_THERE:
+            raise
+        raise UserError(
+            f"what answers at {settings.ray_address} (variants.ray_address) is no Ray cluster"
+        ) from None
     except ConnectionError:
         raise UserError(
             "no Ray cluster runs on this machine (variants.ray_address: auto); start one with ray "

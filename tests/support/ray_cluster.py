@@ -28,4 +28,4 @@ def ray_cluster() -> Iterator[Any]:
         cluster.add_node(**{k: v for k, v in _NODE.items() if k != "include_dashboard"})
         yield cluster
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
