@@ -13,6 +13,7 @@ from rich.console import Console
 from flows.cli.early_checks import CheckedSet, check_set
 from flows.cli.process import show_progress
 from tasks.config import TrainAdapterConfig, TrainVariantsConfig
+from tasks.config.lora import DEFAULT_RANK
 from tasks.config.reading import read_settings
 from tasks.engine.forecast import Forecast
 from tasks.records import PlanRecord, Record
@@ -62,6 +63,10 @@ def check_variants(
     print_forecast(first)
 
 
+def _rank(config: TrainAdapterConfig) -> int:
+    return config.lora.r or DEFAULT_RANK
+
+
 def _of_all(config: TrainVariantsConfig, checked: CheckedSet, first: Forecast) -> SetForecast:
     configs, plan = checked.configs, checked.plan
     rows = list(plan.num_rows.values()) or [1] * len(configs)
@@ -70,7 +75,7 @@ def _of_all(config: TrainVariantsConfig, checked: CheckedSet, first: Forecast) -
         _work(one, count) / _work(configs[0], rows[0])
         for one, count in zip(configs, rows, strict=True)
     ]
-    ranks = [one.lora.r / configs[0].lora.r for one in configs]
+    ranks = [_rank(one) / _rank(configs[0]) for one in configs]
     adapter_bytes = _COPIES * _BYTES_PER_PARAMETER * first.num_trainable_parameters
     num_tokens = first.data.train.num_tokens + (
         first.data.eval.num_tokens if first.data.eval else 0

@@ -110,10 +110,13 @@ def _work(config: "TrainAdapterConfig", flow_run_id: str, writing: int) -> None:
         from uuid import UUID
 
         from flows.cli.runs import create_run, execute_any, reopen_run
+        from tasks.records import VariantsRecord
 
         flow_run = reopen_run(UUID(flow_run_id)) if flow_run_id else create_run(config)
         say("run", flow_run.id)
-        say("result", json.dumps(_result(execute_any(flow_run))))
+        record = execute_any(flow_run)
+        assert not isinstance(record, VariantsRecord)
+        say("result", json.dumps(_result(record)))
     except BaseException as error:  # noqa: BLE001 - the parent judges it
         say("error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 

@@ -99,8 +99,8 @@ class Pristine:
             vars(module).clear()
             vars(module).update(kept | ignored)
         for settings, contents in self._settings:
-            vars(settings).clear()
-            vars(settings).update(_copied(contents))
+            settings.__dict__.clear()
+            settings.__dict__.update(_copied(contents))
         for one in self._tensors.values():
             one.restore()
 

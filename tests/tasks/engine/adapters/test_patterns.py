@@ -224,9 +224,11 @@ def test_patterns_narrow_down_experts_too(tmp_path: Path) -> None:
     one = resolved(base, target_modules="experts", layers_to_transform=[1])
     experts = "model.layers.1.mlp.experts"
     assert {*one.adapted} == {f"{experts}.gate_up_proj", f"{experts}.down_proj"}
+    assert isinstance(one.peft_config, LoraConfigRecord)
     assert one.peft_config.target_parameters == tuple(sorted(one.adapted))
     assert one.adapted[f"{experts}.gate_up_proj"].r == 8
     less = resolved(base, target_modules="experts", exclude_modules=["down_proj"])
+    assert isinstance(less.peft_config, LoraConfigRecord)
     assert less.peft_config.target_parameters == ("experts.gate_up_proj",)
     none = resolved(base, exclude_modules="experts")
     assert none.peft_config.target_parameters is None

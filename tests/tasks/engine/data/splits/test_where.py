@@ -83,14 +83,18 @@ def test_no_such_rows(tmp_path: Path, where: dict[str, object], message: str) ->
 
 def test_a_bad_row_is_named_with_the_rows_it_is_counted_in(tmp_path: Path) -> None:
     """A number that counts only the matching rows says so."""
-    bad = [*_ROWS, {"tenant": "b", "prompt": "no answer"}]
+    bad: list[dict[str, object]] = [*_ROWS, {"tenant": "b", "prompt": "no answer"}]
     with pytest.raises(UserError, match="where tenant is b, row 16"):
         read_examples(_settings(_file(tmp_path, bad), where={"tenant": "b"}), seed=0)
 
 
 def test_values_are_counted(tmp_path: Path) -> None:
     """Each value has its number of rows, and rows without one are counted, the first named."""
-    rows = [*_ROWS, {"prompt": "p", "completion": "x"}, {"tenant": "", "prompt": "p"}]
+    rows: list[dict[str, object]] = [
+        *_ROWS,
+        {"prompt": "p", "completion": "x"},
+        {"tenant": "", "prompt": "p"},
+    ]
     found = column_values(_settings(_file(tmp_path, rows)), "tenant", "variants.split_by")
     assert found.train == {"a": 15, "b": 15}
     assert (found.num_without, found.first_without) == (2, 31)
