@@ -96,8 +96,8 @@ class Pristine:
         for name, module in self._modules.items():
             ignored = {k: v for k, v in vars(module).items() if k == self._ignored}
             kept = {key: one.restore() for key, one in self._attributes[name].items()}
-            vars(module).clear()
-            vars(module).update(kept | ignored)
+            module.__dict__.clear()
+            module.__dict__.update(kept | ignored)
         for settings, contents in self._settings:
             settings.__dict__.clear()
             settings.__dict__.update(_copied(contents))

@@ -114,7 +114,7 @@ def test_a_new_token_goes_the_whole_way(base: Path, tmp_path: Path) -> None:
     assert ids_of(own) == new
     assert own.decode(own("<part>a<total>")["input_ids"]) == "<part>a<total>"
 
-    plain = AutoModelForCausalLM.from_pretrained(base)
+    plain: Any = AutoModelForCausalLM.from_pretrained(base)
     if plain.get_input_embeddings().weight.shape[0] < len(own):
         plain.resize_token_embeddings(len(own), mean_resizing=False)
     assert torch.equal(logits_at(PeftModel.from_pretrained(plain, saved.folder), new), expected)

@@ -23,7 +23,8 @@ def _run(folder: Path) -> RunRecord:
 def _result(run: RunRecord, name: str, score: float, **changes: object) -> VariantResult:
     client, experiment = ready_client(run.tracking_uri, run.experiment)
     model = client.create_logged_model(experiment, name="adapter")
-    given = {"settings": {}, "value": None, "flow_run_id": name, "score": score, "adapter": "a"}
+    given: dict[str, object] = {"settings": {}, "value": None, "flow_run_id": name}
+    given |= {"score": score, "adapter": "a"}
     uri = f"models:/{model.model_id}"
     return VariantResult.model_validate({**given, "name": name, "model_uri": uri, **changes})
 

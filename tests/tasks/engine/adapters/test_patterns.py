@@ -27,7 +27,7 @@ from tasks.engine.adapters.injection import adapted_layers, inject
 from tasks.engine.base import find_base
 from tasks.engine.kernels import fused_adapter_layers, num_unfused
 from tasks.errors import UserError, VerificationError
-from tasks.records import AdaptedLayer, ResolvedLora
+from tasks.records import AdaptedLayer, LoraConfigRecord, ResolvedLora
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -231,6 +231,7 @@ def test_patterns_narrow_down_experts_too(tmp_path: Path) -> None:
     assert isinstance(less.peft_config, LoraConfigRecord)
     assert less.peft_config.target_parameters == ("experts.gate_up_proj",)
     none = resolved(base, exclude_modules="experts")
+    assert isinstance(none.peft_config, LoraConfigRecord)
     assert none.peft_config.target_parameters is None
     assert "experts, which stay frozen" in none.warnings[0]
     by_expression = resolved(base, target_modules=r".*\.1\..*\.(experts|q_proj)")
