@@ -174,6 +174,20 @@ def test_packed_rows_train_a_method_as_padded_ones_do(
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
 
 
+@pytest.mark.parametrize("method", OTHERS)
+def test_an_answer_does_not_depend_on_the_rest_of_the_batch(
+    base: Path, tmp_path: Path, method: str
+) -> None:
+    """What comes before a token, and nothing else, decides what a method computes for it."""
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base), random_adapter(base, tmp_path / "a", method)
+    ).eval()
+    ids = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        together, first = model(input_ids=ids).logits, model(input_ids=ids[:1, :6]).logits
+    assert torch.allclose(together[:1, :6], first, atol=1e-4)
+
+
 QUANTIZED = [name for name in OTHERS if methods.find_method(name).takes_quantized_layers]
 
 
