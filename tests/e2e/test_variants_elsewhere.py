@@ -139,7 +139,7 @@ def test_ray_cluster_trains_each_variant_once(
     config = set_config(tiny_base, data, {"split_by": "tenant", **place})
     process = _started(request, "variants", written(config, tmp_path / "set.yaml"))
     set_id = _set_id(process)
-    actor = _waited_for(lambda: _is_training(set_id) and _actors(), process)[0]
+    actor = _waited_for(lambda: _actors() if _is_training(set_id) else [], process)[0]
     actor.send_signal(signal.SIGKILL)
 
     _check(_ended(process, set_id), set_id, config)
@@ -226,7 +226,7 @@ def test_work_pool_trains_each_variant_once(
     config = set_config(tiny_base, data, {"split_by": "tenant", "run_on": "work-pool"})
     process = _started(request, "variants", written(config, tmp_path / "set.yaml"))
     set_id = _set_id(process)
-    training = _waited_for(lambda: _is_training(set_id) and _trainings(pool), process)[0]
+    training = _waited_for(lambda: _trainings(pool) if _is_training(set_id) else [], process)[0]
     training.send_signal(signal.SIGKILL)
 
     _check(_ended(process, set_id), set_id, config)

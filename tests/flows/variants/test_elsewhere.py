@@ -49,7 +49,10 @@ def test_pool_without_deployment_or_worker_is_refused(prefect_server: None, tmp_
     with get_client(sync_client=True) as client:
         flow_id = client.create_flow(flow)
         client.create_work_pool(WorkPoolCreate(name="idle", type="process"))
-        entrypoint = {"path": str(tmp_path), "entrypoint": "flows.train_adapter.train_adapter"}
+        entrypoint: dict[str, Any] = {
+            "path": str(tmp_path),
+            "entrypoint": "flows.train_adapter.train_adapter",
+        }
         client.create_deployment(flow_id, "without-pool", **entrypoint)
         client.create_deployment(flow_id, "without-worker", work_pool_name="idle", **entrypoint)
     with pytest.raises(UserError, match="has no work pool"):

@@ -6,12 +6,13 @@ import pytest
 import torch
 from engine_steps import configured, loaded, prepared, save_here, train_here, training
 from tiny_models import tiny_llama
+from transformers import PreTrainedModel
 
 from tasks import engine
 from tasks.config import BaseModelSettings, InferenceSettings, LoraSettings
 from tasks.engine import workbench
 from tasks.engine.base import give_back
-from tasks.records import SavedRecord
+from tasks.records import BaseSource, SavedRecord
 
 # What a run leaves in the base differs by what it trained.
 BEFORE = (
@@ -61,7 +62,12 @@ def test_adapter_on_a_used_base_has_the_bytes_of_a_lone_one(
     alone = six_steps(tmp_path / "alone", settings, LoraSettings(r=4)).weights.sha256
     loads = []
     load = base_models._load
-    monkeypatch.setattr(base_models, "_load", lambda source: loads.append(source) or load(source))
+
+    def counted(source: BaseSource) -> PreTrainedModel:
+        loads.append(source)
+        return load(source)
+
+    monkeypatch.setattr(base_models, "_load", counted)
     with workbench.keeping_base():
         for number, lora in enumerate(BEFORE):
             with workbench.single_run():

@@ -179,8 +179,8 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     """A fully trained output layer is a copy; afterwards the base has one matrix for both again."""
     from transformers import LlamaConfig
 
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 400}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 400}
     folder = random_base(LlamaConfig(**sizes, **heads, tie_word_embeddings=True), tmp_path / "base")
     model, base = loaded(folder)
     lora = configured(base, LoraSettings(r=4, modules_to_save=["lm_head"]))
