@@ -6,6 +6,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import AwaitingRetry
 
 from flows.train_adapter import train_adapter
@@ -17,9 +18,14 @@ from tasks.tracking import shipping_together
 
 @contextmanager
 def executing() -> Iterator[None]:
-    """Prepare this process for many runs: libraries are imported and the base loaded once."""
+    """Prepare this process for many runs: libraries are imported and the base loaded once.
+
+    The process of the set watches this one, so the runs send no heartbeats: Prefect 3.8 ends each
+    by waiting up to a second for the thread that sends them.
+    """
     import_libraries()
-    with workbench.keeping_base(), shipping_together():
+    no_heartbeats = temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    with workbench.keeping_base(), shipping_together(), no_heartbeats:
         yield
 
 

@@ -145,28 +145,6 @@ def test_ray_cluster_trains_each_variant_once(
     _check(_ended(process, set_id), set_id, config)
 
 
-def test_ray_node_without_the_storage_is_named(
-    tiny_base: Path, tmp_path: Path, home: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is trained where a process would write into folders that nobody reads."""
-    from flows.variants import ray_place
-
-    monkeypatch.setattr(
-        ray_place,
-        "_environment",
-        lambda: _environment(PREFECT_RESULTS_LOCAL_STORAGE_PATH=str(tmp_path / "elsewhere")),
-    )
-    from flows.train_variants import train_variants
-
-    data = tenants(tmp_path / "rows.jsonl", 2)
-    place = {"run_on": "ray", "ray_address": ray_address}
-    config = set_config(tiny_base, data, {"split_by": "tenant", **place})
-    state = train_variants(config, return_state=True)
-
-    assert state.is_failed()
-    assert "does not see the storage" in str(state.message)
-
-
 @pytest.fixture
 def pool(
     home: Path, tmp_path: Path, request: pytest.FixtureRequest

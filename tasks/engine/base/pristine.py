@@ -96,11 +96,9 @@ class Pristine:
         for name, module in self._modules.items():
             ignored = {k: v for k, v in vars(module).items() if k == self._ignored}
             kept = {key: one.restore() for key, one in self._attributes[name].items()}
-            module.__dict__.clear()
-            module.__dict__.update(kept | ignored)
+            _replace_fields(module, kept | ignored)
         for settings, contents in self._settings:
-            settings.__dict__.clear()
-            settings.__dict__.update(_copied(contents))
+            _replace_fields(settings, _copied(contents))
         for one in self._tensors.values():
             one.restore()
 
@@ -137,6 +135,12 @@ class Pristine:
 
     def _vars(self, module: Any) -> dict[str, Any]:  # noqa: ANN401
         return {key: value for key, value in vars(module).items() if key != self._ignored}
+
+
+def _replace_fields(one: Any, fields: Mapping[str, Any]) -> None:  # noqa: ANN401
+    """Give an object these attributes and no others."""
+    vars(one).clear()
+    vars(one).update(fields)
 
 
 def _has_contents(found: Any, noted: Any) -> bool:  # noqa: ANN401

@@ -12,7 +12,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 
 from flows.train_adapter import train_adapter
 from flows.variants.pool_place import find_deployment
-from flows.variants.ray_place import check_ray
+from flows.variants.ray_place import TrainingActor, check_ray
 from tasks.errors import UserError
 
 
@@ -38,6 +38,13 @@ def test_address_where_nobody_answers_is_refused() -> None:
         port = listener.getsockname()[1]
     with pytest.raises(UserError, match=f"no Ray cluster answers at 127.0.0.1:{port}"):
         check_ray(f"127.0.0.1:{port}")
+
+
+def test_actor_without_the_storage_says_so(tmp_path: Path) -> None:
+    """A process on a node with other folders trains nothing, and names its host."""
+    problem = TrainingActor().prepare(str(tmp_path), "set-1")
+
+    assert f"{socket.gethostname()} does not see the storage" in str(problem)
 
 
 @pytest.mark.slow
