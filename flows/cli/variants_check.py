@@ -64,7 +64,7 @@ def check_variants(
 
 
 def _rank(config: TrainAdapterConfig) -> int:
-    return config.lora.r or DEFAULT_RANK
+    return config.lora.rank or DEFAULT_RANK
 
 
 def _of_all(config: TrainVariantsConfig, checked: CheckedSet, first: Forecast) -> SetForecast:

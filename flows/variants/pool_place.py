@@ -83,7 +83,7 @@ def _check_workers(client: SyncPrefectClient, deployment: DeploymentResponse) ->
     if not any(one.status is WorkerStatus.ONLINE for one in workers):
         raise UserError(
             f"no worker is online in the work pool {pool!r} of the deployment {name}; start one "
-            f"with: prefect worker start --pool {pool}"
+            f"with: DO_NOT_TRACK=1 prefect worker start --pool {pool}"
         )
 
 

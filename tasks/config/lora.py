@@ -102,6 +102,11 @@ class LoraSettings(Section):
     base's principal directions into the adapter, which is saved as a plain LoRA of twice the
     rank."""
 
+    @property
+    def rank(self) -> int | None:
+        """The rank that `r` stands for; None if another method than LoRA has its own default."""
+        return self.r or (DEFAULT_RANK if self.method == "lora" else None)
+
     @field_validator("method")
     @classmethod
     def _is_lower_case(cls, method: str) -> str:

@@ -55,7 +55,8 @@ def variant_config(alone: TrainAdapterConfig, variant: VariantRecord) -> TrainAd
 
 def identity(config: TrainAdapterConfig) -> str:
     """Return what is equal for two configurations that would train the same adapter."""
-    return config.model_dump_json(exclude=_NOT_COMPARED)
+    lora = config.lora.model_copy(update={"r": config.lora.rank})
+    return config.model_copy(update={"lora": lora}).model_dump_json(exclude=_NOT_COMPARED)
 
 
 def safe_name(text: str) -> str:

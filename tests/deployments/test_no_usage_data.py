@@ -119,6 +119,7 @@ def test_no_place_was_forgotten() -> None:
         "flows/server/embedded.py",
         "flows/server/prefect_server.py",
         "flows/server/stack.py",
+        "flows/variants/pool_place.py",  # a message
         "tasks/inference/serving.py",
         "tasks/tracking/adapter_bundle.py",  # a docstring
         "tasks/tracking/run.py",

@@ -256,6 +256,7 @@ REACHES = (
     Reach("prefect.utilities.names", "generate_slug", "flows/cli/runs.py", ("n_words",)),
     Reach("prefect._internal.concurrency", "logger", "flows/cli/console.py"),
     Reach("torch", "ops.aten._softmax_backward_data", "tasks/engine/kernels/tiled_attention.py"),
+    Reach("torch", "Tensor._backward_hooks", "tasks/engine/base/pristine.py"),
     Reach("torch", "ops.aten.silu_backward", "tasks/engine/kernels/norms_and_gates.py"),
     Reach(
         "torch.nn.attention.varlen",
