@@ -61,9 +61,9 @@ lint: .venv/installed-dev
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# One after the other: they kill processes, wait for servers and load a real model.
+# They kill processes, wait for servers and load a real model. Two at a time: most of it is waiting.
 test-all: lint
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 # A separate environment, so that pip-audit's own dependencies are not audited as ours.
 .venv-audit/installed: constraints.txt
