@@ -14,6 +14,7 @@ from tasks.durability.device_slot import device_slot
 from tasks.errors import UserError
 from tasks.records import PlanRecord, ReportRecord, RunRecord, VariantRecord, VariantResult
 from tasks.runtime.progress import logger
+from tasks.runtime.time_left import time_left_text
 from tasks.variants.comparison import failed, trained
 from tasks.variants.search import Search
 
@@ -121,7 +122,7 @@ class _Training:
             what,
             self._num_done,
             self.num_planned,
-            f", about {_duration(left * each)} left" if left else "",
+            f", {time_left_text(left * each)}" if left else "",
         )
         return result
 
@@ -129,11 +130,3 @@ class _Training:
 def _numbers(result: VariantResult) -> str:
     held_out = "" if result.eval_loss is None else f", held-out loss {result.eval_loss:.4f}"
     return f"loss {result.train_loss:.4f}{held_out}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
