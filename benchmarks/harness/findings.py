@@ -95,8 +95,16 @@ class Computed:
 
     @property
     def share(self) -> float:
-        """Return the share of the bfloat16 throughput that the tool reaches."""
-        return self.flops_per_second.median / self.bfloat16_throughput
+        """Return the share of the machine's throughput that the tool reaches."""
+        return self.flops_per_second.median / self.throughput
+
+    @property
+    def throughput(self) -> float:
+        """Return the throughput in the faster of the two types, which `dtype: auto` chooses.
+
+        Without hardware for bfloat16, its products are slower than those in float32.
+        """
+        return max(self.bfloat16_throughput, self.float32_throughput)
 
 
 def figures(findings: Findings, tool: str) -> Figures:
