@@ -236,6 +236,8 @@ def test_what_the_base_cannot_take_is_refused_before_its_weights(
     record = loaded(tiny_base, of(tiny_base))[1]
     with pytest.raises(UserError, match=r"new_tokens are trained with lora\.method lora only"):
         configured(record, LoraSettings(method="ia3"))
+    with pytest.raises(UserError, match=r"adapt lm_head, of which base_model\.new_tokens train"):
+        configured(record, LoraSettings(target_modules=["q_proj", "lm_head"]))
     model, state = trained(tiny_base, tmp_path)
     adapter = find_adapter(save_here(model, state, tmp_path).folder)
     plain = tokenizer_of(find_base(of(tiny_base).model_copy(update={"new_tokens": ()})))
