@@ -36,9 +36,10 @@ class RetrainAdapterConfig(TrainAdapterConfig):
 
     @model_validator(mode="after")
     def _base_stays_as_it_is(self) -> Self:
-        if self.lora.bias is not Bias.NONE:
+        bias = self.lora.options.get("bias", self.lora.bias)
+        if bias not in (Bias.NONE, None, False):
             raise ValueError(
-                f"lora.bias {self.lora.bias.value} trains biases of the base, so neither base nor "
-                "champion could be scored on it; use bias none, or `adapterflow train`"
+                f"lora.bias {bias} trains biases of the base, so neither base nor champion could "
+                "be scored on it; use bias none, or `adapterflow train`"
             )
         return self

@@ -123,11 +123,11 @@ def check_adapters(
     skeleton = load_skeleton(source)
     check_local_weights(source)
     tokenizer = tokenizer_of(source)
+    # First, as no other base would help.
+    check_together({one.name: f.config for one, f in zip(wanted, folders, strict=True)}, skeleton)
     for one, folder in zip(wanted, folders, strict=True):
         check_adapter(folder, source, tokenizer, one.template, any_base=one.any_base)
         check_fit(folder, skeleton)
-    given = zip(wanted, folders, strict=True)
-    check_together({one.name: folder.config for one, folder in given}, skeleton)
     return settings
 
 

@@ -6,8 +6,8 @@ from itertools import chain
 
 from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig
 from tasks.durability.step import step
-from tasks.engine.adapters import check_base, check_shareable
-from tasks.engine.base import find_base
+from tasks.engine.adapters import build_config, check_adapter, check_together, resolve_lora
+from tasks.engine.base import find_base, load_skeleton, tokenizer_of
 from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import Leaks, find_leaks, normalized_question
 from tasks.engine.data.tokens import TokenFile
@@ -16,6 +16,7 @@ from tasks.engine.scoring import HeldOut, open_held_out, source_sha256
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import found_adapters
 from tasks.records import (
+    CHALLENGER,
     CHAMPION,
     UNDECIDED,
     BaseSource,
@@ -54,7 +55,7 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
     champion = _champion(versions)
     if champion:
         _check_champion(champion, base)
-        _fetch(champion, base, tracking_uri(config.tracking))
+        _check_beside(champion, base, config)
     configuration = _configuration_sha256(config)
     made_of = lineage.identity(data, base.fingerprint, configuration)
     record = CheckedRecord(
@@ -176,13 +177,15 @@ def _check_champion(champion: VersionRecord, base: BaseSource) -> None:
         )
 
 
-def _fetch(champion: VersionRecord, base: BaseSource, store: str) -> None:
+def _check_beside(champion: VersionRecord, base: BaseSource, config: RetrainAdapterConfig) -> None:
     """Check that the champion can be downloaded, and loaded beside the challenger."""
     wanted = AdapterSettings(source=champion.uri, name=CHAMPION)
+    challenger = build_config(resolve_lora(config.lora, base).peft_config)
     try:
-        with found_adapters([wanted], store) as (folder,):
-            check_shareable(folder)
-            check_base(folder, base)
+        with found_adapters([wanted], tracking_uri(config.tracking)) as (folder,):
+            both = {CHAMPION: folder.config, CHALLENGER: challenger}
+            check_together(both, load_skeleton(base))
+            check_adapter(folder, base, tokenizer_of(base), wanted.template, any_base=False)
     except UserError as mistake:
         raise UserError(
             f"the champion {champion.uri} can't be compared with: {mistake}; restore it, make "

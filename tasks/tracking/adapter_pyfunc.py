@@ -481,12 +481,20 @@ def _load_base(base: str, revision: str | None, config: dict[str, Any], full: li
 def _add_embeddings(model: Any, folder: Path) -> None:  # noqa: ANN401
     """Give the model rows for the tokens that an adapter trained, if it has none for them.
 
-    The adapter contains their values.
+    The adapter contains their values. Another token without a row, such as one for padding, gets
+    the mean of the others, as in training: transformers would fill it with random numbers.
     """
+    import torch
+
     trained = _adapter_config(folder).get("trainable_token_indices") or {}
     ids = [one for rows in trained.values() for one in rows] if trained else []
-    if ids and max(ids) >= model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    num_rows = model.get_input_embeddings().weight.shape[0]
+    if not ids or max(ids) < num_rows:
+        return
+    model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    with torch.no_grad():
+        for end in (model.get_input_embeddings(), model.get_output_embeddings()):
+            end.weight[num_rows:] = end.weight[:num_rows].float().mean(dim=0).to(end.weight.dtype)
 
 
 def _quantization(name: str, dtype: Any, without: list[str] | None) -> Any:  # noqa: ANN401

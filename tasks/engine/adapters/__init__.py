@@ -33,6 +33,7 @@ from tasks.engine.adapters.folders import AdapterFolder, copy_adapter, find_adap
 from tasks.engine.adapters.gguf_adapter import write_gguf
 from tasks.engine.adapters.injection import inject, probe_logits, reinject
 from tasks.engine.adapters.loading import load_adapter
+from tasks.engine.adapters.lora import build_config
 from tasks.engine.adapters.merging import export_merged
 from tasks.engine.adapters.model_card import write_card
 from tasks.engine.adapters.resolution import resolve_lora
@@ -50,6 +51,7 @@ __all__ = [
     "adapter_state",
     "adapters_disabled",
     "base_checksum",
+    "build_config",
     "check_adapter",
     "check_base",
     "check_fit",

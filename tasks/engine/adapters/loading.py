@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,13 +133,13 @@ def unload_adapter(model: "PreTrainedModel", name: str) -> None:
 
 def _unwrap(model: "PreTrainedModel") -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
+    from peft.utils import AuxiliaryTrainingWrapper
 
     removed = "."
     for name, module in list(model.named_modules()):
         # Wrappers around parameters of one module are nested, and removed with the outermost.
         if name.startswith(removed) or not isinstance(
-            module, BaseTunerLayer | ModulesToSaveWrapper
+            module, BaseTunerLayer | AuxiliaryTrainingWrapper
         ):
             continue
         if any(map(len, _holders(module))):
@@ -152,7 +153,7 @@ def _holders(module: Any) -> list[Any]:  # noqa: ANN401 - PEFT has no types
     """Return the dictionaries in which a wrapper has its adapters' weights by name."""
     from torch.nn import ModuleDict, ParameterDict
 
-    parts = (getattr(module, name) for name in module.adapter_layer_names)
+    parts = (attrgetter(name)(module) for name in module.adapter_layer_names)
     return [part for part in parts if isinstance(part, ModuleDict | ParameterDict)]
 
 

@@ -31,6 +31,7 @@ from tasks.engine.adapters.targets import (
     is_selected,
 )
 from tasks.engine.base import load_skeleton, new_token_ids, traits_of
+from tasks.engine.excerpts import listed
 from tasks.errors import UserError
 from tasks.records import BaseSource, LoraConfigRecord, PeftConfigRecord, ResolvedLora
 
@@ -141,6 +142,13 @@ def _resolved(
     head = traits.head_modules(skeleton)
     fully_trained = list(dict.fromkeys([*settings.modules_to_save, *head]))
     check_modules_to_save(fully_trained, selection.adapted, skeleton)
+    rows = trained_rows(skeleton, new_tokens, fully_trained)
+    if both := sorted({*(rows or ())} & {*selection.adapted}):
+        raise UserError(
+            f"lora.target_modules adapt {listed(both)}, of which base_model.new_tokens train rows, "
+            "and PEFT can't do both; leave it out of the targets (lora.exclude_modules), or train "
+            "it fully by lora.modules_to_save instead"
+        )
     check_adapter_name(settings.adapter_name, fully_trained, skeleton)
     alpha = 2 * rank if settings.lora_alpha is None else settings.lora_alpha
     excluded = settings.exclude_modules
@@ -159,7 +167,7 @@ def _resolved(
         bias=settings.bias.value,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
-        trainable_token_indices=trained_rows(skeleton, new_tokens, fully_trained),
+        trainable_token_indices=rows,
         init_lora_weights=_INIT.get(settings.init_lora_weights, settings.init_lora_weights.value),
         **fused_patterns(settings, selection.num_fused, selection.target_parameters, rank, alpha),
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.config import LoraSettings, Quantization
 from tasks.engine.adapters.lora import to_json
 from tasks.engine.adapters.methods import Method, check_options, find_method, usable_methods
-from tasks.engine.adapters.name_patterns import check_patterns
+from tasks.engine.adapters.name_patterns import check_patterns, is_pattern
 from tasks.engine.adapters.targets import (
     all_linear,
     check_adapter_name,
@@ -22,7 +22,7 @@ from tasks.engine.adapters.targets import (
     is_selected,
 )
 from tasks.engine.base import load_skeleton, traits_of
-from tasks.engine.excerpts import reason
+from tasks.engine.excerpts import reason, shown
 from tasks.errors import UserError
 from tasks.records import BaseSource, PeftConfigRecord, ResolvedLora
 
@@ -130,6 +130,11 @@ def _targets(
     if settings.target_modules == "all-linear":
         return all_linear(skeleton, head, experts=False)
     wanted = settings.target_modules
+    if isinstance(wanted, str) and is_pattern(wanted):
+        raise UserError(
+            f"lora.target_modules is the regular expression {shown(wanted)}, which is for LoRA "
+            f"only, and lora.method is {method.name}; list the names of layers, or use all-linear"
+        )
     names = [wanted] if isinstance(wanted, str) else wanted
     modules = [name for name, _ in skeleton.named_modules() if name]
     unmatched = [t for t in names if not any(is_selected(m, t) for m in modules)]

@@ -48,13 +48,17 @@ def add_embeddings(model: "PreTrainedModel", new: Sequence[int]) -> None:
     """
     import torch
 
-    rows: Any = model.get_input_embeddings().weight
-    if rows.shape[0] <= max(new):
+    before: Any = model.get_input_embeddings().weight
+    num_rows = before.shape[0]
+    if num_rows <= max(new):
         model.resize_token_embeddings(max(new) + 1, mean_resizing=False)
     ends: tuple[Any, Any] = (model.get_input_embeddings(), model.get_output_embeddings())
     weights = {id(end.weight): end.weight for end in ends if end is not None}
+    # A tokenizer can have tokens without a row, such as one for padding. They get one now, which
+    # transformers fills with random numbers.
+    added = sorted({*new, *range(num_rows, max(new) + 1)})
     with torch.no_grad():
         for weight in weights.values():
             if weight.device.type != "meta":
-                weight[new] = weight[: min(new)].float().mean(dim=0).to(weight.dtype)
+                weight[added] = weight[: min(added)].float().mean(dim=0).to(weight.dtype)
     model.requires_grad_(requires_grad=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from engine_steps import ROWS, configured, injected, loaded, qwen2_base, save_here
+from engine_steps import ROWS, configured, injected, loaded, qwen2_base, save_here, train_here
 from engine_steps import training as short_training
 from peft import PeftModel
 from pydantic import ValidationError
@@ -53,10 +53,20 @@ def padded_llama(folder: Path) -> Path:
     return folder
 
 
+def padded_apart(folder: Path) -> Path:
+    """Save a Llama without a row for its tokenizer's padding token, which is never looked up."""
+    tiny_llama(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<|pad apart|>"})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 BASES: dict[str, Callable[[Path], Path]] = {
     "untied llama": tiny_llama,
     "tied qwen2": qwen2_base,
     "llama with rows to spare": padded_llama,
+    "llama without a row for padding": padded_apart,
 }
 
 
@@ -115,13 +125,17 @@ def test_a_new_token_goes_the_whole_way(base: Path, tmp_path: Path) -> None:
     assert own.decode(own("<part>a<total>")["input_ids"]) == "<part>a<total>"
 
     plain: Any = AutoModelForCausalLM.from_pretrained(base)
+    known = [*range(plain.get_input_embeddings().weight.shape[0]), *new]
     if plain.get_input_embeddings().weight.shape[0] < len(own):
         plain.resize_token_embeddings(len(own), mean_resizing=False)
-    assert torch.equal(logits_at(PeftModel.from_pretrained(plain, saved.folder), new), expected)
+    in_peft = logits_at(PeftModel.from_pretrained(plain, saved.folder), new)
+    assert torch.equal(in_peft[..., known], expected[..., known])
 
     # As `predict` and `try` do.
     wanted = AdapterSettings(source=str(saved.folder))
     used = load_adapters(None, [wanted], [adapter])
+    used.unload(wanted.name)
+    used.load(adapter, wanted.name)
     with used.using(wanted.name) as fresh:
         assert torch.equal(logits_at(fresh, new), expected)
     with used.using(None) as fresh:
@@ -152,13 +166,19 @@ def test_new_rows_are_the_mean_of_the_others(base: Path) -> None:
     new = ids_of(tokenizer_of(find_base(of(base))))
     for name in ("get_input_embeddings", "get_output_embeddings"):
         before, after = getattr(plain, name)().weight, getattr(model, name)().weight
-        old = min(new)
+        old = min(*new, before.shape[0])
         assert torch.equal(after[:old], before[:old])
         assert torch.allclose(after[new], before[:old].mean(dim=0).expand(2, -1))
     is_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert is_tied == bool(plain.config.tie_word_embeddings)
     assert model.config.vocab_size == max(plain.config.vocab_size, max(new) + 1)
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_base_with_new_rows_is_the_same_each_time(base: Path) -> None:
+    """No row is random: a resumed run and a fresh base for the adapter have the same weights."""
+    first, second = (adapter_state.base_checksum(loaded(base, of(base))[0]) for _ in range(2))
+    assert first == second
 
 
 def test_the_count_knows_the_new_rows(base: Path, tmp_path: Path) -> None:
@@ -216,6 +236,8 @@ def test_what_the_base_cannot_take_is_refused_before_its_weights(
     record = loaded(tiny_base, of(tiny_base))[1]
     with pytest.raises(UserError, match=r"new_tokens are trained with lora\.method lora only"):
         configured(record, LoraSettings(method="ia3"))
+    with pytest.raises(UserError, match=r"adapt lm_head, of which base_model\.new_tokens train"):
+        configured(record, LoraSettings(target_modules=["q_proj", "lm_head"]))
     model, state = trained(tiny_base, tmp_path)
     adapter = find_adapter(save_here(model, state, tmp_path).folder)
     plain = tokenizer_of(find_base(of(tiny_base).model_copy(update={"new_tokens": ()})))
@@ -223,3 +245,19 @@ def test_what_the_base_cannot_take_is_refused_before_its_weights(
         check_tokenizer(adapter, plain)
     with pytest.raises(UserError, match=r"a GGUF adapter can't contain.*use export --merged"):
         write_gguf(adapter, base_of(adapter), tmp_path / "a.gguf")
+
+
+def test_two_adapters_of_which_one_has_new_tokens_are_refused_as_such(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Whichever is first, nobody is sent to set another base, which would be refused, too."""
+    adapters = {}
+    for name, settings in (("plain", None), ("tokens", of(tiny_base))):
+        folder = tmp_path / name
+        model, record = injected(tiny_base, folder, LORA, settings)
+        short = train_here(model, record, folder, short_training(max_steps=1, eval_steps=None))
+        adapters[name] = find_adapter(save_here(model, short, folder).folder)
+    for names in (("plain", "tokens"), ("tokens", "plain")):
+        wanted = [AdapterSettings(source=str(adapters[one].path), name=one) for one in names]
+        with pytest.raises(UserError, match=r"tokens trained single tokens.*export --merged"):
+            load_adapters(None, wanted, [adapters[one] for one in names])

@@ -1,15 +1,22 @@
 """What is known of a retraining's end before anything is trained."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from plain_adapters import lora_folder
 from retraining_runs import retraining
 
+from tasks.engine.adapters import AdapterFolder, find_adapter
+from tasks.engine.base import find_base
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.errors import UserError
 from tasks.records import Outcome, VersionRecord
+from tasks.retraining import check_retraining
 from tasks.retraining.check_retraining import (
+    _check_beside,
     _check_count,
     _configuration_sha256,
     _version_made_from,
@@ -91,3 +98,57 @@ def test_another_metric_of_the_same_name_is_another_configuration(
     before = _configuration_sha256(config)
     file.write_text("def score(answer, expected):\n    return 0.0\n")
     assert _configuration_sha256(config) != before
+
+
+@pytest.fixture(scope="module")
+def champion(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> AdapterFolder:
+    """Save a LoRA of the tiny base."""
+    return find_adapter(lora_folder(tiny_base, tmp_path_factory.mktemp("champion") / "adapter"))
+
+
+@pytest.fixture
+def _registered(champion: AdapterFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the registry have this champion."""
+
+    @contextmanager
+    def found(*_: object) -> Iterator[list[AdapterFolder]]:
+        yield [champion]
+
+    monkeypatch.setattr(check_retraining, "found_adapters", found)
+
+
+@pytest.mark.usefixtures("_registered")
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({}, None),
+        ({"lora": {"r": None, "method": "ia3"}}, r"champion \(lora\), challenger \(ia3\)"),
+        ({"base_model": {"new_tokens": ["<new>"]}}, "challenger trained single tokens"),
+    ],
+    ids=["the same kind", "another method", "new tokens"],
+)
+def test_a_champion_that_cannot_share_the_base_is_told_before_training(
+    tiny_base: Path,
+    tmp_path: Path,
+    sections: Mapping[str, Mapping[str, object]],
+    message: str | None,
+) -> None:
+    """Both are scored on one base, so what PEFT can't put on it together is no comparison."""
+    config = retraining(tiny_base, tmp_path, "sums", **sections)
+    base = find_base(config.base_model)
+    if message is None:
+        _check_beside(version(1), base, config)
+        return
+    with pytest.raises(UserError, match=rf"sums/1 can't be compared with: .*{message}"):
+        _check_beside(version(1), base, config)
+
+
+def test_no_method_may_train_the_base_in_a_retraining(tmp_path: Path) -> None:
+    """An option of a method counts as LoRA's own setting does."""
+    with pytest.raises(ValueError, match=r"bias all trains biases of the base"):
+        retraining(
+            tmp_path,
+            tmp_path,
+            "sums",
+            lora={"r": None, "method": "oft", "options": {"bias": "all"}},
+        )

@@ -244,6 +244,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"method": "loha", "target_modules": ["q_proj"], "options": {"layers_to_transform": [7]}},
         "PEFT can't adapt .* by loha|select no layer",
     ),
+    "pattern of targets": (
+        {"method": "loha", "target_modules": r".*\.q_proj"},
+        "regular expression .* for LoRA only, .* loha; list the names",
+    ),
     "no pattern": (
         {"method": "loha", "options": {"exclude_modules": "("}},
         "no regular expression",

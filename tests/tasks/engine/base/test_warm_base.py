@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import peft_methods
 import pytest
 import torch
 from engine_steps import configured, loaded, logits, random_base
-from tiny_models import tiny_llama
+from tiny_models import tiny_llama, tiny_mixture
 from transformers import PreTrainedModel
 
 from tasks import engine
@@ -130,6 +131,8 @@ ADDED: dict[str, LoraSettings] = {
     "LoRA": LoraSettings(r=4),
     "DoRA": LoraSettings(r=4, use_dora=True),
     "a fully trained head": LoraSettings(r=4, modules_to_save=["lm_head"]),
+    # Layers of their own, projections that layers share, and an update of the whole weight.
+    **{method: peft_methods.settings(method) for method in ("ia3", "randlora", "oft")},
 }
 
 
@@ -171,6 +174,38 @@ def test_a_base_whose_weights_moved_into_the_adapter_is_loaded_anew(
     again, _ = loaded(tiny_base)
 
     assert again is not model
+    assert torch.equal(logits(again), expected)
+
+
+@pytest.mark.usefixtures("_warm")
+def test_a_base_with_new_tokens_is_used_again(tiny_base: Path, tmp_path: Path) -> None:
+    """The rows of new tokens are the base's, and what an adapter made of them is the adapter's."""
+    settings = BaseModelSettings.model_validate(
+        {"source": str(tiny_base), "dtype": "float32", "new_tokens": ["<new>"]}
+    )
+    model, base = loaded(tiny_base, settings)
+    expected = logits(model)
+    engine.inject_adapter(model, configured(base), tmp_path / "initial.safetensors")
+    give_back(model)
+    again, _ = loaded(tiny_base, settings)
+    assert again is model
+    assert torch.equal(logits(again), expected)
+    give_back(again)
+    assert loaded(tiny_base)[0] is not model
+
+
+@pytest.mark.usefixtures("_warm")
+def test_adapted_experts_are_put_back_in_their_order(tmp_path: Path) -> None:
+    """PEFT puts an adapted parameter behind the others of its module, in gpt-oss behind biases."""
+    folder = tiny_mixture("gpt_oss", tmp_path / "base")
+    model, base = loaded(folder)
+    keys, expected = list(model.state_dict()), logits(model)
+    lora = configured(base, LoraSettings(r=4, target_modules=["experts", "router"]))
+    engine.inject_adapter(model, lora, tmp_path / "initial.safetensors")
+    give_back(model)
+    again, _ = loaded(folder)
+    assert again is model
+    assert list(again.state_dict()) == keys
     assert torch.equal(logits(again), expected)
 
 
