@@ -93,5 +93,5 @@ def test_a_file_without_variants_is_told_what_is_missing(tmp_path: Path, text: s
     """The section is required although each of its settings is optional."""
     file = tmp_path / "plain.yaml"
     file.write_text(yaml.safe_dump(_ALONE) + text)
-    with pytest.raises(UserError, match="variants is missing: .*: list, grid, search, split_by"):
+    with pytest.raises(UserError, match=r"variants is missing: .*: list, grid, search, split_by"):
         read_settings(TrainVariantsConfig, file)
