@@ -7,7 +7,7 @@ from flows.server.embedded import ui_command as prefect_ui_command
 from flows.server.programs import near, program, runnable
 from flows.server.stack import running_mlflow
 from tasks.config import TrackingSettings
-from tasks.records import Outcome, ReportRecord, RetrainedRecord, RunRecord
+from tasks.records import Outcome, ReportRecord, RetrainedRecord, RunRecord, VariantsRecord
 from tasks.runtime.addresses import masked
 from tasks.tracking import Tracker, mlflow_run_id, run_url, ship_command, tracking_uri
 from tasks.tracking import ui_command as mlflow_ui_command
@@ -34,6 +34,13 @@ def places(run: RunRecord) -> Lines:
 def use(report: ReportRecord) -> Lines:
     """Return the command that answers a file of rows with the adapter of a training."""
     return [("use it", _predict(str(near(report.saved.folder))))]
+
+
+def use_set(record: VariantsRecord) -> Lines:
+    """Return the command that answers a file of rows with all adapters of a set."""
+    if all(one.adapter is None for one in record.variants):
+        return []
+    return [("use them", _predict(str(near(record.run.folder))))]
 
 
 def use_version(record: RetrainedRecord) -> Lines:

@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -89,20 +88,19 @@ def execute_and_print(flow_run: "FlowRun", *, as_json: bool) -> None:
     """
     from flows.cli.runs import execute_any
 
-    started = datetime.now(UTC)
     # Prefect 3.8 ends the run on SIGTERM and then sends the signal to its own process again: with
     # the default handler that second one would kill it before the last line is printed.
     signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         report = execute_any(flow_run)
     except UserError:
-        _let_alert(started)
+        _let_alert(flow_run)
         raise
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt can be resumed, too
         if isinstance(error, PartialFailureError):
             _print_what_there_is(flow_run, as_json=as_json)
         print_reason(error)
-        _let_alert(started)
+        _let_alert(flow_run)
         click.echo(f"to resume: {program('adapterflow')} resume {flow_run.id}", err=True)
         raise SystemExit(1) from None
     if as_json:
@@ -111,7 +109,7 @@ def execute_and_print(flow_run: "FlowRun", *, as_json: bool) -> None:
         _print_result(report)
 
 
-def _let_alert(since: datetime) -> None:
+def _let_alert(flow_run: "FlowRun") -> None:
     """Give an embedded server the time to call the webhook of `adapterflow alert`, if any."""
     from flows.server.embedded import EmbeddedServer
 
@@ -120,7 +118,7 @@ def _let_alert(since: datetime) -> None:
 
         # Whoever presses Ctrl-C once more does not want to wait; and the run's own error counts.
         with suppress(Exception, KeyboardInterrupt, SystemExit):
-            wait_for_alert(since)
+            wait_for_alert(flow_run.id)
 
 
 def _print_result(report: "ReportRecord | RetrainedRecord | VariantsRecord") -> None:

@@ -69,7 +69,8 @@ def _rank(config: TrainAdapterConfig) -> int:
 
 def _of_all(config: TrainVariantsConfig, checked: CheckedSet, first: Forecast) -> SetForecast:
     configs, plan = checked.configs, checked.plan
-    rows = list(plan.num_rows.values()) or [1] * len(configs)
+    # A variant may count its steps, and another its epochs over rows.
+    rows = list(plan.num_rows.values()) or [first.data.train.num_rows] * len(configs)
     num_searched = plan.num_variants if config.variants.search else 1
     work = [
         _work(one, count) / _work(configs[0], rows[0])

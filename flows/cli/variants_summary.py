@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli.next_steps import places
+from flows.cli.next_steps import places, use_set
 from flows.server.programs import near
 from tasks.records import VARIANTS_FILE, VariantsRecord
 from tasks.variants.comparison import COLUMNS, cells
@@ -41,4 +41,5 @@ def _lines(record: VariantsRecord) -> list[tuple[str, str]]:
         *([("registered", ", ".join(registered[:_MOST_ROWS]))] if registered else []),
         ("adapters", f"{near(record.run.folder)}, listed in {VARIANTS_FILE}"),
         *places(record.run),
+        *use_set(record),
     ]

@@ -5,7 +5,7 @@
 """
 
 import time
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from flows.server.embedded import HEARTBEAT_SECONDS
 from tasks.durability.run_labels import STEP
+from tasks.tracking import SET_TAG
 
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 """Three heartbeats: with fewer, a run that is only slow for a while would count as lost."""
@@ -33,13 +34,15 @@ Both names identify automations that earlier versions installed: another name wo
 _ALERT = "adapterflow: tell of failed runs"
 _BLOCK = "adapterflow-alerts"
 _STEP = f'flow_run.labels["{STEP}"]'
+_SET = f'flow_run.parameters.config.tracking.tags["{SET_TAG}"]'
+"""The set of variants that a run belongs to, if any: resuming it resumes the run."""
 _TEXT = f"""
 flow.name ~ ": the run " ~ flow_run.name ~ " is " ~ flow_run.state.name
 ~ ((" in " ~ {_STEP}) if {_STEP} else "")
 ~ ": " ~ ((flow_run.state.message or "") | replace("Flow run encountered an exception: ", ""))
 ~ (
-    ("; to resume: adapterflow resume " ~ flow_run.id)
-    if flow.name in ["train-adapter", "retrain-adapter"]
+    ("; to resume: adapterflow resume " ~ ({_SET} or flow_run.id))
+    if flow.name in ["train-adapter", "retrain-adapter", "train-variants"]
     else ("; to resume: prefect flow-run retry " ~ flow_run.id) if flow_run.deployment_id
     else "; to resume: run the same command again"
 )
@@ -127,19 +130,22 @@ def install_alert(webhook_url: str) -> None:
         install(client, failed_runs(webhook))
 
 
-def wait_for_alert(since: datetime) -> None:
-    """Wait until the webhook was called for a run that has failed since then, if there is one.
+def wait_for_alert(flow_run_id: UUID) -> None:
+    """Wait until the webhook was called for a run that failed, if there is one.
 
-    An embedded server ends with the command, and would take the call with it.
+    An embedded server ends with the command, and would take the call with it. The call for another
+    run does not count: a set's variants fail before the set does.
     """
     deadline = time.monotonic() + _SECONDS_TO_ALERT
     with get_client(sync_client=True) as client:
         alerts = client.read_automations_by_name(_ALERT)
+        state = client.read_flow_run(flow_run_id).state
         names = [f"prefect.automation.action.{end}" for end in ("executed", "failed")]
         wanted = {
-            "occurred": {"since": since},
             "event": {"name": names},
             "resource": {"id": [f"prefect.automation.{one.id}" for one in alerts]},
+            # Prefect's event about a state has the state's id.
+            "related": {"id": [f"prefect.event.{state.id}"]} if state else None,
         }
         while alerts and time.monotonic() < deadline:
             if client.read_events(EventFilter.model_validate(wanted), limit=1).events:

@@ -43,6 +43,8 @@ _UNKNOWN_SCHEMA = "Can't locate revision identified by"
 """Alembic's message about a database that a newer Prefect has migrated."""
 NO_UI = {"PREFECT_UI_ENABLED": "0"}
 """The embedded server has no UI, and Prefect must not print links to it."""
+OF_THE_SERVER = {**NO_UI, "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "flows.server.event_order"}
+"""Settings of the embedded server's process."""
 
 
 class EmbeddedServer:
@@ -73,7 +75,7 @@ class EmbeddedServer:
                 stdin=subprocess.PIPE,  # never written to; closed when this process ends
                 stdout=log,
                 stderr=log,
-                env=os.environ | NO_UI,
+                env=os.environ | OF_THE_SERVER,
                 pass_fds=[descriptor, database_lock],
                 start_new_session=True,
             )

@@ -171,10 +171,13 @@ def _missing(config: Config, path: str) -> list[str]:
     """Return a line for each required setting: if `data` is missing, `data.train` is."""
     section, name = path.rpartition(".")[::2]
     field = _section(config, section).model_fields[name]
+    alone = f"{path} is missing: {' '.join((field.description or '').split())}"
     if path not in sections(config):
-        return [f"{path} is missing: {' '.join((field.description or '').split())}"]
-    inner = _section(config, path).model_fields.items()
-    required = [f"{path}.{name}" for name, one in inner if one.is_required()]
+        return [alone]
+    inner = _section(config, path).model_fields
+    required = [f"{path}.{name}" for name, one in inner.items() if one.is_required()]
+    if not required:
+        return [f"{alone} Settings of {path}: {', '.join(inner)}"]
     return [line for one in required for line in _missing(config, one)]
 
 

@@ -63,6 +63,9 @@ def _carried_out(
             reason = f"promoted: {decision.compared}{said}"
             return decision.model_copy(update={"reason": reason})
         decision = decision.model_copy(update=no._asdict())
+    elif by_hand := registry.why_champion(version.version):
+        # Somebody promoted it while the run waited for approval; what they did stands.
+        return decision.model_copy(update={"outcome": Outcome.PROMOTE, "reason": by_hand})
     if decision.outcome not in UNDECIDED:
         registry.withdraw(version.version)
     after_all = f"{decision.reason}; to promote it after all: {promote_command(version)}"

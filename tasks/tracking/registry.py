@@ -195,6 +195,11 @@ class Registry:
         self.describe(version, {"Decision": given})
         return Promoted(mine, champion, given)
 
+    def why_champion(self, version: int) -> str | None:
+        """Return the reason recorded with a version if it is the champion now, else None."""
+        found = next((one for one in self.versions() if one.version == version), None)
+        return found.tags.get(REASON_TAG) if found and CHAMPION in found.aliases else None
+
     def roll_back(self, reason: str, to: int | None = None) -> tuple[int, int]:
         """Make a former champion the champion again; return the old champion and the new one.
 

@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,13 +72,19 @@ def _listed(config: TrainVariantsConfig) -> Iterator[VariantRecord]:
 
 def _combined(grid: Mapping[str, Sequence[Any]]) -> Iterator[VariantRecord]:
     """Yield each combination of a grid, the last setting changing fastest."""
-    taken = Counter[str]()
+    taken: set[str] = set()
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
-        name = setting_name(settings)
-        taken[name] += 1  # long values are cut, and may become the same
-        number = f"-{taken[name]}" if taken[name] > 1 else ""
-        yield VariantRecord(name=name + number, settings=settings)
+        # Long values are cut, and may become the same.
+        name = _not_in(taken, setting_name(settings))
+        taken.add(name.casefold())
+        yield VariantRecord(name=name, settings=settings)
+
+
+def _not_in(taken: set[str], name: str) -> str:
+    """Return a name, numbered if it is taken; a file system may ignore case."""
+    possible = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(one for one in possible if one.casefold() not in taken)
 
 
 def setting_name(settings: Mapping[str, Any]) -> str:

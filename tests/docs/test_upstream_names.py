@@ -237,6 +237,12 @@ REACHES = (
         ("ephemeral", "final"),
     ),
     Reach(
+        "prefect.server.events.ordering.memory",
+        "CausalOrdering.wait_for_leader",
+        "flows/server/event_order.py",
+        ("event",),
+    ),
+    Reach(
         "prefect.filesystems",
         "LocalFileSystem.write_path",
         "tasks/durability/kept_results.py",

@@ -8,6 +8,11 @@ from command_line_runs import run_in_process
 from flow_runs import sums
 from variant_sets import set_config, tenants, written
 
+from flows.cli.check import forecast_of
+from flows.cli.early_checks import check_set
+from flows.cli.variants_check import _of_all
+from tasks.engine.forecast import Probe
+
 
 def test_a_set_is_forecast(
     tiny_base: Path,
@@ -26,6 +31,28 @@ def test_a_set_is_forecast(
     assert found["first"]["data"]["train"]["num_rows"] == 9
     assert found["disk_bytes"] > 3 * 5 * 4 * found["first"]["num_trainable_parameters"]
     assert not (tmp_path / "home/outputs").exists()
+
+
+def test_steps_and_epochs_are_forecast_in_the_same_unit(tiny_base: Path, tmp_path: Path) -> None:
+    """A variant of as many steps as another's epochs have takes about as long."""
+    data = sums(tmp_path / "sums.jsonl")
+    alone = forecast_of(set_config(tiny_base, data, {"grid": {"seed": [0]}}), with_probe=False)
+    listed = [
+        {"name": "epochs"},
+        {"name": "steps", "settings": {"training.max_steps": alone.num_steps, "seed": 1}},
+    ]
+    config = set_config(tiny_base, data, {"list": listed})
+    probe = Probe(
+        batching="",
+        base_bytes=0,
+        peak_memory_bytes=0,
+        peak_gpu_bytes=0,
+        seconds_per_step=1.0,
+        seconds_per_evaluation=0.0,
+    )
+    first = alone.model_copy(update={"probe": probe})
+    found = _of_all(config, check_set(config), first).seconds_training
+    assert found == pytest.approx(2 * alone.num_steps, rel=0.2)
 
 
 def test_train_names_the_command_for_a_set(

@@ -86,3 +86,12 @@ def test_the_rest_is_a_configuration_of_its_own(tmp_path: Path) -> None:
     assert found.variants.split_by.column == "tenant"
     assert found.alone.lora.r == 4
     assert found.sha256() == found.alone.sha256()
+
+
+@pytest.mark.parametrize("text", ["", "variants:\n"])
+def test_a_file_without_variants_is_told_what_is_missing(tmp_path: Path, text: str) -> None:
+    """The section is required although each of its settings is optional."""
+    file = tmp_path / "plain.yaml"
+    file.write_text(yaml.safe_dump(_ALONE) + text)
+    with pytest.raises(UserError, match=r"variants is missing: .*: list, grid, search, split_by"):
+        read_settings(TrainVariantsConfig, file)

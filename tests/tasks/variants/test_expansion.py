@@ -44,6 +44,14 @@ def test_a_grid_is_every_combination_once() -> None:
     assert found[1].name == "r-4-learning_rate-0.001-use_dora-true"
 
 
+def test_a_grid_gives_each_variant_a_name_of_its_own() -> None:
+    """Values that are named alike, or differ in case only, are numbered past names that exist."""
+    files = ["a/rows.jsonl", "b/rows.jsonl", "rows.jsonl-2", "c/Rows.jsonl"]
+    found = planned(_config({"grid": {"data.train": files}})).variants
+    assert len({one.name.casefold() for one in found}) == len(files)
+    assert found[0].name == "train-rows.jsonl"
+
+
 def test_a_variant_differs_in_its_settings_alone() -> None:
     """All other settings are those of the configuration around it."""
     config = _config({"list": [{"name": "a", "settings": {"lora.r": 4, "seed": 3}}]}, seed=1)
