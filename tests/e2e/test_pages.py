@@ -108,8 +108,13 @@ def open_artifact(page: "Page", asked: Asked, key: str) -> str:
 
 def in_order(text: str, *parts: str) -> bool:
     """Return whether a text has these parts, each after the one before."""
-    places = [text.find(part) for part in parts]
-    return -1 not in places and places == sorted(places)
+    place = 0
+    for part in parts:
+        found = text.find(part, place)
+        if found < 0:
+            return False
+        place = found + len(part)
+    return True
 
 
 def choose(page: "Page", option: str) -> None:

@@ -26,7 +26,7 @@ def text_about(flow: str, run_id: str, config: dict[str, Any]) -> str:
             "parameters": {"config": config},
         }
     )
-    given = {"flow_run": run, "flow": Flow(id=run.flow_id, name=flow)}
+    given = {"flow_run": run, "flow": Flow.model_validate({"id": run.flow_id, "name": flow})}
     # The run's page is not what is tested here.
     template = payload.replace("flow_run | ui_url", "flow_run.name")
     return str(json.loads(asyncio.run(render_user_template(template, given)))["text"])
