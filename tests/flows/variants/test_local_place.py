@@ -106,8 +106,14 @@ def test_a_mistake_of_the_caller_ends_the_processes(given: _Given) -> None:
 def test_an_interruption_ends_active_runs(given: _Given) -> None:
     """Ctrl-C during runs that never end stops them."""
     runs = [uuid4(), uuid4()]
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+
+    def interrupt(*_: object) -> None:
+        if len(given.attempts) == len(runs):  # both are active
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    signal.signal(signal.SIGALRM, interrupt)
     with given.place(2, deaths=-1) as place:
-        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
         with pytest.raises(KeyboardInterrupt):
             place.execute(runs, lambda _: None)
