@@ -110,7 +110,7 @@ def execute_and_print(flow_run: "FlowRun", *, as_json: bool) -> None:
 
 
 def _let_alert(flow_run: "FlowRun") -> None:
-    """Give an embedded server the time to call the webhook of `adapterflow alert`, if any."""
+    """Wait until an embedded server has called the webhook of `adapterflow alert`, if any."""
     from flows.server.embedded import EmbeddedServer
 
     if EmbeddedServer.of_this_process:

@@ -155,7 +155,7 @@ class LocalPlace:
             raise
 
     def _fill(self, waiting: deque[UUID]) -> None:
-        """Give each idle worker a run; start workers while there are fewer than runs for them."""
+        """Assign each idle worker a run; start workers while there are fewer than runs for them."""
         for number in range(self._num_processes):
             if not waiting:
                 return

@@ -198,7 +198,7 @@ class RayPlace:
             raise
 
     def _fill(self, waiting: deque[UUID]) -> None:
-        """Give each idle actor a run; start actors while there are fewer than runs for them."""
+        """Assign each idle actor a run; start actors while there are fewer than runs for them."""
         while waiting and self._idle:
             actor, run = self._idle.pop(), waiting.popleft()
             self._busy[actor.execute.remote(run)] = (actor, run)

@@ -479,7 +479,7 @@ def _load_base(base: str, revision: str | None, config: dict[str, Any], full: li
 
 
 def _add_embeddings(model: Any, folder: Path) -> None:  # noqa: ANN401
-    """Give the model rows for the tokens that an adapter trained, if it has none for them.
+    """Add rows to the model for the tokens that an adapter trained, if it has none for them.
 
     The adapter contains their values. Another token without a row, such as one for padding, gets
     the mean of the others, as in training: transformers would fill it with random numbers.

@@ -36,7 +36,7 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[str]) -> li
 
 
 def add_embeddings(model: "PreTrainedModel", new: Sequence[int]) -> None:
-    """Give new tokens rows of the input and output embeddings, each the mean of the older rows.
+    """Add rows for new tokens to the input and output embeddings, each the mean of the older rows.
 
     Rows are appended where the embeddings have none to spare: those of many bases have more rows
     than the tokenizer has tokens. The mean makes a new token neither likely nor unlikely (as in

@@ -138,7 +138,7 @@ class Pristine:
 
 
 def _replace_fields(one: Any, fields: Mapping[str, Any]) -> None:  # noqa: ANN401
-    """Give an object these attributes and no others."""
+    """Replace all attributes of an object by these."""
     vars(one).clear()
     vars(one).update(fields)
 
