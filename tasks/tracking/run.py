@@ -8,7 +8,7 @@ import hashlib
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks.config import TrackingSettings
@@ -185,11 +185,6 @@ class Tracker:
     def describe(self, lines: Mapping[str, str]) -> None:
         """Set lines of the run's description by name, from which the experiment's is made, too."""
         self._log("describe", lines=dict(lines))
-
-    def log_metric_series(self, name: str, points: Iterable[tuple[int, float]]) -> None:
-        """Log a curve of (step, value)."""
-        now = now_ms()
-        self._log("log_metrics", points=[(name, float(v), now, step) for step, v in points])
 
     def log_dataset(self, split: SplitRecord, context: str) -> None:
         """Log a split as a dataset of the run; `context` is such as `train` or `eval`.

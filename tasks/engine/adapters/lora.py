@@ -57,7 +57,7 @@ def resolve_lora(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
     selection = select(settings, skeleton, base.settings.task)
     check_parameters(settings, [*selection.target_parameters], skeleton, base.settings)
     new_tokens = new_token_ids(base)
-    config = _resolved(settings, selection, skeleton, base.settings.task, new_tokens)
+    config = resolve_config(settings, selection, skeleton, base.settings.task, new_tokens)
     reached = {**selection.patterns, **reached_by_values(settings, selection.adapted)}
     unreached = describe_unreached(settings, config, selection, skeleton)
     notes = note_frozen_routers(skeleton, selection.adapted)
@@ -89,27 +89,6 @@ def _check_start(settings: LoraSettings, quantization: Quantization) -> None:
         )
 
 
-def resolve_config(
-    settings: LoraSettings,
-    skeleton: "PreTrainedModel",
-    task: Task = Task.CAUSAL_LM,
-    new_tokens: Sequence[int] = (),
-) -> LoraConfigRecord:
-    """Resolve every choice that the settings leave open.
-
-    Args:
-        settings: what the user set.
-        skeleton: the base model, on the meta device or loaded.
-        task: of the base; a head that it adds is put into `modules_to_save`.
-        new_tokens: the numbers of tokens whose embeddings train.
-
-    Raises:
-        UserError: a name in `target_modules` or `modules_to_save` matches nothing, or a layer that
-            LoRA cannot adapt; or the initialization does not work with the rank.
-    """
-    return _resolved(settings, select(settings, skeleton, task), skeleton, task, new_tokens)
-
-
 def select(
     settings: LoraSettings, skeleton: "PreTrainedModel", task: Task = Task.CAUSAL_LM
 ) -> Selection:
@@ -121,13 +100,26 @@ def select(
     return select_targets(settings, skeleton, head, experts=not limits(settings))
 
 
-def _resolved(
+def resolve_config(
     settings: LoraSettings,
     selection: Selection,
     skeleton: "PreTrainedModel",
-    task: Task,
-    new_tokens: Sequence[int],
+    task: Task = Task.CAUSAL_LM,
+    new_tokens: Sequence[int] = (),
 ) -> LoraConfigRecord:
+    """Resolve every choice that the settings leave open.
+
+    Args:
+        settings: what the user set.
+        selection: what they select in the base.
+        skeleton: the base model, on the meta device or loaded.
+        task: of the base; a head that it adds is put into `modules_to_save`.
+        new_tokens: the numbers of tokens whose embeddings train.
+
+    Raises:
+        UserError: a name in `modules_to_save` matches nothing or something adapted, or settings
+            exclude each other.
+    """
     from peft import LoraConfig
 
     traits = traits_of(task)
@@ -269,24 +261,25 @@ def describe_unreached(
 
 
 def describe_unusual(
-    config: LoraConfigRecord, num_trainable: int, num_base: int
+    config: PeftConfigRecord, num_trainable: int, num_base: int
 ) -> tuple[str, ...]:
     """Describe what is allowed but unusual, as warnings.
 
     Args:
-        config: the resolved configuration.
+        config: the resolved configuration, of LoRA or another method.
         num_trainable: the number of trainable parameters.
         num_base: the number of the base's parameters.
     """
     found = []
-    if config.r not in _USUAL_RANKS:
+    if isinstance(config, LoraConfigRecord) and config.r not in _USUAL_RANKS:
         found.append(f"rank {config.r} is outside the usual 8 to 64")
     share = num_trainable / (num_base + num_trainable)
     if share > _USUAL_SHARE:
         found.append(f"{share:.2%} of all parameters are trainable, above the usual 1 %")
-    if config.bias is not Bias.NONE:
+    bias = getattr(config, "bias", None)
+    if bias not in (None, False, Bias.NONE):
         found.append(
-            f"bias={config.bias.value!r} trains biases of the base, so disabling the adapter does "
+            f"bias={str(bias)!r} trains biases of the base, so disabling the adapter does "
             "not restore the base's answers"
         )
     return tuple(found)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import LoraSettings, Quantization
-from tasks.engine.adapters.lora import to_json
+from tasks.engine.adapters.lora import describe_unusual, to_json
 from tasks.engine.adapters.methods import Method, check_options, find_method, usable_methods
 from tasks.engine.adapters.name_patterns import check_patterns, is_pattern
 from tasks.engine.adapters.targets import (
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _OF_ALL_METHODS = {"adapter_name", "method", "options", "target_modules", "modules_to_save"}
-_USUAL_SHARE = 0.01
 
 
 def resolve_method(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
@@ -81,7 +80,7 @@ def resolve_method(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
         num_trainable_parameters=num_trainable or 0,
         num_total_parameters=num_base + (num_trainable or 0),
         chosen_by=chosen_by,
-        warnings=tuple(_remarks(method, record, num_trainable, num_base)),
+        warnings=_warnings(method, record, num_trainable, num_base),
     )
 
 
@@ -231,22 +230,12 @@ def adapted_modules(model: "nn.Module") -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
 
 
-def _remarks(
+def _warnings(
     method: Method, record: PeftConfigRecord, num_trainable: int | None, num_base: int
-) -> list[str]:
-    """Describe what is unusual."""
-    found = []
-    if num_trainable is None:
-        found.append(
-            f"{method.name} derives its weights from the base's, so how many it trains is only "
-            "known once the base is loaded"
-        )
-    elif (share := num_trainable / (num_base + num_trainable)) > _USUAL_SHARE:
-        found.append(f"{share:.2%} of all parameters are trainable, above the usual 1 %")
-    bias = getattr(record, "bias", None)
-    if bias not in (None, False, "none"):
-        found.append(
-            f"bias={bias!r} trains biases of the base, so disabling the adapter does not restore "
-            "the base's answers"
-        )
-    return found
+) -> tuple[str, ...]:
+    unknown = (
+        f"{method.name} derives its weights from the base's, so how many it trains is only known "
+        "once the base is loaded"
+    )
+    unusual = describe_unusual(record, num_trainable or 0, num_base)
+    return (*([unknown] if num_trainable is None else ()), *unusual)

@@ -227,7 +227,8 @@ def test_many_and_long_params_are_kept(opened: Tracker) -> None:
 def test_replayed_metrics_add_no_point(opened: Tracker) -> None:
     """A curve that is logged twice, at different times, has each of its points once."""
     for _ in range(2):
-        opened.log_metric_series("train/loss", [(step, 1 / (step + 1)) for step in range(1200)])
+        for step in range(1200):
+            opened.log_metrics({"train/loss": 1 / (step + 1)}, step)
         opened.log_metrics({"eval/loss": 0.5, "eval/tokens": 9}, step=3, timestamp_ms=7)
 
     history = client_of(opened.run).get_metric_history(id_of(opened.run), "train/loss")

@@ -34,7 +34,8 @@ def settings(**given: object) -> LoraSettings:
 
 def resolve(folder: Path, **given: object) -> LoraConfigRecord:
     """Resolve settings for the model in a folder."""
-    return lora.resolve_config(settings(**given), skeleton(folder))
+    model = skeleton(folder)
+    return lora.resolve_config(settings(**given), lora.select(settings(**given), model), model)
 
 
 def refusal(folder: Path, **given: object) -> str:
@@ -218,10 +219,8 @@ def small(**config: Any) -> "PreTrainedModel":  # noqa: ANN401 - as the architec
 
 def unreached(model: "PreTrainedModel", **given: object) -> tuple[str, ...]:
     """Return the warnings about what settings leave frozen."""
-    config, selection = (
-        lora.resolve_config(settings(**given), model),
-        lora.select(settings(**given), model),
-    )
+    selection = lora.select(settings(**given), model)
+    config = lora.resolve_config(settings(**given), selection, model)
     return lora.describe_unreached(settings(**given), config, selection, model)
 
 
@@ -277,7 +276,8 @@ def test_all_layers_are_those_that_peft_takes(kind: str) -> None:
     """No name is chosen that PEFT refuses, or takes for an expert: what is chosen is adapted."""
     model = small(model_type=kind, num_heads=8, head_dim=8, first_k_dense_replace=1)
     given = settings(r=4, target_modules="all-linear")
-    config, selection = lora.resolve_config(given, model), lora.select(given, model)
+    selection = lora.select(given, model)
+    config = lora.resolve_config(given, selection, model)
     lora.count_trainable(config, model)
 
     assert "out_proj" not in selection.reached
@@ -288,7 +288,8 @@ def test_all_layers_are_those_that_peft_takes(kind: str) -> None:
 
 def test_what_peft_refuses_is_refused_before_the_weights() -> None:
     """PEFT's own refusal is a user's mistake, with its reason."""
-    config = lora.resolve_config(settings(target_modules=["conv1d"]), small(model_type="jamba"))
+    given, model = settings(target_modules=["conv1d"]), small(model_type="jamba")
+    config = lora.resolve_config(given, lora.select(given, model), model)
     with pytest.raises(
         UserError, match="PEFT can't adapt JambaForCausalLM with these settings of lora"
     ):

@@ -25,7 +25,7 @@ from tiny_models import tiny_bert, tiny_llama, tiny_tokenizer
 from tasks.config import BaseModelSettings, DataSettings, LoraSettings, Task, TrainingSettings
 from tasks.engine.adapters import adapter_state
 from tasks.engine.adapters.injection import reinject
-from tasks.engine.adapters.lora import resolve_config
+from tasks.engine.adapters.lora import resolve_config, select
 from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import as_items
@@ -268,7 +268,9 @@ def test_all_linear_leaves_out_the_head(tmp_path: Path) -> None:
     RobertaModel(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     skeleton = load_skeleton(find_base(classifier(tmp_path)))
-    resolved = resolve_config(LoraSettings(target_modules="all-linear"), skeleton, CLASSIFYING)
+    given = LoraSettings(target_modules="all-linear")
+    selection = select(given, skeleton, CLASSIFYING)
+    resolved = resolve_config(given, selection, skeleton, CLASSIFYING)
     assert resolved.modules_to_save == ("classifier",)
     expected = {"query", "key", "value", "intermediate.dense", "output.dense"}
     assert set(resolved.target_modules) == expected
