@@ -81,7 +81,7 @@ chaos: .venv/installed-dev
 	$(BIN)/python tests/support/chaos.py --kills 210 --seed 1
 
 chaos-variants: .venv/installed-dev
-	$(BIN)/python tests/support/chaos_variants.py $(ARGS)
+	PYTHONPATH=. $(BIN)/python tests/support/chaos_variants.py $(ARGS)
 
 screenshots: .venv/installed-dev
 	$(BIN)/python tests/support/screenshots.py

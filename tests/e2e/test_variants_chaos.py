@@ -15,13 +15,13 @@ from variant_sets import (
     completed_steps,
     set_config,
     started,
-    tenants,
     variant_runs,
     waited_for,
     workers,
     written,
 )
 
+from benchmarks.harness.variant_rows import tenant_rows
 from tasks.config import TrainVariantsConfig
 from tasks.config.reading import with_settings
 from tasks.inference.variant_sets import read_set
@@ -42,7 +42,7 @@ def test_no_variant_is_lost_or_trained_twice(
 ) -> None:
     """Three workers and the set's own process are killed: each adapter is there, trained once."""
     monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
-    data = tenants(tmp_path / "rows.jsonl", _NUM_TENANTS)
+    data = tenant_rows(tmp_path / "rows.jsonl", _NUM_TENANTS)
     config = set_config(tiny_base, data, {"split_by": "tenant", "num_processes": 2})
     file = written(config, tmp_path / "set.yaml")
     draw = random.Random(7)  # noqa: S311 - moments, no secret

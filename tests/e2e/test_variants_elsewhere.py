@@ -4,10 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import psutil
@@ -16,9 +15,18 @@ from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import get_current_settings
-from variant_sets import completed_steps, set_config, tenants, variant_runs, written
+from variant_sets import (
+    SECONDS,
+    begun,
+    completed_steps,
+    set_config,
+    started,
+    variant_runs,
+    waited_for,
+    written,
+)
 
-from flows.cli.run_list import unfinished_runs
+from benchmarks.harness.variant_rows import tenant_rows
 from flows.cli.runs import create_run, execute
 from flows.train_adapter import train_adapter
 from tasks.config import TrainVariantsConfig
@@ -28,12 +36,8 @@ from tasks.records import VariantsRecord
 
 pytestmark = pytest.mark.slow
 
-T = TypeVar("T")
-
 CHECKOUT = Path(__file__).parents[2]
-ADAPTERFLOW = Path(sys.executable).with_name("adapterflow")
 PREFECT = Path(sys.executable).with_name("prefect")
-_SECONDS = 400
 _FILES = ("adapter_model.safetensors", "adapter_config.json")
 _NUM_TENANTS = 4
 
@@ -53,39 +57,12 @@ def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, **settings, **paths, **more}
 
 
-def _started(request: pytest.FixtureRequest, *arguments: object) -> "subprocess.Popen[str]":
-    process = subprocess.Popen(
-        [ADAPTERFLOW, *map(str, arguments)],
-        env=_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    request.addfinalizer(process.kill)
-    return process
-
-
-def _waited_for(
-    condition: Callable[[], T], process: "subprocess.Popen[str] | None", seconds: float = _SECONDS
-) -> T:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert process is None or process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
-
-
-def _set_id(process: "subprocess.Popen[str]") -> UUID:
-    return _waited_for(lambda: next(map(UUID, unfinished_runs()), None), process)  # type: ignore[return-value]
-
-
 def _is_training(set_id: UUID) -> bool:
     return any(run.state and run.state.is_running() for run in variant_runs(set_id))
 
 
-def _ended(process: "subprocess.Popen[str]", set_id: UUID) -> VariantsRecord:
-    _, said = process.communicate(timeout=_SECONDS)
+def _ended(process: "subprocess.Popen[bytes]", set_id: UUID) -> VariantsRecord:
+    _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said
     [folder] = Path(os.environ["ADAPTERFLOW_HOME"]).glob(f"outputs/*-{str(set_id)[:8]}")
     return read_set(folder)
@@ -134,12 +111,12 @@ def test_ray_cluster_trains_each_variant_once(
     request: pytest.FixtureRequest,
 ) -> None:
     """An actor that is killed is replaced, and its variant resumes; the others go on."""
-    data = tenants(tmp_path / "rows.jsonl", _NUM_TENANTS)
+    data = tenant_rows(tmp_path / "rows.jsonl", _NUM_TENANTS)
     place = {"run_on": "ray", "ray_address": ray_address, "num_processes": 2}
     config = set_config(tiny_base, data, {"split_by": "tenant", **place})
-    process = _started(request, "variants", written(config, tmp_path / "set.yaml"))
-    set_id = _set_id(process)
-    actor = _waited_for(lambda: _actors() if _is_training(set_id) else [], process)[0]
+    process = started(request, "variants", written(config, tmp_path / "set.yaml"))
+    set_id = waited_for(begun, process)
+    actor = waited_for(lambda: _actors() if _is_training(set_id) else [], process)[0]
     actor.send_signal(signal.SIGKILL)
 
     _check(_ended(process, set_id), set_id, config)
@@ -200,11 +177,11 @@ def test_work_pool_trains_each_variant_once(
     request: pytest.FixtureRequest,
 ) -> None:
     """Two workers share the variants; one whose process is killed is taken again."""
-    data = tenants(tmp_path / "rows.jsonl", _NUM_TENANTS)
+    data = tenant_rows(tmp_path / "rows.jsonl", _NUM_TENANTS)
     config = set_config(tiny_base, data, {"split_by": "tenant", "run_on": "work-pool"})
-    process = _started(request, "variants", written(config, tmp_path / "set.yaml"))
-    set_id = _set_id(process)
-    training = _waited_for(lambda: _trainings(pool) if _is_training(set_id) else [], process)[0]
+    process = started(request, "variants", written(config, tmp_path / "set.yaml"))
+    set_id = waited_for(begun, process)
+    training = waited_for(lambda: _trainings(pool) if _is_training(set_id) else [], process)[0]
     training.send_signal(signal.SIGKILL)
 
     _check(_ended(process, set_id), set_id, config)

@@ -17,13 +17,13 @@ from variant_sets import (
     completed_steps,
     set_config,
     started,
-    tenants,
     variant_runs,
     waited_for,
     workers,
     written,
 )
 
+from benchmarks.harness.variant_rows import tenant_rows
 from flows.cli.runs import create_run, execute, execute_any, folder_of, reopen_run
 from tasks.config.reading import with_settings
 from tasks.durability.step_name import StepName
@@ -99,7 +99,7 @@ def test_a_stopped_set_cancels_its_variants(
 ) -> None:
     """SIGTERM ends all processes; the last line is the command that resumes the set."""
     monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
-    data = tenants(tmp_path / "rows.jsonl", 3)
+    data = tenant_rows(tmp_path / "rows.jsonl", 3)
     config = set_config(tiny_base, data, {"split_by": "tenant"})
     process = started(request, "variants", written(config, tmp_path / "set.yaml"))
     set_id = waited_for(begun, process)

@@ -80,13 +80,15 @@ class Chaos:
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         from tiny_models import tiny_llama
-        from variant_sets import set_config, tenants, written
+        from variant_sets import set_config, written
+
+        from benchmarks.harness.variant_rows import tenant_rows
 
         self.folder = folder
         self.draw = random.Random(options.seed)  # noqa: S311 - moments, no secret
         self.options = options
         self.result = Result(options.tenants)
-        data = tenants(folder / "rows.jsonl", options.tenants)
+        data = tenant_rows(folder / "rows.jsonl", options.tenants)
         how = {"split_by": "tenant", "num_processes": options.processes}
         self.config: TrainVariantsConfig = set_config(tiny_llama(folder / "base"), data, how)
         self.file = written(self.config, folder / "set.yaml")

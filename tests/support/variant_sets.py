@@ -1,6 +1,5 @@
 """Sets of variants on a tiny base, for tests: their configuration, rows, flow runs, processes."""
 
-import json
 import os
 import subprocess
 import sys
@@ -27,20 +26,6 @@ SECONDS = 600
 """That a test waits for something at most, on a busy machine."""
 
 T = TypeVar("T")
-
-
-def tenants(file: Path, num_tenants: int, rows_each: int = 40) -> Path:
-    """Write a file of sums, which the tenants have in turns."""
-    rows = (
-        {
-            "tenant": f"tenant {number % num_tenants}",
-            "prompt": f"What is {number} plus {number}?",
-            "completion": str(2 * number),
-        }
-        for number in range(num_tenants * rows_each)
-    )
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 def set_config(

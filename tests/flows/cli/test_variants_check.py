@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from command_line_runs import run_in_process
 from flow_runs import sums
-from variant_sets import set_config, tenants, written
+from variant_sets import set_config, written
 
+from benchmarks.harness.variant_rows import tenant_rows
 from flows.cli.check import forecast_of
 from flows.cli.early_checks import check_set
 from flows.cli.variants_check import _of_all
@@ -22,7 +23,7 @@ def test_a_set_is_forecast(
 ) -> None:
     """How many variants there are, of how many rows, and what one of them is; nothing is left."""
     monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
-    data = tenants(tmp_path / "rows.jsonl", 3, 12)
+    data = tenant_rows(tmp_path / "rows.jsonl", 3, 12)
     file = written(set_config(tiny_base, data, {"split_by": "tenant"}), tmp_path / "set.yaml")
     status, out, _ = run_in_process(capsys, monkeypatch, "check", file, "--no-probe", "--json")
     found = json.loads(out)
