@@ -8,7 +8,7 @@ def tenant_rows(file: Path, num_tenants: int, rows_each: int = 40) -> Path:
     """Write rows that the tenants have in turns, and return the file."""
     rows = (
         {
-            "tenant": f"tenant-{number % num_tenants:03}",
+            "tenant": f"tenant {number % num_tenants}",
             "prompt": f"What is {number} plus {number}?",
             "completion": str(2 * number),
         }
