@@ -207,7 +207,7 @@ def _check_reached(
     near = [match for one in idle if (match := nearest(one, leaves))]
     hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
     raise UserError(
-        f"lora.{setting} {idle} reach nothing that is adapted{hint}; adapted are: {listed(leaves)}"
+        f"lora.{setting} {idle} reach nothing that is adapted{hint}; adapted: {listed(leaves)}"
     )
 
 

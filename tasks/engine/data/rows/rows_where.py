@@ -62,6 +62,6 @@ def _without(
     shown = ", ".join(map(excerpt, islice(values[name], _SHOWN_VALUES)))
     more = ", …" if len(values[name]) > _SHOWN_VALUES else ""
     return UserError(
-        f"no row of {source} is one{where_text(where)}, as data.where demands; values of {name}: "
+        f"there is no row of {source}{where_text(where)}, as data.where asks; values of {name}: "
         f"{shown or '(none)'}{more}"
     )
