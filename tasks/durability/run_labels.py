@@ -5,19 +5,27 @@ neither waits nor fails while Prefect can't be reached.
 """
 
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from queue import SimpleQueue
+from typing import TypeAlias
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.runtime.progress import logger
 
 STEP = "adapterflow.step"
 DEVICE = "adapterflow.device"
 
-_to_send: "SimpleQueue[tuple[UUID, dict[str, str]]]" = SimpleQueue()
+_SECONDS_BETWEEN_TRIES = 5.0
+
+_Labels: TypeAlias = "SimpleQueue[tuple[UUID, dict[str, str]]]"
 
 
 @contextmanager
@@ -41,19 +49,33 @@ def in_step(name: str) -> Iterator[None]:
 def set_label(name: str, value: str) -> None:
     """Set a label of the current flow run soon; outside of a run, do nothing."""
     if found := flow_run.get_id():
-        _to_send.put((UUID(found), {name: value}))
-        _start_sending()
+        _queue_for(PREFECT_API_URL.value()).put((UUID(found), {name: value}))
 
 
 @cache
-def _start_sending() -> None:
-    threading.Thread(target=_send, name="run labels", daemon=True).start()
+def _queue_for(server: str | None) -> _Labels:
+    """Return the queue of the labels that a thread sends to a server, in their order."""
+    queue: _Labels = SimpleQueue()
+    words = (server, queue)
+    threading.Thread(target=_send, name="run labels", args=words, daemon=True).start()
+    return queue
 
 
-def _send() -> None:
+def _send(server: str | None, queue: _Labels) -> None:
     # One client for all: making one takes longer than sending a label.
-    with get_client(sync_client=True) as client:
+    with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as client:
         while True:
-            run_id, labels = _to_send.get()
-            with suppress(Exception):
-                client.update_flow_run_labels(run_id, {**labels})
+            run_id, labels = queue.get()
+            while not _sent(client, run_id, labels):
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _sent(client: SyncPrefectClient, run_id: UUID, labels: dict[str, str]) -> bool:
+    """Return whether a label needs no further try; a server that can't be reached may come back."""
+    try:
+        client.update_flow_run_labels(run_id, {**labels})
+    except httpx.TransportError:
+        return False
+    except Exception as error:  # noqa: BLE001 - a label is no reason to fail, and the next may be taken
+        logger().debug("Prefect didn't take the labels %s: %s", labels, error)
+    return True

@@ -264,8 +264,12 @@ def test_a_server_that_hangs_costs_seconds(server: MlflowServer, tmp_path: Path)
     assert tracker.num_waiting() == 201
 
 
-def test_a_server_that_comes_back_is_used_again(server: MlflowServer, tmp_path: Path) -> None:
+def test_a_server_that_comes_back_is_used_again(
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run in which the server was down for a while has shipped everything at its end."""
+    # The server may need longer to start than a run waits before it asks again.
+    monkeypatch.setattr("tasks.tracking.offline.outages._SHORTEST_PAUSE_SECONDS", 600.0)
     tracker = opened(server, tmp_path / "run")
     server.stop()
     tracker.log_metrics({"train/loss": 1.0}, 1)

@@ -27,7 +27,7 @@ def using_the_device(*, until_told: bool) -> None:
     """Hold the device, at once or until the test allows the end."""
     with device_slot():
         if until_told:
-            _may_end.wait(60)
+            _may_end.wait(600)
 
 
 class Collecting(logging.Handler):
@@ -78,18 +78,19 @@ def test_a_waiting_run_names_the_run_that_has_the_device(lines: list[logging.Log
     with ThreadPoolExecutor(2) as pool:
         holding = pool.submit(run_flow, using_the_device, flow_run=holder)
         try:
-            wait_until(lambda: labels_of(holder).get(DEVICE), "the holder", 30)
+            wait_until(lambda: holding.done() or labels_of(holder).get(DEVICE), "the holder")
+            assert not holding.done(), holding.exception()
             second = pool.submit(run_flow, using_the_device, flow_run=waiting)
-            told = wait_until(lambda: line_with("waiting for test-"), "the line", 30)
+            told = wait_until(lambda: line_with("waiting for test-"), "the line")
             assert f"which the run {holder.name} ({holder.id}) has" in told
-            wait_until(lambda: "the wait for test-" in str(labels_of(waiting).get(STEP)), "it", 30)
+            wait_until(lambda: "the wait for test-" in str(labels_of(waiting).get(STEP)), "it")
         finally:
             _may_end.set()
         holding.result()
         second.result()
     assert line_with("this run has test-")
     for run in (holder, waiting):
-        wait_until(partial(is_free, run), "the end of the labels", 30)
+        wait_until(partial(is_free, run), "the end of the labels")
 
 
 def is_free(run: FlowRun) -> bool:
