@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from running_stack import RunningStack
+from running_stack import RunningStack, wait_until
 
 from flows.server.deployment_parameters import read_parameters
 from tasks.durability.step_name import StepName
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 _WIDTH, _HEIGHT = 1280, 860
 _SECONDS_TO_DRAW = 5
+_MILLISECONDS_A_TRY = 40_000
 
 
 def browser() -> str | None:
@@ -57,12 +58,25 @@ def open_prefect_run(page: "Page", stack: RunningStack, run: "FlowRun") -> None:
 
 def open_report(page: "Page") -> str:
     """Open the report from Prefect's page of a run; return the report's link to MLflow."""
-    page.get_by_text("Artifacts", exact=True).last.click()
-    page.get_by_text("adapter-report").first.click()
-    page.locator("img[alt='loss curve']").wait_for()
+    address = page.url
+    wait_until(lambda: _is_report_open(page, address), "the report")
     link = page.get_by_role("link", name="The MLflow run").get_attribute("href")
     assert link
     return link
+
+
+def _is_report_open(page: "Page", address: str) -> bool:
+    """Try to open the report; a list that the page draws anew at that moment loses the click."""
+    from playwright.sync_api import TimeoutError as NotInTime
+
+    try:
+        page.get_by_text("Artifacts", exact=True).last.click(timeout=_MILLISECONDS_A_TRY)
+        page.get_by_text("adapter-report").first.click(timeout=_MILLISECONDS_A_TRY)
+        page.locator("img[alt='loss curve']").wait_for(timeout=_MILLISECONDS_A_TRY)
+    except NotInTime:
+        page.goto(address)
+        return False
+    return True
 
 
 def open_mlflow_run(page: "Page", link: str) -> None:
