@@ -10,11 +10,14 @@ which has imported everything already and otherwise does nothing.
 """
 
 import argparse
+import gc
+import importlib
 import json
 import os
 import random
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +118,11 @@ class Chaos:
         """Kill so many times, in each step equally often."""
         whole = attempt(self._fresh(), "")
         assert whole.result, whole.error
+        for name in whole.imported:
+            with suppress(Exception):
+                importlib.import_module(name)
+        gc.collect()
+        gc.freeze()
         per_step = -(-kills // len(self.tallies))
         fruitless = 0
         while targets := [n for n, tally in self.tallies.items() if tally.kills < per_step]:

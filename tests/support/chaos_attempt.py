@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,8 @@ class Attempt:
     flow_run_id: str = ""
     result: dict[str, Any] | None = None
     error: str = ""
+    imported: list[str] = field(default_factory=list)
+    """Modules that the process had to import first."""
 
     @property
     def unfinished(self) -> str | None:
@@ -92,6 +95,8 @@ def _note(this: Attempt, kind: str, value: str, started: dict[str, float]) -> No
             this.flow_run_id = value
         case "result":
             this.result = json.loads(value)
+        case "imported":
+            this.imported = value.split()
         case _:
             this.error = value
 
@@ -100,6 +105,7 @@ def _work(config: "TrainAdapterConfig", flow_run_id: str, writing: int) -> None:
     def say(kind: str, value: object) -> None:
         os.write(writing, f"{kind} {value}\n".encode())
 
+    known = set(sys.modules)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -117,6 +123,7 @@ def _work(config: "TrainAdapterConfig", flow_run_id: str, writing: int) -> None:
         record = execute_any(flow_run)
         assert not isinstance(record, VariantsRecord)
         say("result", json.dumps(_result(record)))
+        say("imported", " ".join(name for name in sys.modules if name not in known))
     except BaseException as error:  # noqa: BLE001 - the parent judges it
         say("error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
