@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 from flows.server.background import Background
 from flows.server.database_lock import exclusive_lock
@@ -67,30 +67,43 @@ class Stack:
             self._start_prefect()
         for name, url in (("prefect", f"{self.prefect_url}/api"), ("mlflow", self.mlflow_url)):
             self._processes.wait(name, lambda health=f"{url}/health": _answers(health))  # type: ignore[misc]
-        self._prefect("work-pool", "create", POOL, "--type=process", "--overwrite")
-        self._install_lost_runs()
-        self._prefect("deploy", f"--prefect-file={_DEPLOYMENTS}", "--all")
-        self._remove_former_deployments()
-        if "worker" not in running:
+        self._install()
+        if "worker" not in running:  # it starts while the deployments are read
             words = ["prefect", "worker", "start", f"--pool={POOL}", "--type=process"]
             self._processes.start("worker", words, self.environment(), None)
+        self._prefect("deploy", f"--prefect-file={_DEPLOYMENTS}", "--all")
+        self._remove_former_deployments()
         self._processes.wait("worker", self._worker_is_online)
 
-    def _install_lost_runs(self) -> None:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+    def _install(self) -> None:
+        """Create the work pool, or update its template, and what ends lost runs."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+        from prefect.exceptions import ObjectAlreadyExists
+        from prefect.workers.process import ProcessWorker
 
         from flows.server.automations import install_lost_runs
 
-        with temporary_settings({PREFECT_API_URL: f"{self.prefect_url}/api"}):
+        template = ProcessWorker.get_default_base_job_template()
+        pool = WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template)
+        with self._is_used(), get_client(sync_client=True) as client:
+            try:
+                client.create_work_pool(pool)
+            except ObjectAlreadyExists:  # paused, or with a limit, if someone said so in the UI
+                client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
             install_lost_runs()
 
     def _remove_former_deployments(self) -> None:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
         from flows.server.former_deployments import remove_former_deployments
 
-        with temporary_settings({PREFECT_API_URL: f"{self.prefect_url}/api"}):
+        with self._is_used():
             self.notes = remove_former_deployments()
+
+    def _is_used(self) -> AbstractContextManager[None]:
+        """Have this process use the Prefect server in the block."""
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        return temporary_settings({PREFECT_API_URL: f"{self.prefect_url}/api"})
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables of every process that uses these servers."""

@@ -8,26 +8,34 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
+from prefect.client.schemas.actions import WorkPoolUpdate
 from running_stack import RunningStack
 
-from flows.server.stack import Stack
+from flows.server.stack import POOL, Stack
 
 pytestmark = pytest.mark.slow
 
 
 def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> None:
-    """A second `up` starts what is missing; `down` leaves none of its processes, and only those."""
+    """A second `up` starts what is missing; `down` ends all of its processes, and only those.
+
+    The work pool stays paused, and keeps its limit, if someone set them.
+    """
     stack = RunningStack(tmp_path)
     try:
         stack.up()
         before = stack.processes()
         bystander = psutil.Popen(["sleep", "600"])
-        stack.up()
-        assert stack.processes() == before
         psutil.Process(before["mlflow"]).kill()  # its child goes on, and holds the port
+        wanted = WorkPoolUpdate(is_paused=True, concurrency_limit=3)
+        with stack.client() as client:
+            client.update_work_pool(POOL, wanted)
         stack.up()
         again = stack.processes()
         assert {name for name in again if again[name] != before[name]} == {"mlflow"}
+        with stack.client() as client:
+            pool = client.read_work_pool(POOL)
+        assert (pool.is_paused, pool.concurrency_limit) == (True, 3)
     finally:
         done = stack.command("down")
     assert done.stdout.strip() == "stopped: worker, mlflow, prefect"
