@@ -183,7 +183,7 @@ def test_a_watched_folder_is_told_of(stack: RunningStack, tiny_base: Path, tmp_p
             known.add(new[0].id)
     finally:
         watching.send_signal(signal.SIGINT)
-        said, problems = watching.communicate(timeout=30)
+        said, problems = watching.communicate(timeout=120)
     assert said.count("notified: ") == 2
     assert "Traceback" not in problems
 

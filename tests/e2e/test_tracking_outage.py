@@ -260,7 +260,7 @@ def test_a_server_that_hangs_costs_seconds(server: MlflowServer, tmp_path: Path)
         tracker.end("FINISHED")
     finally:
         server.signal(signal.SIGCONT)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 60  # 200 calls of 2 s each would be 400
     assert tracker.num_waiting() == 201
 
 

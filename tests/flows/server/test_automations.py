@@ -51,13 +51,13 @@ def test_an_alert_names_run_step_message_and_command(receiver: Receiver) -> None
     """A run of a terminal is alerted of like any other; its command is the one that resumes it."""
     message = "Flow run encountered an exception: RuntimeError: out of luck"
     run = ended(train_adapter, "train_adapter", Failed(message=message))
-    (told,) = wait_until(lambda: texts_about(receiver, run), "the alert", 60)
+    (told,) = wait_until(lambda: texts_about(receiver, run), "the alert")
     assert told == (
         f"train-adapter: the run {run.name} is Failed in train_adapter: RuntimeError: out of luck; "
         f"to resume: adapterflow resume {run.id}"
     )
     other = ended(predict_batch, "", Failed(message="no row"))
-    (told,) = wait_until(lambda: texts_about(receiver, other), "the alert", 60)
+    (told,) = wait_until(lambda: texts_about(receiver, other), "the alert")
     assert told == (
         f"predict-batch: the run {other.name} is Failed: no row; "
         "to resume: run the same command again"
@@ -73,5 +73,5 @@ def test_a_crash_that_is_reported_twice_is_one_alert(receiver: Receiver) -> None
     ]
     run = ended(train_adapter, "save_adapter", *crash)
     later = ended(train_adapter, "later", Failed(message="later"))
-    wait_until(lambda: texts_about(receiver, later), "the later alert", 60)
+    wait_until(lambda: texts_about(receiver, later), "the later alert")
     assert len(texts_about(receiver, run)) == 1
