@@ -25,6 +25,7 @@ from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import odd_text, read_examples
 from tasks.engine.data.tokens import PreparedData, changes
 from tasks.engine.preparation import TEXTS, prepare_data
+from tasks.engine.training import check_training
 from tasks.errors import PassingError, UserError
 from tasks.records import (
     BaseSource,
@@ -127,7 +128,9 @@ def _checked_base(
     check_local_weights(base)
     tokenizer_of(base)
     import_libraries()  # PEFT, and what the rest of the run needs
-    return base, resolve_lora(config.lora, base)
+    lora = resolve_lora(config.lora, base)
+    check_training(config.training, lora, base)
+    return base, lora
 
 
 def _limited_by_positions(base: BaseSource, record: DataRecord) -> str | None:

@@ -27,10 +27,11 @@ class Batching(StrEnum):
 
 
 class Optimizer(StrEnum):
-    """Variants of AdamW, by transformers' names."""
+    """Variants of AdamW, by transformers' names, and PEFT's for LoRA."""
 
     ADAMW_TORCH = "adamw_torch"
     PAGED_ADAMW_8BIT = "paged_adamw_8bit"
+    LORA_FA = "lora_fa"
 
 
 class TrainingSettings(Section):
@@ -61,8 +62,22 @@ class TrainingSettings(Section):
 
     optim: Optimizer = Optimizer.ADAMW_TORCH
     """`adamw_torch`, or bitsandbytes' `paged_adamw_8bit`, which keeps its state in 8 bits and moves
-    it to host memory when GPU memory runs out; the latter needs a GPU and has not been
-    benchmarked."""
+    it to host memory when GPU memory runs out, which needs a GPU and has not been benchmarked; or
+    PEFT's `lora_fa` (https://arxiv.org/abs/2308.03303), which leaves LoRA's A as it was
+    initialized and trains B alone, with half the state."""
+
+    loraplus_lr_ratio: float | None = Field(
+        title="LoRA+ learning rate ratio", default=None, ge=1, le=10_000
+    )
+    """Train LoRA's B at this many times the learning rate, which then is A's (LoRA+, section 4 of
+    https://arxiv.org/abs/2402.12354); the paper suggests 16 with a lower learning rate."""
+
+    neftune_noise_alpha: float | None = Field(
+        title="NEFTune noise alpha", default=None, gt=0, le=1000
+    )
+    """In training, add uniform noise of up to alpha/sqrt(tokens of the row x embedding size) to the
+    embeddings of causal language models (NEFTune, section 2 of https://arxiv.org/abs/2310.05914);
+    rows then share no prefix."""
 
     lr_scheduler_type: Scheduler = Scheduler.COSINE
     """How the learning rate changes after the warmup: `linear` or `cosine` decay to zero, or

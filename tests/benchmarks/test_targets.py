@@ -5,7 +5,9 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from benchmarks.targets import EQUAL_PARAMETERS, Arm, as_table, equal_rank, main
+from benchmarks import starts
+from benchmarks.harness.arms import Arm, as_table
+from benchmarks.targets import EQUAL_PARAMETERS, equal_rank, main
 
 
 def test_an_arm_of_equal_size_has_the_nearest_rank() -> None:
@@ -40,3 +42,11 @@ def test_the_table_has_mean_and_deviation() -> None:
     )
     lines = list(as_table([one, one.model_copy(update={"seed": 1, "eval_loss": 3.0})]))
     assert "| 2.0000 ± 1.4142 | 50.0 ± 0.0 |" in lines[2]
+
+
+def test_every_start_and_optimizer_is_an_arm(tiny_base: Path, tmp_path: Path) -> None:
+    """Each is trained with the same rows, and is a line of the table."""
+    given = ["--base", str(tiny_base), "--workload", "demo", "--rows", "8", "--held-out", "4"]
+    command = [*given, "--seeds", "1", "--rank", "4", "--folder", str(tmp_path)]
+    done = CliRunner().invoke(starts.main, command, catch_exceptions=False)
+    assert [name for name in starts.ARMS if f"| demo, {name} |" not in done.stdout] == []

@@ -156,6 +156,7 @@ REACHES = (
         "tasks/engine/adapters/patterns.py",
         ("pattern_keys", "key_to_match"),
     ),
+    Reach("peft.optimizers.lorafa", "LoraFAOptimizer", "tasks/engine/training/optimizers.py"),
     Reach("peft.tuners.lora.layer", "ParamWrapper", "tasks/engine/adapters/injection.py"),
     Reach("peft.mapping", "PEFT_TYPE_TO_PREFIX_MAPPING", "tasks/engine/adapters/adapter_state.py"),
     *(

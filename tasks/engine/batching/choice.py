@@ -102,8 +102,10 @@ def choose_batching(
     wanted = settings.batching
     if wanted is Batching.PADDED:
         return fallback
-    turns = as_items(_turns(splits)) if wanted is not Batching.PACKED else []
-    length = _prefix_length(splits, wanted, has_turns=bool(turns))
+    # A shared position can't have the noise of several rows.
+    shares = wanted is not Batching.PACKED and not settings.neftune_noise_alpha
+    turns = as_items(_turns(splits)) if shares else []
+    length = _prefix_length(splits, wanted, has_turns=bool(turns)) if shares else 0
     packed = PackedBatches(length, _UNLIMITED, by_conversation=bool(turns))
     problem = _packing_problem(model, packed, probe, _by_row(expected, plain))
     if turns and not problem:
@@ -171,7 +173,7 @@ def _turns(splits: Sequence[Sequence[TokenizedRow]]) -> list[TokenizedRow]:
 def _prefix_length(
     splits: Sequence[Sequence[TokenizedRow]], wanted: Batching, *, has_turns: bool
 ) -> int:
-    length = shared_prefix_length(chain(*splits)) if wanted is not Batching.PACKED else 0
+    length = shared_prefix_length(chain(*splits))
     if wanted is Batching.SHARED_PREFIX:
         if not length and not has_turns:
             raise UserError(

@@ -138,7 +138,7 @@ class _AdaptedLinear(torch.autograd.Function):
         Autograd casts each to the dtype of its input.
         """
         seen, weight, a, b, inner = ctx.saved_tensors
-        needs_x, needs_seen, _, needs_bias, *_ = ctx.needs_input_grad
+        needs_x, needs_seen, _, needs_bias, needs_a, *_ = ctx.needs_input_grad
         rows = gradient.reshape(-1, gradient.shape[-1])
         of_inner = (rows @ b).mul_(ctx.scaling)
         of_x = rows @ weight if needs_x else None
@@ -152,7 +152,7 @@ class _AdaptedLinear(torch.autograd.Function):
             None if of_seen is None else of_seen.view(ctx.shape),
             None,
             rows.sum(0) if needs_bias else None,
-            of_inner.t() @ seen,
+            of_inner.t() @ seen if needs_a else None,
             (rows.t() @ inner).mul_(ctx.scaling),
             None,
         )

@@ -11,6 +11,7 @@ from tasks.records import InjectedRecord
 
 _OPTIMIZERS = {
     Optimizer.ADAMW_TORCH: "adamw_torch_fused",
+    Optimizer.LORA_FA: "adamw_torch_fused",  # see `optimizers`, which makes it instead
     Optimizer.PAGED_ADAMW_8BIT: "paged_adamw_8bit",
 }
 """Trainer's names. The fused kernel computes the same update in one pass over the weights."""

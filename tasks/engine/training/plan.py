@@ -78,9 +78,15 @@ def training_identity(
         "dtype": lora.base.dtype,
         "seed": lora.seed,
         "tokens": [file.sha256 for file in data.tokens],
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude=_unused(settings)),
     }
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _unused(settings: TrainingSettings) -> set[str]:
+    """Return the settings that came later and are not used: a run begun before them goes on."""
+    later = ("loraplus_lr_ratio", "neftune_noise_alpha")
+    return {name for name in later if getattr(settings, name) is None}
 
 
 def with_less_memory(

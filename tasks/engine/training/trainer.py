@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer
 
-from tasks.config import Batching
+from tasks.config import Batching, TrainingSettings
 from tasks.engine.adapters import (
     WEIGHTS_FILE,
     load_weights,
@@ -30,6 +30,8 @@ from tasks.engine.eval_mode import eval_mode
 from tasks.engine.kernels import attending_by_row, fused_adapter_layers, lean_layers
 from tasks.engine.objectives import Objective
 from tasks.engine.training.checkpoints import Checkpoints, Kept, kept_in
+from tasks.engine.training.noise import noisy_embeddings
+from tasks.engine.training.optimizers import lora_optimizer
 from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class AdapterTrainer(Trainer):
 
     Args:
         adapter_name: the active adapter.
+        settings: the training settings.
         task: the objective.
         order: the order of the training rows.
         checkpoints: where checkpoints are written to and resumed from.
@@ -96,6 +99,7 @@ class AdapterTrainer(Trainer):
         self,
         *,
         adapter_name: str,
+        settings: TrainingSettings,
         task: Objective,
         order: RowOrder,
         checkpoints: Checkpoints,
@@ -107,6 +111,7 @@ class AdapterTrainer(Trainer):
     ) -> None:
         super().__init__(**arguments)
         self.adapter_name = adapter_name
+        self._settings = settings
         self._task = task
         self._order = order
         self._checkpoints = checkpoints
@@ -157,6 +162,16 @@ class AdapterTrainer(Trainer):
         stopped: bool = states["TrainerControl"]["args"]["should_training_stop"]
         return stopped or self.state.global_step >= self.state.max_steps
 
+    def create_optimizer(
+        self,
+        model: Any = None,  # noqa: ANN401 - Trainer's signature
+    ) -> torch.optim.Optimizer:
+        """Create PEFT's optimizer for LoRA if it is asked for, else Trainer's own."""
+        if self.optimizer is None:
+            adamw = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = lora_optimizer(self.model, self._settings, adamw)
+        return super().create_optimizer(model)
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
@@ -196,7 +211,8 @@ class AdapterTrainer(Trainer):
         # Each backward pass frees its activations before the next micro-batch is computed, and
         # adds to the same gradients: memory is that of one micro-batch.
         for micro_batch in inputs["micro_batches"]:
-            loss += super().training_step(model, micro_batch, num_items_in_batch)
+            with noisy_embeddings(self.model, micro_batch, self._settings.neftune_noise_alpha):
+                loss += super().training_step(model, micro_batch, num_items_in_batch)
         return loss
 
     def compute_loss(

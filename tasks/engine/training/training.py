@@ -192,6 +192,7 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
     task = objective_of(injected.lora.base.settings.task)
     trainer = AdapterTrainer(
         adapter_name=injected.lora.adapter_name,
+        settings=settings,
         task=task,
         order=row_order(
             row_lengths(rows),
