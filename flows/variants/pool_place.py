@@ -6,7 +6,6 @@ that was killed; a worker that died with its machine is noticed by missing heart
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from prefect.runtime import flow_run as this_run
 from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Running
 
+from flows.variants.lost_processes import LostProcesses
 from flows.variants.variant_runs import NOT_SCHEDULED
 from tasks.config import TrainAdapterConfig, VariantsSettings
 from tasks.durability.run_folder import run_folder
@@ -29,10 +29,7 @@ from tasks.durability.shared_storage import UNSEEN, leave_proof
 from tasks.errors import UserError
 from tasks.records import variants_in
 from tasks.runtime.addresses import without_password
-from tasks.runtime.progress import logger
 
-_MOST_DEATHS = 4
-"""Of processes over the same variant."""
 _SECONDS_PENDING = 180.0
 """After so long, a worker that took a run without starting it is taken for dead."""
 _SECONDS_TO_STOP = 30.0
@@ -95,7 +92,7 @@ class PoolPlace:
     def __init__(self, client: SyncPrefectClient, deployment_id: UUID) -> None:
         self.deployment_id: UUID | None = deployment_id
         self._client = client
-        self._deaths = Counter[UUID]()
+        self._lost = LostProcesses()
         self._pending_since: dict[UUID, float] = {}
 
     def execute(self, flow_run_ids: Sequence[UUID], on_ended: Callable[[UUID], None]) -> None:
@@ -150,13 +147,11 @@ class PoolPlace:
 
     def _again(self, run: FlowRun, state: State[None]) -> bool:
         """Schedule a run again that lost its process, unless too many have died over it."""
-        self._deaths[run.id] += 1
         self._pending_since.pop(run.id, None)
-        if self._deaths[run.id] >= _MOST_DEATHS:
-            return False
-        logger().warning("%s lost its process (%s) and is scheduled again", run.name, state.message)
-        self._schedule(run.id)
-        return True
+        is_replaced = self._lost.may_be_replaced(run.id, f"{run.name}: {state.message}")
+        if is_replaced:
+            self._schedule(run.id)
+        return is_replaced
 
     def _schedule(self, flow_run_id: UUID) -> None:
         self._client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)

@@ -6,26 +6,23 @@ node has room, and its variant goes to the next free one, which resumes it from 
 
 import os
 import socket
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run as this_run
 from prefect.settings import get_current_settings
-from prefect.states import Crashed
 
+from flows.variants.lost_processes import MOST_DEATHS, LostProcesses
 from tasks.config import VariantsSettings
 from tasks.durability.shared_storage import leave_proof
 from tasks.errors import UserError
 from tasks.records import variants_in
 from tasks.runtime.progress import logger
 
-_MOST_DEATHS = 4
-"""Of actors over the same variant, as where memory runs out each time."""
 _SECONDS_TO_ANSWER = 10.0
 _NO_RAY_THERE = 15
 """The exit status with which Ray 2.60 gives up."""
@@ -155,6 +152,7 @@ class RayPlace:
         self._ray, self._folder, self._set_id = ray, folder, set_id
         self._options = self._reserved(settings)
         self._num_actors = self._room(settings)
+        self._lost, self._num_unprepared = LostProcesses(), 0
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, UUID | None]] = {}
         """By what is waited for: the actor, and its run; None while it prepares itself."""
@@ -185,13 +183,13 @@ class RayPlace:
         Raises:
             UserError: a node has other storage.
         """
-        waiting, deaths = deque(flow_run_ids), Counter[UUID]()
+        waiting = deque(flow_run_ids)
         try:
             while waiting or any(run for _, run in self._busy.values()):
                 self._fill(waiting)
                 ready, _ = self._ray.wait(list(self._busy), timeout=_SECONDS_BETWEEN_LOOKS)
                 for one in ready:
-                    if (ended := self._heard(one, waiting, deaths)) is not None:
+                    if (ended := self._heard(one, waiting)) is not None:
                         on_ended(ended)
         except BaseException:
             self._stop()
@@ -208,7 +206,7 @@ class RayPlace:
             self._busy[actor.prepare.remote(str(self._folder), self._set_id)] = (actor, None)
             num_preparing += 1
 
-    def _heard(self, ready: Any, waiting: deque[UUID], deaths: Counter[UUID]) -> UUID | None:  # noqa: ANN401
+    def _heard(self, ready: Any, waiting: deque[UUID]) -> UUID | None:  # noqa: ANN401
         """Take an actor's answer; return the run that ended, if one did.
 
         Raises:
@@ -218,27 +216,27 @@ class RayPlace:
         try:
             problem = self._ray.get(ready)
         except self._ray.exceptions.RayActorError as error:
-            return self._lost(run, str(error).splitlines()[0], waiting, deaths)
+            return self._died(run, str(error).splitlines()[0], waiting)
         if problem is not None:
             raise UserError(problem)
         self._idle.append(actor)
         return run
 
-    def _lost(
-        self, run: UUID | None, how: str, waiting: deque[UUID], deaths: Counter[UUID]
-    ) -> UUID | None:
-        """Let another actor have the run of one that died, unless too many died over it."""
-        logger().warning("a process that trained a variant died and is replaced: %s", how)
-        key = run or UUID(int=0)  # one that could not even prepare itself
-        deaths[key] += 1
-        if deaths[key] < _MOST_DEATHS:
-            waiting.extendleft([run] if run else [])
-            return None
+    def _died(self, run: UUID | None, how: str, waiting: deque[UUID]) -> UUID | None:
+        """Let another actor have the run of one that died; return a run that is given up.
+
+        Raises:
+            UserError: actors die before they get a run.
+        """
         if run is None:
-            raise UserError(f"the processes of the Ray cluster die before they train: {how}")
-        with get_client(sync_client=True) as client:
-            message = f"{_MOST_DEATHS} processes died over it one after the other: {how}"
-            client.set_flow_run_state(run, Crashed(message=message), force=True)
+            self._num_unprepared += 1
+            logger().warning("a process of the Ray cluster died before it trained: %s", how)
+            if self._num_unprepared == MOST_DEATHS:
+                raise UserError(f"the processes of the Ray cluster die before they train: {how}")
+            return None
+        if self._lost.may_be_replaced(run, how):
+            waiting.appendleft(run)
+            return None
         return run
 
     def _stop(self) -> None:
