@@ -29,7 +29,7 @@ from tasks.config.reading import with_settings
 from tasks.durability.step_name import StepName
 from tasks.errors import PartialFailureError, UserError
 from tasks.inference.variant_sets import read_set
-from tasks.records import VariantsRecord
+from tasks.records import VariantResult, VariantsRecord
 from tasks.tracking import PARENT_TAG, VARIANT_TAG, RecordedRun, Registry, recorded_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -73,6 +73,21 @@ def test_a_variant_fails_alone_and_is_repeated_alone(tiny_base: Path, tmp_path: 
     _check_records(second)
     with pytest.raises(UserError, match="which has no step train_adapter"):
         reopen_run(flow_run.id, StepName.TRAIN_ADAPTER)
+    _check_that_lost_adapters_return(second, small)
+
+
+def _check_that_lost_adapters_return(record: VariantsRecord, variant: VariantResult) -> None:
+    """A completed set is resumed only if an adapter was deleted, and makes the same again."""
+    flow_run_id = UUID(record.run.flow_run_id)
+    with pytest.raises(UserError, match="has completed"):
+        reopen_run(flow_run_id)
+    made = record.run.folder / str(variant.adapter)
+    before = [(made / name).read_bytes() for name in _FILES]
+    shutil.rmtree(made)
+    again = execute_any(reopen_run(flow_run_id))
+    assert isinstance(again, VariantsRecord)
+    assert not again.failed
+    assert [(made / name).read_bytes() for name in _FILES] == before
 
 
 def _check_records(record: VariantsRecord) -> None:
