@@ -21,6 +21,7 @@ from flows.quick_training import quick_training
 from flows.retrain_adapter import retrain_adapter
 from flows.train_adapter import train_adapter
 from flows.train_variants import train_variants
+from flows.variants.places import check_place
 from tasks.config import (
     QuickTraining,
     RetrainAdapterConfig,
@@ -87,7 +88,7 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
 
     Raises:
         UserError: there is no such run, it is executing elsewhere, it completed and nothing is to
-            be redone, or this version refuses its settings.
+            be redone, this version refuses its settings, or the place of a set can't be reached.
     """
     with get_client(sync_client=True) as client:
         try:
@@ -112,6 +113,8 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
             )
         if redo_from:
             ask(folder, redo_from)
+        if isinstance(config, TrainVariantsConfig):
+            check_place(config)
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
         note_start(str(flow_run_id), folder)
         return client.read_flow_run(flow_run_id)

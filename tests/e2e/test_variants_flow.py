@@ -139,6 +139,19 @@ def _is_of(record: RecordedRun, set_id: UUID) -> bool:
     return record.run.flow_run_id == str(set_id)
 
 
+def test_a_set_without_its_place_leaves_nothing_behind(tiny_base: Path, tmp_path: Path) -> None:
+    """Neither its run nor its resume makes a folder, and with it an MLflow run."""
+    variants = {"grid": {"seed": [1, 2]}, "run_on": "work-pool", "deployment": "train-adapter/none"}
+    config = set_config(tiny_base, sums(tmp_path / "sums.jsonl"), variants)
+    flow_run = create_run(config)
+    message = "has no deployment 'train-adapter/none'"
+    with pytest.raises(UserError, match=message):
+        execute_any(flow_run)
+    with pytest.raises(UserError, match=message):
+        reopen_run(flow_run.id)
+    assert not folder_of(flow_run).exists()
+
+
 def test_a_mistake_leaves_nothing_behind(
     tiny_base: Path,
     tmp_path: Path,

@@ -1,7 +1,11 @@
 """A run whose process died is executed again, but not for ever."""
 
+from typing import Any
+
 import pytest
+from prefect import Flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.states import Completed, Pending
 
 from flows.train_adapter import train_adapter
@@ -13,10 +17,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 @pytest.mark.parametrize(
     ("state", "ends_as"), [(Pending(), "Crashed"), (Completed(), "Completed")], ids=str
 )
-def test_run_over_which_too_many_died_ends(state: "Pending", ends_as: str) -> None:
+def test_run_over_which_too_many_died_ends(state: State[Any], ends_as: str) -> None:
     """Prefect has it as crashed, with how the last one died, unless it had completed by then."""
+    flow: Flow[..., Any] = train_adapter
     with get_client(sync_client=True) as client:
-        run = client.create_flow_run(train_adapter, state=state).id
+        run = client.create_flow_run(flow, state=state).id
         lost = LostProcesses()
         again = [lost.may_be_replaced(run, f"signal {number}") for number in range(MOST_DEATHS)]
 
