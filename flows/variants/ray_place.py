@@ -5,16 +5,22 @@ node has room, and its variant goes to the next free one, which resumes it from 
 """
 
 import os
+import signal
 import socket
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
+from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run as this_run
 from prefect.settings import get_current_settings
+from prefect.states import Cancelling
 
 from flows.variants.lost_processes import MOST_DEATHS, LostProcesses
 from tasks.config import VariantsSettings
@@ -28,6 +34,12 @@ _NO_RAY_THERE = 15
 """The exit status with which Ray 2.60 gives up."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 """An interruption of this process is noticed so often: Ray's own wait does not notice it."""
+_SECONDS_UNTIL_IT_STOPS = 3.0
+"""At most, that an actor takes to see that its run is to stop: so often it asks Prefect."""
+_SECONDS_TO_STOP = 15.0
+"""For active runs to write their state, when the set is stopped."""
+_STOPPING = "Stopping"
+"""The state's name of a run whose actor is to stop it: Ray itself can only kill an actor."""
 _OF_OURS = ("ADAPTERFLOW_", "MLFLOW_", "PREFECT_", "HF_", "OMP_", "DO_NOT_TRACK", "PYTHONPATH")
 """Variables of this process that its actors have, too."""
 
@@ -80,6 +92,7 @@ def open_ray(settings: VariantsSettings, folder: Path) -> Iterator["RayPlace"]:
     """
     check_ray(settings.ray_address)
     ray = _import_ray()
+    of_prefect = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=settings.ray_address,
@@ -98,6 +111,9 @@ def open_ray(settings: VariantsSettings, folder: Path) -> Iterator["RayPlace"]:
             "no Ray cluster runs on this machine (variants.ray_address: auto); start one with ray "
             "start, or give the address of the cluster's head"
         ) from None
+    finally:
+        # Ray 2.60 replaces it. By Prefect's, the worker of a cancelled set knows that it ends so.
+        signal.signal(signal.SIGTERM, of_prefect)
     try:
         set_id = str(this_run.get_id())
         leave_proof(variants_in(folder), set_id)
@@ -117,6 +133,9 @@ def _environment() -> dict[str, str]:
 class TrainingActor:
     """Executes flow runs in a process of the cluster, with the base in memory."""
 
+    def __init__(self) -> None:
+        self._run: UUID | None = None
+
     def prepare(self, folder: str, set_id: str) -> str | None:
         """Import what trainings need; return why this process can't be used, if it can't."""
         from flows.variants.execution import executing
@@ -127,13 +146,27 @@ class TrainingActor:
         except UserError as mistake:
             return str(mistake)
         executing().__enter__()  # for as long as this process lives
+        threading.Thread(target=self._stop_when_asked, daemon=True).start()
         return None
 
     def execute(self, flow_run_id: UUID) -> None:
         """Execute a flow run on the process's main thread."""
         from flows.variants.execution import execute
 
+        self._run = flow_run_id
         execute(flow_run_id)
+        self._run = None
+
+    def _stop_when_asked(self) -> None:
+        """Interrupt the active run once its set is stopped: it is recorded as stopped."""
+        with get_client(sync_client=True) as client:
+            while True:
+                time.sleep(_SECONDS_UNTIL_IT_STOPS)
+                with suppress(httpx.HTTPError):  # asked again
+                    run = self._run
+                    if run and client.read_flow_run(run).state_name == _STOPPING:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        return
 
 
 class RayPlace:
@@ -240,7 +273,14 @@ class RayPlace:
         return run
 
     def _stop(self) -> None:
-        """Kill all actors: their runs resume from their records."""
+        """Stop active runs, and kill all actors: their runs resume from their records."""
+        with get_client(sync_client=True) as client:
+            for _, run in self._busy.values():
+                if run:
+                    client.set_flow_run_state(run, Cancelling(name=_STOPPING))
+        active = [ready for ready, (_, run) in self._busy.items() if run]
+        if active:
+            self._ray.wait(active, num_returns=len(active), timeout=_SECONDS_TO_STOP)
         for actor in (*self._idle, *(actor for actor, _ in self._busy.values())):
             self._ray.kill(actor)
         self._idle.clear()
