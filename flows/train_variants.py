@@ -4,6 +4,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from flows.variants.places import check_place
 from flows.variants.training import train_all
 from tasks.config import TrainVariantsConfig
 from tasks.durability.kept_results import RecordSerializer, keep_results_atomically
@@ -35,6 +36,7 @@ def train_variants(config: TrainVariantsConfig) -> VariantsRecord | State[Varian
     keep_results_atomically()
     try:
         with being_alive(config):
+            check_place(config)
             plan = plan_variants(config)
             with tracked_set(config) as run:
                 results = train_all(config, plan, run)

@@ -1,7 +1,9 @@
 """What can be checked in a second or two, before heavy libraries are imported."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+from tasks.errors import UserError
 
 if TYPE_CHECKING:
     from tasks.config import RowFormat, TrainAdapterConfig, TrainVariantsConfig
@@ -64,6 +66,31 @@ def check_set(config: "TrainVariantsConfig") -> CheckedSet:
         if read not in formats:
             formats[read] = check_training(one)
     return CheckedSet(plan, configs, next(iter(formats.values())))
+
+
+def check_bases(checked: CheckedSet) -> None:
+    """Check the base and the LoRA settings of each variant, while a server starts.
+
+    Raises:
+        UserError: one of them can't work; the message names the variant whose settings they are.
+    """
+    from tasks.validate_inputs import check_base_early
+
+    seen: set[str] = set()
+    names = [one.name if _is_of_base(one.settings) else None for one in checked.plan.variants]
+    for name, config in zip(names or [None], checked.configs, strict=True):
+        read = config.model_dump_json(include={"base_model", "lora"})
+        if read in seen:
+            continue
+        try:
+            check_base_early(config, () if seen else checked.row_formats)
+        except UserError as mistake:
+            raise UserError(f"the variant {name}: {mistake}" if name else str(mistake)) from None
+        seen.add(read)
+
+
+def _is_of_base(settings: Mapping[str, object]) -> bool:
+    return any(path.partition(".")[0] in {"base_model", "lora"} for path in settings)
 
 
 def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> None:

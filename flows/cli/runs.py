@@ -21,6 +21,7 @@ from flows.quick_training import quick_training
 from flows.retrain_adapter import retrain_adapter
 from flows.train_adapter import train_adapter
 from flows.train_variants import train_variants
+from flows.variants.places import check_place
 from tasks.config import (
     QuickTraining,
     RetrainAdapterConfig,
@@ -34,6 +35,7 @@ from tasks.durability.run_lock import is_alive
 from tasks.durability.run_names import full_name
 from tasks.durability.step_name import StepName
 from tasks.errors import AdapterflowError, UserError
+from tasks.inference.variant_sets import lost_adapters, read_set
 from tasks.records import ReportRecord, RetrainedRecord, VariantsRecord
 from tasks.runtime import home
 from tasks.runtime.progress import logger
@@ -82,16 +84,19 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
         flow_run_id: the run.
         redo_from: the first step to run again, if any.
 
+    A set of variants that completed is reopened if adapters are missing since.
+
     Raises:
         UserError: there is no such run, it is executing elsewhere, it completed and nothing is to
-            be redone, or this version refuses its settings.
+            be redone, this version refuses its settings, or the place of a set can't be reached.
     """
     with get_client(sync_client=True) as client:
         try:
             flow_run = client.read_flow_run(flow_run_id)
         except ObjectNotFound:
             raise UserError(f"there is no run {flow_run_id} in this home's Prefect") from None
-        if flow_run.state and flow_run.state.is_completed() and redo_from is None:
+        is_complete = flow_run.state and flow_run.state.is_completed()
+        if is_complete and redo_from is None and not _lacks_adapters(client, flow_run):
             raise UserError(
                 f"the run {flow_run_id} has completed; start a new one, or add --redo-from STEP"
             )
@@ -108,9 +113,23 @@ def reopen_run(flow_run_id: UUID, redo_from: StepName | None = None) -> FlowRun:
             )
         if redo_from:
             ask(folder, redo_from)
+        if isinstance(config, TrainVariantsConfig):
+            check_place(config)
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
         note_start(str(flow_run_id), folder)
         return client.read_flow_run(flow_run_id)
+
+
+def _lacks_adapters(client: SyncPrefectClient, flow_run: FlowRun) -> bool:
+    """Return whether a run is a set of variants that has lost adapters since it completed."""
+    kind, _ = _of(client, flow_run)
+    if kind is not TrainVariantsConfig:
+        return False
+    folder = run_folder(_checked(kind, flow_run), str(flow_run.name), str(flow_run.id))
+    try:
+        return bool(lost_adapters(read_set(folder), folder))
+    except UserError:  # the manifest is gone, and with it what there was
+        return False
 
 
 @_asking_prefect()

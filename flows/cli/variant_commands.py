@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from flows.cli import options
-from flows.cli.early_checks import check_set
-from flows.cli.process import check_base, execute_and_print, prepare_process
+from flows.cli.early_checks import check_bases, check_set
+from flows.cli.process import execute_and_print, prepare_process
 
 
 @click.command()
@@ -24,7 +24,7 @@ def variants(config_file: Path, overrides: tuple[str, ...], as_json: bool) -> No
 
     config = read_settings(TrainVariantsConfig, config_file, overrides)
     checked = check_set(config)
-    prepare_process(lambda: check_base(checked.configs[0], checked.row_formats))
+    prepare_process(lambda: check_bases(checked))
     from flows.cli.runs import create_run
     from flows.variants.places import check_place
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from flows.cli.early_checks import CheckedSet, check_set
+from flows.cli.early_checks import CheckedSet, check_bases, check_set
 from flows.cli.process import show_progress
 from tasks.config import TrainAdapterConfig, TrainVariantsConfig
 from tasks.config.lora import DEFAULT_RANK
 from tasks.config.reading import read_settings
 from tasks.engine.forecast import Forecast
 from tasks.records import PlanRecord, Record
+from tasks.runtime.libraries import import_libraries_of_checks
 
 _BYTES_PER_PARAMETER = 4
 _COPIES = 5
@@ -51,6 +52,8 @@ def check_variants(
     config = read_settings(TrainVariantsConfig, file, overrides)
     checked = check_set(config)
     show_progress()
+    import_libraries_of_checks()
+    check_bases(checked)
     from flows.cli.check import forecast_of, print_forecast
 
     first = forecast_of(checked.configs[0], with_probe=with_probe)

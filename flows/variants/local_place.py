@@ -9,22 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
-from prefect.states import Crashed
 
-from tasks.runtime.progress import logger
+from flows.variants.lost_processes import LostProcesses
 
 _COMMAND = (sys.executable, "-m", "flows.variants.worker")
-_MOST_DEATHS = 4
-"""Of processes over the same variant, as where memory runs out each time."""
 _SECONDS_TO_STOP = 15.0
 """For active runs to write their state, when the set is stopped."""
 
@@ -122,6 +118,7 @@ class LocalPlace:
         self._num_processes, self._command = num_processes, command
         self._logs = logs
         self._workers: dict[int, _Worker] = {}
+        self._lost = LostProcesses()
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
@@ -143,12 +140,12 @@ class LocalPlace:
 
     def execute(self, flow_run_ids: Sequence[UUID], on_ended: Callable[[UUID], None]) -> None:
         """Execute flow runs; see `flows.variants.places.Place`."""
-        waiting, deaths = deque(flow_run_ids), Counter[UUID]()
+        waiting = deque(flow_run_ids)
         try:
             while waiting or any(one.run for one in self._workers.values()):
                 self._fill(waiting)
                 for worker in self._speaking():
-                    if (ended := self._heard(worker, waiting, deaths)) is not None:
+                    if (ended := self._heard(worker, waiting)) is not None:
                         on_ended(ended)
         except BaseException:
             self._stop_active()
@@ -172,32 +169,22 @@ class LocalPlace:
     def _speaking(self) -> list[_Worker]:
         return [key.data for key, _ in self._selector.select()]
 
-    def _heard(self, worker: _Worker, waiting: deque[UUID], deaths: Counter[UUID]) -> UUID | None:
+    def _heard(self, worker: _Worker, waiting: deque[UUID]) -> UUID | None:
         """Read a message; return the run that ended, if one did."""
         if worker.messages.readline():
             ended, worker.run = worker.run, None
             return ended
-        run = self._lost(worker)
-        if run is None:
-            return None
-        deaths[run] += 1
-        if deaths[run] < _MOST_DEATHS:
+        how, run = self._removed(worker), worker.run
+        if run is not None and self._lost.may_be_replaced(run, how):
             waiting.appendleft(run)
             return None
-        return _given_up(run, worker)
+        return run
 
-    def _lost(self, worker: _Worker) -> UUID | None:
-        """Remove a worker that died; return the run that it executed."""
+    def _removed(self, worker: _Worker) -> str:
+        """Remove a worker that died; return how it did."""
         self._selector.unregister(worker.messages)
         del self._workers[worker.number]
-        how = worker.reap()
-        if worker.run:
-            logger().warning(
-                "a process that trained a variant died (%s) and is replaced; its log: %s",
-                how,
-                worker.log,
-            )
-        return worker.run
+        return f"{worker.reap()}; its log: {worker.log}"
 
     def _stop_active(self) -> None:
         active = [one for one in self._workers.values() if one.run]
@@ -208,16 +195,3 @@ class LocalPlace:
             self._selector.unregister(worker.messages)
             worker.wait_or_kill(deadline)
             del self._workers[worker.number]
-
-
-def _given_up(run: UUID, worker: _Worker) -> UUID:
-    """Record that a run is not executed again, as every process that executed it died."""
-    message = (
-        f"{_MOST_DEATHS} processes died over it one after the other, perhaps out of memory; the "
-        f"log of the last one: {worker.log}"
-    )
-    with get_client(sync_client=True) as client:
-        state = client.read_flow_run(run).state
-        if not (state and state.is_completed()):
-            client.set_flow_run_state(run, Crashed(message=message), force=True)
-    return run

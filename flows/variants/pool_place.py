@@ -6,14 +6,12 @@ that was killed; a worker that died with its machine is noticed by missing heart
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
@@ -21,7 +19,8 @@ from prefect.runtime import flow_run as this_run
 from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Running
 
-from flows.variants.variant_runs import NOT_SCHEDULED
+from flows.variants.lost_processes import LostProcesses
+from flows.variants.variant_runs import NOT_SCHEDULED, read_runs
 from tasks.config import TrainAdapterConfig, VariantsSettings
 from tasks.durability.run_folder import run_folder
 from tasks.durability.run_lock import is_alive
@@ -29,16 +28,14 @@ from tasks.durability.shared_storage import UNSEEN, leave_proof
 from tasks.errors import UserError
 from tasks.records import variants_in
 from tasks.runtime.addresses import without_password
-from tasks.runtime.progress import logger
 
-_MOST_DEATHS = 4
-"""Of processes over the same variant."""
 _SECONDS_PENDING = 180.0
 """After so long, a worker that took a run without starting it is taken for dead."""
-_SECONDS_TO_STOP = 30.0
+_SECONDS_TO_STOP = 20.0
+"""Within the 30 that Prefect's worker lets the process of a cancelled set have."""
+_SECONDS_TO_START = 5.0
+"""That a worker takes to start a run's process."""
 _SECONDS_BETWEEN_LOOKS = 1.0
-_RUNS_AT_ONCE = 200
-"""Prefect's limit for an answer."""
 
 
 @contextmanager
@@ -95,7 +92,7 @@ class PoolPlace:
     def __init__(self, client: SyncPrefectClient, deployment_id: UUID) -> None:
         self.deployment_id: UUID | None = deployment_id
         self._client = client
-        self._deaths = Counter[UUID]()
+        self._lost = LostProcesses()
         self._pending_since: dict[UUID, float] = {}
 
     def execute(self, flow_run_ids: Sequence[UUID], on_ended: Callable[[UUID], None]) -> None:
@@ -105,13 +102,14 @@ class PoolPlace:
             UserError: a worker has other storage.
         """
         active = dict.fromkeys(flow_run_ids)
-        # Others may still be active since before this process was interrupted.
-        for run in self._read(active):
-            if run.state and (run.state.name == NOT_SCHEDULED or run.state.is_final()):
-                self._schedule(run.id)
         try:
+            for run in read_runs(self._client, active):
+                # Others may still be active since before this process was interrupted.
+                is_stopping = run.state is not None and run.state.is_cancelling()
+                if run.state_name == NOT_SCHEDULED or is_stopping or not _is_active(run):
+                    self._schedule(run.id)
             while active:
-                for run in self._read(list(active)):
+                for run in read_runs(self._client, active):
                     if self._has_ended(run):
                         del active[run.id]
                         on_ended(run.id)
@@ -150,33 +148,36 @@ class PoolPlace:
 
     def _again(self, run: FlowRun, state: State[None]) -> bool:
         """Schedule a run again that lost its process, unless too many have died over it."""
-        self._deaths[run.id] += 1
         self._pending_since.pop(run.id, None)
-        if self._deaths[run.id] >= _MOST_DEATHS:
-            return False
-        logger().warning("%s lost its process (%s) and is scheduled again", run.name, state.message)
-        self._schedule(run.id)
-        return True
+        how = state.message or f"it did not begin in {_SECONDS_PENDING:.0f} seconds"
+        is_replaced = self._lost.may_be_replaced(run.id, f"{run.name}: {how}")
+        if is_replaced:
+            self._schedule(run.id)
+        return is_replaced
 
     def _schedule(self, flow_run_id: UUID) -> None:
         self._client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
 
-    def _read(self, flow_run_ids: Iterable[UUID]) -> Iterator[FlowRun]:
-        ids = list(flow_run_ids)
-        for start in range(0, len(ids), _RUNS_AT_ONCE):
-            some = ids[start : start + _RUNS_AT_ONCE]
-            wanted = FlowRunFilter.model_validate({"id": {"any_": some}})
-            yield from self._client.read_flow_runs(flow_run_filter=wanted, limit=_RUNS_AT_ONCE)
-
     def _stop(self, flow_run_ids: Sequence[UUID]) -> None:
-        """Cancel runs, and wait until their workers have stopped them, as far as there is time."""
-        deadline = time.monotonic() + _SECONDS_TO_STOP
-        for run in self._read(flow_run_ids):
-            if run.state and run.state.is_running():
-                self._client.set_flow_run_state(run.id, Cancelling(), force=True)
-            elif run.state and not run.state.is_final():
-                self._client.set_flow_run_state(run.id, Cancelled(), force=True)
-        while time.monotonic() < deadline:
-            if all(one.state and one.state.is_final() for one in self._read(flow_run_ids)):
+        """Cancel runs, and wait until their workers have stopped them, as far as there is time.
+
+        What is cancelling can't begin any more. What is cancelled could: Prefect 3.8's worker
+        records a run as cancelled that it is just starting, and then starts it nevertheless.
+        """
+        started = time.monotonic()
+        while (seconds := time.monotonic() - started) < _SECONDS_TO_STOP:
+            active = [one for one in read_runs(self._client, flow_run_ids) if _is_active(one)]
+            if not active:
                 return
+            for run in active:
+                if run.state_name == NOT_SCHEDULED:
+                    self._client.set_flow_run_state(run.id, Cancelled())
+                elif run.state and run.state.is_pending() and seconds < _SECONDS_TO_START:
+                    continue
+                elif run.state and not run.state.is_cancelling():
+                    self._client.set_flow_run_state(run.id, Cancelling())
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _is_active(run: FlowRun) -> bool:
+    return run.state is not None and not run.state.is_final()

@@ -5,32 +5,41 @@ node has room, and its variant goes to the next free one, which resumes it from 
 """
 
 import os
+import signal
 import socket
-from collections import Counter, deque
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run as this_run
 from prefect.settings import get_current_settings
-from prefect.states import Crashed
+from prefect.states import Cancelling
 
+from flows.variants.lost_processes import MOST_DEATHS, LostProcesses
 from tasks.config import VariantsSettings
 from tasks.durability.shared_storage import leave_proof
 from tasks.errors import UserError
 from tasks.records import variants_in
 from tasks.runtime.progress import logger
 
-_MOST_DEATHS = 4
-"""Of actors over the same variant, as where memory runs out each time."""
 _SECONDS_TO_ANSWER = 10.0
 _NO_RAY_THERE = 15
 """The exit status with which Ray 2.60 gives up."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 """An interruption of this process is noticed so often: Ray's own wait does not notice it."""
+_SECONDS_UNTIL_IT_STOPS = 3.0
+"""At most, that an actor takes to see that its run is to stop: so often it asks Prefect."""
+_SECONDS_TO_STOP = 15.0
+"""For active runs to write their state, when the set is stopped."""
+_STOPPING = "Stopping"
+"""The state's name of a run whose actor is to stop it: Ray itself can only kill an actor."""
 _OF_OURS = ("ADAPTERFLOW_", "MLFLOW_", "PREFECT_", "HF_", "OMP_", "DO_NOT_TRACK", "PYTHONPATH")
 """Variables of this process that its actors have, too."""
 
@@ -83,6 +92,7 @@ def open_ray(settings: VariantsSettings, folder: Path) -> Iterator["RayPlace"]:
     """
     check_ray(settings.ray_address)
     ray = _import_ray()
+    of_prefect = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=settings.ray_address,
@@ -101,6 +111,9 @@ def open_ray(settings: VariantsSettings, folder: Path) -> Iterator["RayPlace"]:
             "no Ray cluster runs on this machine (variants.ray_address: auto); start one with ray "
             "start, or give the address of the cluster's head"
         ) from None
+    finally:
+        # Ray 2.60 replaces it. By Prefect's, the worker of a cancelled set knows that it ends so.
+        signal.signal(signal.SIGTERM, of_prefect)
     try:
         set_id = str(this_run.get_id())
         leave_proof(variants_in(folder), set_id)
@@ -120,6 +133,9 @@ def _environment() -> dict[str, str]:
 class TrainingActor:
     """Executes flow runs in a process of the cluster, with the base in memory."""
 
+    def __init__(self) -> None:
+        self._run: UUID | None = None
+
     def prepare(self, folder: str, set_id: str) -> str | None:
         """Import what trainings need; return why this process can't be used, if it can't."""
         from flows.variants.execution import executing
@@ -130,13 +146,27 @@ class TrainingActor:
         except UserError as mistake:
             return str(mistake)
         executing().__enter__()  # for as long as this process lives
+        threading.Thread(target=self._stop_when_asked, daemon=True).start()
         return None
 
     def execute(self, flow_run_id: UUID) -> None:
         """Execute a flow run on the process's main thread."""
         from flows.variants.execution import execute
 
+        self._run = flow_run_id
         execute(flow_run_id)
+        self._run = None
+
+    def _stop_when_asked(self) -> None:
+        """Interrupt the active run once its set is stopped: it is recorded as stopped."""
+        with get_client(sync_client=True) as client:
+            while True:
+                time.sleep(_SECONDS_UNTIL_IT_STOPS)
+                with suppress(httpx.HTTPError):  # asked again
+                    run = self._run
+                    if run and client.read_flow_run(run).state_name == _STOPPING:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        return
 
 
 class RayPlace:
@@ -155,6 +185,7 @@ class RayPlace:
         self._ray, self._folder, self._set_id = ray, folder, set_id
         self._options = self._reserved(settings)
         self._num_actors = self._room(settings)
+        self._lost, self._num_unprepared = LostProcesses(), 0
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, UUID | None]] = {}
         """By what is waited for: the actor, and its run; None while it prepares itself."""
@@ -185,13 +216,13 @@ class RayPlace:
         Raises:
             UserError: a node has other storage.
         """
-        waiting, deaths = deque(flow_run_ids), Counter[UUID]()
+        waiting = deque(flow_run_ids)
         try:
             while waiting or any(run for _, run in self._busy.values()):
                 self._fill(waiting)
                 ready, _ = self._ray.wait(list(self._busy), timeout=_SECONDS_BETWEEN_LOOKS)
                 for one in ready:
-                    if (ended := self._heard(one, waiting, deaths)) is not None:
+                    if (ended := self._heard(one, waiting)) is not None:
                         on_ended(ended)
         except BaseException:
             self._stop()
@@ -208,7 +239,7 @@ class RayPlace:
             self._busy[actor.prepare.remote(str(self._folder), self._set_id)] = (actor, None)
             num_preparing += 1
 
-    def _heard(self, ready: Any, waiting: deque[UUID], deaths: Counter[UUID]) -> UUID | None:  # noqa: ANN401
+    def _heard(self, ready: Any, waiting: deque[UUID]) -> UUID | None:  # noqa: ANN401
         """Take an actor's answer; return the run that ended, if one did.
 
         Raises:
@@ -218,31 +249,38 @@ class RayPlace:
         try:
             problem = self._ray.get(ready)
         except self._ray.exceptions.RayActorError as error:
-            return self._lost(run, str(error).splitlines()[0], waiting, deaths)
+            return self._died(run, str(error).splitlines()[0], waiting)
         if problem is not None:
             raise UserError(problem)
         self._idle.append(actor)
         return run
 
-    def _lost(
-        self, run: UUID | None, how: str, waiting: deque[UUID], deaths: Counter[UUID]
-    ) -> UUID | None:
-        """Let another actor have the run of one that died, unless too many died over it."""
-        logger().warning("a process that trained a variant died and is replaced: %s", how)
-        key = run or UUID(int=0)  # one that could not even prepare itself
-        deaths[key] += 1
-        if deaths[key] < _MOST_DEATHS:
-            waiting.extendleft([run] if run else [])
-            return None
+    def _died(self, run: UUID | None, how: str, waiting: deque[UUID]) -> UUID | None:
+        """Let another actor have the run of one that died; return a run that is given up.
+
+        Raises:
+            UserError: actors die before they get a run.
+        """
         if run is None:
-            raise UserError(f"the processes of the Ray cluster die before they train: {how}")
-        with get_client(sync_client=True) as client:
-            message = f"{_MOST_DEATHS} processes died over it one after the other: {how}"
-            client.set_flow_run_state(run, Crashed(message=message), force=True)
+            self._num_unprepared += 1
+            logger().warning("a process of the Ray cluster died before it trained: %s", how)
+            if self._num_unprepared == MOST_DEATHS:
+                raise UserError(f"the processes of the Ray cluster die before they train: {how}")
+            return None
+        if self._lost.may_be_replaced(run, how):
+            waiting.appendleft(run)
+            return None
         return run
 
     def _stop(self) -> None:
-        """Kill all actors: their runs resume from their records."""
+        """Stop active runs, and kill all actors: their runs resume from their records."""
+        with get_client(sync_client=True) as client:
+            for _, run in self._busy.values():
+                if run:
+                    client.set_flow_run_state(run, Cancelling(name=_STOPPING))
+        active = [ready for ready, (_, run) in self._busy.items() if run]
+        if active:
+            self._ray.wait(active, num_returns=len(active), timeout=_SECONDS_TO_STOP)
         for actor in (*self._idle, *(actor for actor, _ in self._busy.values())):
             self._ray.kill(actor)
         self._idle.clear()

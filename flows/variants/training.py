@@ -71,6 +71,30 @@ class _Training:
         """Train variants; return their results in order."""
         found: dict[str, VariantResult] = {}
         waiting: dict[UUID, VariantRecord] = {}
+
+        def on_ended(flow_run_id: UUID) -> None:
+            variant = waiting[flow_run_id]
+            report = self._runs.report(flow_run_id)
+            self._num_trained += 1
+            found[variant.name] = self._ended(self._result(variant, flow_run_id, report))
+
+        try:
+            self._find(variants, found, waiting)
+            self._place.execute(list(waiting), on_ended)
+        except BaseException:
+            self._runs.cancel(waiting)
+            raise
+        results = [found[variant.name] for variant in variants]
+        self.results += results
+        return results
+
+    def _find(
+        self,
+        variants: Sequence[VariantRecord],
+        found: dict[str, VariantResult],
+        waiting: dict[UUID, VariantRecord],
+    ) -> None:
+        """Create the variants' flow runs, or find them again, with the results that there are."""
         for variant in variants:
             try:
                 flow_run_id = self._runs.create(variant).id
@@ -82,25 +106,10 @@ class _Training:
                 found[variant.name] = self._result(variant, flow_run_id, report)
                 self._num_done += 1
             else:
-                self._runs.reopen(flow_run_id)
                 waiting[flow_run_id] = variant
+                self._runs.reopen(flow_run_id)
         if found and waiting:
             logger().info("%d variants are trained already; %d to do", len(found), len(waiting))
-
-        def on_ended(flow_run_id: UUID) -> None:
-            variant = waiting[flow_run_id]
-            report = self._runs.report(flow_run_id)
-            self._num_trained += 1
-            found[variant.name] = self._ended(self._result(variant, flow_run_id, report))
-
-        try:
-            self._place.execute(list(waiting), on_ended)
-        except BaseException:
-            self._runs.cancel(waiting)
-            raise
-        results = [found[variant.name] for variant in variants]
-        self.results += results
-        return results
 
     def _result(
         self, variant: VariantRecord, flow_run_id: UUID, report: ReportRecord | str

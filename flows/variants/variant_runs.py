@@ -1,13 +1,14 @@
 """The flow runs of a set's variants in Prefect: created once, found again, cancelled."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
 from prefect import Task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run as this_run
 from prefect.states import AwaitingRetry, Cancelled, Pending, to_state_create
@@ -22,7 +23,9 @@ from tasks.variants.expansion import variant_config
 
 NOT_SCHEDULED = "NotScheduled"
 """The state of a deployment's run that no worker takes yet."""
-_SECONDS_TO_CANCEL = 10.0
+_SECONDS_TO_CANCEL = 8.0
+_RUNS_AT_ONCE = 200
+"""Prefect's limit for an answer."""
 
 
 def config_of(
@@ -51,6 +54,15 @@ def config_of(
             "tracking": alone.tracking.model_copy(update=tracking),
         }
     )
+
+
+def read_runs(client: SyncPrefectClient, flow_run_ids: Iterable[UUID]) -> Iterator[FlowRun]:
+    """Yield flow runs as Prefect has them, in any order."""
+    ids = list(flow_run_ids)
+    for start in range(0, len(ids), _RUNS_AT_ONCE):
+        some = ids[start : start + _RUNS_AT_ONCE]
+        wanted = FlowRunFilter.model_validate({"id": {"any_": some}})
+        yield from client.read_flow_runs(flow_run_filter=wanted, limit=_RUNS_AT_ONCE)
 
 
 class VariantRuns:
@@ -127,23 +139,23 @@ class VariantRuns:
     def reopen(self, flow_run_id: UUID) -> None:
         """Let a run that ended be executed again; its completed steps are not repeated.
 
-        A worker's run may be active since before this process was interrupted; it is left alone.
+        The run of a deployment is left to its place, which schedules it for a worker.
         """
+        if self._deployment_id:
+            return
         state = self._client.read_flow_run(flow_run_id).state
-        is_active = state is not None and state.is_running() and self._deployment_id is not None
-        if state is not None and not (state.is_pending() or state.is_scheduled() or is_active):
+        if state is not None and not (state.is_pending() or state.is_scheduled()):
             self._client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
 
     def cancel(self, flow_run_ids: Iterable[UUID]) -> None:
         """Cancel the runs that have not ended, as far as there is time."""
         deadline = time.monotonic() + _SECONDS_TO_CANCEL
-        for flow_run_id in flow_run_ids:
+        for run in read_runs(self._client, flow_run_ids):
             if time.monotonic() > deadline:
                 return
-            state = self._client.read_flow_run(flow_run_id).state
-            if state and (not state.is_final() or state.is_crashed()):
+            if run.state and (not run.state.is_final() or run.state.is_crashed()):
                 cancelled: State[None] = Cancelled(message="the set of variants was stopped")
-                self._client.set_flow_run_state(flow_run_id, cancelled, force=True)
+                self._client.set_flow_run_state(run.id, cancelled, force=True)
 
 
 def _train_variant(variant: VariantRecord) -> None:

@@ -1,6 +1,7 @@
 """A set of variants as adapters to answer with: each row goes to the adapter of its value."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -37,13 +38,18 @@ def read_set(folder: Path) -> VariantsRecord:
         raise UserError(f"{file} can't be read as a set of variants; resume the set") from error
 
 
+def lost_adapters(record: VariantsRecord, folder: Path) -> list[VariantResult]:
+    """Return the variants that were trained, and whose adapter is no longer in a set's folder."""
+    return [one for one in record.variants if one.adapter and not (folder / one.adapter).is_dir()]
+
+
 def with_variants(config: PredictBatchConfig) -> PredictBatchConfig:
     """Return a configuration in which a set of variants is replaced by its adapters.
 
     The column that the set was split by selects a row's adapter, unless another one is configured.
 
     Raises:
-        UserError: the set has no adapters, or is not the only source.
+        UserError: the set has no adapters, or no longer all of them, or is not the only source.
     """
     if not any(is_set(one.source) for one in config.adapters):
         return config
@@ -77,9 +83,21 @@ def _adapters(
         value = one.value or one.name
         changes = {"source": str(place), "name": name, "value": value}
         adapters.append(AdapterSettings.model_validate({**given.model_dump(), **changes}))
+    if lost := lost_adapters(record, folder):
+        raise _lost_error(record, folder, lost)
     if not adapters:
         raise UserError(f"none of the variants in {folder} has an adapter; resume the set")
     return adapters
+
+
+def _lost_error(record: VariantsRecord, folder: Path, lost: Sequence[VariantResult]) -> UserError:
+    more = f", and those of {len(lost) - 1:,} more" if len(lost) > 1 else ""
+    is_moved = folder.resolve() != record.run.folder
+    copied = f", and copy the set again from {record.run.folder}" if is_moved else ""
+    return UserError(
+        f"the adapter of the variant {lost[0].name} is missing: {folder / str(lost[0].adapter)}"
+        f"{more}; train what is missing with adapterflow resume {record.run.flow_run_id}{copied}"
+    )
 
 
 def _inside(folder: Path, adapter: str) -> Path:

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import get_current_settings
 from variant_sets import (
     SECONDS,
+    all_ended,
     begun,
     completed_steps,
     set_config,
@@ -29,10 +31,11 @@ from variant_sets import (
 from benchmarks.harness.variant_rows import tenant_rows
 from flows.cli.runs import create_run, execute
 from flows.train_adapter import train_adapter
-from tasks.config import TrainVariantsConfig
+from tasks.config import TrainVariantsConfig, VariantsSettings
 from tasks.config.reading import with_settings
 from tasks.inference.variant_sets import read_set
-from tasks.records import VariantsRecord
+from tasks.records import VariantsRecord, variants_in
+from tasks.tracking import recorded_runs
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +62,28 @@ def _environment(**more: str) -> dict[str, str]:
 
 def _is_training(set_id: UUID) -> bool:
     return any(run.state and run.state.is_running() for run in variant_runs(set_id))
+
+
+def _stopped(
+    process: "subprocess.Popen[bytes]", set_id: UUID, trainings: Callable[[], list[psutil.Process]]
+) -> None:
+    """Send SIGTERM to a set once a variant is trained: the others end as cancelled, everywhere."""
+    waited_for(lambda: _is_training(set_id) and "Completed" in _states(set_id), process)
+    found = trainings()
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert told.decode().splitlines()[-1].endswith(f"resume {set_id}")
+    assert _states(set_id) == {"Completed", "Cancelled"}
+    assert found
+    waited_for(lambda: all_ended(found) and not trainings())
+    [folder] = Path(os.environ["ADAPTERFLOW_HOME"]).glob(f"outputs/*-{str(set_id)[:8]}")
+    told_mlflow = {one.status for one in recorded_runs([variants_in(folder)])}
+    assert told_mlflow == {"FINISHED", "KILLED"}
+
+
+def _states(set_id: UUID) -> set[str | None]:
+    return {run.state_name for run in variant_runs(set_id)}
 
 
 def _ended(process: "subprocess.Popen[bytes]", set_id: UUID) -> VariantsRecord:
@@ -110,16 +135,34 @@ def test_ray_cluster_trains_each_variant_once(
     ray_address: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    """An actor that is killed is replaced, and its variant resumes; the others go on."""
+    """A stopped set resumes; an actor that is killed is replaced, and the others go on."""
     data = tenant_rows(tmp_path / "rows.jsonl", _NUM_TENANTS)
     place = {"run_on": "ray", "ray_address": ray_address, "num_processes": 2}
     config = set_config(tiny_base, data, {"split_by": "tenant", **place})
     process = started(request, "variants", written(config, tmp_path / "set.yaml"))
     set_id = waited_for(begun, process)
+    _stopped(process, set_id, _actors)
+    process = started(request, "resume", set_id)
     actor = waited_for(lambda: _actors() if _is_training(set_id) else [], process)[0]
     actor.send_signal(signal.SIGKILL)
 
     _check(_ended(process, set_id), set_id, config)
+
+
+def test_ray_leaves_the_handler_of_signals(
+    tmp_path: Path, prefect_server: None, ray_address: str
+) -> None:
+    """Prefect's worker cancels a set by SIGTERM, which its flow must see as such."""
+    from flows.variants.ray_place import open_ray
+
+    settings = VariantsSettings.model_validate({"split_by": "x", "ray_address": ray_address})
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        ours = signal.getsignal(signal.SIGTERM)
+        with open_ray(settings, tmp_path):
+            assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -163,9 +206,10 @@ def _trainings(workers: list["subprocess.Popen[bytes]"]) -> list[psutil.Process]
     found = []
     for worker in workers:
         for process in psutil.Process(worker.pid).children(recursive=True):
-            words = " ".join(process.cmdline())
-            if "prefect" in words and "engine" in words:
-                found.append(process)
+            with suppress(psutil.Error):  # it has just ended
+                words = " ".join(process.cmdline())
+                if "prefect" in words and "engine" in words:
+                    found.append(process)
     return found
 
 
@@ -176,11 +220,13 @@ def test_work_pool_trains_each_variant_once(
     pool: list["subprocess.Popen[bytes]"],
     request: pytest.FixtureRequest,
 ) -> None:
-    """Two workers share the variants; one whose process is killed is taken again."""
+    """Two workers share the variants of a set, stopped and resumed; a killed one is taken again."""
     data = tenant_rows(tmp_path / "rows.jsonl", _NUM_TENANTS)
     config = set_config(tiny_base, data, {"split_by": "tenant", "run_on": "work-pool"})
     process = started(request, "variants", written(config, tmp_path / "set.yaml"))
     set_id = waited_for(begun, process)
+    _stopped(process, set_id, lambda: _trainings(pool))
+    process = started(request, "resume", set_id)
     training = waited_for(lambda: _trainings(pool) if _is_training(set_id) else [], process)[0]
     training.send_signal(signal.SIGKILL)
 

@@ -29,7 +29,7 @@ from tasks.config.reading import with_settings
 from tasks.durability.step_name import StepName
 from tasks.errors import PartialFailureError, UserError
 from tasks.inference.variant_sets import read_set
-from tasks.records import VariantsRecord
+from tasks.records import VariantResult, VariantsRecord
 from tasks.tracking import PARENT_TAG, VARIANT_TAG, RecordedRun, Registry, recorded_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -73,6 +73,21 @@ def test_a_variant_fails_alone_and_is_repeated_alone(tiny_base: Path, tmp_path: 
     _check_records(second)
     with pytest.raises(UserError, match="which has no step train_adapter"):
         reopen_run(flow_run.id, StepName.TRAIN_ADAPTER)
+    _check_that_lost_adapters_return(second, small)
+
+
+def _check_that_lost_adapters_return(record: VariantsRecord, variant: VariantResult) -> None:
+    """A completed set is resumed only if an adapter was deleted, and makes the same again."""
+    flow_run_id = UUID(record.run.flow_run_id)
+    with pytest.raises(UserError, match="has completed"):
+        reopen_run(flow_run_id)
+    made = record.run.folder / str(variant.adapter)
+    before = [(made / name).read_bytes() for name in _FILES]
+    shutil.rmtree(made)
+    again = execute_any(reopen_run(flow_run_id))
+    assert isinstance(again, VariantsRecord)
+    assert not again.failed
+    assert [(made / name).read_bytes() for name in _FILES] == before
 
 
 def _check_records(record: VariantsRecord) -> None:
@@ -122,6 +137,19 @@ def _is_any_running(set_id: UUID) -> bool:
 
 def _is_of(record: RecordedRun, set_id: UUID) -> bool:
     return record.run.flow_run_id == str(set_id)
+
+
+def test_a_set_without_its_place_leaves_nothing_behind(tiny_base: Path, tmp_path: Path) -> None:
+    """Neither its run nor its resume makes a folder, and with it an MLflow run."""
+    variants = {"grid": {"seed": [1, 2]}, "run_on": "work-pool", "deployment": "train-adapter/none"}
+    config = set_config(tiny_base, sums(tmp_path / "sums.jsonl"), variants)
+    flow_run = create_run(config)
+    message = "has no deployment 'train-adapter/none'"
+    with pytest.raises(UserError, match=message):
+        execute_any(flow_run)
+    with pytest.raises(UserError, match=message):
+        reopen_run(flow_run.id)
+    assert not folder_of(flow_run).exists()
 
 
 def test_a_mistake_leaves_nothing_behind(

@@ -56,6 +56,29 @@ def test_steps_and_epochs_are_forecast_in_the_same_unit(tiny_base: Path, tmp_pat
     assert found == pytest.approx(2 * alone.num_steps, rel=0.2)
 
 
+@pytest.mark.parametrize("command", ["check", "variants"])
+def test_settings_that_can_not_work_are_told_with_their_variant(
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    """LoRA settings of any variant that the base refuses are told before anything is made."""
+    monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
+    listed = [
+        {"name": "small", "settings": {"lora.r": 4}},
+        {"name": "wrong", "settings": {"lora.target_modules": ["q_prj"]}},
+    ]
+    config = set_config(tiny_base, sums(tmp_path / "sums.jsonl"), {"list": listed})
+    file = written(config, tmp_path / "set.yaml")
+    status, out, told = run_in_process(capsys, monkeypatch, command, file)
+    assert (status, out) == (2, "")
+    assert "error: the variant wrong: " in told
+    assert "q_prj" in told
+    assert not (tmp_path / "home/outputs").exists()
+
+
 def test_train_names_the_command_for_a_set(
     tiny_base: Path,
     tmp_path: Path,

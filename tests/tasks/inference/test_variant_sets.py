@@ -31,7 +31,7 @@ def _result(name: str, value: str | None, adapter: str | None) -> VariantResult:
 
 def _write(folder: Path, results: list[VariantResult], column: str | None = "tenant") -> Path:
     run = RunRecord(
-        tracking_uri="", experiment="", run_name="", flow_run_id="", folder=Path("/elsewhere")
+        tracking_uri="", experiment="", run_name="", flow_run_id="3f2a", folder=Path("/elsewhere")
     )
     record = VariantsRecord(
         run=run,
@@ -42,6 +42,8 @@ def _write(folder: Path, results: list[VariantResult], column: str | None = "ten
         variants=tuple(results),
     )
     folder.mkdir(parents=True, exist_ok=True)
+    for one in results:
+        (folder / (one.adapter or ".")).mkdir(parents=True, exist_ok=True)
     (folder / VARIANTS_FILE).write_text(record.model_dump_json())
     return folder
 
@@ -123,6 +125,19 @@ def test_a_set_that_can_not_answer(
     """A manifest from elsewhere reaches no files outside, and one without adapters is told."""
     with pytest.raises(UserError, match=message):
         with_variants(_config(_write(tmp_path / "set", results)))
+
+
+def test_an_adapter_that_was_deleted_is_told(tmp_path: Path) -> None:
+    """The message names the variant, its folder, and the command that trains it again."""
+    made = _write(tmp_path / "set", [_result(name, name, f"variants/{name}") for name in "abc"])
+    (made / "variants/b").rmdir()
+    (made / "variants/c").rmdir()
+    with pytest.raises(UserError) as told:
+        with_variants(_config(made))
+    assert str(told.value) == (
+        f"the adapter of the variant b is missing: {made / 'variants/b'}, and those of 1 more; "
+        "train what is missing with adapterflow resume 3f2a, and copy the set again from /elsewhere"
+    )
 
 
 def test_a_manifest_that_is_none(tmp_path: Path) -> None:
