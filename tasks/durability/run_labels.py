@@ -24,8 +24,10 @@ STEP = "adapterflow.step"
 DEVICE = "adapterflow.device"
 
 _SECONDS_BETWEEN_TRIES = 5.0
+_SECONDS_AT_AN_END = 10.0
 
-_Labels: TypeAlias = "SimpleQueue[tuple[UUID, dict[str, str]]]"
+_Labels: TypeAlias = "SimpleQueue[tuple[UUID, dict[str, str]] | threading.Event]"
+"""Labels by their run, and what is set once all before it are sent."""
 
 
 @contextmanager
@@ -40,9 +42,16 @@ def labelled(name: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def in_step(name: str) -> Iterator[None]:
-    """Label the current flow run with a step; the label of a step that fails stays."""
+    """Label the current flow run with a step; the label of a step that fails stays.
+
+    It is there before the run ends, and the alert is written, unless Prefect is away.
+    """
     set_label(STEP, name)
-    yield
+    try:
+        yield
+    except BaseException:
+        _wait_until_sent()
+        raise
     set_label(STEP, "")
 
 
@@ -50,6 +59,13 @@ def set_label(name: str, value: str) -> None:
     """Set a label of the current flow run soon; outside of a run, do nothing."""
     if found := flow_run.get_id():
         _queue_for(PREFECT_API_URL.value()).put((UUID(found), {name: value}))
+
+
+def _wait_until_sent() -> None:
+    if flow_run.get_id():
+        is_sent = threading.Event()
+        _queue_for(PREFECT_API_URL.value()).put(is_sent)
+        is_sent.wait(_SECONDS_AT_AN_END)
 
 
 @cache
@@ -65,8 +81,11 @@ def _send(server: str | None, queue: _Labels) -> None:
     # One client for all: making one takes longer than sending a label.
     with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as client:
         while True:
-            run_id, labels = queue.get()
-            while not _sent(client, run_id, labels):
+            item = queue.get()
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
+            while not _sent(client, *item):
                 time.sleep(_SECONDS_BETWEEN_TRIES)
 
 

@@ -93,7 +93,7 @@ def lora_optimizer(
     if settings.loraplus_lr_ratio is None:
         return None
     kind, arguments = adamw
-    return create_loraplus_optimizer(
+    made: torch.optim.Optimizer = create_loraplus_optimizer(
         model,
         kind,
         loraplus_lr_ratio=settings.loraplus_lr_ratio,
@@ -101,6 +101,7 @@ def lora_optimizer(
         loraplus_lr_embedding=settings.learning_rate,  # PEFT's default, 1e-6, trains next to none
         **arguments,
     )
+    return made
 
 
 def _lora_fa(model: "PreTrainedModel", settings: TrainingSettings) -> "torch.optim.Optimizer":
@@ -110,13 +111,15 @@ def _lora_fa(model: "PreTrainedModel", settings: TrainingSettings) -> "torch.opt
     weights = {name: one for name, one in model.named_parameters() if one.requires_grad}
     for name, weight in weights.items():
         if ".lora_A." in name:
-            weight.requires_grad_(requires_grad=False)
+            weight.requires_grad = False
     group = {
         "params": list(weights.values()),
         "names": list(weights),
         "scaling_factors": [_scaling(model, name) for name in weights],
     }
-    return LoraFAOptimizer([group], settings.learning_rate, weight_decay=settings.weight_decay)
+    rate, decay = settings.learning_rate, settings.weight_decay
+    made: torch.optim.Optimizer = LoraFAOptimizer([group], rate, weight_decay=decay)
+    return made
 
 
 def _scaling(model: "PreTrainedModel", name: str) -> float | None:

@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from running_stack import wait_until
 
 from tasks.durability import run_labels
-from tasks.durability.run_labels import STEP, set_label
+from tasks.durability.run_labels import STEP, in_step, set_label
 
 
 class Server:
@@ -70,3 +70,22 @@ def test_each_server_gets_the_labels_of_its_runs(server: Server) -> None:
         set_label(STEP, "there")
     wait_until(lambda: sorted(server.taken) == ["here", "there"], "both labels")
     assert len(set(server.addresses)) == 2
+
+
+def test_the_step_that_failed_is_known_when_the_run_ends(server: Server) -> None:
+    """The alert, which Prefect writes at once, names it."""
+    server.failures = [httpx.ConnectError("away")]
+    with pytest.raises(ValueError, match="failed"), in_step("train_adapter"):
+        raise ValueError("failed")
+    assert server.taken == ["train_adapter"]
+
+
+def test_a_failing_run_does_not_wait_for_ever_for_its_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with its own error."""
+    monkeypatch.setattr(run_labels, "_SECONDS_AT_AN_END", 0.05)
+    server.failures = [httpx.ConnectError("away")] * 1000
+    with pytest.raises(ValueError, match="failed"), in_step("train_adapter"):
+        raise ValueError("failed")
+    assert not server.taken
