@@ -49,7 +49,7 @@ def in_step(name: str) -> Iterator[None]:
     set_label(STEP, name)
     try:
         yield
-    except BaseException:
+    except Exception:
         _wait_until_sent()
         raise
     set_label(STEP, "")

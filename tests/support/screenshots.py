@@ -66,11 +66,17 @@ def open_report(page: "Page") -> str:
 
 
 def _is_report_open(page: "Page", address: str) -> bool:
-    """Try to open the report; a list that the page draws anew at that moment loses the click."""
+    """Try to open the report; a list that the page draws anew at that moment loses the click.
+
+    What tasks published is listed below what the run did, and drawn once it is scrolled to.
+    """
     from playwright.sync_api import TimeoutError as NotInTime
 
     try:
         page.get_by_text("Artifacts", exact=True).last.click(timeout=_MILLISECONDS_A_TRY)
+        page.get_by_text("mlflow-run").last.wait_for(timeout=_MILLISECONDS_A_TRY)
+        page.mouse.move(_WIDTH / 2, _HEIGHT - 50)
+        page.mouse.wheel(0, 2 * _HEIGHT)
         page.get_by_text("adapter-report").first.click(timeout=_MILLISECONDS_A_TRY)
         page.locator("img[alt='loss curve']").wait_for(timeout=_MILLISECONDS_A_TRY)
     except NotInTime:
