@@ -79,7 +79,7 @@ def _stopped(
     waited_for(lambda: all_ended(found) and not trainings())
     [folder] = Path(os.environ["ADAPTERFLOW_HOME"]).glob(f"outputs/*-{str(set_id)[:8]}")
     told_mlflow = {one.status for one in recorded_runs([variants_in(folder)])}
-    assert told_mlflow == {"FINISHED", "KILLED"}
+    assert told_mlflow <= {"FINISHED", "KILLED"}
 
 
 def _states(set_id: UUID) -> set[str | None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 from flow_runs import sums, tiny_config
 from mlflow import MlflowClient
@@ -20,9 +21,14 @@ from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
 from running_stack import client_of, wait_until
+from variant_sets import all_ended, completed_steps, set_config, variant_runs
 
+from benchmarks.harness.variant_rows import tenant_rows
 from flows.train_adapter import train_adapter
+from flows.train_variants import train_variants
 
 pytestmark = pytest.mark.slow
 
@@ -49,16 +55,20 @@ class Installation:
         self._wait_for_server()
         with self.client() as client:
             client.create_work_pool(WorkPoolCreate(name="pool", type="process"))
-            flow: Flow[..., Any] = train_adapter
-            self.deployment_id = client.create_deployment(
+        self.training = self._deployed(train_adapter, "flows.train_adapter.train_adapter")
+        self.set = self._deployed(train_variants, "flows.train_variants.train_variants")
+        self._processes.append(self._start("worker", "start", "--pool=pool"))
+
+    def _deployed(self, flow: Flow[..., Any], entrypoint: str) -> UUID:
+        with self.client() as client:
+            return client.create_deployment(
                 client.create_flow(flow),
-                "adapter",
+                "deployed",
                 work_pool_name="pool",
                 path=str(CHECKOUT),
-                entrypoint="flows.train_adapter.train_adapter",
+                entrypoint=entrypoint,
                 job_variables={"working_dir": str(CHECKOUT)},
             )
-        self._processes.append(self._start("worker", "start", "--pool=pool"))
 
     def client(self) -> SyncPrefectClient:
         """Return a client of the server."""
@@ -128,13 +138,18 @@ def parameters(tiny_base: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 class Run:
-    """A run of the deployment, as somebody watches it in the UI."""
+    """A run of a deployment, as somebody watches it in the UI."""
 
-    def __init__(self, installation: Installation, parameters: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        parameters: dict[str, Any],
+        deployment: UUID | None = None,
+    ) -> None:
         self._all = installation
         with installation.client() as client:
             made = client.create_flow_run_from_deployment(
-                installation.deployment_id, parameters=parameters
+                deployment or installation.training, parameters=parameters
             )
         self.id = made.id
 
@@ -217,3 +232,35 @@ def test_a_run_is_killed_cancelled_and_retried_to_the_same_adapter(
     run.wait_for("Completed")
     assert run.adapter == undisturbed.adapter
     assert run.mlflow_status() == ["FINISHED"]
+
+
+def test_a_set_of_variants_is_cancelled_and_retried(
+    installation: Installation, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Cancel ends variants and processes; Retry trains what is missing, and nothing twice."""
+    data = tenant_rows(tmp_path / "rows.jsonl", 5)
+    config = set_config(tiny_base, data, {"split_by": "tenant"})
+    given = {"config": json.loads(config.model_dump_json())}
+    with temporary_settings({PREFECT_API_URL: installation.api_url}):
+        run = Run(installation, given, installation.set)
+        reached = {"Completed", "Running"}
+        wait_until(lambda: reached <= _states(run.id), "a variant that ended, and one that has not")
+        processes = psutil.Process(installation.engine_of(run.id)).children(recursive=True)
+        with installation.client() as client:  # `prefect flow-run cancel` would come too late
+            client.set_flow_run_state(run.id, Cancelling())
+        run.wait_for("Cancelled")
+        assert _states(run.id) == {"Completed", "Cancelled"}
+        assert processes
+        assert all_ended(processes)
+        wait_until(lambda: run.mlflow_status() == ["KILLED"], "MLflow to hear of the end")
+
+        installation.command("flow-run", "retry", str(run.id))
+        run.wait_for("Completed")
+        assert _states(run.id) == {"Completed"}
+        counts = completed_steps(variant_runs(run.id))
+    assert [one["train_adapter"] for one in counts.values()] == [1] * 5
+    assert run.mlflow_status() == ["FINISHED"]
+
+
+def _states(set_id: UUID) -> set[str | None]:
+    return {run.state_name for run in variant_runs(set_id)}
