@@ -167,10 +167,10 @@ def push(adapter: str, repository: str, private: bool) -> None:  # noqa: FBT001
     show_default=True,
     help="Share of the values that ties and dare_ties keep.",
 )
-@click.option("--rank", type=click.IntRange(1, 16_384), help="Rank of the result, with svd.")
+@click.option("--rank", type=options.integer(1, 16_384), help="Rank of the result, with svd.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=options.integer(0, 2**32 - 1),
     default=0,
     show_default=True,
     help="Seed of dare_ties.",

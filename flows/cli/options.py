@@ -29,6 +29,8 @@ class _Path(click.Path):
 class _Number(click.FloatRange):
     """A finite number within bounds, which `nan` is for click."""
 
+    name = "number"  # click's own is "float range", also in its message about a word
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's signature
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
@@ -36,14 +38,25 @@ class _Number(click.FloatRange):
         return number
 
 
+class _Integer(click.IntRange):
+    """An integer within bounds."""
+
+    name = "integer"
+
+
 PATH = _Path(path_type=Path)
-MAX_NEW_TOKENS = click.IntRange(1, 10_000_000)
+MAX_NEW_TOKENS = _Integer(1, 10_000_000)
 """As in a configuration."""
 
 
 def number(low: float, high: float, *, above: bool = False) -> click.FloatRange:
     """Return the type of a number from `low` to `high`; with `above`, `low` itself is excluded."""
     return _Number(low, high, min_open=above)
+
+
+def integer(low: int, high: int | None = None) -> click.IntRange:
+    """Return the type of an integer from `low` to `high`, if there is a highest."""
+    return _Integer(low, high)
 
 
 config_file = click.argument("config_file", metavar="CONFIG.yaml", type=PATH)

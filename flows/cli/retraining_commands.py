@@ -65,7 +65,7 @@ def history(name: str, tracking_uri: str | None, as_json: bool) -> None:  # noqa
 
 @click.command()
 @click.argument("name")
-@click.argument("version", type=click.IntRange(1))
+@click.argument("version", type=options.integer(1))
 @click.option("--reason", required=True, help="Why; recorded with the version.")
 @_STORE
 def promote(name: str, version: int, reason: str, tracking_uri: str | None) -> None:
@@ -121,7 +121,7 @@ def _send_event(done: "Promoted") -> None:
 @click.command()
 @click.argument("name")
 @click.option("--reason", required=True, help="Why; recorded with the version.")
-@click.option("--to", type=click.IntRange(1), help="A former champion; default: the last one.")
+@click.option("--to", type=options.integer(1), help="A former champion; default: the last one.")
 @_STORE
 def rollback(name: str, reason: str, to: int | None, tracking_uri: str | None) -> None:
     """Restore the former champion of the registered model NAME."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flows.server.data_events import Watched
     from tasks.records import FileRecord
 
-_PORT = click.IntRange(1, 65535)
+_PORT = options.integer(1, 65535)
 _SECONDS_A_DAY = 86_400
 
 

@@ -77,6 +77,11 @@ def write_retraining(
     data = starting_data(source)
     given = given_settings(data, base_model, name)
     folder = output.with_name(f"{given['tracking']['experiment']}-data")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder} exists, and may have rows that were added since; choose another --name, or "
+            "move the folder away"
+        )
     check_new(folder)
     held_out = _held_out(data, share)
     with atomic_folder(folder) as partial:

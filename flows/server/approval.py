@@ -90,7 +90,12 @@ def approved(decision: DecisionRecord, proposal: str, settings: ApprovalSettings
     except FlowPauseTimeout:
         _set_running()
         return _unanswered(decision, settings)
-    comment = answer.comment.strip() or "no comment"
+    return _answered(decision, answer)
+
+
+def _answered(decision: DecisionRecord, answer: Approval) -> DecisionRecord:
+    # One line: it becomes a part of reasons, which are shown in tables, lists and states.
+    comment = " ".join(answer.comment.split()) or "no comment"
     if answer.decision is Choice.APPROVE:
         return decision.model_copy(update={"approval": f"approved in Prefect: {comment}"})
     return decision.model_copy(

@@ -51,8 +51,8 @@ _PAYLOAD = (
     f'{{"text": {{{{ ({_TEXT}) | tojson }}}}, "flow_run": {{{{ flow_run | ui_url | tojson }}}}}}'
 )
 _SECONDS_TO_ALERT = 20.0
-_ONCE_WITHIN = timedelta(minutes=1)
-"""Prefect 3.8's runner and its worker both report the crash of a run, some seconds apart."""
+_LONGEST_ATTEMPT = timedelta(days=366)
+"""Longer than any run lasts from its start to its end, a wait for approval included."""
 
 
 def lost_runs() -> AutomationCore:
@@ -84,17 +84,20 @@ def lost_runs() -> AutomationCore:
 def failed_runs(webhook: UUID) -> AutomationCore:
     """Return the automation that calls a webhook when a run fails, crashes or times out.
 
-    It sees every run of the server's database, also one that a terminal started.
+    It sees every run of the server's database, also one that a terminal started. Each attempt is
+    alerted of once, as Prefect 3.8's runner and its worker both report the crash of a run.
     """
     return AutomationCore(
         name=_ALERT,
         trigger=EventTrigger(
             posture=Posture.Reactive,
+            # The start of an attempt; a heartbeat stands for one that began before the automation.
+            after={f"prefect.flow-run.{sign}" for sign in ("Pending", "Running", "heartbeat")},
             expect={f"prefect.flow-run.{end}" for end in ("Failed", "Crashed", "TimedOut")},
             match={"prefect.resource.id": ["prefect.flow-run.*"]},
             for_each={"prefect.resource.id"},
             threshold=1,
-            within=_ONCE_WITHIN,
+            within=_LONGEST_ATTEMPT,
         ),
         actions=[CallWebhook(block_document_id=webhook, payload=_PAYLOAD)],
     )

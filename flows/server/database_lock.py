@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import click
 import psutil
 
 from tasks.errors import UserError, shortened
@@ -34,7 +35,11 @@ def shared_lock() -> int:
         The descriptor of the locked file; whoever inherits it holds the lock, too.
     """
     descriptor = _opened()
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        click.echo("waiting for adapterflow up, which is starting the servers ...", err=True)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 

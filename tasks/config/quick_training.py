@@ -1,12 +1,17 @@
 """A training by six settings: the short form in Prefect's UI. All others have their defaults."""
 
+import re
 from typing import Any, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from tasks.config.adapter_name import AdapterName
 from tasks.config.section import Section
 from tasks.config.train_adapter import TrainAdapterConfig
+
+_NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
+_LIKE_A_SHARE = re.compile(r"[.,]?\d[\d\s.,/]*(%+|percent|per cent)?", re.IGNORECASE)
+"""What is meant as a share, though only some of it can be read as one."""
 
 
 class QuickTraining(Section):
@@ -34,6 +39,12 @@ class QuickTraining(Section):
     experiment: str = Field(default="adapterflow", min_length=1)
     """The MLflow experiment, as in `tracking.experiment`."""
 
+    @field_validator("base", "train", "held_out", "adapter_name", "experiment", mode="before")
+    @classmethod
+    def _without_spaces_around(cls, given: object) -> object:
+        """Remove what is copied along with a value into a form."""
+        return given.strip() if isinstance(given, str) else given
+
     def expanded(self) -> TrainAdapterConfig:
         """Return all settings of the training."""
         share = _share(self.held_out)
@@ -50,7 +61,8 @@ class QuickTraining(Section):
     @model_validator(mode="after")
     def _is_a_training(self) -> Self:
         share = _share(self.held_out)
-        if share is not None and not 0 <= share < 1:
+        is_refused = _LIKE_A_SHARE.fullmatch(self.held_out) if share is None else not 0 <= share < 1
+        if is_refused:
             raise ValueError(
                 f"held_out is {self.held_out}; a share of the training rows is at least 0 and "
                 "below 1, such as 0.1 or 10 %"
@@ -61,8 +73,7 @@ class QuickTraining(Section):
 
 def _share(held_out: str) -> float | None:
     """Return the share of the rows that a text names; None if it names rows."""
-    number = held_out.strip().removesuffix("%")
-    try:
-        return float(number) / (1 if number == held_out.strip() else 100)
-    except ValueError:
+    number = held_out.removesuffix("%").rstrip()
+    if not _NUMBER.fullmatch(number):
         return None
+    return float(number.replace(",", ".")) / (100 if held_out.endswith("%") else 1)

@@ -15,8 +15,9 @@ from retraining_runs import aliases, executed, retrained, retraining
 import flows.retrain_adapter as flow
 from flows.cli import runs
 from flows.server import approval
+from flows.server.approval import Choice
 from tasks.errors import UserError
-from tasks.records import Outcome
+from tasks.records import DecisionRecord, Outcome
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -61,6 +62,16 @@ def test_a_person_has_the_last_word(
     assert record.decision.outcome is outcome
     assert str(said["comment"]) in record.decision.reason
     assert ("champion" in aliases(config)) is (outcome is Outcome.PROMOTE)
+
+
+@pytest.mark.parametrize("choice", list(Choice))
+def test_a_comment_of_several_lines_is_recorded_as_one(choice: Choice) -> None:
+    """Reasons are cells of tables and items of lists, which a line break would end."""
+    proposed = DecisionRecord(outcome=Outcome.PROMOTE, reason="better", metric="loss", num_rows=10)
+    answer = approval.Approval(decision=choice, comment=" fine:\r\n\n- a list \n")
+    decided = approval._answered(proposed, answer)
+    assert str(decided.approval).endswith(" in Prefect: fine: - a list")
+    assert "\n" not in decided.reason
 
 
 def test_a_run_that_prefect_would_crash_as_it_waits_does_not_begin(

@@ -244,7 +244,11 @@ REFUSED = {
     "a small share": (jsonl(questions(9)), ("--held-out", "0.01"), "raise --held-out"),
     "an impossible name": (jsonl(questions(9)), ("--name", "../a"), "--name is '../a'"),
     "no base": (jsonl(questions(9)), ("--base-model", ""), "base_model.source is ''"),
-    "a folder that is there": (jsonl(questions(9)), ("--name", "old"), "old-data exists"),
+    "a folder that is there": (
+        jsonl(questions(9)),
+        ("--name", "old"),
+        "old-data exists, and may have rows that were added since; choose another --name",
+    ),
     "an unwritable folder": (jsonl(questions(9)), ("-o", "/proc/a.yaml"), "can't be written to"),
     "no folder": (jsonl(questions(9)), ("-o", "none/a.yaml"), "there is no folder"),
     "a file that is there": (jsonl(questions(9)), ("-o", "rows.jsonl"), "already exists"),

@@ -194,6 +194,27 @@ def test_an_option_out_of_bounds_is_refused(
     refused(capsys, monkeypatch, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (("promote", "name", "v1", "--reason=x"), "integer"),
+        (("try", "x/y", "--max-new-tokens=many"), "integer"),
+        (("up", "--mlflow-port=http"), "integer"),
+        (("combine", "new", "x/y", "x/z", "--seed=x"), "integer"),
+        (("init", "rows.jsonl", "--retrain", "--held-out=50%"), "number"),
+    ],
+)
+def test_a_word_that_is_no_number_is_called_so(
+    words: tuple[str, ...],
+    kind: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Click would call it `not a valid float range`."""
+    assert f"is not a valid {kind};" in refused(capsys, monkeypatch, *words)
+
+
 def test_many_mistakes_are_counted(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

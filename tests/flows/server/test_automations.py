@@ -7,7 +7,7 @@ import pytest
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import AwaitingRetry, Crashed, Failed
+from prefect.states import AwaitingRetry, Crashed, Failed, Running
 from running_stack import wait_until
 from webhook import Receiver
 
@@ -75,3 +75,11 @@ def test_a_crash_that_is_reported_twice_is_one_alert(receiver: Receiver) -> None
     later = ended(train_adapter, "later", Failed(message="later"))
     wait_until(lambda: texts_about(receiver, later), "the later alert")
     assert len(texts_about(receiver, run)) == 1
+
+
+def test_a_run_that_is_resumed_and_fails_again_is_alerted_of_again(receiver: Receiver) -> None:
+    """Also within seconds: the second failure may be another one."""
+    states: list[State[Any]] = [Running(), Failed(message="first"), AwaitingRetry()]
+    run = ended(train_adapter, "", *states, Running(), Failed(message="second"))
+    told = wait_until(lambda: len(found := texts_about(receiver, run)) > 1 and found, "both", 60)
+    assert ["first" in told[0], "second" in told[1]] == [True, True]

@@ -28,8 +28,8 @@ def test_runs_share_the_database_and_up_has_it_alone() -> None:
         pass
 
 
-def test_a_run_waits_for_an_up_that_is_starting() -> None:
-    """It gets the lock once `up` is done, and not before."""
+def test_a_run_waits_for_an_up_that_is_starting(capsys: pytest.CaptureFixture[str]) -> None:
+    """It gets the lock once `up` is done, and not before; and says what it waits for."""
     descriptors: list[int] = []
     run = threading.Thread(target=lambda: descriptors.append(shared_lock()))
     with exclusive_lock():
@@ -39,3 +39,6 @@ def test_a_run_waits_for_an_up_that_is_starting() -> None:
     run.join(10)
     assert descriptors
     os.close(descriptors[0])
+    assert "waiting for adapterflow up" in capsys.readouterr().err
+    os.close(shared_lock())
+    assert not capsys.readouterr().err
