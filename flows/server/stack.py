@@ -99,7 +99,7 @@ class Stack:
         with self._is_used():
             self.notes = remove_former_deployments()
 
-    def _is_used(self) -> AbstractContextManager[None]:
+    def _is_used(self) -> AbstractContextManager[object]:
         """Have this process use the Prefect server in the block."""
         from prefect.settings import PREFECT_API_URL, temporary_settings
 

@@ -47,4 +47,5 @@ def _tokens_of_row(micro_batch: "MicroBatch") -> torch.Tensor:
     if mask.shape == positions.shape:  # padded
         return mask.sum(dim=1, keepdim=True).expand_as(mask).float()
     [row] = (positions == 0).cumsum(dim=1) - 1
-    return row.bincount()[row][None].float()
+    tokens: torch.Tensor = row.bincount()[row][None].float()
+    return tokens

@@ -130,7 +130,8 @@ def _noise(model: "PreTrainedModel", micro_batch: dict[str, torch.Tensor]) -> to
     with noisy_embeddings(model, micro_batch, 5.0):
         noisy = embeddings(ids)
     plain: torch.Tensor = embeddings(ids)
-    return (noisy - plain).detach()
+    noise: torch.Tensor = (noisy - plain).detach()
+    return noise
 
 
 def test_noise_is_for_training_alone(tiny_base: Path, tmp_path: Path) -> None:
