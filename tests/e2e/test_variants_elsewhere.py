@@ -31,7 +31,7 @@ from variant_sets import (
 from benchmarks.harness.variant_rows import tenant_rows
 from flows.cli.runs import create_run, execute
 from flows.train_adapter import train_adapter
-from tasks.config import TrainVariantsConfig, VariantsSettings
+from tasks.config import TrainVariantsConfig
 from tasks.config.reading import with_settings
 from tasks.inference.variant_sets import read_set
 from tasks.records import VariantsRecord, variants_in
@@ -147,22 +147,6 @@ def test_ray_cluster_trains_each_variant_once(
     actor.send_signal(signal.SIGKILL)
 
     _check(_ended(process, set_id), set_id, config)
-
-
-def test_ray_leaves_the_handler_of_signals(
-    tmp_path: Path, prefect_server: None, ray_address: str
-) -> None:
-    """Prefect's worker cancels a set by SIGTERM, which its flow must see as such."""
-    from flows.variants.ray_place import open_ray
-
-    settings = VariantsSettings.model_validate({"split_by": "x", "ray_address": ray_address})
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        ours = signal.getsignal(signal.SIGTERM)
-        with open_ray(settings, tmp_path):
-            assert signal.getsignal(signal.SIGTERM) is ours
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

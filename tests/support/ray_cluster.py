@@ -14,7 +14,8 @@ _NODE: dict[str, Any] = {
 # Read when Ray is imported, also by the processes that tests start.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DISABLE_MEMORY_MONITOR"] = "1"  # it would kill on a busy machine
-os.environ["RAY_worker_niceness"] = "0"  # at Ray's 15, actors starve on a busy machine
+# At Ray's 15, actors starve on a busy machine. The name is Ray's.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 # Ray's switch for systems with a firewall: this machine's address is 127.0.0.1.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 

@@ -1,5 +1,6 @@
 """Places that can't be reached are refused with one message, before anything is made."""
 
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -9,10 +10,13 @@ import pytest
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows.train_adapter import train_adapter
+from flows.variants import ray_place
 from flows.variants.pool_place import find_deployment
-from flows.variants.ray_place import TrainingActor, check_ray
+from flows.variants.ray_place import TrainingActor, check_ray, open_ray
+from tasks.config import VariantsSettings
 from tasks.errors import UserError
 
 
@@ -45,6 +49,36 @@ def test_actor_without_the_storage_says_so(tmp_path: Path) -> None:
     problem = TrainingActor().prepare(str(tmp_path), "set-1")
 
     assert f"{socket.gethostname()} does not see the storage" in str(problem)
+
+
+class _Ray:
+    """Stands in for Ray 2.60: it, too, takes the handler of SIGTERM for itself."""
+
+    def init(self, **_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def shutdown(self) -> None:
+        """Leave the cluster."""
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 1}}]
+
+
+def test_ray_leaves_the_handler_of_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's worker cancels a set by SIGTERM, which its flow must see as such."""
+    monkeypatch.setattr(ray_place, "_import_ray", _Ray)
+    settings = VariantsSettings.model_validate({"split_by": "x", "ray_address": "auto"})
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        ours = signal.getsignal(signal.SIGTERM)
+        results = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "results"}
+        with temporary_settings(results), open_ray(settings, tmp_path):
+            assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow
