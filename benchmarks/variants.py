@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from benchmarks.harness import machine
 from benchmarks.harness.tables import table
-from benchmarks.harness.variant_rows import tenant_rows
+from benchmarks.harness.variant_rows import tenant, tenant_rows
 
 if TYPE_CHECKING:
     from tasks.config import TrainAdapterConfig
@@ -75,7 +75,7 @@ def _trained(base: str, data: Path, count: int) -> Iterator[Trained]:
 
     with executing(), _timed_steps() as parts:
         for number in range(count):
-            run = create_run(_config(base, data, f"tenant-{number:03}"))
+            run = create_run(_config(base, data, tenant(number)))
             parts.clear()
             started, cpu = time.perf_counter(), time.process_time()
             with workbench.single_run():
