@@ -25,7 +25,7 @@ from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import odd_text, read_examples
 from tasks.engine.data.tokens import PreparedData, changes
 from tasks.engine.preparation import TEXTS, prepare_data
-from tasks.engine.training import check_training
+from tasks.engine.training import check_training_settings
 from tasks.errors import PassingError, UserError
 from tasks.records import (
     BaseSource,
@@ -129,7 +129,7 @@ def _checked_base(
     tokenizer_of(base)
     import_libraries()  # PEFT, and what the rest of the run needs
     lora = resolve_lora(config.lora, base)
-    check_training(config.training, lora, base)
+    check_training_settings(config.training, lora, base)
     return base, lora
 
 

@@ -1,13 +1,20 @@
 """What can be checked in a second or two, before heavy libraries are imported."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
     from tasks.config import RowFormat, TrainAdapterConfig, TrainVariantsConfig
     from tasks.records import PlanRecord
+
+_OF_BASE: dict[str, Any] = {
+    "base_model": True,
+    "lora": True,
+    "training": {"optim", "loraplus_lr_ratio", "neftune_noise_alpha", "batching"},
+}
+"""The settings that `check_base_early` reads, beside those of the data."""
 
 
 def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
@@ -69,7 +76,7 @@ def check_set(config: "TrainVariantsConfig") -> CheckedSet:
 
 
 def check_bases(checked: CheckedSet) -> None:
-    """Check the base and the LoRA settings of each variant, while a server starts.
+    """Check what depends on the base in each variant's settings, while a server starts.
 
     Raises:
         UserError: one of them can't work; the message names the variant whose settings they are.
@@ -79,7 +86,7 @@ def check_bases(checked: CheckedSet) -> None:
     seen: set[str] = set()
     names = [one.name if _is_of_base(one.settings) else None for one in checked.plan.variants]
     for name, config in zip(names or [None], checked.configs, strict=True):
-        read = config.model_dump_json(include={"base_model", "lora"})
+        read = config.model_dump_json(include=_OF_BASE)
         if read in seen:
             continue
         try:
@@ -90,7 +97,10 @@ def check_bases(checked: CheckedSet) -> None:
 
 
 def _is_of_base(settings: Mapping[str, object]) -> bool:
-    return any(path.partition(".")[0] in {"base_model", "lora"} for path in settings)
+    return any(
+        section in _OF_BASE and (_OF_BASE[section] is True or setting in _OF_BASE[section])
+        for section, _, setting in (path.partition(".") for path in settings)
+    )
 
 
 def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> None:

@@ -3,7 +3,7 @@
 from tasks.engine.training.callbacks import OnTraining, TrainingProgress
 from tasks.engine.training.checkpoints import Checkpoints
 from tasks.engine.training.loss_curve import draw_loss_curve
-from tasks.engine.training.optimizers import check_training
+from tasks.engine.training.optimizers import check_training_settings
 from tasks.engine.training.plan import LAYOUT, planned, training_identity
 from tasks.engine.training.training import retrain, train
 
@@ -12,7 +12,7 @@ __all__ = [
     "Checkpoints",
     "OnTraining",
     "TrainingProgress",
-    "check_training",
+    "check_training_settings",
     "draw_loss_curve",
     "planned",
     "retrain",

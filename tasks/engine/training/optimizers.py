@@ -3,6 +3,7 @@
 Without them Trainer makes its own, in which all weights of the adapter have one learning rate.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import Task, TrainingSettings
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def check_training(settings: TrainingSettings, lora: ResolvedLora, base: BaseSource) -> None:
+def check_training_settings(
+    settings: TrainingSettings, lora: ResolvedLora, base: BaseSource
+) -> None:
     """Refuse training settings that the adapter or the task has no use for.
 
     Raises:
@@ -42,8 +45,7 @@ def check_training(settings: TrainingSettings, lora: ResolvedLora, base: BaseSou
 
 
 def _check_lora_fa(config: LoraConfigRecord) -> None:
-    # PEFT takes the parameters whose names contain `lora` for pairs of A and B, and A for the input
-    # of one layer.
+    # PEFT's update is that of one product B·A.
     given = {
         "lora.use_dora": config.use_dora,
         "adapters of parameters, such as experts (lora.target_modules, lora.target_parameters)": (
@@ -105,27 +107,38 @@ def lora_optimizer(
 
 
 def _lora_fa(model: "PreTrainedModel", settings: TrainingSettings) -> "torch.optim.Optimizer":
-    # What PEFT's `create_lorafa_optimizer` does for a PeftModel.
+    # What PEFT's `create_lorafa_optimizer` does for a PeftModel. PEFT takes two parameters with
+    # `lora` in their names for a pair, and keeps the pair's state under that name: here no others
+    # have such a name, whatever modules and adapter are called, and no two pairs the same.
     from peft.optimizers.lorafa import LoraFAOptimizer
 
-    weights = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    for name, weight in weights.items():
-        if ".lora_A." in name:
-            weight.requires_grad = False
+    pairs = list(_pairs(model))
+    for a, _, _ in pairs:
+        a.requires_grad = False
+    in_pairs = {id(matrix) for *matrices, _ in pairs for matrix in matrices}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in in_pairs]
     group = {
-        "params": list(weights.values()),
-        "names": list(weights),
-        "scaling_factors": [_scaling(model, name) for name in weights],
+        "params": [matrix for *matrices, _ in pairs for matrix in matrices] + others,
+        "names": [f"{number}.lora" for number in range(len(pairs)) for _ in "AB"]
+        + [f"other {number}" for number in range(len(others))],
+        "scaling_factors": [scaling for *_, scaling in pairs for _ in "AB"] + [None] * len(others),
     }
     rate, decay = settings.learning_rate, settings.weight_decay
     made: torch.optim.Optimizer = LoraFAOptimizer([group], rate, weight_decay=decay)
     return made
 
 
-def _scaling(model: "PreTrainedModel", name: str) -> float | None:
-    """Return the scale of the update that a weight is part of; None of other weights."""
-    layer, is_lora, weight = name.rpartition(".lora_")
-    if not is_lora:
-        return None
-    scaling: dict[str, float] = model.get_submodule(layer).scaling  # type: ignore[assignment]
-    return scaling[weight.split(".")[1]]
+def _pairs(
+    model: "PreTrainedModel",
+) -> "Iterator[tuple[torch.nn.Parameter, torch.nn.Parameter, float]]":
+    """Yield A, B and the scale of each adapted layer."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            [name] = layer.active_adapters
+            if name in layer.lora_A:
+                a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+            else:
+                a, b = layer.lora_embedding_A[name], layer.lora_embedding_B[name]
+            yield a, b, layer.scaling[name]

@@ -56,26 +56,34 @@ def test_steps_and_epochs_are_forecast_in_the_same_unit(tiny_base: Path, tmp_pat
     assert found == pytest.approx(2 * alone.num_steps, rel=0.2)
 
 
-@pytest.mark.parametrize("command", ["check", "variants"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("check", {"lora.target_modules": ["q_prj"]}, "q_prj"),
+        ("variants", {"lora.target_modules": ["q_prj"]}, "q_prj"),
+        ("check", {"training.optim": "lora_fa", "training.loraplus_lr_ratio": 4}, "set one of"),
+    ],
+)
 def test_settings_that_can_not_work_are_told_with_their_variant(
     tiny_base: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    command: str,
+    case: tuple[str, dict[str, object], str],
 ) -> None:
-    """LoRA settings of any variant that the base refuses are told before anything is made."""
+    """Settings of any variant that can't work are told before anything is made."""
+    command, wrong, words = case
     monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
     listed = [
         {"name": "small", "settings": {"lora.r": 4}},
-        {"name": "wrong", "settings": {"lora.target_modules": ["q_prj"]}},
+        {"name": "wrong", "settings": wrong},
     ]
     config = set_config(tiny_base, sums(tmp_path / "sums.jsonl"), {"list": listed})
     file = written(config, tmp_path / "set.yaml")
     status, out, told = run_in_process(capsys, monkeypatch, command, file)
     assert (status, out) == (2, "")
     assert "error: the variant wrong: " in told
-    assert "q_prj" in told
+    assert words in told
     assert not (tmp_path / "home/outputs").exists()
 
 

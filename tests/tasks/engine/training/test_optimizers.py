@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from engine_steps import configured, injected, loaded, prepared, train_here, training
+from peft import LoraConfig, get_peft_model
+from peft.optimizers import create_lorafa_optimizer
 from safetensors.torch import load_file
 
 from tasks.config import LoraSettings, TrainingSettings
 from tasks.engine.batching.batches import PackedBatches, PaddedBatches
-from tasks.engine.training import TrainingProgress, check_training
+from tasks.engine.training import TrainingProgress, check_training_settings, optimizers
 from tasks.engine.training.noise import noisy_embeddings
 from tasks.errors import UserError
 from tasks.records import TrainedRecord
@@ -64,6 +66,37 @@ def test_lora_fa_trains_b_alone(tiny_base: Path, tmp_path: Path) -> None:
     assert all(one.any() for name, one in change.items() if "lora_B" in name)
     losses = [point.train_loss for point in trained.loss_curve if point.train_loss]
     assert losses[-1] < losses[0]
+
+
+def test_lora_fa_steps_as_peft_s_own(tiny_base: Path, tmp_path: Path) -> None:
+    """The same gradients move B as in a PeftModel, whatever the adapter is called."""
+    settings = LoraSettings(r=4, adapter_name="lora", modules_to_save=["lm_head"])
+    model, record = injected(tiny_base, tmp_path, settings)
+    # A second trainer, as after running out of memory, finds A frozen already.
+    for _ in range(2):
+        ours = optimizers.lora_optimizer(model, training(optim="lora_fa"), (torch.optim.AdamW, {}))
+    base = loaded(tiny_base)[0]
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    peft = get_peft_model(base, config)
+    theirs = create_lorafa_optimizer(peft, r=4, lora_alpha=8, lr=0.02)
+    pairs = [(name.replace(".lora.", ".default."), p) for name, p in model.named_parameters()]
+    mirrored = dict(peft.named_parameters())
+    known = [(p, mirrored[f"base_model.model.{name}"]) for name, p in pairs if ".lora_" in name]
+    assert len(known) == 2 * 2 * model.config.num_hidden_layers
+    with torch.no_grad():
+        for mine, other in known:
+            other.copy_(mine)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        for mine, other in known:
+            mine.grad = torch.randn_like(mine) if mine.requires_grad else None
+            other.grad = None if mine.grad is None else mine.grad.clone()
+        assert ours is not None
+        ours.step()
+        theirs.step()
+    for mine, other in known:
+        assert torch.equal(mine, other)
+    assert record.lora.peft_config.modules_to_save == ("lm_head",)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +197,7 @@ def test_what_does_not_go_together_is_refused(
     _, base = loaded(tiny_base)
     resolved = configured(base, LoraSettings.model_validate(lora))
     with pytest.raises(UserError, match=words):
-        check_training(training(**settings), resolved, base)
+        check_training_settings(training(**settings), resolved, base)
 
 
 def test_lora_fa_is_refused_for_parameters(tiny_base: Path, tmp_path: Path) -> None:
@@ -173,5 +206,5 @@ def test_lora_fa_is_refused_for_parameters(tiny_base: Path, tmp_path: Path) -> N
     lora = {"target_parameters": ["q_proj.weight"], "target_modules": "v_proj"}
     resolved = configured(base, LoraSettings.model_validate(lora))
     with pytest.raises(UserError, match="target_parameters"):
-        check_training(training(optim="lora_fa"), resolved, base)
+        check_training_settings(training(optim="lora_fa"), resolved, base)
     assert prepared(base, tmp_path / "rows").train.rows
