@@ -84,8 +84,8 @@ def lost_runs() -> AutomationCore:
 def failed_runs(webhook: UUID) -> AutomationCore:
     """Return the automation that calls a webhook when a run fails, crashes or times out.
 
-    It sees every run of the server's database, also one that a terminal started. Each attempt is
-    alerted of once, as Prefect 3.8's runner and its worker both report the crash of a run.
+    It sees every run of the server's database, also one that a terminal started. It
+    alerts once per attempt, although Prefect 3.8's runner and worker both report a crash.
     """
     return AutomationCore(
         name=_ALERT,

@@ -61,10 +61,10 @@ class TrainingSettings(Section):
     """Stop after this many optimizer steps; overrides `num_train_epochs`."""
 
     optim: Optimizer = Optimizer.ADAMW_TORCH
-    """`adamw_torch`, or bitsandbytes' `paged_adamw_8bit`, which keeps its state in 8 bits and moves
-    it to host memory when GPU memory runs out, which needs a GPU and has not been benchmarked; or
-    PEFT's `lora_fa` (https://arxiv.org/abs/2308.03303), which leaves LoRA's A as it was
-    initialized and trains B alone, with half the state."""
+    """`adamw_torch`; bitsandbytes' `paged_adamw_8bit`, which keeps its state in 8 bits, moves it to
+    host memory when GPU memory runs out, needs a GPU and has not been benchmarked; or PEFT's
+    `lora_fa` (https://arxiv.org/abs/2308.03303), which keeps LoRA's A as initialized and trains B
+    alone, with half the state."""
 
     loraplus_lr_ratio: float | None = Field(
         title="LoRA+ learning rate ratio", default=None, ge=1, le=10_000

@@ -35,8 +35,8 @@ def check_training_settings(
         )
     if (is_lora_fa or ratio) and not isinstance(config, LoraConfigRecord):
         raise UserError(
-            f"{wanted} is for LoRA's matrices A and B, which lora.method {config.method} has not; "
-            "leave it out, or use method lora"
+            f"{wanted} needs LoRA's matrices A and B, which lora.method {config.method} does not "
+            "have; leave it out, or set lora.method to lora"
         )
     if is_lora_fa and isinstance(config, LoraConfigRecord):
         _check_lora_fa(config)
@@ -55,8 +55,8 @@ def _check_lora_fa(config: LoraConfigRecord) -> None:
     for name, is_given in given.items():
         if is_given:
             raise UserError(
-                f"training.optim is lora_fa, which can't train {name}; use adamw_torch, or leave "
-                "them out"
+                f"training.optim is lora_fa, which can't train {name}; set training.optim to "
+                "adamw_torch, or leave the other out"
             )
 
 

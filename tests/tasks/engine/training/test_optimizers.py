@@ -185,8 +185,8 @@ def test_noise_is_for_training_alone(tiny_base: Path, tmp_path: Path) -> None:
     [
         ({"optim": "lora_fa", "loraplus_lr_ratio": 2}, {}, "set one of them"),
         ({"optim": "lora_fa"}, {"use_dora": True}, "lora.use_dora"),
-        ({"optim": "lora_fa"}, {"method": "ia3"}, "lora.method ia3 has not"),
-        ({"loraplus_lr_ratio": 2}, {"method": "ia3"}, "lora.method ia3 has not"),
+        ({"optim": "lora_fa"}, {"method": "ia3"}, "lora.method ia3 does not have"),
+        ({"loraplus_lr_ratio": 2}, {"method": "ia3"}, "lora.method ia3 does not have"),
         ({"neftune_noise_alpha": 5, "batching": "shared-prefix"}, {}, "can't share a prefix"),
     ],
 )
