@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,36 @@ def _frozen_imports() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _own_settings() -> Iterator[None]:
+    """Undo what a command set for its process: variables, and the settings that threads see."""
+    variables, settings = _server_variables(), _settings_of_threads()
+    yield
+    for name in _server_variables():
+        del os.environ[name]
+    os.environ.update(variables)
+    if settings is not _settings_of_threads():
+        import prefect.context
+
+        if settings is None:  # the test imported Prefect
+            prefect.context.refresh_global_settings_context()
+        else:
+            prefect.context.GLOBAL_SETTINGS_CONTEXT = settings
+
+
+def _server_variables() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("PREFECT_", "MLFLOW_"))
+    }
+
+
+def _settings_of_threads() -> Any:  # noqa: ANN401 - Prefect may not be imported
+    """Return Prefect's settings of this process; None while Prefect is not imported."""
+    return getattr(sys.modules.get("prefect.context"), "GLOBAL_SETTINGS_CONTEXT", None)
 
 
 @pytest.fixture(scope="session")
