@@ -6,7 +6,9 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Python compiles the modules that are imported; pip would compile all, which takes longer and a fifth of the space.
+# Python compiles the modules that are imported, and keeps them; pip would compile all, which takes longer and a fifth
+# of the space. Where it may not keep them, as in many container images, each process would take half a minute to start.
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt
 
 help:
