@@ -103,6 +103,15 @@ class Loaded:
         return list(self.model.predict(pd.DataFrame(rows), params=params))
 
 
+def test_logging_leaves_no_module(tracker: Tracker, saved: SavedRecord) -> None:
+    """A process that logs one adapter after the other does not keep the code of each model."""
+    before = set(sys.modules)
+    assert tracker.log_adapter(saved.model_copy(update={"adapter_name": "another"}))
+    added = [vars(sys.modules[name]) for name in sys.modules.keys() - before]
+    code = Path(adapter_pyfunc.__file__).name
+    assert not [one for one in added if str(one.get("__file__")).endswith(code)]
+
+
 def test_no_base_weights_are_stored(tracker: Tracker, saved: SavedRecord, uri: str) -> None:
     """A logged adapter is as large as itself, the code that loads it, and some kilobytes."""
     files = [path for path in model_folder(tracker, uri).rglob("*") if path.is_file()]
