@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -134,6 +134,7 @@ class TrainingActor:
     """Executes flow runs in a process of the cluster, with the base in memory."""
 
     def __init__(self) -> None:
+        self._while_it_lives = ExitStack()
         self._run: UUID | None = None
 
     def prepare(self, folder: str, set_id: str) -> str | None:
@@ -145,7 +146,7 @@ class TrainingActor:
             check_proof(Path(folder), set_id)
         except UserError as mistake:
             return str(mistake)
-        executing().__enter__()  # for as long as this process lives
+        self._while_it_lives.enter_context(executing())
         threading.Thread(target=self._stop_when_asked, daemon=True).start()
         return None
 

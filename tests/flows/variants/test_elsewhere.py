@@ -16,7 +16,10 @@ from flows.train_adapter import train_adapter
 from flows.variants import ray_place
 from flows.variants.pool_place import find_deployment
 from flows.variants.ray_place import TrainingActor, check_ray, open_ray
-from tasks.config import VariantsSettings
+from tasks import engine
+from tasks.config import BaseModelSettings, VariantsSettings
+from tasks.durability.shared_storage import leave_proof
+from tasks.engine.base import give_back
 from tasks.errors import UserError
 
 
@@ -49,6 +52,19 @@ def test_actor_without_the_storage_says_so(tmp_path: Path) -> None:
     problem = TrainingActor().prepare(str(tmp_path), "set-1")
 
     assert f"{socket.gethostname()} does not see the storage" in str(problem)
+
+
+def test_actor_keeps_the_base_from_run_to_run(tiny_base: Path, tmp_path: Path) -> None:
+    """What its preparation began lasts as long as the actor."""
+    actor = TrainingActor()
+    with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        leave_proof(tmp_path, "set-1")
+        assert actor.prepare(str(tmp_path), "set-1") is None
+    try:
+        model, _ = engine.load_base(BaseModelSettings(source=str(tiny_base)))
+        assert give_back(model)
+    finally:
+        actor._while_it_lives.close()
 
 
 class _Ray:
