@@ -7,22 +7,20 @@ node has room, and its variant goes to the next free one, which resumes it from 
 import os
 import signal
 import socket
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run as this_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelling
 
 from flows.variants.lost_processes import MOST_DEATHS, LostProcesses
+from flows.variants.variant_runs import STOPPED
 from tasks.config import VariantsSettings
 from tasks.durability.shared_storage import leave_proof
 from tasks.errors import UserError
@@ -34,12 +32,8 @@ _NO_RAY_THERE = 15
 """The exit status with which Ray 2.60 gives up."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 """An interruption of this process is noticed so often: Ray's own wait does not notice it."""
-_SECONDS_UNTIL_IT_STOPS = 3.0
-"""At most, that an actor takes to see that its run is to stop: so often it asks Prefect."""
 _SECONDS_TO_STOP = 15.0
 """For active runs to write their state, when the set is stopped."""
-_STOPPING = "Stopping"
-"""The state's name of a run whose actor is to stop it: Ray itself can only kill an actor."""
 _OF_OURS = ("ADAPTERFLOW_", "MLFLOW_", "PREFECT_", "HF_", "OMP_", "DO_NOT_TRACK", "PYTHONPATH")
 """Variables of this process that its actors have, too."""
 
@@ -135,7 +129,7 @@ class TrainingActor:
 
     def __init__(self) -> None:
         self._while_it_lives = ExitStack()
-        self._run: UUID | None = None
+        self._execute: Callable[[UUID], None] | None = None
 
     def prepare(self, folder: str, set_id: str) -> str | None:
         """Import what trainings need; return why this process can't be used, if it can't."""
@@ -146,28 +140,13 @@ class TrainingActor:
             check_proof(Path(folder), set_id)
         except UserError as mistake:
             return str(mistake)
-        self._while_it_lives.enter_context(executing())
-        threading.Thread(target=self._stop_when_asked, daemon=True).start()
+        self._execute = self._while_it_lives.enter_context(executing())
         return None
 
     def execute(self, flow_run_id: UUID) -> None:
         """Execute a flow run on the process's main thread."""
-        from flows.variants.execution import execute
-
-        self._run = flow_run_id
-        execute(flow_run_id)
-        self._run = None
-
-    def _stop_when_asked(self) -> None:
-        """Interrupt the active run once its set is stopped: it is recorded as stopped."""
-        with get_client(sync_client=True) as client:
-            while True:
-                time.sleep(_SECONDS_UNTIL_IT_STOPS)
-                with suppress(httpx.HTTPError):  # asked again
-                    run = self._run
-                    if run and client.read_flow_run(run).state_name == _STOPPING:
-                        os.kill(os.getpid(), signal.SIGTERM)
-                        return
+        assert self._execute  # noqa: S101 - it was prepared
+        self._execute(flow_run_id)
 
 
 class RayPlace:
@@ -274,11 +253,14 @@ class RayPlace:
         return run
 
     def _stop(self) -> None:
-        """Stop active runs, and kill all actors: their runs resume from their records."""
+        """Stop active runs, and kill all actors: their runs resume from their records.
+
+        Ray can only kill an actor: that its run is to stop, the actor sees in Prefect.
+        """
         with get_client(sync_client=True) as client:
             for _, run in self._busy.values():
                 if run:
-                    client.set_flow_run_state(run, Cancelling(name=_STOPPING))
+                    client.set_flow_run_state(run, Cancelling(message=STOPPED))
         active = [ready for ready, (_, run) in self._busy.items() if run]
         if active:
             self._ray.wait(active, num_returns=len(active), timeout=_SECONDS_TO_STOP)
