@@ -28,8 +28,6 @@ from tasks.records import variants_in
 from tasks.runtime.progress import logger
 
 _SECONDS_TO_ANSWER = 10.0
-_NO_RAY_THERE = 15
-"""The exit status with which Ray 2.60 gives up."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 """An interruption of this process is noticed so often: Ray's own wait does not notice it."""
 _SECONDS_TO_STOP = 15.0
@@ -53,7 +51,7 @@ def check_ray(address: str) -> None:
             f"variants.ray_address {address!r} is no HOST:PORT; give that of the cluster's head, "
             "such as 10.0.0.5:6379, or auto"
         )
-    # Ray itself tries for minutes, and then exits this process.
+    # Ray itself tries for minutes.
     try:
         with closing(socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER)):
             pass
@@ -67,6 +65,8 @@ def check_ray(address: str) -> None:
 def _import_ray() -> Any:  # noqa: ANN401 - it has no types that mypy could follow
     # Ray would report its use to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # At Ray 2.60's 20 it tries for 14 minutes where something else answers.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
     try:
         import ray
     except ImportError:
@@ -86,34 +86,43 @@ def open_ray(settings: VariantsSettings, folder: Path) -> Iterator["RayPlace"]:
     """
     check_ray(settings.ray_address)
     ray = _import_ray()
-    of_prefect = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address=settings.ray_address,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": _environment()},
-        )
-    except SystemExit as end:  # Ray 2.60 ends the process where something else answers
-        if end.code != _NO_RAY_THERE:
-            raise
-        raise UserError(
-            f"what answers at {settings.ray_address} (variants.ray_address) is no Ray cluster"
-        ) from None
-    except ConnectionError:
-        raise UserError(
-            "no Ray cluster runs on this machine (variants.ray_address: auto); start one with ray "
-            "start, or give the address of the cluster's head"
-        ) from None
-    finally:
-        # Ray 2.60 replaces it. By Prefect's, the worker of a cancelled set knows that it ends so.
-        signal.signal(signal.SIGTERM, of_prefect)
+    _join(ray, settings.ray_address)
     try:
         set_id = str(this_run.get_id())
         leave_proof(variants_in(folder), set_id)
         yield RayPlace(ray, settings, variants_in(folder), set_id)
     finally:
         ray.shutdown()
+
+
+def _join(ray: Any, address: str) -> None:  # noqa: ANN401 - the module
+    """Connect this process to the cluster; a stop meanwhile is the flow's, as at any time.
+
+    Raises:
+        UserError: there is no cluster.
+    """
+    of_prefect = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": _environment()},
+        )
+    except SystemExit:  # SIGTERM, of which Ray 2.60 makes this
+        signal.signal(signal.SIGTERM, of_prefect)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    except ConnectionError:
+        there = f"what answers at {address} is no Ray cluster (variants.ray_address)"
+        here = "no Ray cluster runs on this machine (variants.ray_address: auto)"
+        raise UserError(
+            f"{here if address == 'auto' else there}; start one with ray start, or give the "
+            "address of the cluster's head"
+        ) from None
+    finally:
+        # Ray 2.60 replaces it. By Prefect's, the worker of a cancelled set knows that it ends so.
+        signal.signal(signal.SIGTERM, of_prefect)
 
 
 def _environment() -> dict[str, str]:

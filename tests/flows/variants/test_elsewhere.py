@@ -97,6 +97,35 @@ def test_ray_leaves_the_handler_of_signals(tmp_path: Path, monkeypatch: pytest.M
         signal.signal(signal.SIGTERM, before)
 
 
+class _Stopped(BaseException):
+    """What the flow's handler raises."""
+
+
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:6379"])
+def test_a_stop_while_ray_is_joined_is_one(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM reaches the flow's own handler, and is not taken for a cluster that is missing."""
+
+    class Stopped(_Ray):
+        def init(self, **_: object) -> None:
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+            signal.raise_signal(signal.SIGTERM)
+
+    def stop(*_: object) -> None:
+        raise _Stopped
+
+    monkeypatch.setattr(ray_place, "_import_ray", Stopped)
+    monkeypatch.setattr(ray_place, "check_ray", lambda _: None)
+    settings = VariantsSettings.model_validate({"split_by": "x", "ray_address": address})
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(_Stopped), open_ray(settings, tmp_path):
+            pytest.fail("there is no cluster")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.slow
 def test_pool_without_deployment_or_worker_is_refused(prefect_server: None, tmp_path: Path) -> None:
     """Variants that no worker takes would wait forever."""
