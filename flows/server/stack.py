@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 
 from flows.server.background import Background
@@ -22,13 +23,21 @@ _DEPLOYMENTS = "deployments/prefect.yaml"
 
 
 class Stack:
-    """The servers and the worker of one home."""
+    """The servers and the worker of one home.
 
-    def __init__(self, prefect_port: int, mlflow_port: int) -> None:
+    Args:
+        prefect_port: of this machine's loopback, as `mlflow_port`.
+        tell: called with a line before each wait: what `up` is doing.
+    """
+
+    def __init__(
+        self, prefect_port: int, mlflow_port: int, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._ports = {"prefect": prefect_port, "mlflow": mlflow_port}
         self.prefect_url = f"http://{_HOST}:{prefect_port}"
         self.mlflow_url = f"http://{_HOST}:{mlflow_port}"
         self._processes = Background(home.prefect_store())
+        self._tell = tell
         self.notes: list[str] = []
         """What the last `up` did that a user should know of."""
 
@@ -62,18 +71,24 @@ class Stack:
 
     def _start_and_deploy(self, running: dict[str, int | None]) -> None:
         if "mlflow" not in running:
+            self._tell("starting MLflow, on a new home with its database")
             self._start_mlflow()
         if "prefect" not in running:
             self._start_prefect()
         for name, url in (("prefect", f"{self.prefect_url}/api"), ("mlflow", self.mlflow_url)):
-            self._processes.wait(name, lambda health=f"{url}/health": _answers(health))  # type: ignore[misc]
+            self._wait(name, lambda health=f"{url}/health": _answers(health))  # type: ignore[misc]
         self._install()
         if "worker" not in running:  # it starts while the deployments are read
             words = ["prefect", "worker", "start", f"--pool={POOL}", "--type=process"]
             self._processes.start("worker", words, self.environment(), None)
+        self._tell(f"deploying the flows of {_DEPLOYMENTS}")
         self._prefect("deploy", f"--prefect-file={_DEPLOYMENTS}", "--all")
         self._remove_former_deployments()
-        self._processes.wait("worker", self._worker_is_online)
+        self._wait("worker", self._worker_is_online)
+
+    def _wait(self, name: str, is_ready: Callable[[], bool]) -> None:
+        self._tell(f"waiting for {name}, whose log is {self._processes.log(name)}")
+        self._processes.wait(name, is_ready)
 
     def _install(self) -> None:
         """Create the work pool, or update its template, and what ends lost runs."""
