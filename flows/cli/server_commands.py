@@ -32,13 +32,17 @@ def up(prefect_port: int, mlflow_port: int) -> None:
     from flows.server.stack import Stack
 
     home.check_writable()
-    stack = Stack(prefect_port, mlflow_port)
+    stack = Stack(prefect_port, mlflow_port, _print_with_time)
     click.echo("starting Prefect, MLflow and a worker (a minute the first time) ...", err=True)
     stack.up()
     for note in stack.notes:
         click.echo(note, err=True)
     click.echo(f"Prefect   {stack.prefect_url}")
     click.echo(f"MLflow    {stack.mlflow_url}")
+
+
+def _print_with_time(line: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')}  {line}", err=True)
 
 
 @click.command()

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 
 from flows.server.background import Background
@@ -22,13 +23,21 @@ _DEPLOYMENTS = "deployments/prefect.yaml"
 
 
 class Stack:
-    """The servers and the worker of one home."""
+    """The servers and the worker of one home.
 
-    def __init__(self, prefect_port: int, mlflow_port: int) -> None:
+    Args:
+        prefect_port: of this machine's loopback, as `mlflow_port`.
+        tell: called with a line before each wait: what `up` is doing.
+    """
+
+    def __init__(
+        self, prefect_port: int, mlflow_port: int, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._ports = {"prefect": prefect_port, "mlflow": mlflow_port}
         self.prefect_url = f"http://{_HOST}:{prefect_port}"
         self.mlflow_url = f"http://{_HOST}:{mlflow_port}"
         self._processes = Background(home.prefect_store())
+        self._tell = tell
         self.notes: list[str] = []
         """What the last `up` did that a user should know of."""
 
@@ -61,43 +70,64 @@ class Stack:
                 raise
 
     def _start_and_deploy(self, running: dict[str, int | None]) -> None:
+        self.notes = []
         if "mlflow" not in running:
+            self._tell("starting MLflow, on a new home with its database")
             self._start_mlflow()
         if "prefect" not in running:
             self._start_prefect()
         for name, url in (("prefect", f"{self.prefect_url}/api"), ("mlflow", self.mlflow_url)):
-            self._processes.wait(name, lambda health=f"{url}/health": _answers(health))  # type: ignore[misc]
-        self._install()
-        if "worker" not in running:  # it starts while the deployments are read
+            self._wait(name, lambda health=f"{url}/health": _answers(health))  # type: ignore[misc]
+        has_own_pool = self._install()
+        if has_own_pool and "worker" not in running:  # it starts while the deployments are read
             words = ["prefect", "worker", "start", f"--pool={POOL}", "--type=process"]
             self._processes.start("worker", words, self.environment(), None)
+        self._tell(f"deploying the flows of {_DEPLOYMENTS}")
         self._prefect("deploy", f"--prefect-file={_DEPLOYMENTS}", "--all")
         self._remove_former_deployments()
-        self._processes.wait("worker", self._worker_is_online)
+        if has_own_pool:
+            self._wait("worker", self._worker_is_online)
 
-    def _install(self) -> None:
-        """Create the work pool, or update its template, and what ends lost runs."""
+    def _wait(self, name: str, is_ready: Callable[[], bool]) -> None:
+        self._tell(f"waiting for {name}, whose log is {self._processes.log(name)}")
+        self._processes.wait(name, is_ready)
+
+    def _install(self) -> bool:
+        """Install the work pool and what ends lost runs; return whether the pool is for processes.
+
+        Otherwise somebody else made it: it stays as it is, and workers of its type take the runs.
+        """
+        from flows.server.automations import install_lost_runs
+
+        with self._is_used():
+            install_lost_runs()
+            return self._install_pool()
+
+    def _install_pool(self) -> bool:
         from prefect.client.orchestration import get_client
         from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
         from prefect.exceptions import ObjectAlreadyExists
         from prefect.workers.process import ProcessWorker
 
-        from flows.server.automations import install_lost_runs
-
         template = ProcessWorker.get_default_base_job_template()
         pool = WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template)
-        with self._is_used(), get_client(sync_client=True) as client:
+        with get_client(sync_client=True) as client:
             try:
                 client.create_work_pool(pool)
-            except ObjectAlreadyExists:  # paused, or with a limit, if someone said so in the UI
+            except ObjectAlreadyExists:
+                kind = client.read_work_pool(POOL).type
+                if kind != ProcessWorker.type:
+                    self.notes.append(_about_pool_of(kind, self.prefect_url))
+                    return False
+                # It stays paused, or limited, if someone said so in the UI.
                 client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
-            install_lost_runs()
+        return True
 
     def _remove_former_deployments(self) -> None:
         from flows.server.former_deployments import remove_former_deployments
 
         with self._is_used():
-            self.notes = remove_former_deployments()
+            self.notes += remove_former_deployments()
 
     def _is_used(self) -> AbstractContextManager[object]:
         """Have this process use the Prefect server in the block."""
@@ -224,6 +254,15 @@ def _prefect_variables(url: str) -> dict[str, str]:
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,transformers,peft,datasets",
         **CLIENT_SETTINGS,
     }
+
+
+def _about_pool_of(kind: str, prefect_url: str) -> str:
+    return (
+        f"the work pool {POOL!r} is of the type {kind!r}, and was left as it is, without a worker; "
+        f"start one with: prefect worker start --pool {POOL} --type {kind}; or, to have runs in "
+        f"processes of this machine, delete the pool with: prefect work-pool delete {POOL}; and "
+        f"run adapterflow up again. Both commands need PREFECT_API_URL={prefect_url}/api"
+    )
 
 
 def _check_port(name: str, port: int, running: dict[str, int | None]) -> None:

@@ -6,6 +6,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.states import Crashed
 
+from flows.variants.cancelled_runs import record_if_cancelled
 from tasks.runtime.progress import logger
 
 MOST_DEATHS = 4
@@ -21,12 +22,16 @@ class LostProcesses:
     def may_be_replaced(self, run: UUID, how: str) -> bool:
         """Count a death; return whether another process is to execute the run.
 
-        A run over which too many died ends in Prefect as crashed.
+        A run over which too many died ends in Prefect as crashed. One that was cancelled is not
+        executed again: its process was stopped for that.
 
         Args:
             run: what the process executed.
             how: it died, and where to read more.
         """
+        with get_client(sync_client=True) as client:
+            if record_if_cancelled(client, run):
+                return False
         self._deaths[run] += 1
         if self._deaths[run] < MOST_DEATHS:
             logger().warning("a process that trained a variant died and is replaced: %s", how)

@@ -14,9 +14,9 @@ OnEnded = Callable[[UUID], None]
 class Place(Protocol):
     """Executes flow runs of `train-adapter` that were created before.
 
-    A place knows ids only: what a run is to do, and what came of it, is in Prefect. It executes a
-    run by `flows.variants.execution.execute`, which resumes a run that was begun, and leaves alone
-    one that completed.
+    A place knows ids only: what a run is to do, and what came of it, is in Prefect. Its processes
+    execute runs by what `flows.variants.execution.executing` yields: a run that was begun is
+    resumed, and one that completed left alone.
     """
 
     needs_device: bool
@@ -30,8 +30,9 @@ class Place(Protocol):
 
         Called on the flow's main thread, and more than once: a search executes round after round.
         A run whose process or machine is lost is executed again elsewhere; one that is lost again
-        and again ends, in Prefect, as crashed. If this call is interrupted by any exception, as
-        when the set is cancelled, no run is being executed once it has propagated.
+        and again ends, in Prefect, as crashed. One that is cancelled alone is stopped, and ends as
+        cancelled. If this call is interrupted by any exception, as when the set is cancelled, no
+        run is being executed once it has propagated.
 
         Args:
             flow_run_ids: the runs, each of which is pending, or awaits a retry.

@@ -7,22 +7,20 @@ node has room, and its variant goes to the next free one, which resumes it from 
 import os
 import signal
 import socket
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run as this_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelling
 
 from flows.variants.lost_processes import MOST_DEATHS, LostProcesses
+from flows.variants.variant_runs import STOPPED
 from tasks.config import VariantsSettings
 from tasks.durability.shared_storage import leave_proof
 from tasks.errors import UserError
@@ -30,16 +28,10 @@ from tasks.records import variants_in
 from tasks.runtime.progress import logger
 
 _SECONDS_TO_ANSWER = 10.0
-_NO_RAY_THERE = 15
-"""The exit status with which Ray 2.60 gives up."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 """An interruption of this process is noticed so often: Ray's own wait does not notice it."""
-_SECONDS_UNTIL_IT_STOPS = 3.0
-"""At most, that an actor takes to see that its run is to stop: so often it asks Prefect."""
 _SECONDS_TO_STOP = 15.0
 """For active runs to write their state, when the set is stopped."""
-_STOPPING = "Stopping"
-"""The state's name of a run whose actor is to stop it: Ray itself can only kill an actor."""
 _OF_OURS = ("ADAPTERFLOW_", "MLFLOW_", "PREFECT_", "HF_", "OMP_", "DO_NOT_TRACK", "PYTHONPATH")
 """Variables of this process that its actors have, too."""
 
@@ -59,7 +51,7 @@ def check_ray(address: str) -> None:
             f"variants.ray_address {address!r} is no HOST:PORT; give that of the cluster's head, "
             "such as 10.0.0.5:6379, or auto"
         )
-    # Ray itself tries for minutes, and then exits this process.
+    # Ray itself tries for minutes.
     try:
         with closing(socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER)):
             pass
@@ -73,6 +65,8 @@ def check_ray(address: str) -> None:
 def _import_ray() -> Any:  # noqa: ANN401 - it has no types that mypy could follow
     # Ray would report its use to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # At Ray 2.60's 20 it tries for 14 minutes where something else answers.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
     try:
         import ray
     except ImportError:
@@ -92,34 +86,43 @@ def open_ray(settings: VariantsSettings, folder: Path) -> Iterator["RayPlace"]:
     """
     check_ray(settings.ray_address)
     ray = _import_ray()
-    of_prefect = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address=settings.ray_address,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": _environment()},
-        )
-    except SystemExit as end:  # Ray 2.60 ends the process where something else answers
-        if end.code != _NO_RAY_THERE:
-            raise
-        raise UserError(
-            f"what answers at {settings.ray_address} (variants.ray_address) is no Ray cluster"
-        ) from None
-    except ConnectionError:
-        raise UserError(
-            "no Ray cluster runs on this machine (variants.ray_address: auto); start one with ray "
-            "start, or give the address of the cluster's head"
-        ) from None
-    finally:
-        # Ray 2.60 replaces it. By Prefect's, the worker of a cancelled set knows that it ends so.
-        signal.signal(signal.SIGTERM, of_prefect)
+    _join(ray, settings.ray_address)
     try:
         set_id = str(this_run.get_id())
         leave_proof(variants_in(folder), set_id)
         yield RayPlace(ray, settings, variants_in(folder), set_id)
     finally:
         ray.shutdown()
+
+
+def _join(ray: Any, address: str) -> None:  # noqa: ANN401 - the module
+    """Connect this process to the cluster; a stop meanwhile is the flow's, as at any time.
+
+    Raises:
+        UserError: there is no cluster.
+    """
+    of_prefect = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": _environment()},
+        )
+    except SystemExit:  # SIGTERM, of which Ray 2.60 makes this
+        signal.signal(signal.SIGTERM, of_prefect)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    except ConnectionError:
+        there = f"what answers at {address} is no Ray cluster (variants.ray_address)"
+        here = "no Ray cluster runs on this machine (variants.ray_address: auto)"
+        raise UserError(
+            f"{here if address == 'auto' else there}; start one with ray start, or give the "
+            "address of the cluster's head"
+        ) from None
+    finally:
+        # Ray 2.60 replaces it. By Prefect's, the worker of a cancelled set knows that it ends so.
+        signal.signal(signal.SIGTERM, of_prefect)
 
 
 def _environment() -> dict[str, str]:
@@ -134,7 +137,8 @@ class TrainingActor:
     """Executes flow runs in a process of the cluster, with the base in memory."""
 
     def __init__(self) -> None:
-        self._run: UUID | None = None
+        self._while_it_lives = ExitStack()
+        self._execute: Callable[[UUID], None] | None = None
 
     def prepare(self, folder: str, set_id: str) -> str | None:
         """Import what trainings need; return why this process can't be used, if it can't."""
@@ -145,28 +149,13 @@ class TrainingActor:
             check_proof(Path(folder), set_id)
         except UserError as mistake:
             return str(mistake)
-        executing().__enter__()  # for as long as this process lives
-        threading.Thread(target=self._stop_when_asked, daemon=True).start()
+        self._execute = self._while_it_lives.enter_context(executing())
         return None
 
     def execute(self, flow_run_id: UUID) -> None:
         """Execute a flow run on the process's main thread."""
-        from flows.variants.execution import execute
-
-        self._run = flow_run_id
-        execute(flow_run_id)
-        self._run = None
-
-    def _stop_when_asked(self) -> None:
-        """Interrupt the active run once its set is stopped: it is recorded as stopped."""
-        with get_client(sync_client=True) as client:
-            while True:
-                time.sleep(_SECONDS_UNTIL_IT_STOPS)
-                with suppress(httpx.HTTPError):  # asked again
-                    run = self._run
-                    if run and client.read_flow_run(run).state_name == _STOPPING:
-                        os.kill(os.getpid(), signal.SIGTERM)
-                        return
+        assert self._execute  # noqa: S101 - it was prepared
+        self._execute(flow_run_id)
 
 
 class RayPlace:
@@ -273,11 +262,14 @@ class RayPlace:
         return run
 
     def _stop(self) -> None:
-        """Stop active runs, and kill all actors: their runs resume from their records."""
+        """Stop active runs, and kill all actors: their runs resume from their records.
+
+        Ray can only kill an actor: that its run is to stop, the actor sees in Prefect.
+        """
         with get_client(sync_client=True) as client:
             for _, run in self._busy.values():
                 if run:
-                    client.set_flow_run_state(run, Cancelling(name=_STOPPING))
+                    client.set_flow_run_state(run, Cancelling(message=STOPPED))
         active = [ready for ready, (_, run) in self._busy.items() if run]
         if active:
             self._ray.wait(active, num_returns=len(active), timeout=_SECONDS_TO_STOP)

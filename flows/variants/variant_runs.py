@@ -23,6 +23,8 @@ from tasks.variants.expansion import variant_config
 
 NOT_SCHEDULED = "NotScheduled"
 """The state of a deployment's run that no worker takes yet."""
+STOPPED = "the set of variants was stopped"
+"""Why a variant is cancelled, unless it is cancelled alone."""
 _SECONDS_TO_CANCEL = 8.0
 _RUNS_AT_ONCE = 200
 """Prefect's limit for an answer."""
@@ -154,7 +156,7 @@ class VariantRuns:
             if time.monotonic() > deadline:
                 return
             if run.state and (not run.state.is_final() or run.state.is_crashed()):
-                cancelled: State[None] = Cancelled(message="the set of variants was stopped")
+                cancelled: State[None] = Cancelled(message=STOPPED)
                 self._client.set_flow_run_state(run.id, cancelled, force=True)
 
 

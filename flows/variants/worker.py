@@ -52,9 +52,9 @@ def main() -> None:
     _end_with_parent()
     messages = _own_stdout()
     inbox = _Inbox()
-    from flows.variants.execution import execute, executing
+    from flows.variants.execution import executing
 
-    with executing():
+    with executing() as execute:
         while (line := inbox.next()) is not None:
             inbox.is_busy = True
             execute(UUID(line))

@@ -5,9 +5,11 @@ load it with random layers. This model is a models-from-code pyfunc, `adapter_py
 """
 
 import re
+import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +99,7 @@ def _save(
         model_id=model.model_id,
     )
     templates = {saved.adapter_name: saved.template}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _code_unloaded():
         # mlflow 3.17 warns about a missing input example even if there is a signature.
         warnings.filterwarnings("ignore", ".*An input example", UserWarning)
         mlflow.pyfunc.save_model(
@@ -109,6 +111,22 @@ def _save(
             pip_requirements=requirements,
             mlflow_model=info,
         )
+
+
+@contextmanager
+def _code_unloaded() -> Iterator[None]:
+    """Remove the modules that MLflow made of models' code in the block.
+
+    mlflow 3.17 runs the code under a new name each time and leaves it in `sys.modules`: a process
+    that logs many adapters would grow by half a megabyte with each.
+    """
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in sys.modules.keys() - before:
+            if name.startswith("code_model_"):
+                del sys.modules[name]
 
 
 def model_config(base: BaseSource, templates: Mapping[str, str]) -> dict[str, object]:

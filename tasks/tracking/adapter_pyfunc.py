@@ -30,9 +30,10 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 log = logging.getLogger("adapterflow")
 
 # bitsandbytes 0.50 warns that the package `kernels` is missing; it would fetch code from the Hub.
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
-    lambda record: "kernels-community" not in str(record.msg)
-)
+_bitsandbytes = logging.getLogger("bitsandbytes.backends.cpu.ops")
+# Once: MLflow runs this file for each model anew, and a filter would keep all of it in memory.
+if not _bitsandbytes.filters:
+    _bitsandbytes.addFilter(lambda record: "kernels-community" not in str(record.msg))
 
 _SHOWN_ROWS = 5
 

@@ -19,11 +19,15 @@ pytestmark = pytest.mark.slow
 def test_up_again_keeps_what_runs_and_down_ends_just_that(tmp_path: Path) -> None:
     """A second `up` starts what is missing; `down` ends all of its processes, and only those.
 
-    The work pool stays paused, and keeps its limit, if someone set them.
+    The work pool stays paused, and keeps its limit, if someone set them. Each wait has its line.
     """
     stack = RunningStack(tmp_path)
     try:
         stack.up()
+        waits = ("starting MLflow", "waiting for prefect", "waiting for mlflow", "deploying")
+        found = [stack.told.find(one) for one in (*waits, "waiting for worker")]
+        assert -1 not in found
+        assert found == sorted(found)
         before = stack.processes()
         bystander = psutil.Popen(["sleep", "600"])
         psutil.Process(before["mlflow"]).kill()  # its child goes on, and holds the port

@@ -20,6 +20,7 @@ from variant_sets import (
     SECONDS,
     all_ended,
     begun,
+    cancel_one,
     completed_steps,
     set_config,
     started,
@@ -135,13 +136,23 @@ def test_ray_cluster_trains_each_variant_once(
     ray_address: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    """A stopped set resumes; an actor that is killed is replaced, and the others go on."""
+    """A stopped set resumes; an actor that is killed is replaced, and the others go on.
+
+    So they do when a variant is cancelled, which the next resume trains.
+    """
     data = tenant_rows(tmp_path / "rows.jsonl", _NUM_TENANTS)
     place = {"run_on": "ray", "ray_address": ray_address, "num_processes": 2}
     config = set_config(tiny_base, data, {"split_by": "tenant", **place})
     process = started(request, "variants", written(config, tmp_path / "set.yaml"))
     set_id = waited_for(begun, process)
     _stopped(process, set_id, _actors)
+    process = started(request, "resume", set_id)
+    cancelled = cancel_one(set_id, process)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    ended = {run.id: run.state_name for run in variant_runs(set_id)}
+    assert ended.pop(cancelled) == "Cancelled"
+    assert set(ended.values()) == {"Completed"}
     process = started(request, "resume", set_id)
     actor = waited_for(lambda: _actors() if _is_training(set_id) else [], process)[0]
     actor.send_signal(signal.SIGKILL)

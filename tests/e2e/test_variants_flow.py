@@ -14,6 +14,7 @@ from variant_sets import (
     SECONDS,
     all_ended,
     begun,
+    cancel_one,
     completed_steps,
     set_config,
     started,
@@ -29,7 +30,7 @@ from tasks.config.reading import with_settings
 from tasks.durability.step_name import StepName
 from tasks.errors import PartialFailureError, UserError
 from tasks.inference.variant_sets import read_set
-from tasks.records import VariantResult, VariantsRecord
+from tasks.records import VariantResult, VariantsRecord, variants_in
 from tasks.tracking import PARENT_TAG, VARIANT_TAG, RecordedRun, Registry, recorded_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -129,6 +130,39 @@ def test_a_stopped_set_cancels_its_variants(
     assert {run.state.type.value for run in variant_runs(set_id) if run.state} == {"CANCELLED"}
     (record,) = (one for one in recorded_runs([tmp_path / "home/outputs"]) if _is_of(one, set_id))
     assert record.status == "KILLED"
+
+
+def test_a_variant_that_is_cancelled_stops_alone(
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Prefect has it as cancelled, MLflow as killed; the other is trained. A resume trains it."""
+    monkeypatch.setenv("ADAPTERFLOW_HOME", str(tmp_path / "home"))
+    data = tenant_rows(tmp_path / "rows.jsonl", 2)
+    config = set_config(tiny_base, data, {"split_by": "tenant"}, training={"num_train_epochs": 20})
+    process = started(request, "variants", written(config, tmp_path / "set.yaml"))
+    set_id = waited_for(begun, process)
+    cancelled = cancel_one(set_id, process)
+    _, told = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    last = told.decode().splitlines()[-2:]
+    assert last[0].startswith("the run failed: 1 of 2 variants failed: ")
+    assert last[0].endswith(": it was cancelled")
+    assert last[1].endswith(f"resume {set_id}")
+    states = {run.id: run.state.name for run in variant_runs(set_id) if run.state}
+    assert states.pop(cancelled) == "Cancelled"
+    assert set(states.values()) == {"Completed"}
+    folder = folder_of(reopen_run(set_id))
+    recorded = {
+        UUID(one.run.flow_run_id): one.status for one in recorded_runs([variants_in(folder)])
+    }
+    assert recorded.pop(cancelled) == "KILLED"
+    assert set(recorded.values()) == {"FINISHED"}
+    record = execute_any(reopen_run(set_id))
+    assert isinstance(record, VariantsRecord)
+    assert not record.failed
 
 
 def _is_any_running(set_id: UUID) -> bool:

@@ -32,6 +32,8 @@ class RunningStack:
         self.prefect_url = f"http://127.0.0.1:{self.prefect_port}"
         self.mlflow_url = f"http://127.0.0.1:{self.mlflow_port}"
         known = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+        self.told = ""
+        """What the last `up` printed on stderr."""
         self.environment = {
             **known,
             "ADAPTERFLOW_HOME": str(folder / "home"),
@@ -67,10 +69,11 @@ class RunningStack:
             signal.signal(signal.SIGINT, before)
 
     def up(self) -> str:
-        """Start everything, and give what was printed."""
+        """Start everything, and give what was printed on stdout."""
         ports = (f"--prefect-port={self.prefect_port}", f"--mlflow-port={self.mlflow_port}")
         done = self.command("up", *ports)
         assert done.returncode == 0, done.stderr + self.logs()
+        self.told = done.stderr
         return done.stdout
 
     def logs(self) -> str:

@@ -18,9 +18,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import get_current_settings
+from prefect.states import Cancelling
 
 from flows.cli.run_list import unfinished_runs
 from tasks.config import TrainVariantsConfig
+from tasks.tracking import recorded_runs
 
 SECONDS = 600
 """That a test waits for something at most, on a busy machine."""
@@ -79,6 +81,22 @@ def started(request: pytest.FixtureRequest, *arguments: object) -> "subprocess.P
 def begun() -> UUID | None:
     """Return the run that this home's command line has started."""
     return next(map(UUID, unfinished_runs()), None)
+
+
+def cancel_one(set_run_id: UUID, process: "subprocess.Popen[bytes]") -> UUID:
+    """Cancel a variant once it is in MLflow, too, as Prefect's pages do; return its run."""
+    outputs = Path(os.environ["ADAPTERFLOW_HOME"]) / "outputs"
+
+    def active() -> list[UUID]:
+        found = recorded_runs([outputs])
+        begun = {one.run.flow_run_id for one in found if one.status == "RUNNING"}
+        runs = [run for run in variant_runs(set_run_id) if str(run.id) in begun]
+        return [run.id for run in runs if run.state and run.state.is_running()]
+
+    run_id = waited_for(active, process)[0]
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, Cancelling())
+    return run_id
 
 
 def workers(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:

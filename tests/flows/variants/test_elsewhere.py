@@ -16,7 +16,10 @@ from flows.train_adapter import train_adapter
 from flows.variants import ray_place
 from flows.variants.pool_place import find_deployment
 from flows.variants.ray_place import TrainingActor, check_ray, open_ray
-from tasks.config import VariantsSettings
+from tasks import engine
+from tasks.config import BaseModelSettings, VariantsSettings
+from tasks.durability.shared_storage import leave_proof
+from tasks.engine.base import give_back
 from tasks.errors import UserError
 
 
@@ -51,6 +54,19 @@ def test_actor_without_the_storage_says_so(tmp_path: Path) -> None:
     assert f"{socket.gethostname()} does not see the storage" in str(problem)
 
 
+def test_actor_keeps_the_base_from_run_to_run(tiny_base: Path, tmp_path: Path) -> None:
+    """What its preparation began lasts as long as the actor."""
+    actor = TrainingActor()
+    with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        leave_proof(tmp_path, "set-1")
+        assert actor.prepare(str(tmp_path), "set-1") is None
+    try:
+        model, _ = engine.load_base(BaseModelSettings(source=str(tiny_base)))
+        assert give_back(model)
+    finally:
+        actor._while_it_lives.close()
+
+
 class _Ray:
     """Stands in for Ray 2.60: it, too, takes the handler of SIGTERM for itself."""
 
@@ -77,6 +93,35 @@ def test_ray_leaves_the_handler_of_signals(tmp_path: Path, monkeypatch: pytest.M
         results = {PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "results"}
         with temporary_settings(results), open_ray(settings, tmp_path):
             assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Stopped(BaseException):
+    """What the flow's handler raises."""
+
+
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:6379"])
+def test_a_stop_while_ray_is_joined_is_one(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM reaches the flow's own handler, and is not taken for a cluster that is missing."""
+
+    class Stopped(_Ray):
+        def init(self, **_: object) -> None:
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+            signal.raise_signal(signal.SIGTERM)
+
+    def stop(*_: object) -> None:
+        raise _Stopped
+
+    monkeypatch.setattr(ray_place, "_import_ray", Stopped)
+    monkeypatch.setattr(ray_place, "check_ray", lambda _: None)
+    settings = VariantsSettings.model_validate({"split_by": "x", "ray_address": address})
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(_Stopped), open_ray(settings, tmp_path):
+            pytest.fail("there is no cluster")
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -9,11 +9,16 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import psutil
 import pytest
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelling
 
+from flows.train_adapter import train_adapter
 from flows.variants.local_place import LocalPlace
 
 _WORKER = """
@@ -82,6 +87,8 @@ def test_each_run_is_executed_once(given: _Given) -> None:
     assert len(given.processes) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("num_processes", [1, 3])
 def test_a_process_that_dies_is_replaced(given: _Given, num_processes: int) -> None:
     """A run whose process was killed twice is given to a third, and ends once."""
@@ -91,6 +98,24 @@ def test_a_process_that_dies_is_replaced(given: _Given, num_processes: int) -> N
         place.execute(runs, ended.append)
     assert sorted(ended) == sorted(runs)
     assert given.attempts == Counter({str(run): 3 for run in runs})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_that_is_cancelled_is_not_executed_again(given: _Given) -> None:
+    """Its process ends of that, and is replaced for the other run, whose own process died."""
+    flow: Flow[..., Any] = train_adapter
+    ended: list[UUID] = []
+    with get_client(sync_client=True) as client:
+        cancelled, other = (client.create_flow_run(flow).id for _ in range(2))
+        client.set_flow_run_state(cancelled, Cancelling(), force=True)
+        with given.place(1, deaths=1) as place:
+            place.execute([cancelled, other], ended.append)
+        state = client.read_flow_run(cancelled).state
+    assert ended == [cancelled, other]
+    assert given.attempts == Counter({str(cancelled): 1, str(other): 2})
+    assert state
+    assert state.is_cancelled()
 
 
 def test_a_mistake_of_the_caller_ends_the_processes(given: _Given) -> None:

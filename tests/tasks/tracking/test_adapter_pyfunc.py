@@ -1,5 +1,6 @@
 """The adapter as an MLflow model: what is stored, and what answers when it is loaded."""
 
+import gc
 import json
 import math
 import subprocess
@@ -16,7 +17,7 @@ from tasks.config import BaseModelSettings, Dtype, TrackingSettings
 from tasks.engine.base.sources import find_base
 from tasks.records import BaseModelRecord, FileRecord, SavedRecord
 from tasks.tracking import Tracker, adapter_pyfunc, open_run
-from tasks.tracking.adapter_pyfunc import Decoding
+from tasks.tracking.adapter_pyfunc import AdapterModel, Decoding
 
 ANSWER_IN_A_NEW_PROCESS = """
 import json, sys
@@ -101,6 +102,18 @@ class Loaded:
 
         params = {"max_new_tokens": max_new_tokens}
         return list(self.model.predict(pd.DataFrame(rows), params=params))
+
+
+def test_logging_keeps_no_code(tracker: Tracker, saved: SavedRecord) -> None:
+    """A process that logs one adapter after the other keeps the code of one model at most."""
+
+    def num_kept(name: str) -> int:
+        assert tracker.log_adapter(saved.model_copy(update={"adapter_name": name}))
+        gc.collect()
+        kinds = [one for one in gc.get_objects() if isinstance(one, type)]
+        return sum(kind.__name__ == AdapterModel.__name__ for kind in kinds)
+
+    assert num_kept("another") == num_kept("a third")
 
 
 def test_no_base_weights_are_stored(tracker: Tracker, saved: SavedRecord, uri: str) -> None:
