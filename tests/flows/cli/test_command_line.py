@@ -223,13 +223,23 @@ def _unproven(*_: object) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "processes"),
+    [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 1), (signal.SIGKILL, 1)],
+)
 def test_a_run_survives_what_kills_it(
-    number: signal.Signals, config_file: Path, tmp_path: Path
+    number: signal.Signals, processes: int, config_file: Path, tmp_path: Path
 ) -> None:
-    """Killed in mid-training, a run goes on from its checkpoint to the same weights."""
+    """Killed in mid-training, a run goes on from its checkpoint to the same weights.
+
+    What can be handled loses no step.
+    """
     environment = {**os.environ, "ADAPTERFLOW_HOME": str(tmp_path / "home")}
-    settings = ("training.num_train_epochs=60", "training.eval_steps=10")
+    settings = (
+        "training.num_train_epochs=60",
+        "training.eval_steps=10",
+        f"launch.num_processes={processes}",
+    )
     command = [ADAPTERFLOW, "train", config_file, *(f"--set={s}" for s in settings), "--json"]
     whole = _report(command, environment)
     words = [str(part) for part in command]
@@ -253,10 +263,27 @@ def test_a_run_survives_what_kills_it(
     assert killed.returncode == (-9 if number is signal.SIGKILL else 1)
     if number is not signal.SIGKILL:
         assert err.splitlines()[-1].startswith("to resume: ")
+        assert _last_checkpoint(tmp_path / "home", whole) == _last_step(tmp_path / "home", whole)
     flow_run_id = _newest_flow_run(environment)
     resumed = _report([ADAPTERFLOW, "resume", flow_run_id, "--json"], environment)
     assert resumed.trained.weights.sha256 == whole.trained.weights.sha256
     assert resumed.trained.loss_curve == whole.trained.loss_curve
+
+
+def _last_checkpoint(home: Path, besides: ReportRecord) -> int:
+    found = home.glob("outputs/*/checkpoints/checkpoint-*/complete.json")
+    others = (path.parent for path in found if not path.is_relative_to(besides.run.folder))
+    return max(int(path.name.removeprefix("checkpoint-")) for path in others)
+
+
+def _last_step(home: Path, besides: ReportRecord) -> int:
+    """Return the last step whose loss was logged."""
+    [journal] = set(home.glob("outputs/*/tracking/journal.jsonl")) - {
+        besides.run.folder / "tracking" / "journal.jsonl"
+    }
+    operations = map(json.loads, journal.read_text().splitlines())
+    points = [point for one in operations for point in one["with"].get("points", ())]
+    return max(int(step) for name, _, _, step in points if name == "train/loss")
 
 
 def _report(command: list[object], environment: dict[str, str]) -> ReportRecord:
