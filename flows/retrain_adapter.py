@@ -16,6 +16,7 @@ from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
 from tasks.durability.tracked_run import being_alive, tracked_run
 from tasks.errors import UserError
+from tasks.launching import num_processes
 from tasks.records import CheckedRecord, DecisionRecord, InputsRecord, Outcome, RetrainedRecord
 from tasks.retraining.check_retraining import check_retraining, is_outdated
 from tasks.retraining.comparison_report import proposal
@@ -59,7 +60,7 @@ def retrain_adapter(
             checked = check_retraining(config, inputs.data)
             if checked.unchanged_since is not None and not force:
                 return _completed(_skipped(config, checked))
-            device.enter_context(device_slot())
+            device.enter_context(device_slot(num_processes(config.launch)))
             # The run that had the device before may just have made a champion.
             if not is_begun(folder) and is_outdated(checked, config, inputs.data):
                 checked = check_retraining.with_options(refresh_cache=True)(config, inputs.data)

@@ -19,6 +19,7 @@ from tasks.durability.tracked_run import being_alive, tracked_run
 from tasks.durability.unchanged import trained_before
 from tasks.errors import UserError
 from tasks.inject_adapter import inject_adapter
+from tasks.launching import num_processes
 from tasks.load_adapter import load_adapter
 from tasks.load_base_model import load_base_model
 from tasks.publish_report import publish_report
@@ -58,7 +59,7 @@ def train_adapter(
             inputs = validate_inputs(config, folder)
             if skip_unchanged and (earlier := trained_before(config, inputs.data)):
                 return _skipped(earlier)
-            with device_slot():
+            with device_slot(num_processes(config.launch)):
                 # Once more: the run that had the device before may just have trained it.
                 if skip_unchanged and (earlier := trained_before(config, inputs.data)):
                     return _skipped(earlier)
@@ -75,7 +76,7 @@ def six_steps(config: TrainAdapterConfig, inputs: InputsRecord, run: RunRecord) 
     base = load_base_model(config.base_model, data, run)
     lora = configure_lora(inputs.lora, base, config.seed, run)
     injected = inject_adapter(lora, run)
-    trained = train(injected, data, config.training, run)
+    trained = train(injected, data, config.training, config.launch, run)
     saved = save_adapter(trained, data, config.output, run)
     loaded = load_adapter(saved, data, config.inference, run)
     report: ReportRecord = publish_report(data, trained, loaded, run)

@@ -68,5 +68,9 @@ class VerificationError(AdapterflowError, RuntimeError):
     """A step's verification failed, such as an adapter that training did not change. No retry."""
 
 
+class StoppedError(AdapterflowError):
+    """A training ended before its last step, as it was asked to. Resuming continues it."""
+
+
 class PartialFailureError(AdapterflowError):
     """Some of several runs failed; what the others made is complete. Resuming repeats those."""

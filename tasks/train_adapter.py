@@ -1,16 +1,22 @@
 """Step 4 of 6: train the adapter, and verify that it changed and the base did not."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-from tasks import engine
-from tasks.config import TrainingSettings
+from tasks import engine, launching
+from tasks.config import LaunchSettings, TrainingSettings
 from tasks.durability.step import step
+from tasks.durability.stopping import stopping_later
 from tasks.durability.training_progress import published_progress, tokens_per_step
 from tasks.durability.upgrades import adopt_checkpoints
 from tasks.engine import workbench
 from tasks.records import DataRecord, InjectedRecord, RunRecord, TrainedRecord
 from tasks.runtime.progress import logger, progress
 from tasks.tracking import Tracker
+
+if TYPE_CHECKING:
+    from tasks.engine.training import OnTraining, TrainingProgress
 
 _OF_TRAINING = {
     "loss": "train/loss",
@@ -23,45 +29,110 @@ _OF_EVALUATION = "eval_"
 
 @step
 def train_adapter(
-    injected: InjectedRecord, data: DataRecord, settings: TrainingSettings, run: RunRecord
+    injected: InjectedRecord,
+    data: DataRecord,
+    settings: TrainingSettings,
+    launch: LaunchSettings,
+    run: RunRecord,
 ) -> TrainedRecord:
     """Train the adapter on the data, from this run's last checkpoint if there is one.
 
     Raises:
+        UserError: there are more processes than devices or rows.
         VerificationError: the adapter did not change, the base changed, or the loss is not finite.
     """
-    from tasks.engine.training import TrainingProgress
-
+    launching.check_processes(launch, settings, data.train.num_rows)
     adopt_checkpoints(injected, data, settings, run)
-    model = workbench.take(injected)
     tracker = Tracker(run)
     tracker.log_params({f"training/{k}": v for k, v in settings.model_dump(mode="json").items()})
+    size = launching.num_processes(launch)
     with (
         progress("training step") as shown,
         published_progress(tokens_per_step(data, settings)) as published,
+        stopping_later(settings.termination_seconds) as should_stop,
     ):
         notes: dict[str, str] = {}
 
-        def on_progress(now: TrainingProgress) -> None:
-            if tracked := _tracked(now.metrics):
-                tracker.log_metrics(tracked, now.step)
+        def on_progress(now: "TrainingProgress") -> None:
+            _track(tracker, now)
             losses = {n: v for n, v in now.metrics.items() if n in {"loss", "eval_loss"}}
             notes.update((name, f"{name} {value:.4f}") for name, value in losses.items())
             shown.at(now.step, now.num_steps, "  ".join(notes.values()))
             published.at(now.step, now.num_steps, losses.get("loss"))
 
-        record = engine.train_adapter(
-            model,
-            injected,
-            data,
-            settings,
-            run.checkpoints,
-            on_progress,
-            on_evaluating=shown.part("held-out row").at,
-        )
-    workbench.put(record, model)
+        on_evaluating = shown.part("held-out row").at
+        watching = _Watching(on_progress, on_evaluating, should_stop)
+        if size == 1:
+            record = _train_here(injected, data, settings, run, watching)
+        else:
+            record = _train_in_processes(injected, data, settings, run, watching, size, tracker)
     _report(record, tracker)
     return record
+
+
+class _Watching(NamedTuple):
+    """What is called while a training runs."""
+
+    on_progress: "OnTraining"
+    on_evaluating: Callable[[int, int], None]
+    should_stop: Callable[[], bool]
+
+
+def _train_here(
+    injected: InjectedRecord,
+    data: DataRecord,
+    settings: TrainingSettings,
+    run: RunRecord,
+    watching: _Watching,
+) -> TrainedRecord:
+    model = workbench.take(injected)
+    record = engine.train_adapter(
+        model,
+        injected,
+        data,
+        settings,
+        run.checkpoints,
+        watching.on_progress,
+        on_evaluating=watching.on_evaluating,
+        should_stop=watching.should_stop,
+    )
+    workbench.put(record, model)
+    return record
+
+
+def _train_in_processes(  # noqa: PLR0913 - a training has this many inputs
+    injected: InjectedRecord,
+    data: DataRecord,
+    settings: TrainingSettings,
+    run: RunRecord,
+    watching: _Watching,
+    size: int,
+    tracker: Tracker,
+) -> TrainedRecord:
+    # Each process has a base of its own; the next step rebuilds the model here.
+    workbench.release()
+    logger().info("training in %d processes of this machine", size)
+    record, memory, gpu_memory = launching.train_in_processes(
+        injected,
+        data,
+        settings,
+        run.checkpoints,
+        size,
+        watching.on_progress,
+        on_evaluating=watching.on_evaluating,
+        on_earlier=partial(_track, tracker),
+        should_stop=watching.should_stop,
+    )
+    numbers = {"train/processes": size, "peak_memory_mb/of_a_training_process": max(memory) / 1e6}
+    if any(gpu_memory):
+        numbers["peak_gpu_memory_mb/of_a_training_process"] = max(gpu_memory) / 1e6
+    tracker.log_numbers(numbers)
+    return record
+
+
+def _track(tracker: Tracker, now: "TrainingProgress") -> None:
+    if tracked := _tracked(now.metrics):
+        tracker.log_metrics(tracked, now.step)
 
 
 def _tracked(logged: Mapping[str, float]) -> dict[str, float]:

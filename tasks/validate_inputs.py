@@ -27,6 +27,7 @@ from tasks.engine.data.tokens import PreparedData, changes
 from tasks.engine.preparation import TEXTS, prepare_data
 from tasks.engine.training import check_training_settings
 from tasks.errors import PassingError, UserError
+from tasks.launching import check_processes
 from tasks.records import (
     BaseSource,
     DataRecord,
@@ -76,6 +77,7 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
     Raises:
         UserError: some input can't work.
     """
+    check_processes(config.launch, config.training)
     # The rows come before the base, as finding a GGUF base converts it, which takes minutes.
     wanted = config.base_model
     sets = read_examples(config.data, config.seed, wanted.task, wanted.labels)
@@ -94,6 +96,7 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
     base, lora = _checked_base(config, sets.labels)
     with progress("tokenized row") as shown:
         data = prepare_data(sets, config.data, config.seed, base, folder, shown.at)
+    check_processes(config.launch, config.training, data.record.train.num_rows)
     return CheckedInputs(base, lora, data)
 
 

@@ -2,19 +2,25 @@
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from tasks.config import TrainAdapterConfig
+from tasks.config import TrainAdapterConfig, TrainingSettings
 from tasks.engine.data.rendering import END, START, shown_text
 from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import odd_text
 from tasks.engine.data.tokens import changes
 from tasks.engine.forecast import Forecast, forecast
-from tasks.records import ShownRow, SplitRecord
+from tasks.launching import GroupResult, num_processes, train_in_processes
+from tasks.records import DataRecord, InjectedRecord, ShownRow, SplitRecord
 from tasks.validate_inputs import check_inputs
+
+if TYPE_CHECKING:
+    from tasks.engine.training import OnTraining
 
 _MB = 1e6
 _SECONDS_A_MINUTE = 60
@@ -27,8 +33,31 @@ def forecast_of(config: TrainAdapterConfig, *, with_probe: bool) -> Forecast:
     Raises:
         UserError: the input cannot work, with the message that the run itself would give.
     """
+    size = num_processes(config.launch)
     with tempfile.TemporaryDirectory() as folder:
-        return forecast(config, *check_inputs(config, Path(folder)), with_probe=with_probe)
+        checked = check_inputs(config, Path(folder))
+        train_group = partial(_train_group, size) if size > 1 else None
+        return forecast(
+            config,
+            *checked,
+            with_probe=with_probe,
+            num_processes=size,
+            train_group=train_group,
+        )
+
+
+def _train_group(  # noqa: PLR0913 - what a forecast gives
+    size: int,
+    injected: InjectedRecord,
+    data: DataRecord,
+    settings: TrainingSettings,
+    checkpoints: Path,
+    on_progress: "OnTraining",
+    max_eval_rows: int,
+) -> GroupResult:
+    return train_in_processes(
+        injected, data, settings, checkpoints, size, on_progress, max_eval_rows=max_eval_rows
+    )
 
 
 def print_forecast(found: Forecast) -> None:
@@ -91,15 +120,16 @@ def _cost(found: Forecast) -> list[tuple[str, str]]:
     if probe is None:
         return [("memory", f"{states}; the total needs the probe"), ("time", "needs the probe")]
     peak, base = probe.peak_memory_bytes / _MB, probe.base_bytes / _MB
+    each = f" in each of {found.num_processes} processes" if found.num_processes > 1 else ""
     lines = [
         ("batches", probe.batching),
-        ("memory", f"{peak:,.0f} MB at the peak (base {base:,.0f} MB, {states})"),
+        ("memory", f"{peak:,.0f} MB at the peak{each} (base {base:,.0f} MB, {states})"),
     ]
     if probe.peak_gpu_bytes:
-        lines.append(("GPU memory", f"{probe.peak_gpu_bytes / _MB:,.0f} MB at the peak"))
+        lines.append(("GPU memory", f"{probe.peak_gpu_bytes / _MB:,.0f} MB at the peak{each}"))
     time = duration(found.seconds_training or 0.0)
-    each = f"{probe.seconds_per_step:.2f} s a step"
-    return [*lines, ("time", f"{time} of training and evaluation, {each}")]
+    step = f"{probe.seconds_per_step:.2f} s a step"
+    return [*lines, ("time", f"{time} of training and evaluation, {step}")]
 
 
 def duration(seconds: float) -> str:

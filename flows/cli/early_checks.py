@@ -32,8 +32,10 @@ def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
     from tasks.engine.data.rendering import read_chat_template
     from tasks.engine.data.rendering import start as start_trials
     from tasks.engine.data.splits import check_first_rows
+    from tasks.launching import check_processes
     from tasks.tracking import check_store
 
+    check_processes(config.launch, config.training)
     start_trials()
     check_output_folder(config)
     check_store(config.tracking)

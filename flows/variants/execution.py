@@ -12,10 +12,14 @@ from prefect.states import AwaitingRetry
 
 from flows.train_adapter import train_adapter
 from flows.variants.cancelled_runs import CancellationWatch, record_if_cancelled
+from tasks.durability.stopping import stopping_within
 from tasks.engine import workbench
 from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger
 from tasks.tracking import shipping_together
+
+_SECONDS_TO_STOP = 3.0
+"""For the step that a variant is in. Without its parent a process is killed after five."""
 
 
 @contextmanager
@@ -32,7 +36,8 @@ def executing() -> Iterator[Callable[[UUID], None]]:
     """
     import_libraries()
     no_heartbeats = temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-    with workbench.keeping_base(), shipping_together(), no_heartbeats:
+    stopping = stopping_within(_SECONDS_TO_STOP)
+    with workbench.keeping_base(), shipping_together(), no_heartbeats, stopping:
         yield partial(_execute, CancellationWatch())
 
 

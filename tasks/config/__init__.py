@@ -17,6 +17,7 @@ from tasks.config.data import (
 from tasks.config.decision import ApprovalSettings, DecisionSettings, OnTimeout
 from tasks.config.evaluation import AnswerKind, EvaluationSettings, OnLeakage
 from tasks.config.inference import InferenceSettings
+from tasks.config.launch import LaunchSettings
 from tasks.config.lora import Bias, LoraInit, LoraSettings
 from tasks.config.output import OutputSettings
 from tasks.config.predict_batch import PredictBatchConfig
@@ -51,6 +52,7 @@ __all__ = [
     "Dtype",
     "EvaluationSettings",
     "InferenceSettings",
+    "LaunchSettings",
     "ListedVariant",
     "LoraInit",
     "LoraSettings",

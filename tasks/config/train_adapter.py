@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from tasks.config.base_model import BaseModelSettings, Quantization
 from tasks.config.data import DataSettings
 from tasks.config.inference import InferenceSettings
+from tasks.config.launch import LaunchSettings
 from tasks.config.lora import LoraInit, LoraSettings
 from tasks.config.output import OutputSettings
 from tasks.config.section import Section
@@ -24,6 +25,8 @@ class TrainAdapterConfig(Section):
     # Locations and reporting don't change the adapter; what files contain is identified by hashes.
     _without_effect: ClassVar[dict[str, bool | set[str]]] = {
         "data": {"train", "eval", "where", "chat_template"},
+        "training": {"termination_seconds"},
+        "launch": True,
         "inference": True,
         "output": True,
         "tracking": True,
@@ -40,6 +43,9 @@ class TrainAdapterConfig(Section):
 
     training: TrainingSettings = TrainingSettings()
     """How the adapter is trained."""
+
+    launch: LaunchSettings = LaunchSettings()
+    """In how many processes it is trained."""
 
     inference: InferenceSettings = InferenceSettings()
     """The sample answers after training."""

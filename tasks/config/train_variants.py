@@ -7,7 +7,7 @@ from pydantic import ConfigDict, model_validator
 from tasks.config.base_model import Task
 from tasks.config.mistakes import unknown_setting
 from tasks.config.train_adapter import TrainAdapterConfig
-from tasks.config.variants import Score, VariantsSettings
+from tasks.config.variants import RunOn, Score, VariantsSettings
 
 _OF_ALL = ("output.folder", "output.keep_runs", "tracking.uri", "tracking.experiment")
 """Settings that the variants of a set share: their runs are found together."""
@@ -67,6 +67,16 @@ class TrainVariantsConfig(TrainAdapterConfig):
             raise ValueError(
                 "variants.metric exact_match is of the sample answers, but inference.sample_rows "
                 "is 0; raise it, or choose another metric"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_has_one_process(self) -> Self:
+        count, place = self.launch.num_processes, self.variants.run_on
+        if place is not RunOn.WORK_POOL and count not in (1, "auto"):
+            raise ValueError(
+                f"launch.num_processes is {count}, but with variants.run_on {place.value} several "
+                "variants are trained at once, each in one process; set variants.num_processes"
             )
         return self
 

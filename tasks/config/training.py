@@ -52,7 +52,8 @@ class TrainingSettings(Section):
     """Peak learning rate of AdamW; adapters need about ten times that of full fine-tuning."""
 
     batch_size: int = Field(default=16, ge=1, le=1_000_000)
-    """Rows per batch and device (transformers' `per_device_train_batch_size`)."""
+    """Rows per batch, of all processes together (with one, transformers'
+    `per_device_train_batch_size`)."""
 
     gradient_accumulation_steps: int = Field(default=1, ge=1, le=1_000_000)
     """Batches per optimizer step."""
@@ -116,6 +117,10 @@ class TrainingSettings(Section):
     checkpoint_minutes: float = Field(default=5.0, ge=0, le=525_600)
     """Also save a checkpoint when the last one is this many minutes old; an interruption costs at
     most that long."""
+
+    termination_seconds: float = Field(default=25.0, ge=0, le=86_400)
+    """On SIGTERM, Ctrl-C or Cancel, the seconds for completing the step and saving a checkpoint; a
+    step that takes longer is lost. Prefect's worker kills a run after 30 seconds."""
 
     save_total_limit: int = Field(default=2, ge=1, le=1_000_000)
     """Maximum number of checkpoints on disk."""

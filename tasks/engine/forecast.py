@@ -7,11 +7,14 @@ folder: its peak memory is what the training will need, and its seconds per toke
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from tasks.config import Batching, TrainAdapterConfig
+from tasks.engine.base import release_memory
 from tasks.engine.batching import num_shared, row_order
 from tasks.engine.data.tokens import (
     PreparedData,
@@ -22,6 +25,16 @@ from tasks.engine.data.tokens import (
 from tasks.engine.steps import configure_lora, inject_adapter, load_base, train_adapter
 from tasks.records import BaseSource, DataRecord, Record, ResolvedLora
 from tasks.runtime.measuring import measured
+
+if TYPE_CHECKING:
+    from tasks.config import TrainingSettings
+    from tasks.engine.training import OnTraining
+    from tasks.records import InjectedRecord, TrainedRecord
+
+    TrainGroup = Callable[
+        [InjectedRecord, DataRecord, TrainingSettings, Path, OnTraining, int],
+        tuple[TrainedRecord, tuple[int, ...], tuple[int, ...]],
+    ]
 
 # Enough for memory to reach its peak, and for the median to ignore one slow step.
 _PROBE_STEPS = 6
@@ -34,7 +47,7 @@ class Probe(Record):
     batching: str
     base_bytes: int
     peak_memory_bytes: int
-    """Of the process, at its peak."""
+    """Of the process at its peak; of several, of the one that needs most."""
     peak_gpu_bytes: int
     seconds_per_step: float
     """For a step with the mean number of tokens."""
@@ -55,6 +68,7 @@ class Forecast(Record):
     num_steps: int
     num_evaluations: int
     rows_per_step: int
+    num_processes: int = 1
     probe: Probe | None
     warnings: tuple[str, ...] = ()
     """The warnings of step 2: what is unusual, or leaves weights frozen."""
@@ -75,13 +89,15 @@ class Forecast(Record):
         return self.num_steps * self.probe.seconds_per_step + evaluations
 
 
-def forecast(
+def forecast(  # noqa: PLR0913 - what a forecast is of
     config: TrainAdapterConfig,
     source: BaseSource,
     lora: ResolvedLora,
     data: PreparedData,
     *,
     with_probe: bool,
+    num_processes: int = 1,
+    train_group: "TrainGroup | None" = None,
 ) -> Forecast:
     """Return what training as configured will take, for inputs that were checked.
 
@@ -91,6 +107,10 @@ def forecast(
         lora: as resolved for the base.
         data: both splits as tokens.
         with_probe: whether to run a few steps to measure memory and time.
+        num_processes: the processes that will train.
+        train_group: trains in several of them, and returns what they came to with the peak memory
+            and GPU memory of each; it gets the model's record, the data's, the settings, the
+            folder for checkpoints, what to report to, and the number of held-out rows.
 
     Raises:
         UserError: the configuration cannot be used, with the message of the run itself.
@@ -112,13 +132,19 @@ def forecast(
         num_steps=num_steps,
         num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
         rows_per_step=rows_per_step,
-        probe=_probe(config, lora, data) if with_probe else None,
+        num_processes=num_processes,
+        probe=_probe(config, lora, data, train_group) if with_probe else None,
         warnings=lora.warnings,
         notes=lora.notes,
     )
 
 
-def _probe(config: TrainAdapterConfig, lora: ResolvedLora, data: PreparedData) -> Probe:
+def _probe(
+    config: TrainAdapterConfig,
+    lora: ResolvedLora,
+    data: PreparedData,
+    train_group: "TrainGroup | None",
+) -> Probe:
     from tasks.engine.training import TrainingProgress
 
     settings = config.training.model_copy(
@@ -140,20 +166,28 @@ def _probe(config: TrainAdapterConfig, lora: ResolvedLora, data: PreparedData) -
         configured = configure_lora(lora, base, config.seed)
         injected = inject_adapter(model, configured, Path(folder) / "initial.safetensors")
         checkpoints = Path(folder) / "checkpoints"
-        trained = train_adapter(
-            model,
-            injected,
-            data.record,
-            settings,
-            checkpoints,
-            on_progress,
-            max_eval_rows=num_eval_rows,
-        )
+        if train_group:
+            del model
+            release_memory()
+            trained, memory, gpu_memory = train_group(
+                injected, data.record, settings, checkpoints, on_progress, num_eval_rows
+            )
+        else:
+            trained = train_adapter(
+                model,
+                injected,
+                data.record,
+                settings,
+                checkpoints,
+                on_progress,
+                max_eval_rows=num_eval_rows,
+            )
+            memory = gpu_memory = ()
     return Probe(
         batching=trained.batching,
         base_bytes=base.num_bytes,
-        peak_memory_bytes=measurement.peak_memory_bytes,
-        peak_gpu_bytes=measurement.peak_gpu_bytes,
+        peak_memory_bytes=max(memory, default=measurement.peak_memory_bytes),
+        peak_gpu_bytes=max(gpu_memory, default=measurement.peak_gpu_bytes),
         seconds_per_step=_seconds_per_step(config, data, trained.batching, step_ends),
         seconds_per_evaluation=seconds_evaluating * _eval_token_ratio(data, num_eval_rows),
     )

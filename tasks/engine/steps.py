@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tasks.engine.data.tokens import PreparedData
-    from tasks.engine.training import OnTraining
+    from tasks.engine.training import Group, OnTraining
 
 
 def prepare_data(
@@ -122,6 +122,8 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
     on_progress: "OnTraining | None" = None,
     *,
     on_evaluating: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    group: "Group | None" = None,
     max_eval_rows: int | None = None,
 ) -> TrainedRecord:
     """Step 4: train the adapter, from the last checkpoint in `folder` if there is one.
@@ -134,15 +136,19 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
         folder: for checkpoints and the trained weights.
         on_progress: called at every step and for everything logged.
         on_evaluating: called with the number of held-out rows evaluated so far, and of all.
+        should_stop: whether to save a checkpoint and stop; asked after every step, and after every
+            batch of held-out rows.
+        group: the processes that train together, if several do.
         max_eval_rows: evaluate on at most this many held-out rows, the first ones.
 
     Raises:
         UserError: a token file is missing, or the optimizer does not run on this machine.
         AdapterflowError: the process or the GPU ran out of memory.
+        StoppedError: it was asked to stop.
         VerificationError: the adapter did not change, the base did, or a loss was not finite.
     """
     from tasks.engine.preparation import open_data
-    from tasks.engine.training import train
+    from tasks.engine.training import ALONE, train
 
     opened = open_data(data, injected.lora.base)
     if opened.eval and max_eval_rows is not None:
@@ -157,6 +163,8 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
         folder=folder,
         on_progress=on_progress or (lambda _: None),
         on_evaluating=on_evaluating,
+        should_stop=should_stop,
+        group=group or ALONE,
     )
 
 

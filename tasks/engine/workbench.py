@@ -44,6 +44,13 @@ def clear() -> None:
     _bench.clear()
 
 
+def release() -> None:
+    """Discard the model, and return its memory; a base that is kept warm stays."""
+    while _bench:
+        give_back(_bench.popitem()[1])
+    release_memory()
+
+
 @contextmanager
 def keeping_base() -> Iterator[None]:
     """Have the runs of this process use one base in memory, one run after the other.
@@ -69,9 +76,7 @@ def single_run() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(num_threads)
-        while _bench:
-            give_back(_bench.popitem()[1])
-        release_memory()
+        release()
 
 
 def _key(record: ModelRecord) -> str:

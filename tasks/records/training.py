@@ -22,6 +22,8 @@ class TrainingPlan(Record):
     """Whether the loss is computed without ever holding all logits in memory."""
     num_threads: int
     """Of torch on the CPU: with another number, sums are rounded differently."""
+    num_processes: int = 1
+    """That train together; the rows of a step are added up in another order with another number."""
     # A training that an older version began keeps its plan, with the name that this had then.
     warnings: tuple[str, ...] = Field(
         default=(), validation_alias=AliasChoices("warnings", "remarks")

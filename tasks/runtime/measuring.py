@@ -40,7 +40,7 @@ def measured() -> Iterator[Measurement]:
     finally:
         measurement.seconds = time.perf_counter() - started
         measurement.peak_memory_bytes = peak_memory_bytes()
-        measurement.peak_gpu_bytes = _peak_gpu_bytes()
+        measurement.peak_gpu_bytes = peak_gpu_bytes()
 
 
 def peak_memory_bytes() -> int:
@@ -64,7 +64,8 @@ def _reset_peaks() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _peak_gpu_bytes() -> int:
+def peak_gpu_bytes() -> int:
+    """Return the peak memory that this process had on its GPU since the last reset; 0 without."""
     torch = sys.modules.get("torch")
     if torch is None:
         return 0

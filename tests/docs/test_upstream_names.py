@@ -75,7 +75,8 @@ REACHES = (
     Reach("transformers", "Trainer._run_epoch", TRAINER, ("model", "epoch")),
     Reach("transformers", "Trainer._determine_best_metric", TRAINER, ("metrics", "trial")),
     Reach("transformers", "Trainer._get_train_sampler", TRAINER, ("train_dataset",)),
-    Reach("transformers", "Trainer._get_eval_sampler", TRAINER, ("eval_dataset",)),
+    Reach("transformers", "Trainer._save_rng_state", TRAINER, ("output_dir",)),
+    Reach("transformers", "Trainer._load_rng_state", TRAINER, ("checkpoint",)),
     Reach("transformers", "Trainer._prepare_inputs", TRAINER, ("inputs",)),
     Reach(
         "transformers",
@@ -260,11 +261,23 @@ REACHES = (
         "tasks/durability/kept_results.py",
     ),
     Reach("prefect.flow_engine", "run_flow", "flows/cli/runs.py", ("flow", "flow_run")),
+    Reach(
+        "prefect.utilities.engine",
+        "_prefect_sigterm_handler",
+        "tasks/durability/stopping.py",
+        ("sig_num",),
+    ),
     Reach("prefect.utilities.names", "generate_slug", "flows/cli/runs.py", ("n_words",)),
     Reach("prefect._internal.concurrency", "logger", "flows/cli/console.py"),
     Reach("torch", "ops.aten._softmax_backward_data", "tasks/engine/kernels/tiled_attention.py"),
     Reach("torch", "Tensor._backward_hooks", "tasks/engine/base/pristine.py"),
     Reach("torch", "ops.aten.silu_backward", "tasks/engine/kernels/norms_and_gates.py"),
+    Reach(
+        "torch.distributed.elastic.multiprocessing",
+        "SubprocessContext.close",
+        "tasks/launching/ranks.py",
+        ("death_sig", "timeout"),
+    ),
     Reach(
         "torch.nn.attention.varlen",
         "varlen_attn",
@@ -410,7 +423,7 @@ def _foreign(file: Path) -> Iterator[str]:
 @cache
 def _ours() -> set[str]:
     """Return the private names that our code defines: functions, fields, what objects are given."""
-    names = {"_asdict"}  # public: NamedTuple's
+    names = {"_asdict", "_exit"}  # public: NamedTuple's, and of os
     for file in _sources():
         for node in ast.walk(ast.parse(file.read_text())):
             match node:

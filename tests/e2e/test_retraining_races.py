@@ -21,7 +21,7 @@ from running_stack import wait_until
 from flows.cli import runs
 from flows.retrain_adapter import retrain_adapter
 from tasks.config import RetrainAdapterConfig
-from tasks.durability.device_slot import device_name
+from tasks.durability.device_slot import device_names
 from tasks.errors import PassingError, VerificationError
 from tasks.records import Outcome, RetrainedRecord, VersionRecord
 from tasks.runtime import events
@@ -55,10 +55,10 @@ def run_of_a_deployment(config: RetrainAdapterConfig) -> FlowRun:
 @contextmanager
 def held_device() -> Iterator[None]:
     """Hold this machine's device."""
-    limit = GlobalConcurrencyLimitCreate(name=device_name(), limit=1)
+    limit = GlobalConcurrencyLimitCreate(name=device_names()[0], limit=1)
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.create_global_concurrency_limit(limit)
-    with concurrency(device_name(), strict=True):
+    with concurrency(device_names()[0], strict=True):
         yield
 
 

@@ -15,7 +15,7 @@ from tasks.config import (
     OutputSettings,
     TrainingSettings,
 )
-from tasks.engine.adapters.injection import probe_logits
+from tasks.engine.adapters.injection import probe_logits, reinject
 from tasks.engine.adapters.model_card import write_card
 from tasks.engine.adapters.saving import Prompting, files_to_save, save_adapter
 from tasks.engine.data.splits.examples import read_examples
@@ -69,6 +69,13 @@ def injected(
     configuration = configured(record, settings)
     file = folder / "initial" / f"{configuration.adapter_name}.safetensors"
     return model, engine.inject_adapter(model, configuration, file)
+
+
+def rebuilt(record: InjectedRecord) -> "PreTrainedModel":
+    """Return the injected model as a new process builds it."""
+    model = loaded(Path(record.lora.base.location), record.lora.base.settings)[0]
+    reinject(model, record)
+    return model
 
 
 def prepared(base: BaseModelRecord, folder: Path, num_eval_rows: int = 2) -> PreparedData:

@@ -19,6 +19,7 @@ from tasks.engine.adapters.adapter_state import (
     read_adapter,
     save_weights,
     weight_change,
+    weights_checksum,
     write_adapter,
 )
 from tasks.engine.adapters.combining import METHODS, Combination, combine
@@ -75,6 +76,7 @@ __all__ = [
     "template_of",
     "tokenizer_identity",
     "weight_change",
+    "weights_checksum",
     "write_adapter",
     "write_card",
     "write_gguf",

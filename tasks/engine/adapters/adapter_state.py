@@ -6,7 +6,7 @@ are under `modules_to_save`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,11 +113,20 @@ def base_weights(model: "PreTrainedModel") -> Iterator[tuple[str, "torch.Tensor"
 
 def base_checksum(model: "PreTrainedModel") -> str:
     """Return the xxh3-128 of all base weights, to prove that training changed no bit of them."""
+    return _checksum(base_weights(model))
+
+
+def weights_checksum(weights: dict[str, "torch.Tensor"]) -> str:
+    """Return the xxh3-128 of an adapter's weights."""
+    return _checksum(sorted(weights.items()))
+
+
+def _checksum(tensors: Iterable[tuple[str, "torch.Tensor"]]) -> str:
     import torch
     import xxhash
 
     checksum = xxhash.xxh3_128()
-    for name, tensor in base_weights(model):
+    for name, tensor in tensors:
         checksum.update(name.encode())
         flat = tensor.contiguous().cpu().reshape(-1)
         checksum.update(flat.view(torch.uint8).numpy().data)

@@ -22,6 +22,7 @@ from tasks.engine.batching.padded_rows import (
 )
 from tasks.engine.batching.prefix_trees import num_shared
 from tasks.engine.batching.row_orders import OrderByLength, RowOrder, eval_order, row_order
+from tasks.engine.batching.shares import deal
 
 __all__ = [
     "Batch",
@@ -37,6 +38,7 @@ __all__ = [
     "as_item",
     "as_items",
     "choose_batching",
+    "deal",
     "eval_order",
     "labeled_logits",
     "longest_input",

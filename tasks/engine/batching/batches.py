@@ -248,10 +248,14 @@ def as_item(row: TokenizedRow) -> Row:
 
 
 def as_batch(micro_batches: list[MicroBatch]) -> Batch:
-    """Return a batch of micro-batches, with all of their labels where Trainer counts them."""
+    """Return a batch of micro-batches, with all of their labels where Trainer counts them.
+
+    There may be no micro-batch, where a step has fewer rows than processes.
+    """
     import torch
 
-    labels = torch.cat([micro_batch["labels"].flatten() for micro_batch in micro_batches])
+    none = torch.zeros(0, dtype=torch.int64)
+    labels = torch.cat([none, *(micro_batch["labels"].flatten() for micro_batch in micro_batches)])
     return {"micro_batches": micro_batches, "labels": labels, "shift_labels": labels}
 
 

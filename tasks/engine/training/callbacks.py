@@ -80,11 +80,37 @@ class Watch(TrainerCallback):
         self._on_progress(TrainingProgress(state.global_step, state.max_steps, metrics))
 
 
-class Pace(TrainerCallback):
-    """Saves a checkpoint when the last one is too old, and logs the loss before each evaluation."""
+class Beginning(TrainerCallback):
+    """Calls a function when the training begins, with the state of the resumed checkpoint."""
 
-    def __init__(self, seconds_between_checkpoints: float) -> None:
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - Trainer's signature
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        """Call the function."""
+        self._begin()
+
+
+class Pace(TrainerCallback):
+    """Saves a checkpoint when the last one is too old, and logs the loss before each evaluation.
+
+    Args:
+        seconds_between_checkpoints: the age at which a checkpoint is too old.
+        is_agreed: returns whether it is too old in any of the training's processes: their clocks
+            differ, and they save together.
+    """
+
+    def __init__(
+        self, seconds_between_checkpoints: float, is_agreed: Callable[[bool], bool]
+    ) -> None:
         self._seconds = seconds_between_checkpoints
+        self._is_agreed = is_agreed
         self._last_saved = time.monotonic()
 
     def on_step_end(
@@ -98,7 +124,8 @@ class Pace(TrainerCallback):
         # At the end of an epoch Trainer evaluates after this callback and then saves. A run resumed
         # from a checkpoint saved here would start with the next epoch and skip that evaluation.
         ends_epoch = control.should_training_stop or float(state.epoch or 0).is_integer()
-        if not ends_epoch and time.monotonic() - self._last_saved >= self._seconds:
+        is_old = time.monotonic() - self._last_saved >= self._seconds
+        if not ends_epoch and self._is_agreed(is_old):
             control.should_save = True
         control.should_log |= control.should_evaluate or control.should_training_stop
 

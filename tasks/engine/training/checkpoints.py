@@ -32,6 +32,10 @@ class Kept(Record):
     unlogged_loss: float = 0.0
     """Sum of the losses of the steps since the last logged one, in nats."""
     last_logged_step: int = 0
+    is_evaluation_due: bool = False
+    """Whether the training was stopped before, or in, the evaluation that follows the step."""
+    num_processes: int = 1
+    """Those that trained; each has its random state in a file."""
 
 
 class _Manifest(Record):
@@ -82,10 +86,10 @@ class Checkpoints:
         return None
 
     @contextmanager
-    def writing(self, step: int, kept: Kept) -> Iterator[None]:
-        """Mark the checkpoint written within the context as complete, synced to disk.
+    def writing(self, step: int, kept: Kept) -> Iterator[Path]:
+        """Yield a checkpoint's folder; what is written to it counts as complete after the context.
 
-        If the context raises, remove what was written.
+        It is synced to disk. If the context raises, remove what was written.
 
         Args:
             step: the optimizer step.
@@ -97,7 +101,7 @@ class Checkpoints:
         checkpoint = self.folder / f"{PREFIX}{step}"
         try:
             with writing(checkpoint):
-                yield
+                yield checkpoint
                 _complete(checkpoint, kept)
         except BaseException:
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -109,7 +113,7 @@ class Checkpoints:
         The newest and the best one are always kept, so two may be left where `keep` is 1.
         """
         newest_first = self._all()[::-1]
-        needed = [p for p in newest_first if p == newest_first[0] or _step(p) == best_step]
+        needed = [p for p in newest_first if p == newest_first[0] or step_of(p) == best_step]
         others = [p for p in newest_first if p not in needed]
         for checkpoint in others[max(0, keep - len(needed)) :]:
             # The manifest goes first, so that a half-removed checkpoint counts as incomplete.
@@ -117,7 +121,7 @@ class Checkpoints:
             shutil.rmtree(checkpoint)
 
     def _all(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{PREFIX}*"), key=_step)
+        return sorted(self.folder.glob(f"{PREFIX}*"), key=step_of)
 
 
 def _complete(checkpoint: Path, kept: Kept) -> None:
@@ -134,7 +138,8 @@ def kept_in(checkpoint: Path) -> Kept:
     return _Manifest.model_validate_json((checkpoint / _MANIFEST).read_bytes()).kept
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """Return the optimizer step after which a checkpoint was saved."""
     return int(checkpoint.name.removeprefix(PREFIX))
 
 

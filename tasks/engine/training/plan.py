@@ -28,14 +28,17 @@ LAYOUT = 2
 _OUT_OF_MEMORY = "out of memory"
 
 
-def planned(
+def planned(  # noqa: PLR0913 - what a plan is made for
     checkpoints: Checkpoints,
     model: "PreTrainedModel",
     injected: InjectedRecord,
     data: PreparedData,
     settings: TrainingSettings,
+    num_processes: int = 1,
 ) -> TrainingPlan:
     """Return the plan of an earlier attempt, else make one and store it for later attempts.
+
+    An attempt with another number of processes changes the plan's, and its number of threads.
 
     Raises:
         UserError: `training.batching` asks for what the task, model or rows do not allow.
@@ -53,10 +56,28 @@ def planned(
             batch_tokens=choice.batch_tokens,
             loss_in_chunks=choice.loss_in_chunks,
             num_threads=torch.get_num_threads(),
+            num_processes=num_processes,
             warnings=choice.warnings,
         )
         checkpoints.keep_plan(plan)
+    elif plan.num_processes != num_processes:
+        plan = _with_other_processes(plan, num_processes)
+        checkpoints.keep_plan(plan)
     return plan
+
+
+def _with_other_processes(plan: TrainingPlan, num_processes: int) -> TrainingPlan:
+    warning = (
+        f"trained in {num_processes} processes after {plan.num_processes}: the adapter is not "
+        "byte-identical to one that was trained in equally many throughout"
+    )
+    log.warning(warning)
+    update = {
+        "num_processes": num_processes,
+        "num_threads": torch.get_num_threads(),
+        "warnings": (*plan.warnings, warning),
+    }
+    return plan.model_copy(update=update)
 
 
 def training_identity(
@@ -84,9 +105,9 @@ def training_identity(
 
 
 def _unused(settings: TrainingSettings) -> set[str]:
-    """Return the settings that came later and are not used: a run begun before them goes on."""
+    """Return the settings that do not matter: a run begun before there were any goes on."""
     later = ("loraplus_lr_ratio", "neftune_noise_alpha")
-    return {name for name in later if getattr(settings, name) is None}
+    return {"termination_seconds", *(name for name in later if getattr(settings, name) is None)}
 
 
 def with_less_memory(

@@ -4,16 +4,18 @@ Trainer 5.23 does not recognize such a model as a PEFT model: it would expect ch
 full model when it resumes and when it loads the best one. Here a checkpoint holds the adapter only.
 """
 
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
-from torch.utils.data import Dataset
-from transformers import Trainer
+from transformers import Trainer, set_seed
 
 from tasks.config import Batching, TrainingSettings
 from tasks.engine.adapters import (
@@ -24,35 +26,26 @@ from tasks.engine.adapters import (
     weight_change,
     write_adapter,
 )
-from tasks.engine.batching import Batch, MicroBatch, Row, RowOrder, as_item, eval_order
-from tasks.engine.data.tokens import IGNORED, TokenizedRow, conversation_starts
+from tasks.engine.batching import Batch, MicroBatch, RowOrder
+from tasks.engine.data.tokens import IGNORED
 from tasks.engine.eval_mode import eval_mode
 from tasks.engine.kernels import attending_by_row, fused_adapter_layers, lean_layers
 from tasks.engine.objectives import Objective
-from tasks.engine.training.checkpoints import Checkpoints, Kept, kept_in
+from tasks.engine.training.callbacks import Beginning
+from tasks.engine.training.checkpoints import Checkpoints, Kept, kept_in, step_of
+from tasks.engine.training.group import Group
 from tasks.engine.training.noise import noisy_embeddings
 from tasks.engine.training.optimizers import lora_optimizer
+from tasks.engine.training.rows import Rows
+from tasks.errors import StoppedError
 from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Rows(Dataset[Row]):
-    """Tokenized rows as a torch data set; each row is read when it is indexed."""
-
-    def __init__(self, rows: Sequence[TokenizedRow]) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> Row:
-        return as_item(self._rows[index])
-
-    def in_order(self, batch_size: int) -> list[int]:
-        """Return the rows in the order of their evaluation."""
-        return list(eval_order(conversation_starts(self._rows), len(self), batch_size))
+_RANDOM_STATE = "rng_state.pth"
+"""Trainer's file. Those of other processes than the first have their rank in the name."""
 
 
 @dataclass
@@ -65,13 +58,20 @@ class Evaluated:
     expected: list[list[int]] = field(default_factory=list)
     predicted: list[list[int]] = field(default_factory=list)
 
-    def __add__(self, other: "Evaluated") -> "Evaluated":
-        return Evaluated(
-            self.loss + other.loss,
-            self.num_labels + other.num_labels,
-            self.expected + other.expected,
-            self.predicted + other.predicted,
-        )
+    def __iadd__(self, other: "Evaluated") -> Self:
+        self.loss += other.loss
+        self.num_labels += other.num_labels
+        self.expected += other.expected
+        self.predicted += other.predicted
+        return self
+
+
+def total(parts: Iterable[Evaluated]) -> Evaluated:
+    """Return what evaluations add up to."""
+    found = Evaluated()
+    for part in parts:
+        found += part
+    return found
 
 
 class AdapterTrainer(Trainer):
@@ -81,12 +81,15 @@ class AdapterTrainer(Trainer):
         adapter_name: the active adapter.
         settings: the training settings.
         task: the objective.
+        rows: the training rows.
         order: the order of the training rows.
         checkpoints: where checkpoints are written to and resumed from.
         num_checkpoints: how many of them to keep.
         plan: how rows are batched and the loss computed.
         initial: the adapter's initial weights.
         eval_sources: the held-out rows of each source, by its name.
+        group: the processes that train together.
+        should_stop: asked after each step, and after each batch of held-out rows.
         **arguments: those of Trainer itself.
     """
 
@@ -101,34 +104,55 @@ class AdapterTrainer(Trainer):
         adapter_name: str,
         settings: TrainingSettings,
         task: Objective,
+        rows: Rows,
         order: RowOrder,
         checkpoints: Checkpoints,
         num_checkpoints: int,
         plan: TrainingPlan,
         initial: dict[str, torch.Tensor],
-        eval_sources: Mapping[str, Dataset[Any]],
+        eval_sources: Mapping[str, Rows],
+        group: Group,
+        should_stop: Callable[[], bool],
         **arguments: Any,  # noqa: ANN401 - Trainer's own
     ) -> None:
-        super().__init__(**arguments)
+        # Trainer's data loader passes on indices: the rows of a step are dealt out before they are
+        # read.
+        super().__init__(
+            train_dataset=range(len(rows)),
+            data_collator=list,  # type: ignore[arg-type]
+            **arguments,
+        )
         self.adapter_name = adapter_name
         self._settings = settings
         self._task = task
+        self._rows = rows
         self._order = order
         self._checkpoints = checkpoints
         self._num_checkpoints = num_checkpoints
         self._plan = plan
         self._initial = initial
         self._eval_sources = eval_sources
+        self._group = group
+        self._should_stop = should_stop
+        self._unreduced_loss = torch.zeros((), device=self.args.device)
         self._has_moved = False
         self._resumed_from = Kept()
+        self._saved_step = 0
+        self._step_of_epoch = 0
         self._started = time.perf_counter()
         # Makes Trainer count the labels of a step, over all accumulation steps and devices.
         self.model_accepts_loss_kwargs = True
+        self.add_callback(Beginning(self._begin))
 
     def train_or_resume(self) -> int:
-        """Train, from the newest complete checkpoint if there is one; return the first step."""
-        newest = self._checkpoints.newest()
+        """Train, from the newest complete checkpoint if there is one; return the first step.
+
+        Raises:
+            StoppedError: it was asked to stop, and did so with a checkpoint.
+        """
+        newest = self._group.from_first(self._checkpoints.newest)
         self._resumed_from = kept_in(newest) if newest else Kept()
+        self._draw_otherwise(newest)
         self._started = time.perf_counter()
         is_packed = self._plan.batching != Batching.PADDED
         with (
@@ -143,12 +167,37 @@ class AdapterTrainer(Trainer):
         """Return the seconds of training so far, including those up to the resumed checkpoint."""
         return self._resumed_from.seconds_training + time.perf_counter() - self._started
 
+    def _draw_otherwise(self, checkpoint: Path | None) -> None:
+        """Seed the random numbers, such as dropout's, of other processes than the first.
+
+        A checkpoint of as many processes has their states, which replace these.
+        """
+        if self._group.rank:
+            seed = (self.args.seed, self._group.rank, step_of(checkpoint) if checkpoint else 0)
+            set_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+
+    def _begin(self) -> None:
+        """Restore what Trainer 5.23 resets when it resumes; make up for an evaluation."""
+        # The next logged mean would lack the steps before the checkpoint.
+        self._tr_loss += self._resumed_from.unlogged_loss
+        self._globalstep_last_logged = self._resumed_from.last_logged_step
+        self._saved_step = self.state.global_step
+        if self._resumed_from.is_evaluation_due:
+            self._evaluate_late()
+
+    def _evaluate_late(self) -> None:
+        metrics = self.evaluate()
+        self._determine_best_metric(metrics, None)
+        self._resumed_from = self._resumed_from.model_copy(update={"is_evaluation_due": False})
+        # What is random goes on from where it was; the evaluation draws nothing.
+        newest = self._group.from_first(self._checkpoints.newest)
+        self._load_rng_state(str(newest))
+        self._save_checkpoint(self.model, None)
+
     def _run_epoch(self, **arguments: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        if self.state.global_step == self._initial_global_step:
-            # Trainer 5.23 restarts the sum of unlogged losses at 0 when it resumes; the next logged
-            # mean would lack the steps before the checkpoint.
-            self._tr_loss += self._resumed_from.unlogged_loss
-            self._globalstep_last_logged = self._resumed_from.last_logged_step
+        if self.state.global_step > self._initial_global_step:
+            self._stop_if_asked()
+        self._step_of_epoch = self.state.global_step
         # A run resumed from its last checkpoint is done, but Trainer would take one more step
         # before it checks.
         if self._is_done():
@@ -156,10 +205,38 @@ class AdapterTrainer(Trainer):
             return
         super()._run_epoch(**arguments)  # type: ignore[no-untyped-call]
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """Return the batches of an optimizer step, and the number of labels in all processes.
+
+        Before that, stop if asked to: all that belongs to the step before is done.
+        """
+        # At an epoch's first step the data loader has drawn from the random numbers already; and
+        # those of a resumed step are restored after this call.
+        if self.state.global_step > self._step_of_epoch:
+            self._stop_if_asked()
+        indices = list(islice(epoch_iterator, num_batches))
+        batches = iter(self._rows.batches(indices))
+        given, num_labels = super().get_batch_samples(batches, num_batches, device)
+        if self._group.size > 1:
+            counts = self._group.gather(float(num_labels or 0))
+            num_labels = torch.tensor(sum(counts), device=device)
+        return given, num_labels
+
+    def _stop_if_asked(self, *, is_evaluation_due: bool = False) -> None:
+        if not self._group.any(self._should_stop()):
+            return
+        step = self.state.global_step
+        if step != self._saved_step:
+            self._save_checkpoint(self.model, None, is_evaluation_due=is_evaluation_due)
+        raise StoppedError(f"stopped after step {step} of {self.state.max_steps}")
+
     def _is_done(self) -> bool:
         # As they were in the checkpoint: Trainer resets `self.control` when it begins to train.
         states: Any = self.state.stateful_callbacks
         stopped: bool = states["TrainerControl"]["args"]["should_training_stop"]
+        stopped |= self.control.should_training_stop  # by the evaluation that was made up for
         return stopped or self.state.global_step >= self.state.max_steps
 
     def create_optimizer(
@@ -187,18 +264,45 @@ class AdapterTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:  # noqa: ANN401, ARG002
         return self._order
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:  # noqa: ANN401 - Trainer's signature
-        return eval_dataset.in_order(self.args.eval_batch_size)
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ANN401
+    def _save_checkpoint(
+        self,
+        model: torch.nn.Module,
+        trial: Any,  # noqa: ANN401 - Trainer's signature
+        *,
+        is_evaluation_due: bool = False,
+    ) -> None:
         kept = Kept(
             seconds_training=self.seconds_training(),
             unlogged_loss=self._tr_loss.item(),
             last_logged_step=self._globalstep_last_logged,
+            is_evaluation_due=is_evaluation_due,
+            num_processes=self._group.size,
         )
-        with self._checkpoints.writing(self.state.global_step, kept):
-            super()._save_checkpoint(model, trial)
-        self._checkpoints.prune(self._num_checkpoints, self.state.best_global_step)
+        random_states = self._group.gather(self._random_state() if self._group.rank else b"")
+        if self._group.rank == 0:
+            step = self.state.global_step
+            with self._checkpoints.writing(step, kept) as folder:
+                super()._save_checkpoint(model, trial)
+                for rank, state in enumerate(random_states[1:], 1):
+                    (folder / _random_state_of(rank)).write_bytes(state)
+            self._checkpoints.prune(self._num_checkpoints, self.state.best_global_step)
+        best = self._group.from_first(lambda: self.state.best_model_checkpoint)
+        self.state.best_model_checkpoint = best
+        self._saved_step = self.state.global_step
+
+    def _random_state(self) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_rng_state(folder)
+            return (Path(folder) / _RANDOM_STATE).read_bytes()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._group.rank == 0 or checkpoint is None:
+            super()._load_rng_state(checkpoint)
+        elif self._resumed_from.num_processes == self._group.size:
+            with tempfile.TemporaryDirectory() as folder:
+                state = (Path(checkpoint) / _random_state_of(self._group.rank)).read_bytes()
+                (Path(folder) / _RANDOM_STATE).write_bytes(state)
+                super()._load_rng_state(folder)
 
     def training_step(
         self,
@@ -213,7 +317,20 @@ class AdapterTrainer(Trainer):
         for micro_batch in inputs["micro_batches"]:
             with noisy_embeddings(self.model, micro_batch, self._settings.neftune_noise_alpha):
                 loss += super().training_step(model, micro_batch, num_items_in_batch)
-        return loss
+        return loss if self._group.size == 1 else self._reduced(loss)
+
+    def _reduced(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the loss of all processes at the end of an optimizer step, and before that 0.
+
+        At that end the gradients become those of all processes, too.
+        """
+        self._unreduced_loss += loss
+        if not self.accelerator.sync_gradients:
+            return torch.zeros_like(loss)
+        training = [one for one in self.model.parameters() if one.requires_grad]
+        total = self._group.add_up(training, self._unreduced_loss)
+        self._unreduced_loss = torch.zeros_like(loss)
+        return total
 
     def compute_loss(
         self,
@@ -224,14 +341,13 @@ class AdapterTrainer(Trainer):
     ) -> Any:  # noqa: ANN401 - Trainer's signature
         """Return the micro-batch's summed loss, divided by the labels of the optimizer step.
 
-        The shares add up to the mean over all trained tokens, however the rows are split. Trainer
-        counts the labels over all devices, and the gradients are averaged over devices, hence the
-        factor `num_processes`.
+        The shares add up to the mean over all trained tokens, however the rows are split and dealt
+        out.
         """
         loss, _ = self._task.loss(model, inputs, self._plan)  # type: ignore[arg-type]
         if num_items_in_batch is None:
             num_items_in_batch = inputs["labels"].ne(IGNORED).sum()
-        loss = loss / num_items_in_batch * self.accelerator.num_processes
+        loss = loss / num_items_in_batch
         return (loss, None) if return_outputs else loss
 
     def evaluate(
@@ -254,7 +370,7 @@ class AdapterTrainer(Trainer):
         for name, one in given.items():
             num_before = sum(sizes[earlier] for earlier in found)
             found[name] = self._evaluated(one, num_before, sum(sizes.values()))
-        scores = self._scores(sum(found.values(), Evaluated()))
+        scores = self._scores(total(found.values()))
         if is_mixed:
             for name, part in found.items():
                 own = self._scores(part)
@@ -266,38 +382,44 @@ class AdapterTrainer(Trainer):
         )
         return metrics
 
-    def _evaluated(self, rows: Any, num_before: int, total: int) -> "Evaluated":  # noqa: ANN401 - Trainer's own type
+    def _evaluated(self, rows: Rows, num_before: int, num_in_all: int) -> Evaluated:
         """Return the summed loss and the predictions on held-out rows.
 
         Args:
             rows: the rows.
             num_before: rows of other sources that this evaluation is done with, for the callbacks.
-            total: rows of all sources.
+            num_in_all: rows of all sources.
         """
-        found = Evaluated()
+        found, done = Evaluated(), num_before
         with eval_mode(self.model), torch.no_grad():
-            for number, batch in enumerate(self.get_eval_dataloader(rows), 1):
-                for micro_batch in self._prepare_inputs(batch)["micro_batches"]:
-                    with self.compute_loss_context_manager():
-                        sums, guesses = self._task.loss(self.model, micro_batch, self._plan)
-                    if guesses is not None:
-                        found.expected += _labeled(micro_batch["labels"], micro_batch)
-                        found.predicted += _labeled(guesses, micro_batch)
-                    count = micro_batch["labels"].ne(IGNORED).sum()
-                    totals = self.accelerator.reduce(torch.stack([_exact(sums), _exact(count)]))
-                    found.loss += totals[0].item()
-                    found.num_labels += int(totals[1].item())
+            for indices in rows.in_order(self.args.eval_batch_size):
+                self._stop_if_asked(is_evaluation_due=True)
+                [batch] = rows.batches([indices])
+                for micro_batch in batch["micro_batches"]:
+                    found += self._evaluated_part(self._prepare_inputs(micro_batch))
+                done += len(indices)
                 self.control = self.callback_handler.call_event(
                     "on_prediction_step",
                     self.args,
                     self.state,
                     self.control,
-                    num_evaluated=num_before + min(number * self.args.eval_batch_size, len(rows)),
-                    num_held_out=total,
+                    num_evaluated=done,
+                    num_held_out=num_in_all,
                 )
-        return found
+        return total(self._group.gather(found))
 
-    def _scores(self, found: "Evaluated") -> dict[str, float]:
+    def _evaluated_part(self, micro_batch: MicroBatch) -> Evaluated:
+        with self.compute_loss_context_manager():
+            sums, guesses = self._task.loss(self.model, micro_batch, self._plan)
+        count = micro_batch["labels"].ne(IGNORED).sum()
+        return Evaluated(
+            _exact(sums).item(),
+            int(count.item()),
+            [] if guesses is None else _labeled(micro_batch["labels"], micro_batch),
+            [] if guesses is None else _labeled(guesses, micro_batch),
+        )
+
+    def _scores(self, found: Evaluated) -> dict[str, float]:
         names = list((self.model.config.id2label or {}).values())
         metrics = self._task.metrics(found.expected, found.predicted, names)
         return {"loss": found.loss / found.num_labels, **metrics}
@@ -334,6 +456,10 @@ class AdapterTrainer(Trainer):
     def _read_adapter(self, checkpoint: Path, model: Any) -> None:  # noqa: ANN401
         weights = load_weights(checkpoint / WEIGHTS_FILE)
         write_adapter(model, self.adapter_name, weights)
+
+
+def _random_state_of(rank: int) -> str:
+    return f"rng_state_{rank}.pth"
 
 
 def _exact(value: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """The engine's side of step 4: train the adapter, and verify that it and nothing else changed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from tasks.engine.adapters import (
     read_adapter,
     save_weights,
     weight_change,
+    weights_checksum,
     write_adapter,
 )
 from tasks.engine.base import release_memory
@@ -40,8 +41,10 @@ from tasks.engine.objectives import objective_of
 from tasks.engine.training.arguments import training_arguments
 from tasks.engine.training.callbacks import OnEvaluating, OnTraining, Pace, Watch
 from tasks.engine.training.checkpoints import Checkpoints
+from tasks.engine.training.group import ALONE, Group
 from tasks.engine.training.plan import planned, with_less_memory
-from tasks.engine.training.trainer import AdapterTrainer, Rows
+from tasks.engine.training.rows import Rows
+from tasks.engine.training.trainer import AdapterTrainer
 from tasks.errors import UserError, VerificationError
 from tasks.records import FileRecord, InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
 
@@ -62,6 +65,8 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     folder: Path,
     on_progress: OnTraining,
     on_evaluating: OnEvaluating | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    group: Group = ALONE,
 ) -> TrainedRecord:
     """Train the model's active adapter, resuming from the newest checkpoint in `folder`, if any.
 
@@ -73,6 +78,10 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         folder: for checkpoints and the trained weights.
         on_progress: called after every step and every log.
         on_evaluating: called after every batch of held-out rows.
+        should_stop: whether to save a checkpoint and stop; asked after every step, and after every
+            batch of held-out rows.
+        group: the processes that train together, each of which calls this function with the same
+            model; the first one writes to `folder`.
 
     Returns:
         The record of the trained weights, with losses in nats per label (a token of a language
@@ -83,6 +92,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
             the task, model or rows do not allow.
         AdapterflowError: out of memory even with the smallest micro-batches.
         UnwritableError: the disk is full, or `folder` is not writable.
+        StoppedError: it was asked to stop.
         VerificationError: no token is trained on, a loss is not finite, the adapter did not change,
             or the base did.
     """
@@ -91,11 +101,12 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     if not data.record.train.num_trained_tokens:
         raise VerificationError("no token of the training rows is trained on; see data.loss_on")
     watch = Watch(on_progress, on_evaluating)
-    state, plan, seconds = _trained(model, injected, data, settings, Checkpoints(folder), watch)
+    inputs = _Inputs(model, injected, data, settings, Checkpoints(folder), group, should_stop)
+    state, plan, seconds = _trained(inputs, watch)
     # Before the trained weights are written: what fails must leave no file that looks like them.
-    change = _verify(model, injected, state)
+    change = _verify(model, injected, state, group)
     weights = read_adapter(model, injected.lora.adapter_name)
-    file = save_weights(weights, folder / "trained" / WEIGHTS_FILE)
+    file = group.from_first(lambda: save_weights(weights, folder / "trained" / WEIGHTS_FILE))
     best = state.best_global_step if settings.load_best_model_at_end and data.eval else None
     curve = loss_curve(state)
     epochs = state.epoch or 0.0
@@ -137,23 +148,35 @@ def loss_curve(state: TrainerState) -> tuple[LossPoint, ...]:
     )
 
 
-def _trained(  # noqa: PLR0913 - a training run has that many parts
-    model: "PreTrainedModel",
-    injected: InjectedRecord,
-    data: PreparedData,
-    settings: TrainingSettings,
-    checkpoints: Checkpoints,
-    watch: Watch,
-) -> tuple[TrainerState, TrainingPlan, float]:
+class SmallerBatchesError(RuntimeError):
+    """Memory ran out in one of several processes, and the plan was changed accordingly."""
+
+
+class _Inputs(NamedTuple):
+    """What a training is a function of, and where it runs."""
+
+    model: "PreTrainedModel"
+    injected: InjectedRecord
+    data: PreparedData
+    settings: TrainingSettings
+    checkpoints: Checkpoints
+    group: Group
+    should_stop: Callable[[], bool]
+
+
+def _trained(inputs: _Inputs, watch: Watch) -> tuple[TrainerState, TrainingPlan, float]:
     """Train in micro-batches that fit into memory; return Trainer's state, the plan, and seconds.
 
     The seconds are those of all attempts that led to the result.
     """
-    plan = planned(checkpoints, model, injected, data, settings)
+    model, injected, data, settings, checkpoints, group, _ = inputs
+    plan = group.from_first(
+        lambda: planned(checkpoints, model, injected, data, settings, group.size)
+    )
     # The threads decide in which order a sum is rounded, so a resumed run must have as many.
     torch.set_num_threads(plan.num_threads)
     while True:
-        trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
+        trainer = _build_trainer(inputs, plan)
         trainer.add_callback(watch)
         try:
             trainer.train_or_resume()
@@ -165,6 +188,8 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
             return trainer.state, plan, trainer.seconds_training()
         del trainer  # with the optimizer's state, for which the next one needs the memory
         checkpoints.keep_plan(plan)
+        if group.size > 1:  # the others are in the midst of a step
+            raise SmallerBatchesError("out of memory; the next attempt has smaller micro-batches")
         _rewind(model, injected)
 
 
@@ -179,21 +204,21 @@ def _rewind(model: "PreTrainedModel", injected: InjectedRecord) -> None:
     release_memory()
 
 
-def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
-    model: "PreTrainedModel",
-    injected: InjectedRecord,
-    data: PreparedData,
-    settings: TrainingSettings,
-    plan: TrainingPlan,
-    checkpoints: Checkpoints,
-) -> AdapterTrainer:
-    rows = data.train.rows
-    held_out = Rows(data.eval.rows) if data.eval else None
+def _build_trainer(inputs: _Inputs, plan: TrainingPlan) -> AdapterTrainer:
+    model, injected, data, settings, checkpoints, group, should_stop = inputs
     task = objective_of(injected.lora.base.settings.task)
+    collate = task.make_batches(plan, data.renderer.tokenizer.pad_token_id or 0)
+
+    def shared(rows: Sequence[TokenizedRow]) -> Rows:
+        return Rows(rows, collate, plan.batching, group)
+
+    rows = data.train.rows
+    held_out = shared(data.eval.rows) if data.eval else None
     trainer = AdapterTrainer(
         adapter_name=injected.lora.adapter_name,
         settings=settings,
         task=task,
+        rows=shared(rows),
         order=row_order(
             row_lengths(rows),
             conversation_starts(rows),
@@ -206,39 +231,39 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
         num_checkpoints=settings.save_total_limit,
         plan=plan,
         initial=load_weights(injected.initial_weights.path),
-        eval_sources=_by_source(data.eval) if data.eval else {},
+        eval_sources={n: shared(one) for n, one in _by_source(data.eval)} if data.eval else {},
+        group=group,
+        should_stop=should_stop,
         model=model,
         args=training_arguments(
             settings, injected, checkpoints.folder, evaluates=held_out is not None
         ),
-        train_dataset=Rows(rows),
         eval_dataset=held_out,
-        data_collator=task.make_batches(plan, data.renderer.tokenizer.pad_token_id or 0),
     )
     # `Watch` replaces them: progress is shown in the terminal's own way and logged to MLflow.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if settings.early_stopping_patience and held_out:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
-    trainer.add_callback(Pace(60 * settings.checkpoint_minutes))
+    trainer.add_callback(Pace(60 * settings.checkpoint_minutes, group.any))
     return trainer
 
 
-def _by_source(split: TokenizedSplit) -> dict[str, Rows]:
-    """Return the rows of each source that has any, by its name."""
-    found = {}
+def _by_source(split: TokenizedSplit) -> Iterator[tuple[str, Sequence[TokenizedRow]]]:
+    """Yield the name and the rows of each source that has any."""
     for number, part in enumerate(split.record.by_source):
         places = np.flatnonzero(split.sources == number)
         if len(places):
-            found[part.name] = Rows(_at(split.rows, places))
-    return found
+            yield part.name, _at(split.rows, places)
 
 
 def _at(rows: Sequence[TokenizedRow], places: "np.ndarray") -> LazySequence[TokenizedRow]:
     return LazySequence(len(places), lambda at: rows[int(places[at])])
 
 
-def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerState) -> float:
+def _verify(
+    model: "PreTrainedModel", injected: InjectedRecord, state: TrainerState, group: Group
+) -> float:
     if not state.global_step:
         raise VerificationError("training took no optimizer step")
     initial = load_weights(injected.initial_weights.path)
@@ -253,6 +278,8 @@ def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerSt
         raise VerificationError("training left adapter weights that are not finite")
     if base_checksum(model) != injected.base_checksum:
         raise VerificationError("training changed weights of the base model, which must be frozen")
+    if len(set(group.gather(weights_checksum(trained)))) > 1:
+        raise VerificationError("the training's processes ended with different adapters")
     return change
 
 

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -236,21 +237,39 @@ def long_command(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> l
 
 
 @pytest.fixture(scope="module")
-def whole(long_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> ReportRecord:
-    """Return the report of that training when nothing interrupts it."""
-    home = str(tmp_path_factory.mktemp("home-of-the-whole"))
-    return _report(long_command, {**os.environ, "ADAPTERFLOW_HOME": home})
+def whole(
+    long_command: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], ReportRecord]:
+    """Return what reports that training in so many processes when nothing interrupts it."""
+
+    @cache
+    def trained(processes: int) -> ReportRecord:
+        home = str(tmp_path_factory.mktemp("whole"))
+        command = [*long_command, f"--set=launch.num_processes={processes}"]
+        return _report(command, {**os.environ, "ADAPTERFLOW_HOME": home})
+
+    return trained
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "processes"),
+    [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 1), (signal.SIGKILL, 1)],
+)
 def test_a_run_survives_what_kills_it(
-    number: signal.Signals, long_command: list[str], whole: ReportRecord, tmp_path: Path
+    number: signal.Signals,
+    processes: int,
+    long_command: list[str],
+    whole: Callable[[int], ReportRecord],
+    tmp_path: Path,
 ) -> None:
-    """Killed in mid-training, a run goes on from its checkpoint to the same weights."""
+    """Killed in mid-training, a run goes on from its checkpoint to the same weights.
+
+    What can be handled loses no step.
+    """
     environment = {**os.environ, "ADAPTERFLOW_HOME": str(tmp_path / "home")}
     killed = subprocess.Popen(  # Ctrl-C must reach it, which a shell's background job ignores
-        long_command,
+        [*long_command, f"--set=launch.num_processes={processes}"],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -269,10 +288,24 @@ def test_a_run_survives_what_kills_it(
     assert killed.returncode == (-9 if number is signal.SIGKILL else 1)
     if number is not signal.SIGKILL:
         assert err.splitlines()[-1].startswith("to resume: ")
+        assert _last_checkpoint(tmp_path / "home") == _last_step(tmp_path / "home")
     flow_run_id = _newest_flow_run(environment)
     resumed = _report([ADAPTERFLOW, "resume", flow_run_id, "--json"], environment)
-    assert resumed.trained.weights.sha256 == whole.trained.weights.sha256
-    assert resumed.trained.loss_curve == whole.trained.loss_curve
+    assert resumed.trained.weights.sha256 == whole(processes).trained.weights.sha256
+    assert resumed.trained.loss_curve == whole(processes).trained.loss_curve
+
+
+def _last_checkpoint(home: Path) -> int:
+    found = home.glob("outputs/*/checkpoints/checkpoint-*/complete.json")
+    return max(int(path.parent.name.removeprefix("checkpoint-")) for path in found)
+
+
+def _last_step(home: Path) -> int:
+    """Return the last step whose loss was logged."""
+    [journal] = home.glob("outputs/*/tracking/journal.jsonl")
+    operations = map(json.loads, journal.read_text().splitlines())
+    points = [point for one in operations for point in one["with"].get("points", ())]
+    return max(int(step) for name, _, _, step in points if name == "train/loss")
 
 
 def _report(command: Sequence[object], environment: dict[str, str]) -> ReportRecord:

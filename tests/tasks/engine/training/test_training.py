@@ -3,16 +3,15 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from engine_steps import (
     gpt2_base,
     injected,
-    loaded,
     prepared,
     qwen2_base,
+    rebuilt,
     train_here,
     trained,
     training,
@@ -20,14 +19,10 @@ from engine_steps import (
 
 from tasks.config import BaseModelSettings, LoraSettings
 from tasks.engine.adapters import adapter_state
-from tasks.engine.adapters.injection import reinject
 from tasks.engine.training.callbacks import TrainingProgress
 from tasks.engine.training.checkpoints import Checkpoints
 from tasks.errors import UserError, VerificationError
-from tasks.records import InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from tasks.records import LossPoint, TrainedRecord, TrainingPlan
 
 DROPOUT = LoraSettings(r=4, lora_dropout=0.3)
 WORSENING = training(max_steps=6, eval_steps=1, learning_rate=1.0, lr_scheduler_type="constant")
@@ -35,13 +30,6 @@ WORSENING = training(max_steps=6, eval_steps=1, learning_rate=1.0, lr_scheduler_
 
 class Killed(Exception):  # noqa: N818 - not an error of ours
     """What a training run dies of."""
-
-
-def rebuilt(record: InjectedRecord) -> "PreTrainedModel":
-    """Return the injected model as a new process builds it."""
-    model = loaded(Path(record.lora.base.location), record.lora.base.settings)[0]
-    reinject(model, record)
-    return model
 
 
 def kill_at(step: int) -> Callable[[TrainingProgress], None]:

@@ -1,0 +1,11 @@
+"""One training in several processes of this machine, started by torch's elastic launcher.
+
+The process of step 4 starts them with its input record, relays what the first of them reports, and
+gets the trained adapter's record. It holds no model meanwhile, and is the only one that signals,
+Prefect and MLflow reach.
+"""
+
+from tasks.launching.launcher import GroupResult, train_in_processes
+from tasks.launching.processes import check_processes, gpus, num_processes
+
+__all__ = ["GroupResult", "check_processes", "gpus", "num_processes", "train_in_processes"]

@@ -1,0 +1,108 @@
+"""Several processes train what one does, and whatever ends them, nothing is lost or left."""
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from chaos_ranks import RankChaos, ranks_in
+from engine_steps import injected, prepared, rebuilt, training
+
+from tasks import engine
+from tasks.config import LoraSettings, TrainingSettings
+from tasks.engine.adapters import load_weights
+from tasks.engine.training import TrainingProgress
+from tasks.errors import StoppedError
+from tasks.launching import train_in_processes
+from tasks.records import InjectedRecord, TrainedRecord
+
+pytestmark = pytest.mark.slow
+DROPOUT = LoraSettings(r=4, lora_dropout=0.3)
+
+
+def in_two(
+    record: InjectedRecord,
+    folder: Path,
+    settings: TrainingSettings,
+    on_progress: Callable[[TrainingProgress], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainedRecord:
+    """Train in two processes."""
+    data = prepared(record.lora.base, folder).record
+    checkpoints = folder / "checkpoints"
+    result = train_in_processes(
+        record, data, settings, checkpoints, 2, on_progress, should_stop=should_stop
+    )
+    return result.trained
+
+
+def losses(record: TrainedRecord) -> list[float]:
+    """Return all losses of the curve."""
+    both = [(point.train_loss, point.eval_loss) for point in record.loss_curve]
+    return [loss for pair in both for loss in pair if loss is not None]
+
+
+def test_two_processes_train_what_one_does(tiny_base: Path, tmp_path: Path) -> None:
+    """Equal losses, of training and evaluation, and equal weights, but for rounding."""
+    _, record = injected(tiny_base, tmp_path)
+    settings = training(
+        max_steps=20, learning_rate=1e-3, eval_steps=5, gradient_accumulation_steps=2
+    )
+    data = prepared(record.lora.base, tmp_path).record
+    one = engine.train_adapter(rebuilt(record), record, data, settings, tmp_path / "one" / "c")
+    seen: list[TrainingProgress] = []
+    two = in_two(record, tmp_path / "two", settings, seen.append)
+
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert two.best_step == one.best_step
+    weights = load_weights(one.weights.path)
+    others = load_weights(two.weights.path)
+    assert max((weights[key] - others[key]).abs().max() for key in weights) < 1e-4
+    assert [now.step for now in seen if not now.metrics] == list(range(1, 21))
+    assert not ranks_in(tmp_path)
+    assert not (tmp_path / "two" / "launch").exists()
+
+
+def test_a_training_that_is_stopped_ends_as_if_it_had_not_been(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """SIGTERM to its processes does nothing; stopped and resumed, the adapter is the same bytes.
+
+    Resumed in another number of processes it ends, too, and says so.
+    """
+    _, record = injected(tiny_base, tmp_path, DROPOUT)
+    settings = training(max_steps=40, eval_steps=3)
+    steps: list[int] = []
+
+    def signal_all(now: TrainingProgress) -> None:
+        if not steps:
+            for one in ranks_in(tmp_path / "whole"):
+                one.send_signal(signal.SIGTERM)
+        steps.append(now.step)
+
+    whole = in_two(record, tmp_path / "whole", settings, signal_all)
+    assert steps[-1] == 40
+    steps.clear()
+    cut = tmp_path / "cut"
+    with pytest.raises(StoppedError):
+        in_two(record, cut, settings, lambda now: steps.append(now.step), lambda: bool(steps))
+    shutil.copytree(cut, tmp_path / "other")
+    resumed = in_two(record, cut, settings, lambda now: steps.append(now.step))
+    assert sorted(set(steps)) == list(range(1, 41))
+    assert resumed.weights.sha256 == whole.weights.sha256
+    assert resumed.loss_curve == whole.loss_curve
+    assert not resumed.warnings
+
+    data = prepared(record.lora.base, tmp_path).record
+    checkpoints = tmp_path / "other" / "checkpoints"
+    alone = engine.train_adapter(rebuilt(record), record, data, settings, checkpoints)
+    assert alone.num_steps == 40
+    assert any("trained in 1 processes after 2" in one for one in alone.warnings)
+
+
+def test_killed_processes_lose_and_leave_nothing(tiny_base: Path, tmp_path: Path) -> None:
+    """Whichever process is killed: it is told, none is left, and the resumed adapter is equal."""
+    result = RankChaos(tiny_base, tmp_path, seed=0).run(6)
+    assert not result["failures"]
+    assert sum(tally["kills"] for tally in result["victims"].values()) >= 3
