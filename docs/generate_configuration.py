@@ -21,7 +21,7 @@ from tasks.config import (
     TrainVariantsConfig,
 )
 from tasks.config.mistakes import section_of
-from tasks.config.section import Section
+from tasks.config.section import Section, settings_in
 
 PAGE = Path(__file__).with_name("configuration.md")
 _COMMAND = "python -m docs.generate_configuration"
@@ -55,8 +55,8 @@ def page(current: str) -> str:
 def _tables() -> Iterator[str]:
     shown: set[type[Section]] = set()
     for config, title, commands in _COMMANDS:
-        inherited = config.__mro__[1].model_fields  # type: ignore[attr-defined]  # a Section, too
-        fresh = {name: one for name, one in config.model_fields.items() if name not in inherited}
+        inherited = settings_in(config.__mro__[1])
+        fresh = {name: one for name, one in settings_in(config).items() if name not in inherited}
         yield f"\n## {title}\n\nRead by {commands}.\n"
         yield from _section(config, fresh, "", shown)
 
@@ -65,7 +65,7 @@ def _section(
     config: type[Section], fields: Mapping[str, FieldInfo], path: str, shown: set[type[Section]]
 ) -> Iterator[str]:
     """Yield a table of the settings, then one table for each section that has none yet."""
-    schema = config.model_json_schema(by_alias=False)
+    schema = config.model_json_schema()
     inner = {name: section for name in fields if (section := section_of(config, name))}
     rows = [
         _row(name, field, schema, _reference(path, name) if name in inner else "")
@@ -79,7 +79,7 @@ def _section(
             shown.add(section)
             required = " Required." if fields[name].is_required() else ""
             yield f"\n### {path}{name}\n\n{_one_line(fields[name].description)}{required}\n"
-            yield from _section(section, section.model_fields, f"{path}{name}.", shown)
+            yield from _section(section, settings_in(section), f"{path}{name}.", shown)
 
 
 def _may_be_text(given: Mapping[str, Any]) -> bool:

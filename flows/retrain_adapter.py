@@ -1,6 +1,7 @@
 """The retraining flow: checked data, the six steps, a comparison, a decision, its consequence."""
 
 from contextlib import ExitStack
+from pathlib import Path
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -22,6 +23,7 @@ from tasks.retraining.check_retraining import check_retraining, is_outdated
 from tasks.retraining.comparison_report import proposal
 from tasks.retraining.decide_promotion import decide_promotion
 from tasks.retraining.evaluate_adapter import evaluate_adapter
+from tasks.retraining.find_champion import beginning_with, find_champion
 from tasks.retraining.promote_adapter import promote_adapter
 from tasks.retraining.publish_comparison import publish_comparison
 from tasks.retraining.register_adapter import register_adapter
@@ -56,20 +58,37 @@ def retrain_adapter(
         if config.decision.approval:
             check_can_wait()
         with being_alive(config) as folder, ExitStack() as device:
-            inputs = validate_inputs(config, folder)
-            checked = check_retraining(config, inputs.data)
+            inputs, checked = _checked(config, folder)
             if checked.unchanged_since is not None and not force:
                 return _completed(_skipped(config, checked))
             device.enter_context(device_slot(num_processes(config.launch)))
             # The run that had the device before may just have made a champion.
-            if not is_begun(folder) and is_outdated(checked, config, inputs.data):
-                checked = check_retraining.with_options(refresh_cache=True)(config, inputs.data)
+            if not is_begun(folder) and is_outdated(checked, config, inputs):
+                inputs, checked = _checked(config, folder, anew=True)
                 if checked.unchanged_since is not None and not force:
                     return _completed(_skipped(config, checked))
             return _completed(_retrained(config, inputs, checked, redo_from, device))
     except UserError as mistake:
         # As the state's message it is what the UI shows: the user needs no traceback.
         return Failed(message=str(mistake), data=mistake)
+
+
+def _checked(
+    config: RetrainAdapterConfig, folder: Path, *, anew: bool = False
+) -> tuple[InputsRecord, CheckedRecord]:
+    """Validate the inputs, and check them beside what the registry has.
+
+    Args:
+        config: of the retraining.
+        folder: the run's.
+        anew: whether to ask the registry again, although a record has what it answered.
+    """
+    begun = config
+    if config.registry.continue_champion:
+        find = find_champion.with_options(refresh_cache=anew)
+        begun = beginning_with(find(config.registry, config.tracking), config)
+    inputs = validate_inputs(begun, folder)
+    return inputs, check_retraining.with_options(refresh_cache=anew)(config, inputs)
 
 
 def _completed(record: RetrainedRecord) -> State[RetrainedRecord]:
@@ -98,11 +117,13 @@ def _retrained(
     device: ExitStack,
 ) -> RetrainedRecord:
     data = inputs.data
-    with tracked_run(config, data) as run, redoing(run, redo_from):
+    with tracked_run(config, inputs) as run, redoing(run, redo_from):
         report = six_steps(config, inputs, run)
         saved = report.saved
         version = register_adapter(saved, data, checked, config.registry, run)
-        evaluated = evaluate_adapter(saved, version, checked, config.evaluation, config.data, run)
+        evaluated = evaluate_adapter(
+            saved, version, checked, config.evaluation, config.decision.older, config.data, run
+        )
         # The next run may use the device: an approval can take hours.
         device.close()
         decision = decide_promotion(evaluated, checked, config.decision, config.seed, run)

@@ -57,13 +57,13 @@ def train_adapter(
         check_own_proof(config)
         with being_alive(config) as folder:
             inputs = validate_inputs(config, folder)
-            if skip_unchanged and (earlier := trained_before(config, inputs.data)):
+            if skip_unchanged and (earlier := trained_before(config, inputs)):
                 return _skipped(earlier)
             with device_slot(num_processes(config.launch)):
                 # Once more: the run that had the device before may just have trained it.
-                if skip_unchanged and (earlier := trained_before(config, inputs.data)):
+                if skip_unchanged and (earlier := trained_before(config, inputs)):
                     return _skipped(earlier)
-                with tracked_run(config, inputs.data) as run, redoing(run, redo_from):
+                with tracked_run(config, inputs) as run, redoing(run, redo_from):
                     return six_steps(config, inputs, run)
     except UserError as mistake:
         # As the state's message it is what the UI shows: the user needs no traceback.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tasks.config import RowFormat, TrainAdapterConfig
 from tasks.durability.run_folder import check_output_folder
 from tasks.durability.step import step
-from tasks.engine.adapters import resolve_lora
+from tasks.engine.adapters import check_source_tokenizer, prompted_otherwise, resolve_lora
 from tasks.engine.base import (
     check_files,
     check_local_weights,
@@ -28,16 +28,20 @@ from tasks.engine.preparation import TEXTS, prepare_data
 from tasks.engine.training import check_training_settings
 from tasks.errors import PassingError, UserError
 from tasks.launching import check_processes
+from tasks.inference.adapter_to_continue import kept_source
 from tasks.records import (
     BaseSource,
     DataRecord,
     InputsRecord,
     ResolvedLora,
+    SourceRecord,
     SplitRecord,
+    source_in,
     tokens_in,
 )
 from tasks.runtime.libraries import import_libraries, import_libraries_of_checks
 from tasks.runtime.progress import logger, progress
+from tasks.tracking import is_mlflow_uri
 
 
 @step
@@ -51,7 +55,7 @@ def validate_inputs(config: TrainAdapterConfig, run_folder: Path) -> InputsRecor
         UserError: some input can't work.
         AdapterflowError: the tokens can't be written.
     """
-    base, lora, prepared = check_inputs(config, tokens_in(run_folder))
+    base, lora, prepared = check_inputs(config, run_folder)
     data = prepared.record
     _report(data)
     if warning := _limited_by_positions(base, data):
@@ -67,19 +71,20 @@ class CheckedInputs(NamedTuple):
     data: PreparedData
 
 
-def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
+def check_inputs(config: TrainAdapterConfig, run_folder: Path) -> CheckedInputs:
     """Validate all that can be validated without the model's weights; return what was found.
 
     Args:
         config: the training's configuration.
-        folder: where the token files are written.
+        run_folder: where the token files are written, and a copy of the adapter to begin with.
 
     Raises:
         UserError: some input can't work.
     """
     check_processes(config.launch, config.training)
-    # The rows come before the base, as finding a GGUF base converts it, which takes minutes.
     wanted = config.base_model
+    source = kept_source(config.lora, config.tracking, source_in(run_folder))
+    # The rows come before the base, as finding a GGUF base converts it, which takes minutes.
     sets = read_examples(config.data, config.seed, wanted.task, wanted.labels)
     check_output_folder(config)
     read_chat_template(config.data.chat_template)
@@ -93,10 +98,14 @@ def check_inputs(config: TrainAdapterConfig, folder: Path) -> CheckedInputs:
     check_files(wanted)
     start_trials()  # beside the imports
     import_libraries_of_checks()
-    base, lora = _checked_base(config, sets.labels)
+    base = _checked_base(config, sets.labels)
+    lora = _resolved(config, base, source)
     with progress("tokenized row") as shown:
+        folder = tokens_in(run_folder)
         data = prepare_data(sets, config.data, config.seed, base, folder, shown.at)
     check_processes(config.launch, config.training, data.record.train.num_rows)
+    if source and (other := tuple(prompted_otherwise(source, data.record))):
+        lora = lora.model_copy(update={"warnings": (*lora.warnings, *other)})
     return CheckedInputs(base, lora, data)
 
 
@@ -116,7 +125,9 @@ def check_base_early(config: TrainAdapterConfig, row_formats: Sequence[RowFormat
     with suppress(PassingError):
         # The rows' classes are not known yet; how many there are does not matter here.
         labels = config.base_model.labels or (() if generates else ("no", "yes"))
-        base, _ = _checked_base(config, labels)
+        base = _checked_base(config, labels)
+        if not is_mlflow_uri(config.lora.from_ or ""):  # of which the run makes a copy
+            _resolved(config, base)
         template = read_chat_template(config.data.chat_template)
         tokenizer = tokenizer_of(base, template)
         end_ids(base.location, base.revision)
@@ -124,16 +135,24 @@ def check_base_early(config: TrainAdapterConfig, row_formats: Sequence[RowFormat
             choose_template(config.data.template, tokenizer, is_text=row_format in TEXTS)
 
 
-def _checked_base(
-    config: TrainAdapterConfig, labels: Sequence[str]
-) -> tuple[BaseSource, ResolvedLora]:
+def _checked_base(config: TrainAdapterConfig, labels: Sequence[str]) -> BaseSource:
     base = find_base(config.base_model, labels)
     check_local_weights(base)
     tokenizer_of(base)
+    return base
+
+
+def _resolved(
+    config: TrainAdapterConfig, base: BaseSource, source: SourceRecord | None = None
+) -> ResolvedLora:
+    """Resolve the LoRA configuration, and check what has to fit it."""
     import_libraries()  # PEFT, and what the rest of the run needs
-    lora = resolve_lora(config.lora, base)
+    lora = resolve_lora(config.lora, base, source)
+    if lora.source:
+        template = read_chat_template(config.data.chat_template)
+        check_source_tokenizer(lora.source, tokenizer_of(base, template))
     check_training_settings(config.training, lora, base)
-    return base, lora
+    return lora
 
 
 def _limited_by_positions(base: BaseSource, record: DataRecord) -> str | None:

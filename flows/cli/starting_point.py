@@ -20,7 +20,7 @@ from flows.cli.starting_data import StartingData
 from tasks.config.base_model import Task
 from tasks.config.data import RowFormat
 from tasks.config.mistakes import validation_message
-from tasks.config.section import Section
+from tasks.config.section import Section, settings_in
 from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
@@ -121,7 +121,7 @@ def _section(
     config: TrainAdapterConfig, name: str, given: Mapping[str, Any], data: StartingData
 ) -> str:
     section: Section = getattr(config, name)
-    values, fields = section.model_dump(mode="json"), type(section).model_fields
+    values, fields = section.model_dump(mode="json"), settings_in(type(section))
     lines = [_line(key, given[key], fields[key]) for key in given]
     if name == "data":
         lines += _other_columns(data, has_evaluation="evaluation" in type(config).model_fields)

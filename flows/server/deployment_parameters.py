@@ -16,7 +16,7 @@ from tasks.config import (
     TrainVariantsConfig,
 )
 from tasks.config.reading import read_settings
-from tasks.config.section import Section
+from tasks.config.section import Section, settings_in
 
 CONFIGURATIONS: dict[str, type[Section]] = {
     "train-adapter": TrainAdapterConfig,
@@ -62,7 +62,7 @@ def default_parameters(flow: str) -> dict[str, Any]:
 
 def _defaults(section: type[Section]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, field in section.model_fields.items():
+    for name, field in settings_in(section).items():
         kind = field.annotation
         if not field.is_required():
             found[name] = to_jsonable_python(field.get_default(call_default_factory=True))

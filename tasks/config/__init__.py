@@ -14,7 +14,12 @@ from tasks.config.data import (
     Template,
     Turns,
 )
-from tasks.config.decision import ApprovalSettings, DecisionSettings, OnTimeout
+from tasks.config.decision import (
+    ApprovalSettings,
+    DecisionSettings,
+    OlderRowsSettings,
+    OnTimeout,
+)
 from tasks.config.evaluation import AnswerKind, EvaluationSettings, OnLeakage
 from tasks.config.inference import InferenceSettings
 from tasks.config.launch import LaunchSettings
@@ -57,6 +62,7 @@ __all__ = [
     "LoraInit",
     "LoraSettings",
     "LossOn",
+    "OlderRowsSettings",
     "OnLeakage",
     "OnLostAnswer",
     "OnTimeout",

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from tasks.config.adapter_name import AdapterName
 from tasks.config.data import Template
-from tasks.config.hub_ids import is_hub_id
+from tasks.config.hub_ids import is_hub_id, with_revision
 from tasks.config.section import Section
 from tasks.runtime.paths import exists
 
@@ -42,9 +42,8 @@ class AdapterSettings(Section):
         source = given.get("source") if isinstance(given, dict) else None
         if not isinstance(source, str) or given.get("revision") or exists(source):
             return given
-        name, _, revision = source.partition("@")
-        is_pinned = is_hub_id(name) and revision
-        return {**given, "source": name, "revision": revision} if is_pinned else given
+        name, revision = with_revision(source)
+        return {**given, "source": name, "revision": revision} if revision else given
 
     @model_validator(mode="after")
     def _revision_needs_a_hub_id(self) -> Self:

@@ -1,9 +1,11 @@
 """The decision's settings: what a challenger must achieve to become the champion."""
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import AfterValidator, ConfigDict, Field
 
+from tasks.config.columns import ColumnNames
 from tasks.config.section import Section
 
 _MINUTES_PER_YEAR = 365 * 24 * 60
@@ -32,6 +34,38 @@ class ApprovalSettings(Section):
     promoted (`promote`)."""
 
 
+def _check_guards(guards: dict[str, float]) -> dict[str, float]:
+    for metric, tolerated in guards.items():
+        if not 0 <= tolerated <= _MOST:
+            raise ValueError(
+                f"the guard {metric} tolerates {tolerated:g}; give how much worse the metric "
+                f"may get, 0 to {_MOST:g}"
+            )
+    return guards
+
+
+Guards = Annotated[dict[str, float], AfterValidator(_check_guards)]
+
+
+class OlderRowsSettings(Section):
+    """Rows of an earlier time, on which a challenger may not fall below the champion."""
+
+    model_config = ConfigDict(title="Older rows")
+
+    rows: str = Field(min_length=1)
+    """A file of held-out rows with answers, as `evaluation.rows`, of what the champion knows."""
+
+    columns: ColumnNames = Field(default_factory=dict)
+    """Columns that have other names in that file, as in `data.columns`."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """The sha256 of that file; a file with any other content is refused."""
+
+    guards: Guards = Field(min_length=1)
+    """Metrics on these rows, each with how much worse than the champion's it may be, such as
+    `{accuracy: 0.02}`."""
+
+
 class DecisionSettings(Section):
     """When a challenger beats the champion, or the base as long as there is no champion."""
 
@@ -56,20 +90,13 @@ class DecisionSettings(Section):
     bootstrap_samples: int = Field(default=2000, ge=100, le=1_000_000)
     """Number of bootstrap resamples of the held-out rows that the interval is computed from."""
 
-    guards: dict[str, float] = Field(default_factory=dict)
+    guards: Guards = Field(default_factory=dict)
     """Metrics that may not get worse, each with the deterioration that is tolerated, such as
     `{loss: 0.02}`."""
 
+    older: OlderRowsSettings | None = None
+    """A guard against forgetting: a fixed file of older rows that champion and challenger answer,
+    too. Without a champion there is nothing to forget."""
+
     approval: ApprovalSettings | None = None
     """Ask a person for approval before a promotion; by default no approval is needed."""
-
-    @field_validator("guards")
-    @classmethod
-    def _worse_is_not_negative(cls, guards: dict[str, float]) -> dict[str, float]:
-        for metric, tolerated in guards.items():
-            if not 0 <= tolerated <= _MOST:
-                raise ValueError(
-                    f"the guard {metric} tolerates {tolerated:g}; give how much worse the metric "
-                    f"may get, 0 to {_MOST:g}"
-                )
-        return guards

@@ -15,6 +15,12 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(_PATTERN, source) is not None and not is_refused
 
 
+def with_revision(source: str) -> tuple[str, str | None]:
+    """Return the Hub id and the revision of `org/name@revision`; any other source as it is."""
+    name, _, revision = source.partition("@")
+    return (name, revision) if is_hub_id(name) and revision else (source, None)
+
+
 def _checked(source: str) -> str:
     if not is_hub_id(source):
         raise ValueError(f"{source!r} is not a Hub id; write it as org/name")

@@ -2,9 +2,16 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tasks.config.adapter_name import AdapterName
 from tasks.config.section import Section
@@ -32,6 +39,8 @@ LayerNumber = Annotated[int, Field(le=100_000)]
 
 DEFAULT_RANK = 16
 """Of LoRA."""
+_LEFT_OPEN: tuple[object, ...] = (None, "auto", [], {})
+"""Values of settings that leave the choice to what is resolved later."""
 
 
 class LoraSettings(Section):
@@ -42,6 +51,11 @@ class LoraSettings(Section):
 
     adapter_name: AdapterName = "default"
     """The adapter's name in the model, and the name of its folder."""
+
+    from_: str | None = Field(title="Begin with", alias="from", default=None, min_length=1)
+    """An adapter to begin with instead of a fresh one: a folder, a Hub id (`org/name`, or
+    `org/name@revision`), or an MLflow URI, as `source` of `predict`. Settings of this section that
+    are not set are taken from it; those that are set must be as it has them."""
 
     method: str = Field(default="lora", pattern=r"^\w{1,40}$")
     """`lora`, or another method of the installed PEFT that replaces layers, such as `ia3`, `loha`,
@@ -106,6 +120,29 @@ class LoraSettings(Section):
     def rank(self) -> int | None:
         """The rank that `r` stands for; None if another method than LoRA has its own default."""
         return self.r or (DEFAULT_RANK if self.method == "lora" else None)
+
+    @property
+    def chosen(self) -> frozenset[str]:
+        """The settings that are set, and not to what leaves the choice open."""
+        return frozenset(n for n in self.model_fields_set if getattr(self, n) not in _LEFT_OPEN)
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what `from` determines, so that it is still unset where this is read again."""
+        written: dict[str, Any] = handler(self)
+        if self.from_ is None:
+            return written
+        unset = type(self).model_fields.keys() - self.model_fields_set
+        return {name: value for name, value in written.items() if name not in unset}
+
+    @model_validator(mode="after")
+    def _a_start_has_no_initialization(self) -> Self:
+        if self.from_ is not None and self.init_lora_weights is not LoraInit.DEFAULT:
+            raise ValueError(
+                f"init_lora_weights is {self.init_lora_weights.value}, which says how a fresh "
+                f"adapter begins, and from is {self.from_!r}; remove one of them"
+            )
+        return self
 
     @field_validator("method")
     @classmethod

@@ -12,7 +12,7 @@ import pydantic
 from pydantic_core import ErrorDetails
 
 from tasks.config.likeness import nearest_setting
-from tasks.config.section import Section
+from tasks.config.section import Section, settings_in
 from tasks.errors import shortened
 from tasks.runtime.addresses import masked
 
@@ -45,12 +45,12 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 def sections(config: Config) -> tuple[str, ...]:
     """Return the names of the settings that are sections."""
-    return tuple(name for name in config.model_fields if section_of(config, name))
+    return tuple(name for name in settings_in(config) if section_of(config, name))
 
 
 def section_of(config: Config, name: str) -> Config | None:
     """Return the section class of a setting, also within a list or union; None if it has none."""
-    possible = [config.model_fields[name].annotation]
+    possible = [settings_in(config)[name].annotation]
     for one in possible:
         possible += typing.get_args(one)
     return next((x for x in possible if isinstance(x, type) and issubclass(x, Section)), None)
@@ -93,17 +93,17 @@ def unknown_setting(config: Config, path: str) -> str | None:
     """
     section, parts = config, path.split(".")
     for number, part in enumerate(parts, start=1):
-        if part not in section.model_fields:
+        if part not in settings_in(section):
             return _unknown(config, ".".join(parts[:number]), part)
         if not _is_section(section, part):
             return None
         section = section_of(section, part) or section
-    return f"{path} is a section; name one of its settings: {', '.join(section.model_fields)}"
+    return f"{path} is a section; name one of its settings: {', '.join(settings_in(section))}"
 
 
 def _is_section(config: Config, name: str) -> bool:
     """Return whether a setting is nothing but a section."""
-    annotation = config.model_fields[name].annotation
+    annotation = settings_in(config)[name].annotation
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
@@ -150,7 +150,7 @@ def _line(config: Config, path: str, errors: list[ErrorDetails]) -> str:
             where = f"{path}: " if path else ""  # no path: two sections contradict each other
             return where + first["msg"].removeprefix("Value error, ")
         case "model_type":
-            names = ", ".join(_section(config, path).model_fields)
+            names = ", ".join(settings_in(_section(config, path)))
             return f"{path} is {_shown(first['input'])}; it must be a mapping of {names}"
     possible = " or ".join(re.sub(r"^\w+ should ", "", one["msg"]) for one in errors)
     possible = possible.replace(" or be ", " or ")
@@ -170,11 +170,11 @@ def _shown(value: object) -> str:
 def _missing(config: Config, path: str) -> list[str]:
     """Return a line for each required setting: if `data` is missing, `data.train` is."""
     section, name = path.rpartition(".")[::2]
-    field = _section(config, section).model_fields[name]
+    field = settings_in(_section(config, section))[name]
     alone = f"{path} is missing: {' '.join((field.description or '').split())}"
     if path not in sections(config):
         return [alone]
-    inner = _section(config, path).model_fields
+    inner = settings_in(_section(config, path))
     required = [f"{path}.{name}" for name, one in inner.items() if one.is_required()]
     if not required:
         return [f"{alone} Settings of {path}: {', '.join(inner)}"]
@@ -183,7 +183,7 @@ def _missing(config: Config, path: str) -> list[str]:
 
 def _unknown(config: Config, path: str, name: str) -> str:
     section = path.removesuffix(name).rstrip(".")
-    names = list(_section(config, section).model_fields)
+    names = list(settings_in(_section(config, section)))
     prefix = f"{section}." if section else ""
     outer, _, inner = name.rpartition(".")
     if inner in _fields(config, prefix + outer):
@@ -202,9 +202,9 @@ def _setting_meant(config: Config, name: str, prefix: str, names: list[str]) -> 
     elsewhere = {
         leaf: f"{section}.{leaf}"
         for section in sections(config)
-        for leaf in _section(config, section).model_fields
+        for leaf in settings_in(_section(config, section))
     }
-    elsewhere |= {top: top for top in config.model_fields}
+    elsewhere |= {top: top for top in settings_in(config)}
     if name in elsewhere:
         return elsewhere[name]
     if here := nearest_setting(name, names):
@@ -216,16 +216,16 @@ def _setting_meant(config: Config, name: str, prefix: str, names: list[str]) -> 
 def _fields(config: Config, path: str) -> tuple[str, ...]:
     """Name the settings of what may be a section."""
     for part in path.split("."):
-        section = section_of(config, part) if part in config.model_fields else None
+        section = section_of(config, part) if part in settings_in(config) else None
         if section is None:
             return ()
         config = section
-    return tuple(config.model_fields)
+    return tuple(settings_in(config))
 
 
 def _section(config: Config, path: str) -> Config:
     """Return the section at a dotted path, in which list indices are ignored."""
     for part in filter(None, path.split(".")):
-        if not part.isdigit() and part in config.model_fields:  # else a key of a mapping
+        if not part.isdigit() and part in settings_in(config):  # else a key of a mapping
             config = section_of(config, part) or config
     return config

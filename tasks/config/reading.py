@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from tasks.config.adapter import AdapterSettings
-from tasks.config.hub_ids import is_hub_id
+from tasks.config.hub_ids import is_hub_id, with_revision
 from tasks.config.likeness import nearest_file
 from tasks.config.location import is_address
 from tasks.config.mistakes import mistakes_in, sections
@@ -35,15 +35,19 @@ _OVERRIDE = re.compile(r"^([\w-]+(?:\.[\w-]+)*)=(.*)$", re.DOTALL)
 _LOCATIONS = (
     ("base_model", "source"),
     ("adapters", "source"),
+    ("lora", "from"),
     ("data", "train"),
     ("data", "train", "path"),
     ("data", "eval"),
     ("data", "chat_template"),
     ("evaluation", "rows"),
+    ("decision", "older", "rows"),
     ("input",),
     ("output",),
 )
-_MODELS = {"base_model", "adapters"}
+_MODELS = {"base_model", "adapters", "lora"}
+_ADAPTERS = {"adapters", "lora"}
+"""The sections whose Hub ids may end in `@revision`."""
 _MAX_BYTES = 2_000_000
 """Of a configuration: the 500,000 characters that `parse_yaml` takes, at UTF-8's 4 bytes each."""
 _MAX_PARTS = 10
@@ -278,8 +282,16 @@ def _settings_by_path(variants: object) -> Iterator[dict[str, Any]]:
 
 
 def _located_setting(key: tuple[str, ...], given: object, folder: Path) -> object:
+    if key[0] in _ADAPTERS and isinstance(given, str) and _is_pinned(given, folder):
+        return given
     is_data, is_file = not _MODELS & set(key[:-1]), key[-1] in _FILES
     return _located(given, folder, is_data=is_data, is_file=is_file)
+
+
+def _is_pinned(source: str, folder: Path) -> bool:
+    """Return whether a source is a Hub id with its revision, and not a path."""
+    _, revision = with_revision(source)
+    return revision is not None and not exists(folder / source)
 
 
 def _located(given: object, folder: Path, *, is_data: bool, is_file: bool) -> object:

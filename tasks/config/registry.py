@@ -13,3 +13,7 @@ class RegistrySettings(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     """Name of the registered model in MLflow. Its aliases are `champion`, `challenger` and
     `previous` (the former champion), so that the best adapter is `models:/NAME@champion`."""
+
+    continue_champion: bool = False
+    """Begin with the champion, where there is one, instead of a fresh adapter: the rows are learned
+    in addition to what it has learned."""

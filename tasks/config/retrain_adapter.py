@@ -1,12 +1,12 @@
 """The configuration of the retraining flow: that of a training, and how its adapter is judged."""
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, model_validator
 
 from tasks.config.decision import DecisionSettings
 from tasks.config.evaluation import EvaluationSettings
-from tasks.config.lora import Bias
+from tasks.config.lora import Bias, LoraInit
 from tasks.config.registry import RegistrySettings
 from tasks.config.train_adapter import TrainAdapterConfig
 
@@ -17,12 +17,12 @@ class RetrainAdapterConfig(TrainAdapterConfig):
     model_config = ConfigDict(title="Retrain an adapter")
 
     # The base is identified by its fingerprint, which does not depend on its name.
-    _without_effect: ClassVar[dict[str, bool | set[str]]] = {
+    _without_effect: ClassVar[dict[str, Any]] = {
         **TrainAdapterConfig._without_effect,  # noqa: SLF001 - its own class's
         "base_model": {"source", "revision", "hub_id"},
         "evaluation": {"rows", "batch_size"},
-        "decision": {"approval"},
-        "registry": True,
+        "decision": {"approval": True, "older": {"rows"}},
+        "registry": {"name"},
     }
 
     evaluation: EvaluationSettings
@@ -33,6 +33,23 @@ class RetrainAdapterConfig(TrainAdapterConfig):
 
     registry: RegistrySettings
     """The registered model in MLflow."""
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if not self.registry.continue_champion:
+            return self
+        if self.lora.from_ is not None:
+            raise ValueError(
+                f"registry.continue_champion begins with the champion, and lora.from with "
+                f"{self.lora.from_!r}; remove one of them"
+            )
+        if self.lora.init_lora_weights in (LoraInit.PISSA, LoraInit.OLORA):
+            raise ValueError(
+                f"lora.init_lora_weights {self.lora.init_lora_weights.value} saves an adapter of "
+                "twice the rank, so that a challenger continued from it would not have the rank "
+                "that is configured; remove it, or registry.continue_champion"
+            )
+        return self
 
     @model_validator(mode="after")
     def _base_stays_as_it_is(self) -> Self:

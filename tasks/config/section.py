@@ -13,6 +13,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticKnownError
 
@@ -71,6 +72,8 @@ class Section(BaseModel):
         # Longer than any path. What takes a library long to read is refused before.
         str_max_length=10_000,
         field_title_generator=_title,
+        # A setting whose name Python reserves has an alias, which is its name everywhere else.
+        serialize_by_alias=True,
     )
 
     former_names: ClassVar[Mapping[str, str]] = {}
@@ -132,9 +135,18 @@ class Section(BaseModel):
     ) -> JsonSchemaValue:
         """Return the schema, with a title and a one-line description for each field."""
         schema = handler(core_schema)
+        fields = settings_in(cls)
         for name, field in handler.resolve_ref_schema(schema).get("properties", {}).items():
             # For a nested section or an enum, pydantic 2 takes both from its class instead.
-            field.setdefault("title", cls.model_fields[name].title or _title(name, None))
-            described = field.get("description") or cls.model_fields[name].description or ""
+            field.setdefault("title", fields[name].title or _title(name, None))
+            described = field.get("description") or fields[name].description or ""
             field["description"] = " ".join(described.split())
         return schema
+
+
+def settings_in(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a section by the names that users write, in their order.
+
+    The name of `LoraSettings.from_` is `from`, which Python reserves.
+    """
+    return {field.alias or name: field for name, field in section.model_fields.items()}

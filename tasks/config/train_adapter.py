@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -23,10 +23,11 @@ class TrainAdapterConfig(Section):
     model_config = ConfigDict(title="Train an adapter")
 
     # Locations and reporting don't change the adapter; what files contain is identified by hashes.
-    _without_effect: ClassVar[dict[str, bool | set[str]]] = {
+    _without_effect: ClassVar[dict[str, Any]] = {
         "data": {"train", "eval", "where", "chat_template"},
         "training": {"termination_seconds"},
         "launch": True,
+        "lora": {"from_"},
         "inference": True,
         "output": True,
         "tracking": True,

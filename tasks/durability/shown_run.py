@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import (
 from prefect.runtime import flow_run
 
 from tasks.config import TrainAdapterConfig, TrainVariantsConfig
-from tasks.records import DataRecord, RunRecord, SplitRecord
+from tasks.records import DataRecord, RunRecord, SourceRecord, SplitRecord
 from tasks.runtime.links import link_to_prefect
 from tasks.runtime.progress import logger
 from tasks.tracking import mlflow_run_id, run_url, ui_command
@@ -21,10 +21,18 @@ from tasks.tracking import mlflow_run_id, run_url, ui_command
 _LINK = "mlflow-run"
 
 
-def about(config: TrainAdapterConfig, data: DataRecord) -> dict[str, str]:
+def about(
+    config: TrainAdapterConfig, data: DataRecord, source: SourceRecord | None
+) -> dict[str, str]:
     """Return the lines of a run's description that are known before its first step."""
     base = config.base_model.hub_id or config.base_model.source
-    return {**about_data(data), "Base": f"`{base}`", "Prefect run": link_to_prefect()}
+    lines = {**about_data(data), "Base": f"`{base}`", **about_source(source)}
+    return {**lines, "Prefect run": link_to_prefect()}
+
+
+def about_source(source: SourceRecord | None) -> dict[str, str]:
+    """Return the line of a description that says which adapter was continued, if one was."""
+    return {"Begins with": f"`{source.reference}`"} if source else {}
 
 
 def about_set(config: TrainVariantsConfig) -> dict[str, str]:

@@ -24,7 +24,15 @@ from tasks.durability.unchanged import (
 )
 from tasks.engine.data.splits import odd_text
 from tasks.errors import UserError
-from tasks.records import DataRecord, RunRecord, SplitRecord, tokens_in
+from tasks.records import (
+    DataRecord,
+    InputsRecord,
+    RunRecord,
+    SourceRecord,
+    SplitRecord,
+    source_in,
+    tokens_in,
+)
 from tasks.runtime import home
 from tasks.runtime.progress import logger
 from tasks.tracking import (
@@ -41,6 +49,9 @@ from tasks.tracking import (
 
 _SECONDS_FOR_EARLIER_RUNS = 5.0
 _SECONDS_FOR_THE_LOCK = 10.0
+_SOURCE_PARAM = "lora/from_sha256"
+_SOURCE_TAG = "adapterflow.begins_with"
+"""Tag: the adapter that the run begins with, where it is not a fresh one."""
 _RECORDED_VERSIONS = ("adapterflow", "torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -68,22 +79,25 @@ def being_alive(config: TrainAdapterConfig) -> Iterator[Path]:
 
 def _remove_unbegun(folder: Path) -> None:
     if not is_begun(folder):
-        shutil.rmtree(tokens_in(folder), ignore_errors=True)
+        for made in (tokens_in(folder), source_in(folder)):
+            shutil.rmtree(made, ignore_errors=True)
         with suppress(OSError):  # not empty, or not there
             folder.rmdir()
 
 
 @contextmanager
-def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRecord]:
+def tracked_run(config: TrainAdapterConfig, inputs: InputsRecord) -> Iterator[RunRecord]:
     """Open this flow run's MLflow run, and end it FINISHED, FAILED or KILLED.
 
     A user's mistake in a new run leaves no run and no folder, unless training had begun.
 
     Raises:
-        UserError: the run is resumed with other rows than it began with.
+        UserError: the run is resumed with other rows, or another adapter to begin with, than it
+            began with.
     """
     folder = _own_folder(config)
     is_new = not is_begun(folder)
+    data, source = inputs.data, inputs.lora.source
     rows = rows_sha256(data)
     # Without its token files, which are removed in time, a resumed run has read the rows anew.
     before = param_before(folder, ROWS_PARAM) or tag_before(folder, ROWS_TAG)
@@ -92,12 +106,17 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
             f"the rows of {data.train.source} changed since this run began, and its token files "
             "are missing; start a new run"
         )
+    if source and param_before(folder, _SOURCE_PARAM) not in (None, source.weights.sha256):
+        raise UserError(
+            f"lora.from {source.given} means another adapter since this run began, and its copy in "
+            f"{source.folder} was missing; start a new run"
+        )
     run = open_run(
         config.tracking,
         run_name=str(flow_run.get_name()),
         flow_run_id=str(flow_run.get_id()),
         folder=folder,
-        tags={INPUTS_TAG: fingerprint(config, data)},
+        tags={INPUTS_TAG: fingerprint(config, data, source), **_source_tags(source)},
     )
     tracker = Tracker(run)
     with _ending(run, tracker, is_new=is_new):
@@ -105,7 +124,9 @@ def tracked_run(config: TrainAdapterConfig, data: DataRecord) -> Iterator[RunRec
         if not _is_variant(config):
             _look_after_earlier_runs(run)
         _log_inputs(config, data, tracker)
-        tracker.describe(about(config, data))
+        if source:
+            tracker.log_params(_source_params(source))
+        tracker.describe(about(config, data, source))
         yield run
     tidy(config.output, run, beside=not _is_variant(config))
 
@@ -214,6 +235,21 @@ def _log_inputs(config: TrainAdapterConfig, data: DataRecord, tracker: Tracker) 
     tracker.log_text(config.model_dump_json(indent=2), "configuration.json")
     if data.chat_template is not None:
         tracker.log_text(data.chat_template, "chat_template.jinja")
+
+
+def _source_tags(source: SourceRecord | None) -> dict[str, str]:
+    return {_SOURCE_TAG: source.reference} if source else {}
+
+
+def _source_params(source: SourceRecord) -> dict[str, object]:
+    learned = source.learned
+    return {
+        "lora/from": source.given,
+        "lora/from_reference": source.reference,
+        _SOURCE_PARAM: source.weights.sha256,
+        "lora/from_config_sha256": source.config.sha256,
+        "lora/from_rows_sha256": learned.sha256 if learned else None,
+    }
 
 
 def _log_datasets(split: SplitRecord, context: str, tracker: Tracker) -> None:

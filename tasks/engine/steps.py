@@ -102,11 +102,11 @@ def configure_lora(
 
 
 def inject_adapter(model: "PreTrainedModel", lora: LoraRecord, file: Path) -> InjectedRecord:
-    """Step 3: add a fresh adapter, and write its initial weights to `file`.
+    """Step 3: add the adapter, and write its initial weights to `file`.
 
     Raises:
-        VerificationError: an adapted layer is missing or unexpected, or the fresh adapter changes
-            the base's outputs.
+        VerificationError: an adapted layer is missing or unexpected, the fresh adapter changes the
+            base's outputs, or one that continues another has other outputs than that one.
     """
     from tasks.engine.adapters import inject
 
@@ -185,13 +185,20 @@ def save_adapter(
         VerificationError: what was saved is not what was trained.
         AdapterflowError: the push failed; the local folder is complete.
     """
-    from tasks.engine.adapters import Prompting, files_to_save, probe_logits, write_card
+    from tasks.engine.adapters import (
+        Prompting,
+        files_to_save,
+        lineage_of,
+        probe_logits,
+        write_card,
+    )
     from tasks.engine.adapters import save_adapter as save_files
     from tasks.engine.base import give_back, push_adapter, release_memory
 
     live_logits = probe_logits(model)
     card = write_card(trained, data, settings)
-    files = files_to_save(model, trained, Prompting.of(data), card)
+    lineage = lineage_of(trained.injected.lora.source, data)
+    files = files_to_save(model, trained, Prompting.of(data), card, lineage)
     is_kept = give_back(model)
     del model
     if not is_kept:

@@ -11,6 +11,7 @@ from tasks.records.comparison import (
     CHALLENGER,
     CHAMPION,
     UNDECIDED,
+    ChampionRecord,
     CheckedRecord,
     DecisionRecord,
     EvaluatedRecord,
@@ -35,8 +36,9 @@ from tasks.records.lora import (
 from tasks.records.prediction import PredictionRecord
 from tasks.records.record import FileRecord, Record
 from tasks.records.report import ReportRecord
-from tasks.records.run import RunRecord, checkpoints_in, tokens_in, variants_in
+from tasks.records.run import RunRecord, checkpoints_in, source_in, tokens_in, variants_in
 from tasks.records.saved import LoadedRecord, SampleRecord, SavedRecord
+from tasks.records.source import LearnedRows, SourceRecord
 from tasks.records.training import LossPoint, TrainedRecord, TrainingPlan
 from tasks.records.variants import (
     VARIANTS_FILE,
@@ -55,6 +57,7 @@ __all__ = [
     "AdaptedLayer",
     "BaseModelRecord",
     "BaseSource",
+    "ChampionRecord",
     "ChatOptions",
     "CheckedRecord",
     "CombinedRecord",
@@ -66,6 +69,7 @@ __all__ = [
     "GuardRecord",
     "InjectedRecord",
     "InputsRecord",
+    "LearnedRows",
     "LoadedRecord",
     "LoraConfigRecord",
     "LoraRecord",
@@ -87,6 +91,7 @@ __all__ = [
     "SavedRecord",
     "ScoredModel",
     "ShownRow",
+    "SourceRecord",
     "SplitRecord",
     "TargetMatches",
     "TrainedRecord",
@@ -96,6 +101,7 @@ __all__ = [
     "VariantsRecord",
     "VersionRecord",
     "checkpoints_in",
+    "source_in",
     "tokens_in",
     "variants_in",
 ]

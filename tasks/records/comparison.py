@@ -6,6 +6,7 @@ from tasks.config import AnswerKind
 from tasks.records.record import FileRecord, Record
 from tasks.records.report import ReportRecord
 from tasks.records.run import RunRecord
+from tasks.records.source import SourceRecord
 
 BASE, CHAMPION, CHALLENGER = "base", "champion", "challenger"
 
@@ -44,6 +45,17 @@ class CheckedRecord(Record):
     champion: VersionRecord | None
     unchanged_since: int | None
     """The last version made from the same base, data and configuration; None if there is none."""
+    older: FileRecord | None = None
+    """The older rows of the guard against forgetting."""
+    source: SourceRecord | None = None
+    """The adapter that the challenger begins with; None for a fresh one."""
+
+
+class ChampionRecord(Record):
+    """The champion that a retraining begins with."""
+
+    champion: VersionRecord | None
+    """None where there is none yet: the training begins with a fresh adapter."""
 
 
 class ScoredModel(Record):
@@ -67,6 +79,8 @@ class EvaluatedRecord(Record):
     models: tuple[ScoredModel, ...]
     warnings: tuple[str, ...] = ()
     """Warnings: what may make the comparison unfair, or could not be checked."""
+    older: "EvaluatedRecord | None" = None
+    """Champion and challenger on the older rows, for the guard against forgetting."""
 
     def model(self, name: str) -> ScoredModel | None:
         """Return one of the models; None where there is no champion."""
@@ -101,10 +115,17 @@ class GuardRecord(Record):
     """A metric that may get worse by no more than `tolerated`."""
 
     metric: str
+    is_on_older_rows: bool = False
+    """Whether it guards against forgetting; otherwise it is of the rows that decide."""
     incumbent: float
     challenger: float
     tolerated: float
     holds: bool
+
+    @property
+    def where(self) -> str:
+        """The words behind the metric's name."""
+        return " on the older rows" if self.is_on_older_rows else ""
 
 
 class DecisionRecord(Record):

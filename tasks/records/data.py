@@ -77,6 +77,11 @@ class SplitRecord(Record):
     """The same by source, where there are several."""
 
     @property
+    def own_sha256(self) -> str:
+        """The sha256 of the rows that the run itself names, without those that are replayed."""
+        return self.sha256
+
+    @property
     def by_source(self) -> tuple["SplitRecord", ...]:
         """The parts; the split itself where it has only one source."""
         return self.parts or (self,)

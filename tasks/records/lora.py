@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from tasks.config import Bias
 from tasks.records.base import BaseModelRecord
 from tasks.records.record import FileRecord, Record
+from tasks.records.source import SourceRecord
 
 
 class TargetMatches(Record):
@@ -88,6 +89,8 @@ class ResolvedLora(Record):
     """What the patterns reach, by setting and pattern."""
     notes: tuple[str, ...] = ()
     """What is as it should be, and good to know."""
+    source: SourceRecord | None = None
+    """The adapter to begin with; None for a fresh one."""
 
 
 class LoraRecord(ResolvedLora):
@@ -99,9 +102,10 @@ class LoraRecord(ResolvedLora):
 
 
 class InjectedRecord(Record):
-    """Step 3: the base with a fresh adapter, verified to leave the base's outputs unchanged.
+    """Step 3: the base with an adapter, verified to begin where it should.
 
-    Methods other than LoRA may start elsewhere (`logit_difference`).
+    A fresh adapter leaves the base's outputs unchanged; those of methods other than LoRA may start
+    elsewhere (`logit_difference`). One that continues another has the other's outputs.
     """
 
     lora: LoraRecord
@@ -115,3 +119,5 @@ class InjectedRecord(Record):
     """Largest absolute difference from the base's logits on a probe."""
     starts_at_base: bool = True
     """Whether that difference is no more than rounding."""
+    source_logit_difference: float | None = None
+    """Largest absolute difference from the logits of the adapter that this one begins with."""

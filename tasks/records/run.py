@@ -34,6 +34,11 @@ def tokens_in(run_folder: Path) -> Path:
     return run_folder / "tokens"
 
 
+def source_in(run_folder: Path) -> Path:
+    """Return the folder of the adapter that a run begins with in the run's folder."""
+    return run_folder / "source"
+
+
 def variants_in(set_folder: Path) -> Path:
     """Return the folder of the variants' run folders in the folder of a set."""
     return set_folder / "variants"

@@ -6,13 +6,13 @@ from itertools import chain
 
 from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig
 from tasks.durability.step import step
-from tasks.engine.adapters import build_config, check_adapter, check_together, resolve_lora
+from tasks.engine.adapters import build_config, check_adapter, check_together
 from tasks.engine.base import find_base, load_skeleton, tokenizer_of
 from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import Leaks, find_leaks, normalized_question
 from tasks.engine.data.tokens import TokenFile
 from tasks.engine.preparation import recorded_renderer
-from tasks.engine.scoring import HeldOut, open_held_out, source_sha256
+from tasks.engine.scoring import HeldOut, open_held_out, open_older, source_sha256
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import found_adapters
 from tasks.records import (
@@ -22,7 +22,10 @@ from tasks.records import (
     BaseSource,
     CheckedRecord,
     DataRecord,
+    InputsRecord,
     Outcome,
+    ResolvedLora,
+    SourceRecord,
     VersionRecord,
 )
 from tasks.retraining import lineage
@@ -33,7 +36,7 @@ _SHOWN_ROWS = 10
 
 
 @step
-def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedRecord:
+def check_retraining(config: RetrainAdapterConfig, inputs: InputsRecord) -> CheckedRecord:
     """Check the held-out rows and the metrics, and find the champion in the registry.
 
     Raises:
@@ -41,6 +44,7 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
             is unknown or fails; or the champion is for another base, or can't be loaded.
         PassingError: the registry can't be reached.
     """
+    data, source = inputs.data, inputs.lora.source
     held_out = open_held_out(config.evaluation, config.data, config.base_model.task)
     _check_metrics(config, held_out)
     _check_count(held_out, config.decision.min_rows)
@@ -51,13 +55,14 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
     base = find_base(config.base_model, data.labels)
     _check_rows(data, held_out, base)
     leaks = _check_leakage(config, data, held_out)
+    older = _checked_older(config, data, base)
     versions = _versions(config)
     champion = _champion(versions)
     if champion:
         _check_champion(champion, base)
-        _check_beside(champion, base, config)
+        _check_beside(champion, base, config, inputs.lora)
     configuration = _configuration_sha256(config)
-    made_of = lineage.identity(data, base.fingerprint, configuration)
+    made_of = lineage.identity(data, base.fingerprint, configuration, source)
     record = CheckedRecord(
         held_out=held_out.file,
         num_rows=len(held_out.examples),
@@ -67,24 +72,29 @@ def check_retraining(config: RetrainAdapterConfig, data: DataRecord) -> CheckedR
         base_fingerprint=base.fingerprint,
         configuration_sha256=configuration,
         champion=champion,
-        unchanged_since=_version_made_from(versions, made_of),
+        unchanged_since=_unchanged_since(versions, made_of, source),
+        older=older.file if older else None,
+        source=source,
     )
     _report(record, config.registry.name)
     return record
 
 
-def is_outdated(checked: CheckedRecord, config: RetrainAdapterConfig, data: DataRecord) -> bool:
+def is_outdated(checked: CheckedRecord, config: RetrainAdapterConfig, inputs: InputsRecord) -> bool:
     """Return whether another run has changed in the registry what a check found there.
 
     Raises:
         PassingError: the registry can't be reached.
     """
     versions = _versions(config)
-    made_of = lineage.identity(data, checked.base_fingerprint, checked.configuration_sha256)
+    source = inputs.lora.source
+    made_of = lineage.identity(
+        inputs.data, checked.base_fingerprint, checked.configuration_sha256, source
+    )
     champion = _champion(versions)
     return (champion and champion.version) != (
         checked.champion and checked.champion.version
-    ) or _version_made_from(versions, made_of) != checked.unchanged_since
+    ) or _unchanged_since(versions, made_of, source) != checked.unchanged_since
 
 
 def _versions(config: RetrainAdapterConfig) -> list[VersionRecord]:
@@ -113,6 +123,26 @@ def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
     # Call each custom metric once: a broken one must not fail after the training.
     for name in config.evaluation.metrics:
         held_out.metrics[name](held_out.expected[0], held_out.expected[0])
+
+
+def _checked_older(
+    config: RetrainAdapterConfig, data: DataRecord, base: BaseSource
+) -> HeldOut | None:
+    """Check the older rows as those that decide; None if there are none."""
+    if config.decision.older is None:
+        return None
+    older = open_older(
+        config.decision.older, config.evaluation, config.data, config.base_model.task
+    )
+    for name in config.decision.older.guards:
+        if name not in older.metric_names:
+            raise UserError(
+                f"decision.older.guards names the metric {name!r}; for answers of the kind "
+                f"{older.kind} there are {', '.join(older.metric_names)}"
+            )
+    _check_rows(data, older, base)
+    _check_leakage(config, data, older)
+    return older
 
 
 def _check_count(held_out: HeldOut, min_rows: int) -> None:
@@ -177,10 +207,12 @@ def _check_champion(champion: VersionRecord, base: BaseSource) -> None:
         )
 
 
-def _check_beside(champion: VersionRecord, base: BaseSource, config: RetrainAdapterConfig) -> None:
+def _check_beside(
+    champion: VersionRecord, base: BaseSource, config: RetrainAdapterConfig, lora: ResolvedLora
+) -> None:
     """Check that the champion can be downloaded, and loaded beside the challenger."""
     wanted = AdapterSettings(source=champion.uri, name=CHAMPION)
-    challenger = build_config(resolve_lora(config.lora, base).peft_config)
+    challenger = build_config(lora.peft_config)
     try:
         with found_adapters([wanted], tracking_uri(config.tracking)) as (folder,):
             both = {CHAMPION: folder.config, CHALLENGER: challenger}
@@ -191,6 +223,20 @@ def _check_beside(champion: VersionRecord, base: BaseSource, config: RetrainAdap
             f"the champion {champion.uri} can't be compared with: {mistake}; restore it, make "
             "another version champion with `adapterflow rollback`, or use another registry.name"
         ) from mistake
+
+
+def _unchanged_since(
+    versions: list[VersionRecord], made_of: dict[str, str], source: SourceRecord | None
+) -> int | None:
+    """Return the last version that learned the same; None if there is none.
+
+    One that begins with a version would only repeat the rows if that version learned them already,
+    whatever it began with itself.
+    """
+    if (found := _version_made_from(versions, made_of)) or source is None:
+        return found
+    began = [one for one in versions if one.tags.get(lineage.ADAPTER) == source.weights.sha256]
+    return _version_made_from(began, lineage.of_own_rows(made_of))
 
 
 def _version_made_from(versions: list[VersionRecord], made_of: dict[str, str]) -> int | None:

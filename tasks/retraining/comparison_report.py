@@ -107,7 +107,17 @@ def row_changes(
 
 
 def _scores(evaluated: EvaluatedRecord, decision: DecisionRecord) -> list[str]:
-    """Return the table of scores, the metric that decides first."""
+    """Return the tables of scores, the metric that decides first; then those on older rows."""
+    lines = _table(evaluated, decision)
+    if evaluated.older:
+        title = f"On {evaluated.older.num_rows} older rows:"
+        lines += [title, "", *_table(evaluated.older, decision, decides=False)]
+    return lines
+
+
+def _table(
+    evaluated: EvaluatedRecord, decision: DecisionRecord, *, decides: bool = True
+) -> list[str]:
     names = [model.name for model in evaluated.models]
     lines = [f"| metric | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     metrics = sorted(evaluated.models[0].scores, key=lambda name: name != decision.metric)
@@ -115,7 +125,7 @@ def _scores(evaluated: EvaluatedRecord, decision: DecisionRecord) -> list[str]:
         values = [model.scores[metric] for model in evaluated.models]
         best = min(values) if metric in LESS_IS_BETTER else max(values)
         cells = [f"**{v:.4g}**" if v == best else f"{v:.4g}" for v in values]
-        mark = " (decides)" if metric == decision.metric else ""
+        mark = " (decides)" if decides and metric == decision.metric else ""
         lines.append(f"| {metric_title(metric)}{mark} | {' | '.join(cells)} |")
     speeds = [f"{model.rows_per_second:.1f}" for model in evaluated.models]
     return [*lines, f"| rows/s | {' | '.join(speeds)} |", ""]
@@ -123,8 +133,9 @@ def _scores(evaluated: EvaluatedRecord, decision: DecisionRecord) -> list[str]:
 
 def _guards(decision: DecisionRecord) -> list[str]:
     lines = [
-        f"- guard {metric_title(guard.metric)}: {guard.incumbent:.4g} to {guard.challenger:.4g}, "
-        f"{guard.tolerated:g} worse tolerated: {'holds' if guard.holds else '**violated**'}"
+        f"- guard {metric_title(guard.metric)}{guard.where}: {guard.incumbent:.4g} to "
+        f"{guard.challenger:.4g}, {guard.tolerated:g} worse tolerated: "
+        f"{'holds' if guard.holds else '**violated**'}"
         for guard in decision.guards
     ]
     return [*lines, ""] if lines else []
@@ -156,10 +167,23 @@ def _about(evaluated: EvaluatedRecord, checked: CheckedRecord) -> list[str]:
         "",
         f"- {evaluated.num_rows} held-out rows, sha256 `{checked.held_out.sha256}`",
         f"- of them in the training data: {leaks}",
+        *_older(checked),
+        f"- the challenger began as {_beginning(checked)}",
         *(f"- {_about_model(model)}" for model in evaluated.models),
         *(f"- {warning}" for warning in evaluated.warnings),
         "",
     ]
+
+
+def _older(checked: CheckedRecord) -> list[str]:
+    return [f"- older rows: sha256 `{checked.older.sha256}`"] if checked.older else []
+
+
+def _beginning(checked: CheckedRecord) -> str:
+    source = checked.source
+    if source is None:
+        return "a fresh adapter"
+    return f"{breakable(source.reference)}, sha256 `{source.weights.sha256}`"
 
 
 def _about_model(model: ScoredModel) -> str:

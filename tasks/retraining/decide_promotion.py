@@ -3,7 +3,14 @@
 from tasks.config import DecisionSettings
 from tasks.durability.step import step
 from tasks.engine.scoring import decide, read_scores
-from tasks.records import CHALLENGER, CheckedRecord, DecisionRecord, EvaluatedRecord, RunRecord
+from tasks.records import (
+    CHALLENGER,
+    CHAMPION,
+    CheckedRecord,
+    DecisionRecord,
+    EvaluatedRecord,
+    RunRecord,
+)
 from tasks.runtime.progress import logger
 
 
@@ -17,11 +24,16 @@ def decide_promotion(
 ) -> DecisionRecord:
     """Decide whether the challenger becomes the champion."""
     _, scores = read_scores(evaluated.rows.path, evaluated.answers)
+    older = None
+    if evaluated.older:
+        _, found = read_scores(evaluated.older.rows.path, evaluated.older.answers)
+        older = (found[CHAMPION], found[CHALLENGER])
     decision = decide(
         settings,
         scores[evaluated.incumbent],
         scores[CHALLENGER],
         incumbent_name=evaluated.incumbent,
+        older=older,
         unchanged_since=checked.unchanged_since,
         seed=seed,
     )

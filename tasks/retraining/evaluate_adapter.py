@@ -1,10 +1,25 @@
 """After registering: score base, champion and challenger on the held-out rows."""
 
-from tasks.config import AdapterSettings, DataSettings, EvaluationSettings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tasks.config import (
+    AdapterSettings,
+    DataSettings,
+    EvaluationSettings,
+    OlderRowsSettings,
+)
 from tasks.durability.step import step
 from tasks.engine.adapters import AdapterSet
 from tasks.engine.base import load_base, tokenizer_of
-from tasks.engine.scoring import Evaluation, HeldOut, evaluate, open_held_out, write_scores
+from tasks.engine.scoring import (
+    Evaluation,
+    HeldOut,
+    evaluate,
+    open_held_out,
+    open_older,
+    write_scores,
+)
 from tasks.inference.adapters_on_base import found_adapters
 from tasks.records import (
     BASE,
@@ -28,45 +43,81 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
     version: VersionRecord,
     checked: CheckedRecord,
     settings: EvaluationSettings,
+    older: OlderRowsSettings | None,
     data: DataSettings,
     run: RunRecord,
 ) -> EvaluatedRecord:
     """Score base, champion and challenger on the same rows, on one base in memory.
 
-    The champion is scored again each time, as old scores may be of other rows or other code.
+    The champion is scored again each time, as old scores may be of other rows or other code. On the
+    older rows, champion and challenger are scored; without a champion there is nothing to forget.
 
     Raises:
         UserError: the rows have changed, a custom metric fails, or the champion is gone.
     """
-    held_out = open_held_out(settings, data, saved.base.settings.task)
+    task = saved.base.settings.task
+    held_out = open_held_out(settings, data, task)
     adapters = _loaded(saved, checked.champion, run)
     sources = {BASE: saved.base.reference, CHALLENGER: version.uri}
     if checked.champion:
         sources[CHAMPION] = checked.champion.uri
     names = [name for name in (BASE, CHAMPION, CHALLENGER) if name in sources]
-    found: dict[str, Evaluation] = {}
+    guarded = open_older(older, settings, data, task) if older and checked.champion else None
+    total = len(names) * len(held_out.examples) + 2 * len(guarded.examples if guarded else ())
+    folder = run.folder / "evaluation"
     with progress("held-out answer") as shown:
-        shown.at(0, len(names) * len(held_out.examples))
-        for name in names:
-            found[name] = evaluate(
-                adapters,
-                None if name == BASE else name,
-                CHALLENGER if name == BASE else name,
-                held_out,
-                lambda count: shown.add(count, len(names) * len(held_out.examples)),
-            )
+        shown.at(0, total)
+
+        def scored(names: Sequence[str], rows: HeldOut, file: str) -> EvaluatedRecord:
+            found = _evaluated(adapters, names, rows, lambda count: shown.add(count, total))
+            return _record(found, sources, adapters, rows, folder / file)
+
+        record = scored(names, held_out, "rows.jsonl")
+        if guarded:
+            of_older = scored((CHAMPION, CHALLENGER), guarded, "older_rows.jsonl")
+            record = record.model_copy(update={"older": of_older})
+    warnings = _warnings(adapters, saved, checked.champion)
+    record = record.model_copy(update={"warnings": warnings})
+    _report(record, Tracker(run))
+    return record
+
+
+def _evaluated(
+    adapters: AdapterSet,
+    names: Sequence[str],
+    held_out: HeldOut,
+    on_progress: Callable[[int], None],
+) -> dict[str, Evaluation]:
+    """Score models on rows; the base is asked as the challenger is."""
+    return {
+        name: evaluate(
+            adapters,
+            None if name == BASE else name,
+            CHALLENGER if name == BASE else name,
+            held_out,
+            on_progress,
+        )
+        for name in names
+    }
+
+
+def _record(
+    found: Mapping[str, Evaluation],
+    sources: Mapping[str, str],
+    adapters: AdapterSet,
+    held_out: HeldOut,
+    file: Path,
+) -> EvaluatedRecord:
+    """Write the scores of all rows to a file, and return their record."""
     scores = {name: one.scores for name, one in found.items()}
-    record = EvaluatedRecord(
-        rows=write_scores(held_out, scores, run.folder / "evaluation" / "rows.jsonl"),
+    return EvaluatedRecord(
+        rows=write_scores(held_out, scores, file),
         num_rows=len(held_out.examples),
         answers=held_out.kind,
         models=tuple(
-            _scored(name, sources[name], found[name], adapters, held_out) for name in names
+            _scored(name, sources[name], one, adapters, held_out) for name, one in found.items()
         ),
-        warnings=_warnings(adapters, saved, checked.champion),
     )
-    _report(record, Tracker(run))
-    return record
 
 
 def _loaded(saved: SavedRecord, champion: VersionRecord | None, run: RunRecord) -> AdapterSet:
@@ -104,13 +155,21 @@ def _scored(
 def _report(record: EvaluatedRecord, tracker: Tracker) -> None:
     for warning in record.warnings:
         logger().warning(warning)
+    _report_scores(record, tracker)
+    if record.older:
+        _report_scores(record.older, tracker, "older ")
+
+
+def _report_scores(record: EvaluatedRecord, tracker: Tracker, which: str = "") -> None:
+    prefix = f"evaluation/{which.strip()}{'_' if which else ''}"
     for model in record.models:
         metrics = {**model.scores, "rows_per_second": model.rows_per_second}
-        tracker.log_numbers({f"evaluation/{model.name}_{k}": v for k, v in metrics.items()})
+        tracker.log_numbers({f"{prefix}{model.name}_{k}": v for k, v in metrics.items()})
         logger().info(
-            "%s on %d rows at %.1f rows/s: %s",
+            "%s on %d %srows at %.1f rows/s: %s",
             model.name,
             record.num_rows,
+            which,
             model.rows_per_second,
             ", ".join(f"{key} {value:.4g}" for key, value in model.scores.items()),
         )

@@ -14,6 +14,7 @@ from tasks.records import (
     DataRecord,
     RunRecord,
     SavedRecord,
+    SourceRecord,
     VersionRecord,
 )
 from tasks.runtime import home
@@ -24,14 +25,25 @@ TOKENS, BASE, CODE = "lineage.tokens_sha256", "lineage.base_sha256", "lineage.co
 FINGERPRINT, CONFIGURATION = "lineage.base_fingerprint", "lineage.configuration_sha256"
 ADAPTER = "lineage.adapter_sha256"
 CHAT_TEMPLATE = "lineage.chat_template_sha256"
+SOURCE = "lineage.began_as_sha256"
+"""Of the adapter that a version began as."""
+OWN_ROWS = "lineage.own_rows_sha256"
+"""Of the training rows that are not replayed."""
 TASK, CLASSES = "lineage.task", "lineage.classes_sha256"
 DTYPE, QUANTIZATION = "lineage.base_dtype", "lineage.base_quantization"
 
 
-def identity(data: DataRecord, base_fingerprint: str, configuration_sha256: str) -> dict[str, str]:
+def identity(
+    data: DataRecord,
+    base_fingerprint: str,
+    configuration_sha256: str,
+    source: SourceRecord | None,
+) -> dict[str, str]:
     """Return the tags that are equal for two versions made from the same inputs."""
     return {
         DATA: data.train.sha256,
+        OWN_ROWS: data.train.own_sha256,
+        SOURCE: source.weights.sha256 if source else "none",
         EVAL: data.eval.sha256 if data.eval else "none",
         TOKENS: " ".join(file.sha256 for file in data.tokens),
         CHAT_TEMPLATE: _sha256(data.chat_template) if data.chat_template else "none",
@@ -42,12 +54,19 @@ def identity(data: DataRecord, base_fingerprint: str, configuration_sha256: str)
     }
 
 
+def of_own_rows(made_of: dict[str, str]) -> dict[str, str]:
+    """Return those of the tags of `identity` that do not depend on what a version began as."""
+    others = {DATA, TOKENS, SOURCE}
+    return {name: value for name, value in made_of.items() if name not in others}
+
+
 def lineage(
     data: DataRecord, saved: SavedRecord, checked: CheckedRecord, run: RunRecord
 ) -> dict[str, str]:
     """Return all tags of a version's lineage."""
-    made_of = identity(data, checked.base_fingerprint, checked.configuration_sha256)
-    return made_of | {
+    fingerprint, configuration = checked.base_fingerprint, checked.configuration_sha256
+    return identity(data, fingerprint, configuration, checked.source) | {
+        **_began_as(checked.source),
         **answers(saved.base),
         **loaded_as(saved.base),
         "lineage.base": saved.base.reference,
@@ -60,6 +79,13 @@ def lineage(
         "lineage.prefect_flow_run_id": run.flow_run_id,
         **_commit(home.CHECKOUT),
     }
+
+
+def _began_as(source: SourceRecord | None) -> dict[str, str]:
+    if source is None:
+        return {}
+    learned = source.learned.sha256 if source.learned else "unknown"
+    return {"lineage.began_as": source.reference, "lineage.began_as_data_sha256": learned}
 
 
 def answers(base: BaseSource) -> dict[str, str]:

@@ -95,16 +95,22 @@ def _named(model: str, checked: CheckedRecord) -> str:
 
 
 def _tags(evaluated: EvaluatedRecord, decision: DecisionRecord) -> dict[str, str]:
-    scores = {
-        f"score.{model.name}.{metric}": f"{value:.6g}"
-        for model in evaluated.models
-        for metric, value in model.scores.items()
-    }
+    scores = _score_tags(evaluated, "score.")
+    if evaluated.older:
+        scores |= _score_tags(evaluated.older, "score.older.")
     return scores | {
         "decision.metric": decision.metric,
         "decision.num_rows": str(decision.num_rows),
         OUTCOME_TAG: decision.outcome.value,
         REASON_TAG: decision.reason,
+    }
+
+
+def _score_tags(evaluated: EvaluatedRecord, prefix: str) -> dict[str, str]:
+    return {
+        f"{prefix}{model.name}.{metric}": f"{value:.6g}"
+        for model in evaluated.models
+        for metric, value in model.scores.items()
     }
 
 

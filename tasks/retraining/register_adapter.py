@@ -1,7 +1,7 @@
 """After the six steps: register the adapter as a version, with its lineage."""
 
 from tasks.config import RegistrySettings
-from tasks.durability.shown_run import about_data
+from tasks.durability.shown_run import about_data, about_source
 from tasks.durability.step import step
 from tasks.errors import PassingError
 from tasks.records import CheckedRecord, DataRecord, RunRecord, SavedRecord, VersionRecord
@@ -36,7 +36,8 @@ def register_adapter(
     version = registry.register(source, mlflow_run_id(run), tags)
     if OUTCOME_TAG not in version.tags:
         base = f"`{saved.base.reference}`"
-        origin = {**about_data(data), "Base": base, "Prefect run": link_to_prefect()}
+        origin = {**about_data(data), "Base": base, **about_source(checked.source)}
+        origin["Prefect run"] = link_to_prefect()
         registry.describe(version.version, {**origin, "Decision": "not decided yet"})
     logger().info("registered as %s, the challenger", version.uri)
     return version

@@ -23,7 +23,11 @@ for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 
 from tasks.tracking.adapter_bundle import write_bundle  # noqa: E402  # after the defaults
-from tasks.tracking.adapter_sources import fetched_adapter, is_mlflow_uri  # noqa: E402
+from tasks.tracking.adapter_sources import (  # noqa: E402
+    fetched_adapter,
+    is_mlflow_uri,
+    pinned_adapter,
+)
 from tasks.tracking.moving import repair  # noqa: E402
 from tasks.tracking.offline.shipping import (  # noqa: E402
     FLOW_RUN_TAG,
@@ -85,6 +89,7 @@ __all__ = [
     "mlflow_run_id",
     "open_run",
     "param_before",
+    "pinned_adapter",
     "ready_client",
     "recorded_numbers",
     "recorded_runs",

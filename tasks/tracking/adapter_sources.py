@@ -1,4 +1,4 @@
-"""Download adapters from MLflow: from the registry, a logged model, or a run."""
+"""Adapters in MLflow: which one an address means now, and its download."""
 
 import os
 import re
@@ -6,13 +6,34 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.config import TrackingSettings
 from tasks.errors import PassingError, UserError
+from tasks.records import LearnedRows
 from tasks.tracking.offline import outages
-from tasks.tracking.store import connecting_uri, database_file, tracking_uri
+from tasks.tracking.store import connecting_uri, database_file, store_client, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _URI = re.compile(r"(models|runs):/+")
+_OF_RUN = re.compile(r"runs:/+(?P<run>[^/]+)(/.*)?")
+_VERSION = re.compile(r"models:/+(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_LOGGED_MODEL = re.compile(r"models:/+(?P<id>m-[^/@]+)")
+ROWS_SHA256, NUM_ROWS = "data/train/sha256", "data/train/num_rows"
+"""Parameters of a run: the sha256 and the number of its training rows."""
+
+
+class PinnedAdapter(NamedTuple):
+    """What an address in MLflow means now."""
+
+    uri: str
+    """That always means the same adapter: of an alias, that of the version."""
+    run_id: str | None
+    """The run that made it; None if MLflow does not know."""
+    learned: LearnedRows | None
+    """The rows that this run trained on; None if it is not known."""
 
 
 def is_mlflow_uri(source: str) -> bool:
@@ -34,20 +55,83 @@ def fetched_adapter(uri: str, tracking: TrackingSettings) -> Iterator[Path]:
         PassingError: the server can't be reached.
     """
     from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
     store = tracking_uri(tracking)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            with default_store(connecting_uri(store)):
-                fetched = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
-        except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
-            reason = f"{uri} can't be downloaded from MLflow: {outages.reason(error)}"
-            if outages.is_passing(error) and not database_file(store):
-                raise PassingError(reason) from error
-            raise UserError(reason) from error
+        problem = f"{uri} can't be downloaded from MLflow"
+        with _explained(store, problem), default_store(connecting_uri(store)):
+            fetched = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
         yield _only_adapter(uri, fetched)
+
+
+def pinned_adapter(uri: str, tracking: TrackingSettings) -> PinnedAdapter:
+    """Return what an address in MLflow means now, and what the run that made it trained on.
+
+    Args:
+        uri: as for `fetched_adapter`.
+        tracking: which MLflow store.
+
+    Raises:
+        UserError: MLflow has nothing there.
+        PassingError: the server can't be reached.
+    """
+    store = tracking_uri(tracking)
+    with _explained(store, f"{uri} can't be found in MLflow"):
+        client = store_client(store)
+        pinned, run_id = _pinned(client, uri)
+        return PinnedAdapter(pinned, run_id, _learned(client, run_id) if run_id else None)
+
+
+def _pinned(client: "MlflowClient", uri: str) -> tuple[str, str | None]:
+    """Return an address that does not move, and the id of the run."""
+    if found := _OF_RUN.fullmatch(uri):
+        return uri, found["run"]
+    if found := _LOGGED_MODEL.fullmatch(uri):
+        return uri, client.get_logged_model(found["id"]).source_run_id or None
+    if not (found := _VERSION.fullmatch(uri)):
+        return uri, None
+    name, alias = found["name"], found["alias"]
+    version = (
+        client.get_model_version_by_alias(name, alias)
+        if alias
+        else client.get_model_version(name, found["version"])
+    )
+    run_id = version.run_id or None
+    if run_id is None and _LOGGED_MODEL.fullmatch(str(version.source)):
+        _, run_id = _pinned(client, str(version.source))
+    return f"models:/{name}/{version.version}", run_id
+
+
+def _learned(client: "MlflowClient", run_id: str) -> LearnedRows | None:
+    """Return the rows that a run trained on; None if it was deleted, or is of another program."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        params = client.get_run(run_id).data.params
+    except MlflowException as error:
+        if outages.is_passing(error):
+            raise
+        return None
+    if ROWS_SHA256 not in params:
+        return None
+    number = params.get(NUM_ROWS, "")
+    num_rows = int(number) if number.isdecimal() else None
+    return LearnedRows(sha256=params[ROWS_SHA256], num_rows=num_rows)
+
+
+@contextmanager
+def _explained(store: str, problem: str) -> Iterator[None]:
+    """Raise the user's mistakes and outages as our errors, which begin with the problem."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        reason = f"{problem}: {outages.reason(error)}"
+        if outages.is_passing(error) and not database_file(store):
+            raise PassingError(reason) from error
+        raise UserError(reason) from error
 
 
 @contextmanager

@@ -38,8 +38,15 @@ from tasks.engine.adapters.lora import build_config
 from tasks.engine.adapters.merging import export_merged
 from tasks.engine.adapters.model_card import write_card
 from tasks.engine.adapters.resolution import resolve_lora
-from tasks.engine.adapters.saving import Prompting, files_to_save, save_adapter
+from tasks.engine.adapters.saving import Prompting, files_to_save, lineage_of, save_adapter
 from tasks.engine.adapters.sharing import check_together
+from tasks.engine.adapters.source_adapters import (
+    check_source_tokenizer,
+    describe_source,
+    find_source,
+    keep_source,
+    prompted_otherwise,
+)
 
 __all__ = [
     "METHODS",
@@ -57,17 +64,23 @@ __all__ = [
     "check_base",
     "check_fit",
     "check_shareable",
+    "check_source_tokenizer",
     "check_together",
     "check_tokenizer",
     "combine",
     "copy_adapter",
+    "describe_source",
     "export_merged",
     "files_to_save",
     "find_adapter",
+    "find_source",
     "inject",
+    "keep_source",
+    "lineage_of",
     "load_adapter",
     "load_weights",
     "probe_logits",
+    "prompted_otherwise",
     "read_adapter",
     "reinject",
     "resolve_lora",

@@ -115,9 +115,21 @@ _LORA: dict[str, Rule] = {
 }
 
 _IDENTITY = {"vocabulary", "chat_template"}
+
+
+def _is_learned(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"sha256", "num_rows"}
+        and is_text(value["sha256"])
+        and (value["num_rows"] is None or _is_count(value["num_rows"]))
+    )
+
+
 _MANIFEST: dict[str, Rule] = {
     "files": (partial(_has_values, fit=is_text), "an object with the sha256 of each file"),
     "base_model": (optional(_is_object), "an object, or null"),
+    "trained_on": (optional(_is_learned), "an object with sha256 and num_rows, or null"),
     "template": (
         lambda value: value in list(Template),
         f"one of {', '.join(Template)}",

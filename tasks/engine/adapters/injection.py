@@ -1,4 +1,8 @@
-"""Step 3's work: inject a fresh adapter into the base, and prove that it is where it should be."""
+"""Step 3's work: inject an adapter into the base, and prove that it is where it should be.
+
+A fresh one begins at the base's answers. One that continues another begins at the other's answers:
+those of the base with the other loaded as any program loads it.
+"""
 
 import inspect
 import sys
@@ -10,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 from tasks.config import BaseModelSettings, Bias, Quantization
 from tasks.engine.adapters import adapter_state, lora
 from tasks.engine.adapters.activation import adapters_disabled
+from tasks.engine.adapters.compatibility import fitting_weights
+from tasks.engine.adapters.loading import load_folder, unload_adapter, verify_same
 from tasks.engine.adapters.method_config import adapted_modules
 from tasks.engine.adapters.plain_lora import ALTERS_BASE
+from tasks.engine.adapters.source_adapters import folder_of
 from tasks.engine.adapters.targets import count_matches
 from tasks.engine.base import mixed_precision, seeded
 from tasks.engine.eval_mode import eval_mode
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
 _INEXACT = (*ALTERS_BASE, "orthogonal")
 _TOLERANCE_FLOAT32 = 1e-3
 _TOLERANCE_LOW_PRECISION = 5e-2
+_SOURCE = "adapterflow_source"
+"""The name of the adapter to begin with, while it is in the model by itself."""
 
 
 def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> InjectedRecord:
@@ -40,15 +49,21 @@ def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> Injec
         weights: the file for the initial weights.
 
     Raises:
+        UserError: the adapter to begin with does not fit the base.
         VerificationError: an adapted layer is missing or unexpected, a parameter outside the
-            adapter would train, or the fresh adapter changes the base's outputs.
+            adapter would train, the fresh adapter changes the base's outputs, or one that continues
+            another has other outputs than that one.
     """
     prepare_for_training(model, record.base.settings)
     before = probe_logits(model, adapters=False)
+    expected = _logits_of_source(model, record, before)
     _add_adapter(model, record)
+    if record.source:
+        _write_source(model, record)
     _verify_targets(model, record)
     _verify_trainable(model, record)
     difference = _verify_outputs(model, record, before)
+    from_source = None if expected is None else _verify_source(model, record, expected)
     _verify_base(model, record, before)
     initial = adapter_state.read_adapter(model, record.adapter_name)
     adapter_state.save_weights(initial, weights)
@@ -61,6 +76,7 @@ def inject(model: "PreTrainedModel", record: LoraRecord, weights: Path) -> Injec
         layers=count_matches(record.chosen_by, _adapted(model, record)),
         logit_difference=difference,
         starts_at_base=difference <= _rounding(record, before.abs().max().item()),
+        source_logit_difference=from_source,
     )
 
 
@@ -226,6 +242,46 @@ def _verify_trainable(model: "PreTrainedModel", record: LoraRecord) -> None:
         )
 
 
+def _logits_of_source(
+    model: "PreTrainedModel", record: LoraRecord, before: "torch.Tensor"
+) -> "torch.Tensor | None":
+    """Return the logits of the base with the source, loaded by itself; None for a fresh adapter.
+
+    The source is removed again.
+
+    Raises:
+        UserError: it does not fit the base.
+        VerificationError: it did not load completely, or could not be removed.
+    """
+    if record.source is None:
+        return None
+    load_folder(model, folder_of(record.source), _SOURCE)
+    logits = probe_logits(model)
+    unload_adapter(model, _SOURCE)
+    if not probe_logits(model, adapters=False).equal(before):
+        raise VerificationError(
+            f"{record.source.given} changed the base's own answers, so that nothing can begin with "
+            "it"
+        )
+    return logits
+
+
+def _write_source(model: "PreTrainedModel", record: LoraRecord) -> None:
+    """Set the adapter's weights to those of the source, in float32."""
+    assert record.source  # noqa: S101 - for the type checker
+    weights = fitting_weights(folder_of(record.source), model)
+    adapter_state.write_adapter(model, record.adapter_name, weights)
+
+
+def _verify_source(model: "PreTrainedModel", record: LoraRecord, expected: "torch.Tensor") -> float:
+    """Verify that the model answers as the source does; return the largest difference."""
+    assert record.source  # noqa: S101 - for the type checker
+    difference = (probe_logits(model) - expected).abs().max().item()
+    what = f"the adapter that begins with {record.source.given}, beside that one"
+    verify_same(difference, expected.abs().max().item(), what)
+    return float(difference)
+
+
 def _verify_outputs(model: "PreTrainedModel", record: LoraRecord, before: "torch.Tensor") -> float:
     difference = (probe_logits(model) - before).abs().max().item()
     tolerance = _tolerance(record, before.abs().max().item())
@@ -239,9 +295,10 @@ def _verify_outputs(model: "PreTrainedModel", record: LoraRecord, before: "torch
 def _verify_base(model: "PreTrainedModel", record: LoraRecord, before: "torch.Tensor") -> None:
     """Check that the base answers as before while the adapter is disabled.
 
-    Methods other than LoRA could have changed its weights; `plain_lora` knows which LoRA does.
+    Methods other than LoRA could have changed its weights, and so could an adapter of unknown
+    origin; `plain_lora` knows which fresh LoRA does.
     """
-    if isinstance(record.peft_config, LoraConfigRecord):
+    if isinstance(record.peft_config, LoraConfigRecord) and not record.source:
         return
     if not probe_logits(model, adapters=False).equal(before):
         raise VerificationError(
@@ -253,8 +310,9 @@ def _verify_base(model: "PreTrainedModel", record: LoraRecord, before: "torch.Te
 def _tolerance(record: LoraRecord, largest: float) -> float:
     """Return the allowed difference from the base's logits, of which the largest is given."""
     config = record.peft_config
-    if not isinstance(config, LoraConfigRecord):
-        return sys.float_info.max  # where a method starts is its own affair, if it is a number
+    if record.source or not isinstance(config, LoraConfigRecord):
+        # Where a method or a source starts is its own affair, if it is a number.
+        return sys.float_info.max
     if config.init_lora_weights not in _INEXACT and not config.use_dora:
         return 0.0
     return _rounding(record, largest)

@@ -48,17 +48,12 @@ def resolve_method(settings: LoraSettings, base: BaseSource) -> ResolvedLora:
             f"base_model.new_tokens are trained with lora.method lora only, and it is "
             f"{method.name}; remove one of them"
         )
-    _check_quantization(method, base.settings.quantization)
-    if base.dtype != "float32" and not method.takes_half_precision:
-        raise UserError(
-            f"the base's weights are {base.dtype}, and PEFT can compute {method.name} in float32 "
-            "only; set base_model.dtype to float32"
-        )
+    check_runs_on(method, base)
     skeleton = load_skeleton(base)
     traits = traits_of(base.settings.task)
     head = traits.head_modules(skeleton)
     fully_trained = list(dict.fromkeys([*settings.modules_to_save, *head]))
-    targets = _targets(settings, method, skeleton, head)
+    targets = target_names(settings, method, skeleton, head)
     modules = [name for name, _ in skeleton.named_modules()]
     adapted = [m for m in modules if any(is_selected(m, one) for one in targets or ())]
     check_modules_to_save(fully_trained, adapted, skeleton)
@@ -108,7 +103,18 @@ def _options(method: Method, settings: LoraSettings) -> dict[str, Any]:
     return options
 
 
-def _check_quantization(method: Method, quantization: Quantization) -> None:
+def check_runs_on(method: Method, base: BaseSource) -> None:
+    """Check that PEFT can compute a method on weights as the base has them.
+
+    Raises:
+        UserError: it can't, in half precision or on quantized layers.
+    """
+    if base.dtype != "float32" and not method.takes_half_precision:
+        raise UserError(
+            f"the base's weights are {base.dtype}, and PEFT can compute {method.name} in float32 "
+            "only; set base_model.dtype to float32"
+        )
+    quantization = base.settings.quantization
     if quantization is Quantization.NONE or method.takes_quantized_layers:
         return
     able = [n for n in usable_methods() if find_method(n).takes_quantized_layers]
@@ -118,10 +124,14 @@ def _check_quantization(method: Method, quantization: Quantization) -> None:
     )
 
 
-def _targets(
+def target_names(
     settings: LoraSettings, method: Method, skeleton: "PreTrainedModel", head: list[str]
 ) -> list[str] | None:
-    """Return the target names; None for those that PEFT has for the method and architecture."""
+    """Return the target names; None for those that PEFT has for the method and architecture.
+
+    Raises:
+        UserError: one is a regular expression, or matches nothing.
+    """
     if settings.target_modules == "auto":
         known = getattr(method.tuner_class, "target_module_mapping", None)
         is_known = known is None or skeleton.config.model_type in known

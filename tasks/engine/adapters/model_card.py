@@ -74,7 +74,7 @@ model = {auto_class}.from_pretrained("{base.reference}"{revision}{_label_argumen
 | base | `{base.reference}` at `{base.revision or base.fingerprint}`, {base.dtype} |
 {_shape(lora.peft_config)}
 | adapted layers | {targets} |
-{_patterns(lora)}| trainable parameters | {num_trainable:,} ({share:.2%}) |
+{_patterns(lora)}{_start(lora)}| trainable parameters | {num_trainable:,} ({share:.2%}) |
 | task | {base.settings.task.value} |
 | training rows | {data.train.num_rows:,}{tokens} |
 | training data sha256 | `{data.train.sha256}` |
@@ -105,6 +105,19 @@ def _shape(config: PeftConfigRecord) -> str:
         values = f"{config.r}, {config.lora_alpha:g}, {config.lora_dropout:g}"
         return f"| rank, alpha, dropout | {values} |"
     return f"| PEFT's method | {config.peft_type}; its options are in `adapter_config.json` |"
+
+
+def _start(lora: LoraRecord) -> str:
+    """Return rows of the table with the adapter that this one began as."""
+    if lora.source is None:
+        return ""
+    named = lora.source.public_reference
+    sha256 = f"sha256 `{lora.source.weights.sha256}`"
+    rows = f"| began as | {f'`{named}`, ' if named else 'an adapter with '}{sha256} |\n"
+    if learned := lora.source.learned:
+        number = "" if learned.num_rows is None else f"{learned.num_rows:,} rows, "
+        rows += f"| which was trained on | {number}sha256 `{learned.sha256}` |\n"
+    return rows
 
 
 def _in_cell(text: str) -> str:

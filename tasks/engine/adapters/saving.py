@@ -6,7 +6,7 @@ and `manifest.json`, which is written last: if it exists, the rest is complete.
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,8 +28,10 @@ from tasks.records import (
     ChatOptions,
     DataRecord,
     FileRecord,
+    LearnedRows,
     PeftConfigRecord,
     SavedRecord,
+    SourceRecord,
     TrainedRecord,
 )
 from tasks.runtime.atomic_files import atomic_folder
@@ -83,13 +85,36 @@ class AdapterFiles:
     card: str = ""
     warnings: tuple[str, ...] = ()
     """The warnings about the configuration and the training."""
+    lineage: Mapping[str, object] = field(default_factory=dict)
+    """What it learned from, for the manifest."""
     is_converted: bool = False
     """Whether it was trained on a base that its initialization altered, and is now for the original
     base."""
 
 
+def lineage_of(source: SourceRecord | None, data: DataRecord) -> dict[str, object]:
+    """Return what an adapter's manifest says of its training rows, and of what it began as.
+
+    A folder of this machine is left out, as others get the manifest, too.
+    """
+    learned = LearnedRows(sha256=data.train.sha256, num_rows=data.train.num_rows)
+    lineage: dict[str, object] = {"trained_on": learned.model_dump(mode="json")}
+    if source:
+        lineage["began_as"] = {
+            "reference": source.public_reference,
+            "weights_sha256": source.weights.sha256,
+            "config_sha256": source.config.sha256,
+            "trained_on": source.learned and source.learned.model_dump(mode="json"),
+        }
+    return lineage
+
+
 def files_to_save(
-    model: "PreTrainedModel", trained: TrainedRecord, prompting: Prompting, card: str
+    model: "PreTrainedModel",
+    trained: TrainedRecord,
+    prompting: Prompting,
+    card: str,
+    lineage: Mapping[str, object] | None = None,
 ) -> AdapterFiles:
     """Read the trained adapter from the model, as plain LoRA, with its configuration completed.
 
@@ -98,6 +123,7 @@ def files_to_save(
         trained: the state that it is in.
         prompting: how prompts were written in training.
         card: the model card.
+        lineage: what `lineage_of` returned.
     """
     record = trained.injected.lora
     weights, config = to_plain(
@@ -113,6 +139,7 @@ def files_to_save(
         prompting=prompting,
         card=card,
         warnings=(*record.warnings, *trained.warnings),
+        lineage=lineage or {},
         is_converted=alters_base(record.peft_config),
     )
 
@@ -201,6 +228,7 @@ def _facts(files: AdapterFiles) -> dict[str, object]:
             "new_tokens": list(base.settings.new_tokens),
         },
         "warnings": list(files.warnings),
+        **files.lineage,
         **files.prompting.facts(base),
     }
 

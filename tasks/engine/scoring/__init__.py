@@ -4,7 +4,7 @@ from tasks.engine.scoring.answer_files import write_answers
 from tasks.engine.scoring.decision import decide
 from tasks.engine.scoring.evaluation import Evaluation, evaluate
 from tasks.engine.scoring.exact_match import exact_match_on
-from tasks.engine.scoring.held_out import HeldOut, open_held_out
+from tasks.engine.scoring.held_out import HeldOut, open_held_out, open_older
 from tasks.engine.scoring.judging import Judged, judge
 from tasks.engine.scoring.metric_names import metric_title
 from tasks.engine.scoring.model_scores import LESS_IS_BETTER, ModelScores
@@ -42,6 +42,7 @@ __all__ = [
     "load_and_sample",
     "metric_title",
     "open_held_out",
+    "open_older",
     "open_questions",
     "prompts_sha256",
     "read_row",

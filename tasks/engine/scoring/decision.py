@@ -22,6 +22,7 @@ def decide(  # noqa: PLR0913 - what a decision is a function of
     challenger: ModelScores,
     *,
     incumbent_name: str,
+    older: tuple[ModelScores, ModelScores] | None = None,
     unchanged_since: int | None = None,
     seed: int = 0,
 ) -> DecisionRecord:
@@ -36,6 +37,7 @@ def decide(  # noqa: PLR0913 - what a decision is a function of
         incumbent: the scores of the champion, or of the base.
         challenger: the scores of the challenger on the same rows.
         incumbent_name: what the reason calls the incumbent.
+        older: the scores of champion and challenger on the older rows, if there are any.
         unchanged_since: the version with the same data and configuration, if there is one.
         seed: the seed of the bootstrap.
     """
@@ -51,10 +53,7 @@ def decide(  # noqa: PLR0913 - what a decision is a function of
             num_rows=num_rows,
         )
     before, now = incumbent.of(metric), challenger.of(metric)
-    guards = tuple(
-        _guard(name, tolerated, incumbent.of(name), challenger.of(name))
-        for name, tolerated in settings.guards.items()
-    )
+    guards = _guards(settings, incumbent, challenger, older)
     difference = _gain(metric, before, now)
     interval = _interval(settings, incumbent, challenger, seed)
     problem = _problem(settings, difference, interval, guards, unchanged_since)
@@ -105,16 +104,43 @@ def _problem(
 
 def _broken(guard: GuardRecord) -> str:
     return (
-        f"but the guard metric {guard.metric} went from {guard.incumbent:.4g} to "
+        f"but the guard metric {guard.metric}{guard.where} went from {guard.incumbent:.4g} to "
         f"{guard.challenger:.4g}, and only {guard.tolerated:g} worse is tolerated"
     )
 
 
-def _guard(metric: str, tolerated: float, before: float, now: float) -> GuardRecord:
+def _guards(
+    settings: DecisionSettings,
+    incumbent: ModelScores,
+    challenger: ModelScores,
+    older: tuple[ModelScores, ModelScores] | None,
+) -> tuple[GuardRecord, ...]:
+    """Return all guards: on the rows that decide, and on the older rows."""
+    found = [
+        _guard(name, tolerated, incumbent.of(name), challenger.of(name))
+        for name, tolerated in settings.guards.items()
+    ]
+    if settings.older and older:
+        before, now = older
+        found += [
+            _guard(name, tolerated, before.of(name), now.of(name), is_on_older_rows=True)
+            for name, tolerated in settings.older.guards.items()
+        ]
+    return tuple(found)
+
+
+def _guard(
+    metric: str, tolerated: float, before: float, now: float, *, is_on_older_rows: bool = False
+) -> GuardRecord:
     # Written so that it is False for NaN.
     holds = _gain(metric, before, now) >= -tolerated - _ROUNDING
     return GuardRecord(
-        metric=metric, incumbent=before, challenger=now, tolerated=tolerated, holds=holds
+        metric=metric,
+        is_on_older_rows=is_on_older_rows,
+        incumbent=before,
+        challenger=now,
+        tolerated=tolerated,
+        holds=holds,
     )
 
 

@@ -9,6 +9,7 @@ from tasks.config import (
     DataSettings,
     EvaluationSettings,
     LossOn,
+    OlderRowsSettings,
     OnLostAnswer,
     RowFormat,
     Task,
@@ -113,13 +114,34 @@ class HeldOut:
                 )
 
 
-def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task) -> HeldOut:
+def open_older(
+    older: OlderRowsSettings, evaluation: EvaluationSettings, data: DataSettings, task: Task
+) -> HeldOut:
+    """Read the older rows of a comparison, which are scored as those that decide.
+
+    Args:
+        older: the file of the rows, and its sha256.
+        evaluation: the metrics.
+        data: how rows are tokenized in training.
+        task: the task of the models.
+
+    Raises:
+        UserError: as `open_held_out`.
+    """
+    place = {name: getattr(older, name) for name in ("rows", "columns", "sha256")}
+    return open_held_out(evaluation.model_copy(update=place), data, task, "decision.older")
+
+
+def open_held_out(
+    evaluation: EvaluationSettings, data: DataSettings, task: Task, section: str = "evaluation"
+) -> HeldOut:
     """Read the held-out rows of a comparison.
 
     Args:
         evaluation: the file of the rows, its sha256, and the metrics.
         data: how rows are tokenized in training.
         task: the task of the models.
+        section: of the configuration that names the file, for messages.
 
     Raises:
         UserError: the file is missing or does not have the configured sha256, a row has no answer,
@@ -128,13 +150,13 @@ def open_held_out(evaluation: EvaluationSettings, data: DataSettings, task: Task
     # Relative to the home rather than the working directory, which a worker may not share.
     path = home.home() / Path(evaluation.rows).expanduser()
     if not path.is_file():
-        raise UserError(f"evaluation.rows: {missing_file(path)}")
+        raise UserError(f"{section}.rows: {missing_file(path)}")
     file = FileRecord.of(path)
     if file.sha256 != evaluation.sha256:
         raise UserError(
-            f"evaluation.rows {path} has the sha256 {file.sha256}, but evaluation.sha256 is "
+            f"{section}.rows {path} has the sha256 {file.sha256}, but {section}.sha256 is "
             f"{evaluation.sha256}; scores on different rows are not comparable: restore the file, "
-            "or set evaluation.sha256 to the new value"
+            f"or set {section}.sha256 to the new value"
         )
     objective = objective_of(task)
     rows = read_answered(path, objective, evaluation.columns)

@@ -116,7 +116,11 @@ def test_a_hub_id_is_told_from_a_path(source: str, *, expected: bool) -> None:
         ("lora: {target_modules: [q, 1]}", r"lora\.target_modules\.1 is 1; .*string"),
         ("lora: {target_modules: 1}", r"target_modules is 1; it must be a valid string or .*list"),
         ("tracking: {run_name: 1}", r"run_name is 1; .* \(put it in quotes\)"),
-        ("lora: 3", r"lora is 3; it must be a mapping of adapter_name, method"),
+        ("lora: 3", r"lora is 3; it must be a mapping of adapter_name, from, method"),
+        ("lora: {form: a}", r"lora\.form is not a setting; did you mean lora\.from\?"),
+        ("lora: {from_: a}", r"lora\.from_ is not a setting; did you mean lora\.from\?"),
+        ("lora: {from: 1}", r"lora\.from is 1; it must be a valid string"),
+        ("lora: {from: a, init_lora_weights: pissa}", r"lora: init_lora_weights is pissa, which"),
         ("seed: null", r"seed is null; it must be a valid integer"),
         ("seed: 1\nseed: 2", r"line 4, column 1: seed is given twice"),
         ("lora: [1", r"run\.yaml is not valid YAML: line 4"),
@@ -290,3 +294,32 @@ def test_settings_of_chat_templates_that_cannot_work_are_refused(
     """What adapterflow gives a template itself cannot be set, and plain text has no template."""
     with pytest.raises(UserError, match=message):
         read_config(written(tmp_path, SMALLEST.replace("org/rows", f"org/rows, {settings}")))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("models:/tickets@champion", "models:/tickets@champion"),
+        ("org/adapter", "org/adapter"),
+        ("org/adapter@v1", "org/adapter@v1"),
+        ("./a", "{folder}/a"),
+        ("outputs/run/adapters/default", "{folder}/outputs/run/adapters/default"),
+    ],
+)
+def test_an_adapter_to_begin_with_is_located(tmp_path: Path, given: str, expected: str) -> None:
+    """Paths are relative to the file; addresses and Hub ids, with a revision, stay as they are."""
+    config = read_config(written(tmp_path, f"{SMALLEST}lora: {{from: '{given}'}}\n"))
+    assert config.lora.from_ == expected.format(folder=tmp_path)
+    unchanged = read_config(written(tmp_path, SMALLEST), [f"lora.from={given}"]).lora.from_
+    assert unchanged == (expected.format(folder=Path.cwd()))
+
+
+def test_what_a_source_determines_stays_unset(tmp_path: Path) -> None:
+    """Written and read again, as Prefect does, a configuration has set what the user set."""
+    given = SMALLEST + "lora: {from: org/adapter, use_dora: false, r: null}\n"
+    config = read_config(written(tmp_path, given))
+    again = type(config).model_validate(config.model_dump(mode="json"))
+    assert again.lora.chosen == config.lora.chosen == {"from_", "use_dora"}
+    assert again == config
+    assert config.model_dump(mode="json")["lora"]["from"] == "org/adapter"
+    assert "from" in type(config).model_json_schema()["$defs"]["LoraSettings"]["properties"]

@@ -29,7 +29,15 @@ def test_the_example_names_files_that_are_there() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["lora.r=4", "seed=1", "decision.margin=0.5", "data.max_length=99", "evaluation.answers=text"],
+    [
+        "lora.r=4",
+        "seed=1",
+        "decision.margin=0.5",
+        "data.max_length=99",
+        "evaluation.answers=text",
+        "registry.continue_champion=true",
+        f"decision.older={{rows: a.jsonl, sha256: {'a' * 64}, guards: {{loss: 1}}}}",
+    ],
 )
 def test_what_changes_adapter_or_verdict_changes_the_hash(override: str) -> None:
     """A setting that the adapter or its decision is a function of is part of the hash."""
@@ -45,6 +53,7 @@ def test_what_changes_adapter_or_verdict_changes_the_hash(override: str) -> None
         "decision.approval={}",
         "data.train=elsewhere.jsonl",
         "base_model.source=/elsewhere",
+        "registry.name=other",
     ],
 )
 def test_where_things_are_does_not_change_the_hash(override: str) -> None:
@@ -99,3 +108,26 @@ def test_other_rows_end_before_anything_starts(
     assert (status, out) == (2, "")
     assert "scores on different rows are not comparable" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lora.from=models:/a/1", "begins with the champion, and lora.from with 'models:/a/1'"),
+        ("lora.init_lora_weights=pissa", "pissa saves an adapter of twice the rank"),
+    ],
+)
+def test_a_training_has_one_beginning(override: str, message: str) -> None:
+    """The champion excludes other beginnings."""
+    with pytest.raises(UserError, match=message):
+        example("registry.continue_champion=true", override)
+
+
+def test_where_older_rows_are_does_not_change_the_hash(tmp_path: Path) -> None:
+    """They are known by their sha256."""
+    settings = f"sha256: {'a' * 64}, guards: {{loss: 1}}"
+    one, other = (
+        example(f"decision.older={{rows: {tmp_path / name}.jsonl, {settings}}}") for name in "ab"
+    )
+    assert one.sha256() == other.sha256()
+    assert one.decision.older != other.decision.older

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from flow_runs import sums, tiny_config
+from plain_adapters import lora_folder
 from tiny_gguf import gguf_base
 from tiny_models import tiny_tokenizer
 
@@ -18,8 +19,8 @@ from tasks.validate_inputs import check_inputs
 
 def inputs(config: TrainAdapterConfig, folder: Path) -> str:
     """Return what a run of the configuration is found by."""
-    data = check_inputs(config, folder).data
-    return fingerprint(config, data.record)
+    found = check_inputs(config, folder)
+    return fingerprint(config, found.data.record, found.lora.source)
 
 
 @pytest.fixture
@@ -70,6 +71,21 @@ def test_another_configuration_of_the_base_is_a_change(base: Path, tmp_path: Pat
     file = base / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "rms_norm_eps": 1e-3}))
     assert inputs(config, tmp_path / "2") != before
+
+
+def test_the_adapter_to_begin_with_is_part_of_it_and_its_place_is_not(
+    base: Path, tmp_path: Path
+) -> None:
+    """A run that begins with other weights is another, though both are found by one name."""
+    data, source = sums(tmp_path / "rows.jsonl", count=4), tmp_path / "source"
+
+    def found(seed: int, place: Path) -> str:
+        lora_folder(base, place, seed=seed)
+        lora: dict[str, object] = {"from": str(place), "r": None}
+        return inputs(tiny_config(base, data, lora=lora), tmp_path / f"run-{seed}")
+
+    first, moved = found(1, source), found(1, tmp_path / "moved")
+    assert first == moved != found(2, source)
 
 
 def test_a_tokenizer_that_changed_is_loaded_anew(base: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from plain_adapters import lora_folder
 from retraining_runs import retraining
 
-from tasks.engine.adapters import AdapterFolder, find_adapter
+from tasks.engine.adapters import AdapterFolder, find_adapter, resolve_lora
 from tasks.engine.base import find_base
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.errors import UserError
@@ -136,11 +136,12 @@ def test_a_champion_that_cannot_share_the_base_is_told_before_training(
     """Both are scored on one base, so what PEFT can't put on it together is no comparison."""
     config = retraining(tiny_base, tmp_path, "sums", **sections)
     base = find_base(config.base_model)
+    lora = resolve_lora(config.lora, base)
     if message is None:
-        _check_beside(version(1), base, config)
+        _check_beside(version(1), base, config, lora)
         return
     with pytest.raises(UserError, match=rf"sums/1 can't be compared with: .*{message}"):
-        _check_beside(version(1), base, config)
+        _check_beside(version(1), base, config, lora)
 
 
 def test_no_method_may_train_the_base_in_a_retraining(tmp_path: Path) -> None:

@@ -41,15 +41,19 @@ def decided(
     incumbent: ModelScores,
     challenger: ModelScores,
     unchanged_since: int | None = None,
+    older: tuple[ModelScores, ModelScores] | None = None,
     **settings: object,
 ) -> DecisionRecord:
     """Decide with few bootstrap samples, which take the most of the time."""
+    if forgetting := settings.pop("older_settings", None):
+        settings["older"] = forgetting
     wanted = DecisionSettings.model_validate({"min_rows": 2, "bootstrap_samples": 100} | settings)
     return decide(
         wanted,
         incumbent,
         challenger,
         incumbent_name="champion",
+        older=older,
         unchanged_since=unchanged_since,
     )
 
@@ -166,3 +170,29 @@ def test_a_promotion_tells_its_numbers() -> None:
     decision = decided(scores([0.0] * 40 + [1] * 60), scores([0.0] * 20 + [1] * 80))
     start = "better: exact_match 0.8 against the champion's 0.6 on 100 rows (gain 0.2, 95% inter"
     assert decision.reason.startswith(start)
+
+
+@pytest.mark.parametrize(("kept", "outcome"), [(36, Outcome.PROMOTE), (35, Outcome.REJECT)])
+def test_what_falls_on_older_rows_is_not_promoted(kept: int, outcome: Outcome) -> None:
+    """Of 40 older rows the champion knows 38; a twentieth less is tolerated, and no more."""
+    settings = {"rows": "older.jsonl", "sha256": "0" * 64, "guards": {"exact_match": 0.05}}
+    before, now = ([1.0] * count + [0.0] * (40 - count) for count in (38, kept))
+    decision = decided(
+        scores([0.0] * 40),
+        scores([1.0] * 40),
+        older=(scores(before), scores(now)),
+        metric="exact_match",
+        older_settings=settings,
+    )
+    assert decision.outcome is outcome, decision.reason
+    assert ("exact_match on the older rows went from 0.95" in decision.reason) is (
+        outcome is Outcome.REJECT
+    )
+
+
+def test_without_a_champion_there_is_nothing_to_forget() -> None:
+    """The older rows are not scored then, and guard nothing."""
+    settings = {"rows": "older.jsonl", "sha256": "0" * 64, "guards": {"exact_match": 0.0}}
+    decision = decided(scores([0.0] * 40), scores([1.0] * 40), older_settings=settings)
+    assert decision.outcome is Outcome.PROMOTE
+    assert decision.guards == ()
