@@ -27,8 +27,8 @@ from tasks.engine.data.tokens import PreparedData, changes
 from tasks.engine.preparation import TEXTS, prepare_data
 from tasks.engine.training import check_training_settings
 from tasks.errors import PassingError, UserError
-from tasks.launching import check_processes
 from tasks.inference.adapter_to_continue import kept_source
+from tasks.launching import check_processes
 from tasks.records import (
     BaseSource,
     DataRecord,
