@@ -121,6 +121,7 @@ def choose(page: "Page", option: str) -> None:
     """Choose an option in the form; the keyboard opens the list however the page was just drawn."""
     page.locator(f"{_FORM} .p-select-button__control").press("ArrowDown")
     page.locator(".p-select-option", has_text=option).first.click()
+    page.locator(f"{_FORM} .p-select-button__value", has_text=option).wait_for()
 
 
 def test_the_reports_are_read_without_scrolling_sideways(asked: Asked, page: "Page") -> None:
@@ -190,6 +191,7 @@ def test_the_approver_chooses_and_is_not_told_that_it_has_happened(
     choose(page, "approve")
     dialog.locator("textarea").last.fill("Ada: good enough")
     dialog.get_by_role("button", name="Submit").click()
+    dialog.wait_for(state="hidden")
     out, problem = asked.command.communicate(timeout=240)
     assert asked.command.returncode == 0, problem
     assert "promoted: loss " in out
