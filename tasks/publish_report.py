@@ -152,6 +152,8 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
         "steps": f"{trained.num_steps:,} in {trained.seconds_training:.0f} s",
         "training loss": f"{trained.train_loss:.4f}",
     }
+    if source := trained.injected.lora.source:
+        numbers["begins with"] = breakable(source.text)
     if report.data.unread:
         numbers["not read"] = cell(unread_text(report.data.unread), _LONGEST_CELL)
     if trained.eval_loss is not None:

@@ -27,7 +27,7 @@ from tasks.engine.data.tokens import PreparedData, changes
 from tasks.engine.preparation import TEXTS, prepare_data
 from tasks.engine.training import check_training_settings
 from tasks.errors import PassingError, UserError
-from tasks.inference.adapter_to_continue import kept_source
+from tasks.inference.adapter_to_continue import kept_source, learned_by
 from tasks.launching import check_processes
 from tasks.records import (
     BaseSource,
@@ -85,7 +85,9 @@ def check_inputs(config: TrainAdapterConfig, run_folder: Path) -> CheckedInputs:
     wanted = config.base_model
     source = kept_source(config.lora, config.tracking, source_in(run_folder))
     # The rows come before the base, as finding a GGUF base converts it, which takes minutes.
-    sets = read_examples(config.data, config.seed, wanted.task, wanted.labels)
+    replays = source is not None and config.data.replay > 0
+    learned = learned_by(source, config.tracking) if source and replays else None
+    sets = read_examples(config.data, config.seed, wanted.task, wanted.labels, learned)
     check_output_folder(config)
     read_chat_template(config.data.chat_template)
     if config.output.push_to_hub:

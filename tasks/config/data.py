@@ -212,6 +212,11 @@ class DataSettings(Section):
     max_train_rows: int | None = Field(default=None, ge=1, le=10**9)
     """Train on this many rows only, drawn by the seed. Several sources keep their proportions."""
 
+    replay: float = Field(default=0.0, ge=0, le=1)
+    """Share of the rows that the adapter of `lora.from`, or the champion that is continued, learned
+    from, to be mixed into the training rows, beside `max_train_rows`; drawn by the seed. Its run in
+    MLflow records where they are; they have to be as they were."""
+
     @field_validator("where", mode="before")
     @classmethod
     def _accept_numbers(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given

@@ -34,6 +34,11 @@ class RetrainAdapterConfig(TrainAdapterConfig):
     registry: RegistrySettings
     """The registered model in MLflow."""
 
+    @property
+    def continues(self) -> bool:
+        """Whether the training may begin with an adapter instead of a fresh one."""
+        return super().continues or self.registry.continue_champion
+
     @model_validator(mode="after")
     def _one_beginning(self) -> Self:
         if not self.registry.continue_champion:

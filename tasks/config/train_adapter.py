@@ -65,6 +65,21 @@ class TrainAdapterConfig(Section):
         settings = self.model_dump(mode="json", exclude={**self._without_effect})
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def continues(self) -> bool:
+        """Whether the training may begin with an adapter instead of a fresh one."""
+        return self.lora.from_ is not None
+
+    @model_validator(mode="after")
+    def _replay_needs_a_beginning(self) -> Self:
+        if self.data.replay and not self.continues:
+            raise ValueError(
+                f"data.replay {self.data.replay:g} is a share of the rows that the adapter of "
+                "lora.from learned from, and lora.from is not set (nor, in a retraining, "
+                "registry.continue_champion); set it, or remove data.replay"
+            )
+        return self
+
     @model_validator(mode="after")
     def _quantized_weights_cannot_be_changed(self) -> Self:
         quantization, init = self.base_model.quantization, self.lora.init_lora_weights

@@ -52,6 +52,8 @@ _SECONDS_FOR_THE_LOCK = 10.0
 _SOURCE_PARAM = "lora/from_sha256"
 _SOURCE_TAG = "adapterflow.begins_with"
 """Tag: the adapter that the run begins with, where it is not a fresh one."""
+ROWS_FILE = "rows.json"
+"""The artifact that says how a run's training rows can be read again."""
 _RECORDED_VERSIONS = ("adapterflow", "torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -233,6 +235,8 @@ def _log_inputs(config: TrainAdapterConfig, data: DataRecord, tracker: Tracker) 
     versions = {f"versions/{name}": version(name) for name in _RECORDED_VERSIONS}
     tracker.log_params({**versions, "versions/python": platform.python_version()})
     tracker.log_text(config.model_dump_json(indent=2), "configuration.json")
+    learned = data.learned(config.base_model.task)
+    tracker.log_text(learned.model_dump_json(indent=2), ROWS_FILE)
     if data.chat_template is not None:
         tracker.log_text(data.chat_template, "chat_template.jinja")
 

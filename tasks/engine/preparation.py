@@ -105,6 +105,7 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
         unread_chat_template_kwargs=unread_kwargs(tokens.tokenizer, tokens.chat),
         train=train,
         eval=held_out[0] if held_out else None,
+        replayed=sets.replayed,
         num_eval_rows_in_train=sets.num_eval_rows_in_train,
         labels=sets.labels,
         untrained_labels=sets.untrained_labels,

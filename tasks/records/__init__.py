@@ -21,7 +21,7 @@ from tasks.records.comparison import (
     ScoredModel,
     VersionRecord,
 )
-from tasks.records.data import DataRecord, OddRows, RowPlace, ShownRow, SplitRecord
+from tasks.records.data import DataRecord, LearnedData, OddRows, RowPlace, ShownRow, SplitRecord
 from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, QuantizedGap
 from tasks.records.inputs import InputsRecord
 from tasks.records.lora import (
@@ -69,6 +69,7 @@ __all__ = [
     "GuardRecord",
     "InjectedRecord",
     "InputsRecord",
+    "LearnedData",
     "LearnedRows",
     "LoadedRecord",
     "LoraConfigRecord",

@@ -1,6 +1,9 @@
 """The validated data: what was read, how it was tokenized, and what was lost on the way."""
 
-from tasks.config import DataSettings
+import hashlib
+import json
+
+from tasks.config import DataSettings, Task
 from tasks.records.chat import ChatOptions
 from tasks.records.record import FileRecord, Record
 
@@ -73,13 +76,21 @@ class SplitRecord(Record):
     """Of the source, in metrics and reports."""
     row_format: str = ""
     template: str = ""
+    is_replayed: bool = False
+    """Whether the rows are some of those that an earlier adapter learned from."""
     parts: tuple["SplitRecord", ...] = ()
     """The same by source, where there are several."""
 
     @property
+    def own(self) -> tuple["SplitRecord", ...]:
+        """The sources that the run itself names, without rows that are replayed."""
+        return tuple(part for part in self.by_source if not part.is_replayed)
+
+    @property
     def own_sha256(self) -> str:
-        """The sha256 of the rows that the run itself names, without those that are replayed."""
-        return self.sha256
+        """The sha256 of the rows of all sources that the run itself names."""
+        own = [part.sha256 for part in self.own]
+        return own[0] if len(own) == 1 else hashlib.sha256(json.dumps(own).encode()).hexdigest()
 
     @property
     def by_source(self) -> tuple["SplitRecord", ...]:
@@ -91,6 +102,19 @@ class SplitRecord(Record):
         """` of 10 examples`, where conversations became several rows; else empty."""
         is_split = 0 < self.num_examples < self.num_rows
         return f" of {self.num_examples:,} examples" if is_split else ""
+
+
+class LearnedData(Record):
+    """How the rows that an adapter learned from are read again, and known to be the same."""
+
+    settings: DataSettings
+    seed: int
+    task: Task
+    labels: tuple[str, ...]
+    sources: tuple[str, ...]
+    """The sha256 of the training rows of each source."""
+    replayed: "LearnedData | None" = None
+    """Of the adapter that it began as; `settings.replay` is the share of those rows."""
 
 
 class DataRecord(Record):
@@ -108,6 +132,8 @@ class DataRecord(Record):
     """Those of `data.chat_template_kwargs` that the chat template never reads."""
     train: SplitRecord
     eval: SplitRecord | None
+    replayed: LearnedData | None = None
+    """What the adapter to begin with learned from, where rows of that are replayed."""
     num_eval_rows_in_train: int
     labels: tuple[str, ...] = ()
     """The classes in the order of the model's outputs, where rows or words are classified."""
@@ -123,6 +149,21 @@ class DataRecord(Record):
     """Of the base whose tokenizer made the tokens: its weights and its configuration."""
     tokens: tuple[FileRecord, ...]
     """The tokenized rows: the training rows and, if there are any, the held-out rows."""
+
+    def learned(self, task: Task) -> LearnedData:
+        """Return how the training rows can be read again.
+
+        Args:
+            task: what was learned from them.
+        """
+        return LearnedData(
+            settings=self.settings,
+            seed=self.seed,
+            task=task,
+            labels=self.labels,
+            sources=tuple(part.sha256 for part in self.train.own),
+            replayed=self.replayed,
+        )
 
     @property
     def chat(self) -> ChatOptions:

@@ -27,6 +27,7 @@ from tasks.tracking.adapter_sources import (  # noqa: E402
     fetched_adapter,
     is_mlflow_uri,
     pinned_adapter,
+    text_of_run,
 )
 from tasks.tracking.moving import repair  # noqa: E402
 from tasks.tracking.offline.shipping import (  # noqa: E402
@@ -100,6 +101,7 @@ __all__ = [
     "ship_command",
     "shipping_together",
     "tag_before",
+    "text_of_run",
     "tracking_uri",
     "ui_command",
     "write_bundle",

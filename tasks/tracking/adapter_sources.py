@@ -82,6 +82,30 @@ def pinned_adapter(uri: str, tracking: TrackingSettings) -> PinnedAdapter:
         return PinnedAdapter(pinned, run_id, _learned(client, run_id) if run_id else None)
 
 
+def text_of_run(run_id: str, file: str, tracking: TrackingSettings) -> str | None:
+    """Return a text that a run logged; None if it did not.
+
+    Args:
+        run_id: of the run in MLflow.
+        file: the artifact's path.
+        tracking: which MLflow store.
+
+    Raises:
+        UserError: there is no such run.
+        PassingError: the server can't be reached.
+    """
+    store = tracking_uri(tracking)
+    with (
+        _explained(store, f"{file} of the run {run_id} can't be read from MLflow"),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        client = store_client(store)
+        if file not in {one.path for one in client.list_artifacts(run_id)}:
+            return None
+        path = Path(client.download_artifacts(run_id, file, folder))
+        return path.read_text(encoding="utf-8")
+
+
 def _pinned(client: "MlflowClient", uri: str) -> tuple[str, str | None]:
     """Return an address that does not move, and the id of the run."""
     if found := _OF_RUN.fullmatch(uri):

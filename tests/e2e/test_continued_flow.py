@@ -112,6 +112,19 @@ def test_a_resumed_run_begins_with_what_it_began_with(
     )
 
 
+def test_a_replay_needs_the_sources_run(
+    first: ReportRecord, tiny_base: Path, tmp_path: Path
+) -> None:
+    """A folder does not say where its rows are; an address in MLflow does, also in a training."""
+    config = continuing(tiny_base, tmp_path, str(first.saved.folder))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"replay": 0.5})})
+    with pytest.raises(UserError, match=r"data\.replay needs an adapter whose run is in MLflow"):
+        runs.execute(runs.create_run(config))
+    lora = config.lora.model_copy(update={"from_": f"models:/{NAME}/1"})
+    report = runs.execute(runs.create_run(config.model_copy(update={"lora": lora})))
+    assert [one.name for one in report.data.train.parts] == ["second", "replayed-first"]
+
+
 @pytest.mark.parametrize(
     ("source", "lora", "message"),
     [

@@ -153,3 +153,35 @@ def test_older_rows_that_are_trained_on_are_told_before(
     older = {**fixed(folder / "held-out-1.jsonl"), "guards": {"loss": 0.1}, "sha256": "0" * 64}
     with pytest.raises(UserError, match=r"but decision\.older\.sha256 is 0+; scores"):
         retrained(wave(tiny_base, folder, 2, decision={"older": older}))
+
+
+def test_rows_of_the_champion_are_replayed(
+    first: RetrainedRecord, tiny_base: Path, folder: Path
+) -> None:
+    """Half of the rows that it learned from are among the training rows, and counted apart.
+
+    The same again is skipped, and rows that have changed since are one message.
+    """
+    assert first.report
+    more = rows_of(folder / "more.jsonl", range(300, 312), right=False)
+    config = wave(tiny_base, folder, 2, data={"train": str(more), "replay": 0.5})
+    record = retrained(config)
+    assert record.report
+    data = record.report.data
+    assert [(one.name, one.num_rows) for one in data.train.parts] == [
+        ("more", 9),
+        ("replayed-wave-1", 9),
+    ]
+    assert data.replayed
+    assert data.replayed.sources == (first.report.data.train.sha256,)
+    assert record.version
+    assert record.version.tags["lineage.own_rows_sha256"] == data.train.parts[0].sha256
+    assert retrained(config).decision.outcome is Outcome.SKIP
+
+    file = folder / "wave-1.jsonl"
+    kept = file.read_text()
+    file.write_text(kept.replace("What is 3 plus", "How much is 3 plus"))
+    other = wave(tiny_base, folder, 2, data={"train": str(more), "replay": 0.25})
+    with pytest.raises(UserError, match=r"wave-1\.jsonl has other rows than the adapter"):
+        retrained(other)
+    file.write_text(kept)

@@ -323,3 +323,12 @@ def test_what_a_source_determines_stays_unset(tmp_path: Path) -> None:
     assert again == config
     assert config.model_dump(mode="json")["lora"]["from"] == "org/adapter"
     assert "from" in type(config).model_json_schema()["$defs"]["LoraSettings"]["properties"]
+
+
+def test_replay_needs_an_adapter_to_begin_with(tmp_path: Path) -> None:
+    """A fresh adapter has learned from no rows."""
+    file = written(tmp_path, SMALLEST)
+    with pytest.raises(UserError, match=r"data\.replay 0\.2 is a share .* and lora\.from is not"):
+        read_config(file, ["data.replay=0.2"])
+    config = read_config(file, ["data.replay=0.2", "lora.from=models:/tickets/3"])
+    assert config.data.replay == 0.2

@@ -13,12 +13,13 @@ from tasks.engine.adapters import AdapterFolder, find_adapter, resolve_lora
 from tasks.engine.base import find_base
 from tasks.engine.scoring.held_out import HeldOut, open_held_out
 from tasks.errors import UserError
-from tasks.records import Outcome, VersionRecord
-from tasks.retraining import check_retraining
+from tasks.records import FileRecord, Outcome, SourceRecord, VersionRecord
+from tasks.retraining import check_retraining, lineage
 from tasks.retraining.check_retraining import (
     _check_beside,
     _check_count,
     _configuration_sha256,
+    _unchanged_since,
     _version_made_from,
 )
 from tasks.tracking import OUTCOME_TAG
@@ -153,3 +154,29 @@ def test_no_method_may_train_the_base_in_a_retraining(tmp_path: Path) -> None:
             "sums",
             lora={"r": None, "method": "oft", "options": {"bias": "all"}},
         )
+
+
+def test_what_the_champion_learned_is_not_learned_again() -> None:
+    """A training that begins with a version is superfluous if that version learned the rows.
+
+    Whatever it began with itself, and whatever was replayed: only the run's own rows count. Another
+    version, or other rows, is no reason.
+    """
+    weights = FileRecord(path=Path("a"), sha256="w1", size_bytes=1)
+    source = SourceRecord(given="", reference="", weights=weights, config=weights)
+    made_of = {
+        lineage.DATA: "rows and replayed ones",
+        lineage.TOKENS: "t2",
+        lineage.SOURCE: "w1",
+        lineage.OWN_ROWS: "rows",
+        lineage.CODE: "c",
+    }
+    promoted = {OUTCOME_TAG: Outcome.PROMOTE.value}
+    own = {lineage.OWN_ROWS: "rows", lineage.CODE: "c", lineage.SOURCE: "w0"}
+    champion = version(1, **own, **promoted, **{lineage.ADAPTER: "w1"})
+    assert _unchanged_since([champion], made_of, source) == 1
+    assert _unchanged_since([champion], made_of, None) is None
+    assert _unchanged_since([champion], made_of | {lineage.OWN_ROWS: "other"}, source) is None
+    other = version(1, **own, **promoted, **{lineage.ADAPTER: "w2"})
+    assert _unchanged_since([other], made_of, source) is None
+    assert _unchanged_since([version(2, **made_of, **promoted)], made_of, source) == 2

@@ -1,29 +1,28 @@
 """Examples to learn from: checked rows in a training and a held-out split."""
 
 import hashlib
-import random
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-import numpy as np
-
 from tasks.config import Task
 from tasks.config.data import DataSettings, RowFormat
 from tasks.engine.data.rows import Row
+from tasks.engine.data.splits.drawing import drawn_places
 from tasks.engine.data.splits.kept_rows import KeptRows, canonical
 from tasks.engine.data.splits.mixing import DrawnRows, Split, mixed, rows_to_take
 from tasks.engine.data.splits.odd_rows import Oddity, odd_contents
 from tasks.engine.data.splits.opened_sources import OpenedSource, open_held_out, open_sources
 from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
-from tasks.records import OddRows
+from tasks.records import LearnedData, OddRows
 
 _SHOWN_LABELS = 5
 _CLASSIFIED = (RowFormat.LABELLED, RowFormat.TAGGED)
 _FIRST_ROWS = 1000
+_REPLAYED = "replayed-"
+"""Before the name of a source whose rows an earlier adapter learned from."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class ExampleSets:
     """The number of rows with a value in a column that is not read, by the column's name."""
     odd: tuple[OddRows, ...] = ()
     """Duplicates, contradictions, and held-out rows that are trained on."""
+    replayed: LearnedData | None = None
+    """Where rows of an earlier adapter's training are among those to train on: what it learned."""
 
     @property
     def row_formats(self) -> tuple[RowFormat, ...]:
@@ -64,6 +65,7 @@ def read_examples(
     seed: int,
     task: Task = Task.CAUSAL_LM,
     labels: tuple[str, ...] = (),
+    learned: LearnedData | None = None,
 ) -> ExampleSets:
     """Read, check, split and mix the data; equal files, settings and seed give equal examples.
 
@@ -77,6 +79,7 @@ def read_examples(
         seed: of the split and the mix.
         task: what is learned from them.
         labels: the classes in order; those of the training rows, sorted, unless given.
+        learned: what an earlier adapter learned from, of which `settings.replay` is trained on.
 
     Raises:
         UserError: a source cannot be read, its columns fit no format, it is of another kind than
@@ -85,9 +88,10 @@ def read_examples(
     """
     opened = open_sources(settings, task)
     sources = [_used(one, one.checked(), seed) for one in opened]
+    replayed = _replayed(learned, settings.replay, seed, task) if learned else []
     if opened[0].row_format in _CLASSIFIED:
-        labels = labels or _labels(sources)
-        for one in sources:
+        labels = labels or _labels([*sources, *replayed])
+        for one in [*sources, *replayed]:
             _check_labels(one.rows.first_with, labels, one.source)
     if settings.eval or settings.eval_split:
         apart = open_held_out(settings, task, opened)
@@ -98,14 +102,75 @@ def read_examples(
     else:
         pairs = [_held_out(one, settings.eval_fraction, seed) for one in sources]
         held_out, rest = [one for one, _ in pairs], [other for _, other in pairs]
-    trained = _taken(rest, settings, seed)
+    trained = [*_taken(rest, settings, seed), *replayed]
     return ExampleSets(
         train=mixed(trained, seed),
         eval=mixed(held_out, seed) if any(one.places for one in held_out) else None,
         labels=labels,
         unread=_unread((*sources, *held_out), settings),
         odd=tuple(odd_contents(trained, held_out)),
+        replayed=learned,
     )
+
+
+def _replayed(learned: LearnedData, share: float, seed: int, task: Task) -> list[DrawnRows]:
+    """Return a share of the rows that an earlier adapter learned from, of each of its sources.
+
+    Args:
+        learned: what it learned from.
+        share: of all these rows, from 0 to 1.
+        seed: of the draw.
+        task: what is to be learned from them.
+
+    Raises:
+        UserError: the rows are gone or have changed, or another task was learned from them.
+    """
+    if learned.task is not task:
+        raise UserError(
+            f"data.replay: the adapter to begin with learned {learned.task.value} from its rows, "
+            f"and base_model.task is {task.value}; remove data.replay"
+        )
+    given = _read_again(learned)
+    total = sum(len(one.places) for one in given)
+    counts = rows_to_take(
+        [len(one.places) for one in given], [None] * len(given), max(1, round(share * total))
+    )
+    return [
+        replace(
+            one,
+            places=drawn_places(one.places, count, seed)[0],
+            name=f"{_REPLAYED}{one.name.removeprefix(_REPLAYED)}",
+            is_replayed=True,
+        )
+        for one, count in zip(given, counts, strict=True)
+        if count
+    ]
+
+
+def _read_again(learned: LearnedData) -> list[DrawnRows]:
+    """Return all rows that an adapter learned from, which must be those that it learned from."""
+    settings, seed, task = learned.settings, learned.seed, learned.task
+    try:
+        opened = open_sources(settings, task)
+        sources = [_used(one, one.checked(), seed) for one in opened]
+    except UserError as mistake:
+        raise UserError(
+            f"data.replay: the rows that the adapter to begin with learned from can't be read "
+            f"again: {mistake}; restore them, or remove data.replay"
+        ) from mistake
+    # Rows held out in a file of their own leave the others as they are.
+    if not (settings.eval or settings.eval_split):
+        sources = [_held_out(one, settings.eval_fraction, seed)[1] for one in sources]
+    taken = _taken(sources, settings, seed)
+    for one, sha256 in zip(taken, learned.sources, strict=True):
+        if one.rows.sha256(one.places) != sha256:
+            raise UserError(
+                f"data.replay: {one.source} has other rows than the adapter to begin with learned "
+                "from; restore the file, or, if data.train still has them, remove data.replay"
+            )
+    if learned.replayed:
+        taken += _replayed(learned.replayed, settings.replay, seed, task)
+    return taken
 
 
 def check_first_rows(
@@ -139,7 +204,7 @@ def check_first_rows(
 def _used(opened: OpenedSource, rows: KeptRows, seed: int) -> DrawnRows:
     """Return the rows of a source that are used: all, or `max_rows` of them."""
     source = opened.settings
-    places, _ = _drawn(range(len(rows)), source.max_rows or len(rows), seed)
+    places, _ = drawn_places(range(len(rows)), source.max_rows or len(rows), seed)
     return DrawnRows(opened.source, source.short_name, opened.row_format, rows, places)
 
 
@@ -147,7 +212,7 @@ def _held_out(given: DrawnRows, fraction: float, seed: int) -> tuple[DrawnRows, 
     """Return the held-out rows of a source, and the others."""
     total = len(given.places)
     count = min(max(1, round(fraction * total)), total - 1) if fraction else 0
-    drawn, others = _drawn(given.places, count, seed)
+    drawn, others = drawn_places(given.places, count, seed)
     return replace(given, places=drawn), replace(given, places=others)
 
 
@@ -156,7 +221,7 @@ def _taken(given: Sequence[DrawnRows], settings: DataSettings, seed: int) -> lis
     weights = [one.weight for one in settings.sources]
     counts = rows_to_take([len(one.places) for one in given], weights, settings.max_train_rows)
     return [
-        replace(one, places=_drawn(one.places, count, seed)[0])
+        replace(one, places=drawn_places(one.places, count, seed)[0])
         for one, count in zip(given, counts, strict=True)
     ]
 
@@ -201,15 +266,3 @@ def content_sha256(rows: Iterable[Row]) -> str:
     for row in rows:
         digest.update(canonical(row))
     return digest.hexdigest()
-
-
-def _drawn(places: Sequence[int], count: int, seed: int) -> tuple[Sequence[int], Sequence[int]]:
-    """Draw places by the seed; return the drawn and the others, each in their order."""
-    if not count:
-        return places[:0], places
-    if count >= len(places):
-        return places, places[:0]
-    drawn = np.zeros(len(places), dtype=bool)
-    drawn[random.Random(seed).sample(range(len(places)), count)] = True  # noqa: S311  # no secret
-    all_places = np.asarray(places, dtype=np.int64)
-    return array("q", all_places[drawn].tobytes()), array("q", all_places[~drawn].tobytes())

@@ -31,6 +31,8 @@ class Split:
     """The same examples by source, where there are several."""
     order: Sequence[int] = field(default=(), compare=False)
     """The number of the part that each example is of, where there are several."""
+    is_replayed: bool = False
+    """Whether the rows are some of those that an earlier adapter learned from."""
 
     @property
     def by_source(self) -> tuple["Split", ...]:
@@ -48,6 +50,8 @@ class DrawnRows:
     rows: KeptRows
     places: Sequence[int]
     """Of these rows among all of the source, ascending."""
+    is_replayed: bool = False
+    """Whether they are some of those that an earlier adapter learned from."""
 
     def contents(self) -> "np.ndarray":
         """Return `KeptRows.contents` of the drawn rows."""
@@ -129,7 +133,14 @@ def mixed(drawn: Sequence[DrawnRows], seed: int) -> Split:
 
 def _part(drawn: DrawnRows, sha256: str) -> Split:
     examples = drawn.rows.examples(drawn.places)
-    return Split(drawn.source, sha256, examples, drawn.name, drawn.row_format)
+    return Split(
+        drawn.source,
+        sha256,
+        examples,
+        drawn.name,
+        drawn.row_format,
+        is_replayed=drawn.is_replayed,
+    )
 
 
 def _sha256s(drawn: Sequence[DrawnRows], order: Sequence[int]) -> list[str]:

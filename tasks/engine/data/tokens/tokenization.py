@@ -91,6 +91,7 @@ class SplitCounts:
         return SplitRecord(
             source=self.split.source,
             name=self.split.name,
+            is_replayed=self.split.is_replayed,
             row_format=self.split.row_format.value if self.split.row_format else "",
             template=self.template,
             sha256=self.split.sha256,

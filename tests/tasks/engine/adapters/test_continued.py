@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from engine_steps import (
+    LABELS,
     configured,
     gpt2_base,
     injected,
     loaded,
     logits,
+    prepared,
     qwen2_base,
     save_here,
     train_here,
@@ -22,13 +24,22 @@ from hub_stand_in import HubStandIn, point_clients_at
 from peft import LoHaConfig, PeftModel, get_peft_model
 from plain_adapters import lora_folder
 from pydantic import ValidationError
+from tiny_models import tiny_bert, tiny_llama, tiny_mixture
 from transformers import AutoModelForCausalLM
 
 from tasks import engine
 from tasks.config import BaseModelSettings, LoraSettings
-from tasks.engine.adapters import adapter_state, find_source, keep_source, reinject, resolve_lora
+from tasks.engine.adapters import (
+    adapter_state,
+    check_source_tokenizer,
+    find_source,
+    keep_source,
+    prompted_otherwise,
+    reinject,
+    resolve_lora,
+)
 from tasks.engine.adapters.injection import probe_logits
-from tasks.engine.base import find_base, push_adapter
+from tasks.engine.base import find_base, push_adapter, tokenizer_of
 from tasks.errors import UserError, VerificationError
 from tasks.records import LoraRecord
 
@@ -327,3 +338,78 @@ def test_the_base_is_left_as_it_was(tiny_base: Path, source: Path, tmp_path: Pat
     assert torch.equal(probe_logits(model, adapters=False), before)
     assert isinstance(record.lora, LoraRecord)
     assert list(model.peft_config) == ["default"]
+
+
+def test_another_way_to_write_prompts_is_told(tiny_base: Path, tmp_path: Path) -> None:
+    """Another chat template is refused, as tokens would be others; plain prompts are a warning."""
+    model, record = trained(tiny_base, tmp_path)
+    folder = save_here(model, record, tmp_path).folder  # says that it was trained on chats
+    base = find_base(BaseModelSettings(source=str(tiny_base)))
+    found = find_source(str(folder))
+    check_source_tokenizer(found, tokenizer_of(base))
+    with pytest.raises(UserError, match="was trained with another chat template"):
+        check_source_tokenizer(found, tokenizer_of(base, "{{ messages[0]['content'] }}"))
+    data = prepared(record.injected.lora.base, tmp_path).record
+    assert data.template == "plain"
+    (warning,) = prompted_otherwise(found, data)
+    assert (
+        "trained on prompts by the template chat, and is continued on prompts by plain" in warning
+    )
+    chat = data.model_copy(update={"template": "chat"})
+    assert [*prompted_otherwise(found, chat)] == []
+    options = chat.settings.model_copy(update={"system_in_user": True})
+    (warning,) = prompted_otherwise(found, chat.model_copy(update={"settings": options}))
+    assert "other chat options" in warning
+
+
+def test_an_adapter_of_another_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    """Its manifest has the sha256 of the weights that it was trained on."""
+    model, record = trained(tiny_base, tmp_path)
+    folder = save_here(model, record, tmp_path).folder
+    other = tiny_llama(tmp_path / "other", seed=7)
+    with pytest.raises(UserError, match=r"but the base is .*other"):
+        resolved(folder, other)
+
+
+def test_a_source_for_other_classes_is_refused(tmp_path: Path) -> None:
+    """Classes are those of the source, in their order; its head trains on."""
+    base = tiny_bert(tmp_path / "bert")
+    settings = {"source": str(base), "task": "sequence-classification", "dtype": "float32"}
+    labelled = BaseModelSettings.model_validate(settings | {"labels": LABELS})
+    lora = LoraSettings.model_validate({"r": 2, "target_modules": "all-linear"})
+    model, record = trained(base, tmp_path / "first", lora, labelled)
+    folder = save_here(model, record, tmp_path / "first").folder
+    _, again = injected(base, tmp_path / "second", starting(folder, r=2), labelled)
+    assert again.source_logit_difference == 0
+    wrong = BaseModelSettings.model_validate(settings | {"labels": ["a", "b", "c"]})
+    with pytest.raises(UserError, match="was made for animal, money, place"):
+        resolve_lora(starting(folder), find_base(wrong))
+
+
+def test_experts_are_continued(tmp_path: Path) -> None:
+    """Parameters are adapted as the source adapts them, with ranks of their own."""
+    base = tiny_mixture("mixtral", tmp_path / "base")
+    everything = {"r": 4, "target_modules": "all-linear"}
+    model, record = trained(base, tmp_path / "first", LoraSettings.model_validate(everything))
+    folder = save_here(model, record, tmp_path / "first").folder
+    before = logits(model)
+    again, begun = injected(base, tmp_path / "second", starting(folder, **everything))
+    assert torch.equal(logits(again), before)
+    assert begun.lora.adapted == record.injected.lora.adapted
+    with pytest.raises(UserError, match=r"target_modules do not select .*self_attn\.k_proj"):
+        configured(begun.lora.base, starting(folder, target_modules=["q_proj"]))
+
+
+def test_new_tokens_are_continued(tiny_base: Path, tmp_path: Path) -> None:
+    """Their rows train on; without just these tokens, the source is refused with what to set."""
+    settings = {"source": str(tiny_base), "dtype": "float32"}
+    with_tokens = BaseModelSettings.model_validate(settings | {"new_tokens": ["<part>"]})
+    lora = LoraSettings(r=4, target_modules=["q_proj"])
+    model, record = trained(tiny_base, tmp_path / "first", lora, with_tokens)
+    folder = save_here(model, record, tmp_path / "first").folder
+    before = logits(model)
+    again, begun = injected(tiny_base, tmp_path / "second", starting(folder), with_tokens)
+    assert torch.equal(logits(again), before)
+    assert begun.num_trainable_parameters == record.injected.num_trainable_parameters
+    with pytest.raises(UserError, match=r'set base_model\.new_tokens to \["<part>"\]'):
+        resolve_lora(starting(folder), find_base(BaseModelSettings.model_validate(settings)))
