@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo up down lint test test-all audit resolve chaos chaos-variants bench screenshots
+.PHONY: help install demo up down lint test test-all audit resolve chaos chaos-variants chaos-ranks bench screenshots
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,6 +20,7 @@ help:
 	@echo "make resolve   look up whether the pinned dependencies fit Python 3.12, 3.13 and 3.14 (asks pypi.org)"
 	@echo "make chaos     kill runs at 210 seeded moments, and report how each was resumed (half an hour)"
 	@echo "make chaos-variants  kill the processes of a set of 200 variants 23 times (up to 40 minutes)"
+	@echo "make chaos-ranks  kill the processes of a training in two processes 60 times (half an hour)"
 	@echo "make bench     compare with Trainer and TRL on this machine (hours; with ARGS=--quick, minutes)"
 	@echo "make screenshots  take the screenshots in docs/images again, from a run of the demo"
 	@echo "make install   create .venv with what running needs; the checks above install the rest when they are run"
@@ -84,6 +85,9 @@ chaos: .venv/installed-dev
 
 chaos-variants: .venv/installed-dev
 	PYTHONPATH=. $(BIN)/python tests/support/chaos_variants.py $(ARGS)
+
+chaos-ranks: .venv/installed-dev
+	PYTHONPATH=. $(BIN)/python tests/support/chaos_ranks.py $(ARGS)
 
 screenshots: .venv/installed-dev
 	$(BIN)/python tests/support/screenshots.py

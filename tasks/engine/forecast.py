@@ -6,7 +6,6 @@ folder: its peak memory is what the training will need, and its seconds per toke
 
 import math
 import tempfile
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -157,9 +156,9 @@ def _probe(
     def on_progress(now: TrainingProgress) -> None:
         nonlocal seconds_evaluating
         if not now.metrics:
-            step_ends.append(time.perf_counter())
+            step_ends.append(now.at)
         elif "eval_loss" in now.metrics:
-            seconds_evaluating += time.perf_counter() - step_ends[-1]
+            seconds_evaluating += now.at - step_ends[-1]
 
     with tempfile.TemporaryDirectory() as folder, measured() as measurement:
         model, base = load_base(config.base_model, data.record.labels)

@@ -28,7 +28,7 @@ class Reporter(logging.Handler):
 
     def on_progress(self, now: "TrainingProgress") -> None:
         """Report a step, or what was logged after it."""
-        self._write("step", [now.step, now.num_steps, now.metrics])
+        self._write("step", [now.step, now.num_steps, now.metrics, now.at])
 
     def on_evaluating(self, done: int, total: int) -> None:
         """Report the progress of an evaluation."""
@@ -93,7 +93,9 @@ class Reports:
                 yield json.loads(line)
 
 
-def _progress(step: int, num_steps: int, metrics: dict[str, float]) -> "TrainingProgress":
+def _progress(
+    step: int, num_steps: int, metrics: dict[str, float], at: float
+) -> "TrainingProgress":
     from tasks.engine.training import TrainingProgress
 
-    return TrainingProgress(step, num_steps, metrics)
+    return TrainingProgress(step, num_steps, metrics, at)

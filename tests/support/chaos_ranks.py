@@ -1,6 +1,6 @@
 """Kill the processes of a training outright, at any moment, and see that nothing is lost or left.
 
-    python tests/support/chaos_ranks.py
+    make chaos-ranks
 
 A training in two processes is killed by SIGKILL in turn in its first process, its second, and in
 the process that started both, at moments drawn by the seed, and resumed each time. After three

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
@@ -20,6 +20,8 @@ class TrainingProgress:
     num_steps: int
     metrics: dict[str, float]
     """What Trainer logged at this step; empty if it logged nothing."""
+    at: float = field(default_factory=time.monotonic, compare=False)
+    """The time, in seconds of `time.monotonic`, which all processes of a machine share."""
 
 
 OnTraining = Callable[[TrainingProgress], None]
