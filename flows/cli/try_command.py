@@ -2,13 +2,11 @@
 
 import json
 import re
-import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -111,48 +109,15 @@ def _answer_typed(trial: "Trial") -> None:
     for number, line in enumerate(_typed(), 1):
         answers = {}
         try:
-            with _stoppable() as stop:
-                for label in trial.labels:
-                    click.echo(f"[{label}]")
-                    shown = _Shown(stop)
-                    answers[label] = trial.answer(label, number, line, shown.grow)
-                    shown.finish(answers[label])
+            for label in trial.labels:
+                click.echo(f"[{label}]")
+                shown = _Shown()
+                answers[label] = trial.answer(label, number, line, shown.grow)
+                shown.finish(answers[label])
         except KeyboardInterrupt:
             click.echo("\nstopped")
             continue
         trial.keep(line, answers)
-
-
-class _Stop:
-    """Whether Ctrl-C was pressed."""
-
-    is_asked = False
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if it was."""
-        if self.is_asked:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def _stoppable() -> Iterator[_Stop]:
-    """Note a Ctrl-C, and raise it at the next token; a second one is raised at once.
-
-    Python raises it wherever it happens to be, as in a callback whose exceptions a library drops:
-    an answer was seen to go on.
-    """
-    stop = _Stop()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if stop.is_asked:
-            signal.default_int_handler(number, frame)
-        stop.is_asked = True
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _typed() -> Iterator[str]:
@@ -176,22 +141,19 @@ def _typed() -> Iterator[str]:
 
 
 class _Shown:
-    """An answer on the terminal, while it grows, until a stop is asked for."""
+    """An answer on the terminal, while it grows."""
 
-    def __init__(self, stop: _Stop) -> None:
-        self._stop = stop
+    def __init__(self) -> None:
         self._text = ""
 
     def grow(self, text: str) -> None:
         """Show what an answer has more than before."""
-        self._stop.check()
         if text.startswith(self._text):
             click.echo(_visible(text[len(self._text) :]), nl=False)
             self._text = text
 
     def finish(self, given: "Answered") -> None:
         """Show the rest of an answer; or all of it, should it differ from what was shown."""
-        self._stop.check()
         if given.answer is None:
             click.echo(f"error: {given.error}", err=True)
             return

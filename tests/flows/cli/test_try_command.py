@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from batch_predictions import Predicting, jsonl, read
 from command_line_runs import run_in_process
 from served_answers import as_chat, greedy_answers
 from tiny_models import CHAT_TEMPLATE, tiny_adapter, tiny_bert, tiny_tokenizer
-
-from flows.cli import try_command
 
 ADAPTERFLOW = Path(sys.executable).with_name("adapterflow")
 QUESTIONS = ["What is 1 plus 1?", "My card was declined.", "Bonjour, o\u00f9 est la gare ?"]
@@ -230,30 +227,6 @@ def test_a_pipe_needs_no_server(adapters: dict[str, Path], tmp_path: Path) -> No
     assert len(done.stdout.decode().split("\n")) == len(QUESTIONS) + 1
     assert done.stderr == b"loading ...\n"
     assert not (tmp_path / "home").exists()
-
-
-class _Deaf:
-    """Stands for a trial whose libraries drop what is raised within them."""
-
-    labels = ("base", "tickets")
-
-    def answer(self, label: str, number: int, line: str, on_text: Callable[[str], None]) -> None:
-        """Be stopped by Ctrl-C at the first token, and go on."""
-        with suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        on_text(f"{number}. {line} {label}")
-
-
-def test_ctrl_c_stops_an_answer_wherever_it_arrives(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is obeyed at the next token, and the next question is asked."""
-    monkeypatch.setattr(try_command, "_typed", lambda: iter(["Hello?", "Hello!"]))
-    before = signal.getsignal(signal.SIGINT)
-    trial: Any = _Deaf()
-    try_command._answer_typed(trial)
-    assert capsys.readouterr().out == "[base]\n\nstopped\n" * 2
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 class Terminal:
