@@ -133,7 +133,7 @@ def test_same_adapter_is_logged_once(tracker: Tracker, saved: SavedRecord, uri: 
 
     outputs = logged(tracker.run).outputs
     assert outputs is not None
-    assert [f"models:/{output.model_id}" for output in outputs.model_outputs] == [uri]
+    assert [f"models:/{output.model_id}" for output in outputs.model_outputs].count(uri) == 1
 
 
 def test_half_logged_adapter_is_completed(tracker: Tracker, saved: SavedRecord, uri: str) -> None:
