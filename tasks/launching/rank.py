@@ -96,16 +96,21 @@ def _train(folder: WorkFolder, work: Work, rank: int) -> Outcome:
 
 
 def _join(work: Work, rank: int) -> "Group":
-    """Meet the other processes; return what to reach them by."""
+    """Meet the other processes; return what to reach them by.
+
+    Raises:
+        LostPeerError: one of them ended meanwhile.
+    """
     from torch import distributed
 
     from tasks.engine.base import device
-    from tasks.engine.training import ProcessGroup
+    from tasks.engine.training import ProcessGroup, meeting
 
     store = distributed.FileStore(str(work.meeting_point), work.size)  # type: ignore[attr-defined]
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=work.size)
-    is_on_gpu = device().type == "cuda"
-    return ProcessGroup(distributed.new_group(backend="nccl") if is_on_gpu else None)
+    with meeting():
+        distributed.init_process_group("gloo", store=store, rank=rank, world_size=work.size)
+        on_gpus = distributed.new_group(backend="nccl") if device().type == "cuda" else None
+    return ProcessGroup(on_gpus)
 
 
 if __name__ == "__main__":

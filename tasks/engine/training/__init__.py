@@ -2,7 +2,7 @@
 
 from tasks.engine.training.callbacks import OnTraining, TrainingProgress
 from tasks.engine.training.checkpoints import Checkpoints
-from tasks.engine.training.group import ALONE, Group, LostPeerError, ProcessGroup
+from tasks.engine.training.group import ALONE, Group, LostPeerError, ProcessGroup, meeting
 from tasks.engine.training.loss_curve import draw_loss_curve
 from tasks.engine.training.optimizers import check_training_settings
 from tasks.engine.training.plan import LAYOUT, planned, training_identity
@@ -19,6 +19,7 @@ __all__ = [
     "TrainingProgress",
     "check_training_settings",
     "draw_loss_curve",
+    "meeting",
     "planned",
     "retrain",
     "train",

@@ -69,21 +69,21 @@ class ProcessGroup(Group):
     def any(self, flag: bool) -> bool:  # noqa: FBT001
         """Return whether the flag is set in any process."""
         flags = torch.tensor([int(flag)])
-        with _meeting():
+        with meeting():
             distributed.all_reduce(flags)
         return bool(flags.item())
 
     def gather(self, value: T) -> list[T]:
         """Return the value of each process, in the order of their ranks."""
         found: list[T | None] = [None] * self.size
-        with _meeting():
+        with meeting():
             distributed.all_gather_object(found, value)
         return found  # type: ignore[return-value]
 
     def from_first(self, make: Callable[[], T]) -> T:
         """Call the function in the first process, and return what it returned there."""
         made = [pickle.dumps(make()) if self.rank == 0 else None]
-        with _meeting():
+        with meeting():
             distributed.broadcast_object_list(made)
         return pickle.loads(made[0])  # type: ignore[no-any-return,arg-type] # noqa: S301 - of our own process
 
@@ -99,7 +99,7 @@ class ProcessGroup(Group):
         ]
         has_any = torch.tensor([float(one is not None) for one in given], device=loss.device)
         joined = torch.cat([*parts, has_any, loss.float().reshape(1)])
-        with _meeting():
+        with meeting():
             distributed.all_reduce(joined, group=self._gradients)
         *sums, has_any, total = joined.split([*map(len, parts), len(given), 1])
         for one, found, is_used in zip(parameters, sums, has_any.tolist(), strict=True):
@@ -109,7 +109,7 @@ class ProcessGroup(Group):
 
 
 @contextmanager
-def _meeting() -> Iterator[None]:
+def meeting() -> Iterator[None]:
     """Raise a LostPeerError where torch reports that others can't be reached."""
     try:
         yield
