@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from mlflow_runs import client_of, id_of, numbers_of
 from retraining_runs import aliases, retrained, retraining, rows_of
 
+from flows import retrain_adapter
 from tasks.config import RetrainAdapterConfig
 from tasks.engine.adapters import load_weights
 from tasks.errors import UserError
-from tasks.records import Outcome, RetrainedRecord
+from tasks.records import CheckedRecord, InputsRecord, Outcome, RetrainedRecord
+from tasks.retraining.check_retraining import is_outdated
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -185,3 +188,35 @@ def test_rows_of_the_champion_are_replayed(
     with pytest.raises(UserError, match=r"wave-1\.jsonl has other rows than the adapter"):
         retrained(other)
     file.write_text(kept)
+
+
+@pytest.mark.slow
+def test_a_champion_that_was_made_meanwhile_is_continued(
+    second: RetrainedRecord, tiny_base: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a run waits for its device, another one promotes: it begins with that champion."""
+    assert second.run
+    client = MlflowClient(second.run.tracking_uri, second.run.tracking_uri)
+    before = []
+
+    def meanwhile(
+        checked: CheckedRecord, config: RetrainAdapterConfig, inputs: InputsRecord
+    ) -> bool:
+        assert inputs.lora.source
+        before.append(inputs.lora.source.reference)
+        client.set_registered_model_alias(NAME, "champion", "2")
+        return is_outdated(checked, config, inputs)
+
+    rows = rows_of(folder / "meanwhile.jsonl", range(400, 424), right=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain_adapter, "is_outdated", meanwhile)
+        record = retrained(wave(tiny_base, folder, 2, data={"train": str(rows)}))
+    client.set_registered_model_alias(NAME, "champion", "1")
+    assert before == [f"models:/{NAME}/1"]
+    assert record.checked.source
+    assert record.checked.source.reference == f"models:/{NAME}/2"
+    assert record.checked.champion
+    assert record.checked.champion.version == 2
+    assert record.report
+    source = record.report.trained.injected.lora.source
+    assert source == record.checked.source

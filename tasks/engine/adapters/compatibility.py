@@ -312,7 +312,8 @@ def _named(model: "PreTrainedModel") -> str:
 def _another_base(adapter: AdapterFolder, made_for: str, base: BaseSource) -> UserError:
     return UserError(
         f"the adapter {adapter.source} was made for {made_for}, but the base is {base.reference} "
-        f"({base.fingerprint}); load the base that it was made for, or allow another one"
+        f"({base.fingerprint}); load the base that it was made for (`predict` takes another "
+        "one with any_base)"
     )
 
 
