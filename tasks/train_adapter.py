@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from tasks import engine
-from tasks.config import TrainingSettings
+from tasks.config import LearningObjective, TrainingSettings
 from tasks.durability.step import step
 from tasks.durability.training_progress import published_progress, tokens_per_step
 from tasks.durability.upgrades import adopt_checkpoints
@@ -18,6 +18,7 @@ _OF_TRAINING = {
     "grad_norm": "update/grad_norm",
     "learning_rate": "update/learning_rate",
 }
+_MEASURED_IN_TRAINING = ("rewards/", "logps/", "lengths/")
 _OF_EVALUATION = "eval_"
 
 
@@ -35,7 +36,7 @@ def train_adapter(
     adopt_checkpoints(injected, data, settings, run)
     model = workbench.take(injected)
     tracker = Tracker(run)
-    tracker.log_params({f"training/{k}": v for k, v in settings.model_dump(mode="json").items()})
+    tracker.log_params(_params(settings))
     with (
         progress("training step") as shown,
         published_progress(tokens_per_step(data, settings)) as published,
@@ -58,20 +59,38 @@ def train_adapter(
             run.checkpoints,
             on_progress,
             on_evaluating=shown.part("held-out row").at,
+            on_reference=shown.part("reference of a pair").at,
         )
     workbench.put(record, model)
     _report(record, tracker)
     return record
 
 
+def _params(settings: TrainingSettings) -> dict[str, object]:
+    """Return the settings as parameters; those of preferences only where they take effect."""
+    sections = {"training": settings.model_dump(mode="json", exclude={"preferences"})}
+    if settings.objective is not LearningObjective.SFT:
+        sections["training/preferences"] = settings.preference_settings.model_dump(mode="json")
+    return {f"{name}/{k}": v for name, given in sections.items() for k, v in given.items()}
+
+
 def _tracked(logged: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics for MLflow, by their names there, from all that the Trainer logs."""
     training = {known: logged[name] for name, known in _OF_TRAINING.items() if name in logged}
-    return training | {
-        f"eval/{name.removeprefix(_OF_EVALUATION)}": value
+    measured = {
+        f"train/{name}": value
         for name, value in logged.items()
-        if name.startswith(_OF_EVALUATION)
+        if name.startswith(_MEASURED_IN_TRAINING)
     }
+    return (
+        training
+        | measured
+        | {
+            f"eval/{name.removeprefix(_OF_EVALUATION)}": value
+            for name, value in logged.items()
+            if name.startswith(_OF_EVALUATION)
+        }
+    )
 
 
 def _report(record: TrainedRecord, tracker: Tracker) -> None:
@@ -84,6 +103,9 @@ def _report(record: TrainedRecord, tracker: Tracker) -> None:
             "adapter/change": record.adapter_change,
         }
     )
+    if learned := record.preferences:
+        tracker.log_params({"training/preferences/reference_sha256": learned.reference_sha256})
+        tracker.log_numbers({"seconds/reference": learned.seconds_reference})
     for warning in record.warnings:
         logger().warning(warning)
     logger().info(

@@ -37,7 +37,7 @@ from tasks.records.record import FileRecord, Record
 from tasks.records.report import ReportRecord
 from tasks.records.run import RunRecord, checkpoints_in, tokens_in, variants_in
 from tasks.records.saved import LoadedRecord, SampleRecord, SavedRecord
-from tasks.records.training import LossPoint, TrainedRecord, TrainingPlan
+from tasks.records.training import LearnedPreferences, LossPoint, TrainedRecord, TrainingPlan
 from tasks.records.variants import (
     VARIANTS_FILE,
     PlanRecord,
@@ -66,6 +66,7 @@ __all__ = [
     "GuardRecord",
     "InjectedRecord",
     "InputsRecord",
+    "LearnedPreferences",
     "LoadedRecord",
     "LoraConfigRecord",
     "LoraRecord",

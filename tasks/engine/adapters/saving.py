@@ -28,6 +28,7 @@ from tasks.records import (
     ChatOptions,
     DataRecord,
     FileRecord,
+    LearnedPreferences,
     PeftConfigRecord,
     SavedRecord,
     TrainedRecord,
@@ -83,6 +84,8 @@ class AdapterFiles:
     card: str = ""
     warnings: tuple[str, ...] = ()
     """The warnings about the configuration and the training."""
+    preferences: LearnedPreferences | None = None
+    """How it learned from pairs, if it did."""
     is_converted: bool = False
     """Whether it was trained on a base that its initialization altered, and is now for the original
     base."""
@@ -113,6 +116,7 @@ def files_to_save(
         prompting=prompting,
         card=card,
         warnings=(*record.warnings, *trained.warnings),
+        preferences=trained.preferences,
         is_converted=alters_base(record.peft_config),
     )
 
@@ -201,8 +205,16 @@ def _facts(files: AdapterFiles) -> dict[str, object]:
             "new_tokens": list(base.settings.new_tokens),
         },
         "warnings": list(files.warnings),
+        **_learned(files.preferences),
         **files.prompting.facts(base),
     }
+
+
+def _learned(preferences: LearnedPreferences | None) -> dict[str, object]:
+    """Return what the manifest says about how preferences were learned, if they were."""
+    if preferences is None:
+        return {}
+    return {"preferences": preferences.model_dump(mode="json", exclude={"seconds_reference"})}
 
 
 def _portable_source(base: BaseModelRecord) -> str | None:

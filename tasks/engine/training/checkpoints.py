@@ -32,6 +32,10 @@ class Kept(Record):
     unlogged_loss: float = 0.0
     """Sum of the losses of the steps since the last logged one, in nats."""
     last_logged_step: int = 0
+    unlogged_measures: tuple[float, ...] = ()
+    """Sums of what is measured beside the loss since the last log, where the objective measures."""
+    num_unlogged_items: int = 0
+    """That these are the sums of."""
 
 
 class _Manifest(Record):

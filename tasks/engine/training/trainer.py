@@ -5,7 +5,7 @@ full model when it resumes and when it loads the best one. Here a checkpoint hol
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from tasks.engine.eval_mode import eval_mode
 from tasks.engine.kernels import attending_by_row, fused_adapter_layers, lean_layers
 from tasks.engine.objectives import Objective
 from tasks.engine.training.checkpoints import Checkpoints, Kept, kept_in
+from tasks.engine.training.measures import Measures
 from tasks.engine.training.noise import noisy_embeddings
 from tasks.engine.training.optimizers import lora_optimizer
 from tasks.records import TrainingPlan
@@ -63,7 +64,7 @@ class Evaluated:
     """Summed over all labels, in nats."""
     num_labels: int = 0
     expected: list[list[int]] = field(default_factory=list)
-    predicted: list[list[int]] = field(default_factory=list)
+    predicted: list[list[Any]] = field(default_factory=list)
 
     def __add__(self, other: "Evaluated") -> "Evaluated":
         return Evaluated(
@@ -120,6 +121,7 @@ class AdapterTrainer(Trainer):
         self._initial = initial
         self._eval_sources = eval_sources
         self._has_moved = False
+        self._measures = Measures(task.measures)
         self._resumed_from = Kept()
         self._started = time.perf_counter()
         # Makes Trainer count the labels of a step, over all accumulation steps and devices.
@@ -149,6 +151,8 @@ class AdapterTrainer(Trainer):
             # mean would lack the steps before the checkpoint.
             self._tr_loss += self._resumed_from.unlogged_loss
             self._globalstep_last_logged = self._resumed_from.last_logged_step
+            kept = self._resumed_from
+            self._measures.restore(kept.unlogged_measures, kept.num_unlogged_items)
         # A run resumed from its last checkpoint is done, but Trainer would take one more step
         # before it checks.
         if self._is_done():
@@ -191,14 +195,31 @@ class AdapterTrainer(Trainer):
         return eval_dataset.in_order(self.args.eval_batch_size)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ANN401
+        measures, num_items = self._measures.kept
         kept = Kept(
             seconds_training=self.seconds_training(),
             unlogged_loss=self._tr_loss.item(),
             last_logged_step=self._globalstep_last_logged,
+            unlogged_measures=measures,
+            num_unlogged_items=num_items,
         )
         with self._checkpoints.writing(self.state.global_step, kept):
             super()._save_checkpoint(model, trial)
         self._checkpoints.prune(self._num_checkpoints, self.state.best_global_step)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """Return the batches of an optimizer step, and the number of their labels."""
+        batches, num_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._task.complete(batches)
+        return batches, num_labels
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and beside a training loss what was measured since the last one."""
+        if "loss" in logs:
+            logs.update(self._measures.take())
+        super().log(logs, start_time)
 
     def training_step(
         self,
@@ -228,7 +249,8 @@ class AdapterTrainer(Trainer):
         counts the labels over all devices, and the gradients are averaged over devices, hence the
         factor `num_processes`.
         """
-        loss, _ = self._task.loss(model, inputs, self._plan)  # type: ignore[arg-type]
+        loss, measured = self._task.loss(model, inputs, self._plan)  # type: ignore[arg-type]
+        self._measures.add(measured)
         if num_items_in_batch is None:
             num_items_in_batch = inputs["labels"].ne(IGNORED).sum()
         loss = loss / num_items_in_batch * self.accelerator.num_processes
@@ -344,7 +366,7 @@ def _exact(value: torch.Tensor) -> torch.Tensor:
     return (value.cpu() if value.device.type == "mps" else value).double()
 
 
-def _labeled(values: torch.Tensor, micro_batch: MicroBatch) -> list[list[int]]:
-    """Return each row's values at the positions that have a label."""
+def _labeled(values: torch.Tensor, micro_batch: MicroBatch) -> list[list[Any]]:
+    """Return each row's values, or lists of values, at the positions that have a label."""
     rows = zip(values, micro_batch["labels"], strict=True)
     return [row[labels != IGNORED].tolist() for row, labels in rows]

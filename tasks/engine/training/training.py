@@ -1,11 +1,9 @@
 """The engine's side of step 4: train the adapter, and verify that it and nothing else changed."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from transformers import (
     EarlyStoppingCallback,
@@ -26,24 +24,25 @@ from tasks.engine.adapters import (
     write_adapter,
 )
 from tasks.engine.base import release_memory
-from tasks.engine.batching import row_order
-from tasks.engine.data.splits import LazySequence
-from tasks.engine.data.tokens import (
-    PreparedData,
-    TokenizedRow,
-    TokenizedSplit,
-    conversation_starts,
-    row_lengths,
-)
+from tasks.engine.data.tokens import PreparedData
 from tasks.engine.failures import is_out_of_memory
-from tasks.engine.objectives import objective_of
+from tasks.engine.objectives import Objective, objective_of
 from tasks.engine.training.arguments import training_arguments
 from tasks.engine.training.callbacks import OnEvaluating, OnTraining, Pace, Watch
 from tasks.engine.training.checkpoints import Checkpoints
+from tasks.engine.training.item_sets import ItemSets, item_sets
 from tasks.engine.training.plan import planned, with_less_memory
-from tasks.engine.training.trainer import AdapterTrainer, Rows
+from tasks.engine.training.reference import KeptReference, OnReference
+from tasks.engine.training.trainer import AdapterTrainer
 from tasks.errors import UserError, VerificationError
-from tasks.records import FileRecord, InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
+from tasks.records import (
+    FileRecord,
+    InjectedRecord,
+    LearnedPreferences,
+    LossPoint,
+    TrainedRecord,
+    TrainingPlan,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,6 +61,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     folder: Path,
     on_progress: OnTraining,
     on_evaluating: OnEvaluating | None = None,
+    on_reference: OnReference | None = None,
 ) -> TrainedRecord:
     """Train the model's active adapter, resuming from the newest checkpoint in `folder`, if any.
 
@@ -73,14 +73,15 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         folder: for checkpoints and the trained weights.
         on_progress: called after every step and every log.
         on_evaluating: called after every batch of held-out rows.
+        on_reference: called while the reference of pairs is computed, with how many are done.
 
     Returns:
         The record of the trained weights, with losses in nats per label (a token of a language
         model, a word of a tagged row, a classified row).
 
     Raises:
-        UserError: the optimizer needs a GPU and there is none, or `training.batching` asks for what
-            the task, model or rows do not allow.
+        UserError: the optimizer needs a GPU and there is none, `training.batching` asks for what
+            the task, model or rows do not allow, or the data was prepared for another objective.
         AdapterflowError: out of memory even with the smallest micro-batches.
         UnwritableError: the disk is full, or `folder` is not writable.
         VerificationError: no token is trained on, a loss is not finite, the adapter did not change,
@@ -90,8 +91,15 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         raise UserError("training.optim is paged_adamw_8bit, which needs a GPU; use adamw_torch")
     if not data.record.train.num_trained_tokens:
         raise VerificationError("no token of the training rows is trained on; see data.loss_on")
-    watch = Watch(on_progress, on_evaluating)
-    state, plan, seconds = _trained(model, injected, data, settings, Checkpoints(folder), watch)
+    if data.record.objective is not settings.objective:
+        raise UserError(
+            f"the data was prepared for training.objective {data.record.objective}, but objective "
+            f"is {settings.objective}; prepare it for that one"
+        )
+    watch, checkpoints = Watch(on_progress, on_evaluating), Checkpoints(folder)
+    state, plan, seconds, reference = _trained(
+        model, injected, data, settings, checkpoints, watch, on_reference
+    )
     # Before the trained weights are written: what fails must leave no file that looks like them.
     change = _verify(model, injected, state)
     weights = read_adapter(model, injected.lora.adapter_name)
@@ -114,6 +122,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         loss_curve=curve,
         eval_metrics=_eval_metrics(state, best),
         eval_losses=_eval_losses(state, best),
+        preferences=_learned(settings, reference),
         warnings=(*plan.warnings, *_not_improved(curve, best, settings)),
     )
 
@@ -144,25 +153,42 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
     settings: TrainingSettings,
     checkpoints: Checkpoints,
     watch: Watch,
-) -> tuple[TrainerState, TrainingPlan, float]:
-    """Train in micro-batches that fit into memory; return Trainer's state, the plan, and seconds.
+    on_reference: OnReference | None,
+) -> tuple[TrainerState, TrainingPlan, float, KeptReference | None]:
+    """Train in micro-batches that fit into memory.
 
-    The seconds are those of all attempts that led to the result.
+    Return Trainer's state, the plan, the seconds of all attempts that led to the result, and the
+    reference of pairs.
     """
     plan = planned(checkpoints, model, injected, data, settings)
     # The threads decide in which order a sum is rounded, so a resumed run must have as many.
     torch.set_num_threads(plan.num_threads)
+    task = objective_of(injected.lora.base.settings.task, settings.objective, settings.preferences)
+    folder = checkpoints.folder
     while True:
-        trainer = _build_trainer(model, injected, data, settings, plan, checkpoints)
-        trainer.add_callback(watch)
+        trainer = None
         try:
+            items = item_sets(
+                model,
+                injected,
+                data,
+                settings,
+                plan,
+                task=task,
+                folder=folder,
+                on_reference=on_reference,
+            )
+            trainer = _build_trainer(
+                model, injected, data, settings, plan, task, items, checkpoints
+            )
+            trainer.add_callback(watch)
             trainer.train_or_resume()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             plan = with_less_memory(plan, data, settings, error)
         else:
-            return trainer.state, plan, trainer.seconds_training()
+            return trainer.state, plan, trainer.seconds_training(), items.reference
         del trainer  # with the optimizer's state, for which the next one needs the memory
         checkpoints.keep_plan(plan)
         _rewind(model, injected)
@@ -185,57 +211,50 @@ def _build_trainer(  # noqa: PLR0913 - a training run has that many parts
     data: PreparedData,
     settings: TrainingSettings,
     plan: TrainingPlan,
+    task: Objective,
+    items: ItemSets,
     checkpoints: Checkpoints,
 ) -> AdapterTrainer:
-    rows = data.train.rows
-    held_out = Rows(data.eval.rows) if data.eval else None
-    task = objective_of(injected.lora.base.settings.task)
     trainer = AdapterTrainer(
         adapter_name=injected.lora.adapter_name,
         settings=settings,
         task=task,
-        order=row_order(
-            row_lengths(rows),
-            conversation_starts(rows),
-            plan.batching,
-            injected.lora.seed,
-            batch_size=settings.batch_size,
-            accumulation_steps=settings.gradient_accumulation_steps,
-        ),
+        order=items.order,
         checkpoints=checkpoints,
         num_checkpoints=settings.save_total_limit,
         plan=plan,
         initial=load_weights(injected.initial_weights.path),
-        eval_sources=_by_source(data.eval) if data.eval else {},
+        eval_sources=items.eval_sources,
         model=model,
         args=training_arguments(
-            settings, injected, checkpoints.folder, evaluates=held_out is not None
+            settings, injected, checkpoints.folder, evaluates=items.eval is not None
         ),
-        train_dataset=Rows(rows),
-        eval_dataset=held_out,
+        train_dataset=items.train,
+        eval_dataset=items.eval,
         data_collator=task.make_batches(plan, data.renderer.tokenizer.pad_token_id or 0),
     )
     # `Watch` replaces them: progress is shown in the terminal's own way and logged to MLflow.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    if settings.early_stopping_patience and held_out:
+    if settings.early_stopping_patience and items.eval:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     trainer.add_callback(Pace(60 * settings.checkpoint_minutes))
     return trainer
 
 
-def _by_source(split: TokenizedSplit) -> dict[str, Rows]:
-    """Return the rows of each source that has any, by its name."""
-    found = {}
-    for number, part in enumerate(split.record.by_source):
-        places = np.flatnonzero(split.sources == number)
-        if len(places):
-            found[part.name] = Rows(_at(split.rows, places))
-    return found
-
-
-def _at(rows: Sequence[TokenizedRow], places: "np.ndarray") -> LazySequence[TokenizedRow]:
-    return LazySequence(len(places), lambda at: rows[int(places[at])])
+def _learned(
+    settings: TrainingSettings, reference: KeptReference | None
+) -> LearnedPreferences | None:
+    """Return how preferences were learned, if they were."""
+    if reference is None:
+        return None
+    return LearnedPreferences(
+        objective=settings.objective,
+        settings=settings.preference_settings,
+        reference_sha256=reference.file.sha256,
+        num_reference_pairs=reference.num_pairs,
+        seconds_reference=reference.seconds,
+    )
 
 
 def _verify(model: "PreTrainedModel", injected: InjectedRecord, state: TrainerState) -> float:
