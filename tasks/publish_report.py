@@ -1,5 +1,7 @@
 """After step 6: publish the report in Prefect, and the loss curve and the adapter in MLflow."""
 
+from statistics import fmean
+
 from prefect.artifacts import create_markdown_artifact
 
 from tasks.durability.shown_run import publish_link
@@ -154,6 +156,7 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
     }
     if source := trained.injected.lora.source:
         numbers["begins with"] = breakable(source.text)
+    numbers |= _preferences(report)
     if report.data.unread:
         numbers["not read"] = cell(unread_text(report.data.unread), _LONGEST_CELL)
     if trained.eval_loss is not None:
@@ -172,6 +175,31 @@ def _numbers(report: ReportRecord) -> dict[str, str]:
         "MLflow model": f"`{report.model_uri}`" if report.model_uri else _WAITS,
         "pushed to": saved.hub_url or "-",
     }
+
+
+def _preferences(report: ReportRecord) -> dict[str, str]:
+    """Return how preferences were learned, if they were, and how long answers are.
+
+    Training on preferences often makes answers longer, whether or not that was meant.
+    """
+    learned, lengths = report.trained.preferences, report.data.train.pair_lengths
+    if learned is None or lengths is None:
+        return {}
+    numbers = {
+        "learned from pairs": learned.text,
+        "reference": f"the model before training, of {learned.num_reference_pairs:,} pairs in "
+        f"{learned.seconds_reference:.0f} s",
+        "mean tokens of answers": f"chosen {lengths[0]:.0f}, rejected {lengths[1]:.0f}",
+    }
+    if samples := report.loaded.samples:
+        texts = {
+            "chosen": [one.expected for one in samples],
+            "base": [one.base_answer for one in samples],
+            "adapter": [one.adapter_answer for one in samples],
+        }
+        means = (f"{name} {fmean(map(len, given)):.0f}" for name, given in texts.items())
+        numbers["mean characters of held-out answers"] = ", ".join(means)
+    return numbers
 
 
 def _samples(loaded: LoadedRecord) -> list[str]:

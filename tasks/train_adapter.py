@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tasks import engine, launching
-from tasks.config import LaunchSettings, TrainingSettings
+from tasks.config import LaunchSettings, LearningObjective, TrainingSettings
 from tasks.durability.step import step
 from tasks.durability.stopping import stopping_later
 from tasks.durability.training_progress import published_progress, tokens_per_step
@@ -24,6 +24,7 @@ _OF_TRAINING = {
     "grad_norm": "update/grad_norm",
     "learning_rate": "update/learning_rate",
 }
+_MEASURED_IN_TRAINING = ("rewards/", "logps/", "lengths/")
 _OF_EVALUATION = "eval_"
 
 
@@ -44,7 +45,7 @@ def train_adapter(
     launching.check_processes(launch, settings, data.train.num_rows)
     adopt_checkpoints(injected, data, settings, run)
     tracker = Tracker(run)
-    tracker.log_params({f"training/{k}": v for k, v in settings.model_dump(mode="json").items()})
+    tracker.log_params(_params(settings))
     size = launching.num_processes(launch)
     with (
         progress("training step") as shown,
@@ -60,8 +61,12 @@ def train_adapter(
             shown.at(now.step, now.num_steps, "  ".join(notes.values()))
             published.at(now.step, now.num_steps, losses.get("loss"))
 
-        on_evaluating = shown.part("held-out row").at
-        watching = _Watching(on_progress, on_evaluating, should_stop)
+        watching = _Watching(
+            on_progress,
+            shown.part("held-out row").at,
+            shown.part("reference of a pair").at,
+            should_stop,
+        )
         if size == 1:
             record = _train_here(injected, data, settings, run, watching)
         else:
@@ -75,6 +80,7 @@ class _Watching(NamedTuple):
 
     on_progress: "OnTraining"
     on_evaluating: Callable[[int, int], None]
+    on_reference: Callable[[int, int], None]
     should_stop: Callable[[], bool]
 
 
@@ -94,6 +100,7 @@ def _train_here(
         run.checkpoints,
         watching.on_progress,
         on_evaluating=watching.on_evaluating,
+        on_reference=watching.on_reference,
         should_stop=watching.should_stop,
     )
     workbench.put(record, model)
@@ -120,6 +127,7 @@ def _train_in_processes(  # noqa: PLR0913 - a training has this many inputs
         size,
         watching.on_progress,
         on_evaluating=watching.on_evaluating,
+        on_reference=watching.on_reference,
         on_earlier=partial(_track, tracker),
         should_stop=watching.should_stop,
     )
@@ -135,14 +143,31 @@ def _track(tracker: Tracker, now: "TrainingProgress") -> None:
         tracker.log_metrics(tracked, now.step)
 
 
+def _params(settings: TrainingSettings) -> dict[str, object]:
+    """Return the settings as parameters; those of preferences only where they take effect."""
+    sections = {"training": settings.model_dump(mode="json", exclude={"preferences"})}
+    if settings.objective is not LearningObjective.SFT:
+        sections["training/preferences"] = settings.preference_settings.model_dump(mode="json")
+    return {f"{name}/{k}": v for name, given in sections.items() for k, v in given.items()}
+
+
 def _tracked(logged: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics for MLflow, by their names there, from all that the Trainer logs."""
     training = {known: logged[name] for name, known in _OF_TRAINING.items() if name in logged}
-    return training | {
-        f"eval/{name.removeprefix(_OF_EVALUATION)}": value
+    measured = {
+        f"train/{name}": value
         for name, value in logged.items()
-        if name.startswith(_OF_EVALUATION)
+        if name.startswith(_MEASURED_IN_TRAINING)
     }
+    return (
+        training
+        | measured
+        | {
+            f"eval/{name.removeprefix(_OF_EVALUATION)}": value
+            for name, value in logged.items()
+            if name.startswith(_OF_EVALUATION)
+        }
+    )
 
 
 def _report(record: TrainedRecord, tracker: Tracker) -> None:
@@ -155,6 +180,9 @@ def _report(record: TrainedRecord, tracker: Tracker) -> None:
             "adapter/change": record.adapter_change,
         }
     )
+    if learned := record.preferences:
+        tracker.log_params({"training/preferences/reference_sha256": learned.reference_sha256})
+        tracker.log_numbers({"seconds/reference": learned.seconds_reference})
     for warning in record.warnings:
         logger().warning(warning)
     logger().info(

@@ -85,9 +85,10 @@ def check_inputs(config: TrainAdapterConfig, run_folder: Path) -> CheckedInputs:
     wanted = config.base_model
     source = kept_source(config.lora, config.tracking, source_in(run_folder))
     # The rows come before the base, as finding a GGUF base converts it, which takes minutes.
+    objective = config.training.objective
     replays = source is not None and config.data.replay > 0
     learned = learned_by(source, config.tracking) if source and replays else None
-    sets = read_examples(config.data, config.seed, wanted.task, wanted.labels, learned)
+    sets = read_examples(config.data, config.seed, wanted.task, wanted.labels, objective, learned)
     check_output_folder(config)
     read_chat_template(config.data.chat_template)
     if config.output.push_to_hub:
@@ -206,5 +207,7 @@ def _report_split(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
         f"{len(labels)} labels" if labels else f"{split.num_trained_tokens} of them trained on",
         split.sha256[:12],
     )
+    if lengths := split.pair_lengths:
+        logger().info("chosen answers have %.0f tokens on average, rejected ones %.0f", *lengths)
     for part in split.parts:
         logger().info("%d of them are of %s", part.num_rows, part.name)

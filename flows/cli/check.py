@@ -95,6 +95,7 @@ def _sizes(found: Forecast) -> list[tuple[str, str]]:
             for part in (split, *split.parts)
         ),
         *([("not read", unread_text(found.data.unread))] if found.data.unread else []),
+        *([("learned", f"preferences ({found.learned})")] if found.learned else []),
         ("steps", f"{steps}; evaluations: {found.num_evaluations}"),
         *(("warning", change) for change in changes(found.data)),
         *(("warning", odd_text(one)) for one in found.data.odd),
@@ -109,6 +110,9 @@ def _rows(split: SplitRecord, labels: Sequence[str]) -> str:
     if labels:
         trained = f"{len(labels)} labels"
     parts = [f"{split.num_rows:,} rows{split.made_of}, {tokens}, {trained}"]
+    if lengths := split.pair_lengths:
+        chosen, rejected = lengths
+        parts.append(f"answers have {chosen:.0f} tokens (chosen) and {rejected:.0f} (rejected)")
     if split.num_untrained_answers:
         parts.append(f"{split.num_untrained_answers:,} answers are not trained on")
     return "; ".join(parts)
@@ -129,6 +133,8 @@ def _cost(found: Forecast) -> list[tuple[str, str]]:
         lines.append(("GPU memory", f"{probe.peak_gpu_bytes / _MB:,.0f} MB at the peak{each}"))
     time = duration(found.seconds_training or 0.0)
     step = f"{probe.seconds_per_step:.2f} s a step"
+    if probe.seconds_reference:
+        step += f", {duration(probe.seconds_reference)} for the reference"
     return [*lines, ("time", f"{time} of training and evaluation, {step}")]
 
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from tasks.config import RowFormat, TrainAdapterConfig, TrainVariantsConfig
     from tasks.records import PlanRecord
 
+_OF_ROWS: dict[str, Any] = {"base_model": True, "data": True, "training": {"objective"}}
+"""The settings that the rows' checks read."""
 _OF_BASE: dict[str, Any] = {
     "base_model": True,
     "lora": True,
@@ -41,7 +43,8 @@ def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
     check_store(config.tracking)
     wanted = config.base_model
     read_chat_template(config.data.chat_template)
-    row_formats = check_first_rows(config.data, wanted.task, wanted.labels)
+    objective = config.training.objective
+    row_formats = check_first_rows(config.data, wanted.task, wanted.labels, objective)
     check_files(wanted)
     return row_formats
 
@@ -71,7 +74,7 @@ def check_set(config: "TrainVariantsConfig") -> CheckedSet:
     for one in configs:
         # The rows of a split differ in their values only; each run checks its own.
         rows = one.data.model_copy(update={"where": {}})
-        read = one.model_copy(update={"data": rows}).model_dump_json(include={"base_model", "data"})
+        read = one.model_copy(update={"data": rows}).model_dump_json(include=_OF_ROWS)
         if read not in formats:
             formats[read] = check_training(one)
     return CheckedSet(plan, configs, next(iter(formats.values())))

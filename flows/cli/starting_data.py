@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.config.base_model import Task
-from tasks.config.data import GENERATIVE, DataSource, RowFormat
+from tasks.config.data import GENERATIVE, PREFERENCES, DataSource, RowFormat
 from tasks.engine.data.rows import (
     Example,
     Row,
@@ -22,7 +22,7 @@ from tasks.engine.data.rows import (
 from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
 
-_LEARNABLE = (*GENERATIVE, RowFormat.TAGGED)
+_LEARNABLE = (*GENERATIVE, RowFormat.TAGGED, *PREFERENCES)
 _TASKS = {
     RowFormat.TAGGED: Task.TOKEN_CLASSIFICATION,
     RowFormat.LABELLED: Task.SEQUENCE_CLASSIFICATION,
@@ -42,6 +42,11 @@ class Reading:
     def task(self) -> Task:
         """The task that learns from such rows."""
         return _TASKS.get(self.row_format, Task.CAUSAL_LM)
+
+    @property
+    def is_pairs(self) -> bool:
+        """Whether each row has a chosen and a rejected answer."""
+        return self.row_format in PREFERENCES
 
     def __str__(self) -> str:
         pairs = ", ".join(f"{ours} from {excerpt(name)}" for ours, name in self.columns.items())

@@ -22,6 +22,7 @@ from tasks.config.data import RowFormat
 from tasks.config.mistakes import validation_message
 from tasks.config.section import Section, settings_in
 from tasks.config.train_adapter import TrainAdapterConfig
+from tasks.config.training import LearningObjective
 from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
 from tasks.runtime.paths import exists
@@ -56,6 +57,9 @@ _USUAL = {
 }
 """The sections in the order in which they are written, with the settings usually changed."""
 
+_PREFERRING = {"objective": LearningObjective.DPO.value, "learning_rate": 2e-5}
+"""What learning from pairs needs."""
+
 Given = Mapping[str, dict[str, Any]]
 
 
@@ -81,6 +85,7 @@ def given_settings(data: StartingData, base_model: str, name: str | None = None)
     return {
         "base_model": {"source": base_model and _absolute(base_model), **task},
         "data": {"train": _absolute(data.source), **columns},
+        **({"training": _PREFERRING} if reading.is_pairs else {}),
         "tracking": {"experiment": data.short_name if name is None else name},
     }
 

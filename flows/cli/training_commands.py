@@ -77,7 +77,7 @@ def _show_first_row(config: "TrainAdapterConfig") -> None:
     from tasks.engine.preparation import first_row
 
     try:
-        shown = first_row(config.data, config.base_model)
+        shown = first_row(config.data, config.base_model, config.training.objective)
     except AdapterflowError as error:
         click.echo(f"the first row as the model sees it can't be shown yet: {error}", err=True)
         return

@@ -6,6 +6,7 @@ A field's docstring is its text in `docs/configuration.md` and in Prefect's form
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings, Dtype, Quantization, Task
 from tasks.config.data import (
+    PREFERENCES,
     DataSettings,
     DataSource,
     LossOn,
@@ -26,13 +27,14 @@ from tasks.config.launch import LaunchSettings
 from tasks.config.lora import Bias, LoraInit, LoraSettings
 from tasks.config.output import OutputSettings
 from tasks.config.predict_batch import PredictBatchConfig
+from tasks.config.preferences import LossType, PreferenceSettings
 from tasks.config.quick_training import QuickTraining
 from tasks.config.registry import RegistrySettings
 from tasks.config.retrain_adapter import RetrainAdapterConfig
 from tasks.config.tracking import TrackingSettings
 from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.config.train_variants import TrainVariantsConfig
-from tasks.config.training import Batching, Scheduler, TrainingSettings
+from tasks.config.training import Batching, LearningObjective, Scheduler, TrainingSettings
 from tasks.config.variants import (
     ListedVariant,
     OnTooFew,
@@ -45,6 +47,7 @@ from tasks.config.variants import (
 )
 
 __all__ = [
+    "PREFERENCES",
     "AdapterSettings",
     "AnswerKind",
     "ApprovalSettings",
@@ -58,10 +61,12 @@ __all__ = [
     "EvaluationSettings",
     "InferenceSettings",
     "LaunchSettings",
+    "LearningObjective",
     "ListedVariant",
     "LoraInit",
     "LoraSettings",
     "LossOn",
+    "LossType",
     "OlderRowsSettings",
     "OnLeakage",
     "OnLostAnswer",
@@ -69,6 +74,7 @@ __all__ = [
     "OnTooFew",
     "OutputSettings",
     "PredictBatchConfig",
+    "PreferenceSettings",
     "Quantization",
     "QuickTraining",
     "RegistrySettings",

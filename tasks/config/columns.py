@@ -11,6 +11,8 @@ COLUMNS = (
     "conversations",
     "prompt",
     "completion",
+    "chosen",
+    "rejected",
     "instruction",
     "input",
     "output",

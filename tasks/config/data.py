@@ -49,6 +49,8 @@ class RowFormat(StrEnum):
     PROMPT_COMPLETION = "prompt-completion"
     CONVERSATIONAL = "conversational-prompt-completion"
     INSTRUCTION = "instruction"
+    PREFERENCE = "preference"
+    CONVERSATIONAL_PREFERENCE = "conversational-preference"
     TEXT = "text"
     LABELLED = "labelled"
     TAGGED = "tagged"
@@ -65,6 +67,10 @@ ANSWERED = (
 
 GENERATIVE = (*ANSWERED, RowFormat.TEXT)
 """Formats of rows that a model answers or continues by generating text."""
+
+
+PREFERENCES = (RowFormat.PREFERENCE, RowFormat.CONVERSATIONAL_PREFERENCE)
+"""Formats of rows with a chosen and a rejected answer."""
 
 
 class Template(StrEnum):
@@ -155,8 +161,10 @@ class DataSettings(Section):
     format: RowFormat = RowFormat.AUTO
     """The format of the rows: `messages`; `sharegpt` (`conversations`); `prompt-completion`, of
     texts, or `conversational-prompt-completion`, of messages; `instruction` (`instruction`,
-    `input`, `output`); `text`; or, for classification, `labelled` (`text`, `label`) and `tagged`
-    (`tokens`, `tags`). `auto` infers it from the columns of the first row and the task."""
+    `input`, `output`); `text`; `preference`, of texts, or `conversational-preference`, of messages
+    (`prompt`, `chosen`, `rejected`), for `training.objective: dpo`; or, for classification,
+    `labelled` (`text`, `label`) and `tagged` (`tokens`, `tags`). `auto` infers it from the columns
+    of the first row, the task and the objective."""
 
     columns: ColumnNames = Field(default_factory=dict)
     """Columns that have other names in the file, the format's name first:
@@ -207,7 +215,8 @@ class DataSettings(Section):
 
     on_lost_answer: OnLostAnswer = OnLostAnswer.ERROR
     """What to do with a row without an answer to train on, because all are truncated away or have
-    the weight 0: fail (`error`), or `drop` the row and report how many were dropped."""
+    the weight 0, and with a pair whose answers are equal, also as truncated, or one of which is
+    empty: fail (`error`), or `drop` the row and report how many were dropped."""
 
     max_train_rows: int | None = Field(default=None, ge=1, le=10**9)
     """Train on this many rows only, drawn by the seed. Several sources keep their proportions."""

@@ -6,15 +6,15 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from tasks.config.base_model import BaseModelSettings, Quantization
-from tasks.config.data import DataSettings
+from tasks.config.base_model import BaseModelSettings, Quantization, Task
+from tasks.config.data import DataSettings, LossOn
 from tasks.config.inference import InferenceSettings
 from tasks.config.launch import LaunchSettings
 from tasks.config.lora import LoraInit, LoraSettings
 from tasks.config.output import OutputSettings
 from tasks.config.section import Section
 from tasks.config.tracking import TrackingSettings
-from tasks.config.training import TrainingSettings
+from tasks.config.training import LearningObjective, TrainingSettings
 
 
 class TrainAdapterConfig(Section):
@@ -88,5 +88,29 @@ class TrainAdapterConfig(Section):
                 f"lora.init_lora_weights {init.value} changes the base's weights, which "
                 f"base_model.quantization {quantization.value} makes read-only; use "
                 "init_lora_weights default, or quantization none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _preferences_are_of_answers(self) -> Self:
+        if self.training.objective is LearningObjective.SFT:
+            return self
+        task, objective = self.base_model.task, self.training.objective.value
+        if task is not Task.CAUSAL_LM:
+            raise ValueError(
+                f"training.objective is {objective}, but base_model.task is {task.value}; "
+                "preferences are learned by causal language models only: set task: causal-lm, or "
+                "objective: sft"
+            )
+        if self.data.loss_on is LossOn.ALL:
+            raise ValueError(
+                f"training.objective is {objective}, which compares answers, but data.loss_on is "
+                "all; use completion"
+            )
+        if self.data.replay:
+            raise ValueError(
+                f"training.objective is {objective}, which learns from pairs of answers, but "
+                f"data.replay {self.data.replay:g} mixes in rows of an earlier training; remove "
+                "data.replay"
             )
         return self

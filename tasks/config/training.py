@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
+from tasks.config.preferences import PreferenceSettings
 from tasks.config.section import Section
+
+
+class LearningObjective(StrEnum):
+    """What is learned from the rows."""
+
+    SFT = "sft"
+    DPO = "dpo"
 
 
 class Scheduler(StrEnum):
@@ -45,15 +53,23 @@ class TrainingSettings(Section):
     }
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"optim": {"adamw": "adamw_torch"}}
 
+    objective: LearningObjective = LearningObjective.SFT
+    """What is learned: the answers or labels of the rows (`sft`), or from pairs of a chosen and a
+    rejected answer to prefer the one (`dpo`, direct preference optimization)."""
+
+    preferences: PreferenceSettings | None = None
+    """How the loss of a pair is computed, with `objective: dpo`; by default as TRL does."""
+
     num_train_epochs: float = Field(default=1.0, gt=0, le=1_000_000)
     """Number of epochs; may be a fraction."""
 
     learning_rate: float = Field(default=2e-4, gt=0, le=100)
-    """Peak learning rate of AdamW; adapters need about ten times that of full fine-tuning."""
+    """Peak learning rate of AdamW; adapters need about ten times that of full fine-tuning.
+    Preferences need less than answers, about 5e-6 to 5e-5."""
 
     batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Rows per batch, of all processes together (with one, transformers'
-    `per_device_train_batch_size`)."""
+    `per_device_train_batch_size`); a pair of answers is one row."""
 
     gradient_accumulation_steps: int = Field(default=1, ge=1, le=1_000_000)
     """Batches per optimizer step."""
@@ -127,3 +143,26 @@ class TrainingSettings(Section):
 
     logging_steps: int = Field(default=1, ge=1, le=10**9)
     """Number of steps between logs of loss, learning rate and gradient norm."""
+
+    @property
+    def preference_settings(self) -> PreferenceSettings:
+        """The settings of the loss of a pair, as given or as by default."""
+        return self.preferences or PreferenceSettings()
+
+    @model_validator(mode="after")
+    def _preferences_take_effect(self) -> Self:
+        if self.objective is LearningObjective.SFT and self.preferences is not None:
+            raise ValueError(
+                "preferences were given, but objective is sft, which learns from one answer a row; "
+                "set objective: dpo, or remove preferences"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_have_no_noise(self) -> Self:
+        if self.objective is LearningObjective.DPO and self.neftune_noise_alpha:
+            raise ValueError(
+                "neftune_noise_alpha was given, but objective is dpo: noise would differ between "
+                "the answers of a pair; remove it"
+            )
+        return self

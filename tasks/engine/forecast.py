@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from tasks.config import Batching, TrainAdapterConfig
+import numpy as np
+
+from tasks.config import Batching, LearningObjective, TrainAdapterConfig
 from tasks.engine.base import release_memory
 from tasks.engine.batching import num_shared, row_order
 from tasks.engine.data.tokens import (
@@ -22,7 +24,13 @@ from tasks.engine.data.tokens import (
     shared_prefix_length,
 )
 from tasks.engine.steps import configure_lora, inject_adapter, load_base, train_adapter
-from tasks.records import BaseSource, DataRecord, Record, ResolvedLora
+from tasks.records import (
+    BaseSource,
+    DataRecord,
+    LearnedPreferences,
+    Record,
+    ResolvedLora,
+)
 from tasks.runtime.measuring import measured
 
 if TYPE_CHECKING:
@@ -52,6 +60,8 @@ class Probe(Record):
     """For a step with the mean number of tokens."""
     seconds_per_evaluation: float
     """For all held-out rows."""
+    seconds_reference: float = 0.0
+    """For the reference of all pairs, where pairs are learned."""
 
 
 class Forecast(Record):
@@ -69,6 +79,8 @@ class Forecast(Record):
     rows_per_step: int
     num_processes: int = 1
     probe: Probe | None
+    learned: str = ""
+    """How preferences are learned, if they are."""
     warnings: tuple[str, ...] = ()
     """The warnings of step 2: what is unusual, or leaves weights frozen."""
     notes: tuple[str, ...] = ()
@@ -81,11 +93,12 @@ class Forecast(Record):
 
     @property
     def seconds_training(self) -> float | None:
-        """The seconds of training and evaluation; None without a probe."""
+        """The seconds of training, evaluation and the reference; None without a probe."""
         if self.probe is None:
             return None
         evaluations = self.num_evaluations * self.probe.seconds_per_evaluation
-        return self.num_steps * self.probe.seconds_per_step + evaluations
+        steps = self.num_steps * self.probe.seconds_per_step
+        return steps + evaluations + self.probe.seconds_reference
 
 
 def forecast(  # noqa: PLR0913 - what a forecast is of
@@ -115,8 +128,9 @@ def forecast(  # noqa: PLR0913 - what a forecast is of
         UserError: the configuration cannot be used, with the message of the run itself.
     """
     training = config.training
+    is_sft = training.objective is LearningObjective.SFT
     rows_per_step = training.batch_size * training.gradient_accumulation_steps
-    steps_per_epoch = math.ceil(len(data.train.rows) / rows_per_step)
+    steps_per_epoch = math.ceil(data.record.train.num_rows / rows_per_step)
     num_steps = training.max_steps or math.ceil(training.num_train_epochs * steps_per_epoch)
     every = training.eval_steps or steps_per_epoch
     return Forecast(
@@ -133,6 +147,7 @@ def forecast(  # noqa: PLR0913 - what a forecast is of
         rows_per_step=rows_per_step,
         num_processes=num_processes,
         probe=_probe(config, lora, data, train_group) if with_probe else None,
+        learned="" if is_sft else f"{training.objective}, {training.preference_settings.text}",
         warnings=lora.warnings,
         notes=lora.notes,
     )
@@ -189,7 +204,16 @@ def _probe(
         peak_gpu_bytes=max(gpu_memory, default=measurement.peak_gpu_bytes),
         seconds_per_step=_seconds_per_step(config, data, trained.batching, step_ends),
         seconds_per_evaluation=seconds_evaluating * _eval_token_ratio(data, num_eval_rows),
+        seconds_reference=_seconds_reference(data.record, trained.preferences),
     )
+
+
+def _seconds_reference(data: DataRecord, learned: LearnedPreferences | None) -> float:
+    """Return the seconds of the reference of all pairs, by those of the probe's."""
+    if learned is None:
+        return 0.0
+    num_pairs = data.train.num_rows + (data.eval.num_rows if data.eval else 0)
+    return learned.seconds_reference / learned.num_reference_pairs * num_pairs
 
 
 def _eval_token_ratio(data: PreparedData, num_rows: int) -> float:
@@ -197,7 +221,7 @@ def _eval_token_ratio(data: PreparedData, num_rows: int) -> float:
     if data.eval is None:
         return 0.0
     lengths = row_lengths(data.eval.rows)
-    return float(lengths.sum() / lengths[:num_rows].sum())
+    return float(lengths.sum() / lengths[: num_rows * data.record.rows_per_item].sum())
 
 
 def _seconds_per_step(
@@ -214,9 +238,13 @@ def _seconds_per_step(
         prefix = shared_prefix_length(data.train.rows)
         lengths = lengths - num_shared(data.train.rows).clip(min=prefix)
     rows = config.training.batch_size * config.training.gradient_accumulation_steps
+    starts = conversation_starts(data.train.rows)
+    if data.record.rows_per_item > 1:  # what is drawn are pairs
+        lengths = lengths.reshape(-1, data.record.rows_per_item).sum(axis=1)
+        starts = np.arange(len(lengths))
     order = row_order(
         lengths,
-        conversation_starts(data.train.rows),
+        starts,
         batching,
         config.seed,
         batch_size=config.training.batch_size,

@@ -12,7 +12,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.config import BaseModelSettings, DataSettings, RowFormat, Template
+from tasks.config import (
+    BaseModelSettings,
+    DataSettings,
+    LearningObjective,
+    RowFormat,
+    Template,
+)
 from tasks.engine.base import (
     base_sha256,
     check_embedded,
@@ -91,13 +97,14 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
         UserError: a row cannot be used; the message names it.
         AdapterflowError: the files cannot be written.
     """
-    tokens = _Tokens(settings, base, folder, on_progress)
+    tokens = _Tokens(settings, base, folder, on_progress, sets.objective)
     tokens.check_chat_settings(sets.train)
     train, trained, odd = tokens.write("train", sets.train)
     held_out = tokens.write("eval", sets.eval) if sets.eval else None
     templates = [Template(part.template) for part in train.by_source]
     record = DataRecord(
         settings=settings,
+        objective=sets.objective,
         seed=seed,
         row_format=", ".join(sets.row_formats),
         template=(Template.CHAT if Template.CHAT in templates else templates[0]).value,
@@ -142,7 +149,7 @@ def open_data(record: DataRecord, base: BaseModelRecord) -> PreparedData:
         raise UserError(f"{spoiled[0]} is missing or has changed since this run recorded it")
     tokenizer = tokenizer_of(base, record.chat_template)
     ends = end_ids(base.location, base.revision)
-    return _opened(record, tokenizer, ends, objective_of(base.settings.task))
+    return _opened(record, tokenizer, ends, objective_of(base.settings.task, record.objective))
 
 
 def recorded_renderer(record: DataRecord, base: BaseSource, row_format: RowFormat) -> Renderer:
@@ -158,31 +165,40 @@ def recorded_renderer(record: DataRecord, base: BaseSource, row_format: RowForma
     return Renderer.of(tokenizer, Template(record.template), row_format, ends, record.chat)
 
 
-def first_row(settings: DataSettings, base: BaseModelSettings) -> ShownRow:
+def first_row(
+    settings: DataSettings,
+    base: BaseModelSettings,
+    objective: LearningObjective = LearningObjective.SFT,
+) -> ShownRow:
     """Return the first row of the first source as the model sees it; no other row is read.
 
     Raises:
         UserError: the row or the base cannot be used.
         PassingError: the Hub cannot be reached.
     """
-    opened = open_sources(settings, base.task)[0]
+    opened = open_sources(settings, base.task, objective)[0]
     rows = opened.checked(1)
     name = opened.settings.short_name
     split = mixed([DrawnRows(opened.source, name, opened.row_format, rows, range(1))], seed=0)
     found = find_base(base, sorted(rows.first_with))
-    return next(_Tokens(settings, found, Path(), None).shown(split))
+    return next(_Tokens(settings, found, Path(), None, objective).shown(split))
 
 
 class _Tokens:
     """Makes the token files of a run's splits."""
 
     def __init__(
-        self, settings: DataSettings, base: BaseSource, folder: Path, on_progress: OnRows | None
+        self,
+        settings: DataSettings,
+        base: BaseSource,
+        folder: Path,
+        on_progress: OnRows | None,
+        objective: LearningObjective,
     ) -> None:
         self.chat_template = read_chat_template(settings.chat_template)
         self.tokenizer = tokenizer_of(base, self.chat_template)
         self.chat = ChatOptions.of(settings)
-        self.task = objective_of(base.settings.task)
+        self.task = objective_of(base.settings.task, objective)
         self.ends = end_ids(base.location, base.revision)
         self._settings, self._base, self._folder = settings, base, folder
         self._on_progress = on_progress
@@ -226,7 +242,11 @@ class _Tokens:
             if example := next(trained, None):
                 rows = self._seen(renderer, example)
                 place = RowPlace(source=part.name, row=example.row)
-                yield ShownRow(place=place, text=marked(rows[-1]), num_rows=len(rows))
+                text = marked(rows[-1])
+                if example.rejected:
+                    rejected = self._rejected(renderer, example)
+                    text = f"{text.rstrip()}\n\nrejected: {rejected.rstrip()}"
+                yield ShownRow(place=place, text=text, num_rows=len(rows))
 
     def _seen(self, renderer: Renderer, example: Example) -> list[Rendered]:
         """Return the rows of an example as they are shown."""
@@ -235,6 +255,13 @@ class _Tokens:
             return [seen(renderer, one, self._settings) for one in rows]
         asked = self.task.prompt(renderer, example).text
         return [answered(asked, self.task.expected(renderer, example))]
+
+    def _rejected(self, renderer: Renderer, example: Example) -> str:
+        """Return the rejected answer of a pair as it is shown, from its beginning on."""
+        row = self._seen(renderer, example.as_rejected)[-1]
+        start = row.answers[0][0] if row.answers else len(row.text)
+        spans = tuple((a - start, b - start) for a, b in row.answers)
+        return marked(Rendered(row.text[start:], spans))
 
     def _renderer(self, part: Split) -> Renderer:
         row_format = part.row_format or RowFormat.AUTO

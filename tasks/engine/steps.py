@@ -24,6 +24,7 @@ from tasks.config import (
     BaseModelSettings,
     DataSettings,
     InferenceSettings,
+    LearningObjective,
     LoraSettings,
     OutputSettings,
     TrainingSettings,
@@ -47,9 +48,20 @@ if TYPE_CHECKING:
 
 
 def prepare_data(
-    settings: DataSettings, base: BaseModelSettings, seed: int, folder: Path
+    settings: DataSettings,
+    base: BaseModelSettings,
+    seed: int,
+    folder: Path,
+    objective: LearningObjective = LearningObjective.SFT,
 ) -> "PreparedData":
     """Read, check and tokenize the rows for a base, into files in `folder`.
+
+    Args:
+        settings: where the rows are, and how they become tokens.
+        base: the model that they are for.
+        seed: of the split.
+        folder: for the files.
+        objective: what is learned from them, as `training.objective` says.
 
     Raises:
         UserError: a row or the base cannot be used; the message names it.
@@ -58,7 +70,7 @@ def prepare_data(
     from tasks.engine.data.splits import read_examples
     from tasks.engine.preparation import prepare_data
 
-    sets = read_examples(settings, seed, base.task, base.labels)
+    sets = read_examples(settings, seed, base.task, base.labels, objective)
     return prepare_data(sets, settings, seed, find_base(base, sets.labels), folder)
 
 
@@ -122,6 +134,7 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
     on_progress: "OnTraining | None" = None,
     *,
     on_evaluating: Callable[[int, int], None] | None = None,
+    on_reference: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     group: "Group | None" = None,
     max_eval_rows: int | None = None,
@@ -136,8 +149,10 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
         folder: for checkpoints and the trained weights.
         on_progress: called at every step and for everything logged.
         on_evaluating: called with the number of held-out rows evaluated so far, and of all.
+        on_reference: called with the number of pairs that the reference was computed for so far,
+            and of all, where the objective has one.
         should_stop: whether to save a checkpoint and stop; asked after every step, and after every
-            batch of held-out rows.
+            batch of held-out rows or of the reference.
         group: the processes that train together, if several do.
         max_eval_rows: evaluate on at most this many held-out rows, the first ones.
 
@@ -153,7 +168,8 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
     opened = open_data(data, injected.lora.base)
     if opened.eval and max_eval_rows is not None:
         rows, sources = opened.eval.rows, opened.eval.sources
-        few = replace(opened.eval, rows=rows[:max_eval_rows], sources=sources[:max_eval_rows])
+        count = max_eval_rows * data.rows_per_item
+        few = replace(opened.eval, rows=rows[:count], sources=sources[:count])
         opened = replace(opened, eval=few)
     return train(
         model,
@@ -163,6 +179,7 @@ def train_adapter(  # noqa: PLR0913 - a training run has this many inputs
         folder=folder,
         on_progress=on_progress or (lambda _: None),
         on_evaluating=on_evaluating,
+        on_reference=on_reference,
         should_stop=should_stop,
         group=group or ALONE,
     )

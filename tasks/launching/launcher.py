@@ -48,6 +48,7 @@ def train_in_processes(  # noqa: PLR0913 - a training has this many inputs
     on_progress: "OnTraining",
     *,
     on_evaluating: Callable[[int, int], None] | None = None,
+    on_reference: Callable[[int, int], None] | None = None,
     on_earlier: "OnTraining | None" = None,
     should_stop: Callable[[], bool] = lambda: False,
     max_eval_rows: int | None = None,
@@ -64,6 +65,8 @@ def train_in_processes(  # noqa: PLR0913 - a training has this many inputs
         size: the number of processes.
         on_progress: called at every step and for everything logged.
         on_evaluating: called with the number of held-out rows evaluated so far, and of all.
+        on_reference: called with the number of pairs that the reference was computed for so far,
+            and of all, where the objective has one.
         on_earlier: called for everything that attempts before this one logged.
         should_stop: whether to save a checkpoint and stop.
         max_eval_rows: evaluate on at most this many held-out rows, the first ones.
@@ -76,7 +79,7 @@ def train_in_processes(  # noqa: PLR0913 - a training has this many inputs
 
     folder = WorkFolder(checkpoints.with_name("launch"))
     _forget_other_reports(folder, injected, data, settings, checkpoints)
-    reports = Reports(folder.reports, on_progress, on_evaluating)
+    reports = Reports(folder.reports, on_progress, on_evaluating, on_reference)
     reports.repeat(on_earlier or (lambda _: None))
     while True:
         folder.clear()

@@ -68,11 +68,12 @@ def _train(folder: WorkFolder, work: Work, rank: int) -> Outcome:
 
     model = workbench.take(work.injected)
     group = _join(work, rank)
-    on_progress = on_evaluating = None
+    on_progress = on_evaluating = on_reference = None
     if rank == 0:
         reporter = Reporter(folder.reports)
         logging.getLogger("tasks").addHandler(reporter)
         on_progress, on_evaluating = reporter.on_progress, reporter.on_evaluating
+        on_reference = reporter.on_reference
     try:
         trained = engine.train_adapter(
             model,
@@ -82,6 +83,7 @@ def _train(folder: WorkFolder, work: Work, rank: int) -> Outcome:
             work.checkpoints,
             on_progress,
             on_evaluating=on_evaluating,
+            on_reference=on_reference,
             should_stop=folder.stop.exists,
             group=group,
             max_eval_rows=work.max_eval_rows,

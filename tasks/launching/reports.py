@@ -34,6 +34,10 @@ class Reporter(logging.Handler):
         """Report the progress of an evaluation."""
         self._write("evaluated", [done, total])
 
+    def on_reference(self, done: int, total: int) -> None:
+        """Report for how many pairs the reference was computed."""
+        self._write("reference", [done, total])
+
     def emit(self, record: logging.LogRecord) -> None:
         """Report a warning."""
         self._write("log", [record.levelno, record.getMessage()])
@@ -49,6 +53,7 @@ class Reports:
         file: the file, which may not be there yet.
         on_progress: called with each step and each log of losses.
         on_evaluating: called with the progress of evaluations.
+        on_reference: called with that of the reference of pairs.
     """
 
     def __init__(
@@ -56,10 +61,11 @@ class Reports:
         file: Path,
         on_progress: "OnTraining",
         on_evaluating: Callable[[int, int], None] | None,
+        on_reference: Callable[[int, int], None] | None,
     ) -> None:
         self._path = file
         self._on_progress = on_progress
-        self._on_evaluating = on_evaluating
+        self._on_parts = {"evaluated": on_evaluating, "reference": on_reference}
         self._position = 0
         self._rest = b""
 
@@ -77,8 +83,8 @@ class Reports:
                 self._on_progress(_progress(*value))
             elif kind == "log":
                 logger().log(*value)
-            elif self._on_evaluating:
-                self._on_evaluating(*value)
+            elif on_part := self._on_parts[kind]:
+                on_part(*value)
 
     def _new(self) -> Iterator[list[Any]]:
         if not self._path.exists():

@@ -39,7 +39,7 @@ from tasks.records.report import ReportRecord
 from tasks.records.run import RunRecord, checkpoints_in, source_in, tokens_in, variants_in
 from tasks.records.saved import LoadedRecord, SampleRecord, SavedRecord
 from tasks.records.source import LearnedRows, SourceRecord
-from tasks.records.training import LossPoint, TrainedRecord, TrainingPlan
+from tasks.records.training import LearnedPreferences, LossPoint, TrainedRecord, TrainingPlan
 from tasks.records.variants import (
     VARIANTS_FILE,
     PlanRecord,
@@ -70,6 +70,7 @@ __all__ = [
     "InjectedRecord",
     "InputsRecord",
     "LearnedData",
+    "LearnedPreferences",
     "LearnedRows",
     "LoadedRecord",
     "LoraConfigRecord",

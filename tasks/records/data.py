@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from tasks.config import DataSettings, Task
+from tasks.config import DataSettings, LearningObjective, Task
 from tasks.records.chat import ChatOptions
 from tasks.records.record import FileRecord, Record
 
@@ -43,6 +43,7 @@ class SplitRecord(Record):
     num_examples: int = 0
     """Of which the rows are made: a conversation may become several rows, one for each answer."""
     num_rows: int
+    """A pair of a chosen and a rejected answer is one row."""
     num_tokens: int
     num_trained_tokens: int
     """What the loss is computed on: tokens, or the labels of classified rows and words."""
@@ -72,6 +73,12 @@ class SplitRecord(Record):
     """Rows dropped because none of their answer is within `max_length`."""
     num_untrained_rows: int = 0
     """Rows dropped because none of their answers is trained on, by weight 0."""
+    num_equal_pairs: int = 0
+    """Pairs dropped because their answers are the same, as they are or as truncated."""
+    num_empty_pairs: int = 0
+    """Pairs dropped because one of their answers is empty."""
+    num_chosen_tokens: int = 0
+    """Those of the trained tokens that are of chosen answers, where the rows are pairs."""
     name: str = ""
     """Of the source, in metrics and reports."""
     row_format: str = ""
@@ -103,6 +110,14 @@ class SplitRecord(Record):
         is_split = 0 < self.num_examples < self.num_rows
         return f" of {self.num_examples:,} examples" if is_split else ""
 
+    @property
+    def pair_lengths(self) -> tuple[float, float] | None:
+        """The mean tokens of chosen and of rejected answers; None where the rows are no pairs."""
+        if not self.num_chosen_tokens:
+            return None
+        num_rejected = self.num_trained_tokens - self.num_chosen_tokens
+        return self.num_chosen_tokens / self.num_rows, num_rejected / self.num_rows
+
 
 class LearnedData(Record):
     """How the rows that an adapter learned from are read again, and known to be the same."""
@@ -121,6 +136,8 @@ class DataRecord(Record):
     """The data as validated and tokenized before step 1."""
 
     settings: DataSettings
+    objective: LearningObjective = LearningObjective.SFT
+    """What is learned from the rows; with any but `sft`, two tokenized rows are one pair."""
     seed: int
     row_format: str
     """Of all sources, in the order of the first with each, separated by commas."""
@@ -164,6 +181,11 @@ class DataRecord(Record):
             sources=tuple(part.sha256 for part in self.train.own),
             replayed=self.replayed,
         )
+
+    @property
+    def rows_per_item(self) -> int:
+        """The tokenized rows of what a batch counts: two of a pair, else one."""
+        return 1 if self.objective is LearningObjective.SFT else 2
 
     @property
     def chat(self) -> ChatOptions:

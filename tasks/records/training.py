@@ -2,8 +2,12 @@
 
 from pydantic import AliasChoices, Field
 
+from tasks.config import LearningObjective, PreferenceSettings
 from tasks.records.lora import InjectedRecord
 from tasks.records.record import FileRecord, Record
+
+_OF_PAIRS = ("rewards/", "logps/", "lengths/")
+_SHARE, _MARGIN = "rewards/accuracies", "rewards/margins"
 
 
 class TrainingPlan(Record):
@@ -38,6 +42,23 @@ class LossPoint(Record):
     eval_loss: float | None = None
 
 
+class LearnedPreferences(Record):
+    """How a training learned from pairs."""
+
+    objective: LearningObjective
+    settings: PreferenceSettings
+    reference_sha256: str
+    """Of the file with the reference's log-probabilities."""
+    num_reference_pairs: int
+    seconds_reference: float
+    """That computing them took."""
+
+    @property
+    def text(self) -> str:
+        """The objective, the losses and beta, as text for people."""
+        return f"{self.objective}, {self.settings.text}"
+
+
 class TrainedRecord(Record):
     """Step 4: a trained adapter, as a checkpoint."""
 
@@ -57,14 +78,28 @@ class TrainedRecord(Record):
     loss_curve: tuple[LossPoint, ...]
     eval_metrics: dict[str, float] = {}  # noqa: RUF012 - pydantic copies it
     """Of the held-out rows, by the weights that were kept: `accuracy` and `macro_f1` where rows or
-    words are classified, and `entity_f1` where words are entities."""
+    words are classified, `entity_f1` where words are entities, and `rewards/accuracies` and the
+    like of pairs."""
     eval_losses: dict[str, float] = {}  # noqa: RUF012 - pydantic copies it
     """The held-out loss of each source by its name, by the weights that were kept, where there are
     several."""
+    preferences: LearnedPreferences | None = None
+    """None where the objective is `sft`."""
     warnings: tuple[str, ...] = ()
 
     @property
     def eval_metrics_text(self) -> str:
-        """The metrics, which are shares, as text for people."""
-        given = self.eval_metrics.items()
-        return ", ".join(f"{name.replace('_', '-')} {value:.1%}" for name, value in given)
+        """The metrics as text for people: shares as percentages, others as numbers.
+
+        Of those of pairs, only how often the chosen answer is preferred, and by how much.
+        """
+        given = ((name, one) for name, one in self.eval_metrics.items() if _is_told(name))
+        return ", ".join(f"{name.replace('_', '-')} {_as_text(name, one)}" for name, one in given)
+
+
+def _is_told(name: str) -> bool:
+    return not name.startswith(_OF_PAIRS) or name.startswith((_SHARE, _MARGIN))
+
+
+def _as_text(name: str, value: float) -> str:
+    return f"{value:.3f}" if name.startswith(_MARGIN) else f"{value:.1%}"

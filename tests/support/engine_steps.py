@@ -1,5 +1,6 @@
 """The engine's steps on tiny models, as the pipeline calls them, for tests."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,12 @@ def training(**changes: object) -> TrainingSettings:
     return TrainingSettings.model_validate(
         {"batch_size": 2, "max_steps": 4, "learning_rate": 0.02, "eval_steps": 2} | changes
     )
+
+
+def at_question(number: int) -> Callable[[], bool]:
+    """Return a function that says yes when it is called for the `number`th time."""
+    count = itertools.count(1)
+    return lambda: next(count) == number
 
 
 def train_here(

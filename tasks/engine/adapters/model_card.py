@@ -33,12 +33,16 @@ def _metadata(trained: TrainedRecord, output: OutputSettings) -> str:
         "base_model": base.reference,
         "library_name": "peft",
         "pipeline_tag": traits_of(base.settings.task).pipeline_tag,
-        "tags": [trained.injected.lora.peft_config.method, "adapterflow"],
+        "tags": [trained.injected.lora.peft_config.method, *_objective(trained), "adapterflow"],
         **({"license": output.license} if output.license else license_of(base)),
         "language": output.language or None,
     }
     given = {key: value for key, value in fields.items() if value}
     return f"---\n{yaml.safe_dump(given, sort_keys=False)}---\n"
+
+
+def _objective(trained: TrainedRecord) -> list[str]:
+    return [trained.preferences.objective.value] if trained.preferences else []
 
 
 def _body(trained: TrainedRecord, data: DataRecord) -> str:
@@ -78,11 +82,24 @@ model = {auto_class}.from_pretrained("{base.reference}"{revision}{_label_argumen
 | task | {base.settings.task.value} |
 | training rows | {data.train.num_rows:,}{tokens} |
 | training data sha256 | `{data.train.sha256}` |
-{_sources(data)}| held-out rows | {held_out:,} |
+{_preferences(trained, data)}{_sources(data)}| held-out rows | {held_out:,} |
 | optimizer steps | {trained.num_steps:,} |
 | training loss (last steps) | {trained.train_loss:.4f} |
 | held-out loss | {eval_loss} |
 {_eval_metrics(trained)}{_chat_options(data)}"""
+
+
+def _preferences(trained: TrainedRecord, data: DataRecord) -> str:
+    """Return rows of the table with how preferences were learned, if they were."""
+    learned, lengths = trained.preferences, data.train.pair_lengths
+    if learned is None or lengths is None:
+        return ""
+    chosen, rejected = lengths
+    return (
+        f"| learned | preferences: of two answers to a prompt, the chosen one ({learned.text}) |\n"
+        "| reference | the model before training |\n"
+        f"| mean tokens of an answer | chosen {chosen:.0f}, rejected {rejected:.0f} |\n"
+    )
 
 
 def _resizing(base: BaseModelRecord) -> str:

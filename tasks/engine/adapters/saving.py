@@ -28,6 +28,7 @@ from tasks.records import (
     ChatOptions,
     DataRecord,
     FileRecord,
+    LearnedPreferences,
     LearnedRows,
     PeftConfigRecord,
     SavedRecord,
@@ -87,6 +88,8 @@ class AdapterFiles:
     """The warnings about the configuration and the training."""
     lineage: Mapping[str, object] = field(default_factory=dict)
     """What it learned from, for the manifest."""
+    preferences: LearnedPreferences | None = None
+    """How it learned from pairs, if it did."""
     is_converted: bool = False
     """Whether it was trained on a base that its initialization altered, and is now for the original
     base."""
@@ -140,6 +143,7 @@ def files_to_save(
         card=card,
         warnings=(*record.warnings, *trained.warnings),
         lineage=lineage or {},
+        preferences=trained.preferences,
         is_converted=alters_base(record.peft_config),
     )
 
@@ -229,8 +233,16 @@ def _facts(files: AdapterFiles) -> dict[str, object]:
         },
         "warnings": list(files.warnings),
         **files.lineage,
+        **_learned(files.preferences),
         **files.prompting.facts(base),
     }
+
+
+def _learned(preferences: LearnedPreferences | None) -> dict[str, object]:
+    """Return what the manifest says about how preferences were learned, if they were."""
+    if preferences is None:
+        return {}
+    return {"preferences": preferences.model_dump(mode="json", exclude={"seconds_reference"})}
 
 
 def _portable_source(base: BaseModelRecord) -> str | None:

@@ -31,7 +31,7 @@ from tasks.engine.base.input_limits import (
 from tasks.engine.base.license import license_of
 from tasks.engine.base.memory import release_memory
 from tasks.engine.base.sources import base_sha256, check_files, find_base
-from tasks.engine.base.task_traits import TaskTraits, traits_of
+from tasks.engine.base.task_traits import TaskTraits, learnable_formats, traits_of
 from tasks.engine.base.warm_base import give_back, keeping_warm
 from tasks.engine.base.weight_dtype import multiplies_bfloat16_fast
 
@@ -53,6 +53,7 @@ __all__ = [
     "find_base",
     "give_back",
     "keeping_warm",
+    "learnable_formats",
     "license_of",
     "limits_in",
     "limits_of",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.config import RowFormat, Task
+from tasks.config import PREFERENCES, LearningObjective, RowFormat, Task
 from tasks.config.data import ANSWERED, GENERATIVE
 
 if TYPE_CHECKING:
@@ -74,3 +74,10 @@ _TRAITS = {
 def traits_of(task: Task) -> TaskTraits:
     """Return the traits of a task."""
     return _TRAITS[task]
+
+
+def learnable_formats(
+    task: Task, objective: LearningObjective = LearningObjective.SFT
+) -> tuple[RowFormat, ...]:
+    """Return the formats of rows that an objective learns from, for a task."""
+    return traits_of(task).row_formats if objective is LearningObjective.SFT else PREFERENCES

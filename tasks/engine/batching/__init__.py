@@ -12,7 +12,7 @@ from tasks.engine.batching.batches import (
     split_rows,
 )
 from tasks.engine.batching.choice import BatchingChoice, choose_batching, make_batches
-from tasks.engine.batching.loss import labeled_logits, summed_loss, token_nll
+from tasks.engine.batching.loss import label_nll, labeled_logits, summed_loss, token_nll
 from tasks.engine.batching.padded_rows import (
     LabeledBatches,
     Padding,
@@ -20,6 +20,7 @@ from tasks.engine.batching.padded_rows import (
     model_inputs,
     padded_micro_batch,
 )
+from tasks.engine.batching.preference_batches import Pair, PreferenceBatches, answer_logps
 from tasks.engine.batching.prefix_trees import num_shared
 from tasks.engine.batching.row_orders import OrderByLength, RowOrder, eval_order, row_order
 from tasks.engine.batching.shares import deal
@@ -32,14 +33,18 @@ __all__ = [
     "MicroBatch",
     "OrderByLength",
     "Padding",
+    "Pair",
+    "PreferenceBatches",
     "Row",
     "RowOrder",
+    "answer_logps",
     "as_batch",
     "as_item",
     "as_items",
     "choose_batching",
     "deal",
     "eval_order",
+    "label_nll",
     "labeled_logits",
     "longest_input",
     "loss",

@@ -17,7 +17,7 @@ continue from the prefix in each row, and each row attends to its prefixes and i
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, Protocol, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, Self, TypedDict, TypeVar
 
 from tasks.engine.batching.prefix_trees import PackedSequence, num_positions
 from tasks.engine.data.tokens import IGNORED, TokenizedRow
@@ -61,21 +61,21 @@ class Batch(TypedDict):
 
 
 class Batches(Protocol):
-    """A collator: turns rows into a batch."""
+    """A collator: turns rows, or pairs of them, into a batch."""
 
     @property
     def name(self) -> str:
         """Return the name of this kind of batching, as the record states it."""
         ...
 
-    def length(self, row: Row) -> int:
+    def length(self, row: Any, /) -> int:  # noqa: ANN401 - a row or a pair
         """Return the number of tokens of a row that are computed.
 
         Micro-batches hold their rows in descending order of it.
         """
         ...
 
-    def __call__(self, rows: Sequence[Row]) -> Batch:
+    def __call__(self, rows: Sequence[Any], /) -> Batch:
         """Collate the rows."""
         ...
 
@@ -101,6 +101,10 @@ class PaddedBatches:
             rows, self.max_tokens, self.length, lambda group: len(group) * self.length(group[0])
         )
         return as_batch([self._micro_batch(group) for group in groups])
+
+    def together(self, rows: Sequence[Row]) -> MicroBatch:
+        """Return rows as one micro-batch, however many tokens they have."""
+        return self._micro_batch(rows)
 
     def _micro_batch(self, rows: Sequence[Row]) -> MicroBatch:
         import torch
@@ -155,6 +159,17 @@ class PackedBatches:
 
         groups = split_rows(families, self.max_tokens, _Family.longest, num_tokens)
         return as_batch([self._micro_batch(group) for group in groups])
+
+    def num_added(self, rows: Sequence[Row]) -> int:
+        """Return the computed tokens of rows of a conversation beyond the prefix of all rows."""
+        return sum(
+            _Family.of(one, self.prefix_length).num_tokens for one in self._conversations(rows)
+        )
+
+    def together(self, rows: Sequence[Row]) -> MicroBatch:
+        """Return rows as one micro-batch, however many tokens they have."""
+        conversations = self._conversations(rows)
+        return self._micro_batch([_Family.of(one, self.prefix_length) for one in conversations])
 
     def _conversations(self, rows: Sequence[Row]) -> list[list["_ComputedRow"]]:
         """Return the rows by conversation; a row without one is a conversation of its own."""

@@ -67,7 +67,7 @@ class BatchingChoice:
     """Warnings: which technique the model does not support, and what is done instead."""
 
 
-def make_batches(plan: TrainingPlan, pad_token_id: int) -> Batches:
+def make_batches(plan: TrainingPlan, pad_token_id: int) -> PaddedBatches | PackedBatches:
     """Return the collator that the plan names."""
     if plan.batching == Batching.PADDED:
         return PaddedBatches(pad_token_id, plan.batch_tokens)

@@ -9,6 +9,7 @@ Otherwise all logits are computed at once.
 """
 
 import inspect
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,6 +82,26 @@ def summed_loss(
     return _ChunkedLoss.apply(hidden, head.weight, head.bias, labeled)  # type: ignore[no-any-return,no-untyped-call]
 
 
+def label_nll(
+    model: "PreTrainedModel", micro_batch: MicroBatch, labels: torch.Tensor, *, in_chunks: bool
+) -> torch.Tensor:
+    """Return the negative log-likelihood of each label, in nats, float32 [labels].
+
+    Args:
+        model: a causal language model.
+        micro_batch: its inputs.
+        labels: int64 [rows, kept], -100 where not wanted; the others are returned row by row.
+        in_chunks: compute the logits in chunks; only valid where `can_chunk` returned True.
+    """
+    wanted = labels != IGNORED
+    with mixed_precision(model):
+        if not in_chunks:
+            return token_nll(labeled_logits(model, micro_batch), labels)[wanted]
+        hidden = _labeled_states(model, micro_batch)[wanted]
+    head: Any = model.get_output_embeddings()
+    return _ChunkedNll.apply(hidden, head.weight, head.bias, labels[wanted])  # type: ignore[no-any-return,no-untyped-call]
+
+
 def can_chunk(model: "PreTrainedModel", micro_batch: MicroBatch, logits: torch.Tensor) -> bool:
     """Return whether the model's logits are those of a frozen linear output layer, unchanged.
 
@@ -133,18 +154,9 @@ class _ChunkedLoss(torch.autograd.Function):
         """Return the sum, float32; `hidden` is [labels, hidden], `labels` int64 [labels]."""
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        rows = max(1, _CHUNK_LOGITS // weight.shape[0])
-        for start in range(0, len(labels), rows):
-            chunk = slice(start, start + rows)
-            label = labels[chunk, None]
-            logits = linear(hidden[chunk].to(weight.dtype), weight, bias).float()
-            log_probabilities = logits.log_softmax(dim=-1)
-            total -= log_probabilities.gather(1, label).sum()
-            if gradient is not None:
-                # d loss / d logits = softmax - one_hot(label), in place of the log-probabilities.
-                of_logits = log_probabilities.exp_()
-                of_logits.scatter_add_(1, label, torch.full_like(label, -1, dtype=logits.dtype))
-                gradient[chunk] = of_logits.to(weight.dtype) @ weight
+        for chunk in _chunks(len(labels), weight):
+            of_hidden = None if gradient is None else gradient[chunk]
+            total -= _log_likelihood(hidden[chunk], weight, bias, labels[chunk], of_hidden).sum()
         ctx.save_for_backward(gradient)
         return total
 
@@ -153,3 +165,61 @@ class _ChunkedLoss(torch.autograd.Function):
         """Return the gradient of the hidden states."""
         (of_hidden,) = ctx.saved_tensors
         return of_hidden * gradient, None, None, None
+
+
+class _ChunkedNll(torch.autograd.Function):
+    """The cross entropy of each label for a frozen W; see `_ChunkedLoss`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return it, float32 [labels]; `hidden` is [labels, hidden], `labels` int64 [labels]."""
+        found = hidden.new_empty(len(labels), dtype=torch.float32)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for chunk in _chunks(len(labels), weight):
+            of_hidden = None if gradient is None else gradient[chunk]
+            likelihood = _log_likelihood(hidden[chunk], weight, bias, labels[chunk], of_hidden)
+            found[chunk] = -likelihood.flatten()
+        ctx.save_for_backward(gradient)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # noqa: ANN401
+        """Return the gradient of the hidden states."""
+        (of_hidden,) = ctx.saved_tensors
+        return of_hidden * gradient[:, None], None, None, None
+
+
+def _chunks(num_labels: int, weight: torch.Tensor) -> Iterator[slice]:
+    """Yield the labels in slices whose logits are few enough."""
+    rows = max(1, _CHUNK_LOGITS // weight.shape[0])
+    for start in range(0, num_labels, rows):
+        yield slice(start, start + rows)
+
+
+def _log_likelihood(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    labels: torch.Tensor,
+    of_hidden: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return the log-likelihood of labels, float32 [labels, 1].
+
+    Write the gradient of its negative with respect to the hidden states to `of_hidden`.
+    """
+    label = labels[:, None]
+    logits = linear(hidden.to(weight.dtype), weight, bias).float()
+    log_probabilities = logits.log_softmax(dim=-1)
+    found = log_probabilities.gather(1, label)
+    if of_hidden is not None:
+        # d loss / d logits = softmax - one_hot(label), in place of the log-probabilities.
+        of_logits = log_probabilities.exp_()
+        of_logits.scatter_add_(1, label, torch.full_like(label, -1, dtype=logits.dtype))
+        of_hidden.copy_(of_logits.to(weight.dtype) @ weight)
+    return found

@@ -57,7 +57,7 @@ class CausalLM(Generating):
 
     def loss(
         self, model: "PreTrainedModel", micro_batch: MicroBatch, plan: TrainingPlan
-    ) -> tuple["Tensor", None]:
+    ) -> tuple["Tensor", "Tensor | None"]:
         """Return the summed cross entropy of the labels, in nats, and no predictions."""
         from tasks.engine.batching import summed_loss
 

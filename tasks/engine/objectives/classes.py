@@ -21,7 +21,7 @@ from tasks.engine.batching import (
 )
 from tasks.engine.data.tokens import IGNORED, Tokenized, TokenizedRow, some_at_once
 from tasks.engine.eval_mode import eval_mode
-from tasks.engine.objectives.objective import Answer
+from tasks.engine.objectives.objective import Answer, EachLabel
 from tasks.records import BaseSource, TrainingPlan
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ClassifiedRow(TokenizedRow):
 
 
 @dataclass(frozen=True)
-class Classifying(Padding, ABC):
+class Classifying(EachLabel, Padding, ABC):
     """The part of `Objective` that models with one output per class share.
 
     A task adds which labels a text has, and how a prediction is read as an answer.

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.engine.base import limits_in
 from tasks.engine.data.rendering import Prompt
 from tasks.engine.data.rows import parse_answer, same_json
 from tasks.engine.eval_mode import eval_mode
-from tasks.engine.objectives.objective import Answer
+from tasks.engine.objectives.objective import Answer, EachLabel
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Generating:
+class Generating(EachLabel):
     """The part of `Objective` that generating models share; their base has the output layer."""
 
     def metrics(
         self,
         expected: Sequence[Sequence[int]],  # noqa: ARG002
-        predicted: Sequence[Sequence[int]],  # noqa: ARG002
+        predicted: Sequence[Sequence[Any]],  # noqa: ARG002
         names: Sequence[str],  # noqa: ARG002
     ) -> dict[str, float]:
         """Return no metrics: a language model is evaluated by its loss alone."""

@@ -5,7 +5,7 @@ A new objective is a class with these methods, in a file of its own, and an entr
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from tasks.config import DataSettings, TrainingSettings
 from tasks.engine.base import TaskTraits
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from tasks.engine.batching import Batches, BatchingChoice, MicroBatch
+    from tasks.engine.batching import Batch, Batches, BatchingChoice, MicroBatch
     from tasks.engine.data.rendering import Prompt, Renderer
     from tasks.engine.data.rows import Example
     from tasks.engine.data.splits import Split
@@ -32,12 +32,26 @@ class Answer:
     there are several; None for generated text."""
 
 
+class EachLabel:
+    """The part of `Objective` for losses that are a sum over labels, each of which counts alone."""
+
+    measures: ClassVar[tuple[str, ...]] = ()
+
+    def complete(self, batches: "Sequence[Batch]", total: Callable[[float], float]) -> None:
+        """Add nothing."""
+
+
 class Objective(Protocol):
     """Everything that depends on the task."""
 
     @property
     def traits(self) -> TaskTraits:
         """The properties of the task that do not depend on model or data."""
+        ...
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of what is measured of each item in training, beside the loss; often none."""
         ...
 
     @property
@@ -78,10 +92,20 @@ class Objective(Protocol):
     def loss(
         self, model: "PreTrainedModel", micro_batch: "MicroBatch", plan: "TrainingPlan"
     ) -> tuple["Tensor", "Tensor | None"]:
-        """Return the cross entropy summed over a micro-batch's labels, in nats; and predictions.
+        """Return the loss summed over a micro-batch's labels, in nats; and predictions.
 
-        The loss is a float32 scalar. The predictions are int64 of the labels' shape, or None where
-        the task has no metrics on them.
+        The loss, a cross entropy unless preferences are learned, is a float32 scalar. The
+        predictions are int64 of the labels' shape, or None where the task has no metrics on them.
+        In their place, an objective with `measures` returns these, float32 [items, 1, measures].
+        """
+        ...
+
+    def complete(self, batches: "Sequence[Batch]", total: Callable[[float], float]) -> None:
+        """Add to the micro-batches of an optimizer step what depends on all of them, if any.
+
+        Args:
+            batches: this process's share of the step, which may be without any items.
+            total: returns the sum of a number over all processes, each of which has to call it.
         """
         ...
 
@@ -95,14 +119,14 @@ class Objective(Protocol):
     def metrics(
         self,
         expected: Sequence[Sequence[int]],
-        predicted: Sequence[Sequence[int]],
+        predicted: Sequence[Sequence[Any]],
         names: Sequence[str],
     ) -> dict[str, float]:
         """Return the metrics of the predictions on all held-out rows, by name.
 
         Args:
             expected: the labels of each row, without ignored ones.
-            predicted: the predictions for these labels, of the same lengths.
+            predicted: the predictions for these labels, of the same lengths, or the measures.
             names: the names of the classes, by their indices.
         """
         ...

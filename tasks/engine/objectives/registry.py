@@ -1,11 +1,21 @@
 """The objective of each task, imported only when it is used."""
 
-from tasks.config import Task
+from tasks.config import LearningObjective, PreferenceSettings, Task
 from tasks.engine.objectives.objective import Objective
 
 
-def objective_of(task: Task) -> Objective:
-    """Return the objective of a task."""
+def objective_of(
+    task: Task,
+    learned: LearningObjective = LearningObjective.SFT,
+    preferences: PreferenceSettings | None = None,
+) -> Objective:
+    """Return the objective of a task.
+
+    Args:
+        task: what the model is for.
+        learned: what is learned; all but `sft` are for causal language models only.
+        preferences: how the loss of a pair is computed, where pairs are learned.
+    """
     match task:
         case Task.SEQUENCE_CLASSIFICATION:
             from tasks.engine.objectives.sequence_classification import SequenceClassification
@@ -19,6 +29,10 @@ def objective_of(task: Task) -> Objective:
             from tasks.engine.objectives.seq2seq import Seq2Seq
 
             return Seq2Seq()
+        case Task.CAUSAL_LM if learned is LearningObjective.DPO:
+            from tasks.engine.objectives.dpo import DPO
+
+            return DPO(preferences or PreferenceSettings())
         case Task.CAUSAL_LM:
             from tasks.engine.objectives.causal_lm import CausalLM
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.config import RowFormat, Task
+from tasks.config import PREFERENCES, RowFormat, Task
 from tasks.engine.adapters import AdapterFolder, check_tokenizer, template_of
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.rows import (
@@ -103,7 +103,9 @@ def read_answered(
     """
     given = read_rows(str(file), "train", None)
     rows = list(renamed(given, columns or {}, "evaluation.columns"))
-    row_format = detect_row_format(rows[0], str(file), learnable=kind.traits.row_formats)
+    # Of a pair, the chosen answer is the expected one.
+    formats = (*kind.traits.row_formats, *(PREFERENCES if kind.traits.generates else ()))
+    row_format = detect_row_format(rows[0], str(file), learnable=formats)
     if row_format is RowFormat.TEXT:
         raise UserError(
             f"{file} has rows of plain text, which have no answers to score; possible are rows of "

@@ -36,6 +36,10 @@ class Kept(Record):
     """Whether the training was stopped before, or in, the evaluation that follows the step."""
     num_processes: int = 1
     """Those that trained; each has its random state in a file."""
+    unlogged_measures: tuple[float, ...] = ()
+    """Sums of what is measured beside the loss since the last log, where the objective measures."""
+    num_unlogged_items: int = 0
+    """That these are the sums of."""
 
 
 class _Manifest(Record):

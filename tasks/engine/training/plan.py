@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tasks.config import TrainingSettings
+from tasks.config import LearningObjective, TrainingSettings
 from tasks.engine.data.tokens import PreparedData, row_lengths
 from tasks.engine.objectives import objective_of
 from tasks.engine.training.checkpoints import Checkpoints
@@ -46,7 +46,7 @@ def planned(  # noqa: PLR0913 - what a plan is made for
     made_for = training_identity(injected, data.record, settings)
     plan = checkpoints.plan(made_for)
     if plan is None:
-        task = objective_of(injected.lora.base.settings.task)
+        task = objective_of(injected.lora.base.settings.task, settings.objective)
         choice = task.choose_batching(settings, data, model)
         plan = TrainingPlan(
             made_for=made_for,
@@ -87,8 +87,18 @@ def training_identity(
 
     Contents only: no path, so that a run is resumed where its home was moved, and no wording.
     """
-    lora = injected.lora
     inputs = {
+        **what_is_computed(injected, data),
+        "seed": injected.lora.seed,
+        "settings": settings.model_dump(mode="json", exclude=_unused(settings)),
+    }
+    return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def what_is_computed(injected: InjectedRecord, data: DataRecord) -> dict[str, object]:
+    """Return what the outputs of an untrained model are a function of, as JSON values."""
+    lora = injected.lora
+    return {
         "adapter": lora.peft_config.to_json(),
         "initial_weights": injected.initial_weights.sha256,
         "base": injected.base_checksum,
@@ -97,17 +107,18 @@ def training_identity(
             mode="json", include={"task", "quantization", "gradient_checkpointing"}
         ),
         "dtype": lora.base.dtype,
-        "seed": lora.seed,
         "tokens": [file.sha256 for file in data.tokens],
-        "settings": settings.model_dump(mode="json", exclude=_unused(settings)),
     }
-    return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _unused(settings: TrainingSettings) -> set[str]:
-    """Return the settings that do not matter: a run begun before there were any goes on."""
-    later = ("loraplus_lr_ratio", "neftune_noise_alpha")
-    return {"termination_seconds", *(name for name in later if getattr(settings, name) is None)}
+    """Return the settings that do not matter, or came later and are not used.
+
+    A run begun before there were any goes on.
+    """
+    later = ("loraplus_lr_ratio", "neftune_noise_alpha", "preferences")
+    unused = {"termination_seconds", *(name for name in later if getattr(settings, name) is None)}
+    return unused | {"objective"} if settings.objective is LearningObjective.SFT else unused
 
 
 def with_less_memory(
@@ -125,7 +136,9 @@ def with_less_memory(
         AdapterflowError: `training.batch_tokens` is set to a number, or micro-batches are as small
             as the longest row already.
     """
-    lengths = np.sort(row_lengths(data.train.rows))
+    # The two rows of a pair are never in two micro-batches.
+    items = row_lengths(data.train.rows).reshape(-1, data.record.rows_per_item)
+    lengths = np.sort(items.sum(axis=1))
     longest, largest_batch = int(lengths[-1]), int(lengths[-settings.batch_size :].sum())
     # A limit above the largest batch limits nothing: to halve it would only repeat the failure.
     given = min(plan.batch_tokens, largest_batch)

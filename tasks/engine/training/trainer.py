@@ -34,9 +34,10 @@ from tasks.engine.objectives import Objective
 from tasks.engine.training.callbacks import Beginning
 from tasks.engine.training.checkpoints import Checkpoints, Kept, kept_in, step_of
 from tasks.engine.training.group import Group
+from tasks.engine.training.items import Items
+from tasks.engine.training.measures import Measures
 from tasks.engine.training.noise import noisy_embeddings
 from tasks.engine.training.optimizers import lora_optimizer
-from tasks.engine.training.rows import Rows
 from tasks.errors import StoppedError
 from tasks.records import TrainingPlan
 
@@ -56,7 +57,7 @@ class Evaluated:
     """Summed over all labels, in nats."""
     num_labels: int = 0
     expected: list[list[int]] = field(default_factory=list)
-    predicted: list[list[int]] = field(default_factory=list)
+    predicted: list[list[Any]] = field(default_factory=list)
 
     def __iadd__(self, other: "Evaluated") -> Self:
         self.loss += other.loss
@@ -81,13 +82,13 @@ class AdapterTrainer(Trainer):
         adapter_name: the active adapter.
         settings: the training settings.
         task: the objective.
-        rows: the training rows.
-        order: the order of the training rows.
+        items: the training rows, or pairs of them.
+        order: their order.
         checkpoints: where checkpoints are written to and resumed from.
         num_checkpoints: how many of them to keep.
         plan: how rows are batched and the loss computed.
         initial: the adapter's initial weights.
-        eval_sources: the held-out rows of each source, by its name.
+        eval_sources: the held-out items of each source, by its name.
         group: the processes that train together.
         should_stop: asked after each step, and after each batch of held-out rows.
         **arguments: those of Trainer itself.
@@ -104,28 +105,28 @@ class AdapterTrainer(Trainer):
         adapter_name: str,
         settings: TrainingSettings,
         task: Objective,
-        rows: Rows,
+        items: Items,
         order: RowOrder,
         checkpoints: Checkpoints,
         num_checkpoints: int,
         plan: TrainingPlan,
         initial: dict[str, torch.Tensor],
-        eval_sources: Mapping[str, Rows],
+        eval_sources: Mapping[str, Items],
         group: Group,
         should_stop: Callable[[], bool],
         **arguments: Any,  # noqa: ANN401 - Trainer's own
     ) -> None:
-        # Trainer's data loader passes on indices: the rows of a step are dealt out before they are
+        # Trainer's data loader passes on indices: the items of a step are dealt out before they are
         # read.
         super().__init__(
-            train_dataset=range(len(rows)),
+            train_dataset=range(len(items)),
             data_collator=list,  # type: ignore[arg-type]
             **arguments,
         )
         self.adapter_name = adapter_name
         self._settings = settings
         self._task = task
-        self._rows = rows
+        self._items = items
         self._order = order
         self._checkpoints = checkpoints
         self._num_checkpoints = num_checkpoints
@@ -136,6 +137,7 @@ class AdapterTrainer(Trainer):
         self._should_stop = should_stop
         self._unreduced_loss = torch.zeros((), device=self.args.device)
         self._has_moved = False
+        self._measures = Measures(task.measures)
         self._resumed_from = Kept()
         self._saved_step = 0
         self._step_of_epoch = 0
@@ -181,6 +183,8 @@ class AdapterTrainer(Trainer):
         # The next logged mean would lack the steps before the checkpoint.
         self._tr_loss += self._resumed_from.unlogged_loss
         self._globalstep_last_logged = self._resumed_from.last_logged_step
+        kept = self._resumed_from
+        self._measures.restore(kept.unlogged_measures, kept.num_unlogged_items)
         self._saved_step = self.state.global_step
         if self._resumed_from.is_evaluation_due:
             self._evaluate_late()
@@ -217,12 +221,15 @@ class AdapterTrainer(Trainer):
         if self.state.global_step > self._step_of_epoch:
             self._stop_if_asked()
         indices = list(islice(epoch_iterator, num_batches))
-        batches = iter(self._rows.batches(indices))
+        batches = iter(self._items.batches(indices))
         given, num_labels = super().get_batch_samples(batches, num_batches, device)
+        self._task.complete(given, self._total)
         if self._group.size > 1:
-            counts = self._group.gather(float(num_labels or 0))
-            num_labels = torch.tensor(sum(counts), device=device)
+            num_labels = torch.tensor(self._total(float(num_labels or 0)), device=device)
         return given, num_labels
+
+    def _total(self, number: float) -> float:
+        return sum(self._group.gather(number))
 
     def _stop_if_asked(self, *, is_evaluation_due: bool = False) -> None:
         if not self._group.any(self._should_stop()):
@@ -271,12 +278,15 @@ class AdapterTrainer(Trainer):
         *,
         is_evaluation_due: bool = False,
     ) -> None:
+        measures, num_items = self._measures.kept
         kept = Kept(
             seconds_training=self.seconds_training(),
             unlogged_loss=self._tr_loss.item(),
             last_logged_step=self._globalstep_last_logged,
             is_evaluation_due=is_evaluation_due,
             num_processes=self._group.size,
+            unlogged_measures=measures,
+            num_unlogged_items=num_items,
         )
         random_states = self._group.gather(self._random_state() if self._group.rank else b"")
         if self._group.rank == 0:
@@ -304,6 +314,12 @@ class AdapterTrainer(Trainer):
                 (Path(folder) / _RANDOM_STATE).write_bytes(state)
                 super()._load_rng_state(folder)
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and beside a training loss what was measured since the last one."""
+        if "loss" in logs:
+            logs.update(self._measures.take())
+        super().log(logs, start_time)
+
     def training_step(
         self,
         model: torch.nn.Module,
@@ -317,6 +333,8 @@ class AdapterTrainer(Trainer):
         for micro_batch in inputs["micro_batches"]:
             with noisy_embeddings(self.model, micro_batch, self._settings.neftune_noise_alpha):
                 loss += super().training_step(model, micro_batch, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self._measures.end_step(self._group)
         return loss if self._group.size == 1 else self._reduced(loss)
 
     def _reduced(self, loss: torch.Tensor) -> torch.Tensor:
@@ -344,7 +362,8 @@ class AdapterTrainer(Trainer):
         The shares add up to the mean over all trained tokens, however the rows are split and dealt
         out.
         """
-        loss, _ = self._task.loss(model, inputs, self._plan)  # type: ignore[arg-type]
+        loss, measured = self._task.loss(model, inputs, self._plan)  # type: ignore[arg-type]
+        self._measures.add(measured)
         if num_items_in_batch is None:
             num_items_in_batch = inputs["labels"].ne(IGNORED).sum()
         loss = loss / num_items_in_batch
@@ -382,19 +401,19 @@ class AdapterTrainer(Trainer):
         )
         return metrics
 
-    def _evaluated(self, rows: Rows, num_before: int, num_in_all: int) -> Evaluated:
-        """Return the summed loss and the predictions on held-out rows.
+    def _evaluated(self, items: Items, num_before: int, num_in_all: int) -> Evaluated:
+        """Return the summed loss and the predictions on held-out items.
 
         Args:
-            rows: the rows.
-            num_before: rows of other sources that this evaluation is done with, for the callbacks.
-            num_in_all: rows of all sources.
+            items: rows, or pairs of them.
+            num_before: items of other sources that this evaluation is done with, for the callbacks.
+            num_in_all: items of all sources.
         """
         found, done = Evaluated(), num_before
         with eval_mode(self.model), torch.no_grad():
-            for indices in rows.in_order(self.args.eval_batch_size):
+            for indices in items.in_order(self.args.eval_batch_size):
                 self._stop_if_asked(is_evaluation_due=True)
-                [batch] = rows.batches([indices])
+                [batch] = items.batches([indices])
                 for micro_batch in batch["micro_batches"]:
                     found += self._evaluated_part(self._prepare_inputs(micro_batch))
                 done += len(indices)
@@ -470,7 +489,7 @@ def _exact(value: torch.Tensor) -> torch.Tensor:
     return (value.cpu() if value.device.type == "mps" else value).double()
 
 
-def _labeled(values: torch.Tensor, micro_batch: MicroBatch) -> list[list[int]]:
-    """Return each row's values at the positions that have a label."""
+def _labeled(values: torch.Tensor, micro_batch: MicroBatch) -> list[list[Any]]:
+    """Return each row's values, or lists of values, at the positions that have a label."""
     rows = zip(values, micro_batch["labels"], strict=True)
     return [row[labels != IGNORED].tolist() for row, labels in rows]

@@ -1,11 +1,10 @@
 """The engine's side of step 4: train the adapter, and verify that it and nothing else changed."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from transformers import (
     EarlyStoppingCallback,
@@ -27,26 +26,26 @@ from tasks.engine.adapters import (
     write_adapter,
 )
 from tasks.engine.base import release_memory
-from tasks.engine.batching import row_order
-from tasks.engine.data.splits import LazySequence
-from tasks.engine.data.tokens import (
-    PreparedData,
-    TokenizedRow,
-    TokenizedSplit,
-    conversation_starts,
-    row_lengths,
-)
+from tasks.engine.data.tokens import PreparedData
 from tasks.engine.failures import is_out_of_memory
-from tasks.engine.objectives import objective_of
 from tasks.engine.training.arguments import training_arguments
 from tasks.engine.training.callbacks import OnEvaluating, OnTraining, Pace, Watch
 from tasks.engine.training.checkpoints import Checkpoints
 from tasks.engine.training.group import ALONE, Group
+from tasks.engine.training.inputs import Inputs, OnReference
+from tasks.engine.training.item_sets import ItemSets, item_sets
 from tasks.engine.training.plan import planned, with_less_memory
-from tasks.engine.training.rows import Rows
+from tasks.engine.training.reference import KeptReference
 from tasks.engine.training.trainer import AdapterTrainer
 from tasks.errors import UserError, VerificationError
-from tasks.records import FileRecord, InjectedRecord, LossPoint, TrainedRecord, TrainingPlan
+from tasks.records import (
+    FileRecord,
+    InjectedRecord,
+    LearnedPreferences,
+    LossPoint,
+    TrainedRecord,
+    TrainingPlan,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,6 +64,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
     folder: Path,
     on_progress: OnTraining,
     on_evaluating: OnEvaluating | None = None,
+    on_reference: OnReference | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     group: Group = ALONE,
 ) -> TrainedRecord:
@@ -78,8 +78,9 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         folder: for checkpoints and the trained weights.
         on_progress: called after every step and every log.
         on_evaluating: called after every batch of held-out rows.
+        on_reference: called while the reference of pairs is computed, with how many are done.
         should_stop: whether to save a checkpoint and stop; asked after every step, and after every
-            batch of held-out rows.
+            batch of held-out rows or of the reference.
         group: the processes that train together, each of which calls this function with the same
             model; the first one writes to `folder`.
 
@@ -88,8 +89,8 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         model, a word of a tagged row, a classified row).
 
     Raises:
-        UserError: the optimizer needs a GPU and there is none, or `training.batching` asks for what
-            the task, model or rows do not allow.
+        UserError: the optimizer needs a GPU and there is none, `training.batching` asks for what
+            the task, model or rows do not allow, or the data was prepared for another objective.
         AdapterflowError: out of memory even with the smallest micro-batches.
         UnwritableError: the disk is full, or `folder` is not writable.
         StoppedError: it was asked to stop.
@@ -100,9 +101,14 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         raise UserError("training.optim is paged_adamw_8bit, which needs a GPU; use adamw_torch")
     if not data.record.train.num_trained_tokens:
         raise VerificationError("no token of the training rows is trained on; see data.loss_on")
-    watch = Watch(on_progress, on_evaluating)
-    inputs = _Inputs(model, injected, data, settings, Checkpoints(folder), group, should_stop)
-    state, plan, seconds = _trained(inputs, watch)
+    if data.record.objective is not settings.objective:
+        raise UserError(
+            f"the data was prepared for training.objective {data.record.objective}, but objective "
+            f"is {settings.objective}; prepare it for that one"
+        )
+    watch, checkpoints = Watch(on_progress, on_evaluating), Checkpoints(folder)
+    inputs = Inputs(model, injected, data, settings, checkpoints, group, should_stop, on_reference)
+    state, plan, seconds, reference = _trained(inputs, watch)
     # Before the trained weights are written: what fails must leave no file that looks like them.
     change = _verify(model, injected, state, group)
     weights = read_adapter(model, injected.lora.adapter_name)
@@ -125,6 +131,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         loss_curve=curve,
         eval_metrics=_eval_metrics(state, best),
         eval_losses=_eval_losses(state, best),
+        preferences=_learned(settings, reference),
         warnings=(*plan.warnings, *_not_improved(curve, best, settings)),
     )
 
@@ -152,40 +159,33 @@ class SmallerBatchesError(RuntimeError):
     """Memory ran out in one of several processes, and the plan was changed accordingly."""
 
 
-class _Inputs(NamedTuple):
-    """What a training is a function of, and where it runs."""
+def _trained(
+    inputs: Inputs, watch: Watch
+) -> tuple[TrainerState, TrainingPlan, float, KeptReference | None]:
+    """Train in micro-batches that fit into memory.
 
-    model: "PreTrainedModel"
-    injected: InjectedRecord
-    data: PreparedData
-    settings: TrainingSettings
-    checkpoints: Checkpoints
-    group: Group
-    should_stop: Callable[[], bool]
-
-
-def _trained(inputs: _Inputs, watch: Watch) -> tuple[TrainerState, TrainingPlan, float]:
-    """Train in micro-batches that fit into memory; return Trainer's state, the plan, and seconds.
-
-    The seconds are those of all attempts that led to the result.
+    Return Trainer's state, the plan, the seconds of all attempts that led to the result, and the
+    reference of pairs.
     """
-    model, injected, data, settings, checkpoints, group, _ = inputs
+    model, injected, data, settings, checkpoints, group, _, _ = inputs
     plan = group.from_first(
         lambda: planned(checkpoints, model, injected, data, settings, group.size)
     )
     # The threads decide in which order a sum is rounded, so a resumed run must have as many.
     torch.set_num_threads(plan.num_threads)
     while True:
-        trainer = _build_trainer(inputs, plan)
-        trainer.add_callback(watch)
+        trainer = None
         try:
+            items = item_sets(inputs, plan)
+            trainer = _build_trainer(inputs, plan, items)
+            trainer.add_callback(watch)
             trainer.train_or_resume()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             plan = with_less_memory(plan, data, settings, error)
         else:
-            return trainer.state, plan, trainer.seconds_training()
+            return trainer.state, plan, trainer.seconds_training(), items.reference
         del trainer  # with the optimizer's state, for which the next one needs the memory
         checkpoints.keep_plan(plan)
         if group.size > 1:  # the others are in the midst of a step
@@ -204,61 +204,49 @@ def _rewind(model: "PreTrainedModel", injected: InjectedRecord) -> None:
     release_memory()
 
 
-def _build_trainer(inputs: _Inputs, plan: TrainingPlan) -> AdapterTrainer:
-    model, injected, data, settings, checkpoints, group, should_stop = inputs
-    task = objective_of(injected.lora.base.settings.task)
-    collate = task.make_batches(plan, data.renderer.tokenizer.pad_token_id or 0)
-
-    def shared(rows: Sequence[TokenizedRow]) -> Rows:
-        return Rows(rows, collate, plan.batching, group)
-
-    rows = data.train.rows
-    held_out = shared(data.eval.rows) if data.eval else None
+def _build_trainer(inputs: Inputs, plan: TrainingPlan, items: ItemSets) -> AdapterTrainer:
+    model, injected, _, settings, checkpoints, group, should_stop, _ = inputs
     trainer = AdapterTrainer(
         adapter_name=injected.lora.adapter_name,
         settings=settings,
-        task=task,
-        rows=shared(rows),
-        order=row_order(
-            row_lengths(rows),
-            conversation_starts(rows),
-            plan.batching,
-            injected.lora.seed,
-            batch_size=settings.batch_size,
-            accumulation_steps=settings.gradient_accumulation_steps,
-        ),
+        task=inputs.task,
+        items=items.train,
+        order=items.order,
         checkpoints=checkpoints,
         num_checkpoints=settings.save_total_limit,
         plan=plan,
         initial=load_weights(injected.initial_weights.path),
-        eval_sources={n: shared(one) for n, one in _by_source(data.eval)} if data.eval else {},
+        eval_sources=items.eval_sources,
         group=group,
         should_stop=should_stop,
         model=model,
         args=training_arguments(
-            settings, injected, checkpoints.folder, evaluates=held_out is not None
+            settings, injected, checkpoints.folder, evaluates=items.eval is not None
         ),
-        eval_dataset=held_out,
+        eval_dataset=items.eval,
     )
     # `Watch` replaces them: progress is shown in the terminal's own way and logged to MLflow.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    if settings.early_stopping_patience and held_out:
+    if settings.early_stopping_patience and items.eval:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     trainer.add_callback(Pace(60 * settings.checkpoint_minutes, group.any))
     return trainer
 
 
-def _by_source(split: TokenizedSplit) -> Iterator[tuple[str, Sequence[TokenizedRow]]]:
-    """Yield the name and the rows of each source that has any."""
-    for number, part in enumerate(split.record.by_source):
-        places = np.flatnonzero(split.sources == number)
-        if len(places):
-            yield part.name, _at(split.rows, places)
-
-
-def _at(rows: Sequence[TokenizedRow], places: "np.ndarray") -> LazySequence[TokenizedRow]:
-    return LazySequence(len(places), lambda at: rows[int(places[at])])
+def _learned(
+    settings: TrainingSettings, reference: KeptReference | None
+) -> LearnedPreferences | None:
+    """Return how preferences were learned, if they were."""
+    if reference is None:
+        return None
+    return LearnedPreferences(
+        objective=settings.objective,
+        settings=settings.preference_settings,
+        reference_sha256=reference.file.sha256,
+        num_reference_pairs=reference.num_pairs,
+        seconds_reference=reference.seconds,
+    )
 
 
 def _verify(

@@ -284,3 +284,14 @@ def test_without_the_configuration_there_are_no_rows(tmp_path: Path) -> None:
     with pytest.raises(UnwritableError, match=r"run\.yaml can't be written"):
         write_retraining(tmp_path / "run.yaml", str(data), "org/m", None, None)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["rows.jsonl", "run.yaml"]
+
+
+def test_pairs_are_learned_as_preferences(tmp_path: Path) -> None:
+    """Rows of a chosen and a rejected answer make a configuration that learns from them."""
+    rows = [{"prompt": f"Why {n}?", "chosen": f"So {n}.", "rejected": "No."} for n in range(ROWS)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config, notes = write_training(tmp_path / "run.yaml", str(data), "org/model", None)
+    assert config.training.objective == "dpo"
+    assert notes[0].endswith("read as preference")
+    assert read_config(tmp_path / "run.yaml") == config

@@ -1,5 +1,6 @@
 """Several processes train what one does, and whatever ends them, nothing is lost or left."""
 
+import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from chaos_ranks import RankChaos, ranks_in
 from engine_steps import injected, prepared, rebuilt, training
+from preference_pairs import data_of, preferring
 
 from tasks import engine
 from tasks.config import LoraSettings, TrainingSettings
@@ -62,6 +64,74 @@ def test_two_processes_train_what_one_does(tiny_base: Path, tmp_path: Path) -> N
     assert [now.step for now in seen if not now.metrics] == list(range(1, 21))
     assert not ranks_in(tmp_path)
     assert not (tmp_path / "two" / "launch").exists()
+
+
+def test_two_processes_learn_from_pairs_as_one_does(tiny_base: Path, tmp_path: Path) -> None:
+    """Equal losses, measures and reference but for rounding; stopped and resumed, equal bytes.
+
+    One of the losses is a mean over the answers' tokens of all processes.
+    """
+    _, record = injected(tiny_base, tmp_path)
+    losses_of_pairs = {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.8, 1.0]}
+    settings = preferring(
+        preferences=losses_of_pairs,
+        batch_size=3,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-3,
+        max_steps=9,
+        logging_steps=2,
+    )
+    data = data_of(record.lora.base, tmp_path).record
+    one, two, cut = (tmp_path / name / "checkpoints" for name in ("one", "two", "cut"))
+    alone = engine.train_adapter(rebuilt(record), record, data, settings, one)
+    seen: list[tuple[int, int]] = []
+    both = train_in_processes(
+        record,
+        data,
+        settings,
+        two,
+        2,
+        lambda _: None,
+        on_reference=lambda done, total: seen.append((done, total)),
+    ).trained
+    assert seen[-1] == (10, 10)
+    assert losses(both) == pytest.approx(losses(alone), rel=1e-5)
+    assert both.eval_metrics == pytest.approx(alone.eval_metrics, rel=1e-3, abs=1e-5)
+    # At first the rewards of a pair are equal but for rounding, and it is chance which is larger.
+    pairs_of_logs = zip(logged_on_pairs(two)[1:], logged_on_pairs(one)[1:], strict=True)
+    for ours, theirs in pairs_of_logs:
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+    references = [load_weights(folder / "reference.safetensors") for folder in (two, one)]
+    for split, values in references[0].items():
+        assert values.allclose(references[1][split], rtol=1e-5)
+
+    steps: list[int] = []
+    with pytest.raises(StoppedError):
+        train_in_processes(
+            record,
+            data,
+            settings,
+            cut,
+            2,
+            lambda now: steps.append(now.step),
+            should_stop=lambda: bool(steps),
+        )
+    resumed = train_in_processes(record, data, settings, cut, 2, lambda _: None).trained
+    assert resumed.weights.sha256 == both.weights.sha256
+    assert resumed.loss_curve == both.loss_curve
+    assert logged_on_pairs(cut) == logged_on_pairs(two)
+    assert resumed.preferences is not None
+    assert both.preferences is not None
+    assert resumed.preferences.reference_sha256 == both.preferences.reference_sha256
+
+
+def logged_on_pairs(checkpoints: Path) -> list[dict[str, float]]:
+    """Return what the last checkpoint has of the logs."""
+    last = max(checkpoints.glob("checkpoint-*"), key=lambda one: int(one.name.rpartition("-")[2]))
+    history: list[dict[str, float]] = json.loads((last / "trainer_state.json").read_text())[
+        "log_history"
+    ]
+    return history
 
 
 def test_a_training_that_is_stopped_ends_as_if_it_had_not_been(

@@ -79,8 +79,8 @@ class Renderer:
             end_ids: the tokens at which the base stops, in addition to the tokenizer's end token.
             chat: what the chat template is given beside the conversation.
         """
-        # A `completion` directly continues its `prompt`; the other formats are separate texts.
-        continues = row_format is RowFormat.PROMPT_COMPLETION
+        # These answers directly continue their prompts; the other formats are separate texts.
+        continues = row_format in (RowFormat.PROMPT_COMPLETION, RowFormat.PREFERENCE)
         ends = tuple(
             str(token)
             for token in tokenizer.convert_ids_to_tokens(sorted(end_ids))

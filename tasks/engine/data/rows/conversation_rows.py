@@ -32,23 +32,27 @@ def are_messages(given: object) -> bool:
 def conversation_example(number: int, row: Row, names: tuple[str, ...]) -> Example:
     """Read a row that is one list of messages, in a column of one of these names."""
     name = _list_of(row, names)
-    messages = _with_system(row, _read(column(row, name), name))
-    _check_end(messages)
+    messages = with_system(row, read_messages(column(row, name), name))
+    check_end(messages)
     return Example(number, messages, tools=read_tools(row))
 
 
 def prompted_example(number: int, row: Row) -> Example:
     """Read a row whose prompt and completion are lists of messages; the completion is learned."""
-    prompt = _read(_messages(row, "prompt"), "prompt")
-    context = tuple(
+    context = as_context(read_messages(_messages(row, "prompt"), "prompt"))
+    messages = read_messages(_messages(row, "completion"), "completion", context)
+    check_end(messages)
+    return Example(number, with_system(row, messages), tools=read_tools(row))
+
+
+def as_context(prompt: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the messages of a prompt, none of whose answers is trained on."""
+    return tuple(
         replace(one, is_trained=False, is_context=one.is_trained)
         if one.role == "assistant"
         else one
         for one in prompt
     )
-    messages = _read(_messages(row, "completion"), "completion", context)
-    _check_end(messages)
-    return Example(number, _with_system(row, messages), tools=read_tools(row))
 
 
 def conversation_question(number: int, row: Row, names: tuple[str, ...]) -> Example:
@@ -62,7 +66,7 @@ def conversation_question(number: int, row: Row, names: tuple[str, ...]) -> Exam
                 "the assistant's message is the only one, so there is no question; put the user's "
                 "before it"
             )
-    return _question(number, row, _read(given, name, asks=True))
+    return question_of(number, row, read_messages(given, name, asks=True))
 
 
 def _without_answer(given: list[object]) -> list[object]:
@@ -75,14 +79,15 @@ def _without_answer(given: list[object]) -> list[object]:
 
 def prompted_question(number: int, row: Row) -> Example:
     """Read a row whose prompt is a list of messages."""
-    return _question(number, row, _read(_messages(row, "prompt"), "prompt", asks=True))
+    return question_of(number, row, read_messages(_messages(row, "prompt"), "prompt", asks=True))
 
 
-def _question(number: int, row: Row, asked: tuple[Message, ...]) -> Example:
+def question_of(number: int, row: Row, asked: tuple[Message, ...]) -> Example:
+    """Return the example of a question, whose answer is empty."""
     last = asked[-1]
     if last.role != "tool" and not last.tool_calls and not last.content.strip():
         raise BadRowError("the last message is empty, so there is no question")
-    messages = (*_with_system(row, asked), Message("assistant", ""))
+    messages = (*with_system(row, asked), Message("assistant", ""))
     return Example(number, messages, tools=read_tools(row))
 
 
@@ -100,7 +105,7 @@ def _messages(row: Row, name: str) -> object:
     return given
 
 
-def _read(
+def read_messages(
     given: object, name: str, before: tuple[Message, ...] = (), *, asks: bool = False
 ) -> tuple[Message, ...]:
     """Read messages that follow those before; return all of them."""
@@ -159,7 +164,8 @@ def _check_place(message: Message, before: Sequence[Message], name: str) -> None
         )
 
 
-def _check_end(messages: tuple[Message, ...]) -> None:
+def check_end(messages: tuple[Message, ...]) -> None:
+    """Check that a conversation ends with an answer to something."""
     if messages[-1].role != "assistant":
         raise BadRowError(
             f"the last message is the {messages[-1].role}'s; it must be the assistant's, as that "
@@ -169,7 +175,7 @@ def _check_end(messages: tuple[Message, ...]) -> None:
         raise BadRowError("the assistant's message is the only one; put the user's before it")
 
 
-def _with_system(row: Row, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def with_system(row: Row, messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Return messages with the row's column `system` put first, unless they have it."""
     opening = opening_of(row)
     own = next((one for one in messages if one.role == "system" and one.content.strip()), None)

@@ -1,7 +1,7 @@
 """An example to learn from or to answer: a conversation and its tools, a text, or tagged words."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -75,6 +75,14 @@ class Example:
     """The classes of the words."""
     tools: str = ""
     """The tools that the assistant may call, as a JSON list; empty without any."""
+    rejected: tuple[Message, ...] = ()
+    """The conversation with the rejected answer, where `messages` has the chosen one; both begin
+    with the same prompt."""
+
+    @property
+    def as_rejected(self) -> "Example":
+        """The example with the rejected answer in place of the chosen one."""
+        return replace(self, messages=self.rejected, rejected=())
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -4,7 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from tasks.config.data import ANSWERED, GENERATIVE, OnLostAnswer, RowFormat, Turns
+from tasks.config.data import (
+    ANSWERED,
+    GENERATIVE,
+    PREFERENCES,
+    OnLostAnswer,
+    RowFormat,
+    Turns,
+)
 from tasks.config.likeness import nearest
 from tasks.engine.data.rows.cells import parsed
 from tasks.engine.data.rows.classified_rows import (
@@ -29,10 +36,21 @@ from tasks.engine.data.rows.instruction_rows import (
     instruction_question,
 )
 from tasks.engine.data.rows.messages import is_turn
+from tasks.engine.data.rows.preference_rows import (
+    check_pair,
+    empty_answer,
+    empty_pair,
+    has_messages,
+    message_pair,
+    message_pair_question,
+    no_answer,
+    text_pair,
+    text_pair_question,
+)
 from tasks.engine.data.rows.reading_errors import BadRowError, refusing_row
 from tasks.engine.data.rows.row_sources import Row
 from tasks.engine.data.rows.trained_turns import trains_nothing, with_turns
-from tasks.engine.data.rows.unread_columns import LISTS, refusal
+from tasks.engine.data.rows.unread_columns import LISTS, PAIR, refusal
 from tasks.engine.excerpts import excerpt, listed
 from tasks.errors import UserError
 
@@ -61,6 +79,11 @@ class _Reader:
 
 
 _PROMPT = ("prompt", "completion")
+_OF_MESSAGES = {
+    RowFormat.CONVERSATIONAL: RowFormat.PROMPT_COMPLETION,
+    RowFormat.CONVERSATIONAL_PREFERENCE: RowFormat.PREFERENCE,
+}
+"""Formats of messages, and the ones of texts in the same columns."""
 _READERS = {
     RowFormat.MESSAGES: _Reader(
         LISTS[RowFormat.MESSAGES],
@@ -78,6 +101,8 @@ _READERS = {
     RowFormat.INSTRUCTION: _Reader(
         ("instruction", "output"), instruction_example, instruction_question
     ),
+    RowFormat.PREFERENCE: _Reader(PAIR, text_pair, text_pair_question),
+    RowFormat.CONVERSATIONAL_PREFERENCE: _Reader(PAIR, message_pair, message_pair_question),
     RowFormat.TEXT: _Reader(("text",), text_example, text_example),
     RowFormat.LABELLED: _Reader(("text", "label"), labelled_example, text_example),
     RowFormat.TAGGED: _Reader(("tokens", "tags"), tagged_example, tagged_question),
@@ -104,18 +129,19 @@ def detect_row_format(
     """
     if wanted not in (RowFormat.AUTO, *learnable):
         raise UserError(
-            f"data.format {wanted} cannot be used with this base_model.task; possible: "
-            f"{', '.join(learnable)}"
+            f"data.format {wanted} cannot be used with this {_decides(wanted, learnable)}; "
+            f"possible: {', '.join(learnable)}"
         )
-    # Which of these two it is depends on the values, as both have the same columns.
-    given = [one for one in learnable if one is not RowFormat.CONVERSATIONAL]
+    # Which of two it is depends on the values, as both have the same columns.
+    given = [one for one in learnable if one not in _OF_MESSAGES]
     possible = given if wanted is RowFormat.AUTO else [_by_columns(wanted)]
     fitting = [one for one in possible if _READERS[one].fits(row)]
     if len(fitting) > 1:
         # Many datasets have the rendered prompt as `text` beside the columns it is made of.
         fitting = [one for one in fitting if one is not RowFormat.TEXT]
+        fitting = [one for one in fitting if one not in PREFERENCES] or fitting
     if len(fitting) == 1:
-        return _by_values(fitting[0], row) if wanted is not RowFormat.CONVERSATIONAL else wanted
+        return _by_values(fitting[0], row) if wanted not in _OF_MESSAGES else wanted
     columns = f"{source} has the columns {listed(row) or '(none)'}"
     if fitting:
         raise UserError(f"{columns}, which fit {' and '.join(fitting)}; set data.format to one")
@@ -123,13 +149,20 @@ def detect_row_format(
     raise UserError(f"{columns}; possible: {choices}; {_advice(row, possible)}")
 
 
+def _decides(wanted: RowFormat, learnable: Sequence[RowFormat]) -> str:
+    """Return the setting by which a format can't be learned."""
+    is_other = (wanted in PREFERENCES) != (learnable[0] in PREFERENCES)
+    return "training.objective" if is_other else "base_model.task"
+
+
 def _by_columns(row_format: RowFormat) -> RowFormat:
-    is_prompted = row_format is RowFormat.CONVERSATIONAL
-    return RowFormat.PROMPT_COMPLETION if is_prompted else row_format
+    return _OF_MESSAGES.get(row_format, row_format)
 
 
 def _by_values(row_format: RowFormat, row: Row) -> RowFormat:
     """Return the format, depending on whether the prompt is text or a list of messages."""
+    if row_format is RowFormat.PREFERENCE:
+        return RowFormat.CONVERSATIONAL_PREFERENCE if has_messages(row) else row_format
     if row_format is not RowFormat.PROMPT_COMPLETION:
         return row_format
     given = [row[name] for name in _PROMPT if name in row]
@@ -139,11 +172,8 @@ def _by_values(row_format: RowFormat, row: Row) -> RowFormat:
 
 def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
     """Return how to change the columns of a row so that they fit a format."""
-    if any(str(column).startswith(("chosen", "rejected")) for column in row):
-        return (
-            "training on preferences (chosen, rejected) is not supported; to imitate the chosen "
-            "answers, write them as completion beside prompt, or as the last of the messages"
-        )
+    if advice := _advice_on_objective(row, possible):
+        return advice
     if set(possible) & set(ANSWERED) and (advice := _advice_on_names(row)):
         return advice
     required = [_READERS[one].columns for one in possible]
@@ -158,6 +188,23 @@ def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
         if len(lacking) < len(columns):
             return f"for {row_format}, {', '.join(lacking)} is missing"
     return "rename the columns to one of these, or name them in columns"
+
+
+def _advice_on_objective(row: Row, possible: Sequence[RowFormat]) -> str | None:
+    """Return what to do where pairs are given and answers learned, or the other way round."""
+    is_pair = any(str(column).startswith(PAIR) for column in row)
+    if is_pair and not set(possible) & set(PREFERENCES):
+        return (
+            "to learn which of two answers is preferred (chosen, rejected), set "
+            "training.objective: dpo; to imitate the chosen answers, write them as completion "
+            "beside prompt, or as the last of the messages"
+        )
+    if not is_pair and set(possible) <= set(PREFERENCES):
+        return (
+            "training.objective is dpo, which learns from pairs: name their columns in "
+            "data.columns, or set objective: sft to learn from one answer a row"
+        )
+    return None
 
 
 def _advice_on_names(row: Row) -> str | None:
@@ -198,16 +245,26 @@ def read_example(
     """
     if reason := refusal(row, row_format):
         raise BadRowError(reason)
+    is_strict = on_lost_answer is OnLostAnswer.ERROR
+    if row_format in PREFERENCES and (name := empty_answer(row)):
+        if is_strict:
+            raise no_answer(name)
+        return empty_pair(number, row)
     example = _READERS[row_format].example(number, row)
-    if row_format not in ANSWERED:
+    if row_format in PREFERENCES and is_strict:
+        check_pair(example)
+    if row_format not in (*ANSWERED, *PREFERENCES):
         return example
     messages = with_turns(example.messages, row, turns)
-    if on_lost_answer is OnLostAnswer.ERROR and trains_nothing(messages):
+    rejected = with_turns(example.rejected, row, turns)
+    if is_strict and (trains_nothing(messages) or (rejected and trains_nothing(rejected))):
         raise BadRowError(
             "no answer is trained on, as their weights are 0; remove the row, or set "
             "data.on_lost_answer to drop"
         )
-    return example if messages is example.messages else replace(example, messages=messages)
+    if messages is example.messages:
+        return example
+    return replace(example, messages=messages, rejected=rejected)
 
 
 @refusing_row()
@@ -228,10 +285,13 @@ def read_question(number: int, row: Row) -> tuple[RowFormat, Example]:
     row_format = next((one for one, reader in _READERS.items() if reader.asks(row)), None)
     if row_format is None:
         columns = listed(row) or "none"
-        possible = ", ".join(dict.fromkeys(reader.columns[0] for reader in _READERS.values()))
+        firsts = (one.columns[0] for name, one in _READERS.items() if name not in PREFERENCES)
+        possible = ", ".join(dict.fromkeys(firsts))
         advice = _advice_on_names(row)
         hint = f"; {advice}" if advice else ""
         raise BadRowError(f"a row needs one of {possible}; this one's columns: {columns}{hint}")
+    if row_format is RowFormat.PREFERENCE:
+        row_format = _by_values(row_format, row)
     if row_format is RowFormat.PROMPT_COMPLETION and are_messages(row["prompt"]):
         row_format = RowFormat.CONVERSATIONAL
     if reason := refusal(row, row_format, asks=True):

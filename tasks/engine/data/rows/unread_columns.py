@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from tasks.config.data import ANSWERED, GENERATIVE, RowFormat
+from tasks.config.data import ANSWERED, GENERATIVE, PREFERENCES, RowFormat
 from tasks.engine.data.rows.cells import is_empty
 from tasks.engine.data.rows.json_values import from_cell
 from tasks.engine.data.rows.messages import READ_KEYS, REASONING
@@ -21,10 +21,14 @@ from tasks.engine.excerpts import excerpt
 
 _ALL = tuple(RowFormat)
 
+PAIR = ("chosen", "rejected")
+PROMPTS = ("prompt", "conversations", "conversation")
+"""The columns that the prompt of a pair of messages may be in."""
 LISTS = {
     RowFormat.MESSAGES: ("messages",),
     RowFormat.SHAREGPT: ("conversations", "conversation"),
     RowFormat.CONVERSATIONAL: ("prompt", "completion"),
+    RowFormat.CONVERSATIONAL_PREFERENCE: (*PROMPTS, *PAIR),
 }
 """The columns that are lists of messages."""
 
@@ -42,10 +46,16 @@ _READ = {
         *REASONING,
         *_OF_ANSWERED,
     },
+    RowFormat.PREFERENCE: {"prompt", *PAIR, *_OF_ANSWERED},
+    RowFormat.CONVERSATIONAL_PREFERENCE: {
+        *LISTS[RowFormat.CONVERSATIONAL_PREFERENCE],
+        *_OF_ANSWERED,
+    },
     RowFormat.TEXT: {"text"},
     RowFormat.LABELLED: {"text", "label"},
     RowFormat.TAGGED: {"tokens", "tags"},
 }
+_MULTI_TURN = (*ANSWERED, *PREFERENCES)
 _MOST_SHOWN = 50
 
 
@@ -85,38 +95,39 @@ _PLACEHOLDER = re.compile(r"<(image|video|audio)>")
 _MEANINGS = (
     _Meaning(
         columns=("tool_calls", "function_call"),
-        formats=ANSWERED,
+        formats=_MULTI_TURN,
         advice="calls of tools are read from messages only; write them as tool_calls of the "
         "assistant's message",
         is_asked=True,
     ),
     _Meaning(
         columns=("reasoning_content", "thinking"),
-        formats=tuple(LISTS),
+        formats=(*LISTS, RowFormat.PREFERENCE),
         advice="reasoning is read from the messages; write it as reasoning_content of the "
         "assistant's message, or remove it to train on the answer alone",
         is_asked=False,
     ),
     _Meaning(
         columns=("chat_template_kwargs",),
-        formats=ANSWERED,
+        formats=_MULTI_TURN,
         advice="only the messages and the tools of a row are passed to the chat template; remove "
         "the column",
         is_asked=True,
     ),
     _Meaning(
         columns=("history",),
-        formats=ANSWERED,
+        formats=_MULTI_TURN,
         advice="earlier turns are read beside an instruction only; write the row as messages, a "
         "list of objects with role (system, user, assistant) and content",
         is_asked=True,
     ),
     _Meaning(columns=_MEDIA, formats=_ALL, advice=_MEDIA_ADVICE, is_asked=True),
     _Meaning(
-        columns=("chosen", "rejected"),
+        columns=PAIR,
         formats=GENERATIVE,
-        advice="training on preferences is not supported; to imitate the chosen answers, write "
-        "them as completion, or as the last of the messages, and remove chosen and rejected",
+        advice="to learn which of two answers is preferred, set training.objective: dpo; to "
+        "imitate the chosen answers, write them as completion, or as the last of the messages, and "
+        "remove chosen and rejected",
         is_asked=False,
     ),
     _Meaning(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from tasks.config import Task
+from tasks.config import LearningObjective, Task
 from tasks.config.data import DataSettings, RowFormat
 from tasks.engine.data.rows import Row
 from tasks.engine.data.splits.drawing import drawn_places
@@ -33,6 +33,7 @@ class ExampleSets:
     eval: Split | None
     labels: tuple[str, ...] = ()
     """The classes, where rows are classified."""
+    objective: LearningObjective = LearningObjective.SFT
     unread: Mapping[str, int] = field(default_factory=dict)
     """The number of rows with a value in a column that is not read, by the column's name."""
     odd: tuple[OddRows, ...] = ()
@@ -60,11 +61,12 @@ class ExampleSets:
         return tuple(label for label in self.labels if label not in trained)
 
 
-def read_examples(
+def read_examples(  # noqa: PLR0913 - what is read, how, and what for
     settings: DataSettings,
     seed: int,
     task: Task = Task.CAUSAL_LM,
     labels: tuple[str, ...] = (),
+    objective: LearningObjective = LearningObjective.SFT,
     learned: LearnedData | None = None,
 ) -> ExampleSets:
     """Read, check, split and mix the data; equal files, settings and seed give equal examples.
@@ -79,6 +81,7 @@ def read_examples(
         seed: of the split and the mix.
         task: what is learned from them.
         labels: the classes in order; those of the training rows, sorted, unless given.
+        objective: whether answers are learned, or which of two is preferred.
         learned: what an earlier adapter learned from, of which `settings.replay` is trained on.
 
     Raises:
@@ -86,7 +89,7 @@ def read_examples(
             the others, or a row is malformed or has an unknown class; the message names the row.
 
     """
-    opened = open_sources(settings, task)
+    opened = open_sources(settings, task, objective)
     sources = [_used(one, one.checked(), seed) for one in opened]
     replayed = _replayed(learned, settings.replay, seed, task) if learned else []
     if opened[0].row_format in _CLASSIFIED:
@@ -94,7 +97,7 @@ def read_examples(
         for one in [*sources, *replayed]:
             _check_labels(one.rows.first_with, labels, one.source)
     if settings.eval or settings.eval_split:
-        apart = open_held_out(settings, task, opened)
+        apart = open_held_out(settings, task, opened, objective)
         kept = apart.checked()
         if labels:
             _check_labels(kept.first_with, labels, apart.source)
@@ -107,6 +110,7 @@ def read_examples(
         train=mixed(trained, seed),
         eval=mixed(held_out, seed) if any(one.places for one in held_out) else None,
         labels=labels,
+        objective=objective,
         unread=_unread((*sources, *held_out), settings),
         odd=tuple(odd_contents(trained, held_out)),
         replayed=learned,
@@ -174,7 +178,10 @@ def _read_again(learned: LearnedData) -> list[DrawnRows]:
 
 
 def check_first_rows(
-    settings: DataSettings, task: Task = Task.CAUSAL_LM, labels: tuple[str, ...] = ()
+    settings: DataSettings,
+    task: Task = Task.CAUSAL_LM,
+    labels: tuple[str, ...] = (),
+    objective: LearningObjective = LearningObjective.SFT,
 ) -> tuple[RowFormat, ...]:
     """Check the first thousand rows of each source, to report most mistakes at once.
 
@@ -184,6 +191,7 @@ def check_first_rows(
         settings: where the rows are.
         task: what is learned from them.
         labels: the classes in order; not checked unless given.
+        objective: whether answers are learned, or which of two is preferred.
 
     Returns:
         The formats of the training rows.
@@ -191,9 +199,9 @@ def check_first_rows(
     Raises:
         UserError: as `read_examples`.
     """
-    opened = open_sources(settings, task)
+    opened = open_sources(settings, task, objective)
     if settings.eval or settings.eval_split:
-        opened.append(open_held_out(settings, task, opened))
+        opened.append(open_held_out(settings, task, opened, objective))
     for one in opened:
         kept = one.checked(_FIRST_ROWS)
         if one.row_format in _CLASSIFIED and labels:

@@ -68,7 +68,8 @@ class KeptRows:
 
     def _add(self, row: Row, example: Example) -> None:
         self.unread.update(count_unread([row], self._format))
-        is_ordered = bool(example.tools) or any(one.tool_calls for one in example.messages)
+        messages = (*example.messages, *example.rejected)
+        is_ordered = bool(example.tools) or any(one.tool_calls for one in messages)
         line = _ORDERED + _written(row) if is_ordered else canonical(row)
         with writing(Path(tempfile.gettempdir())):
             self._file.write(line)
@@ -102,7 +103,10 @@ class KeptRows:
         return self.asked(places) if self.first_with else self.learned(places)
 
     def asked(self, places: Sequence[int]) -> "np.ndarray":
-        """Return a hash of each row without the answer or the labels, int64 [places]."""
+        """Return a hash of each row without the answer or the labels, int64 [places].
+
+        Of a pair it is one of both answers, whichever is preferred.
+        """
         return _at(self._asked, places)
 
     def learned(self, places: Sequence[int]) -> "np.ndarray":
@@ -132,6 +136,9 @@ def _hashes(example: Example) -> tuple[int, int]:
     """Return hashes of what is asked, and of that with its answer; equal ones for plain text."""
     if example.labels:
         return hash(example.text), hash((example.text, example.labels))
+    if example.rejected:
+        chosen, rejected, tools = example.messages, example.rejected, example.tools
+        return hash((frozenset((chosen, rejected)), tools)), hash((chosen, rejected, tools))
     learned = hash((example.messages, example.text, example.tools))
     is_answered = bool(example.messages)
     return hash((example.prompt_messages, example.tools)) if is_answered else learned, learned

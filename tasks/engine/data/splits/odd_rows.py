@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from tasks.config import PREFERENCES
 from tasks.engine.data.splits.mixing import DrawnRows
 from tasks.records import OddRows, RowPlace
 
@@ -30,6 +31,7 @@ class Oddity(StrEnum):
 
     DUPLICATE = "duplicate"
     CONTRADICTION = "contradiction"
+    REVERSED = "reversed"
     MOSTLY_PROMPT = "mostly_prompt"
     ENDLESS = "endless"
     COMPLETED = "completed"
@@ -40,6 +42,7 @@ class Oddity(StrEnum):
 _TEXTS = {
     Oddity.DUPLICATE: "{} training rows repeat an earlier one, so they are learned several times",
     Oddity.CONTRADICTION: "{} training rows have the prompt of another, but a different answer",
+    Oddity.REVERSED: "{} training rows prefer the answer that another one rejects",
     Oddity.MOSTLY_PROMPT: f"{{}} training rows are mostly prompt: over {MOSTLY_PROMPT:.0%} of "
     "their tokens",
     Oddity.ENDLESS: "{} training rows have no end token, as the tokenizer has none: generation "
@@ -73,10 +76,12 @@ def odd_contents(trained: Sequence[DrawnRows], held_out: Sequence[DrawnRows]) ->
     asked = np.concatenate([one.rows.asked(one.places) for one in trained])
     learned = np.concatenate([one.rows.learned(one.places) for one in trained])
     contents = np.concatenate([one.contents() for one in trained])
+    are_pairs = trained[0].row_format in PREFERENCES
+    contradiction = Oddity.REVERSED if are_pairs else Oddity.CONTRADICTION
     leaked = [np.isin(one.contents(), contents) for one in held_out]
     found = [
         _odd(Oddity.DUPLICATE, trained, _repeated(learned)),
-        _odd(Oddity.CONTRADICTION, trained, _contradicted(asked, learned)),
+        _odd(contradiction, trained, _contradicted(asked, learned)),
         _odd(Oddity.TRAINED, held_out, np.concatenate(leaked) if leaked else np.zeros(0, bool)),
     ]
     return [one for one in found if one.num_rows]

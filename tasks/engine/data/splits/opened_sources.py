@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from tasks.config import Task
+from tasks.config import LearningObjective, Task
 from tasks.config.data import DataSettings, DataSource, OnLostAnswer, RowFormat, Turns
 from tasks.config.reading import is_hub_dataset
-from tasks.engine.base import traits_of
+from tasks.engine.base import learnable_formats
 from tasks.engine.data.rows import (
     Row,
     detect_row_format,
@@ -49,19 +49,27 @@ class OpenedSource:
         return KeptRows(rows, self.row_format, self.source, self.turns, self.on_lost_answer)
 
 
-def open_sources(settings: DataSettings, task: Task) -> list[OpenedSource]:
+def open_sources(
+    settings: DataSettings, task: Task, objective: LearningObjective = LearningObjective.SFT
+) -> list[OpenedSource]:
     """Open the sources of the training rows, and detect their formats.
+
+    Args:
+        settings: where the rows are.
+        task: what the model is for.
+        objective: what it learns from them.
 
     Raises:
         UserError: one cannot be read, has no format of the task, or does not fit the others.
     """
+    formats = learnable_formats(task, objective)
     if isinstance(settings.train, str):
         revision, _ = _revisions(settings)
         (only,) = settings.sources
-        return [_open(only.model_copy(update={"revision": revision}), settings, task)]
+        return [_open(only.model_copy(update={"revision": revision}), settings, formats)]
     opened: list[OpenedSource] = []
     for one in settings.sources:
-        opened.append(_open(one, settings, task, opened[0] if opened else None))
+        opened.append(_open(one, settings, formats, opened[0] if opened else None))
     labeled = [one for one in opened if one.is_labeled]
     if labeled and len(labeled) < len(opened):
         other = next(one for one in opened if not one.is_labeled)
@@ -74,12 +82,15 @@ def open_sources(settings: DataSettings, task: Task) -> list[OpenedSource]:
 
 
 def _open(
-    source: DataSource, settings: DataSettings, task: Task, beside: OpenedSource | None = None
+    source: DataSource,
+    settings: DataSettings,
+    learnable: Sequence[RowFormat],
+    beside: OpenedSource | None = None,
 ) -> OpenedSource:
     """Open a source; `beside` is another one of the same training."""
     rows = _rows(source, settings)
     first = next(rows)
-    wanted, learnable = source.format or settings.format, traits_of(task).row_formats
+    wanted = source.format or settings.format
     try:
         row_format = detect_row_format(first, source.path, wanted, learnable)
     except UserError as mistake:
@@ -118,13 +129,16 @@ def _rows(source: DataSource, settings: DataSettings) -> Iterator[Row]:
 
 
 def open_held_out(
-    settings: DataSettings, task: Task, opened: Sequence[OpenedSource]
+    settings: DataSettings,
+    task: Task,
+    opened: Sequence[OpenedSource],
+    objective: LearningObjective = LearningObjective.SFT,
 ) -> OpenedSource:
     """Open the held-out rows, which have the format of the training rows where those have one."""
     source = _held_out_source(settings)
     formats = {one.row_format for one in opened}
     if len(formats) > 1:
-        return _open(source, settings, task, opened[0])
+        return _open(source, settings, learnable_formats(task, objective), opened[0])
     return _opened(source, formats.pop(), _rows(source, settings), settings)
 
 

@@ -2,6 +2,7 @@
 
 from tasks.engine.data.tokens.changed_rows import changes
 from tasks.engine.data.tokens.odd_tokens import OddTokens
+from tasks.engine.data.tokens.preference_pairs import tokenize_pairs
 from tasks.engine.data.tokens.prepared_data import PreparedData
 from tasks.engine.data.tokens.token_files import (
     MappedRows,
@@ -38,6 +39,7 @@ __all__ = [
     "row_lengths",
     "shared_prefix_length",
     "some_at_once",
+    "tokenize_pairs",
     "tokenize_split",
     "write_token_file",
 ]

@@ -9,6 +9,10 @@ _CHANGES = {
     "num_shortened_answers": "{:,} {} answers are truncated",
     "num_dropped_rows": "{:,} {} rows are dropped, as their answer is truncated away entirely",
     "num_untrained_rows": "{:,} {} rows are dropped, as none of their answers is trained on",
+    "num_equal_pairs": (
+        "{:,} {} pairs are dropped, as chosen and rejected are the same, also as truncated"
+    ),
+    "num_empty_pairs": "{:,} {} pairs are dropped, as one of their answers is empty",
     "num_unwritten_messages": (
         "{:,} messages to the assistant or results of tools in {} rows are omitted or rewritten by "
         "the chat template"

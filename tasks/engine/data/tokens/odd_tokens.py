@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from tasks.engine.data.splits import MOSTLY_PROMPT, SHOWN_ROWS, TRUNCATED, Oddity, Split
-from tasks.engine.data.tokens.tokenization import Tokenized
+from tasks.engine.data.tokens.tokenization import DROPPED_OTHERWISE, Tokenized
 from tasks.records import OddRows, RowPlace
 
 
@@ -57,7 +57,8 @@ class OddTokens:
     def _oddities(self, one: Tokenized) -> Iterator[Oddity]:
         counts = one.counts
         is_shortened = counts.get("num_shortened_answers") or counts.get("num_shortened_texts")
-        if is_shortened or not (one.row or counts.get("num_untrained_rows")):
+        is_lost = one.row is None and not any(counts.get(name) for name in DROPPED_OTHERWISE)
+        if is_shortened or is_lost:
             yield Oddity.TRUNCATED
         if counts.get("num_endless_answers"):
             yield Oddity.ENDLESS

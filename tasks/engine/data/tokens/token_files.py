@@ -16,7 +16,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -276,7 +277,18 @@ def _new_file(file: Path, schema: "pa.Schema") -> "Iterator[Any]":
 def _written(example: Example) -> str:
     turns = [_written_message(one) for one in example.messages]
     fields = [example.row, turns, example.text, example.label, example.words, example.tags]
-    return json.dumps([*fields, example.tools] if example.tools else fields, ensure_ascii=False)
+    if example.rejected:
+        more = [example.tools, *_written_rejected(example)]
+    else:
+        more = [example.tools] if example.tools else []
+    return json.dumps([*fields, *more], ensure_ascii=False)
+
+
+def _written_rejected(example: Example) -> tuple[int, list[list[object]]]:
+    """Return how many messages a rejected conversation has in common, and its others."""
+    pairs = zip(example.messages, example.rejected, strict=False)
+    num_common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return num_common, [_written_message(one) for one in example.rejected[num_common:]]
 
 
 def _written_message(message: Message) -> list[object]:
@@ -290,9 +302,15 @@ def _written_message(message: Message) -> list[object]:
 
 
 def _read_example(text: str) -> Example:
-    row, turns, plain, label, words, tags, *tools = json.loads(text)
+    row, turns, plain, label, words, tags, *more = json.loads(text)
     messages = tuple(_read_message(*turn) for turn in turns)
-    return Example(row, messages, plain, label, tuple(words), tuple(tags), *tools)
+    tools, *pair = more or [""]
+    example = Example(row, messages, plain, label, tuple(words), tuple(tags), tools)
+    if not pair:
+        return example
+    num_common, others = pair
+    rejected = (*messages[:num_common], *(_read_message(*turn) for turn in others))
+    return replace(example, rejected=rejected)
 
 
 def _read_message(role: str, content: str, others: Mapping[str, Any] | None = None) -> Message:

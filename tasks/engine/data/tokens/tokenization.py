@@ -19,6 +19,9 @@ from tasks.records import SplitRecord
 IGNORED = -100
 """The label of a token that is not trained on (PyTorch's cross entropy skips it)."""
 
+DROPPED_OTHERWISE = ("num_untrained_rows", "num_equal_pairs", "num_empty_pairs")
+"""The counts of rows that are dropped, but not because an answer is truncated away."""
+
 _EXAMPLES_AT_ONCE = 1000
 
 
@@ -55,6 +58,8 @@ class Tokenized:
     """What to add to the fields of `SplitRecord` that count changes to examples."""
     is_another: bool = False
     """Whether it is one more row of the example before."""
+    is_rejected: bool = False
+    """Whether it has the rejected answer of a pair, whose other half is the row before."""
     source: int = 0
     """The number of the source that the example is of."""
 
@@ -77,11 +82,11 @@ class SplitCounts:
         """Add one row to the counts."""
         self.changes.update(one.counts)
         if one.row is None:
-            self.num_dropped_rows += not one.counts.get("num_untrained_rows")
+            self.num_dropped_rows += not any(one.counts.get(name) for name in DROPPED_OTHERWISE)
             return
         lengths = [len(sequence) for sequence in one.row.sequences]
         self.num_examples += not one.is_another
-        self.num_rows += 1
+        self.num_rows += not one.is_rejected
         self.num_tokens += sum(lengths)
         self.num_trained_tokens += one.row.num_trained_tokens
         self.longest_tokens = max(self.longest_tokens, *lengths)
@@ -155,13 +160,13 @@ def tokenize_split(
                 yield Tokenized(example, None, {"num_untrained_rows": 1})
                 continue
             rendered = renderer.rows(example)
-        full = [_tokenize(one, renderer, settings.loss_on) for one in rendered]
-        cut = [_truncated(one, limit) for one in full]
+        full = [tokenized_row(one, renderer, settings.loss_on) for one in rendered]
+        cut = [truncated(one, limit) for one in full]
         kept = [one for one in cut if one.num_trained_tokens > 0]
         if not kept and settings.on_lost_answer is OnLostAnswer.ERROR:
-            raise _lost_answer(split, example, len(full[-1].input_ids), settings.max_length, limit)
+            raise lost_answer(split, example, len(full[-1].input_ids), settings.max_length, limit)
         num_kept += len(kept)
-        counts = Counter(num_shortened_answers=_num_shortened(cut, full) if kept else 0)
+        counts = Counter(num_shortened_answers=num_shortened(cut, full) if kept else 0)
         for one in rendered:
             counts.update(one.counts)
         if settings.loss_on is LossOn.ALL:
@@ -216,19 +221,21 @@ def shared_prefix_length(rows: Iterable[TokenizedRow]) -> int:
     return max(0, min(len(common or []), first_trained - 1))
 
 
-def _truncated(row: TokenizedRow, limit: int) -> TokenizedRow:
+def truncated(row: TokenizedRow, limit: int) -> TokenizedRow:
+    """Return a row without the tokens beyond a limit."""
     if len(row.input_ids) <= limit:
         return row
     return TokenizedRow(row.input_ids[:limit], row.labels[:limit])
 
 
-def _num_shortened(cut: Sequence[TokenizedRow], full: Sequence[TokenizedRow]) -> int:
+def num_shortened(cut: Sequence[TokenizedRow], full: Sequence[TokenizedRow]) -> int:
     """Return the number of rows that lack a part of their answers."""
     pairs = [(one, whole) for one, whole in zip(cut, full, strict=True) if one is not whole]
     return sum(one.num_trained_tokens < whole.num_trained_tokens for one, whole in pairs)
 
 
-def _tokenize(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> TokenizedRow:
+def tokenized_row(rendered: Rendered, renderer: Renderer, loss_on: LossOn) -> TokenizedRow:
+    """Return a rendered row as tokens, with labels where the loss is."""
     # A chat template writes the special tokens itself; without one the tokenizer adds them.
     is_plain = renderer.template is Template.PLAIN
     ids, places = encode(renderer.tokenizer, rendered.text, adds_special_tokens=is_plain)
@@ -256,9 +263,10 @@ def _check_loss(example: Example, loss_on: LossOn) -> None:
         )
 
 
-def _lost_answer(
+def lost_answer(
     split: Split, example: Example, length: int, max_length: int, limit: int
 ) -> UserError:
+    """Return the error for an answer that lies beyond the limit of its row's tokens."""
     within, remedy = f"data.max_length {max_length}", f"raise max_length to {length}, "
     if limit < max_length:
         within, remedy = f"the model's {limit} positions", ""

@@ -1,12 +1,11 @@
 """A training that is asked to stop saves a checkpoint, and loses no step."""
 
-import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from engine_steps import injected, prepared, rebuilt, training
+from engine_steps import at_question, injected, prepared, rebuilt, training
 
 from tasks import engine
 from tasks.config import LoraSettings, TrainingSettings
@@ -25,12 +24,6 @@ WAYS: dict[str, dict[str, object]] = {
         "early_stopping_patience": 1,
     },
 }
-
-
-def at_question(number: int) -> Callable[[], bool]:
-    """Return a function that says yes when it is called for the `number`th time."""
-    count = itertools.count(1)
-    return lambda: next(count) == number
 
 
 def attempt(

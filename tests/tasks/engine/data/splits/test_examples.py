@@ -139,7 +139,7 @@ def answered(**more: object) -> Row:
         (answered(loss_scale=0.5), "the loss_scale of message 2 is 0.5; it must be 0 or 1"),
         (CHAT | {"label": False}, "a column label: .*bad ones would be imitated"),
         (many(1)[0] | {"label": "True"}, "a column label"),
-        (CHAT | {"rejected": "c"}, "a column rejected: training on preferences"),
+        (CHAT | {"rejected": "c"}, "a column rejected: .*training.objective: dpo"),
         (CHAT | {"images": ["a.png"]}, "a column images: only text is read"),
         ({"text": "a", "audios": ["a.mp3"]}, "a column audios"),
         (many(1)[0] | {"loss_weight": 0.5}, "a column loss_weight"),
@@ -249,7 +249,7 @@ def test_the_order_of_classes_is_the_same_in_every_process(tmp_path: Path) -> No
         (
             {"prompt": "a", "chosen": "b", "rejected": "c"},
             "auto",
-            "preferences .* is not supported",
+            r"which of two answers is preferred .* set training\.objective: dpo",
         ),
         ({"completions": "a", "content": "b"}, "auto", "rename completions to completion"),
         ({"chat": "a"}, "auto", "rename the columns to one of these, or name them in columns"),
