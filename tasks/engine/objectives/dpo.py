@@ -70,8 +70,10 @@ class DPO(CausalLM):
         logps = answer_logps(model, micro_batch, in_chunks=plan.loss_in_chunks)
         ratios, lengths = logps - micro_batch["reference"], micro_batch["lengths"]
         scores = PairScores(
-            *ratios,
-            *lengths,
+            chosen=ratios[0],
+            rejected=ratios[1],
+            chosen_lengths=lengths[0],
+            rejected_lengths=lengths[1],
             chosen_logps=logps[0],
             mean_chosen_length=micro_batch["chosen_tokens"],
         )

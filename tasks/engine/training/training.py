@@ -1,6 +1,7 @@
 """The engine's side of step 4: train the adapter, and verify that it and nothing else changed."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from tasks.engine.objectives import Objective, objective_of
 from tasks.engine.training.arguments import training_arguments
 from tasks.engine.training.callbacks import OnEvaluating, OnTraining, Pace, Watch
 from tasks.engine.training.checkpoints import Checkpoints
+from tasks.engine.training.dropout import without_base_dropout
 from tasks.engine.training.item_sets import ItemSets, item_sets
 from tasks.engine.training.plan import planned, with_less_memory
 from tasks.engine.training.reference import KeptReference, OnReference
@@ -182,7 +184,8 @@ def _trained(  # noqa: PLR0913 - a training run has that many parts
                 model, injected, data, settings, plan, task, items, checkpoints
             )
             trainer.add_callback(watch)
-            trainer.train_or_resume()
+            with nullcontext() if items.reference is None else without_base_dropout(model):
+                trainer.train_or_resume()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
