@@ -122,6 +122,9 @@ def test_the_loss_is_a_mean_over_the_pairs_of_a_step(tiny_base: Path, tmp_path: 
     }
     expected = found.pop("at once")
     measured = {name: logged(tmp_path / name) for name in ways}
+    first = measured["at once"][0]  # nothing is preferred yet
+    of_tokens = -first["logps/chosen"] / first["lengths/chosen"]
+    assert first["loss"] == pytest.approx(0.8 * math.log(2) + of_tokens, rel=1e-4)
     for name, record in found.items():
         assert losses(record) == pytest.approx(losses(expected), rel=1e-4)
         for ours, theirs in zip(measured[name], measured["at once"], strict=True):
