@@ -47,7 +47,7 @@ def test_the_record_has_curves_and_settings(report: ReportRecord) -> None:
     params = logged(report.run).data.params
     assert params["training/objective"] == "dpo"
     assert params["training/preferences/beta"] == "0.1"
-    assert params["training/preferences/loss_type"] == '["sigmoid", "sft"]'
+    assert json.loads(params["training/preferences/loss_type"]) == ["sigmoid", "sft"]
     assert report.trained.preferences is not None
     sha256 = report.trained.preferences.reference_sha256
     assert params["training/preferences/reference_sha256"] == sha256

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ from tasks.engine.failures import is_out_of_memory
 from tasks.engine.training.arguments import training_arguments
 from tasks.engine.training.callbacks import OnEvaluating, OnTraining, Pace, Watch
 from tasks.engine.training.checkpoints import Checkpoints
+from tasks.engine.training.dropout import without_base_dropout
 from tasks.engine.training.group import ALONE, Group
 from tasks.engine.training.inputs import Inputs, OnReference
 from tasks.engine.training.item_sets import ItemSets, item_sets
@@ -179,7 +181,8 @@ def _trained(
             items = item_sets(inputs, plan)
             trainer = _build_trainer(inputs, plan, items)
             trainer.add_callback(watch)
-            trainer.train_or_resume()
+            with nullcontext() if items.reference is None else without_base_dropout(model):
+                trainer.train_or_resume()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

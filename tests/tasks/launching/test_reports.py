@@ -23,7 +23,7 @@ def test_an_attempt_gets_its_own_reports_and_what_was_logged_before_it(
 
     steps: list[TrainingProgress] = []
     evaluated: list[tuple[int, int]] = []
-    reports = Reports(file, steps.append, lambda done, total: evaluated.append((done, total)))
+    reports = Reports(file, steps.append, lambda done, total: evaluated.append((done, total)), None)
     earlier: list[TrainingProgress] = []
     reports.repeat(earlier.append)
     reports.relay()
@@ -42,4 +42,4 @@ def test_an_attempt_gets_its_own_reports_and_what_was_logged_before_it(
 
 def test_there_may_be_no_report_yet(tmp_path: Path) -> None:
     """As before the first process has loaded the base."""
-    Reports(tmp_path / "reports.jsonl", print, None).relay()
+    Reports(tmp_path / "reports.jsonl", print, None, None).relay()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_steps import at_question, injected, prepared, save_here, trained
+from engine_steps import at_question, gpt2_base, injected, prepared, save_here, trained
 from preference_pairs import ROWS, data_of, draw_pairs, preferring, train_on_pairs
 
 from tasks import engine
@@ -137,6 +137,9 @@ def test_the_loss_is_a_mean_over_the_pairs_of_a_step(tiny_base: Path, tmp_path: 
     }
     expected = found.pop("at once")
     measured = {name: logged(tmp_path / name) for name in ways}
+    first = measured["at once"][0]  # nothing is preferred yet
+    of_tokens = -first["logps/chosen"] / first["lengths/chosen"]
+    assert first["loss"] == pytest.approx(0.8 * math.log(2) + of_tokens, rel=1e-4)
     for name, record in found.items():
         assert losses(record) == pytest.approx(losses(expected), rel=1e-4)
         for ours, theirs in zip(measured[name], measured["at once"], strict=True):
@@ -217,6 +220,15 @@ def test_the_reference_is_the_base_also_where_the_start_changed_its_weights(
     assert torch.isnan(found[0]["train"]).any()  # one step sees two pairs only
     for split in ("train", "eval"):
         assert torch.allclose(found[0][split], found[1][split], rtol=1e-4, equal_nan=True)
+
+
+def test_the_base_s_own_dropout_is_off(tmp_path: Path) -> None:
+    """GPT-2 has dropout layers; without them, the untrained model is its own reference."""
+    base = gpt2_base(tmp_path / "gpt2")
+    train_on_pairs(base, tmp_path / "run", preferring(max_steps=2, logging_steps=1))
+    first = logged(tmp_path / "run")[0]
+    assert first["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    assert first["rewards/chosen"] == pytest.approx(0, abs=1e-5)
 
 
 def test_a_reference_that_changed_on_disk_is_computed_again(
