@@ -53,13 +53,6 @@ class TrainingSettings(Section):
     }
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"optim": {"adamw": "adamw_torch"}}
 
-    objective: LearningObjective = LearningObjective.SFT
-    """What is learned: the answers or labels of the rows (`sft`), or from pairs of a chosen and a
-    rejected answer to prefer the one (`dpo`, direct preference optimization)."""
-
-    preferences: PreferenceSettings | None = None
-    """How the loss of a pair is computed, with `objective: dpo`; by default as TRL does."""
-
     num_train_epochs: float = Field(default=1.0, gt=0, le=1_000_000)
     """Number of epochs; may be a fraction."""
 
@@ -76,6 +69,13 @@ class TrainingSettings(Section):
 
     max_steps: int | None = Field(default=None, ge=1, le=10**9)
     """Stop after this many optimizer steps; overrides `num_train_epochs`."""
+
+    objective: LearningObjective = LearningObjective.SFT
+    """What is learned: the answers or labels of the rows (`sft`), or from pairs of a chosen and a
+    rejected answer to prefer the one (`dpo`, direct preference optimization)."""
+
+    preferences: PreferenceSettings | None = None
+    """How the loss of a pair is computed, with `objective: dpo`; by default as TRL does."""
 
     optim: Optimizer = Optimizer.ADAMW_TORCH
     """`adamw_torch`; bitsandbytes' `paged_adamw_8bit`, which keeps its state in 8 bits, moves it to
