@@ -85,10 +85,11 @@ def _checked(
     """
     begun = config
     if config.registry.continue_champion:
-        find = find_champion.with_options(refresh_cache=anew)
+        find = find_champion.again if anew else find_champion
         begun = beginning_with(find(config.registry, config.tracking), config)
     inputs = validate_inputs(begun, folder)
-    return inputs, check_retraining.with_options(refresh_cache=anew)(config, inputs)
+    check = check_retraining.again if anew else check_retraining
+    return inputs, check(config, inputs)
 
 
 def _completed(record: RetrainedRecord) -> State[RetrainedRecord]:

@@ -51,6 +51,13 @@ class Step(Task[P, R]):
             logger().warning("%s is missing or changed: %s runs again", spoiled[0], self.name)
         else:
             return record
+        return self.again(*args, **kwargs)
+
+    def again(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ANN401 - as __call__
+        """Run the step although this flow run has its record, which is replaced.
+
+        (Prefect 3.8's `with_options` returns a plain task, which does not look at the files.)
+        """
         return self.with_options(refresh_cache=True)(*args, **kwargs)
 
 
