@@ -1,6 +1,7 @@
 """What can be checked in a second or two, before heavy libraries are imported."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.errors import UserError
@@ -71,12 +72,15 @@ def check_set(config: "TrainVariantsConfig") -> CheckedSet:
     alone = config.alone
     configs = [variant_config(alone, one) for one in plan.variants] or [alone]
     formats: dict[str, tuple[RowFormat, ...]] = {}
-    for one in configs:
-        # The rows of a split differ in their values only; each run checks its own.
-        rows = one.data.model_copy(update={"where": {}})
+    # The rows of a split are there, and differ in their values only; each run checks its own.
+    is_split = bool(config.variants.split_by)
+    names = [None] * len(configs) if is_split else _names(plan, _OF_ROWS)
+    for name, one in zip(names, configs, strict=True):
+        rows = one.data.model_copy(update={"where": {}}) if is_split else one.data
         read = one.model_copy(update={"data": rows}).model_dump_json(include=_OF_ROWS)
         if read not in formats:
-            formats[read] = check_training(one)
+            with _naming(name):
+                formats[read] = check_training(one)
     return CheckedSet(plan, configs, next(iter(formats.values())))
 
 
@@ -89,23 +93,39 @@ def check_bases(checked: CheckedSet) -> None:
     from tasks.validate_inputs import check_base_early
 
     seen: set[str] = set()
-    names = [one.name if _is_of_base(one.settings) else None for one in checked.plan.variants]
-    for name, config in zip(names or [None], checked.configs, strict=True):
+    names = _names(checked.plan, _OF_BASE)
+    for name, config in zip(names, checked.configs, strict=True):
         read = config.model_dump_json(include=_OF_BASE)
         if read in seen:
             continue
-        try:
+        with _naming(name):
             check_base_early(config, () if seen else checked.row_formats)
-        except UserError as mistake:
-            raise UserError(f"the variant {name}: {mistake}" if name else str(mistake)) from None
         seen.add(read)
 
 
-def _is_of_base(settings: Mapping[str, object]) -> bool:
-    return any(
-        section in _OF_BASE and (_OF_BASE[section] is True or setting in _OF_BASE[section])
-        for section, _, setting in (path.partition(".") for path in settings)
-    )
+def _names(plan: "PlanRecord", read: Mapping[str, Any]) -> list[str | None]:
+    """Return the variants' names: None where a variant has none of the settings that are read.
+
+    A search has no variants yet, and is checked as one.
+    """
+    return [
+        one.name if any(_is_read(path, read) for path in one.settings) else None
+        for one in plan.variants
+    ] or [None]
+
+
+def _is_read(path: str, read: Mapping[str, Any]) -> bool:
+    section, _, setting = path.partition(".")
+    return section in read and (read[section] is True or setting in read[section])
+
+
+@contextmanager
+def _naming(variant: str | None) -> Iterator[None]:
+    """Have a mistake begin with the variant whose settings it is in, if it is in any."""
+    try:
+        yield
+    except UserError as mistake:
+        raise UserError(f"the variant {variant}: {mistake}" if variant else str(mistake)) from None
 
 
 def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> None:

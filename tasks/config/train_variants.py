@@ -50,35 +50,26 @@ class TrainVariantsConfig(TrainAdapterConfig):
         return self
 
     @model_validator(mode="after")
-    def _metric_is_measured(self) -> Self:
-        metric, task = self.variants.metric, self.base_model.task
-        has_held_out = self.data.eval or self.data.eval_split or self.data.eval_fraction
-        if metric is not Score.TRAIN_LOSS and not has_held_out:
-            raise ValueError(
-                f"variants.metric {metric} is of held-out rows, but none are held out; set "
-                "data.eval or data.eval_fraction, or variants.metric: train_loss"
-            )
-        if metric in _CLASSIFIED and task not in _CLASSIFIED[metric]:
-            raise ValueError(
-                f"variants.metric {metric} is for {' and '.join(_CLASSIFIED[metric])}, but "
-                f"base_model.task is {task}; choose another metric"
-            )
-        if metric is Score.EXACT_MATCH and not self.inference.sample_rows:
-            raise ValueError(
-                "variants.metric exact_match is of the sample answers, but inference.sample_rows "
-                "is 0; raise it, or choose another metric"
-            )
+    def _can_be_a_variant(self) -> Self:
+        self.check_variant(self)
         return self
 
-    @model_validator(mode="after")
-    def _each_has_one_process(self) -> Self:
-        count, place = self.launch.num_processes, self.variants.run_on
+    def check_variant(self, own: TrainAdapterConfig) -> None:
+        """Check that a variant would be scored by the metric, and trained where the others are.
+
+        Args:
+            own: configuration of the variant.
+
+        Raises:
+            ValueError: it would not.
+        """
+        _check_measured(self.variants.metric, own)
+        count, place = own.launch.num_processes, self.variants.run_on
         if place is not RunOn.WORK_POOL and count not in (1, "auto"):
             raise ValueError(
                 f"launch.num_processes is {count}, but with variants.run_on {place.value} several "
                 "variants are trained at once, each in one process; set variants.num_processes"
             )
-        return self
 
     @model_validator(mode="after")
     def _split_needs_one_source(self) -> Self:
@@ -88,3 +79,23 @@ class TrainVariantsConfig(TrainAdapterConfig):
                 "write the rows into one file"
             )
         return self
+
+
+def _check_measured(metric: Score, config: TrainAdapterConfig) -> None:
+    task, data = config.base_model.task, config.data
+    has_held_out = data.eval or data.eval_split or data.eval_fraction
+    if metric is not Score.TRAIN_LOSS and not has_held_out:
+        raise ValueError(
+            f"variants.metric {metric} is of held-out rows, but none are held out; set "
+            "data.eval or data.eval_fraction, or variants.metric: train_loss"
+        )
+    if metric in _CLASSIFIED and task not in _CLASSIFIED[metric]:
+        raise ValueError(
+            f"variants.metric {metric} is for {' and '.join(_CLASSIFIED[metric])}, but "
+            f"base_model.task is {task}; choose another metric"
+        )
+    if metric is Score.EXACT_MATCH and not config.inference.sample_rows:
+        raise ValueError(
+            "variants.metric exact_match is of the sample answers, but inference.sample_rows "
+            "is 0; raise it, or choose another metric"
+        )

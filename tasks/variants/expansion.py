@@ -3,11 +3,18 @@
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.config import OnTooFew, SplitSettings, TrainAdapterConfig, TrainVariantsConfig
+from tasks.config import (
+    OnTooFew,
+    SearchRange,
+    SplitSettings,
+    TrainAdapterConfig,
+    TrainVariantsConfig,
+)
 from tasks.config.reading import with_settings
 from tasks.engine.data.splits import ColumnValues, column_values
 from tasks.errors import UserError
@@ -107,6 +114,7 @@ def _check_distinct(config: TrainVariantsConfig, variants: Sequence[VariantRecor
     alone = config.alone
     for one in variants:
         own = variant_config(alone, one)
+        _check_variant(config, own, f"the variant {one.name}")
         key, repo = identity(own), own.output.push_to_hub
         if key in seen:
             raise UserError(
@@ -120,6 +128,13 @@ def _check_distinct(config: TrainVariantsConfig, variants: Sequence[VariantRecor
             pushed[repo] = one.name
 
 
+def _check_variant(config: TrainVariantsConfig, own: TrainAdapterConfig, name: str) -> None:
+    try:
+        config.check_variant(own)
+    except ValueError as mistake:
+        raise UserError(f"{name}: {mistake}") from None
+
+
 def _pushed_twice(one: str, other: str, repo: str) -> UserError:
     return UserError(
         f"the variants {one} and {other} would both be pushed to {repo}; remove "
@@ -131,11 +146,26 @@ def _check_ranges(config: TrainVariantsConfig) -> None:
     """Check that each setting may have the values that are searched, the others as they are."""
     search = config.variants.search
     for path, tried in (search.ranges if search else {}).items():
-        values = tried if isinstance(tried, list) else [tried.low, tried.high]
-        for value in values:
-            with_settings(config.alone, {path: value}, f"variants.search.ranges.{path}")
+        name = f"variants.search.ranges.{path}"
+        for value in _extremes(tried):
+            _check_variant(config, with_settings(config.alone, {path: value}, name), name)
     if search and search.num_trials > 1 and (repo := config.output.push_to_hub):
         raise _pushed_twice("trial-0", "trial-1", repo)
+
+
+def _extremes(tried: SearchRange | Sequence[Any]) -> Sequence[Any]:
+    """Return what shows whether a setting may have every value that is tried."""
+    if not isinstance(tried, SearchRange):
+        return tried
+    # An integer setting takes 4.0 and 8.0 as well, but nothing between them.
+    between = [] if tried.is_integer else [_fraction_in(tried.low, tried.high)]
+    return [tried.low, tried.high, *between]
+
+
+def _fraction_in(low: float, high: float) -> float:
+    """Return a number between two others that is no integer."""
+    middle = low + (high - low) / 2
+    return math.nextafter(middle, high) if middle.is_integer() else middle
 
 
 def _split(config: TrainVariantsConfig, split: SplitSettings) -> PlanRecord:

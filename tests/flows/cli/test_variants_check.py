@@ -62,6 +62,8 @@ def test_steps_and_epochs_are_forecast_in_the_same_unit(tiny_base: Path, tmp_pat
         ("check", {"lora.target_modules": ["q_prj"]}, "q_prj"),
         ("variants", {"lora.target_modules": ["q_prj"]}, "q_prj"),
         ("check", {"training.optim": "lora_fa", "training.loraplus_lr_ratio": 4}, "set one of"),
+        ("check", {"data.where": {"prompt": "none"}}, "there is no row of"),
+        ("check", {"data.train": "/nowhere/rows.jsonl"}, "/nowhere/rows.jsonl does not exist"),
     ],
 )
 def test_settings_that_can_not_work_are_told_with_their_variant(

@@ -73,7 +73,18 @@ def test_a_variant_differs_in_its_settings_alone() -> None:
         ),
         ({"search": {"ranges": {"lora.r": {"low": 0, "high": 8}}}}, "ranges.lora.r: lora.r is 0"),
         ({"search": {"ranges": {"lora.bias": ["none", "some"]}}}, "lora.bias is 'some'"),
+        ({"search": {"ranges": {"lora.r": {"low": 4.0, "high": 8.0}}}}, "valid integer"),
+        ({"search": {"ranges": {"lora.r": {"low": 4, "high": 7.0}}}}, "valid integer"),
         ({"grid": {"output.push_to_hub": ["org/x"], "seed": [1, 2]}}, "both be pushed to org/x"),
+        ({"grid": {"launch.num_processes": [1, 2]}}, "the variant num_processes-2: launch.num_pro"),
+        (
+            {"search": {"ranges": {"launch.num_processes": [1, 2]}}},
+            "variants.search.ranges.launch.num_processes: launch.num_processes is 2",
+        ),
+        (
+            {"grid": {"data.eval_fraction": [0.5, 0]}},
+            "the variant eval_fraction-0: variants.metric eval_loss is of held-out rows",
+        ),
     ],
 )
 def test_variants_that_can_not_be(variants: dict[str, Any], message: str) -> None:
@@ -121,6 +132,7 @@ def test_a_split_keeps_to_the_rows_that_it_is_given(tmp_path: Path) -> None:
         (["a"] * 20 + ["b"] * 20 + [None], "1 rows of .* have no tenant, the first of them row 41"),
         (["a b"] * 20 + ["a.b"] * 20, "'a b' and 'a.b' of tenant would both be named a-b"),
         ([None] * 20, "'tenant', which is no column of any row"),
+        ([["a"]] * 20, "'tenant', which has no text, number or true/false in any row"),
     ],
 )
 def test_a_column_that_splits_badly(tmp_path: Path, values: list[object], message: str) -> None:

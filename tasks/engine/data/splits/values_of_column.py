@@ -65,9 +65,9 @@ def _counted(
                 f"{source}; name a column that groups rows, such as tenant or language"
             )
     if not found:
-        where = "has no values" if column in seen else "is no column of any row"
+        where = "has no text, number or true/false in" if column in seen else "is no column of"
         raise UserError(
-            f"{setting} names {column!r}, which {where} of {source}; the columns: "
+            f"{setting} names {column!r}, which {where} any row of {source}; the columns: "
             f"{listed(seen) or '(none)'}"
         )
     return found, num_without, first_without
