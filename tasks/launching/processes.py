@@ -38,7 +38,7 @@ def check_processes(
     rows = training.batch_size * training.gradient_accumulation_steps
     if count > rows:
         raise UserError(
-            f"{given}, but an optimizer step has {rows} rows (training.batch_size "
+            f"{given}, more than the rows of an optimizer step, {rows} (training.batch_size "
             f"{training.batch_size} x gradient_accumulation_steps "
             f"{training.gradient_accumulation_steps}); set it to at most {rows}, or raise these"
         )

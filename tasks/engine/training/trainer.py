@@ -6,12 +6,11 @@ full model when it resumes and when it loads the best one. Here a checkpoint hol
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from tasks.engine.kernels import attending_by_row, fused_adapter_layers, lean_la
 from tasks.engine.objectives import Objective
 from tasks.engine.training.callbacks import Beginning
 from tasks.engine.training.checkpoints import Checkpoints, Kept, kept_in, step_of
+from tasks.engine.training.evaluated import Evaluated, total
 from tasks.engine.training.group import Group
 from tasks.engine.training.items import Items
 from tasks.engine.training.measures import Measures
@@ -47,32 +47,6 @@ if TYPE_CHECKING:
 
 _RANDOM_STATE = "rng_state.pth"
 """Trainer's file. Those of other processes than the first have their rank in the name."""
-
-
-@dataclass
-class Evaluated:
-    """What an evaluation adds up."""
-
-    loss: float = 0.0
-    """Summed over all labels, in nats."""
-    num_labels: int = 0
-    expected: list[list[int]] = field(default_factory=list)
-    predicted: list[list[Any]] = field(default_factory=list)
-
-    def __iadd__(self, other: "Evaluated") -> Self:
-        self.loss += other.loss
-        self.num_labels += other.num_labels
-        self.expected += other.expected
-        self.predicted += other.predicted
-        return self
-
-
-def total(parts: Iterable[Evaluated]) -> Evaluated:
-    """Return what evaluations add up to."""
-    found = Evaluated()
-    for part in parts:
-        found += part
-    return found
 
 
 class AdapterTrainer(Trainer):
@@ -415,7 +389,10 @@ class AdapterTrainer(Trainer):
                 self._stop_if_asked(is_evaluation_due=True)
                 [batch] = items.batches([indices])
                 for micro_batch in batch["micro_batches"]:
-                    found += self._evaluated_part(self._prepare_inputs(micro_batch))
+                    inputs = self._prepare_inputs(micro_batch)
+                    with self.compute_loss_context_manager():
+                        loss, guesses = self._task.loss(self.model, inputs, self._plan)
+                    found += Evaluated.of(loss, guesses, inputs["labels"])
                 done += len(indices)
                 self.control = self.callback_handler.call_event(
                     "on_prediction_step",
@@ -426,17 +403,6 @@ class AdapterTrainer(Trainer):
                     num_held_out=num_in_all,
                 )
         return total(self._group.gather(found))
-
-    def _evaluated_part(self, micro_batch: MicroBatch) -> Evaluated:
-        with self.compute_loss_context_manager():
-            sums, guesses = self._task.loss(self.model, micro_batch, self._plan)
-        count = micro_batch["labels"].ne(IGNORED).sum()
-        return Evaluated(
-            _exact(sums).item(),
-            int(count.item()),
-            [] if guesses is None else _labeled(micro_batch["labels"], micro_batch),
-            [] if guesses is None else _labeled(guesses, micro_batch),
-        )
 
     def _scores(self, found: Evaluated) -> dict[str, float]:
         names = list((self.model.config.id2label or {}).values())
@@ -479,17 +445,3 @@ class AdapterTrainer(Trainer):
 
 def _random_state_of(rank: int) -> str:
     return f"rng_state_{rank}.pth"
-
-
-def _exact(value: torch.Tensor) -> torch.Tensor:
-    """Return the value as float64, since float32 counts exactly to 2^24 only.
-
-    A Mac's GPU has no float64.
-    """
-    return (value.cpu() if value.device.type == "mps" else value).double()
-
-
-def _labeled(values: torch.Tensor, micro_batch: MicroBatch) -> list[list[Any]]:
-    """Return each row's values, or lists of values, at the positions that have a label."""
-    rows = zip(values, micro_batch["labels"], strict=True)
-    return [row[labels != IGNORED].tolist() for row, labels in rows]

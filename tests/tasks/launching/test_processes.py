@@ -23,7 +23,7 @@ def test_auto_is_one_process_a_gpu(
     ("count", "training", "num_rows", "message"),
     [
         (1000, {"batch_size": 1000}, None, r"is 1000, but this machine has no GPU and \d+ CPU cor"),
-        (2, {"batch_size": 1}, None, "an optimizer step has 1 rows .* raise these"),
+        (2, {"batch_size": 1}, None, "more than the rows of an optimizer step, 1 .* raise these"),
         (2, {}, 1, "is 2, but there are 1 training rows"),
     ],
 )
