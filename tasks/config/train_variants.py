@@ -7,6 +7,7 @@ from pydantic import ConfigDict, model_validator
 from tasks.config.base_model import Task
 from tasks.config.mistakes import unknown_setting
 from tasks.config.train_adapter import TrainAdapterConfig
+from tasks.config.training import LearningObjective
 from tasks.config.variants import RunOn, Score, VariantsSettings
 
 _OF_ALL = ("output.folder", "output.keep_runs", "tracking.uri", "tracking.experiment")
@@ -16,6 +17,8 @@ _CLASSIFIED = {
     Score.MACRO_F1: (Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION),
     Score.ENTITY_F1: (Task.TOKEN_CLASSIFICATION,),
 }
+_OF_THE_LOSS = ("training.objective", "training.preferences")
+"""Settings that make the loss another one."""
 
 
 class TrainVariantsConfig(TrainAdapterConfig):
@@ -46,6 +49,19 @@ class TrainVariantsConfig(TrainAdapterConfig):
             if shared or path in {"output", "tracking"}:
                 raise ValueError(
                     f"{where}: {path} is the same for all variants; set it beside them"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _losses_can_be_compared(self) -> Self:
+        for path, where in self.variants.key_paths.items():
+            if self.variants.metric.is_loss and f"{path}.".startswith(
+                tuple(f"{one}." for one in _OF_THE_LOSS)
+            ):
+                raise ValueError(
+                    f"{where}: variants that differ in {path} have different losses, so "
+                    f"variants.metric {self.variants.metric} can't compare them; set it to "
+                    "rewards/accuracies or exact_match"
                 )
         return self
 
@@ -93,6 +109,11 @@ def _check_measured(metric: Score, config: TrainAdapterConfig) -> None:
         raise ValueError(
             f"variants.metric {metric} is for {' and '.join(_CLASSIFIED[metric])}, but "
             f"base_model.task is {task}; choose another metric"
+        )
+    if metric is Score.REWARD_ACCURACY and config.training.objective is LearningObjective.SFT:
+        raise ValueError(
+            f"variants.metric {metric} is of pairs, but training.objective is sft; choose another "
+            "metric"
         )
     if metric is Score.EXACT_MATCH and not config.inference.sample_rows:
         raise ValueError(

@@ -28,6 +28,7 @@ class Score(StrEnum):
     ACCURACY = "accuracy"
     MACRO_F1 = "macro_f1"
     ENTITY_F1 = "entity_f1"
+    REWARD_ACCURACY = "rewards/accuracies"
 
     @property
     def is_loss(self) -> bool:
@@ -146,7 +147,7 @@ class VariantsSettings(Section):
     metric: Score = Score.EVAL_LOSS
     """What variants are compared and searched by: `eval_loss` and `exact_match` (of the sample
     answers) of the held-out rows; `accuracy`, `macro_f1` and `entity_f1` where rows are classified;
-    or `train_loss`."""
+    `rewards/accuracies` where pairs are learned; or `train_loss`."""
 
     run_on: RunOn = RunOn.HERE
     """Where the variants are trained: in processes on this machine (`here`), by the workers of a

@@ -39,6 +39,11 @@ def _read(folder: Path, variants: dict[str, Any], **sections: Any) -> TrainVaria
             "low is 0, which has no logarithm",
         ),
         ({"split_by": "tenant", "metric": "accuracy"}, "accuracy is for sequence-classification"),
+        (
+            {"grid": {"training.preferences.beta": [0.1, 0.5]}},
+            "differ in training.preferences.beta have different losses",
+        ),
+        ({"split_by": "tenant", "metric": "rewards/accuracies"}, "of pairs, but .* is sft"),
         ({"grid": {"lora.r": list(range(1, 102)), "seed": list(range(100))}}, "10,100 variants"),
     ],
 )
@@ -66,6 +71,16 @@ def test_a_metric_or_split_that_the_training_does_not_have(
     """What variants are compared by must be measured, and the column be in one source."""
     with pytest.raises(UserError, match=message):
         _read(tmp_path, {"split_by": "tenant", "metric": metric}, **sections)
+
+
+def test_losses_of_pairs_are_compared_by_how_often_the_chosen_answer_is_preferred(
+    tmp_path: Path,
+) -> None:
+    """With another beta the loss is another one: the lower of two says nothing."""
+    grid = {"grid": {"training.preferences.beta": [0.1, 0.5]}, "metric": "rewards/accuracies"}
+    found = _read(tmp_path, grid, training={"objective": "dpo"})
+    assert found.variants.metric == "rewards/accuracies"
+    assert not found.variants.metric.is_loss
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
