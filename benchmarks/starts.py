@@ -30,7 +30,7 @@ def _arms(trial: Trial) -> Iterator[Arm]:
         yield trial.arm(name, _ALL | lora, training)
 
 
-main = arms_command("starts", _arms)
+main = arms_command("starts", _arms, answering=False)
 
 if __name__ == "__main__":
     main()

@@ -167,8 +167,9 @@ def _draw(found: list[Trained], file: Path) -> None:
     numbers = range(1, len(found) + 1)
     above.plot(numbers, sums, color="#2a6f97")
     above.set(ylabel="seconds in all")
-    below.plot(numbers, [one.rss_mb for one in found], color="#2a6f97")
-    below.set(xlabel="variants", ylabel="memory, MB", ylim=(0, None))
+    memory = [one.rss_mb for one in found]
+    below.plot(numbers, memory, color="#2a6f97")
+    below.set(xlabel="variants", ylabel="memory, MB", ylim=(0, 1.25 * max(memory)))
     figure.savefig(file, dpi=130)
 
 

@@ -55,6 +55,8 @@ class Trial:
     seed: int
     rank: int
     folder: Path
+    answering: bool = True
+    """Whether the held-out rows are answered, too, where the answers are a few words."""
 
     def arm(self, name: str, lora: dict[str, Any], training: dict[str, Any] | None = None) -> Arm:
         """Return what an arm reached, from its file if there is one.
@@ -89,7 +91,8 @@ class Trial:
         trained = engine.train_adapter(model, injected, data, training, folder / "checkpoints")
         saved = engine.save_adapter(model, trained, data, OutputSettings(), folder / "adapter")
         assert trained.eval_loss is not None  # noqa: S101 - there are held-out rows
-        num_answers = data.eval.num_rows if data.eval and about.needs_folder else 0
+        is_answered = self.answering and about.needs_folder
+        num_answers = data.eval.num_rows if data.eval and is_answered else 0
         answering = InferenceSettings(sample_rows=num_answers, max_new_tokens=_ANSWER_TOKENS)
         fresh, _ = engine.load_base(base)
         loaded = engine.load_adapter(fresh, saved, data, answering)
@@ -105,12 +108,15 @@ class Trial:
         )
 
 
-def arms_command(folder: str, arms: Callable[[Trial], Iterable[Arm]]) -> click.Command:
+def arms_command(
+    folder: str, arms: Callable[[Trial], Iterable[Arm]], *, answering: bool = True
+) -> click.Command:
     """Return a command that trains all arms on each workload and seed, and prints the table.
 
     Args:
         folder: the name of the folder for all files, in the benchmarks' results.
         arms: trains the arms of a trial.
+        answering: score the answers to held-out rows, too, which takes longer than a training.
     """
 
     @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -145,7 +151,7 @@ def arms_command(folder: str, arms: Callable[[Trial], Iterable[Arm]]) -> click.C
                 continue
             data = _write_rows(name, banking77, rows, held_out, folder / name)
             for seed in range(seeds):
-                found += arms(Trial(base, name, data, seed, rank, folder / name))
+                found += arms(Trial(base, name, data, seed, rank, folder / name, answering))
         click.echo("\n".join(as_table(found)))
 
     return command

@@ -1,7 +1,8 @@
 """Write files and folders atomically: they are complete, or not there at all.
 
 Everything that outlives a process is written to a hidden sibling, flushed to disk, and renamed into
-place. A kill or a loss of power leaves either the old content or the new one.
+place. A kill or a loss of power leaves either the old content or the new one. What can be made anew
+at no cost is not flushed.
 """
 
 import errno
@@ -20,18 +21,23 @@ _LONGEST_NAME = 200
 """Bytes; with what is put around it, a hidden name may have 255 on most systems."""
 
 
-def write_atomically(file: Path, content: str | bytes) -> None:
+def write_atomically(file: Path, content: str | bytes, *, durable: bool = True) -> None:
     """Write a file, text as UTF-8; create its folder if needed.
+
+    Args:
+        file: where.
+        content: all of it.
+        durable: flush it to disk; otherwise a loss of power may leave an empty file.
 
     Raises:
         UnwritableError: the disk is full, or the place is not writable.
     """
-    with atomic_file(file) as sibling:
+    with atomic_file(file, durable=durable) as sibling:
         sibling.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def atomic_file(file: Path) -> Iterator[Path]:
+def atomic_file(file: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a sibling to write to, which replaces the file if the block succeeds.
 
     Raises:
@@ -43,9 +49,11 @@ def atomic_file(file: Path) -> Iterator[Path]:
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             yield sibling
-            sync(sibling)
+            if durable:
+                sync(sibling)
             sibling.replace(file)
-            sync(file.parent)
+            if durable:
+                sync(file.parent)
     finally:
         with suppress(OSError):
             sibling.unlink(missing_ok=True)

@@ -124,7 +124,9 @@ class Journal:
 
     @position.setter
     def position(self, position: Position) -> None:
-        write_atomically(self._position_file, position.model_dump_json())
+        # Written after each operation. Lost with power, operations are applied again, which changes
+        # nothing.
+        write_atomically(self._position_file, position.model_dump_json(), durable=False)
 
     def keep(self, source: Path, key: str) -> str:
         """Keep a file, or a folder's files, for the upload; return the path within `folder`.

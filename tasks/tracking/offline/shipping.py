@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FLOW_RUN_TAG = "prefect.flow_run_id"
 
-_PARAMS, _METRICS = "log_params", "log_metrics"
+_PARAMS, _METRICS, _TABLE = "log_params", "log_metrics", "log_table"
 _MAX_ENTRIES_PER_BATCH = 500
 _SECONDS_TOGETHER = 3.0
 
@@ -167,7 +167,11 @@ class Shipper:
         if self._writer is None:
             with outages.watch(run.tracking_uri):
                 self._writer = self._connect(run)
-        yield from self._journal.waiting()
+        # A table that is replaced by a later one, such as that of the numbers, is left out.
+        last = {table.arguments["file"]: table.end for table in self._journal.named(_TABLE)}
+        for entry in self._journal.waiting():
+            if entry.name != _TABLE or entry.end >= last[entry.arguments["file"]]:
+                yield entry
 
     def _connect(self, run: RunRecord) -> RunWriter:
         client, experiment_id = ready_client(run.tracking_uri, run.experiment)

@@ -137,6 +137,22 @@ def test_a_shipment_that_was_cut_short_is_repeated(store: str, folder: Path) -> 
     assert list(ship_all([folder])) == []
 
 
+def test_a_table_that_is_replaced_before_it_was_shipped_is_not_shipped(
+    waiting: Tracker, store: str
+) -> None:
+    """Of a table logged three times during an outage, the last one arrives, in one operation."""
+    for number in range(3):
+        waiting.log_numbers({f"seconds/{number}": float(number)})
+    move(waiting, store)
+
+    ((_, outcome),) = ship_all([waiting.run.folder])
+    assert (outcome.num_shipped, outcome.num_waiting) == (2, 0)  # the run's opening, and the table
+    shipped = waiting.run.model_copy(update={"tracking_uri": store})
+    file = client_of(shipped).download_artifacts(id_of(shipped), "numbers.json")
+    names = [name for name, _ in json.loads(Path(file).read_text())["data"]]
+    assert names == ["seconds/0", "seconds/1", "seconds/2"]
+
+
 def test_a_lost_journal_doubles_no_point(store: str, folder: Path, tmp_path: Path) -> None:
     """A training that is repeated from another folder continues the curve that MLflow has."""
     opened(store, folder).log_metrics({"train/loss": 1.0}, 1)
