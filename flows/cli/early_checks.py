@@ -50,12 +50,23 @@ def check_training(config: "TrainAdapterConfig") -> "tuple[RowFormat, ...]":
     return row_formats
 
 
+class Possible(NamedTuple):
+    """A training that a set of variants may have."""
+
+    name: str | None
+    """What begins a message about it; None where the mistake is not in what differs."""
+    settings: Sequence[str]
+    """Key paths of the settings that differ from the set's."""
+    config: "TrainAdapterConfig"
+
+
 class CheckedSet(NamedTuple):
     """What was found of a set of variants."""
 
     plan: "PlanRecord"
     configs: "list[TrainAdapterConfig]"
     """Of the variants; of a search, the configuration without it."""
+    possible: list[Possible]
     row_formats: "tuple[RowFormat, ...]"
     """Of the first variant's training rows."""
 
@@ -66,22 +77,31 @@ def check_set(config: "TrainVariantsConfig") -> CheckedSet:
     Raises:
         UserError: a variant can't work, or the data can't be split as configured.
     """
-    from tasks.variants.expansion import planned, variant_config
+    from tasks.variants.expansion import planned, searched_configs, searched_name, variant_config
 
     plan = planned(config)
     alone = config.alone
-    configs = [variant_config(alone, one) for one in plan.variants] or [alone]
+    variants = [
+        Possible(f"the variant {one.name}", list(one.settings), variant_config(alone, one))
+        for one in plan.variants
+    ]
+    # A search has no variants yet: the values that it may try take their place.
+    possible = variants or [
+        Possible(None, (), alone),
+        *(Possible(searched_name(path), [path], one) for path, one in searched_configs(config)),
+    ]
     formats: dict[str, tuple[RowFormat, ...]] = {}
     # The rows of a split are there, and differ in their values only; each run checks its own.
     is_split = bool(config.variants.split_by)
-    names = [None] * len(configs) if is_split else _names(plan, _OF_ROWS)
-    for name, one in zip(names, configs, strict=True):
-        rows = one.data.model_copy(update={"where": {}}) if is_split else one.data
-        read = one.model_copy(update={"data": rows}).model_dump_json(include=_OF_ROWS)
+    for one in possible:
+        own = one.config
+        rows = own.data.model_copy(update={"where": {}}) if is_split else own.data
+        read = own.model_copy(update={"data": rows}).model_dump_json(include=_OF_ROWS)
         if read not in formats:
-            with _naming(name):
-                formats[read] = check_training(one)
-    return CheckedSet(plan, configs, next(iter(formats.values())))
+            with _naming(one, {} if is_split else _OF_ROWS):
+                formats[read] = check_training(own)
+    configs = [one.config for one in variants] or [alone]
+    return CheckedSet(plan, configs, possible, next(iter(formats.values())))
 
 
 def check_bases(checked: CheckedSet) -> None:
@@ -93,25 +113,13 @@ def check_bases(checked: CheckedSet) -> None:
     from tasks.validate_inputs import check_base_early
 
     seen: set[str] = set()
-    names = _names(checked.plan, _OF_BASE)
-    for name, config in zip(names, checked.configs, strict=True):
-        read = config.model_dump_json(include=_OF_BASE)
+    for one in checked.possible:
+        read = one.config.model_dump_json(include=_OF_BASE)
         if read in seen:
             continue
-        with _naming(name):
-            check_base_early(config, () if seen else checked.row_formats)
+        with _naming(one, _OF_BASE):
+            check_base_early(one.config, () if seen else checked.row_formats)
         seen.add(read)
-
-
-def _names(plan: "PlanRecord", read: Mapping[str, Any]) -> list[str | None]:
-    """Return the variants' names: None where a variant has none of the settings that are read.
-
-    A search has no variants yet, and is checked as one.
-    """
-    return [
-        one.name if any(_is_read(path, read) for path in one.settings) else None
-        for one in plan.variants
-    ] or [None]
 
 
 def _is_read(path: str, read: Mapping[str, Any]) -> bool:
@@ -120,12 +128,13 @@ def _is_read(path: str, read: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def _naming(variant: str | None) -> Iterator[None]:
-    """Have a mistake begin with the variant whose settings it is in, if it is in any."""
+def _naming(one: Possible, read: Mapping[str, Any]) -> Iterator[None]:
+    """Have a mistake begin with whose settings it is in, if what differs was read."""
     try:
         yield
     except UserError as mistake:
-        raise UserError(f"the variant {variant}: {mistake}" if variant else str(mistake)) from None
+        is_its_own = any(_is_read(path, read) for path in one.settings)
+        raise UserError(f"{one.name}: {mistake}" if is_its_own else str(mistake)) from None
 
 
 def check_sources(adapters: Sequence[str], tracking_uri: str | None = None) -> None:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import PureWindowsPath
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from tasks.config.section import Section
 
@@ -14,7 +15,14 @@ MOST_VARIANTS = 10_000
 _MOST = 10**9
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 
-VariantName = Annotated[str, Field(pattern=_NAME)]
+
+def _can_be_a_folder(name: str) -> str:
+    if name.endswith(".") or PureWindowsPath(name).is_reserved():
+        raise ValueError(f"{name} can't be the name of a folder on Windows; choose another")
+    return name
+
+
+VariantName = Annotated[str, Field(pattern=_NAME), AfterValidator(_can_be_a_folder)]
 """What can be a folder's name on every system."""
 Choices = Annotated[list[Any], Field(min_length=1)]
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PureWindowsPath
 from typing import Any
 
 from tasks.config import (
@@ -59,6 +60,26 @@ def variant_config(alone: TrainAdapterConfig, variant: VariantRecord) -> TrainAd
     return with_settings(alone, variant.settings, f"the variant {variant.name}")
 
 
+def searched_configs(config: TrainVariantsConfig) -> Iterator[tuple[str, TrainAdapterConfig]]:
+    """Yield what shows whether each setting may have the values that a search tries.
+
+    Yields:
+        The setting's key path, and the configuration with one of its values.
+
+    Raises:
+        UserError: a value is not possible, alone or with the other settings.
+    """
+    search = config.variants.search
+    for path, tried in (search.ranges if search else {}).items():
+        for value in _extremes(tried):
+            yield path, with_settings(config.alone, {path: value}, searched_name(path))
+
+
+def searched_name(path: str) -> str:
+    """Return how messages name a setting that is searched."""
+    return f"variants.search.ranges.{path}"
+
+
 def identity(config: TrainAdapterConfig) -> str:
     """Return what is equal for two configurations that would train the same adapter."""
     lora = config.lora.model_copy(update={"r": config.lora.rank})
@@ -68,8 +89,10 @@ def identity(config: TrainAdapterConfig) -> str:
 def safe_name(text: str) -> str:
     """Return a text as a name that a folder and an adapter can have on every system."""
     name = _UNSAFE.sub("-", text)[:_LONGEST_NAME].strip("-_")
-    # Nothing is left of a text in another script: its hash is the name.
-    return name or f"value-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    # Nothing is left of a text in another script, and some names are Windows' devices.
+    if name and not PureWindowsPath(name).is_reserved():
+        return name
+    return f"value-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 def _listed(config: TrainVariantsConfig) -> Iterator[VariantRecord]:
@@ -144,11 +167,9 @@ def _pushed_twice(one: str, other: str, repo: str) -> UserError:
 
 def _check_ranges(config: TrainVariantsConfig) -> None:
     """Check that each setting may have the values that are searched, the others as they are."""
+    for path, own in searched_configs(config):
+        _check_variant(config, own, searched_name(path))
     search = config.variants.search
-    for path, tried in (search.ranges if search else {}).items():
-        name = f"variants.search.ranges.{path}"
-        for value in _extremes(tried):
-            _check_variant(config, with_settings(config.alone, {path: value}, name), name)
     if search and search.num_trials > 1 and (repo := config.output.push_to_hub):
         raise _pushed_twice("trial-0", "trial-1", repo)
 

@@ -89,6 +89,22 @@ def test_settings_that_can_not_work_are_told_with_their_variant(
     assert not (tmp_path / "home/outputs").exists()
 
 
+def test_rows_that_a_search_would_not_find_are_told_before_it(
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of what a search may try, the settings of rows and base are checked as a variant's are."""
+    ranges = {"data.where": [{}, {"prompt": "none"}]}
+    data = sums(tmp_path / "sums.jsonl")
+    file = written(set_config(tiny_base, data, {"search": {"ranges": ranges}}), tmp_path / "s.yaml")
+    status, _, told = run_in_process(capsys, monkeypatch, "check", file)
+    assert status == 2
+    assert "error: variants.search.ranges.data.where: " in told
+    assert "there is no row of" in told
+
+
 def test_train_names_the_command_for_a_set(
     tiny_base: Path,
     tmp_path: Path,

@@ -29,6 +29,7 @@ def _read(folder: Path, variants: dict[str, Any], **sections: Any) -> TrainVaria
         ({"grid": {"output.folder": ["a"]}}, "output.folder is the same for all variants"),
         ({"grid": {"lora.r": []}}, "variants.grid.lora.r is .*at least 1 item"),
         ({"list": [{"name": "a/b"}]}, "variants.list.0.name is 'a/b'; it must match pattern"),
+        ({"list": [{"name": "nul"}]}, "nul can't be the name of a folder on Windows"),
         ({"list": [{"name": "a"}, {"name": "A"}]}, "two variants are named 'A'"),
         ({"list": [{"name": "a", "settings": {"x.y": 1}}]}, "the variant a: x is not a setting"),
         ({"search": {"ranges": {"lora.q": [1]}}}, "variants.search.ranges: lora.q is not a sett"),
