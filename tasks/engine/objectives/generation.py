@@ -1,9 +1,9 @@
 """Batched greedy generation, and whether an answer matches the expected one."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -75,10 +75,10 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
         tokenizer: its tokenizer.
         prompts: rendered prompts.
         max_new_tokens: most tokens of an answer.
-        batch_size: prompts per batch.
-        on_progress: called after each batch with the number of prompts in it.
-        on_text: called with what is settled of an answer, token by token; ignored for batches of
-            several prompts.
+        batch_size: most prompts at once.
+        on_progress: called with the number of prompts answered since the last call.
+        on_text: called with what is settled of an answer, token by token; ignored for several
+            prompts.
 
     Returns:
         The text of the answers in the prompts' order, without special tokens.
@@ -102,39 +102,30 @@ def answer(  # noqa: PLR0913 - what to answer, with what, how long, how many at 
     # may be must not depend on its neighbors. Similar lengths within a batch need little padding.
     for room, of_room in groupby(order, key=lambda index: rooms[index]):
         alike = list(of_room)
-        for start in range(0, len(alike), batch_size):
-            indices = alike[start : start + batch_size]
-            stream = None
-            if on_text and len(indices) == 1:
-                stream = _Stream(prompts[indices[0]], tokenizer, on_text)
-            of_batch = [asked[index] for index in indices]
-            new = _answer_batch(model, tokenizer, of_batch, room, stream)
-            for index, tokens in zip(indices, new, strict=True):
-                answers[index] = prompts[index].read(tokenizer, tokens)
-            if on_progress:
-                on_progress(len(indices))
+        on_tokens = None
+        if on_text and len(alike) == 1:
+            on_tokens = partial(_pass_on, prompts[alike[0]], tokenizer, on_text)
+        new = _continued(
+            model,
+            tokenizer,
+            [asked[index] for index in alike],
+            max_new_tokens=room,
+            batch_size=batch_size,
+            on_progress=on_progress,
+            on_tokens=on_tokens,
+        )
+        for index, tokens in zip(alike, new, strict=True):
+            answers[index] = prompts[index].read(tokenizer, tokens)
     return answers
 
 
-class _Stream:
-    """Passes on one answer while it is generated; transformers calls `put` and `end`."""
-
-    def __init__(
-        self, prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", on_text: Callable[[str], None]
-    ) -> None:
-        self._prompt, self._tokenizer, self._on_text = prompt, tokenizer, on_text
-        self._tokens: list[int] | None = None
-
-    def put(self, tokens: "Tensor") -> None:
-        """Take the next token; first of all, transformers gives the prompt."""
-        if self._tokens is None:
-            self._tokens = []
-            return
-        self._tokens += tokens.flatten().tolist()
-        self._on_text(self._prompt.read_settled(self._tokenizer, self._tokens))
-
-    def end(self) -> None:
-        """Do nothing: the complete answer is returned."""
+def _pass_on(
+    prompt: Prompt,
+    tokenizer: "PreTrainedTokenizerBase",
+    on_text: Callable[[str], None],
+    tokens: list[int],
+) -> None:
+    on_text(prompt.read_settled(tokenizer, tokens))
 
 
 def _rooms(taken: Sequence[int], max_new_tokens: int, positions: int) -> list[int]:
@@ -161,19 +152,71 @@ def _rooms(taken: Sequence[int], max_new_tokens: int, positions: int) -> list[in
     return rooms
 
 
-def _answer_batch(
+def _continued(  # noqa: PLR0913 - as `answer`
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    asked: list[list[int]],
+    asked: Sequence[list[int]],
+    *,
     max_new_tokens: int,
-    stream: "_Stream | None",
+    batch_size: int,
+    on_progress: Callable[[int], None] | None,
+    on_tokens: Callable[[list[int]], None] | None,
 ) -> list[list[int]]:
-    """Return the tokens that the model generates after each prompt."""
+    """Return the tokens of each answer, in the fastest way that the model allows."""
+    from tasks.engine.objectives.decoding import can_decode, contiguous_head, decode
+
+    with eval_mode(model), contiguous_head(model):
+        if can_decode(model, asked[-1]):
+            return decode(
+                model,
+                asked,
+                max_new_tokens=max_new_tokens,
+                ends=_end_tokens(model, tokenizer) or (),
+                batch_size=batch_size,
+                on_progress=on_progress,
+                on_tokens=on_tokens,
+            )
+        new: list[list[int]] = []
+        for start in range(0, len(asked), batch_size):
+            batch = asked[start : start + batch_size]
+            new += _generated(model, tokenizer, batch, max_new_tokens, on_tokens)
+            if on_progress:
+                on_progress(len(batch))
+        return new
+
+
+class _Stream:
+    """Passes on an answer while it is generated; transformers calls `put` and `end`."""
+
+    def __init__(self, on_tokens: Callable[[list[int]], None]) -> None:
+        self._on_tokens = on_tokens
+        self._tokens: list[int] | None = None
+
+    def put(self, tokens: "Tensor") -> None:
+        """Take the next token; first of all, transformers gives the prompt."""
+        if self._tokens is None:
+            self._tokens = []
+            return
+        self._tokens += tokens.flatten().tolist()
+        self._on_tokens(self._tokens)
+
+    def end(self) -> None:
+        """Do nothing: the complete answer is returned."""
+
+
+def _generated(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    asked: Sequence[list[int]],
+    max_new_tokens: int,
+    on_tokens: Callable[[list[int]], None] | None,
+) -> list[list[int]]:
+    """Return the tokens that `generate` adds to each prompt."""
     import torch
     from transformers import GenerationConfig
 
     inputs = tokenizer.pad(
-        {"input_ids": asked},
+        {"input_ids": list(asked)},
         return_tensors="pt",
         # A decoder continues at the end of the prompt; an encoder counts positions from the first
         # token.
@@ -191,30 +234,15 @@ def _answer_batch(
         eos_token_id=_end_tokens(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
-    with eval_mode(model), torch.inference_mode(), _contiguous_head(model):
+    with torch.inference_mode():
         output: torch.Tensor = model.generate(  # type: ignore[operator]
             **inputs,
             generation_config=greedy,
             tokenizer=tokenizer,  # for the base's stop strings, if it has some
-            streamer=stream,
+            streamer=_Stream(on_tokens) if on_tokens else None,
         )
     new = output if model.config.is_encoder_decoder else output[:, inputs["input_ids"].shape[1] :]
     return new.tolist()
-
-
-@contextmanager
-def _contiguous_head(model: "PreTrainedModel") -> Iterator[None]:
-    """Pass contiguous hidden states to the output layer.
-
-    transformers passes it the last position of each prompt, a strided slice, for which torch 2.13
-    expands the weight to [rows, hidden, vocabulary]: gigabytes, and a second per batch.
-    """
-    head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def _end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int] | None:

@@ -158,7 +158,7 @@ def test_output_layer_is_left_as_it_was(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(LlamaForCausalLM, "generate", fail)
+    monkeypatch.setattr(LlamaForCausalLM, "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         answers(model, tokenizer, PROMPTS)
     assert not model.get_output_embeddings()._forward_pre_hooks
@@ -170,6 +170,7 @@ def test_output_layer_gets_its_input_without_gaps(
     """The last positions reach the output layer as one block, which spares it a large copy."""
     seen = []
     head = model.get_output_embeddings()
+    answers(model, tokenizer, PROMPTS)  # the first time, the model is tried
     head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].is_contiguous()))
 
     answers(model, tokenizer, PROMPTS)
