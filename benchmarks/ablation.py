@@ -171,7 +171,7 @@ def _worker(setting: Setting, job: Job, name: str, extra: Mapping[str, str]) -> 
     file = folder / "job.json"
     file.write_text(job.model_copy(update={"folder": folder}).model_dump_json(indent=2))
     log = folder / "output.log"
-    return Worker("measured_steps", file, log, {**setting.variables, **extra})
+    return Worker("harness.measured_steps", file, log, {**setting.variables, **extra})
 
 
 def _pairs(trials: _Trials, workload: str, technique: str, count: int) -> list[Pair]:

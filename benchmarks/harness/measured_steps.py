@@ -5,17 +5,17 @@ is what a step of Trainer computes: batches, forward, backward, clipping, the op
 """
 
 import gc
-import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from benchmarks.harness.answering import answers_only
 from benchmarks.harness.messages import Job, Ready, Trial, Trialed
 from benchmarks.harness.techniques import TECHNIQUES, Engine
 from benchmarks.tools.ours import sections
@@ -123,7 +123,7 @@ def _conversation(row: "Row") -> int:
 
 def main() -> None:
     """Answer trials until the input ends."""
-    answers = _answers()
+    answers = answers_only()
     bench = Bench(Job.model_validate_json(Path(sys.argv[1]).read_text()))
     plan = bench.engine.plan
     ready = Ready(in_use=bench.in_use(), batching=plan.batching, batch_tokens=plan.batch_tokens)
@@ -131,13 +131,6 @@ def main() -> None:
     for line in sys.stdin:
         trialed = bench.measure(Trial.model_validate_json(line))
         print(trialed.model_dump_json(), file=answers, flush=True)
-
-
-def _answers() -> TextIO:
-    """Return standard output, and redirect it to standard error, which is the log."""
-    kept = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return kept
 
 
 if __name__ == "__main__":

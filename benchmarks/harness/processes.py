@@ -5,6 +5,7 @@ so a parent with torch loaded would distort every figure.
 """
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -42,9 +43,14 @@ def environment(threads: int, caches: Path) -> dict[str, str]:
         "HF_HOME": str(caches / "huggingface"),
         "HF_HUB_OFFLINE": "1",
         "ADAPTERFLOW_HOME": str(caches / "adapterflow"),
-        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *_python_path()]),
         "TQDM_DISABLE": "1",
     }
+
+
+def _python_path() -> list[str]:
+    """Return where else the caller has libraries."""
+    return [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 
 
 def run_fresh(command: Sequence[str], log: Path, variables: Mapping[str, str]) -> Usage:
@@ -102,7 +108,10 @@ def ask(
 
 
 class Worker:
-    """A module in a process that keeps running and answers each line of JSON with another."""
+    """A module in a process that keeps running and answers each line of JSON with another.
+
+    The module is named without `benchmarks`, in which it is.
+    """
 
     def __init__(
         self, module: str, argument: Path, log: Path, variables: Mapping[str, str]
@@ -110,7 +119,7 @@ class Worker:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", f"benchmarks.harness.{module}", str(argument)],
+                [sys.executable, "-m", f"benchmarks.{module}", str(argument)],
                 env=variables,
                 cwd=CHECKOUT,
                 stdin=subprocess.PIPE,
@@ -133,13 +142,20 @@ class Worker:
             self._process.stdin.write(f"{request.model_dump_json()}\n")
             self._process.stdin.flush()
 
-    def receive(self, answer: type[Answer]) -> Answer:
+    def receive(self, answer: type[Answer], seconds: float | None = None) -> Answer:
         """Wait for an answer, and return it.
 
+        Args:
+            answer: its type.
+            seconds: how long to wait, if not forever; the process is killed then.
+
         Raises:
-            ProcessFailed: the process exited instead.
+            ProcessFailed: the process exited instead, or took longer.
         """
         assert self._process.stdout is not None  # noqa: S101 - opened above
+        if seconds is not None and not select.select([self._process.stdout], [], [], seconds)[0]:
+            self._process.kill()
+            raise ProcessFailed(f"no answer within {seconds:.0f} s: {_last_lines(self._log)}")
         line = self._process.stdout.readline()
         if not line:
             raise ProcessFailed(f"status {self._process.wait()}: {_last_lines(self._log)}")

@@ -10,6 +10,7 @@ from torch.utils import flop_counter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from benchmarks.harness.messages import Job, Outcome, Work
+from tasks.runtime.measuring import peak_gpu_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +35,7 @@ class Watch(TrainerCallback):
     ) -> None:
         """Record the time, and start observing."""
         self._observing.enter_context(observed(kwargs["model"], self._job, self._outcome))
-        self._outcome.training_began = time.time()
+        self._outcome.training_began = now()
 
     def on_step_end(
         self,
@@ -44,7 +45,7 @@ class Watch(TrainerCallback):
         **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> None:
         """Record the time."""
-        self._outcome.step_ends.append(time.time())
+        self._outcome.step_ends.append(now())
 
     def on_log(
         self,
@@ -69,14 +70,33 @@ class Watch(TrainerCallback):
         self._observing.close()
 
 
+def now() -> float:
+    """Return the seconds since 1970, once the GPU, if there is one, has done all that it got."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.time()
+
+
 @contextmanager
 def observed(model: "nn.Module", job: Job, outcome: Outcome) -> Iterator[None]:
-    """Count or time what runs inside, if the job asks for it."""
+    """Measure the GPU's memory, and count or time what runs inside, if the job asks for it."""
     with (
+        gpu_memory(outcome),
         counted(model, outcome) if job.counts else nullcontext(),
         profiled(outcome) if job.profiles else nullcontext(),
     ):
         yield
+
+
+@contextmanager
+def gpu_memory(outcome: Outcome) -> Iterator[None]:
+    """Measure the most that this process has on the GPU inside, what it had before included."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        yield
+    finally:
+        outcome.peak_gpu_memory_mb = peak_gpu_bytes() / 1e6
 
 
 @contextmanager

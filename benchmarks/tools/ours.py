@@ -3,7 +3,7 @@
 import time
 
 from benchmarks.harness.messages import Job, Outcome
-from benchmarks.harness.watching import observed
+from benchmarks.harness.watching import now, observed
 from tasks import engine
 from tasks.config import (
     BaseModelSettings,
@@ -29,13 +29,13 @@ def run(job: Job) -> Outcome:
     model, base = engine.load_base(base_settings)
     lora = engine.configure_lora(LoraSettings.model_validate(settings["lora"]), base, job.seed)
     injected = engine.inject_adapter(model, lora, job.folder / "initial" / "default.safetensors")
-    outcome = Outcome(training_began=time.time(), num_tokens=data.record.train.num_tokens)
+    outcome = Outcome(training_began=now(), num_tokens=data.record.train.num_tokens)
 
     def note(progress: TrainingProgress) -> None:
         if "loss" in progress.metrics:
             outcome.losses.append(progress.metrics["loss"])
         elif not progress.metrics:
-            outcome.step_ends.append(time.time())
+            outcome.step_ends.append(now())
 
     with observed(model, job, outcome):
         trained = engine.train_adapter(

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from datasets import load_dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     DataCollatorForSeq2Seq,
     Trainer,
     TrainingArguments,
@@ -21,7 +22,10 @@ from benchmarks.harness.watching import Watch
 
 
 def run(job: Job) -> Outcome:
-    """Train an adapter, or all weights if the options say `full`, and save the result."""
+    """Train an adapter and save it.
+
+    With the option `full` all weights are trained instead; with `four_bits` the base is quantized.
+    """
     set_seed(job.seed)
     tokenizer = AutoTokenizer.from_pretrained(job.base)
     rows = load_dataset("json", data_files=str(job.train), split="train")
@@ -31,10 +35,14 @@ def run(job: Job) -> Outcome:
         remove_columns=rows.column_names,
     )
     options = dict(job.options)
-    full = options.pop("full", False)
+    full, quantized = options.pop("full", False), options.pop("four_bits", False)
     # Full fine-tuning is in float32: bfloat16 weights would lose most of each small step.
     dtype = torch.float32 if full else getattr(torch, job.dtype)
-    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        job.base, dtype=dtype, quantization_config=four_bits(job) if quantized else None
+    )
+    if quantized:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if not full:
         model = get_peft_model(model, lora_config(job))
     outcome = Outcome()
@@ -55,6 +63,16 @@ def lora_config(job: Job) -> LoraConfig:
     """Return the LoRA configuration."""
     return LoraConfig(
         r=job.r, lora_alpha=job.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def four_bits(job: Job) -> BitsAndBytesConfig:
+    """Return how QLoRA (https://arxiv.org/abs/2305.14314) quantizes the base, as ours does."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, job.dtype),
     )
 
 
