@@ -26,14 +26,24 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 8
 
+References = dict[tuple[Path, str], list[float]]
+"""By the file and the split of it that is judged on."""
+
 
 def verdicts(request: JudgingRequest) -> Iterator[Verdict]:
     """Return the losses of each candidate."""
-    return (judge(request, candidate) for candidate in request.candidates)
+    references: References = {}
+    return (judge(request, candidate, references) for candidate in request.candidates)
 
 
-def judge(request: JudgingRequest, candidate: Candidate) -> Verdict:
-    """Load a candidate and measure its losses."""
+def judge(request: JudgingRequest, candidate: Candidate, references: References) -> Verdict:
+    """Load a candidate and measure its losses.
+
+    Args:
+        request: the rows.
+        candidate: the base, or an adapter on it.
+        references: the base's log-probabilities of pairs, which the first candidate adds.
+    """
     tokenizer = AutoTokenizer.from_pretrained(request.base)
 
     def loss(file: Path, split: str) -> float:
@@ -41,9 +51,10 @@ def judge(request: JudgingRequest, candidate: Candidate) -> Verdict:
         items = [one for row in rows for one in tokenized(row, tokenizer, request.max_length)]
         if request.objective == "sft":
             return mean_loss(model, items)
-        with base_of(model) as base:
-            reference = log_probabilities(base, items)
-        return mean_pair_loss(model, reference, items)
+        if (file, split) not in references:
+            with base_of(model) as base:
+                references[file, split] = log_probabilities(base, items)
+        return mean_pair_loss(model, references[file, split], items)
 
     model = _load(request, candidate)
     return Verdict(

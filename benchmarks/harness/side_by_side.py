@@ -18,7 +18,7 @@ from benchmarks.harness.messages import (
 )
 from benchmarks.harness.processes import ProcessFailed, ask, run_tool
 from benchmarks.harness.setting import Setting
-from benchmarks.harness.workloads import COMPARED
+from benchmarks.harness.workloads import COMPARED, DPO
 from benchmarks.tools import TOOLS
 
 _COUNTED_STEPS = 4
@@ -64,10 +64,12 @@ def compare_on(name: str, setting: Setting, plan: Plan) -> Findings:
         ProcessFailed: the base or the rows cannot be prepared, or an adapter cannot be judged.
     """
     workload = COMPARED[name]
-    prepared, job = setting.prepare(name, plan.judged_rows)
+    # A pair is two rows, and the judge takes one at a time.
+    judged_rows = plan.judged_rows // 2 if workload.objective == DPO else plan.judged_rows
+    prepared, job = setting.prepare(name, judged_rows)
     added = workload.tools if plan.adds_tools else ()
     tools = able((*plan.tools, *added), name)
-    side = _Side(name, setting, plan.judged_rows, prepared, job, tools)
+    side = _Side(name, setting, judged_rows, prepared, job, tools)
     for tool in list(side.tools):
         _run(side, tool, 0)
     throughputs: list[Throughput] = []

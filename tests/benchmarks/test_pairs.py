@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.harness.findings import BASE, Comparison, figures
-from benchmarks.harness.judging import judge
+from benchmarks.harness.judging import References, judge
 from benchmarks.harness.messages import Candidate, JudgingRequest
 from benchmarks.harness.pair_judging import log_probabilities, mean_pair_loss
 from benchmarks.harness.rows import IGNORED, tokenized
@@ -97,12 +97,13 @@ def test_the_judge_of_pairs_computes_the_loss_of_dpo(tiny_base: Path, tmp_path: 
         candidates=[],
         objective=DPO,
     )
-    assert judge(request, Candidate()).held_out_loss == pytest.approx(math.log(2))
+    references: References = {}
+    assert judge(request, Candidate(), references).held_out_loss == pytest.approx(math.log(2))
 
     base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     changed = get_peft_model(base, LoraConfig(r=4, lora_alpha=32, init_lora_weights=False)).eval()
     changed.save_pretrained(tmp_path / "adapter")
-    given = judge(request, Candidate(adapter=tmp_path / "adapter")).held_out_loss
+    given = judge(request, Candidate(adapter=tmp_path / "adapter"), references).held_out_loss
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     items = [one for row in rows for one in tokenized(row, tokenizer, 1024)]
