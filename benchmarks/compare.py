@@ -10,9 +10,10 @@ from benchmarks.harness import machine
 from benchmarks.harness.findings import Comparison
 from benchmarks.harness.processes import run_fresh
 from benchmarks.harness.setting import Setting, setting_options
-from benchmarks.harness.side_by_side import Plan, compare_on
+from benchmarks.harness.side_by_side import Plan, able, compare_on
 from benchmarks.harness.tables import as_markdown
-from benchmarks.harness.workloads import WORKLOADS
+from benchmarks.harness.workloads import COMPARED as WORKLOADS
+from benchmarks.harness.workloads import GROUPS, expanded
 from benchmarks.tools import COMPARED, TOOLS
 
 _JUDGED_ROWS = 64
@@ -21,7 +22,7 @@ _QUICK_JUDGED_ROWS = 8
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--workload", "workloads", multiple=True, type=click.Choice(list(WORKLOADS)))
+@click.option("--workload", "workloads", multiple=True, type=click.Choice([*WORKLOADS, *GROUPS]))
 @click.option("--tool", "tools", multiple=True, type=click.Choice(list(TOOLS)))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--quick", is_flag=True, help="A few steps of the demo, once, as a smoke test.")
@@ -51,9 +52,12 @@ def main(
         findings=[],
         skipped=missing,
     )
-    for name in workloads or (["demo"] if quick else WORKLOADS):
+    for name in expanded(workloads) or (["demo"] if quick else WORKLOADS):
         if why := setting.why_not(name):
             comparison.skipped[name] = why
+            continue
+        if not able(plan.tools, name):
+            comparison.skipped[name] = "no tool that is compared learns from its rows"
             continue
         comparison.findings.append(compare_on(name, setting, plan))
         _write(comparison, setting.folder)

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from tasks.config import (
+    CorrectionsConfig,
     PredictBatchConfig,
     QuickTraining,
     RetrainAdapterConfig,
@@ -32,6 +33,7 @@ _COMMANDS = (
     (RetrainAdapterConfig, "Retraining", "`adapterflow retrain`, beside those of a training"),
     (QuickTraining, "The short form", "the deployment `quick`"),
     (PredictBatchConfig, "Answering a file of rows", "`adapterflow predict CONFIG.yaml`"),
+    (CorrectionsConfig, "Learning from corrections", "`adapterflow corrections`"),
 )
 _KINDS = {"array": "list", "object": "mapping", "null": "`null`"}
 _BOUNDS = {

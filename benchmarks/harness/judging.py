@@ -1,11 +1,12 @@
 """Evaluate all tools' adapters alike: `python -m benchmarks.harness.judging REQUEST.json`.
 
 Each is loaded by PEFT on a fresh float32 base, and a plain forward pass gives the mean loss of the
-answers' tokens, over training rows and over held-out rows. So "at equal loss" does not rely on what
-the tools report themselves.
+answers' tokens, or DPO's loss of pairs, over training rows and over held-out rows. So "at equal
+loss" does not rely on what the tools report themselves.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,33 +18,56 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from benchmarks.harness.answering import answer, read_request
 from benchmarks.harness.messages import Candidate, JudgingRequest, Verdict
-from benchmarks.harness.rows import IGNORED, tokens_and_labels
+from benchmarks.harness.pair_judging import log_probabilities, mean_pair_loss
+from benchmarks.harness.rows import IGNORED, tokenized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ROWS_AT_ONCE = 8
 
+References = dict[tuple[Path, str], list[float]]
+"""By the file and the split of it that is judged on."""
+
 
 def verdicts(request: JudgingRequest) -> Iterator[Verdict]:
     """Return the losses of each candidate."""
-    return (judge(request, candidate) for candidate in request.candidates)
+    references: References = {}
+    return (judge(request, candidate, references) for candidate in request.candidates)
 
 
-def judge(request: JudgingRequest, candidate: Candidate) -> Verdict:
-    """Load a candidate and measure its losses."""
+def judge(request: JudgingRequest, candidate: Candidate, references: References) -> Verdict:
+    """Load a candidate and measure its losses.
+
+    Args:
+        request: the rows.
+        candidate: the base, or an adapter on it.
+        references: the base's log-probabilities of pairs, which the first candidate adds.
+    """
     tokenizer = AutoTokenizer.from_pretrained(request.base)
 
     def loss(file: Path, split: str) -> float:
         rows = load_dataset("json", data_files=str(file), split=split)
-        items = [tokens_and_labels(row, tokenizer, request.max_length) for row in rows]
-        return mean_loss(model, items)
+        items = [one for row in rows for one in tokenized(row, tokenizer, request.max_length)]
+        if request.objective == "sft":
+            return mean_loss(model, items)
+        if (file, split) not in references:
+            with base_of(model) as base:
+                references[file, split] = log_probabilities(base, items)
+        return mean_pair_loss(model, references[file, split], items)
 
     model = _load(request, candidate)
     return Verdict(
         train_loss=loss(request.train, f"train[:{request.num_rows}]"),
         held_out_loss=loss(request.held_out, "train"),
     )
+
+
+@contextmanager
+def base_of(model: "PreTrainedModel | PeftModel") -> "Iterator[PreTrainedModel]":
+    """Yield the model without its adapter, if it has one."""
+    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+        yield model
 
 
 def mean_loss(model: "PreTrainedModel", items: list[dict[str, list[int]]]) -> float:

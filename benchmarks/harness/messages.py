@@ -23,7 +23,8 @@ class Job(Message):
     dtype: str
     """Of the base's weights: `bfloat16` (then with bf16 mixed precision) or `float32`."""
     train: Path
-    """Training rows, one JSON object a line with `messages`."""
+    """Training rows, one JSON object a line with `messages`, or with `prompt`, `chosen` and
+    `rejected`."""
     held_out: Path
     """Held-out rows, in the same format."""
     num_steps: int
@@ -41,6 +42,8 @@ class Job(Message):
     """For everything that the tool writes; the adapter goes into a subfolder."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of this tool only."""
+    objective: str = "sft"
+    """What is learned: `sft`, or `dpo` from pairs."""
     counts: bool = False
     """Whether to count the work; such a run is not timed."""
     profiles: bool = False
@@ -222,7 +225,8 @@ class Prepared(Message):
     train: Path
     held_out: Path
     tokens: list[int]
-    """Of each training row, as the chat template renders it up to the answer's end."""
+    """Of each training row, as the chat template renders it up to the answer's end; of a pair, of
+    the prompt with the chosen answer and of the prompt with the rejected one."""
     trained_tokens: list[int]
 
 
@@ -260,10 +264,12 @@ class JudgingRequest(Message):
     """Number of training rows, from the first; held-out rows are all used."""
     max_length: int
     candidates: list[Candidate]
+    objective: str = "sft"
+    """What is measured: the answers' loss, or that of `dpo` on pairs."""
 
 
 class Verdict(Message):
-    """Mean loss of the answers' tokens, in nats per token."""
+    """Mean loss of the answers' tokens, in nats per token; or of pairs, by DPO with beta 0.1."""
 
     train_loss: float
     held_out_loss: float

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.harness.answering import answer, read_request
 from benchmarks.harness.messages import Prepared, RowsRequest
-from benchmarks.harness.rows import IGNORED, tokens_and_labels
-from benchmarks.harness.workloads import WORKLOADS
+from benchmarks.harness.rows import IGNORED, tokenized
+from benchmarks.harness.workloads import COMPARED
 from tasks.config import BaseModelSettings
 from tasks.engine.base import find_base, load_tokenizer
 
@@ -27,7 +27,7 @@ def prepare(request: RowsRequest) -> Prepared:
     settings = BaseModelSettings.model_validate({"source": request.base, "dtype": request.dtype})
     source = find_base(settings)
     tokenizer = load_tokenizer(source.location, source.revision)
-    workload = WORKLOADS[request.workload]
+    workload = COMPARED[request.workload]
     rows = workload.rows(request.data, "train")[: request.num_rows]
     if len(rows) < request.num_rows:
         raise ValueError(
@@ -35,14 +35,14 @@ def prepare(request: RowsRequest) -> Prepared:
             "steps"
         )
     held_out = workload.rows(request.data, "held-out")[: request.num_held_out]
-    tokens = [tokens_and_labels(row, tokenizer, workload.max_length) for row in rows]
+    items = [tokenized(row, tokenizer, workload.max_length) for row in rows]
     return Prepared(
         base=Path(source.location),
         dtype=source.dtype,
         train=write_rows(rows, request.folder / "train.jsonl"),
         held_out=write_rows(held_out, request.folder / "held_out.jsonl"),
-        tokens=[len(row["input_ids"]) for row in tokens],
-        trained_tokens=[sum(x != IGNORED for x in row["labels"]) for row in tokens],
+        tokens=[sum(len(one["input_ids"]) for one in row) for row in items],
+        trained_tokens=[sum(x != IGNORED for one in row for x in one["labels"]) for row in items],
     )
 
 

@@ -25,6 +25,31 @@ def prompt_and_completion(
     }
 
 
+def rendered_pair(row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
+    """Render a pair as the text before its answers, and the answers with their end tokens."""
+    texts = [
+        prompt_and_completion({"messages": row["prompt"] + row[name]}, tokenizer)
+        for name in ("chosen", "rejected")
+    ]
+    return {
+        "prompt": texts[0]["prompt"],
+        "chosen": texts[0]["completion"],
+        "rejected": texts[1]["completion"],
+    }
+
+
+def tokenized(
+    row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> list[dict[str, list[int]]]:
+    """Tokenize a row of either kind: a chat row is one item, a pair its chosen and rejected one."""
+    conversations = (
+        [row["prompt"] + row[name] for name in ("chosen", "rejected")]
+        if "chosen" in row
+        else [row["messages"]]
+    )
+    return [tokens_and_labels({"messages": one}, tokenizer, max_length) for one in conversations]
+
+
 def tokens_and_labels(
     row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ from benchmarks.harness.messages import (
     Verdict,
 )
 from benchmarks.harness.processes import CHECKOUT, ask, environment
-from benchmarks.harness.workloads import WORKLOADS
+from benchmarks.harness.workloads import COMPARED
 
 RESULTS = CHECKOUT / "benchmarks" / "results"
 
@@ -50,7 +50,7 @@ class Setting:
 
     def why_not(self, workload: str) -> str:
         """Describe what a workload lacks; empty if it can run."""
-        lacks = WORKLOADS[workload].needs_folder and workload not in self.data
+        lacks = COMPARED[workload].needs_folder and workload not in self.data
         return f"its data is not given; use --{workload} PATH" if lacks else ""
 
     def prepare(self, name: str, num_held_out: int) -> tuple[Prepared, Job]:
@@ -59,7 +59,7 @@ class Setting:
         Raises:
             ProcessFailed: the base or the rows cannot be prepared.
         """
-        workload = WORKLOADS[name]
+        workload = COMPARED[name]
         folder = self.folder / name
         num_steps = self.num_steps or workload.num_steps
         request = RowsRequest(
@@ -81,6 +81,7 @@ class Setting:
             batch_size=workload.batch_size,
             max_length=workload.max_length,
             learning_rate=workload.learning_rate,
+            objective=workload.objective,
             folder=folder,
         )
         return prepared, job
@@ -98,6 +99,7 @@ class Setting:
             num_rows=num_rows,
             max_length=job.max_length,
             candidates=[Candidate(), *candidates],
+            objective=job.objective,
         )
         return ask("judging", request, Verdict, job.folder / "judging.json", self.variables)
 

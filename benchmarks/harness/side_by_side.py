@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from benchmarks.harness.messages import (
 )
 from benchmarks.harness.processes import ProcessFailed, ask, run_tool
 from benchmarks.harness.setting import Setting
-from benchmarks.harness.workloads import WORKLOADS
+from benchmarks.harness.workloads import COMPARED, DPO
 from benchmarks.tools import TOOLS
 
 _COUNTED_STEPS = 4
@@ -51,17 +51,25 @@ class _Side:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+def able(tools: Sequence[str], workload: str) -> list[str]:
+    """Return the tools, in the order of tables, that learn from the rows of a workload."""
+    objective = COMPARED[workload].objective
+    return [name for name, tool in TOOLS.items() if name in tools and objective in tool.learns]
+
+
 def compare_on(name: str, setting: Setting, plan: Plan) -> Findings:
     """Run a plan's tools on a workload.
 
     Raises:
         ProcessFailed: the base or the rows cannot be prepared, or an adapter cannot be judged.
     """
-    workload = WORKLOADS[name]
-    prepared, job = setting.prepare(name, plan.judged_rows)
+    workload = COMPARED[name]
+    # A pair is two rows, and the judge takes one at a time.
+    judged_rows = plan.judged_rows // 2 if workload.objective == DPO else plan.judged_rows
+    prepared, job = setting.prepare(name, judged_rows)
     added = workload.tools if plan.adds_tools else ()
-    tools = [tool for tool in TOOLS if tool in (*plan.tools, *added)]
-    side = _Side(name, setting, plan.judged_rows, prepared, job, tools)
+    tools = able((*plan.tools, *added), name)
+    side = _Side(name, setting, judged_rows, prepared, job, tools)
     for tool in list(side.tools):
         _run(side, tool, 0)
     throughputs: list[Throughput] = []

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks.harness.findings import BASE, Comparison, Figures, Findings, Spread, figures
-from benchmarks.tools import DOCUMENTED, TOOLS
+from benchmarks.tools import DOCUMENTED, DOCUMENTED_DPO, TOOLS
 
 _HEADER = (
     "tool",
@@ -51,7 +51,8 @@ def _workload(findings: Findings) -> Iterator[str]:
         f"{job.dtype}.\n"
     )
     found = {tool: figures(findings, tool) for tool in TOOLS if tool in findings.tools()}
-    yield from table(_HEADER, (_row(t, f, found.get(DOCUMENTED)) for t, f in found.items()))
+    documented = found.get(DOCUMENTED_DPO if job.objective == "dpo" else DOCUMENTED)
+    yield from table(_HEADER, (_row(t, f, documented) for t, f in found.items()))
     base = findings.verdicts[BASE]
     yield (
         f"The base without an adapter: {base.train_loss:.4f} and {base.held_out_loss:.4f}. "

@@ -22,6 +22,8 @@ class Tool:
     options: dict[str, Any] = field(default_factory=dict)
     needs: str = ""
     """A library that must be installed in addition."""
+    learns: tuple[str, ...] = ("sft",)
+    """The objectives that it can train for."""
     venv: str = ""
     """A separate virtual environment in the checkout to run the tool in."""
 
@@ -43,8 +45,9 @@ class Tool:
         return f"{self.needs} is not installed (pip install '.[bench]')" if missing else ""
 
 
-DOCUMENTED = "trl"
-"""The tool that ratios are relative to."""
+DOCUMENTED, DOCUMENTED_DPO = "trl", "trl-dpo"
+"""The tools that ratios are relative to: of single answers, and of pairs."""
+_BOTH = ("sft", "dpo")
 
 _TRL_TRIED: dict[str, dict[str, Any]] = {
     "float32-base": {"model_init_kwargs": {"dtype": "float32"}},
@@ -74,14 +77,18 @@ _TRL_TRIED: dict[str, dict[str, Any]] = {
 """Options tried to find TRL's best; docs/speed.md has the results."""
 
 TOOLS = {
-    "ours": Tool("ours", "adapterflow"),
+    "ours": Tool("ours", "adapterflow", learns=_BOTH),
     "ours-saving": Tool(
         "ours", "adapterflow, saving memory", {"base_model": {"gradient_checkpointing": True}}
     ),
-    "command": Tool("command", "adapterflow train"),
+    "command": Tool("command", "adapterflow train", learns=_BOTH),
     "trainer": Tool("plain_trainer", "Trainer + PEFT"),
     DOCUMENTED: Tool("trl_sft", "TRL as documented", needs="trl"),
     "trl-tuned": Tool("trl_sft", "TRL tuned", {"gradient_checkpointing": False}, needs="trl"),
+    DOCUMENTED_DPO: Tool("trl_dpo", "TRL as documented", needs="trl", learns=("dpo",)),
+    "trl-dpo-tuned": Tool(
+        "trl_dpo", "TRL tuned", {"gradient_checkpointing": False}, needs="trl", learns=("dpo",)
+    ),
     "llama-factory": Tool("llama_factory", "LLaMA-Factory", venv=".venv-llamafactory"),
     **{
         f"trl-{name}": Tool("trl_sft", f"TRL, {name}", options, needs="trl")
@@ -90,5 +97,8 @@ TOOLS = {
 }
 """In the order of tables and charts."""
 
-COMPARED = ("ours", "command", "trainer", DOCUMENTED, "trl-tuned")
+COMPARED = (
+    *("ours", "command", "trainer", DOCUMENTED, "trl-tuned"),
+    *(DOCUMENTED_DPO, "trl-dpo-tuned"),
+)
 """The tools to compare by default."""

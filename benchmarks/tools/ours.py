@@ -9,6 +9,7 @@ from tasks.config import (
     BaseModelSettings,
     DataSettings,
     InferenceSettings,
+    LearningObjective,
     LoraSettings,
     OutputSettings,
     TrainingSettings,
@@ -25,6 +26,7 @@ def run(job: Job) -> Outcome:
         base_settings,
         job.seed,
         job.folder / "tokens",
+        LearningObjective(job.objective),
     )
     model, base = engine.load_base(base_settings)
     lora = engine.configure_lora(LoraSettings.model_validate(settings["lora"]), base, job.seed)
@@ -75,4 +77,6 @@ def sections(job: Job) -> dict[str, dict[str, object]]:
         },
         "inference": {"sample_rows": 0},
     }
+    if job.objective != LearningObjective.SFT:
+        known["training"]["objective"] = job.objective
     return {name: {**values, **job.options.get(name, {})} for name, values in known.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from flows.cli.adapter_commands import bundle, combine, export, predict, push
+from flows.cli.corrections_command import corrections
 from flows.cli.record_commands import moved, ship
 from flows.cli.retraining_commands import history, promote, retrain, rollback
 from flows.cli.server_commands import alert, down, notify, up, watch
@@ -38,7 +39,7 @@ def cli(context: click.Context) -> None:
 
 _COMMANDS = (
     *(init, check, train, variants, resume),
-    *(predict, try_adapters, export, combine, bundle, push),
+    *(predict, corrections, try_adapters, export, combine, bundle, push),
     *(retrain, history, promote, rollback),
     *(up, down, watch, notify, alert),
     *(ship, moved),

@@ -5,6 +5,7 @@ A field's docstring is its text in `docs/configuration.md` and in Prefect's form
 
 from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings, Dtype, Quantization, Task
+from tasks.config.corrections import CorrectionForm, CorrectionsConfig
 from tasks.config.data import (
     PREFERENCES,
     DataSettings,
@@ -54,6 +55,8 @@ __all__ = [
     "BaseModelSettings",
     "Batching",
     "Bias",
+    "CorrectionForm",
+    "CorrectionsConfig",
     "DataSettings",
     "DataSource",
     "DecisionSettings",

@@ -55,6 +55,10 @@ class PredictBatchConfig(Section):
     probability_column: str = Field(default="probability", min_length=1)
     """The new column for the probability of the class, where rows or words are classified."""
 
+    version_column: str = Field(default="adapter_version", min_length=1)
+    """The new column for the adapter that answered: where it is from, an alias of MLflow as the
+    version that it meant, and the beginning of its weights' sha256."""
+
     error_column: str = Field(default="error", min_length=1)
     """The new column for the reason why a row has no answer."""
 
@@ -82,6 +86,7 @@ class PredictBatchConfig(Section):
             self.adapter_column,
             self.answer_column,
             self.probability_column,
+            self.version_column,
             self.error_column,
         )
         if len(set(columns)) != len(columns):

@@ -30,7 +30,7 @@ from tasks.engine.base import (
 )
 from tasks.errors import PassingError, UserError
 from tasks.runtime.progress import logger
-from tasks.tracking import fetched_adapter, is_mlflow_uri
+from tasks.tracking import fetched_adapter, is_mlflow_uri, pinned_adapter
 
 _TASK = ("task", "labels")
 _TRAINED_ON = ("dtype", "quantization", "new_tokens", *_TASK)
@@ -56,6 +56,24 @@ def found_adapters(
             else:
                 folders.append(find_adapter(one.source, one.revision))
         yield folders
+
+
+def pinned(
+    wanted: Sequence[AdapterSettings], tracking_uri: str | None = None
+) -> list[AdapterSettings]:
+    """Return the adapters with addresses in MLflow that do not move: of an alias, its version.
+
+    Raises:
+        UserError: MLflow has nothing there.
+        PassingError: the server can't be reached.
+    """
+    tracking = TrackingSettings(uri=tracking_uri)
+    return [
+        one.model_copy(update={"source": pinned_adapter(one.source, tracking).uri})
+        if is_mlflow_uri(one.source)
+        else one
+        for one in wanted
+    ]
 
 
 def load_adapters(

@@ -1,7 +1,8 @@
 """Answer a file of rows, chunk by chunk."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tasks.config import PredictBatchConfig
 from tasks.durability.step import step
@@ -17,7 +18,7 @@ from tasks.engine.scoring import (
     prompts_sha256,
     write_answers,
 )
-from tasks.inference.adapters_on_base import found_adapters, load_adapters
+from tasks.inference.adapters_on_base import found_adapters, load_adapters, pinned
 from tasks.inference.answer_chunks import AnswerChunks
 from tasks.inference.variant_sets import with_variants
 from tasks.records import FileRecord, PredictionRecord
@@ -25,6 +26,7 @@ from tasks.runtime.code_identity import code_sha256
 from tasks.runtime.progress import logger, progress
 
 _SHOWN_ERRORS = 3
+_SHA256_DIGITS = 12
 
 
 @step
@@ -39,6 +41,7 @@ def predict_batch(config: PredictBatchConfig) -> PredictionRecord:
     """
     config = with_variants(config)
     asked = open_questions(config)
+    config = config.model_copy(update={"adapters": pinned(config.adapters, config.tracking_uri)})
     with found_adapters(config.adapters, config.tracking_uri) as folders:
         adapters = load_adapters(config.base_model, config.adapters, folders)
     columns = _columns(config, adapters)
@@ -47,6 +50,7 @@ def predict_batch(config: PredictBatchConfig) -> PredictionRecord:
         started = time.perf_counter()
         answers, num_before = _answers(chunks, adapters, asked.questions, config)
         seconds = time.perf_counter() - started
+        answers = _with_versions(asked.questions, answers, _versions(config, adapters))
         chunks.finish(asked.output, lambda file: write_answers(asked, answers, columns, file))
     record = _record(asked, answers, adapters, seconds, num_before)
     _report(record, num_before)
@@ -58,7 +62,33 @@ def _columns(config: PredictBatchConfig, adapters: AdapterSet) -> dict[str, str]
     columns = {"answer": config.answer_column}
     if not traits_of(adapters.base.settings.task).generates:
         columns["probability"] = config.probability_column
-    return {**columns, "error": config.error_column}
+    return {**columns, "version": config.version_column, "error": config.error_column}
+
+
+def _versions(config: PredictBatchConfig, adapters: AdapterSet) -> dict[str, str]:
+    """Return which version each adapter is, by its name."""
+    sources = {
+        one.name: f"{one.source}@{one.revision}" if one.revision else one.source
+        for one in config.adapters
+    }
+    return {
+        name: f"{sources[name]} (sha256 {adapter.sha256[:_SHA256_DIGITS]})"
+        for name, adapter in adapters.adapters.items()
+    }
+
+
+def _with_versions(
+    questions: Sequence[Question | Answered],
+    answers: Sequence[Answered],
+    versions: Mapping[str, str],
+) -> list[Answered]:
+    """Return the answers with the versions of the adapters that gave them."""
+    return [
+        replace(answer, version=versions[question.adapter])
+        if isinstance(question, Question) and answer.error is None
+        else answer
+        for question, answer in zip(questions, answers, strict=True)
+    ]
 
 
 def _job(

@@ -21,6 +21,7 @@ from tasks.records.comparison import (
     ScoredModel,
     VersionRecord,
 )
+from tasks.records.corrections import CorrectionsRecord
 from tasks.records.data import DataRecord, LearnedData, OddRows, RowPlace, ShownRow, SplitRecord
 from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, QuantizedGap
 from tasks.records.inputs import InputsRecord
@@ -61,6 +62,7 @@ __all__ = [
     "ChatOptions",
     "CheckedRecord",
     "CombinedRecord",
+    "CorrectionsRecord",
     "DataRecord",
     "DecisionRecord",
     "EvaluatedRecord",

@@ -17,7 +17,12 @@ from tasks.engine.scoring.prediction import (
     prompts_sha256,
     read_row,
 )
-from tasks.engine.scoring.question_files import QuestionFile, check_columns, open_questions
+from tasks.engine.scoring.question_files import (
+    QuestionFile,
+    check_columns,
+    check_output,
+    open_questions,
+)
 from tasks.engine.scoring.row_metrics import source_sha256
 from tasks.engine.scoring.samples import load_and_sample
 from tasks.engine.scoring.score_files import read_scores, write_scores
@@ -34,6 +39,7 @@ __all__ = [
     "answer_question",
     "answer_questions",
     "check_columns",
+    "check_output",
     "decide",
     "draw_comparison",
     "evaluate",

@@ -37,6 +37,8 @@ class Answered:
     probability: float | None = None
     """Probability of the answer, 0 to 1, if rows are classified."""
     error: str | None = None
+    version: str | None = None
+    """The adapter that answered, once it is known which versions the adapters are."""
 
 
 def read_row(

@@ -35,18 +35,11 @@ def open_questions(config: PredictBatchConfig) -> QuestionFile:
     """
     source = home.home() / Path(config.input).expanduser()
     output = _output(config, source)
-    if output.exists() and not config.overwrite:
-        raise UserError(f"{output} exists; choose another output, or set overwrite")
-    if not output.parent.is_dir():
-        raise UserError(
-            f"the folder {output.parent} for {output.name} does not exist; create it, or choose "
-            "another output"
-        )
-    check_folder(output.parent, "the folder of the output")
+    check_output(output, overwrite=config.overwrite)
     rows = read_lines(source)
     if not rows:
         raise UserError(f"{source} has no rows; at least one is needed")
-    check_columns(rows, (config.answer_column, config.error_column))
+    check_columns(rows, (config.answer_column, config.version_column, config.error_column))
     adapters = {one.value or one.name: one.name for one in config.adapters}
     questions = [
         read_row(number, row, adapters, config.adapter_column)
@@ -74,6 +67,26 @@ def _output(config: PredictBatchConfig, source: Path) -> Path:
     return home.outputs() / f"answers-{source.name}"
 
 
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Check that a file of rows can be written.
+
+    Args:
+        output: absolute.
+        overwrite: whether the file may exist.
+
+    Raises:
+        UserError: it exists, or its folder does not, or can't be written to.
+    """
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists; choose another output, or set overwrite")
+    if not output.parent.is_dir():
+        raise UserError(
+            f"the folder {output.parent} for {output.name} does not exist; create it, or choose "
+            "another output"
+        )
+    check_folder(output.parent, "the folder of the output")
+
+
 def check_columns(rows: Sequence[Row | UserError], new: Sequence[str]) -> None:
     """Check that new columns do not replace any of the rows' columns.
 
@@ -85,5 +98,5 @@ def check_columns(rows: Sequence[Row | UserError], new: Sequence[str]) -> None:
         if taken:
             raise UserError(
                 f"the rows already have a column {taken[0]!r}; choose other names with "
-                "answer_column, probability_column and error_column"
+                "answer_column, probability_column, version_column and error_column"
             )

@@ -16,11 +16,13 @@ from tiny_models import tiny_adapter
 
 from tasks.config import AdapterSettings, BaseModelSettings
 from tasks.engine.adapters.adapter_set import AdapterSet
+from tasks.engine.adapters.adapter_state import WEIGHTS_FILE
 from tasks.engine.adapters.folders import find_adapter
 from tasks.engine.data.rendering.prompts import Prompt
 from tasks.engine.objectives.generation import answer
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import load_adapters
+from tasks.records import FileRecord
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,10 @@ def test_every_row_gets_its_adapter_s_answer(
     answers = [row["answer"] for row in rows]
     assert answers == [expected["ab"[n % 2]][n] for n in range(len(PROMPTS))]
     assert not any(row["error"] for row in rows)
+    digests = {n: FileRecord.of(f / WEIGHTS_FILE).sha256 for n, f in predict.adapters.items()}
+    expected_versions = [f"{predict.adapters[n]} (sha256 {digests[n][:12]})" for n in "ab"]
+    versions = [row["adapter_version"] for row in rows]
+    assert versions == [expected_versions[n % 2] for n in range(len(PROMPTS))]
     assert (record.num_answered, record.num_rows_per_adapter) == (9, {"a": 5, "b": 4})
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 

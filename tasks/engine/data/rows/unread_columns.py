@@ -33,6 +33,8 @@ LISTS = {
 """The columns that are lists of messages."""
 
 _OF_ANSWERED = {"system", "weight", *TOOL_COLUMNS}
+_WHO_ANSWERED = "adapter_version"
+"""The column in which `adapterflow corrections` notes whose answer was judged, for people."""
 _READ = {
     RowFormat.MESSAGES: {*LISTS[RowFormat.MESSAGES], *_OF_ANSWERED},
     RowFormat.SHAREGPT: {*LISTS[RowFormat.SHAREGPT], *_OF_ANSWERED},
@@ -46,10 +48,11 @@ _READ = {
         *REASONING,
         *_OF_ANSWERED,
     },
-    RowFormat.PREFERENCE: {"prompt", *PAIR, *_OF_ANSWERED},
+    RowFormat.PREFERENCE: {"prompt", *PAIR, *_OF_ANSWERED, _WHO_ANSWERED},
     RowFormat.CONVERSATIONAL_PREFERENCE: {
         *LISTS[RowFormat.CONVERSATIONAL_PREFERENCE],
         *_OF_ANSWERED,
+        _WHO_ANSWERED,
     },
     RowFormat.TEXT: {"text"},
     RowFormat.LABELLED: {"text", "label"},

@@ -1,0 +1,45 @@
+"""Write rows to a file of one of the kinds that they are read from."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.engine.data.rows.row_sources import CSV_SUFFIXES, Row
+
+
+def write_rows(rows: Sequence[Row], file: Path, suffix: str) -> None:
+    """Write rows as JSON lines, CSV, TSV or Parquet.
+
+    Lists and objects are JSON text, except in JSON lines: neither of the other two has a type for
+    messages that differ in their keys.
+
+    Args:
+        rows: with values as JSON has them.
+        file: the file to write.
+        suffix: what its name will end in.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if suffix in CSV_SUFFIXES:
+        with file.open("w", encoding="utf-8", newline="") as opened:
+            separator = "\t" if suffix == ".tsv" else ","
+            writer = csv.DictWriter(opened, names, delimiter=separator, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: _cell(row.get(name)) for name in names} for row in rows)
+    elif suffix == ".parquet":
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        columns = {name: [_plain(row.get(name)) for row in rows] for name in names}
+        parquet.write_table(pa.table(columns), file)
+    else:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.write_text("".join(lines), encoding="utf-8")
+
+
+def _plain(value: object) -> object:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def _cell(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else _plain(value)

@@ -1,0 +1,219 @@
+"""Answers that people corrected or judged become rows to learn from, each counted once."""
+
+import csv
+import json
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+from batch_predictions import read
+from chat_templates import SHAPES
+from pyarrow import parquet
+from tiny_models import tiny_tokenizer
+
+from tasks.config import CorrectionsConfig, RowFormat, Template
+from tasks.engine.data.rendering import Renderer
+from tasks.engine.data.rows import detect_row_format, read_example, read_question, read_rows
+from tasks.errors import UserError
+from tasks.inference.corrections import write_corrections
+from tasks.records import CorrectionsRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FIRST, SECOND = "models:/tickets/1 (sha256 0a)", "models:/tickets/2 (sha256 0b)"
+ROWS: list[dict[str, Any]] = [
+    {"prompt": "1+1?", "answer": "3", "correction": "2", "adapter_version": FIRST},
+    {"prompt": "2+2?", "answer": "4", "accepted": True, "adapter_version": SECOND},
+    {"prompt": "3+3?", "answer": "7", "accepted": False, "adapter_version": SECOND},
+    {"prompt": "4+4?", "answer": "8 ", "correction": "8", "adapter_version": SECOND},
+    {"prompt": "5+5?", "answer": "10", "adapter_version": SECOND},
+    {"prompt": "6+6?", "answer": None, "error": "too long", "correction": "12"},
+    {"prompt": "7+7?", "answer": "1", "accepted": False, "correction": "14"},
+]
+TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+TALK = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Where is it?"},
+]
+
+
+def written(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> CorrectionsRecord:  # noqa: ANN401
+    """Write the corrections of rows; the files are `answers` and `out` in the folder."""
+    suffix = changes.pop("suffix", ".jsonl")
+    file = folder / f"answers{suffix}"
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if suffix == ".csv":
+        with file.open("w", newline="") as opened:
+            writer = csv.DictWriter(opened, names)
+            writer.writeheader()
+            writer.writerows(
+                {k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()}
+                for row in rows
+            )
+    elif suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"input": str(file), "output": str(folder / f"out{suffix}"), **changes}
+    return write_corrections(CorrectionsConfig.model_validate(given))
+
+
+def test_each_row_counts_once_and_corrected_ones_become_pairs(tmp_path: Path) -> None:
+    """Only a correction that differs from the answer is a pair, and who answered stays with it."""
+    record = written(tmp_path, ROWS)
+    assert read(tmp_path / "out.jsonl") == [
+        {"prompt": "1+1?", "chosen": "2", "rejected": "3", "adapter_version": FIRST},
+        {"prompt": "7+7?", "chosen": "14", "rejected": "1", "adapter_version": None},
+    ]
+    counts = record.model_dump(exclude={"output", "num_rows_per_version"})
+    assert counts == {
+        "num_written": 2,
+        "num_rows": 7,
+        "num_corrected": 2,
+        "num_accepted": 1,
+        "num_rejected": 1,
+        "num_unchanged": 1,
+        "num_unjudged": 1,
+        "num_unanswered": 1,
+    }
+    assert record.num_rows_per_version == {SECOND: 3, FIRST: 1, "": 1}
+
+
+def test_every_judged_answer_is_a_label(tmp_path: Path) -> None:
+    """As labels, a corrected answer is bad and its correction good; unjudged ones are left out."""
+    written(tmp_path, ROWS, form="labels")
+    rows = read(tmp_path / "out.jsonl")
+    assert [(row["prompt"], row["completion"], row["label"]) for row in rows] == [
+        ("1+1?", "3", False),
+        ("1+1?", "2", True),
+        ("2+2?", "4", True),
+        ("3+3?", "7", False),
+        ("4+4?", "8 ", True),
+        ("7+7?", "1", False),
+        ("7+7?", "14", True),
+    ]
+
+
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "text": {"prompt": "Where is it?", "system": "Be brief."},
+    "tools": {"prompt": "Where is it?", "tools": [TOOL]},
+    "instruction": {"instruction": "Name the place.", "input": "It is here."},
+    "messages": {"messages": [*TALK, {"role": "assistant", "content": "an old answer"}]},
+    "ShareGPT": {"conversations": [{"from": "human", "value": "Where is it?"}]},
+    "messages of a prompt": {"prompt": TALK, "system": "Be brief."},
+}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_a_pair_asks_what_was_answered(kind: str, suffix: str, tmp_path: Path) -> None:
+    """Read back from each kind of file, a pair's prompt renders as predict rendered it."""
+    asked = QUESTIONS[kind]
+    written(tmp_path, [{**asked, "answer": "There.", "correction": "Here."}], suffix=suffix)
+    (row,) = read_rows(str(tmp_path / f"out{suffix}"), "train", None)
+    learnable = (RowFormat.PREFERENCE, RowFormat.CONVERSATIONAL_PREFERENCE)
+    row_format = detect_row_format(row, "out", learnable=learnable)
+    pair = read_example(1, row, row_format)
+    question_format, question = read_question(1, asked)
+    templates = [Template.CHAT] if "tools" in asked else [Template.CHAT, Template.PLAIN]
+    for template in templates:
+        expected = _renderer(template, question_format).prompt(question)
+        renderer = _renderer(template, row_format)
+        assert renderer.prompt(pair) == renderer.prompt(pair.as_rejected) == expected
+    assert [one.messages[-1].content for one in (pair, pair.as_rejected)] == ["Here.", "There."]
+
+
+@cache
+def _tokenizer() -> "PreTrainedTokenizerBase":
+    """Make a tokenizer whose chat template writes the tools, too."""
+    tokenizer = tiny_tokenizer()
+    tools = "{% if tools %}{{ tools | tojson }}{% endif %}"
+    tokenizer.chat_template = tools + SHAPES["chatml"].template
+    return tokenizer
+
+
+def _renderer(template: Template, row_format: RowFormat) -> Renderer:
+    return Renderer.of(_tokenizer(), template, row_format)
+
+
+def test_a_correction_may_call_a_tool(tmp_path: Path) -> None:
+    """If one correction is messages, the whole file is, so that all its rows are of one format."""
+    call = {"function": {"name": "find", "arguments": {"what": "it"}}}
+    rows: list[dict[str, Any]] = [
+        {"prompt": "Hi", "answer": "Ho", "correction": "Hello"},
+        {
+            "prompt": "Where is it?",
+            "tools": [TOOL],
+            "answer": "Who knows.",
+            "correction": [{"role": "assistant", "content": "", "tool_calls": [call]}],
+        },
+    ]
+    written(tmp_path, rows)
+    first, second = read(tmp_path / "out.jsonl")
+    assert first["chosen"] == [{"role": "assistant", "content": "Hello"}]
+    assert second["tools"] == [TOOL]
+    example = read_example(2, second, RowFormat.CONVERSATIONAL_PREFERENCE)
+    assert example.messages[-1].tool_calls[0].name == "find"
+
+
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    """The question's columns are mapped as predict maps them, the others are named one by one."""
+    rows = [{"frage": "1+1?", "reply": "3", "right": "2", "good": "no"}]
+    names = {"answer_column": "reply", "correction_column": "right", "accepted_column": "good"}
+    written(tmp_path, rows, columns={"prompt": "frage"}, **names)
+    (row,) = read(tmp_path / "out.jsonl")
+    assert (row["prompt"], row["chosen"], row["rejected"]) == ("1+1?", "2", "3")
+
+
+ONE = {"prompt": "1+1?", "answer": "3"}
+MISTAKES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
+    "no verdicts": ([ONE], {}, "has neither a column accepted (true or false) nor a column correc"),
+    "not predict's": ([{"prompt": "a", "accepted": True}], {}, "has no column answer, which"),
+    "no pair": (
+        [{**ONE, "accepted": True}],
+        {},
+        "nothing to learn from its 1 rows (0 corrected",
+    ),
+    "no label": ([{**ONE, "accepted": None}], {"form": "labels"}, "a label needs a verdict or a"),
+    "maybe": ([{**ONE, "accepted": "maybe"}], {}, 'row 1: accepted is "maybe"; it must be true'),
+    "both": (
+        [{**ONE, "accepted": True, "correction": "2"}],
+        {},
+        "row 1: accepted is true, but correction differs from the answer; empty one of the two",
+    ),
+    "no text": ([{**ONE, "correction": 2}], {}, "row 1: correction is 2"),
+    "the question again": (
+        [{**ONE, "correction": [*TALK, {"role": "assistant", "content": "b"}]}],
+        {},
+        "row 1: correction begins with the user's message",
+    ),
+    "no answer": ([{**ONE, "correction": TALK[1:]}], {}, "row 1: the last message is the user's"),
+    "classes": ([{"text": "a", "answer": "b", "correction": "c"}], {}, "format text, which is"),
+    "no question": ([{"answer": "b", "correction": "c"}], {}, "row 1: a row needs one of messages"),
+    "renamed": ([{**ONE, "correction": "2"}], {"columns": {"prompt": "q"}}, "columns names 'q'"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_message_and_nothing_is_written(
+    case: tuple[list[dict[str, Any]], dict[str, Any], str], tmp_path: Path
+) -> None:
+    """What can't be learned from is refused as a whole; not even a half of the output is left."""
+    rows, changes, message = case
+    with pytest.raises(UserError) as refused:
+        written(tmp_path, rows, **changes)
+    assert message in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
+
+
+def test_an_existing_output_is_kept(tmp_path: Path) -> None:
+    """Last week's pairs are replaced only if that is asked for."""
+    (tmp_path / "out.jsonl").write_text("kept")
+    with pytest.raises(UserError, match="exists; choose another output, or set overwrite"):
+        written(tmp_path, ROWS)
+    assert (tmp_path / "out.jsonl").read_text() == "kept"
+    assert written(tmp_path, ROWS, overwrite=True).num_written == 2
