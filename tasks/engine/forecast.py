@@ -210,7 +210,7 @@ def _probe(
 
 def _seconds_reference(data: DataRecord, learned: LearnedPreferences | None) -> float:
     """Return the seconds of the reference of all pairs, by those of the probe's."""
-    if learned is None:
+    if learned is None or not learned.num_reference_pairs:
         return 0.0
     num_pairs = data.train.num_rows + (data.eval.num_rows if data.eval else 0)
     return learned.seconds_reference / learned.num_reference_pairs * num_pairs
