@@ -147,7 +147,7 @@ def _params(settings: TrainingSettings) -> dict[str, object]:
     """Return the settings as parameters; those of preferences only where they take effect."""
     sections = {"training": settings.model_dump(mode="json", exclude={"preferences"})}
     if settings.objective is not LearningObjective.SFT:
-        sections["training/preferences"] = settings.preference_settings.model_dump(mode="json")
+        sections["training/preferences"] = settings.preference_settings.written(settings.objective)
     return {f"{name}/{k}": v for name, given in sections.items() for k, v in given.items()}
 
 

@@ -166,6 +166,11 @@ class PreferenceSettings(Section):
                 "set loss_type to robust"
             )
 
+    def written(self, objective: LearningObjective) -> dict[str, Any]:
+        """Return the settings that an objective has, as JSON values."""
+        own = {"beta", *_DEFAULTS[objective]}
+        return self.model_dump(mode="json", include=own)
+
     @property
     def weights(self) -> tuple[tuple[LossType, float], ...]:
         """The losses of pairs with their weights."""
@@ -181,7 +186,12 @@ class PreferenceSettings(Section):
             for kind, weight in (self.weights if self.loss_type else ())
         ]
         others = {name: getattr(self, name) for name in ("beta", *_LATER, "label_smoothing")}
-        told = [f"{name} {value:g}" for name, value in others.items() if value]
+        plain = {"desirable_weight": 1, "undesirable_weight": 1, "label_smoothing": 0}
+        told = [
+            f"{name} {value:g}"
+            for name, value in others.items()
+            if value is not None and value != plain.get(name)
+        ]
         return ", ".join([*([" + ".join(losses)] if losses else []), *told])
 
     @model_serializer(mode="wrap")

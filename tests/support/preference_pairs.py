@@ -40,19 +40,22 @@ JUDGED: list[dict[str, Any]] = [
 ]
 
 
-def draw_pairs(*sizes: tuple[int, int, int], seed: int = 0) -> list[TokenizedRow]:
+def draw_pairs(
+    *sizes: tuple[int, int, int], seed: int = 0, num_tokens: int = 400
+) -> list[TokenizedRow]:
     """Draw the rows of pairs, of random tokens.
 
     Args:
         sizes: of each pair, the tokens of its prompt, its chosen and its rejected answer.
         seed: of the tokens.
+        num_tokens: of the vocabulary.
     """
     random = np.random.default_rng(seed)
     rows = []
     for number, (asked, *answered) in enumerate(sizes):
-        prompt = random.integers(5, 400, asked).tolist()
+        prompt = random.integers(5, num_tokens, asked).tolist()
         for count in answered:
-            answer = random.integers(5, 400, count).tolist()
+            answer = random.integers(5, num_tokens, count).tolist()
             rows.append(TokenizedRow(prompt + answer, [IGNORED] * asked + answer, number))
     return rows
 

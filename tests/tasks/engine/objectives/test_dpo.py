@@ -1,7 +1,7 @@
 """Learning from pairs: losses, metrics and gradients are TRL's, whatever the layout of the rows."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,17 +12,27 @@ from exact_preferences import (
     ours,
     trl_arguments,
 )
-from exact_training import assert_same, gradients, made
+from exact_training import ARCHITECTURES, Gradients, adapted, assert_same, gradients, made
 from preference_pairs import draw_pairs, for_trl
-from tiny_models import tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from tasks.config import BaseModelSettings
+from tasks.engine.base.base_models import load_base
+from tasks.engine.base.sources import find_base
 from tasks.engine.batching.batches import PackedBatches
 from tasks.engine.batching.preference_batches import PreferenceBatches
+from tasks.engine.data.tokens.tokenization import TokenizedRow
 from tasks.engine.training.group import ALONE
 from tasks.engine.training.items import Sharing
 from tasks.engine.training.pairs import Pairs
 
-ROWS = draw_pairs((12, 3, 5), (4, 6, 2), (9, 1, 1), (2, 4, 9), (7, 8, 3))
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SIZES = ((12, 3, 5), (4, 6, 2), (9, 1, 1), (2, 4, 9), (7, 8, 3))
+ROWS = draw_pairs(*SIZES)
 LOSSES: dict[str, dict[str, Any]] = {
     "sigmoid": {},
     "sigmoid, beta 0.5": {"beta": 0.5},
@@ -35,35 +45,58 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 
 
+def theirs(
+    model: "PreTrainedModel",
+    base: "PreTrainedModel",
+    rows: list[TokenizedRow],
+    settings: dict[str, Any],
+    folder: Path,
+) -> tuple[float, Gradients, dict[str, float]]:
+    """Learn from the pairs as TRL does."""
+    trl = pytest.importorskip("trl", reason="TRL comes with the extra `bench`")
+    from datasets import Dataset
+
+    trainer = trl.DPOTrainer(
+        model=model,
+        ref_model=base,
+        args=trl.DPOConfig(**trl_arguments(folder, **settings)),
+        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+        processing_class=tiny_tokenizer(chat_template=False),
+    )
+    for one in filter(lambda one: one.requires_grad, model.parameters()):
+        one.data = one.data.float()  # TRL rounds the adapter of a 4-bit base to bfloat16
+    model.train()
+    loss = trainer.compute_loss(model, trainer.data_collator(for_trl(rows)))
+    loss.backward()
+    logged = {key: values[0] for key, values in trainer._metrics["train"].items()}
+    return loss.item(), gradients(model), logged
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
 def test_losses_metrics_and_gradients_are_those_of_trl(name: str, tmp_path: Path) -> None:
     """On the same batch of pairs, each loss, what is logged of it and each gradient are TRL's."""
-    trl = pytest.importorskip("trl", reason="TRL comes with the extra `bench`")
-    from datasets import Dataset
-    from exact_training import ARCHITECTURES
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**ARCHITECTURES[name]))
-    theirs = made(name)
+    model = made(name)
     for settings in LOSSES.values():
-        trainer = trl.DPOTrainer(
-            model=theirs,
-            ref_model=base,
-            args=trl.DPOConfig(**trl_arguments(tmp_path, **settings)),
-            train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
-            processing_class=tiny_tokenizer(chat_template=False),
-        )
-        inputs = trainer.data_collator(for_trl(ROWS))
-        theirs.train()
-        expected = trainer.compute_loss(theirs, inputs)
-        expected.backward()
-        logged = {key: values[0] for key, values in trainer._metrics["train"].items()}
+        expected = theirs(model, base, ROWS, settings, tmp_path)
+        found = ours(made(name), ROWS, settings)
+        assert_same(found[:2], expected[:2])
+        assert_same_measures(found[2], expected[2])
 
-        loss, found, measured = ours(made(name), ROWS, settings)
-        assert_same((loss, found), (expected.item(), gradients(theirs)))
-        assert_same_measures(measured, logged)
+
+def test_a_4bit_base_has_the_loss_and_gradients_of_trl(tmp_path: Path) -> None:
+    """Its packed weights are used as they are, by the reference, too, and in each layout."""
+    folder = tiny_llama(tmp_path / "base", hidden_size=64)
+    settings = {"source": str(folder), "dtype": "float32", "quantization": "4bit"}
+    source = find_base(BaseModelSettings.model_validate(settings))
+    model, base = adapted(load_base(source)), load_base(source)
+    rows = draw_pairs(*SIZES, num_tokens=base.config.vocab_size)
+    expected = theirs(model, base, rows, {}, tmp_path)
+    for layout in LAYOUTS:
+        found = ours(model, rows, {}, layout)
+        assert_same(found[:2], expected[:2])
+        assert_same_measures(found[2], expected[2])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -25,11 +25,15 @@ def settings(base: Path) -> BaseModelSettings:
 
 
 def prepared_rows(
-    base: Path, folder: Path, rows: list[dict[str, Any]], **changes: object
+    base: Path,
+    folder: Path,
+    rows: list[dict[str, Any]],
+    objective: LearningObjective = LearningObjective.DPO,
+    **changes: object,
 ) -> PreparedData:
     """Prepare pairs of a file, none of them held out."""
     train = write_rows(folder / "rows.jsonl", rows)
-    return prepared_pairs(settings(base), folder, 0, train=train, **changes)
+    return prepared_pairs(settings(base), folder, 0, objective, train=train, **changes)
 
 
 def test_the_tokens_are_those_of_trl(tiny_base: Path, tmp_path: Path) -> None:
