@@ -186,7 +186,7 @@ def _preferences(report: ReportRecord) -> dict[str, str]:
     if learned is None or lengths is None:
         return {}
     are_pairs = learned.objective.learns_pairs
-    numbers = {"learned from pairs" if are_pairs else "learned from judgements": learned.text}
+    numbers = {"learned from pairs" if are_pairs else "learned from judged answers": learned.text}
     if num_computed := learned.num_reference_pairs:
         numbers["reference"] = (
             f"the model before training, of {num_computed:,} {'pairs' if are_pairs else 'prompts'} "

@@ -158,7 +158,7 @@ class PreferenceSettings(Section):
                 f"{', '.join(possible)}"
             )
         if objective is LearningObjective.KTO and len(losses) > 1:
-            raise ValueError(f"loss_type has {len(losses)} losses, but kto has one; choose it")
+            raise ValueError(f"loss_type has {len(losses)} losses, but kto has one; choose one")
         is_dpo = objective is LearningObjective.DPO
         if is_dpo and self.label_smoothing and LossType.ROBUST not in losses:
             raise ValueError(

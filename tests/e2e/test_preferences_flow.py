@@ -114,7 +114,7 @@ def test_judged_answers_go_through_the_whole_flow(
     how = "kto, kto, beta 0.1"
     path = client_of(report.run).download_artifacts(id_of(report.run), "report.md")
     text = Path(path).read_text()
-    assert f"- learned from judgements: {how}" in text
+    assert f"- learned from judged answers: {how}" in text
     assert "- reference: the model before training, of " in text
     card = (report.saved.folder / "README.md").read_text()
     assert f"preferences: desirable answers rather than undesirable ones ({how})" in card
