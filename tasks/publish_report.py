@@ -182,13 +182,17 @@ def _preferences(report: ReportRecord) -> dict[str, str]:
 
     Training on preferences often makes answers longer, whether or not that was meant.
     """
-    learned, lengths = report.trained.preferences, report.data.train.pair_lengths
+    learned, lengths = report.trained.preferences, report.data.train.answer_lengths
     if learned is None or lengths is None:
         return {}
-    numbers = {
-        "learned from pairs": learned.text,
-        "reference": f"the model before training, of {learned.num_reference_pairs:,} pairs in "
-        f"{learned.seconds_reference:.0f} s",
+    are_pairs = learned.objective.learns_pairs
+    numbers = {"learned from pairs" if are_pairs else "learned from judged answers": learned.text}
+    if num_computed := learned.num_reference_pairs:
+        numbers["reference"] = (
+            f"the model before training, of {num_computed:,} {'pairs' if are_pairs else 'prompts'} "
+            f"in {learned.seconds_reference:.0f} s"
+        )
+    numbers |= {
         "mean tokens of answers": f"chosen {lengths[0]:.0f}, rejected {lengths[1]:.0f}",
     }
     if samples := report.loaded.samples:

@@ -24,7 +24,7 @@ _OF_TRAINING = {
     "grad_norm": "update/grad_norm",
     "learning_rate": "update/learning_rate",
 }
-_MEASURED_IN_TRAINING = ("rewards/", "logps/", "lengths/")
+_MEASURED_IN_TRAINING = ("rewards/", "logps/", "lengths/", "kl", "nll_loss", "log_odds_")
 _OF_EVALUATION = "eval_"
 
 
@@ -64,7 +64,7 @@ def train_adapter(
         watching = _Watching(
             on_progress,
             shown.part("held-out row").at,
-            shown.part("reference of a pair").at,
+            shown.part("reference of a prompt").at,
             should_stop,
         )
         if size == 1:
@@ -147,7 +147,7 @@ def _params(settings: TrainingSettings) -> dict[str, object]:
     """Return the settings as parameters; those of preferences only where they take effect."""
     sections = {"training": settings.model_dump(mode="json", exclude={"preferences"})}
     if settings.objective is not LearningObjective.SFT:
-        sections["training/preferences"] = settings.preference_settings.model_dump(mode="json")
+        sections["training/preferences"] = settings.preference_settings.written(settings.objective)
     return {f"{name}/{k}": v for name, given in sections.items() for k, v in given.items()}
 
 
@@ -180,7 +180,7 @@ def _report(record: TrainedRecord, tracker: Tracker) -> None:
             "adapter/change": record.adapter_change,
         }
     )
-    if learned := record.preferences:
+    if (learned := record.preferences) and learned.reference_sha256:
         tracker.log_params({"training/preferences/reference_sha256": learned.reference_sha256})
         tracker.log_numbers({"seconds/reference": learned.seconds_reference})
     for warning in record.warnings:

@@ -207,7 +207,7 @@ def _report_split(what: str, split: SplitRecord, labels: Sequence[str]) -> None:
         f"{len(labels)} labels" if labels else f"{split.num_trained_tokens} of them trained on",
         split.sha256[:12],
     )
-    if lengths := split.pair_lengths:
+    if lengths := split.answer_lengths:
         logger().info("chosen answers have %.0f tokens on average, rejected ones %.0f", *lengths)
     for part in split.parts:
         logger().info("%d of them are of %s", part.num_rows, part.name)

@@ -110,7 +110,7 @@ def _rows(split: SplitRecord, labels: Sequence[str]) -> str:
     if labels:
         trained = f"{len(labels)} labels"
     parts = [f"{split.num_rows:,} rows{split.made_of}, {tokens}, {trained}"]
-    if lengths := split.pair_lengths:
+    if lengths := split.answer_lengths:
         chosen, rejected = lengths
         parts.append(f"answers have {chosen:.0f} tokens (chosen) and {rejected:.0f} (rejected)")
     if split.num_untrained_answers:

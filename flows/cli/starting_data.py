@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.config.base_model import Task
-from tasks.config.data import GENERATIVE, PREFERENCES, DataSource, RowFormat
+from tasks.config.data import GENERATIVE, JUDGED, PREFERENCES, DataSource, RowFormat
+from tasks.config.preferences import LearningObjective
 from tasks.engine.data.rows import (
     Example,
     Row,
@@ -22,7 +23,7 @@ from tasks.engine.data.rows import (
 from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
 
-_LEARNABLE = (*GENERATIVE, RowFormat.TAGGED, *PREFERENCES)
+_LEARNABLE = (*GENERATIVE, RowFormat.TAGGED, *PREFERENCES, *JUDGED)
 _TASKS = {
     RowFormat.TAGGED: Task.TOKEN_CLASSIFICATION,
     RowFormat.LABELLED: Task.SEQUENCE_CLASSIFICATION,
@@ -44,9 +45,11 @@ class Reading:
         return _TASKS.get(self.row_format, Task.CAUSAL_LM)
 
     @property
-    def is_pairs(self) -> bool:
-        """Whether each row has a chosen and a rejected answer."""
-        return self.row_format in PREFERENCES
+    def objective(self) -> LearningObjective:
+        """What is learned from such rows."""
+        if self.row_format in JUDGED:
+            return LearningObjective.KTO
+        return LearningObjective.DPO if self.row_format in PREFERENCES else LearningObjective.SFT
 
     def __str__(self) -> str:
         pairs = ", ".join(f"{ours} from {excerpt(name)}" for ours, name in self.columns.items())

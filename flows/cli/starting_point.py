@@ -20,9 +20,9 @@ from flows.cli.starting_data import StartingData
 from tasks.config.base_model import Task
 from tasks.config.data import RowFormat
 from tasks.config.mistakes import validation_message
+from tasks.config.preferences import LearningObjective
 from tasks.config.section import Section, settings_in
 from tasks.config.train_adapter import TrainAdapterConfig
-from tasks.config.training import LearningObjective
 from tasks.engine.excerpts import excerpt
 from tasks.errors import UserError
 from tasks.runtime.paths import exists
@@ -57,8 +57,8 @@ _USUAL = {
 }
 """The sections in the order in which they are written, with the settings usually changed."""
 
-_PREFERRING = {"objective": LearningObjective.DPO.value, "learning_rate": 2e-5}
-"""What learning from pairs needs."""
+_LEARNING_RATE = 2e-5
+"""Of learning from preferences."""
 
 Given = Mapping[str, dict[str, Any]]
 
@@ -82,10 +82,12 @@ def given_settings(data: StartingData, base_model: str, name: str | None = None)
     reading = data.reading
     task = {} if reading.task is Task.CAUSAL_LM else {"task": reading.task.value}
     columns = {"columns": reading.columns} if reading.columns else {}
+    objective = reading.objective
+    preferring = {"objective": objective.value, "learning_rate": _LEARNING_RATE}
     return {
         "base_model": {"source": base_model and _absolute(base_model), **task},
         "data": {"train": _absolute(data.source), **columns},
-        **({"training": _PREFERRING} if reading.is_pairs else {}),
+        **({} if objective is LearningObjective.SFT else {"training": preferring}),
         "tracking": {"experiment": data.short_name if name is None else name},
     }
 

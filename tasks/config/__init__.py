@@ -7,6 +7,7 @@ from tasks.config.adapter import AdapterSettings
 from tasks.config.base_model import BaseModelSettings, Dtype, Quantization, Task
 from tasks.config.corrections import CorrectionForm, CorrectionsConfig
 from tasks.config.data import (
+    JUDGED,
     PREFERENCES,
     DataSettings,
     DataSource,
@@ -28,14 +29,14 @@ from tasks.config.launch import LaunchSettings
 from tasks.config.lora import Bias, LoraInit, LoraSettings
 from tasks.config.output import OutputSettings
 from tasks.config.predict_batch import PredictBatchConfig
-from tasks.config.preferences import LossType, PreferenceSettings
+from tasks.config.preferences import LearningObjective, LossType, PreferenceSettings
 from tasks.config.quick_training import QuickTraining
 from tasks.config.registry import RegistrySettings
 from tasks.config.retrain_adapter import RetrainAdapterConfig
 from tasks.config.tracking import TrackingSettings
 from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.config.train_variants import TrainVariantsConfig
-from tasks.config.training import Batching, LearningObjective, Scheduler, TrainingSettings
+from tasks.config.training import Batching, Scheduler, TrainingSettings
 from tasks.config.variants import (
     ListedVariant,
     OnTooFew,
@@ -48,6 +49,7 @@ from tasks.config.variants import (
 )
 
 __all__ = [
+    "JUDGED",
     "PREFERENCES",
     "AdapterSettings",
     "AnswerKind",

@@ -51,6 +51,8 @@ class RowFormat(StrEnum):
     INSTRUCTION = "instruction"
     PREFERENCE = "preference"
     CONVERSATIONAL_PREFERENCE = "conversational-preference"
+    UNPAIRED = "unpaired-preference"
+    CONVERSATIONAL_UNPAIRED = "conversational-unpaired-preference"
     TEXT = "text"
     LABELLED = "labelled"
     TAGGED = "tagged"
@@ -71,6 +73,9 @@ GENERATIVE = (*ANSWERED, RowFormat.TEXT)
 
 PREFERENCES = (RowFormat.PREFERENCE, RowFormat.CONVERSATIONAL_PREFERENCE)
 """Formats of rows with a chosen and a rejected answer."""
+
+JUDGED = (RowFormat.UNPAIRED, RowFormat.CONVERSATIONAL_UNPAIRED)
+"""Formats of rows with an answer and whether it is desirable."""
 
 
 class Template(StrEnum):
@@ -162,9 +167,11 @@ class DataSettings(Section):
     """The format of the rows: `messages`; `sharegpt` (`conversations`); `prompt-completion`, of
     texts, or `conversational-prompt-completion`, of messages; `instruction` (`instruction`,
     `input`, `output`); `text`; `preference`, of texts, or `conversational-preference`, of messages
-    (`prompt`, `chosen`, `rejected`), for `training.objective: dpo`; or, for classification,
-    `labelled` (`text`, `label`) and `tagged` (`tokens`, `tags`). `auto` infers it from the columns
-    of the first row, the task and the objective."""
+    (`prompt`, `chosen`, `rejected`), for `training.objective: dpo`, `orpo` and `simpo`;
+    `unpaired-preference`, of texts, or `conversational-unpaired-preference`, of messages (`prompt`,
+    `completion`, `label`), for `kto`; or, for classification, `labelled` (`text`, `label`) and
+    `tagged` (`tokens`, `tags`). `auto` infers it from the columns of the first row, the task and
+    the objective."""
 
     columns: ColumnNames = Field(default_factory=dict)
     """Columns that have other names in the file, the format's name first:

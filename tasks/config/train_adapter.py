@@ -12,9 +12,10 @@ from tasks.config.inference import InferenceSettings
 from tasks.config.launch import LaunchSettings
 from tasks.config.lora import LoraInit, LoraSettings
 from tasks.config.output import OutputSettings
+from tasks.config.preferences import LearningObjective
 from tasks.config.section import Section
 from tasks.config.tracking import TrackingSettings
-from tasks.config.training import LearningObjective, TrainingSettings
+from tasks.config.training import TrainingSettings
 
 
 class TrainAdapterConfig(Section):
@@ -106,11 +107,5 @@ class TrainAdapterConfig(Section):
             raise ValueError(
                 f"training.objective is {objective}, which compares answers, but data.loss_on is "
                 "all; use completion"
-            )
-        if self.data.replay:
-            raise ValueError(
-                f"training.objective is {objective}, which learns from pairs of answers, but "
-                f"data.replay {self.data.replay:g} mixes in rows of an earlier training; remove "
-                "data.replay"
             )
         return self

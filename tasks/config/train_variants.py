@@ -7,7 +7,6 @@ from pydantic import ConfigDict, model_validator
 from tasks.config.base_model import Task
 from tasks.config.mistakes import unknown_setting
 from tasks.config.train_adapter import TrainAdapterConfig
-from tasks.config.training import LearningObjective
 from tasks.config.variants import RunOn, Score, VariantsSettings
 
 _OF_ALL = ("output.folder", "output.keep_runs", "tracking.uri", "tracking.experiment")
@@ -58,10 +57,11 @@ class TrainVariantsConfig(TrainAdapterConfig):
             if self.variants.metric.is_loss and f"{path}.".startswith(
                 tuple(f"{one}." for one in _OF_THE_LOSS)
             ):
+                of_pairs = "rewards/accuracies or " * self.training.objective.learns_pairs
                 raise ValueError(
                     f"{where}: variants that differ in {path} have different losses, so "
                     f"variants.metric {self.variants.metric} can't compare them; set it to "
-                    "rewards/accuracies or exact_match"
+                    f"{of_pairs}exact_match"
                 )
         return self
 
@@ -110,10 +110,11 @@ def _check_measured(metric: Score, config: TrainAdapterConfig) -> None:
             f"variants.metric {metric} is for {' and '.join(_CLASSIFIED[metric])}, but "
             f"base_model.task is {task}; choose another metric"
         )
-    if metric is Score.REWARD_ACCURACY and config.training.objective is LearningObjective.SFT:
+    objective = config.training.objective
+    if metric is Score.REWARD_ACCURACY and not objective.learns_pairs:
         raise ValueError(
-            f"variants.metric {metric} is of pairs, but training.objective is sft; choose another "
-            "metric"
+            f"variants.metric {metric} is of pairs, but training.objective is {objective}; choose "
+            "another metric"
         )
     if metric is Score.EXACT_MATCH and not config.inference.sample_rows:
         raise ValueError(

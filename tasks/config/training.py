@@ -4,17 +4,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from tasks.config.preferences import PreferenceSettings
+from tasks.config.preferences import LearningObjective, LossType, PreferenceSettings
 from tasks.config.section import Section
-
-
-class LearningObjective(StrEnum):
-    """What is learned from the rows."""
-
-    SFT = "sft"
-    DPO = "dpo"
 
 
 class Scheduler(StrEnum):
@@ -71,11 +64,14 @@ class TrainingSettings(Section):
     """Stop after this many optimizer steps; overrides `num_train_epochs`."""
 
     objective: LearningObjective = LearningObjective.SFT
-    """What is learned: the answers or labels of the rows (`sft`), or from pairs of a chosen and a
-    rejected answer to prefer the one (`dpo`, direct preference optimization)."""
+    """What is learned: the answers or labels of the rows (`sft`); from pairs of a chosen and a
+    rejected answer to prefer the one, with a reference (`dpo`, direct preference optimization) or
+    without (`orpo`, https://arxiv.org/abs/2403.07691, and `simpo`,
+    https://arxiv.org/abs/2405.14734); or from answers that are each judged, good or bad (`kto`,
+    https://arxiv.org/abs/2402.01306)."""
 
     preferences: PreferenceSettings | None = None
-    """How the loss of a pair is computed, with `objective: dpo`; by default as TRL does."""
+    """How the loss is computed, with any objective but `sft`; by default as TRL does."""
 
     optim: Optimizer = Optimizer.ADAMW_TORCH
     """`adamw_torch`; bitsandbytes' `paged_adamw_8bit`, which keeps its state in 8 bits, moves it to
@@ -146,23 +142,44 @@ class TrainingSettings(Section):
 
     @property
     def preference_settings(self) -> PreferenceSettings:
-        """The settings of the loss of a pair, as given or as by default."""
-        return self.preferences or PreferenceSettings()
+        """The settings of the loss of preferences, as given or as by default."""
+        return self.preferences or PreferenceSettings().of(self.objective)
+
+    @field_validator("preferences")
+    @classmethod
+    def _preferences_are_of_the_objective(
+        cls, given: PreferenceSettings | None, info: ValidationInfo
+    ) -> PreferenceSettings | None:
+        objective = info.data.get("objective")
+        return given.of(objective) if given and objective else given
 
     @model_validator(mode="after")
     def _preferences_take_effect(self) -> Self:
         if self.objective is LearningObjective.SFT and self.preferences is not None:
             raise ValueError(
                 "preferences were given, but objective is sft, which learns from one answer a row; "
-                "set objective: dpo, or remove preferences"
+                "set another objective, or remove preferences"
             )
         return self
 
     @model_validator(mode="after")
-    def _pairs_have_no_noise(self) -> Self:
-        if self.objective is LearningObjective.DPO and self.neftune_noise_alpha:
+    def _comparisons_have_no_noise(self) -> Self:
+        if self.objective is not LearningObjective.SFT and self.neftune_noise_alpha:
             raise ValueError(
-                "neftune_noise_alpha was given, but objective is dpo: noise would differ between "
-                "the answers of a pair; remove it"
+                f"neftune_noise_alpha was given, but objective is {self.objective}: noise would "
+                "differ between the answers that are compared; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _divergence_needs_other_rows(self) -> Self:
+        if self.objective is not LearningObjective.KTO:
+            return self
+        is_estimated = self.preference_settings.loss_type == [LossType.KTO]
+        if is_estimated and self.batch_size * self.gradient_accumulation_steps == 1:
+            raise ValueError(
+                "batch_size is 1, but the loss kto estimates how far the model has moved from the "
+                "reference by mismatching the rows of an optimizer step; raise batch_size or "
+                "gradient_accumulation_steps, or set preferences.loss_type to apo_zero_unpaired"
             )
         return self

@@ -129,10 +129,8 @@ def forecast(  # noqa: PLR0913 - what a forecast is of
     """
     training = config.training
     is_sft = training.objective is LearningObjective.SFT
-    rows_per_step = training.batch_size * training.gradient_accumulation_steps
-    steps_per_epoch = math.ceil(data.record.train.num_rows / rows_per_step)
-    num_steps = training.max_steps or math.ceil(training.num_train_epochs * steps_per_epoch)
-    every = training.eval_steps or steps_per_epoch
+    num_steps = _num_steps(config, data.record)
+    every = training.eval_steps or _steps_per_epoch(config, data.record)
     return Forecast(
         base=source.reference,
         dtype=source.dtype,
@@ -144,7 +142,7 @@ def forecast(  # noqa: PLR0913 - what a forecast is of
         data=data.record.model_copy(update={"tokens": ()}),
         num_steps=num_steps,
         num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
-        rows_per_step=rows_per_step,
+        rows_per_step=_rows_per_step(config),
         num_processes=num_processes,
         probe=_probe(config, lora, data, train_group) if with_probe else None,
         learned="" if is_sft else f"{training.objective}, {training.preference_settings.text}",
@@ -204,16 +202,34 @@ def _probe(
         peak_gpu_bytes=max(gpu_memory, default=measurement.peak_gpu_bytes),
         seconds_per_step=_seconds_per_step(config, data, trained.batching, step_ends),
         seconds_per_evaluation=seconds_evaluating * _eval_token_ratio(data, num_eval_rows),
-        seconds_reference=_seconds_reference(data.record, trained.preferences),
+        seconds_reference=_seconds_reference(config, data.record, trained.preferences),
     )
 
 
-def _seconds_reference(data: DataRecord, learned: LearnedPreferences | None) -> float:
-    """Return the seconds of the reference of all pairs, by those of the probe's."""
-    if learned is None:
+def _seconds_reference(
+    config: TrainAdapterConfig, data: DataRecord, learned: LearnedPreferences | None
+) -> float:
+    """Return the seconds of the reference of all prompts, by those of the probe's."""
+    if learned is None or not learned.num_reference_pairs:
         return 0.0
-    num_pairs = data.train.num_rows + (data.eval.num_rows if data.eval else 0)
-    return learned.seconds_reference / learned.num_reference_pairs * num_pairs
+    num_prompts = data.train.num_rows + (data.eval.num_rows if data.eval else 0)
+    if learned.objective is LearningObjective.KTO:  # each step mismatches its rows
+        num_prompts += _num_steps(config, data) * _rows_per_step(config)
+    return learned.seconds_reference / learned.num_reference_pairs * num_prompts
+
+
+def _rows_per_step(config: TrainAdapterConfig) -> int:
+    return config.training.batch_size * config.training.gradient_accumulation_steps
+
+
+def _steps_per_epoch(config: TrainAdapterConfig, data: DataRecord) -> int:
+    return math.ceil(data.train.num_rows / _rows_per_step(config))
+
+
+def _num_steps(config: TrainAdapterConfig, data: DataRecord) -> int:
+    training = config.training
+    every = _steps_per_epoch(config, data)
+    return training.max_steps or math.ceil(training.num_train_epochs * every)
 
 
 def _eval_token_ratio(data: PreparedData, num_rows: int) -> float:
@@ -237,7 +253,7 @@ def _seconds_per_step(
         # with an earlier one of its conversation is computed with that one.
         prefix = shared_prefix_length(data.train.rows)
         lengths = lengths - num_shared(data.train.rows).clip(min=prefix)
-    rows = config.training.batch_size * config.training.gradient_accumulation_steps
+    rows = _rows_per_step(config)
     starts = conversation_starts(data.train.rows)
     if data.record.rows_per_item > 1:  # what is drawn are pairs
         lengths = lengths.reshape(-1, data.record.rows_per_item).sum(axis=1)

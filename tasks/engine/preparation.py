@@ -100,6 +100,7 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
     tokens = _Tokens(settings, base, folder, on_progress, sets.objective)
     tokens.check_chat_settings(sets.train)
     train, trained, odd = tokens.write("train", sets.train)
+    _check_kinds(train, sets.objective)
     held_out = tokens.write("eval", sets.eval) if sets.eval else None
     templates = [Template(part.template) for part in train.by_source]
     record = DataRecord(
@@ -123,6 +124,17 @@ def prepare_data(  # noqa: PLR0913 - the rows, how they become tokens, and where
         tokens=(trained, held_out[1]) if held_out else (trained,),
     )
     return _opened(record, tokens.tokenizer, tokens.ends, tokens.task)
+
+
+def _check_kinds(train: SplitRecord, objective: LearningObjective) -> None:
+    num_desirable = train.num_desirable_rows
+    if objective is LearningObjective.KTO and num_desirable in (0, train.num_rows):
+        given, lacking = ("true", "false") if num_desirable else ("false", "true")
+        raise UserError(
+            f"{train.source}: all {train.num_rows:,} training rows have the label {given}, but "
+            f"training.objective kto learns from good and bad answers; add rows with the label "
+            f"{lacking}" + (", or set objective: sft" if num_desirable else "")
+        )
 
 
 def _trials(split: Split, chat: ChatOptions) -> Iterator[Trial]:
@@ -246,6 +258,8 @@ class _Tokens:
                 if example.rejected:
                     rejected = self._rejected(renderer, example)
                     text = f"{text.rstrip()}\n\nrejected: {rejected.rstrip()}"
+                if example.is_desirable is not None:
+                    text = f"{text.rstrip()}\n\nlabel: {str(example.is_desirable).lower()}"
                 yield ShownRow(place=place, text=text, num_rows=len(rows))
 
     def _seen(self, renderer: Renderer, example: Example) -> list[Rendered]:

@@ -78,7 +78,9 @@ class SplitRecord(Record):
     num_empty_pairs: int = 0
     """Pairs dropped because one of their answers is empty."""
     num_chosen_tokens: int = 0
-    """Those of the trained tokens that are of chosen answers, where the rows are pairs."""
+    """Those of the trained tokens that are of chosen or desirable answers, where there are any."""
+    num_desirable_rows: int = 0
+    """Rows with a desirable answer, where answers are judged one by one."""
     name: str = ""
     """Of the source, in metrics and reports."""
     row_format: str = ""
@@ -111,12 +113,14 @@ class SplitRecord(Record):
         return f" of {self.num_examples:,} examples" if is_split else ""
 
     @property
-    def pair_lengths(self) -> tuple[float, float] | None:
-        """The mean tokens of chosen and of rejected answers; None where the rows are no pairs."""
+    def answer_lengths(self) -> tuple[float, float] | None:
+        """The mean tokens of chosen and of rejected answers; None where answers have no kinds."""
         if not self.num_chosen_tokens:
             return None
-        num_rejected = self.num_trained_tokens - self.num_chosen_tokens
-        return self.num_chosen_tokens / self.num_rows, num_rejected / self.num_rows
+        num_chosen = self.num_desirable_rows or self.num_rows
+        num_rejected = self.num_rows - self.num_desirable_rows
+        rejected_tokens = self.num_trained_tokens - self.num_chosen_tokens
+        return self.num_chosen_tokens / num_chosen, rejected_tokens / max(1, num_rejected)
 
 
 class LearnedData(Record):
@@ -125,6 +129,8 @@ class LearnedData(Record):
     settings: DataSettings
     seed: int
     task: Task
+    objective: LearningObjective = LearningObjective.SFT
+    """What was learned from them, as the task is what for."""
     labels: tuple[str, ...]
     sources: tuple[str, ...]
     """The sha256 of the training rows of each source."""
@@ -137,7 +143,7 @@ class DataRecord(Record):
 
     settings: DataSettings
     objective: LearningObjective = LearningObjective.SFT
-    """What is learned from the rows; with any but `sft`, two tokenized rows are one pair."""
+    """What is learned from the rows; of pairs, two tokenized rows are one."""
     seed: int
     row_format: str
     """Of all sources, in the order of the first with each, separated by commas."""
@@ -177,6 +183,7 @@ class DataRecord(Record):
             settings=self.settings,
             seed=self.seed,
             task=task,
+            objective=self.objective,
             labels=self.labels,
             sources=tuple(part.sha256 for part in self.train.own),
             replayed=self.replayed,
@@ -185,7 +192,7 @@ class DataRecord(Record):
     @property
     def rows_per_item(self) -> int:
         """The tokenized rows of what a batch counts: two of a pair, else one."""
-        return 1 if self.objective is LearningObjective.SFT else 2
+        return 2 if self.objective.learns_pairs else 1
 
     @property
     def chat(self) -> ChatOptions:

@@ -6,7 +6,7 @@ from tasks.config import LearningObjective, PreferenceSettings
 from tasks.records.lora import InjectedRecord
 from tasks.records.record import FileRecord, Record
 
-_OF_PAIRS = ("rewards/", "logps/", "lengths/")
+_OF_PREFERENCES = ("rewards/", "logps/", "lengths/", "kl", "nll_loss", "log_odds_")
 _SHARE, _MARGIN = "rewards/accuracies", "rewards/margins"
 
 
@@ -43,15 +43,23 @@ class LossPoint(Record):
 
 
 class LearnedPreferences(Record):
-    """How a training learned from pairs."""
+    """How a training learned from preferences."""
 
     objective: LearningObjective
     settings: PreferenceSettings
-    reference_sha256: str
-    """Of the file with the reference's log-probabilities."""
-    num_reference_pairs: int
-    seconds_reference: float
+    reference_sha256: str | None = None
+    """Of the file with the reference's log-probabilities; None where there is no reference."""
+    num_reference_pairs: int = 0
+    """Prompts with their answers: pairs, where pairs are learned."""
+    seconds_reference: float = 0.0
     """That computing them took."""
+
+    @property
+    def kind(self) -> str:
+        """What is preferred, as text for people."""
+        if self.objective.learns_pairs:
+            return "of two answers to a prompt, the chosen one"
+        return "desirable answers rather than undesirable ones"
 
     @property
     def text(self) -> str:
@@ -98,7 +106,7 @@ class TrainedRecord(Record):
 
 
 def _is_told(name: str) -> bool:
-    return not name.startswith(_OF_PAIRS) or name.startswith((_SHARE, _MARGIN))
+    return not name.startswith(_OF_PREFERENCES) or name.startswith((_SHARE, _MARGIN))
 
 
 def _as_text(name: str, value: float) -> str:

@@ -31,6 +31,18 @@ def config(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainAd
 
 
 @pytest.fixture(scope="module")
+def judged_config(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainAdapterConfig:
+    """Configure a run on sums that are each right or wrong."""
+    rows = [
+        {"prompt": f"What is {i} plus {i}?", "completion": f"{2 * i + i % 2}", "label": i % 2 == 0}
+        for i in range(NUM_PAIRS)
+    ]
+    file = tmp_path_factory.mktemp("judged") / "judged.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tiny_config(tiny_base, file, training={"objective": "kto"})
+
+
+@pytest.fixture(scope="module")
 def report(prefect_server: None, config: TrainAdapterConfig) -> ReportRecord:
     """Run it once for this module."""
     return runs.execute(runs.create_run(config))
@@ -92,3 +104,24 @@ def test_check_forecasts_it(
     assert "18 rows" in shown
     assert "preferences (dpo, sigmoid + 0.5 sft, beta 0.1)" in shown
     assert "rejected: ⟦It is 1" in shown
+
+
+def test_judged_answers_go_through_the_whole_flow(
+    prefect_server: None, judged_config: TrainAdapterConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Report, card and MLflow say so; samples are of prompts whose answer is desirable."""
+    report = runs.execute(runs.create_run(judged_config))
+    how = "kto, kto, beta 0.1"
+    path = client_of(report.run).download_artifacts(id_of(report.run), "report.md")
+    text = Path(path).read_text()
+    assert f"- learned from judged answers: {how}" in text
+    assert "- reference: the model before training, of " in text
+    card = (report.saved.folder / "README.md").read_text()
+    assert f"preferences: desirable answers rather than undesirable ones ({how})" in card
+    names = client_of(report.run).get_run(id_of(report.run)).data.metrics
+    assert {"train/kl", "train/rewards/margins", "eval/kl", "eval/lengths/chosen"} <= names.keys()
+    assert all(int(one.expected) % 2 == 0 for one in report.loaded.samples)
+    print_forecast(forecast_of(judged_config, with_probe=False))
+    shown = capsys.readouterr().out
+    assert f"preferences ({how})" in shown
+    assert "\nlabel: " in shown

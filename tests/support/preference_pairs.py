@@ -33,19 +33,29 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def draw_pairs(*sizes: tuple[int, int, int], seed: int = 0) -> list[TokenizedRow]:
+JUDGED: list[dict[str, Any]] = [
+    {"prompt": row["prompt"], "completion": row[answer], "label": answer == "chosen"}
+    for row in ROWS[:5]
+    for answer in ("chosen", "rejected")
+]
+
+
+def draw_pairs(
+    *sizes: tuple[int, int, int], seed: int = 0, num_tokens: int = 400
+) -> list[TokenizedRow]:
     """Draw the rows of pairs, of random tokens.
 
     Args:
         sizes: of each pair, the tokens of its prompt, its chosen and its rejected answer.
         seed: of the tokens.
+        num_tokens: of the vocabulary.
     """
     random = np.random.default_rng(seed)
     rows = []
     for number, (asked, *answered) in enumerate(sizes):
-        prompt = random.integers(5, 400, asked).tolist()
+        prompt = random.integers(5, num_tokens, asked).tolist()
         for count in answered:
-            answer = random.integers(5, 400, count).tolist()
+            answer = random.integers(5, num_tokens, count).tolist()
             rows.append(TokenizedRow(prompt + answer, [IGNORED] * asked + answer, number))
     return rows
 
@@ -73,22 +83,27 @@ def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def prepared_pairs(
-    base: BaseModelSettings, folder: Path, num_eval_rows: int = 4, **changes: object
+    base: BaseModelSettings,
+    folder: Path,
+    num_eval_rows: int = 4,
+    objective: LearningObjective = LearningObjective.DPO,
+    **changes: object,
 ) -> PreparedData:
-    """Prepare the pairs for a base, of which the last ones are held out."""
-    split = len(ROWS) - num_eval_rows
+    """Prepare the pairs, or judged answers, for a base; the last ones are held out."""
+    rows = JUDGED if objective is LearningObjective.KTO else ROWS
+    split = len(rows) - num_eval_rows
     settings = {
-        "train": write_rows(folder / "train.jsonl", ROWS[:split]),
-        "eval": write_rows(folder / "eval.jsonl", ROWS[split:]) if num_eval_rows else None,
+        "train": write_rows(folder / "train.jsonl", rows[:split]),
+        "eval": write_rows(folder / "eval.jsonl", rows[split:]) if num_eval_rows else None,
         "eval_fraction": 0,
         "template": "plain",
     }
     data = DataSettings.model_validate(settings | changes)
-    return engine.prepare_data(data, base, 0, folder / "tokens", LearningObjective.DPO)
+    return engine.prepare_data(data, base, 0, folder / "tokens", objective)
 
 
 def preferring(**changes: object) -> TrainingSettings:
-    """Return settings for a short run on pairs, at a high learning rate."""
+    """Return settings for a short run on preferences, at a high learning rate."""
     short = {"batch_size": 2, "max_steps": 4, "learning_rate": 0.02, "eval_steps": 2}
     return TrainingSettings.model_validate(short | {"objective": "dpo"} | changes)
 
@@ -102,20 +117,23 @@ def train_on_pairs(  # noqa: PLR0913 - a training run has this many inputs
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainedRecord:
     """Steps 1 to 4 on the pairs, on from a checkpoint in the folder, if any."""
+    settings = settings or preferring()
     model, record = injected(base, folder, lora)
-    data = data_of(record.lora.base, folder)
+    data = data_of(record.lora.base, folder, settings.objective)
     checkpoints = folder / "checkpoints"
     return engine.train_adapter(
         model,
         record,
         data.record,
-        settings or preferring(),
+        settings,
         checkpoints,
         on_progress,
         should_stop=should_stop,
     )
 
 
-def data_of(base: BaseModelRecord, folder: Path) -> PreparedData:
-    """Prepare the pairs for a base that is loaded."""
-    return prepared_pairs(base.settings, folder)
+def data_of(
+    base: BaseModelRecord, folder: Path, objective: LearningObjective = LearningObjective.DPO
+) -> PreparedData:
+    """Prepare the pairs, or judged answers, for a base that is loaded."""
+    return prepared_pairs(base.settings, folder, objective=objective)

@@ -91,13 +91,14 @@ model = {auto_class}.from_pretrained("{base.reference}"{revision}{_label_argumen
 
 def _preferences(trained: TrainedRecord, data: DataRecord) -> str:
     """Return rows of the table with how preferences were learned, if they were."""
-    learned, lengths = trained.preferences, data.train.pair_lengths
+    learned, lengths = trained.preferences, data.train.answer_lengths
     if learned is None or lengths is None:
         return ""
     chosen, rejected = lengths
+    reference = "| reference | the model before training |\n" if learned.reference_sha256 else ""
     return (
-        f"| learned | preferences: of two answers to a prompt, the chosen one ({learned.text}) |\n"
-        "| reference | the model before training |\n"
+        f"| learned | preferences: {learned.kind} ({learned.text}) |\n"
+        f"{reference}"
         f"| mean tokens of an answer | chosen {chosen:.0f}, rejected {rejected:.0f} |\n"
     )
 

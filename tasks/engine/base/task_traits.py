@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.config import PREFERENCES, LearningObjective, RowFormat, Task
+from tasks.config import JUDGED, PREFERENCES, LearningObjective, RowFormat, Task
 from tasks.config.data import ANSWERED, GENERATIVE
 
 if TYPE_CHECKING:
@@ -80,4 +80,6 @@ def learnable_formats(
     task: Task, objective: LearningObjective = LearningObjective.SFT
 ) -> tuple[RowFormat, ...]:
     """Return the formats of rows that an objective learns from, for a task."""
-    return traits_of(task).row_formats if objective is LearningObjective.SFT else PREFERENCES
+    if objective is LearningObjective.KTO:
+        return JUDGED
+    return PREFERENCES if objective.learns_pairs else traits_of(task).row_formats

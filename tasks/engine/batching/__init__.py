@@ -20,12 +20,13 @@ from tasks.engine.batching.padded_rows import (
     model_inputs,
     padded_micro_batch,
 )
-from tasks.engine.batching.preference_batches import Pair, PreferenceBatches, answer_logps
+from tasks.engine.batching.preference_batches import Answers, PreferenceBatches, answer_logps
 from tasks.engine.batching.prefix_trees import num_shared
 from tasks.engine.batching.row_orders import OrderByLength, RowOrder, eval_order, row_order
 from tasks.engine.batching.shares import deal
 
 __all__ = [
+    "Answers",
     "Batch",
     "Batches",
     "BatchingChoice",
@@ -33,7 +34,6 @@ __all__ = [
     "MicroBatch",
     "OrderByLength",
     "Padding",
-    "Pair",
     "PreferenceBatches",
     "Row",
     "RowOrder",

@@ -51,6 +51,8 @@ class Batch(TypedDict):
     """A batch as Trainer receives it from the data loader."""
 
     micro_batches: list[MicroBatch]
+    mismatched: NotRequired[list[MicroBatch]]
+    """Prompts with the answers of others, where the loss needs them; not trained on."""
     labels: "Tensor"
     shift_labels: "Tensor"
     """The labels of all micro-batches, int64 [labels].

@@ -1,11 +1,11 @@
-"""Pairs of a chosen and a rejected answer as micro-batches, each pair within one of them.
+"""Answers whose log-probabilities are compared, as micro-batches: those to a prompt stay together.
 
-Both rows of a pair are of one conversation, so that packed ones compute their prompt once.
+The rows of a prompt are of one conversation, so that packed ones compute it once.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 from tasks.engine.batching.batches import (
     Batch,
@@ -24,33 +24,35 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Pair(TypedDict):
-    """A pair as data loaders pass it to `PreferenceBatches`."""
+class Answers(TypedDict):
+    """The answers to a prompt as data loaders pass them to `PreferenceBatches`."""
 
     number: int
-    """Of the pair among all."""
-    chosen: Row
-    rejected: Row
-    reference: tuple[float, float]
-    """The reference's log-probabilities of both answers."""
-    chosen_tokens: float
+    """Of the prompt among all."""
+    rows: Sequence[Row]
+    """The prompt with each answer; of a pair, with the chosen one first."""
+    reference: Sequence[float]
+    """The reference's log-probability of each answer."""
+    chosen_tokens: NotRequired[float]
     """The mean number of tokens of the chosen answers that the loss is a mean over."""
+    label: NotRequired[bool]
+    """Whether an answer that is judged by itself is desirable."""
 
 
 @dataclass(frozen=True)
 class PreferenceBatches:
-    """Pairs, whose rows are laid out as other rows are.
+    """Prompts with equally many answers, whose rows are laid out as other rows are.
 
     A micro-batch has its inputs (see `MicroBatch`), and
 
     - `targets`: int64 as `labels` of other rows, the token that follows each kept position;
-    - `places`: of the same shape, where each of them belongs in a table [2, pairs, longest answer]
-      of the chosen answers and then the rejected ones; -100 where `targets` is;
-    - `lengths`: int64 [2, pairs], the tokens of each answer;
-    - `numbers`: int64 [pairs];
-    - `reference`: float32 [2, pairs];
-    - `chosen_tokens`: float32, see `Pair`;
-    - `labels`: int64 [pairs, 1], 0, which of the two answers is preferred: a label a pair.
+    - `places`: of the same shape, where each of them belongs in a table [answers, prompts, longest
+      answer] of the first answer to each prompt, then the second; -100 where `targets` is;
+    - `lengths`: int64 [answers, prompts], the tokens of each answer;
+    - `numbers`: int64 [prompts];
+    - `reference`: float32 [answers, prompts];
+    - `chosen_tokens`: float32, see `Answers`;
+    - `labels`: int64 [prompts, 1], 1 where an answer is desirable: a label a prompt.
     """
 
     rows: PaddedBatches | PackedBatches
@@ -62,30 +64,29 @@ class PreferenceBatches:
         """Return the name of this kind of batching."""
         return self.rows.name
 
-    def length(self, pair: Pair) -> int:
-        """Return the number of computed tokens of the longer row."""
-        return max(num_inputs(pair["chosen"]), num_inputs(pair["rejected"]))
+    def length(self, one: Answers) -> int:
+        """Return the number of computed tokens of the longest row."""
+        return max(map(num_inputs, one["rows"]))
 
-    def __call__(self, pairs: Sequence[Pair]) -> Batch:
-        """Collate the pairs; one that is larger than `max_tokens` is a micro-batch of its own."""
-        given = [_Measured(one, self.length(one), self._num_added(one)) for one in pairs]
+    def __call__(self, prompts: Sequence[Answers]) -> Batch:
+        """Collate; a prompt that is larger than `max_tokens` is a micro-batch of its own."""
+        given = [_Measured(one, self.length(one), self._num_added(one)) for one in prompts]
         groups = split_rows(given, self.max_tokens, lambda one: one.longest, self._num_tokens)
-        return as_batch([self._micro_batch([one.pair for one in group]) for group in groups])
+        return as_batch([self._micro_batch([one.answers for one in group]) for group in groups])
 
-    def _num_added(self, pair: Pair) -> int:
-        if isinstance(self.rows, PaddedBatches):
-            return 0
-        return self.rows.num_added([pair["chosen"], pair["rejected"]])
+    def _num_added(self, one: Answers) -> int:
+        return 0 if isinstance(self.rows, PaddedBatches) else self.rows.num_added(one["rows"])
 
     def _num_tokens(self, group: Sequence["_Measured"]) -> int:
         if isinstance(self.rows, PaddedBatches):
-            return 2 * len(group) * group[0].longest
+            return len(group[0].answers["rows"]) * len(group) * group[0].longest
         return self.rows.prefix_length + sum(one.num_added for one in group)
 
-    def _micro_batch(self, pairs: Sequence[Pair]) -> MicroBatch:
+    def _micro_batch(self, prompts: Sequence[Answers]) -> MicroBatch:
         import torch
 
-        rows = [one["chosen"] for one in pairs] + [one["rejected"] for one in pairs]
+        by_answer = zip(*(one["rows"] for one in prompts), strict=True)
+        rows = [row for answered in by_answer for row in answered]
         answers = [[label for label in row["labels"][1:] if label != IGNORED] for row in rows]
         longest = max(map(len, answers))
         table = torch.tensor([[*one, *[IGNORED] * (longest - len(one))] for one in answers])
@@ -96,24 +97,24 @@ class PreferenceBatches:
         )
         places = laid_out.pop("labels")
         found = table.flatten()[places.clamp(min=0)]
-        numbers = torch.tensor([one["number"] for one in pairs])
+        labels = [[int(one.get("label", False))] for one in prompts]
         return {
             **laid_out,
             "targets": torch.where(places == IGNORED, places, found),
             "places": places,
-            "lengths": (table != IGNORED).sum(dim=1).view(2, -1),
-            "numbers": numbers,
-            "reference": torch.tensor([one["reference"] for one in pairs]).T.contiguous(),
-            "chosen_tokens": torch.tensor(pairs[0]["chosen_tokens"]),
-            "labels": torch.zeros_like(numbers)[:, None],
+            "lengths": (table != IGNORED).sum(dim=1).view(-1, len(prompts)),
+            "numbers": torch.tensor([one["number"] for one in prompts]),
+            "reference": torch.tensor([one["reference"] for one in prompts]).T.contiguous(),
+            "chosen_tokens": torch.tensor(prompts[0].get("chosen_tokens", 1.0)),
+            "labels": torch.tensor(labels),
         }
 
 
 class _Measured(NamedTuple):
-    pair: Pair
+    answers: Answers
     longest: int
     num_added: int
-    """Tokens that a packed pair adds to the prefix of all rows."""
+    """Tokens that packed answers to a prompt add to the prefix of all rows."""
 
 
 def _with_places(row: Row, first: int) -> Row:
@@ -127,7 +128,10 @@ def _with_places(row: Row, first: int) -> Row:
 
 
 def answer_logps(model: "PreTrainedModel", micro_batch: MicroBatch, *, in_chunks: bool) -> "Tensor":
-    """Return the log-probability of each answer, summed over its tokens, float32 [2, pairs]."""
+    """Return the log-probability of each answer, summed over its tokens.
+
+    It is float32 [answers, prompts].
+    """
     from tasks.engine.batching import label_nll
 
     targets, lengths = micro_batch["targets"], micro_batch["lengths"]

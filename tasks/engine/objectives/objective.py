@@ -37,7 +37,17 @@ class EachLabel:
 
     measures: ClassVar[tuple[str, ...]] = ()
 
-    def complete(self, batches: "Sequence[Batch]", total: Callable[[float], float]) -> None:
+    def named(self, means: Sequence[float]) -> dict[str, float]:
+        """Return each measure's mean by its name."""
+        return dict(zip(self.measures, means, strict=True))
+
+    def complete(
+        self,
+        batches: "Sequence[Batch]",
+        total: Callable[[float], float],
+        model: "PreTrainedModel",
+        plan: "TrainingPlan",
+    ) -> None:
         """Add nothing."""
 
 
@@ -52,6 +62,10 @@ class Objective(Protocol):
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of what is measured of each item in training, beside the loss; often none."""
+        ...
+
+    def named(self, means: Sequence[float]) -> dict[str, float]:
+        """Return what is logged of the means of the measures over some items, by its name."""
         ...
 
     @property
@@ -100,12 +114,20 @@ class Objective(Protocol):
         """
         ...
 
-    def complete(self, batches: "Sequence[Batch]", total: Callable[[float], float]) -> None:
+    def complete(
+        self,
+        batches: "Sequence[Batch]",
+        total: Callable[[float], float],
+        model: "PreTrainedModel",
+        plan: "TrainingPlan",
+    ) -> None:
         """Add to the micro-batches of an optimizer step what depends on all of them, if any.
 
         Args:
             batches: this process's share of the step, which may be without any items.
             total: returns the sum of a number over all processes, each of which has to call it.
+            model: as it is before the step.
+            plan: how the loss is computed.
         """
         ...
 
@@ -123,6 +145,8 @@ class Objective(Protocol):
         names: Sequence[str],
     ) -> dict[str, float]:
         """Return the metrics of the predictions on all held-out rows, by name.
+
+        An objective whose loss is no sum over rows returns it, too, as `loss`.
 
         Args:
             expected: the labels of each row, without ignored ones.

@@ -29,11 +29,29 @@ def objective_of(
             from tasks.engine.objectives.seq2seq import Seq2Seq
 
             return Seq2Seq()
-        case Task.CAUSAL_LM if learned is LearningObjective.DPO:
-            from tasks.engine.objectives.dpo import DPO
-
-            return DPO(preferences or PreferenceSettings())
+        case Task.CAUSAL_LM if learned is not LearningObjective.SFT:
+            return _preferring(learned, preferences or PreferenceSettings())
         case Task.CAUSAL_LM:
             from tasks.engine.objectives.causal_lm import CausalLM
 
             return CausalLM()
+
+
+def _preferring(learned: LearningObjective, preferences: PreferenceSettings) -> Objective:
+    match learned:
+        case LearningObjective.KTO:
+            from tasks.engine.objectives.kto import KTO
+
+            return KTO(preferences)
+        case LearningObjective.ORPO:
+            from tasks.engine.objectives.orpo import ORPO
+
+            return ORPO(preferences)
+        case LearningObjective.SIMPO:
+            from tasks.engine.objectives.simpo import SimPO
+
+            return SimPO(preferences)
+        case _:
+            from tasks.engine.objectives.dpo import DPO
+
+            return DPO(preferences)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.config import PREFERENCES, RowFormat, Task
+from tasks.config import JUDGED, PREFERENCES, RowFormat, Task
 from tasks.engine.adapters import AdapterFolder, check_tokenizer, template_of
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.rows import (
@@ -103,8 +103,9 @@ def read_answered(
     """
     given = read_rows(str(file), "train", None)
     rows = list(renamed(given, columns or {}, "evaluation.columns"))
-    # Of a pair, the chosen answer is the expected one.
-    formats = (*kind.traits.row_formats, *(PREFERENCES if kind.traits.generates else ()))
+    # Of a pair, the chosen answer is the expected one; of judged answers, each desirable one.
+    compared = (*PREFERENCES, *JUDGED) if kind.traits.generates else ()
+    formats = (*kind.traits.row_formats, *compared)
     row_format = detect_row_format(rows[0], str(file), learnable=formats)
     if row_format is RowFormat.TEXT:
         raise UserError(
@@ -114,5 +115,9 @@ def read_answered(
     examples = []
     for number, row in enumerate(rows, 1):
         with naming_row(str(file), number):
-            examples.append(read_example(number, row, row_format))
+            example = read_example(number, row, row_format)
+        if example.is_desirable is not False:
+            examples.append(example)
+    if not examples:
+        raise UserError(f"{file} has no desirable answers (label: true) to compare others with")
     return AnsweredRows(row_format, examples, count_unread(rows, row_format))

@@ -1,4 +1,4 @@
-"""The items of a training, rows or pairs of them: indices to batches, of this process's share."""
+"""The items of a training, rows or prompts with answers: indices to batches, a process's share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tasks.engine.batching import Batch, Batches, as_batch, deal, eval_order
 from tasks.engine.training.group import Group
 
 if TYPE_CHECKING:
-    from tasks.engine.batching import Pair, Row
+    from tasks.engine.batching import Answers, Row
 
 
 class Sharing(NamedTuple):
@@ -40,7 +40,7 @@ class Items(ABC):
         """Return the number of items."""
 
     @abstractmethod
-    def __getitem__(self, index: int) -> "Row | Pair":
+    def __getitem__(self, index: int) -> "Row | Answers":
         """Read an item, as the collator takes it."""
 
     @property
@@ -67,12 +67,18 @@ class Items(ABC):
         Returns:
             As many batches, some of them without items if there are too few.
         """
+        step = [item for batch in indices for item in batch]
         if self.sharing.group.size > 1:
-            own = self._share([item for batch in indices for item in batch])
+            own = self._share(step)
             indices = [part.tolist() for part in np.array_split(np.array(own, int), len(indices))]
-        return [self._batch(batch) if batch else as_batch([]) for batch in indices]
+        return [self._batch(batch, step) if batch else as_batch([]) for batch in indices]
 
-    def _batch(self, indices: Sequence[int]) -> Batch:
+    def _batch(
+        self,
+        indices: Sequence[int],
+        step: Sequence[int],  # noqa: ARG002 - for items that depend on the others of a step
+    ) -> Batch:
+        """Return the batch of some items of a step."""
         items: list[Any] = [self[index] for index in indices]
         return self.sharing.collate(items)
 

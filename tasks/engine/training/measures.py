@@ -35,11 +35,11 @@ class Measures:
                 self._of_all = self._of_all + one
             self._of_step = self._none()
 
-    def take(self) -> dict[str, float]:
-        """Return the mean of each measure by its name, and begin anew; empty without any items."""
+    def take(self) -> tuple[float, ...]:
+        """Return the mean of each measure, and begin anew; empty without any items."""
         sums, count = self.kept
         self.restore((), 0)
-        return {name: one / count for name, one in zip(self._names, sums, strict=True) if count}
+        return tuple(one / count for one in sums) if count else ()
 
     @property
     def kept(self) -> tuple[tuple[float, ...], int]:

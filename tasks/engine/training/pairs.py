@@ -1,20 +1,21 @@
-"""Pairs of answers, with their reference, as the items of a training."""
+"""Pairs of answers, with their reference if they have one, as the items of a training."""
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from tasks.engine.batching import Pair, as_item
+from tasks.engine.batching import Answers
 from tasks.engine.data.tokens import TokenizedRow, row_lengths
-from tasks.engine.training.items import Items, Sharing
+from tasks.engine.training.compared import Compared
+from tasks.engine.training.items import Sharing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Pairs(Items):
+class Pairs(Compared):
     """Pairs of a chosen and a rejected answer, of consecutive rows; each of them is an item.
 
     Args:
@@ -27,6 +28,8 @@ class Pairs(Items):
         places: of the pairs among all; all of them unless given.
     """
 
+    num_answers: ClassVar[int] = 2
+
     def __init__(
         self,
         rows: Sequence[TokenizedRow],
@@ -35,33 +38,15 @@ class Pairs(Items):
         chosen_tokens: float = 1.0,
         places: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(sharing)
-        self._rows, self._reference, self._chosen_tokens = rows, reference, chosen_tokens
-        self.num_in_all = len(rows) // 2
-        self.places = range(self.num_in_all) if places is None else places
+        super().__init__(len(rows) // 2, sharing, reference, places)
+        self._rows, self._chosen_tokens = rows, chosen_tokens
 
-    def __len__(self) -> int:
-        return len(self.places)
+    def __getitem__(self, index: int) -> Answers:
+        return {**super().__getitem__(index), "chosen_tokens": self._chosen_tokens}
 
-    def __getitem__(self, index: int) -> Pair:
-        number = int(self.places[index])
-        unknown = (np.nan, np.nan)
-        chosen, rejected = unknown if self._reference is None else self._reference[number].tolist()
-        return {
-            "number": number,
-            "chosen": as_item(self._rows[2 * number]),
-            "rejected": as_item(self._rows[2 * number + 1]),
-            "reference": (chosen, rejected),
-            "chosen_tokens": self._chosen_tokens,
-        }
-
-    def only(self, places: Sequence[int]) -> "Pairs":
-        """Return the pairs at some places among all."""
-        return Pairs(self._rows, self.sharing, self._reference, self._chosen_tokens, places)
-
-    def compared_with(self, reference: "Tensor") -> "Pairs":
-        """Return the same pairs with their reference."""
-        return Pairs(self._rows, self.sharing, reference, self._chosen_tokens, self.places)
+    def rows_of(self, number: int) -> Sequence[TokenizedRow]:
+        """Return the row of a pair's chosen answer, and that of its rejected one."""
+        return self._rows[2 * number], self._rows[2 * number + 1]
 
     @cached_property
     def lengths(self) -> "np.ndarray":

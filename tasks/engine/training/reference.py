@@ -1,4 +1,4 @@
-"""The reference of a training on pairs: the model as step 3 left it, before its first step.
+"""The reference of a training on preferences: the model as step 3 left it, before its first step.
 
 A fresh adapter changes no logit, so that this is the base; where the adapter's start changed base
 weights (PiSSA, OLoRA) or came from elsewhere, it is both together. Its log-probabilities of each
@@ -24,8 +24,8 @@ from tasks.engine.adapters import load_weights, save_weights, write_adapter
 from tasks.engine.batching import answer_logps
 from tasks.engine.eval_mode import eval_mode
 from tasks.engine.kernels import attending_by_row, fused_adapter_layers, lean_layers
+from tasks.engine.training.compared import Compared
 from tasks.engine.training.inputs import Inputs
-from tasks.engine.training.pairs import Pairs
 from tasks.engine.training.plan import what_is_computed
 from tasks.errors import StoppedError
 from tasks.records import FileRecord, Record, TrainingPlan
@@ -48,6 +48,7 @@ class KeptReference(Record):
     """The sha256 of all that they are a function of."""
     file: FileRecord
     num_pairs: int
+    """Prompts with their answers: pairs, where pairs are learned."""
     seconds: float
 
 
@@ -56,11 +57,11 @@ class Reference:
     """The log-probabilities of the reference, and where they are kept."""
 
     logps: Mapping[str, torch.Tensor]
-    """By split: float32 [pairs, 2], not a number where it is not needed."""
+    """By split: float32 [prompts, answers], not a number where it is not needed."""
     kept: KeptReference
 
 
-def reference_of(inputs: Inputs, plan: TrainingPlan, splits: Mapping[str, Pairs]) -> Reference:
+def reference_of(inputs: Inputs, plan: TrainingPlan, splits: Mapping[str, Compared]) -> Reference:
     """Read the reference's log-probabilities from the checkpoints' folder, else compute them.
 
     Each process computes its share of them, and the first one keeps them all.
@@ -69,7 +70,7 @@ def reference_of(inputs: Inputs, plan: TrainingPlan, splits: Mapping[str, Pairs]
         inputs: the inputs of the training; computing the reference resets the model's adapter to
             the initial weights.
         plan: how rows are batched.
-        splits: the pairs that need it, by the names of their splits.
+        splits: the items that need it, by the names of their splits.
 
     Raises:
         StoppedError: it was asked to stop.
@@ -81,7 +82,7 @@ def reference_of(inputs: Inputs, plan: TrainingPlan, splits: Mapping[str, Pairs]
         return Reference(load_weights(folder / _FILE), kept)
     started = time.perf_counter()
     num_pairs = sum(map(len, splits.values()))
-    log.info("computing the reference's log-probabilities of %d pairs, once", num_pairs)
+    log.info("computing the reference's log-probabilities of %d prompts, once", num_pairs)
     initial = load_weights(inputs.injected.initial_weights.path)
     write_adapter(inputs.model, inputs.injected.lora.adapter_name, initial)
     with _computing(inputs.model, plan):
@@ -93,18 +94,21 @@ def reference_of(inputs: Inputs, plan: TrainingPlan, splits: Mapping[str, Pairs]
 
 
 def _computed(
-    inputs: Inputs, plan: TrainingPlan, splits: Mapping[str, Pairs]
+    inputs: Inputs, plan: TrainingPlan, splits: Mapping[str, Compared]
 ) -> dict[str, torch.Tensor]:
     """Return this process's share of the reference, not a number elsewhere."""
-    found = {name: torch.full((one.num_in_all, 2), torch.nan) for name, one in splits.items()}
+    found = {
+        name: torch.full((one.num_in_all, one.num_answers), torch.nan)
+        for name, one in splits.items()
+    }
     num_pairs, num_done = sum(map(len, splits.values())), 0
-    for name, pairs in splits.items():
-        for indices in pairs.in_order(inputs.settings.batch_size):
+    for name, items in splits.items():
+        for indices in items.in_order(inputs.settings.batch_size):
             if inputs.group.any(inputs.should_stop()):
                 raise StoppedError(
-                    f"stopped after the reference of {num_done} of {num_pairs} pairs"
+                    f"stopped after the reference of {num_done} of {num_pairs} prompts"
                 )
-            [batch] = pairs.batches([indices])
+            [batch] = items.batches([indices])
             for micro_batch in batch["micro_batches"]:
                 here = {key: value.to(inputs.model.device) for key, value in micro_batch.items()}
                 values = answer_logps(inputs.model, here, in_chunks=plan.loss_in_chunks)
@@ -137,8 +141,8 @@ def _computing(model: "PreTrainedModel", plan: TrainingPlan) -> Iterator[None]:
         yield
 
 
-def _identity(computed: Mapping[str, object], splits: Mapping[str, Pairs]) -> str:
-    needed = {name: list(map(int, one.places)) for name, one in splits.items()}
+def _identity(computed: Mapping[str, object], splits: Mapping[str, Compared]) -> str:
+    needed = {name: one.identity for name, one in splits.items()}
     inputs = {**computed, "layout": _LAYOUT, "pairs": needed}
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

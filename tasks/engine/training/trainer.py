@@ -197,7 +197,7 @@ class AdapterTrainer(Trainer):
         indices = list(islice(epoch_iterator, num_batches))
         batches = iter(self._items.batches(indices))
         given, num_labels = super().get_batch_samples(batches, num_batches, device)
-        self._task.complete(given, self._total)
+        self._task.complete(given, self._total, self.model, self._plan)
         if self._group.size > 1:
             num_labels = torch.tensor(self._total(float(num_labels or 0)), device=device)
         return given, num_labels
@@ -290,8 +290,8 @@ class AdapterTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and beside a training loss what was measured since the last one."""
-        if "loss" in logs:
-            logs.update(self._measures.take())
+        if "loss" in logs and (means := self._measures.take()):
+            logs.update(self._task.named(means))
         super().log(logs, start_time)
 
     def training_step(

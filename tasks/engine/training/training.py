@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerState
 
-from tasks.config import TrainingSettings
+from tasks.config import LearningObjective, TrainingSettings
 from tasks.config.training import Optimizer
 from tasks.engine.adapters import (
     WEIGHTS_FILE,
@@ -80,7 +80,7 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         folder: for checkpoints and the trained weights.
         on_progress: called after every step and every log.
         on_evaluating: called after every batch of held-out rows.
-        on_reference: called while the reference of pairs is computed, with how many are done.
+        on_reference: called while the reference of preferences is computed, with how much is done.
         should_stop: whether to save a checkpoint and stop; asked after every step, and after every
             batch of held-out rows or of the reference.
         group: the processes that train together, each of which calls this function with the same
@@ -167,7 +167,7 @@ def _trained(
     """Train in micro-batches that fit into memory.
 
     Return Trainer's state, the plan, the seconds of all attempts that led to the result, and the
-    reference of pairs.
+    reference of preferences.
     """
     model, injected, data, settings, checkpoints, group, _, _ = inputs
     plan = group.from_first(
@@ -181,7 +181,8 @@ def _trained(
             items = item_sets(inputs, plan)
             trainer = _build_trainer(inputs, plan, items)
             trainer.add_callback(watch)
-            with nullcontext() if items.reference is None else without_base_dropout(model):
+            is_sft = settings.objective is LearningObjective.SFT
+            with nullcontext() if is_sft else without_base_dropout(model):
                 trainer.train_or_resume()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -241,14 +242,19 @@ def _learned(
     settings: TrainingSettings, reference: KeptReference | None
 ) -> LearnedPreferences | None:
     """Return how preferences were learned, if they were."""
-    if reference is None:
+    if settings.objective is LearningObjective.SFT:
         return None
-    return LearnedPreferences(
-        objective=settings.objective,
-        settings=settings.preference_settings,
-        reference_sha256=reference.file.sha256,
-        num_reference_pairs=reference.num_pairs,
-        seconds_reference=reference.seconds,
+    learned = LearnedPreferences(
+        objective=settings.objective, settings=settings.preference_settings
+    )
+    if reference is None:
+        return learned
+    return learned.model_copy(
+        update={
+            "reference_sha256": reference.file.sha256,
+            "num_reference_pairs": reference.num_pairs,
+            "seconds_reference": reference.seconds,
+        }
     )
 
 

@@ -286,12 +286,21 @@ def test_without_the_configuration_there_are_no_rows(tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["rows.jsonl", "run.yaml"]
 
 
-def test_pairs_are_learned_as_preferences(tmp_path: Path) -> None:
-    """Rows of a chosen and a rejected answer make a configuration that learns from them."""
-    rows = [{"prompt": f"Why {n}?", "chosen": f"So {n}.", "rejected": "No."} for n in range(ROWS)]
+@pytest.mark.parametrize(
+    ("answers", "objective", "row_format"),
+    [
+        ({"chosen": "So.", "rejected": "No."}, "dpo", "preference"),
+        ({"completion": "So.", "label": True}, "kto", "unpaired-preference"),
+    ],
+)
+def test_pairs_and_judged_answers_are_learned_as_preferences(
+    tmp_path: Path, answers: dict[str, object], objective: str, row_format: str
+) -> None:
+    """Rows of a chosen and a rejected answer, or of a label, make a fitting configuration."""
+    rows = [{"prompt": f"Why {n}?", **answers} for n in range(ROWS)]
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config, notes = write_training(tmp_path / "run.yaml", str(data), "org/model", None)
-    assert config.training.objective == "dpo"
-    assert notes[0].endswith("read as preference")
+    assert config.training.objective == objective
+    assert notes[0].endswith(f"read as {row_format}")
     assert read_config(tmp_path / "run.yaml") == config

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.config import (
+    LearningObjective,
     LossType,
     PreferenceSettings,
     TrainAdapterConfig,
@@ -16,12 +17,65 @@ from tasks.config import (
 def test_the_defaults_are_those_of_trl() -> None:
     """Parameters of the same names have TRL's defaults."""
     trl = pytest.importorskip("trl", reason="TRL comes with the extra `bench`")
-    theirs = trl.DPOConfig.__dataclass_fields__
-    ours = PreferenceSettings().model_dump(mode="json")
-    for name, value in ours.items():
-        default = theirs[name]
-        made = default.default_factory() if name == "loss_type" else default.default
-        assert value == made, name
+    from trl.experimental.cpo import CPOConfig
+    from trl.experimental.orpo import ORPOConfig
+
+    configs = {"dpo": trl.DPOConfig, "kto": trl.KTOConfig, "orpo": ORPOConfig, "simpo": CPOConfig}
+    for objective, config in configs.items():
+        theirs = config.__dataclass_fields__
+        ours = PreferenceSettings().of(LearningObjective(objective))
+        for name, value in ours.model_dump(mode="json").items():
+            if name in theirs and name != "loss_type":
+                assert value == theirs[name].default, name
+    default = trl.DPOConfig.__dataclass_fields__["loss_type"].default_factory()
+    assert PreferenceSettings().of(LearningObjective.DPO).loss_type == default
+    assert PreferenceSettings().of(LearningObjective.KTO).loss_type == [trl.KTOConfig.loss_type]
+
+
+def test_the_identity_of_earlier_trainings_on_pairs_stays() -> None:
+    """Settings of other objectives are not written, so that an older record still fits."""
+    written = TrainingSettings.model_validate({"objective": "dpo", "preferences": {}})
+    assert written.model_dump(mode="json")["preferences"] == {
+        "beta": 0.1,
+        "loss_type": ["sigmoid"],
+        "loss_weights": None,
+        "label_smoothing": 0.0,
+    }
+    for objective in ("dpo", "kto", "orpo", "simpo"):
+        given = TrainingSettings.model_validate({"objective": objective, "preferences": {}})
+        assert TrainingSettings.model_validate(given.model_dump(mode="json")) == given
+
+
+@pytest.mark.parametrize(
+    ("objective", "given", "message"),
+    [
+        ("dpo", {"label_smoothing": 0.1}, "label_smoothing is for the loss robust"),
+        ("dpo", {"simpo_gamma": 1}, "simpo_gamma was given, but objective is dpo, whose settings"),
+        ("dpo", {"loss_type": "kto"}, "kto is not a loss of objective dpo; possible: sigmoid"),
+        ("kto", {"loss_type": "sigmoid"}, "possible: kto, apo_zero_unpaired"),
+        ("kto", {"loss_type": ["kto", "apo_zero_unpaired"]}, "but kto has one"),
+        ("kto", {"loss_weights": [1]}, "loss_weights was given, but objective is kto"),
+        ("kto", {"desirable_weight": 0}, "greater than 0"),
+        ("orpo", {"loss_type": "sigmoid"}, "whose settings are beta; remove loss_type"),
+        ("simpo", {"beta": 0}, "with 0 the loss would not depend"),
+    ],
+)
+def test_settings_of_another_objective_are_refused(
+    objective: str, given: dict[str, Any], message: str
+) -> None:
+    """One message names the setting, and those that there are."""
+    with pytest.raises(ValidationError, match=message) as caught:
+        TrainingSettings.model_validate({"objective": objective, "preferences": given})
+    assert caught.value.error_count() == 1
+
+
+def test_a_step_of_a_single_row_has_none_to_be_mismatched_with() -> None:
+    """The loss kto needs two rows a step, of one batch or of several."""
+    given = {"objective": "kto", "batch_size": 1}
+    with pytest.raises(ValidationError, match="raise batch_size or"):
+        TrainingSettings.model_validate(given)
+    TrainingSettings.model_validate(given | {"gradient_accumulation_steps": 2})
+    TrainingSettings.model_validate(given | {"preferences": {"loss_type": "apo_zero_unpaired"}})
 
 
 def test_one_loss_need_not_be_a_list() -> None:
@@ -36,8 +90,8 @@ def test_one_loss_need_not_be_a_list() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"beta": 0}, "it is 0, but must be above 0: with 0 the loss of a pair would not depend"),
-        ({"beta": -1}, "below 0 the rejected answer would be learned"),
+        ({"beta": 0}, "it is 0, but must be above 0: with 0 the loss would not depend"),
+        ({"beta": -1}, "below 0 the rejected one would be learned"),
         ({"loss_type": "aot"}, "aot sorts all pairs of a batch"),
         ({"loss_type": ["sigmoid", "aot_unpaired"]}, "aot_unpaired sorts all pairs of a batch"),
         ({"loss_type": "bco_pair"}, "possible: sigmoid, hinge, ipo, robust"),
@@ -47,7 +101,6 @@ def test_one_loss_need_not_be_a_list() -> None:
         ({"loss_type": ["ipo", "ipo"]}, "loss_type has ipo twice"),
         ({"loss_weights": [1, 2]}, "loss_weights has 2 numbers and loss_type 1 losses"),
         ({"loss_weights": [0]}, "loss_weights has 0; weights must be above 0"),
-        ({"label_smoothing": 0.1}, "label_smoothing is for the loss robust"),
         ({"loss_type": "robust", "label_smoothing": 0.5}, "less than 0.5"),
     ],
 )

@@ -79,9 +79,12 @@ def test_losses_of_pairs_are_compared_by_how_often_the_chosen_answer_is_preferre
 ) -> None:
     """With another beta the loss is another one: the lower of two says nothing."""
     grid = {"grid": {"training.preferences.beta": [0.1, 0.5]}, "metric": "rewards/accuracies"}
-    found = _read(tmp_path, grid, training={"objective": "dpo"})
-    assert found.variants.metric == "rewards/accuracies"
-    assert not found.variants.metric.is_loss
+    for objective in ("dpo", "orpo"):
+        found = _read(tmp_path, grid, training={"objective": objective})
+        assert found.variants.metric == "rewards/accuracies"
+        assert not found.variants.metric.is_loss
+    with pytest.raises(UserError, match=r"is of pairs, but training\.objective is kto"):
+        _read(tmp_path, grid, training={"objective": "kto"})
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:

@@ -66,22 +66,32 @@ def test_two_processes_train_what_one_does(tiny_base: Path, tmp_path: Path) -> N
     assert not (tmp_path / "two" / "launch").exists()
 
 
-def test_two_processes_learn_from_pairs_as_one_does(tiny_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("objective", "losses_of"),
+    [
+        ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.8, 1.0]}),
+        ("kto", {"beta": 1, "undesirable_weight": 0.01}),
+    ],
+)
+def test_two_processes_learn_preferences_as_one_does(
+    tiny_base: Path, tmp_path: Path, objective: str, losses_of: dict[str, object]
+) -> None:
     """Equal losses, measures and reference but for rounding; stopped and resumed, equal bytes.
 
-    One of the losses is a mean over the answers' tokens of all processes.
+    One of the losses is a mean over the answers' tokens of all processes, another one has their
+    divergence.
     """
     _, record = injected(tiny_base, tmp_path)
-    losses_of_pairs = {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.8, 1.0]}
     settings = preferring(
-        preferences=losses_of_pairs,
+        objective=objective,
+        preferences=losses_of,
         batch_size=3,
         gradient_accumulation_steps=2,
         learning_rate=1e-3,
         max_steps=9,
         logging_steps=2,
     )
-    data = data_of(record.lora.base, tmp_path).record
+    data = data_of(record.lora.base, tmp_path, settings.objective).record
     one, two, cut = (tmp_path / name / "checkpoints" for name in ("one", "two", "cut"))
     alone = engine.train_adapter(rebuilt(record), record, data, settings, one)
     seen: list[tuple[int, int]] = []
@@ -94,7 +104,7 @@ def test_two_processes_learn_from_pairs_as_one_does(tiny_base: Path, tmp_path: P
         lambda _: None,
         on_reference=lambda done, total: seen.append((done, total)),
     ).trained
-    assert seen[-1] == (10, 10)
+    assert seen[-1][0] == seen[-1][1] >= 10
     assert losses(both) == pytest.approx(losses(alone), rel=1e-5)
     assert both.eval_metrics == pytest.approx(alone.eval_metrics, rel=1e-3, abs=1e-5)
     # At first the rewards of a pair are equal but for rounding, and it is chance which is larger.

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_CONTINUED = (RowFormat.PROMPT_COMPLETION, RowFormat.PREFERENCE, RowFormat.UNPAIRED)
+"""Formats whose answers directly continue their prompts; those of others are separate texts."""
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A row as text, with the character spans [start, end) of its answers."""
@@ -79,8 +83,7 @@ class Renderer:
             end_ids: the tokens at which the base stops, in addition to the tokenizer's end token.
             chat: what the chat template is given beside the conversation.
         """
-        # These answers directly continue their prompts; the other formats are separate texts.
-        continues = row_format in (RowFormat.PROMPT_COMPLETION, RowFormat.PREFERENCE)
+        continues = row_format in _CONTINUED
         ends = tuple(
             str(token)
             for token in tokenizer.convert_ids_to_tokens(sorted(end_ids))

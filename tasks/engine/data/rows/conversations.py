@@ -78,6 +78,8 @@ class Example:
     rejected: tuple[Message, ...] = ()
     """The conversation with the rejected answer, where `messages` has the chosen one; both begin
     with the same prompt."""
+    is_desirable: bool | None = None
+    """Whether the answer is, where answers are judged one by one."""
 
     @property
     def as_rejected(self) -> "Example":

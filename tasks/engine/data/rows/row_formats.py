@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from tasks.config.columns import value_text
 from tasks.config.data import (
     ANSWERED,
     GENERATIVE,
+    JUDGED,
     PREFERENCES,
     OnLostAnswer,
     RowFormat,
@@ -35,6 +37,7 @@ from tasks.engine.data.rows.instruction_rows import (
     instruction_example,
     instruction_question,
 )
+from tasks.engine.data.rows.judged_rows import judged_messages, judged_text
 from tasks.engine.data.rows.messages import is_turn
 from tasks.engine.data.rows.preference_rows import (
     check_pair,
@@ -82,6 +85,7 @@ _PROMPT = ("prompt", "completion")
 _OF_MESSAGES = {
     RowFormat.CONVERSATIONAL: RowFormat.PROMPT_COMPLETION,
     RowFormat.CONVERSATIONAL_PREFERENCE: RowFormat.PREFERENCE,
+    RowFormat.CONVERSATIONAL_UNPAIRED: RowFormat.UNPAIRED,
 }
 """Formats of messages, and the ones of texts in the same columns."""
 _READERS = {
@@ -103,6 +107,10 @@ _READERS = {
     ),
     RowFormat.PREFERENCE: _Reader(PAIR, text_pair, text_pair_question),
     RowFormat.CONVERSATIONAL_PREFERENCE: _Reader(PAIR, message_pair, message_pair_question),
+    RowFormat.UNPAIRED: _Reader((*_PROMPT, "label"), judged_text, completion_question),
+    RowFormat.CONVERSATIONAL_UNPAIRED: _Reader(
+        (*_PROMPT, "label"), judged_messages, prompted_question
+    ),
     RowFormat.TEXT: _Reader(("text",), text_example, text_example),
     RowFormat.LABELLED: _Reader(("text", "label"), labelled_example, text_example),
     RowFormat.TAGGED: _Reader(("tokens", "tags"), tagged_example, tagged_question),
@@ -140,6 +148,9 @@ def detect_row_format(
         # Many datasets have the rendered prompt as `text` beside the columns it is made of.
         fitting = [one for one in fitting if one is not RowFormat.TEXT]
         fitting = [one for one in fitting if one not in PREFERENCES] or fitting
+        if RowFormat.UNPAIRED in fitting:
+            is_judged = value_text(row["label"]) in {"true", "false"}
+            fitting = [one for one in fitting if (one is RowFormat.UNPAIRED) == is_judged]
     if len(fitting) == 1:
         return _by_values(fitting[0], row) if wanted not in _OF_MESSAGES else wanted
     columns = f"{source} has the columns {listed(row) or '(none)'}"
@@ -151,7 +162,7 @@ def detect_row_format(
 
 def _decides(wanted: RowFormat, learnable: Sequence[RowFormat]) -> str:
     """Return the setting by which a format can't be learned."""
-    is_other = (wanted in PREFERENCES) != (learnable[0] in PREFERENCES)
+    is_other = any((wanted in kind) != (learnable[0] in kind) for kind in (PREFERENCES, JUDGED))
     return "training.objective" if is_other else "base_model.task"
 
 
@@ -163,11 +174,12 @@ def _by_values(row_format: RowFormat, row: Row) -> RowFormat:
     """Return the format, depending on whether the prompt is text or a list of messages."""
     if row_format is RowFormat.PREFERENCE:
         return RowFormat.CONVERSATIONAL_PREFERENCE if has_messages(row) else row_format
-    if row_format is not RowFormat.PROMPT_COMPLETION:
+    if row_format not in (RowFormat.PROMPT_COMPLETION, RowFormat.UNPAIRED):
         return row_format
     given = [row[name] for name in _PROMPT if name in row]
     is_prompted = any(isinstance(one, list) for one in given) or all(map(are_messages, given))
-    return RowFormat.CONVERSATIONAL if is_prompted else row_format
+    of_messages = next(name for name, texts in _OF_MESSAGES.items() if texts is row_format)
+    return of_messages if is_prompted else row_format
 
 
 def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
@@ -191,7 +203,7 @@ def _advice(row: Row, possible: Sequence[RowFormat]) -> str:
 
 
 def _advice_on_objective(row: Row, possible: Sequence[RowFormat]) -> str | None:
-    """Return what to do where pairs are given and answers learned, or the other way round."""
+    """Return what to do where pairs are given and answers learned, or other such combinations."""
     is_pair = any(str(column).startswith(PAIR) for column in row)
     if is_pair and not set(possible) & set(PREFERENCES):
         return (
@@ -199,10 +211,17 @@ def _advice_on_objective(row: Row, possible: Sequence[RowFormat]) -> str | None:
             "training.objective: dpo; to imitate the chosen answers, write them as completion "
             "beside prompt, or as the last of the messages"
         )
+    is_judged = {"completion", "label"} <= set(row)
     if not is_pair and set(possible) <= set(PREFERENCES):
+        other = "kto to learn from judged answers" if is_judged else "sft to learn from one answer"
         return (
-            "training.objective is dpo, which learns from pairs: name their columns in "
-            "data.columns, or set objective: sft to learn from one answer a row"
+            "training.objective is one that learns from pairs (dpo, orpo, simpo): name their "
+            f"columns in data.columns, or set objective: {other} a row"
+        )
+    if not is_judged and set(possible) <= set(JUDGED):
+        return (
+            "training.objective is kto, which learns from answers that are judged: add a column "
+            "label with true or false, or name it in data.columns; or set objective: sft"
         )
     return None
 
@@ -253,7 +272,7 @@ def read_example(
     example = _READERS[row_format].example(number, row)
     if row_format in PREFERENCES and is_strict:
         check_pair(example)
-    if row_format not in (*ANSWERED, *PREFERENCES):
+    if row_format not in (*ANSWERED, *PREFERENCES, *JUDGED):
         return example
     messages = with_turns(example.messages, row, turns)
     rejected = with_turns(example.rejected, row, turns)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from tasks.config.data import ANSWERED, GENERATIVE, PREFERENCES, RowFormat
+from tasks.config.data import ANSWERED, GENERATIVE, JUDGED, PREFERENCES, RowFormat
 from tasks.engine.data.rows.cells import is_empty
 from tasks.engine.data.rows.json_values import from_cell
 from tasks.engine.data.rows.messages import READ_KEYS, REASONING
@@ -29,6 +29,7 @@ LISTS = {
     RowFormat.SHAREGPT: ("conversations", "conversation"),
     RowFormat.CONVERSATIONAL: ("prompt", "completion"),
     RowFormat.CONVERSATIONAL_PREFERENCE: (*PROMPTS, *PAIR),
+    RowFormat.CONVERSATIONAL_UNPAIRED: ("prompt", "completion"),
 }
 """The columns that are lists of messages."""
 
@@ -54,11 +55,13 @@ _READ = {
         *_OF_ANSWERED,
         _WHO_ANSWERED,
     },
+    RowFormat.UNPAIRED: {"prompt", "completion", "label", *REASONING, *_OF_ANSWERED},
+    RowFormat.CONVERSATIONAL_UNPAIRED: {"prompt", "completion", "label", *_OF_ANSWERED},
     RowFormat.TEXT: {"text"},
     RowFormat.LABELLED: {"text", "label"},
     RowFormat.TAGGED: {"tokens", "tags"},
 }
-_MULTI_TURN = (*ANSWERED, *PREFERENCES)
+_MULTI_TURN = (*ANSWERED, *PREFERENCES, *JUDGED)
 _MOST_SHOWN = 50
 
 
@@ -127,7 +130,7 @@ _MEANINGS = (
     _Meaning(columns=_MEDIA, formats=_ALL, advice=_MEDIA_ADVICE, is_asked=True),
     _Meaning(
         columns=PAIR,
-        formats=GENERATIVE,
+        formats=(*GENERATIVE, *JUDGED),
         advice="to learn which of two answers is preferred, set training.objective: dpo; to "
         "imitate the chosen answers, write them as completion, or as the last of the messages, and "
         "remove chosen and rejected",
@@ -136,8 +139,9 @@ _MEANINGS = (
     _Meaning(
         columns=("label", "kto_tag"),
         formats=GENERATIVE,
-        advice="whether an answer is good is not read, so bad ones would be imitated; keep only "
-        "the rows with a good answer, without this column",
+        advice="whether an answer is good is not read, so bad ones would be imitated; to learn "
+        "from both kinds, set training.objective: kto (the column is label), or keep only the rows "
+        "with a good answer, without this column",
         is_asked=False,
         matters=_is_truth_value,
     ),

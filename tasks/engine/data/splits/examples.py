@@ -8,6 +8,7 @@ from itertools import chain
 
 from tasks.config import LearningObjective, Task
 from tasks.config.data import DataSettings, RowFormat
+from tasks.engine.base import learnable_formats
 from tasks.engine.data.rows import Row
 from tasks.engine.data.splits.drawing import drawn_places
 from tasks.engine.data.splits.kept_rows import KeptRows, canonical
@@ -91,7 +92,7 @@ def read_examples(  # noqa: PLR0913 - what is read, how, and what for
     """
     opened = open_sources(settings, task, objective)
     sources = [_used(one, one.checked(), seed) for one in opened]
-    replayed = _replayed(learned, settings.replay, seed, task) if learned else []
+    replayed = _replayed(learned, settings.replay, seed, task, objective) if learned else []
     if opened[0].row_format in _CLASSIFIED:
         labels = labels or _labels([*sources, *replayed])
         for one in [*sources, *replayed]:
@@ -117,7 +118,9 @@ def read_examples(  # noqa: PLR0913 - what is read, how, and what for
     )
 
 
-def _replayed(learned: LearnedData, share: float, seed: int, task: Task) -> list[DrawnRows]:
+def _replayed(
+    learned: LearnedData, share: float, seed: int, task: Task, objective: LearningObjective
+) -> list[DrawnRows]:
     """Return a share of the rows that an earlier adapter learned from, of each of its sources.
 
     Args:
@@ -125,14 +128,21 @@ def _replayed(learned: LearnedData, share: float, seed: int, task: Task) -> list
         share: of all these rows, from 0 to 1.
         seed: of the draw.
         task: what is to be learned from them.
+        objective: how it is.
 
     Raises:
-        UserError: the rows are gone or have changed, or another task was learned from them.
+        UserError: the rows are gone or have changed, or another task, or from rows of another kind,
+            was learned.
     """
     if learned.task is not task:
         raise UserError(
             f"data.replay: the adapter to begin with learned {learned.task.value} from its rows, "
             f"and base_model.task is {task.value}; remove data.replay"
+        )
+    if learnable_formats(task, learned.objective) != learnable_formats(task, objective):
+        raise UserError(
+            f"data.replay: the adapter to begin with learned by objective {learned.objective}, "
+            f"from other rows than those of training.objective {objective}; remove data.replay"
         )
     given = _read_again(learned)
     total = sum(len(one.places) for one in given)
@@ -155,7 +165,7 @@ def _read_again(learned: LearnedData) -> list[DrawnRows]:
     """Return all rows that an adapter learned from, which must be those that it learned from."""
     settings, seed, task = learned.settings, learned.seed, learned.task
     try:
-        opened = open_sources(settings, task)
+        opened = open_sources(settings, task, learned.objective)
         sources = [_used(one, one.checked(), seed) for one in opened]
     except UserError as mistake:
         raise UserError(
@@ -173,7 +183,7 @@ def _read_again(learned: LearnedData) -> list[DrawnRows]:
                 "from; restore the file, or, if data.train still has them, remove data.replay"
             )
     if learned.replayed:
-        taken += _replayed(learned.replayed, settings.replay, seed, task)
+        taken += _replayed(learned.replayed, settings.replay, seed, task, learned.objective)
     return taken
 
 

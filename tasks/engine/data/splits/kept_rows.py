@@ -105,7 +105,8 @@ class KeptRows:
     def asked(self, places: Sequence[int]) -> "np.ndarray":
         """Return a hash of each row without the answer or the labels, int64 [places].
 
-        Of a pair it is one of both answers, whichever is preferred.
+        Of a pair it is one of both answers, whichever is preferred; of a judged row, one of its
+        answer.
         """
         return _at(self._asked, places)
 
@@ -134,6 +135,9 @@ class KeptRows:
 
 def _hashes(example: Example) -> tuple[int, int]:
     """Return hashes of what is asked, and of that with its answer; equal ones for plain text."""
+    if example.is_desirable is not None:
+        judged = (example.messages, example.tools)
+        return hash(judged), hash((*judged, example.is_desirable))
     if example.labels:
         return hash(example.text), hash((example.text, example.labels))
     if example.rejected:

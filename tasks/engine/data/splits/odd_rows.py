@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from tasks.config import PREFERENCES
+from tasks.config import JUDGED, PREFERENCES
 from tasks.engine.data.splits.mixing import DrawnRows
 from tasks.records import OddRows, RowPlace
 
@@ -32,6 +32,7 @@ class Oddity(StrEnum):
     DUPLICATE = "duplicate"
     CONTRADICTION = "contradiction"
     REVERSED = "reversed"
+    DISPUTED = "disputed"
     MOSTLY_PROMPT = "mostly_prompt"
     ENDLESS = "endless"
     COMPLETED = "completed"
@@ -43,6 +44,7 @@ _TEXTS = {
     Oddity.DUPLICATE: "{} training rows repeat an earlier one, so they are learned several times",
     Oddity.CONTRADICTION: "{} training rows have the prompt of another, but a different answer",
     Oddity.REVERSED: "{} training rows prefer the answer that another one rejects",
+    Oddity.DISPUTED: "{} training rows have an answer that is both desirable and not",
     Oddity.MOSTLY_PROMPT: f"{{}} training rows are mostly prompt: over {MOSTLY_PROMPT:.0%} of "
     "their tokens",
     Oddity.ENDLESS: "{} training rows have no end token, as the tokenizer has none: generation "
@@ -76,8 +78,11 @@ def odd_contents(trained: Sequence[DrawnRows], held_out: Sequence[DrawnRows]) ->
     asked = np.concatenate([one.rows.asked(one.places) for one in trained])
     learned = np.concatenate([one.rows.learned(one.places) for one in trained])
     contents = np.concatenate([one.contents() for one in trained])
-    are_pairs = trained[0].row_format in PREFERENCES
-    contradiction = Oddity.REVERSED if are_pairs else Oddity.CONTRADICTION
+    row_format, contradiction = trained[0].row_format, Oddity.CONTRADICTION
+    if row_format in PREFERENCES:
+        contradiction = Oddity.REVERSED
+    elif row_format in JUDGED:
+        contradiction = Oddity.DISPUTED
     leaked = [np.isin(one.contents(), contents) for one in held_out]
     found = [
         _odd(Oddity.DUPLICATE, trained, _repeated(learned)),

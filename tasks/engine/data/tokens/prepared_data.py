@@ -21,7 +21,7 @@ class PreparedData:
     record: DataRecord
 
     def questions(self, count: int) -> list[tuple[Renderer, Example]]:
-        """Return the first held-out examples that have an answer, each with its renderer.
+        """Return the first held-out examples that have a good answer, each with its renderer.
 
         A conversation that became several rows is one example.
         """
@@ -33,5 +33,6 @@ class PreparedData:
             (self.eval.renderers[sources[place]], self.eval.examples[place])
             for place in conversation_starts(self.eval.rows).tolist()
             if formats[sources[place]] != "text"
+            and self.eval.examples[place].is_desirable is not False
         )
         return list(islice(found, count))

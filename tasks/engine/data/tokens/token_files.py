@@ -279,6 +279,8 @@ def _written(example: Example) -> str:
     fields = [example.row, turns, example.text, example.label, example.words, example.tags]
     if example.rejected:
         more = [example.tools, *_written_rejected(example)]
+    elif example.is_desirable is not None:
+        more = [example.tools, example.is_desirable]
     else:
         more = [example.tools] if example.tools else []
     return json.dumps([*fields, *more], ensure_ascii=False)
@@ -304,11 +306,13 @@ def _written_message(message: Message) -> list[object]:
 def _read_example(text: str) -> Example:
     row, turns, plain, label, words, tags, *more = json.loads(text)
     messages = tuple(_read_message(*turn) for turn in turns)
-    tools, *pair = more or [""]
+    tools, *rest = more or [""]
     example = Example(row, messages, plain, label, tuple(words), tuple(tags), tools)
-    if not pair:
+    if not rest:
         return example
-    num_common, others = pair
+    if len(rest) == 1:
+        return replace(example, is_desirable=rest[0])
+    num_common, others = rest
     rejected = (*messages[:num_common], *(_read_message(*turn) for turn in others))
     return replace(example, rejected=rejected)
 

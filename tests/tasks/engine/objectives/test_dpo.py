@@ -1,39 +1,38 @@
 """Learning from pairs: losses, metrics and gradients are TRL's, whatever the layout of the rows."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from exact_training import Gradients, assert_same, gradients, made
+from exact_preferences import (
+    LAYOUTS,
+    UNLIMITED,
+    assert_same_measures,
+    ours,
+    trl_arguments,
+)
+from exact_training import ARCHITECTURES, Gradients, adapted, assert_same, gradients, made
 from preference_pairs import draw_pairs, for_trl
-from tiny_models import tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tasks.config import PreferenceSettings
-from tasks.engine.adapters.activation import adapters_disabled
-from tasks.engine.batching.batches import PackedBatches, PaddedBatches
-from tasks.engine.batching.loss import can_chunk, labeled_logits
-from tasks.engine.batching.preference_batches import PreferenceBatches, answer_logps
+from tasks.config import BaseModelSettings
+from tasks.engine.base.base_models import load_base
+from tasks.engine.base.sources import find_base
+from tasks.engine.batching.batches import PackedBatches
+from tasks.engine.batching.preference_batches import PreferenceBatches
 from tasks.engine.data.tokens.tokenization import TokenizedRow
-from tasks.engine.kernels.row_attention import attending_by_row
-from tasks.engine.objectives.dpo import DPO
 from tasks.engine.training.group import ALONE
 from tasks.engine.training.items import Sharing
 from tasks.engine.training.pairs import Pairs
-from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ROWS = draw_pairs((12, 3, 5), (4, 6, 2), (9, 1, 1), (2, 4, 9), (7, 8, 3))
-UNLIMITED = 10**6
-LAYOUTS: dict[str, Callable[[int], PaddedBatches | PackedBatches]] = {
-    "padded": lambda tokens: PaddedBatches(0, tokens),
-    "packed": lambda tokens: PackedBatches(0, tokens, by_conversation=False),
-    "with prompts computed once": lambda tokens: PackedBatches(0, tokens),
-}
+SIZES = ((12, 3, 5), (4, 6, 2), (9, 1, 1), (2, 4, 9), (7, 8, 3))
+ROWS = draw_pairs(*SIZES)
 LOSSES: dict[str, dict[str, Any]] = {
     "sigmoid": {},
     "sigmoid, beta 0.5": {"beta": 0.5},
@@ -46,96 +45,58 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 
 
-def ours(
+def theirs(
     model: "PreTrainedModel",
+    base: "PreTrainedModel",
+    rows: list[TokenizedRow],
     settings: dict[str, Any],
-    layout: str = "padded",
-    max_tokens: int = UNLIMITED,
-    *,
-    chunks: bool = False,
+    folder: Path,
 ) -> tuple[float, Gradients, dict[str, float]]:
-    """Return the mean loss of the pairs, the gradients, and the means of what is measured."""
-    task = DPO(PreferenceSettings.model_validate(settings))
-    batches = PreferenceBatches(LAYOUTS[layout](max_tokens), max_tokens)
-    plan = TrainingPlan(
-        made_for="",
-        batching="",
-        prefix_length=0,
-        batch_tokens=max_tokens,
-        loss_in_chunks=chunks,
-        num_threads=1,
+    """Learn from the pairs as TRL does."""
+    trl = pytest.importorskip("trl", reason="TRL comes with the extra `bench`")
+    from datasets import Dataset
+
+    trainer = trl.DPOTrainer(
+        model=model,
+        ref_model=base,
+        args=trl.DPOConfig(**trl_arguments(folder, **settings)),
+        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+        processing_class=tiny_tokenizer(chat_template=False),
     )
-    with ExitStack() as stack:
-        if layout != "padded":
-            stack.enter_context(attending_by_row(model))
-        reference = reference_of(model, ROWS, batches)
-        pairs = Pairs(ROWS, Sharing(batches, "", ALONE), reference)
-        batch = batches([pairs[number] for number in range(len(pairs))])
-        task.complete([batch], lambda number: number)
-        total, measured = 0.0, []
-        for micro_batch in batch["micro_batches"]:
-            if chunks:
-                assert can_chunk(model, micro_batch, labeled_logits(model, micro_batch))
-            summed, values = task.loss(model, micro_batch, plan)
-            loss = summed / len(pairs)
-            loss.backward()
-            total += loss.item()
-            measured += values.tolist()
-    return total, gradients(model), task.metrics([], measured, [])
-
-
-def reference_of(
-    model: "PreTrainedModel", rows: list[TokenizedRow], batches: PreferenceBatches
-) -> torch.Tensor:
-    """Return the base's log-probabilities of the answers."""
-    pairs = Pairs(rows, Sharing(batches, "", ALONE))
-    found = torch.zeros(len(pairs), 2)
-    with adapters_disabled(model), torch.no_grad():
-        for micro_batch in batches([pairs[at] for at in range(len(pairs))])["micro_batches"]:
-            logps = answer_logps(model, micro_batch, in_chunks=False)
-            found[micro_batch["numbers"]] = logps.T
-    return found
+    for one in filter(lambda one: one.requires_grad, model.parameters()):
+        one.data = one.data.float()  # TRL rounds the adapter of a 4-bit base to bfloat16
+    model.train()
+    loss = trainer.compute_loss(model, trainer.data_collator(for_trl(rows)))
+    loss.backward()
+    logged = {key: values[0] for key, values in trainer._metrics["train"].items()}
+    return loss.item(), gradients(model), logged
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
 def test_losses_metrics_and_gradients_are_those_of_trl(name: str, tmp_path: Path) -> None:
     """On the same batch of pairs, each loss, what is logged of it and each gradient are TRL's."""
-    trl = pytest.importorskip("trl", reason="TRL comes with the extra `bench`")
-    from datasets import Dataset
-    from exact_training import ARCHITECTURES
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**ARCHITECTURES[name]))
-    theirs = made(name)
+    model = made(name)
     for settings in LOSSES.values():
-        trainer = trl.DPOTrainer(
-            model=theirs,
-            ref_model=base,
-            args=trl.DPOConfig(
-                output_dir=str(tmp_path),
-                report_to=[],
-                use_cpu=True,
-                bf16=False,
-                gradient_checkpointing=False,
-                max_length=None,
-                **settings,
-            ),
-            train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
-            processing_class=tiny_tokenizer(chat_template=False),
-        )
-        inputs = trainer.data_collator(for_trl(ROWS))
-        theirs.train()
-        expected = trainer.compute_loss(theirs, inputs)
-        expected.backward()
-        logged = {key: values[0] for key, values in trainer._metrics["train"].items()}
+        expected = theirs(model, base, ROWS, settings, tmp_path)
+        found = ours(made(name), ROWS, settings)
+        assert_same(found[:2], expected[:2])
+        assert_same_measures(found[2], expected[2])
 
-        loss, found, measured = ours(made(name), settings)
-        assert_same((loss, found), (expected.item(), gradients(theirs)))
-        for metric, value in measured.items():
-            if not metric.startswith("lengths/"):
-                assert value == pytest.approx(logged[metric], rel=1e-4, abs=1e-5), metric
+
+def test_a_4bit_base_has_the_loss_and_gradients_of_trl(tmp_path: Path) -> None:
+    """Its packed weights are used as they are, by the reference, too, and in each layout."""
+    folder = tiny_llama(tmp_path / "base", hidden_size=64)
+    settings = {"source": str(folder), "dtype": "float32", "quantization": "4bit"}
+    source = find_base(BaseModelSettings.model_validate(settings))
+    model, base = adapted(load_base(source)), load_base(source)
+    rows = draw_pairs(*SIZES, num_tokens=base.config.vocab_size)
+    expected = theirs(model, base, rows, {}, tmp_path)
+    for layout in LAYOUTS:
+        found = ours(model, rows, {}, layout)
+        assert_same(found[:2], expected[:2])
+        assert_same_measures(found[2], expected[2])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -143,9 +104,9 @@ def test_losses_metrics_and_gradients_are_those_of_trl(name: str, tmp_path: Path
 def test_the_layout_of_the_rows_changes_nothing(name: str, layout: str) -> None:
     """Packed, with prompts computed once, in micro-batches, in chunks: as padded in one batch."""
     for settings in (LOSSES["ipo"], LOSSES["mpo"]):
-        expected = ours(made(name), settings)
+        expected = ours(made(name), ROWS, settings)
         for max_tokens, chunks in ((UNLIMITED, True), (30, False), (1, True)):
-            found = ours(made(name), settings, layout, max_tokens, chunks=chunks)
+            found = ours(made(name), ROWS, settings, layout, max_tokens, chunks=chunks)
             assert_same(found[:2], expected[:2])
             assert found[2] == pytest.approx(expected[2], rel=1e-4, abs=1e-5)
 

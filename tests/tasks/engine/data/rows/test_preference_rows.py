@@ -182,7 +182,7 @@ def test_the_objective_and_the_rows_have_to_fit() -> None:
     with pytest.raises(UserError, match=r"set training\.objective: dpo"):
         detect_row_format(ROWS["texts"], "rows", learnable=GENERATIVE)
     answer: dict[str, object] = {"prompt": "a", "completion": "b"}
-    with pytest.raises(UserError, match=r"training\.objective is dpo.*or set objective: sft"):
+    with pytest.raises(UserError, match=r"from pairs \(dpo, orpo, simpo\).*or set objective: sft"):
         detect_row_format(answer, "rows", learnable=PREFERENCES)
     with pytest.raises(UserError, match=r"with this training\.objective; possible: preference"):
         detect_row_format(answer, "rows", RowFormat.TEXT, PREFERENCES)

@@ -11,7 +11,7 @@ from documents import PAGES, blocks
 
 from tasks.config import DataSettings, OnLostAnswer, RowFormat, Turns
 from tasks.config.columns import COLUMNS
-from tasks.config.data import ANSWERED, PREFERENCES
+from tasks.config.data import ANSWERED, JUDGED, PREFERENCES
 from tasks.engine.data.rows.conversations import Example, Message, ToolCall
 from tasks.engine.data.rows.reading_errors import BadRowError
 from tasks.engine.data.rows.row_formats import detect_row_format, read_example, read_question
@@ -482,7 +482,7 @@ def test_each_format_on_the_page_is_read_as_that() -> None:
 
 def _learnable(row: Row) -> list[RowFormat]:
     if "label" in row:
-        return [RowFormat.LABELLED]
+        return list(JUDGED) if "completion" in row else [RowFormat.LABELLED]
     if "rejected" in row:
         return list(PREFERENCES)
     return [*ANSWERED, RowFormat.TEXT, RowFormat.TAGGED]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.config import DataSettings, Task
+from tasks.config import DataSettings, LearningObjective, Task
 from tasks.engine.data.splits import ExampleSets, read_examples
 from tasks.errors import UserError
 from tasks.records import LearnedData, SplitRecord
@@ -25,6 +25,7 @@ def learned_from(settings: DataSettings, sets: ExampleSets, seed: int = 0) -> Le
         settings=settings,
         seed=seed,
         task=Task.CAUSAL_LM,
+        objective=sets.objective,
         labels=sets.labels,
         sources=tuple(own),
         replayed=sets.replayed,
@@ -135,3 +136,18 @@ def test_own_rows_are_known_beside_replayed_ones() -> None:
     assert split("m", parts=(split("x"), old)).own_sha256 == split("x").own_sha256 == "x"
     two = split("m", parts=(split("x"), split("y"), old))
     assert two.own_sha256 == split("n", parts=(split("x"), split("y"))).own_sha256
+
+
+def test_pairs_are_replayed_beside_pairs(tmp_path: Path, first: LearnedData) -> None:
+    """Also for another objective of pairs; single answers are refused there."""
+    files = [tmp_path / name for name in ("old.jsonl", "new.jsonl")]
+    for file in files:
+        rows = ({"prompt": f"{file.stem} {n}", "chosen": "a", "rejected": "b"} for n in range(9))
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    old = DataSettings(train=str(files[0]), eval_fraction=0)
+    learned = learned_from(old, read_examples(old, 0, objective=LearningObjective.DPO))
+    new = DataSettings(train=str(files[1]), eval_fraction=0, replay=0.3)
+    sets = read_examples(new, 0, objective=LearningObjective.SIMPO, learned=learned)
+    assert sorted(one.startswith("old") for one in prompts(sets)) == [False] * 9 + [True] * 3
+    with pytest.raises(UserError, match="learned by objective sft, from other rows than those of"):
+        read_examples(new, 0, objective=LearningObjective.DPO, learned=first)

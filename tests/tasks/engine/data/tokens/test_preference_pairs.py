@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from preference_pairs import ROWS, prepared_pairs, write_rows
+from preference_pairs import JUDGED, ROWS, prepared_pairs, write_rows
 
 from tasks.config import BaseModelSettings, DataSettings, LearningObjective
 from tasks.engine.data.splits.examples import read_examples
@@ -25,11 +25,15 @@ def settings(base: Path) -> BaseModelSettings:
 
 
 def prepared_rows(
-    base: Path, folder: Path, rows: list[dict[str, Any]], **changes: object
+    base: Path,
+    folder: Path,
+    rows: list[dict[str, Any]],
+    objective: LearningObjective = LearningObjective.DPO,
+    **changes: object,
 ) -> PreparedData:
     """Prepare pairs of a file, none of them held out."""
     train = write_rows(folder / "rows.jsonl", rows)
-    return prepared_pairs(settings(base), folder, 0, train=train, **changes)
+    return prepared_pairs(settings(base), folder, 0, objective, train=train, **changes)
 
 
 def test_the_tokens_are_those_of_trl(tiny_base: Path, tmp_path: Path) -> None:
@@ -59,7 +63,7 @@ def test_a_pair_is_one_row_and_one_conversation(tiny_base: Path, tmp_path: Path)
     assert [row.conversation for row in rows] == [number // 2 for number in range(20)]
     assert split.num_chosen_tokens == sum(row.num_trained_tokens for row in rows[::2])
     assert split.num_trained_tokens == sum(row.num_trained_tokens for row in rows)
-    assert split.pair_lengths == (
+    assert split.answer_lengths == (
         split.num_chosen_tokens / 10,
         (split.num_trained_tokens - split.num_chosen_tokens) / 10,
     )
@@ -138,3 +142,49 @@ def test_the_chosen_answer_is_the_expected_one(tmp_path: Path) -> None:
     write_rows(file, ROWS)
     answered = read_answered(file, CausalLM())
     assert [one.answer for one in answered.examples] == [row["chosen"] for row in ROWS]
+
+
+def test_judged_rows_are_counted_by_their_labels(tiny_base: Path, tmp_path: Path) -> None:
+    """The token file keeps each label; the mean lengths are those of either kind."""
+    rows = [*JUDGED[:3], JUDGED[4]]
+    data = prepared_rows(tiny_base, tmp_path, rows, objective=LearningObjective.KTO)
+    split = data.record.train
+    labels = [one.is_desirable for one in data.train.examples]
+    assert sorted(map(str, labels)) == ["False", "True", "True", "True"]
+    sizes = [row.num_trained_tokens for row in data.train.rows]
+    good = [size for size, label in zip(sizes, labels, strict=True) if label]
+    assert (split.num_rows, split.num_desirable_rows, split.num_chosen_tokens) == (4, 3, sum(good))
+    assert split.answer_lengths == (sum(good) / 3, sum(sizes) - sum(good))
+    assert data.record.rows_per_item == 1
+    assert data.record.shown[0].text.endswith(("label: true", "label: false"))
+
+
+@pytest.mark.parametrize(("first", "given"), [(0, "true"), (1, "false")])
+def test_judged_rows_need_both_labels(
+    tiny_base: Path, tmp_path: Path, first: int, given: str
+) -> None:
+    """Answers that are all good, or all bad, are refused before a weight is loaded."""
+    rows = JUDGED[first::2]
+    with pytest.raises(UserError, match=f"all 5 training rows have the label {given}, but"):
+        prepared_rows(tiny_base, tmp_path, rows, objective=LearningObjective.KTO)
+
+
+def test_an_answer_that_is_good_and_bad_is_odd(tmp_path: Path) -> None:
+    """Several answers to a prompt are not, whatever their labels."""
+    row = {"prompt": "a", "completion": "b", "label": True}
+    rows = [row, row | {"completion": "c", "label": False}, row | {"label": False}]
+    given = DataSettings(train=write_rows(tmp_path / "rows.jsonl", rows), eval_fraction=0)
+    sets = read_examples(given, 0, objective=LearningObjective.KTO)
+    found = {one.kind: [place.row for place in one.first] for one in sets.odd}
+    assert found == {"disputed": [1, 3]}
+
+
+def test_desirable_answers_are_the_expected_ones(tmp_path: Path) -> None:
+    """Samples and comparisons of adapters are on prompts whose answer is known to be good."""
+    file = tmp_path / "judged.jsonl"
+    write_rows(file, JUDGED)
+    answered = read_answered(file, CausalLM())
+    assert [one.answer for one in answered.examples] == [row["chosen"] for row in ROWS[:5]]
+    write_rows(file, JUDGED[1::2])
+    with pytest.raises(UserError, match="has no desirable answers"):
+        read_answered(file, CausalLM())
