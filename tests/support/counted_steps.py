@@ -55,7 +55,7 @@ class Work:
 
 class _Operators(TorchDispatchMode):
     def __init__(self, vocabulary: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = self.largest_logits = 0
         self._vocabulary = vocabulary
 
