@@ -11,7 +11,6 @@ from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import odd_text
 from tasks.engine.data.tokens import changes
 from tasks.engine.scoring import judge
-from tasks.engine.training import draw_loss_curve
 from tasks.records import (
     DataRecord,
     LoadedRecord,
@@ -41,6 +40,8 @@ def publish_report(
     data: DataRecord, trained: TrainedRecord, loaded: LoadedRecord, run: RunRecord
 ) -> ReportRecord:
     """Publish the results as artifacts in Prefect and in the MLflow run."""
+    from tasks.engine.training import draw_loss_curve
+
     picture = draw_loss_curve(trained.loss_curve, run.folder / "loss_curve.png")
     tracker = Tracker(run)
     tracker.log_file(picture)

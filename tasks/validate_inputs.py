@@ -25,7 +25,6 @@ from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import odd_text, read_examples
 from tasks.engine.data.tokens import PreparedData, changes
 from tasks.engine.preparation import TEXTS, prepare_data
-from tasks.engine.training import check_training_settings
 from tasks.errors import PassingError, UserError
 from tasks.inference.adapter_to_continue import kept_source, learned_by
 from tasks.launching import check_processes
@@ -39,7 +38,7 @@ from tasks.records import (
     source_in,
     tokens_in,
 )
-from tasks.runtime.libraries import import_libraries, import_libraries_of_checks
+from tasks.runtime.libraries import import_libraries_of_checks, import_uncollected
 from tasks.runtime.progress import logger, progress
 from tasks.tracking import is_mlflow_uri
 
@@ -149,7 +148,9 @@ def _resolved(
     config: TrainAdapterConfig, base: BaseSource, source: SourceRecord | None = None
 ) -> ResolvedLora:
     """Resolve the LoRA configuration, and check what has to fit it."""
-    import_libraries()  # PEFT, and what the rest of the run needs
+    import_uncollected("tasks.engine.training.training")
+    from tasks.engine.training import check_training_settings
+
     lora = resolve_lora(config.lora, base, source)
     if lora.source:
         template = read_chat_template(config.data.chat_template)

@@ -6,6 +6,7 @@ import sys
 import warnings
 
 from tasks.errors import shortened
+from tasks.runtime.libraries import exempt_from_collection, import_uncollected
 
 # Libraries whose warnings are about themselves rather than the run: only their errors are shown.
 _CHATTY = ("bitsandbytes", "transformers", "httpx", "alembic", "mlflow")
@@ -39,6 +40,8 @@ def show_steps() -> None:
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
+    import_uncollected("tasks.engine", "peft")
+    exempt_from_collection()
     quiet_libraries()
     handler = logging.StreamHandler()
     handler.setFormatter(ShortFormatter("%(asctime)s  %(message)s", "%H:%M:%S"))

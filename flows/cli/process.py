@@ -13,7 +13,12 @@ from flows.server.programs import program
 from tasks.errors import PartialFailureError, UserError, shortened
 from tasks.runtime import home
 from tasks.runtime.addresses import without_password
-from tasks.runtime.libraries import import_libraries, import_libraries_of_checks
+from tasks.runtime.libraries import (
+    exempt_from_collection,
+    import_libraries,
+    import_libraries_of_checks,
+    import_uncollected,
+)
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -47,7 +52,8 @@ def prepare_process(check: Callable[[], None] | None = None) -> None:
         show_progress()
         _check_with_libraries(check)
     import_libraries()
-    import flows.cli.runs  # noqa: F401 - takes seconds, too
+    import_uncollected("flows.cli.runs")  # takes seconds, too
+    exempt_from_collection()
 
     if server:
         server.wait()

@@ -11,6 +11,7 @@ from flows.cli.process import check_base, execute_and_print, prepare_process, sh
 from tasks.durability.step_name import StepName
 from tasks.errors import AdapterflowError, UserError
 from tasks.runtime.atomic_files import check_new
+from tasks.runtime.libraries import import_libraries_of_checks
 
 if TYPE_CHECKING:
     from tasks.config import TrainAdapterConfig
@@ -111,6 +112,7 @@ def check(
     config = read_config(config_file, overrides)
     check_training(config)
     show_progress()
+    import_libraries_of_checks()
     from flows.cli.check import forecast_of, print_forecast
 
     found = forecast_of(config, with_probe=probe)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 from filelock import FileLock
 
+from tasks.runtime.libraries import exempt_from_collection, import_uncollected
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
@@ -39,6 +41,8 @@ class _Server(uvicorn.Server):
 
 def _app() -> "FastAPI":
     """Return Prefect's server app as in its own ephemeral server: no UI, few services."""
+    import_uncollected("prefect.server.api.server")
+    exempt_from_collection()
     from prefect.server.api.server import create_app
 
     return create_app(ephemeral=True, final=True)

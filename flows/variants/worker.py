@@ -15,6 +15,8 @@ import time
 from typing import TextIO
 from uuid import UUID
 
+from tasks.runtime.libraries import import_uncollected
+
 _SECONDS_TO_STOP = 5.0
 """Less than a resumed run waits for its lock."""
 _SECONDS_TO_END = 15.0
@@ -52,6 +54,7 @@ def main() -> None:
     _end_with_parent()
     messages = _own_stdout()
     inbox = _Inbox()
+    import_uncollected("flows.variants.execution")
     from flows.variants.execution import executing
 
     with executing() as execute:

@@ -34,6 +34,7 @@ from tasks.records import (
     tokens_in,
 )
 from tasks.runtime import home
+from tasks.runtime.libraries import import_libraries
 from tasks.runtime.progress import logger
 from tasks.tracking import (
     VARIANT_TAG,
@@ -97,6 +98,7 @@ def tracked_run(config: TrainAdapterConfig, inputs: InputsRecord) -> Iterator[Ru
         UserError: the run is resumed with other rows, or another adapter to begin with, than it
             began with.
     """
+    import_libraries()
     folder = _own_folder(config)
     is_new = not is_begun(folder)
     data, source = inputs.data, inputs.lora.source

@@ -25,6 +25,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
     lambda record: "kernels-community" not in str(record.msg)
 )
 
+from tasks.engine.late_compilation import compile_late  # noqa: E402 - beside what else is set here
 from tasks.engine.steps import (  # noqa: E402 - torch reads the above when it is imported
     configure_lora,
     inject_adapter,
@@ -34,6 +35,8 @@ from tasks.engine.steps import (  # noqa: E402 - torch reads the above when it i
     save_adapter,
     train_adapter,
 )
+
+compile_late()
 
 __all__ = [
     "configure_lora",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import StoppedError
 from tasks.launching.work import Failure, Outcome, Work, WorkFolder
 from tasks.runtime.atomic_files import write_atomically
+from tasks.runtime.libraries import exempt_from_collection, import_uncollected
 from tasks.runtime.measuring import peak_gpu_bytes, peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def _end_with(parent: int) -> None:
 
 
 def _train(folder: WorkFolder, work: Work, rank: int) -> Outcome:
+    import_uncollected("tasks.engine", "tasks.engine.training.training")
+    exempt_from_collection()
     from tasks import engine
     from tasks.engine import workbench
     from tasks.launching.reports import Reporter

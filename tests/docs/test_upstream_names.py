@@ -119,6 +119,33 @@ REACHES = (
         "BaseTunerLayer.adapter_layer_names",
         "tasks/engine/adapters/loading.py",
     ),
+    *(
+        Reach("peft.tuners.lora", name, "tasks/engine/adapters/siblings.py", value=value)
+        for name, value in (
+            (
+                "LoraLayer.adapter_layer_names",
+                (
+                    "lora_A",
+                    "lora_B",
+                    "lora_embedding_A",
+                    "lora_embedding_B",
+                    "lora_magnitude_vector",
+                ),
+            ),
+            (
+                "LoraLayer.other_param_names",
+                (
+                    "r",
+                    "lora_alpha",
+                    "scaling",
+                    "lora_dropout",
+                    "use_dora",
+                    "use_rslora",
+                    "lora_bias",
+                ),
+            ),
+        )
+    ),
     Reach(
         "peft.tuners.tuners_utils",
         "_check_lora_target_modules_mamba",

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tasks.engine.adapters.siblings import are_plain, wrappers
 from tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,11 +22,31 @@ def switch_adapter(model: "PreTrainedModel", name: str) -> None:
     names = list(getattr(model, "peft_config", {}))
     if name not in names:
         raise UserError(f"the model has no adapter {name!r}; it has {', '.join(names) or 'none'}")
+    if are_plain(model) and not _trains(model):
+        for _, layer in wrappers(model):
+            if layer.disable_adapters:
+                layer.enable_adapters(enabled=True)
+            layer.set_adapter(name, inference_mode=True)
+        return
     with same_trainable(model):
         enable_adapters(model)
         # Not the model's own method: transformers 5.23 fails at a module that another adapter
         # trained fully and this one did not.
         set_adapter(model, name)
+
+
+def _trains(model: "PreTrainedModel") -> bool:
+    """Return whether some adapter trains: an adapter's weights of a kind all do, or none."""
+    one_of_each: dict[tuple[str, str], Any] = {}
+    for _, wrapper in wrappers(model):
+        for kind in wrapper.adapter_layer_names:
+            for name, weights in getattr(wrapper, kind).items():
+                one_of_each.setdefault((name, kind), weights)
+    return any(
+        weight.requires_grad
+        for weights in one_of_each.values()
+        for weight in (weights.parameters() if hasattr(weights, "parameters") else [weights])
+    )
 
 
 def enable_adapters(model: "PreTrainedModel") -> None:

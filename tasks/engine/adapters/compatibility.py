@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 
 Shapes = dict[str, tuple[int, ...]]
 
+_known_shapes: dict[tuple[type, str, str], Shapes | None] = {}
+"""What was found out by class and configuration of a model and an adapter's configuration.
+
+Adapters of one base often have equal ones, and finding it out takes longer than loading them.
+"""
+_MOST_KNOWN = 32
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Initializations that change the base's weights when the adapter is injected, and settings that
 # need more than the model's layers.
@@ -226,6 +233,16 @@ def _check_kind(adapter: AdapterFolder) -> None:
 
 def _expected_shapes(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes | None:
     """Return the weights that the configuration asks for; None if that needs the base's weights."""
+    given = json.dumps(adapter.given_config, sort_keys=True)
+    asked = (type(model), model.config.to_json_string(use_diff=False), given)
+    if asked not in _known_shapes:
+        if len(_known_shapes) == _MOST_KNOWN:
+            _known_shapes.clear()
+        _known_shapes[asked] = _shapes_when_injected(adapter, model)
+    return _known_shapes[asked]
+
+
+def _shapes_when_injected(adapter: AdapterFolder, model: "PreTrainedModel") -> Shapes | None:
     from peft import get_peft_model_state_dict
 
     modules = (name for name, _ in model.named_modules())

@@ -17,6 +17,7 @@ from typing import Any
 from tasks.config.likeness import nearest, nearest_setting
 from tasks.engine.excerpts import shown
 from tasks.errors import UserError
+from tasks.runtime.libraries import import_uncollected
 
 LORA = "lora"
 
@@ -98,6 +99,7 @@ _SET_ELSEWHERE = {
 @cache
 def all_methods() -> Mapping[str, Method]:
     """Return the methods of the installed PEFT by name, also those that can't be used here."""
+    import_uncollected("peft")
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
     return {

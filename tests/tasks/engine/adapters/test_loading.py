@@ -2,8 +2,10 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hub_stand_in import HubStandIn, point_clients_at
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_adapter, tiny_llama
 
-from tasks.config import AdapterSettings
+from tasks.config import AdapterSettings, BaseModelSettings
 from tasks.engine.adapters.activation import (
     adapters_disabled,
     disable_adapters,
@@ -221,6 +223,65 @@ def test_whole_modules_are_switched_along(tiny_base: Path, tmp_path: Path) -> No
         with adapters_disabled(model):
             assert torch.equal(logits(model), base)
         assert torch.equal(logits(model), alone(tiny_base, folder))
+
+
+@pytest.fixture
+def visits(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Return what counts the modules that were looked at since it was asked last."""
+    seen = 0
+
+    def counted(kind: str) -> Callable[..., Any]:
+        given = getattr(torch.nn.Module, kind)
+
+        def counting(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            nonlocal seen
+            seen += 1
+            return given(module, *args, **kwargs)
+
+        return counting
+
+    for kind in (
+        "named_modules",
+        "named_children",
+        "state_dict",
+    ):  # each calls itself, or is called
+        monkeypatch.setattr(torch.nn.Module, kind, counted(kind))
+
+    def since_asked() -> int:
+        nonlocal seen
+        found, seen = seen, 0
+        return found
+
+    return since_asked
+
+
+def test_one_more_adapter_is_no_more_work(
+    tiny_base: Path, adapters: list[Path], visits: Callable[[], int]
+) -> None:
+    """Each further adapter adds to loading and switching a few modules a layer, and is exact."""
+    given = {"source": str(tiny_base), "dtype": "bfloat16"}
+    settings = BaseModelSettings.model_validate(given)
+    model, _ = loaded(tiny_base, settings)
+    of_loading, of_switching = [], []
+    visits()
+    for number in range(6):
+        load_adapter(model, adapters[number % 2], f"adapter-{number}")
+        of_loading.append(visits())
+        switch_adapter(model, "adapter-0")
+        of_switching.append(visits())
+    num_layers = 4
+    # From the third on, of which each has a sibling.
+    for counts in (of_loading[2:], of_switching[2:]):
+        assert all(later - one <= 8 * num_layers for one, later in pairwise(counts)), counts
+        assert counts[-1] < of_loading[0] / 2
+    expected = []
+    for adapter in adapters:
+        single, _ = loaded(tiny_base, settings)
+        load_adapter(single, adapter)
+        expected.append(logits(single))
+    for number in range(6):
+        switch_adapter(model, f"adapter-{number}")
+        assert torch.equal(logits(model), expected[number % 2])
 
 
 def test_an_unknown_name_lists_the_known(tiny_base: Path, adapters: list[Path]) -> None:
