@@ -17,7 +17,7 @@ from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
 from tasks.durability.tracked_run import being_alive, tracked_run
 from tasks.errors import UserError
-from tasks.launching import num_processes
+from tasks.launching import num_gpus_here
 from tasks.records import CheckedRecord, DecisionRecord, InputsRecord, Outcome, RetrainedRecord
 from tasks.retraining.check_retraining import check_retraining, is_outdated
 from tasks.retraining.comparison_report import proposal
@@ -61,7 +61,7 @@ def retrain_adapter(
             inputs, checked = _checked(config, folder)
             if checked.unchanged_since is not None and not force:
                 return _completed(_skipped(config, checked))
-            device.enter_context(device_slot(num_processes(config.launch)))
+            device.enter_context(device_slot(num_gpus_here(config.launch)))
             # The run that had the device before may just have made a champion.
             if not is_begun(folder) and is_outdated(checked, config, inputs):
                 inputs, checked = _checked(config, folder, anew=True)

@@ -19,7 +19,7 @@ from tasks.durability.tracked_run import being_alive, tracked_run
 from tasks.durability.unchanged import trained_before
 from tasks.errors import UserError
 from tasks.inject_adapter import inject_adapter
-from tasks.launching import num_processes
+from tasks.launching import num_gpus_here
 from tasks.load_adapter import load_adapter
 from tasks.load_base_model import load_base_model
 from tasks.publish_report import publish_report
@@ -59,7 +59,7 @@ def train_adapter(
             inputs = validate_inputs(config, folder)
             if skip_unchanged and (earlier := trained_before(config, inputs)):
                 return _skipped(earlier)
-            with device_slot(num_processes(config.launch)):
+            with device_slot(num_gpus_here(config.launch)):
                 # Once more: the run that had the device before may just have trained it.
                 if skip_unchanged and (earlier := trained_before(config, inputs)):
                     return _skipped(earlier)

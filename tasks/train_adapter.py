@@ -39,14 +39,13 @@ def train_adapter(
     """Train the adapter on the data, from this run's last checkpoint if there is one.
 
     Raises:
-        UserError: there are more processes than devices or rows.
+        UserError: there are more processes than devices or rows, or there is no such cluster.
         VerificationError: the adapter did not change, the base changed, or the loss is not finite.
     """
     launching.check_processes(launch, settings, data.train.num_rows)
     adopt_checkpoints(injected, data, settings, run)
     tracker = Tracker(run)
     tracker.log_params(_params(settings))
-    size = launching.num_processes(launch)
     with (
         progress("training step") as shown,
         published_progress(tokens_per_step(data, settings)) as published,
@@ -67,10 +66,10 @@ def train_adapter(
             shown.part("reference of a prompt").at,
             should_stop,
         )
-        if size == 1:
+        if launching.is_alone(launch):
             record = _train_here(injected, data, settings, run, watching)
         else:
-            record = _train_in_processes(injected, data, settings, run, watching, size, tracker)
+            record = _train_in_processes(injected, data, settings, run, watching, launch, tracker)
     _report(record, tracker)
     return record
 
@@ -113,18 +112,20 @@ def _train_in_processes(  # noqa: PLR0913 - a training has this many inputs
     settings: TrainingSettings,
     run: RunRecord,
     watching: _Watching,
-    size: int,
+    launch: LaunchSettings,
     tracker: Tracker,
 ) -> TrainedRecord:
     # Each process has a base of its own; the next step rebuilds the model here.
     workbench.release()
-    logger().info("training in %d processes of this machine", size)
+    size = launching.num_processes(launch)
+    where = "of this machine" if launch.cluster is None else "on the Ray cluster"
+    logger().info("training in %d processes %s", size, where)
     record, memory, gpu_memory = launching.train_in_processes(
         injected,
         data,
         settings,
         run.checkpoints,
-        size,
+        launch,
         watching.on_progress,
         on_evaluating=watching.on_evaluating,
         on_reference=watching.on_reference,

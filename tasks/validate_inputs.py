@@ -27,7 +27,7 @@ from tasks.engine.data.tokens import PreparedData, changes
 from tasks.engine.preparation import TEXTS, prepare_data
 from tasks.errors import PassingError, UserError
 from tasks.inference.adapter_to_continue import kept_source, learned_by
-from tasks.launching import check_processes
+from tasks.launching import check_processes, check_room
 from tasks.records import (
     BaseSource,
     DataRecord,
@@ -81,6 +81,7 @@ def check_inputs(config: TrainAdapterConfig, run_folder: Path) -> CheckedInputs:
         UserError: some input can't work.
     """
     check_processes(config.launch, config.training)
+    check_room(config.launch)
     wanted = config.base_model
     source = kept_source(config.lora, config.tracking, source_in(run_folder))
     # The rows come before the base, as finding a GGUF base converts it, which takes minutes.

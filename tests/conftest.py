@@ -21,6 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+import ray_cluster  # noqa: F401 - variables that Ray reads when it is imported, by whichever test
 from session_server import SessionServer, used_server
 from tiny_models import tiny_llama, tiny_tokenizer
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from tasks.config import TrainAdapterConfig, TrainingSettings
+from tasks.config import LaunchSettings, TrainAdapterConfig, TrainingSettings
 from tasks.engine.data.rendering import END, START, shown_text
 from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import odd_text
 from tasks.engine.data.tokens import changes
 from tasks.engine.forecast import Forecast, forecast
-from tasks.launching import GroupResult, num_processes, train_in_processes
+from tasks.launching import GroupResult, is_alone, num_processes, train_in_processes
 from tasks.records import DataRecord, InjectedRecord, ShownRow, SplitRecord
+from tasks.runtime import home
 from tasks.validate_inputs import check_inputs
 
 if TYPE_CHECKING:
@@ -33,21 +34,23 @@ def forecast_of(config: TrainAdapterConfig, *, with_probe: bool) -> Forecast:
     Raises:
         UserError: the input cannot work, with the message that the run itself would give.
     """
-    size = num_processes(config.launch)
-    with tempfile.TemporaryDirectory() as folder:
+    # The nodes of a cluster see the home folder, and have /tmp for themselves.
+    beside = home.home() if config.launch.cluster else None
+    with tempfile.TemporaryDirectory(prefix=".check-", dir=beside) as folder:
         checked = check_inputs(config, Path(folder))
-        train_group = partial(_train_group, size) if size > 1 else None
+        train_group = None if is_alone(config.launch) else partial(_train_group, config.launch)
         return forecast(
             config,
             *checked,
             with_probe=with_probe,
-            num_processes=size,
+            num_processes=num_processes(config.launch),
             train_group=train_group,
+            folder=Path(folder),
         )
 
 
 def _train_group(  # noqa: PLR0913 - what a forecast gives
-    size: int,
+    launch: LaunchSettings,
     injected: InjectedRecord,
     data: DataRecord,
     settings: TrainingSettings,
@@ -56,7 +59,7 @@ def _train_group(  # noqa: PLR0913 - what a forecast gives
     max_eval_rows: int,
 ) -> GroupResult:
     return train_in_processes(
-        injected, data, settings, checkpoints, size, on_progress, max_eval_rows=max_eval_rows
+        injected, data, settings, checkpoints, launch, on_progress, max_eval_rows=max_eval_rows
     )
 
 

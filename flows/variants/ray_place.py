@@ -4,12 +4,10 @@ An actor has a device of its own and keeps the base in memory. One that dies is 
 node has room, and its variant goes to the next free one, which resumes it from its records.
 """
 
-import os
-import signal
-import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,8 +24,17 @@ from tasks.durability.shared_storage import leave_proof
 from tasks.errors import UserError
 from tasks.records import variants_in
 from tasks.runtime.progress import logger
+from tasks.runtime.ray_connection import (
+    check_address,
+    environment_of,
+    has_gpus,
+    import_ray,
+    join,
+    room,
+)
 
-_SECONDS_TO_ANSWER = 10.0
+_ADDRESS, _REASON = "variants.ray_address", "variants.run_on is ray"
+_import_ray = partial(import_ray, _REASON)
 _SECONDS_BETWEEN_LOOKS = 1.0
 """An interruption of this process is noticed so often: Ray's own wait does not notice it."""
 _SECONDS_TO_STOP = 15.0
@@ -42,39 +49,7 @@ def check_ray(address: str) -> None:
     Raises:
         UserError: it isn't, or none does.
     """
-    _import_ray()
-    if address == "auto":
-        return  # Ray finds out at once
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(
-            f"variants.ray_address {address!r} is no HOST:PORT; give that of the cluster's head, "
-            "such as 10.0.0.5:6379, or auto"
-        )
-    # Ray itself tries for minutes.
-    try:
-        with closing(socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER)):
-            pass
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"no Ray cluster answers at {address} (variants.ray_address): {error}; start one with "
-            "ray start --head, or correct the address"
-        ) from None
-
-
-def _import_ray() -> Any:  # noqa: ANN401 - it has no types that mypy could follow
-    # Ray would report its use to its makers.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # At Ray 2.60's 20 it tries for 14 minutes where something else answers.
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
-    try:
-        import ray
-    except ImportError:
-        raise UserError(
-            "variants.run_on is ray, but Ray is not installed; install it with: "
-            "pip install 'adapterflow[ray]'"
-        ) from None
-    return ray
+    check_address(address, _ADDRESS, _REASON)
 
 
 @contextmanager
@@ -86,7 +61,7 @@ def open_ray(settings: VariantsSettings, folder: Path) -> Iterator["RayPlace"]:
     """
     check_ray(settings.ray_address)
     ray = _import_ray()
-    _join(ray, settings.ray_address)
+    join(ray, settings.ray_address, _ADDRESS, _environment())
     try:
         set_id = str(this_run.get_id())
         leave_proof(variants_in(folder), set_id)
@@ -95,39 +70,9 @@ def open_ray(settings: VariantsSettings, folder: Path) -> Iterator["RayPlace"]:
         ray.shutdown()
 
 
-def _join(ray: Any, address: str) -> None:  # noqa: ANN401 - the module
-    """Connect this process to the cluster; a stop meanwhile is the flow's, as at any time.
-
-    Raises:
-        UserError: there is no cluster.
-    """
-    of_prefect = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": _environment()},
-        )
-    except SystemExit:  # SIGTERM, of which Ray 2.60 makes this
-        signal.signal(signal.SIGTERM, of_prefect)
-        signal.raise_signal(signal.SIGTERM)
-        raise
-    except ConnectionError:
-        there = f"what answers at {address} is no Ray cluster (variants.ray_address)"
-        here = "no Ray cluster runs on this machine (variants.ray_address: auto)"
-        raise UserError(
-            f"{here if address == 'auto' else there}; start one with ray start, or give the "
-            "address of the cluster's head"
-        ) from None
-    finally:
-        # Ray 2.60 replaces it. By Prefect's, the worker of a cancelled set knows that it ends so.
-        signal.signal(signal.SIGTERM, of_prefect)
-
-
 def _environment() -> dict[str, str]:
     """Return what actors have of this process's environment: its Prefect, MLflow and home."""
-    own = {key: value for key, value in os.environ.items() if key.startswith(_OF_OURS)}
+    own = environment_of(_OF_OURS)
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     threads = {"OMP_NUM_THREADS"}  # Ray sets it to the cores that an actor has
     return {k: v for k, v in {**own, **settings}.items() if k not in threads}
@@ -180,24 +125,21 @@ class RayPlace:
         """By what is waited for: the actor, and its run; None while it prepares itself."""
 
     def _reserved(self, settings: VariantsSettings) -> dict[str, Any]:
-        has_gpus = self._ray.cluster_resources().get("GPU", 0) > 0
-        gpus = {"num_gpus": 1} if has_gpus else {}
+        gpus = {"num_gpus": 1} if has_gpus(self._ray) else {}
         return {"num_cpus": settings.cpus_each, "scheduling_strategy": "SPREAD", **gpus}
 
     def _room(self, settings: VariantsSettings) -> int:
         """Return the number of actors that there is room for, at most those of the settings."""
-        nodes = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
         needed = {"CPU": settings.cpus_each, **({"GPU": 1} if "num_gpus" in self._options else {})}
-        each = (min(int(one.get(kind, 0) // n) for kind, n in needed.items()) for one in nodes)
-        room = sum(each)
-        if not room:
+        most = room(self._ray, needed)
+        if not most:
             raise UserError(
                 f"no node of the Ray cluster has {settings.cpus_each} CPU cores "
                 "(variants.cpus_each); lower it, or add nodes"
             )
-        if room < settings.num_processes:
-            logger().info("the Ray cluster has room for %d processes", room)
-        return min(room, settings.num_processes)
+        if most < settings.num_processes:
+            logger().info("the Ray cluster has room for %d processes", most)
+        return min(most, settings.num_processes)
 
     def execute(self, flow_run_ids: Sequence[UUID], on_ended: Callable[[UUID], None]) -> None:
         """Execute flow runs; see `flows.variants.places.Place`.

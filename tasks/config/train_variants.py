@@ -81,6 +81,12 @@ class TrainVariantsConfig(TrainAdapterConfig):
         """
         _check_measured(self.variants.metric, own)
         count, place = own.launch.num_processes, self.variants.run_on
+        if place is not RunOn.WORK_POOL and own.launch.cluster:
+            raise ValueError(
+                f"launch.cluster is {own.launch.cluster}, but with variants.run_on {place.value} "
+                "each variant is trained in a process of its own; remove launch.cluster, and set "
+                "variants.run_on and num_processes, or set run_on: work-pool"
+            )
         if place is not RunOn.WORK_POOL and count not in (1, "auto"):
             raise ValueError(
                 f"launch.num_processes is {count}, but with variants.run_on {place.value} several "

@@ -110,6 +110,7 @@ def forecast(  # noqa: PLR0913 - what a forecast is of
     with_probe: bool,
     num_processes: int = 1,
     train_group: "TrainGroup | None" = None,
+    folder: Path | None = None,
 ) -> Forecast:
     """Return what training as configured will take, for inputs that were checked.
 
@@ -123,6 +124,7 @@ def forecast(  # noqa: PLR0913 - what a forecast is of
         train_group: trains in several of them, and returns what they came to with the peak memory
             and GPU memory of each; it gets the model's record, the data's, the settings, the
             folder for checkpoints, what to report to, and the number of held-out rows.
+        folder: in which the probe has a temporary one; the system's unless given.
 
     Raises:
         UserError: the configuration cannot be used, with the message of the run itself.
@@ -144,7 +146,7 @@ def forecast(  # noqa: PLR0913 - what a forecast is of
         num_evaluations=math.ceil(num_steps / every) if data.eval else 0,
         rows_per_step=_rows_per_step(config),
         num_processes=num_processes,
-        probe=_probe(config, lora, data, train_group) if with_probe else None,
+        probe=_probe(config, lora, data, train_group, folder) if with_probe else None,
         learned="" if is_sft else f"{training.objective}, {training.preference_settings.text}",
         warnings=lora.warnings,
         notes=lora.notes,
@@ -156,6 +158,7 @@ def _probe(
     lora: ResolvedLora,
     data: PreparedData,
     train_group: "TrainGroup | None",
+    beside: Path | None,
 ) -> Probe:
     from tasks.engine.training import TrainingProgress
 
@@ -173,7 +176,7 @@ def _probe(
         elif "eval_loss" in now.metrics:
             seconds_evaluating += now.at - step_ends[-1]
 
-    with tempfile.TemporaryDirectory() as folder, measured() as measurement:
+    with tempfile.TemporaryDirectory(dir=beside) as folder, measured() as measurement:
         model, base = load_base(config.base_model, data.record.labels)
         configured = configure_lora(lora, base, config.seed)
         injected = inject_adapter(model, configured, Path(folder) / "initial.safetensors")

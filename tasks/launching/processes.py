@@ -7,10 +7,23 @@ from tasks.errors import UserError
 
 
 def num_processes(launch: LaunchSettings) -> int:
-    """Return the number of processes of a training on this machine."""
+    """Return the number of processes of a training."""
     if launch.num_processes != "auto":
         return launch.num_processes
     return max(1, len(gpus()))
+
+
+def is_alone(launch: LaunchSettings) -> bool:
+    """Return whether the training is in the process of the flow itself."""
+    return launch.cluster is None and num_processes(launch) == 1
+
+
+def num_gpus_here(launch: LaunchSettings) -> int:
+    """Return the number of this machine's GPUs that a run uses, if it has any.
+
+    On a cluster it is the one of the steps beside the training, whose GPUs the cluster reserves.
+    """
+    return 1 if launch.cluster else num_processes(launch)
 
 
 def check_processes(
@@ -18,14 +31,20 @@ def check_processes(
 ) -> None:
     """Refuse more processes than this machine has devices, or than a step has rows.
 
+    Of a cluster it is checked that one answers.
+
     Args:
-        launch: the number of processes.
+        launch: the number of processes, and where they are.
         training: the rows of an optimizer step.
         num_rows: the training rows, once they are known.
 
     Raises:
-        UserError: there are too many.
+        UserError: there are too many, or there is no such cluster.
     """
+    if launch.cluster:
+        from tasks.launching.ray_group import check_cluster
+
+        check_cluster(launch)
     if launch.num_processes == 1:
         return
     count = num_processes(launch)
@@ -33,7 +52,7 @@ def check_processes(
     if launch.num_processes == "auto":
         given = f"launch.num_processes is auto, which is {count} on this machine"
     most, what = _devices()
-    if count > most:
+    if count > most and not launch.cluster:
         raise UserError(f"{given}, but this machine has {what}; set it to at most {most}")
     rows = training.batch_size * training.gradient_accumulation_steps
     if count > rows:
@@ -46,6 +65,18 @@ def check_processes(
         raise UserError(
             f"{given}, but there are {num_rows} training rows; set it to at most {num_rows}"
         )
+
+
+def check_room(launch: LaunchSettings) -> None:
+    """Refuse more processes than the nodes of the cluster have room for, if it is on one.
+
+    Raises:
+        UserError: a training would wait for ever, or there is no such cluster.
+    """
+    if launch.cluster:
+        from tasks.launching.ray_group import check_room as check_room_on_ray
+
+        check_room_on_ray(launch)
 
 
 def _devices() -> tuple[int, str]:

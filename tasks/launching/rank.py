@@ -6,7 +6,6 @@ a machine that shuts down sends SIGTERM to all.
 """
 
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -16,11 +15,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import StoppedError
-from tasks.launching.work import Failure, Outcome, Work, WorkFolder
-from tasks.runtime.atomic_files import write_atomically
+from tasks.launching.work import LocalWork, WorkFolder
 from tasks.runtime.libraries import exempt_from_collection, import_uncollected
-from tasks.runtime.measuring import peak_gpu_bytes, peak_memory_bytes
 
 if TYPE_CHECKING:
     from tasks.engine.training import Group
@@ -35,17 +31,24 @@ def main(folder: WorkFolder, rank: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
-        work = Work.model_validate_json(folder.work.read_bytes())
+        work = LocalWork.model_validate_json(folder.work.read_bytes())
         _end_with(work.parent)
-        outcome = _train(folder, work, rank)
+        _train(folder, work, rank)
     except BaseException as error:  # noqa: BLE001 - it is reported, whatever it is
         traceback.print_exc()
-        failure = Failure(kind=type(error).__name__, message=str(error))
-        write_atomically(folder.failure(rank), failure.model_dump_json())
+        folder.leave_failure(rank, error)
         return 1
-    if rank == 0:
-        write_atomically(folder.outcome, outcome.model_dump_json())
     return 0
+
+
+def _train(folder: WorkFolder, work: LocalWork, rank: int) -> None:
+    import_uncollected("tasks.engine", "tasks.engine.training.training")
+    exempt_from_collection()
+    from tasks.engine import workbench
+    from tasks.launching.share import train_share
+
+    model = workbench.take(work.injected)
+    train_share(folder, work, model, _join(work, rank))
 
 
 def _end_with(parent: int) -> None:
@@ -62,45 +65,7 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _train(folder: WorkFolder, work: Work, rank: int) -> Outcome:
-    import_uncollected("tasks.engine", "tasks.engine.training.training")
-    exempt_from_collection()
-    from tasks import engine
-    from tasks.engine import workbench
-    from tasks.launching.reports import Reporter
-
-    model = workbench.take(work.injected)
-    group = _join(work, rank)
-    on_progress = on_evaluating = on_reference = None
-    if rank == 0:
-        reporter = Reporter(folder.reports)
-        logging.getLogger("tasks").addHandler(reporter)
-        on_progress, on_evaluating = reporter.on_progress, reporter.on_evaluating
-        on_reference = reporter.on_reference
-    try:
-        trained = engine.train_adapter(
-            model,
-            work.injected,
-            work.data,
-            work.settings,
-            work.checkpoints,
-            on_progress,
-            on_evaluating=on_evaluating,
-            on_reference=on_reference,
-            should_stop=folder.stop.exists,
-            group=group,
-            max_eval_rows=work.max_eval_rows,
-        )
-    except StoppedError as stopped:
-        return Outcome(stopped=str(stopped))
-    return Outcome(
-        trained=trained,
-        peak_memory_bytes=tuple(group.gather(peak_memory_bytes())),
-        peak_gpu_bytes=tuple(group.gather(peak_gpu_bytes())),
-    )
-
-
-def _join(work: Work, rank: int) -> "Group":
+def _join(work: LocalWork, rank: int) -> "Group":
     """Meet the other processes; return what to reach them by.
 
     Raises:

@@ -7,7 +7,7 @@ that it has.
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,12 @@ class Reporter(logging.Handler):
 
     def __init__(self, file: Path) -> None:
         super().__init__(logging.WARNING)
-        self._file = file.open("a", encoding="utf-8", buffering=1)
-        self._file.write("\n")  # after a line that a kill cut off
+        self._path = file
+        self._append("\n")  # after a line that a kill cut off
+
+    def on_places(self, places: Sequence[str]) -> None:
+        """Report where the processes are, by rank, before they load the base."""
+        self._write("places", [list(places)])
 
     def on_progress(self, now: "TrainingProgress") -> None:
         """Report a step, or what was logged after it."""
@@ -43,7 +47,12 @@ class Reporter(logging.Handler):
         self._write("log", [record.levelno, record.getMessage()])
 
     def _write(self, kind: str, value: list[Any]) -> None:
-        self._file.write(json.dumps([kind, *value]) + "\n")
+        self._append(json.dumps([kind, *value]) + "\n")
+
+    def _append(self, text: str) -> None:
+        # Closed each time: on NFS, others see what was written then.
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 class Reports:
@@ -68,6 +77,9 @@ class Reports:
         self._on_parts = {"evaluated": on_evaluating, "reference": on_reference}
         self._position = 0
         self._rest = b""
+        self.places: list[str] = []
+        """Where the processes of this attempt are, in the order of their ranks; empty before they
+        have met."""
 
     def repeat(self, on_earlier: "OnTraining") -> None:
         """Pass on what earlier attempts logged, and nothing else of theirs."""
@@ -83,6 +95,8 @@ class Reports:
                 self._on_progress(_progress(*value))
             elif kind == "log":
                 logger().log(*value)
+            elif kind == "places":
+                [self.places] = value
             elif on_part := self._on_parts[kind]:
                 on_part(*value)
 

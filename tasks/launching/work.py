@@ -1,9 +1,12 @@
 """What the processes of a training are given, and what they leave: files in one folder."""
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.config import TrainingSettings
 from tasks.records import DataRecord, InjectedRecord, Record, TrainedRecord
+from tasks.runtime.atomic_files import write_atomically
 
 
 class Work(Record):
@@ -16,6 +19,11 @@ class Work(Record):
     max_eval_rows: int | None
     size: int
     """The number of processes."""
+
+
+class LocalWork(Work):
+    """What processes of one machine get beside it."""
+
     parent: int
     """The process that started them, without which they end."""
     meeting_point: Path
@@ -41,6 +49,15 @@ class Failure(Record):
     message: str
 
 
+_LOST_PEER = "LostPeerError"
+
+
+def causes(failures: Mapping[int, Failure]) -> dict[int, Failure]:
+    """Return the failures of those that did not only lose another one, unless all did."""
+    own = {rank: one for rank, one in failures.items() if one.kind != _LOST_PEER}
+    return own or dict(failures)
+
+
 class WorkFolder:
     """The names of the files."""
 
@@ -59,8 +76,18 @@ class WorkFolder:
 
     @property
     def stop(self) -> Path:
-        """A file that is there once the training is to stop."""
+        """A file that is empty until the training is to stop."""
         return self.folder / "stop"
+
+    def request_stop(self) -> None:
+        """Have the training stop after its step."""
+        # In place: NFS finds out at each opening that a file changed, but remembers for up to a
+        # minute that one is missing.
+        self.stop.write_text("stop")
+
+    def is_stopping(self) -> bool:
+        """Return whether the training is to stop."""
+        return bool(self.stop.read_bytes())
 
     @property
     def outcome(self) -> Path:
@@ -71,13 +98,36 @@ class WorkFolder:
         """Return the file of a process's `Failure`."""
         return self.folder / f"failure-{rank}.json"
 
+    def leave_failure(self, rank: int, error: BaseException) -> None:
+        """Record what ended a process."""
+        failure = Failure(kind=type(error).__name__, message=str(error))
+        write_atomically(self.failure(rank), failure.model_dump_json())
+
+    def failure_of(self, rank: int) -> Failure | None:
+        """Return what a process left as its failure, if it did."""
+        file = self.failure(rank)
+        return Failure.model_validate_json(file.read_bytes()) if file.exists() else None
+
     def log(self, rank: int) -> Path:
         """Return the file that has what a process prints."""
         return self.folder / f"process-{rank}.log"
 
-    def clear(self) -> None:
-        """Remove what an earlier attempt left, except its reports."""
+    @property
+    def of_ray(self) -> Path:
+        """The folder that Ray wants for its own."""
+        return self.folder / "ray"
+
+    def prepare(self) -> None:
+        """Remove what an earlier attempt left, except its reports; make the files to be watched."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for file in self.folder.iterdir():
-            if file != self.reports:
+            if file == self.of_ray:
+                shutil.rmtree(file)
+            elif file != self.reports:
                 file.unlink(missing_ok=True)
+        self.stop.touch()
+        self.reports.touch()
+
+    def remove(self) -> None:
+        """Remove the folder, once the training is done."""
+        shutil.rmtree(self.folder)

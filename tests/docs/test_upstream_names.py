@@ -33,6 +33,7 @@ SEEN = {
     "mlflow": "3.17",
     "prefect": "3.8",
     "torch": "2.13",
+    "ray": "2.60",
 }
 
 
@@ -306,6 +307,16 @@ REACHES = (
         ("death_sig", "timeout"),
     ),
     Reach(
+        "ray.train.torch",
+        "TorchTrainer._create_default_callbacks",
+        "tasks/launching/ray_supervisor.py",
+    ),
+    Reach(
+        "ray._private.state",
+        "state.get_max_resources_from_cluster_config",
+        "tasks/launching/ray_group.py",
+    ),
+    Reach(
         "torch.nn.attention.varlen",
         "varlen_attn",
         "tasks/engine/kernels/kernel_attention.py",
@@ -319,6 +330,8 @@ SET_WHILE_RUNNING = ("_tr_loss", "_globalstep_last_logged", "_initial_global_ste
 @pytest.mark.parametrize("reach", REACHES, ids=str)
 def test_the_name_is_as_it_was_seen(reach: Reach) -> None:
     """It is there, takes the arguments that it is given, and a constant has its value."""
+    if reach.module.startswith("ray"):  # of an extra
+        pytest.importorskip("ray")
     try:
         found: Any = import_module(reach.module)
         for part in reach.name.split("."):
@@ -412,7 +425,8 @@ def test_a_flow_s_results_are_kept_where_we_replace_the_storage() -> None:
 def test_only_the_seen_minor_version_is_allowed(library: str) -> None:
     """The project's bounds are the minor version that the page names."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    [bounds] = [one for one in project["dependencies"] if re.match(rf"{library}\W", one)]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["ray"]]
+    [bounds] = [one for one in needed if re.match(rf"{library}\W", one)]
     major, minor = map(int, SEEN[library].split("."))
     assert bounds == f"{library}>={major}.{minor},<{major}.{minor + 1}"
     assert re.search(

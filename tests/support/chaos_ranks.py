@@ -33,13 +33,16 @@ _SECONDS_TO_TELL = 10
 _PROGRAM = """
 import sys
 from pathlib import Path
+from tasks.config import LaunchSettings
 from tasks.launching import train_in_processes
 from tasks.launching.work import Work
+
+two = LaunchSettings(num_processes=2)
 
 work = Work.model_validate_json(Path(sys.argv[1]).read_text())
 def on_progress(now):
     print(now.step, flush=True)
-train_in_processes(work.injected, work.data, work.settings, work.checkpoints, 2, on_progress)
+train_in_processes(work.injected, work.data, work.settings, work.checkpoints, two, on_progress)
 """
 
 
@@ -102,8 +105,6 @@ class RankChaos:
             checkpoints=folder / "whole" / "checkpoints",
             max_eval_rows=None,
             size=2,
-            parent=0,
-            meeting_point=folder,
         )
         self._draw = random.Random(seed)  # noqa: S311 - moments, no secret
         self._tallies = {name: Tally() for name in _VICTIMS}
@@ -183,10 +184,12 @@ class RankChaos:
 
 def train(work: "Work") -> "TrainedRecord":
     """Train in two processes, started by this one."""
+    from tasks.config import LaunchSettings
     from tasks.launching import train_in_processes
 
+    two = LaunchSettings(num_processes=2)
     return train_in_processes(
-        work.injected, work.data, work.settings, work.checkpoints, 2, lambda _: None
+        work.injected, work.data, work.settings, work.checkpoints, two, lambda _: None
     ).trained
 
 

@@ -63,6 +63,7 @@ def test_one_message_says_what_can_not_work(
         ({"data": {"train": "a.jsonl", "eval_fraction": 0}}, "eval_loss", "none are held out"),
         ({"inference": {"sample_rows": 0}}, "exact_match", "inference.sample_rows is 0"),
         ({"data": {"train": ["a.jsonl", "b.jsonl"]}}, "train_loss", "data.train is a list"),
+        ({"launch": {"cluster": "ray"}}, "train_loss", "launch.cluster is ray.*of its own"),
         ({"launch": {"num_processes": 2}}, "train_loss", "launch.num_processes is 2.*one process"),
     ],
 )

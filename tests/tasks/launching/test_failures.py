@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import AdapterflowError, UserError, VerificationError
-from tasks.launching.launcher import DeadProcessError, _error, _failure
+from tasks.launching.launcher import DeadProcessError, _error
+from tasks.launching.local_group import death
 from tasks.launching.work import Failure, WorkFolder
 
 
@@ -23,7 +24,8 @@ def test_a_process_that_left_no_word_is_told_by_its_end(
 ) -> None:
     """By signal or status, with its log; the step has more attempts."""
     folder = WorkFolder(tmp_path)
-    error = _error({1: _failure(folder, 1, exit_code, 7)}, folder, 4)
+    folder.log(1).touch()
+    error = _error({1: death(exit_code, 7)}, folder, 4)
     with pytest.raises(DeadProcessError, match=message):
         raise error
     assert not isinstance(error, AdapterflowError)
@@ -44,6 +46,6 @@ def test_an_error_raised_on_purpose_is_raised_as_such(
     """Whether the step is retried depends on the error's class, as in one process."""
     folder = WorkFolder(tmp_path)
     folder.failure(0).write_text(Failure(kind=kind, message="loss is nan").model_dump_json())
-    error = _error({0: _failure(folder, 0, 1, 7)}, folder, 2)
+    error = _error({0: folder.failure_of(0) or death(1, 7)}, folder, 2)
     assert type(error) is expected
     assert "loss is nan" in str(error)

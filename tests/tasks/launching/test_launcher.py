@@ -12,7 +12,7 @@ from engine_steps import injected, prepared, rebuilt, training
 from preference_pairs import data_of, preferring
 
 from tasks import engine
-from tasks.config import LoraSettings, TrainingSettings
+from tasks.config import LaunchSettings, LoraSettings, TrainingSettings
 from tasks.engine.adapters import load_weights
 from tasks.engine.training import TrainingProgress
 from tasks.errors import StoppedError
@@ -20,6 +20,7 @@ from tasks.launching import train_in_processes
 from tasks.records import InjectedRecord, TrainedRecord
 
 pytestmark = pytest.mark.slow
+TWO = LaunchSettings(num_processes=2)
 DROPOUT = LoraSettings(r=4, lora_dropout=0.3)
 
 
@@ -34,7 +35,7 @@ def in_two(
     data = prepared(record.lora.base, folder).record
     checkpoints = folder / "checkpoints"
     result = train_in_processes(
-        record, data, settings, checkpoints, 2, on_progress, should_stop=should_stop
+        record, data, settings, checkpoints, TWO, on_progress, should_stop=should_stop
     )
     return result.trained
 
@@ -100,7 +101,7 @@ def test_two_processes_learn_preferences_as_one_does(
         data,
         settings,
         two,
-        2,
+        TWO,
         lambda _: None,
         on_reference=lambda done, total: seen.append((done, total)),
     ).trained
@@ -122,11 +123,11 @@ def test_two_processes_learn_preferences_as_one_does(
             data,
             settings,
             cut,
-            2,
+            TWO,
             lambda now: steps.append(now.step),
             should_stop=lambda: bool(steps),
         )
-    resumed = train_in_processes(record, data, settings, cut, 2, lambda _: None).trained
+    resumed = train_in_processes(record, data, settings, cut, TWO, lambda _: None).trained
     assert resumed.weights.sha256 == both.weights.sha256
     assert resumed.loss_curve == both.loss_curve
     assert logged_on_pairs(cut) == logged_on_pairs(two)

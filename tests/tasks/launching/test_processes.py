@@ -1,8 +1,11 @@
 """How many processes may train an adapter is found out before any weight is loaded."""
 
 import os
+import socket
+import sys
 
 import pytest
+from pydantic import ValidationError
 
 from tasks.config import LaunchSettings, TrainingSettings
 from tasks.errors import UserError
@@ -46,3 +49,44 @@ def test_as_many_as_devices_and_rows_are_fine(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     settings = TrainingSettings(batch_size=1, gradient_accumulation_steps=2)
     check_processes(LaunchSettings(num_processes=2), settings, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cluster": "ray", "num_processes": "auto"}, "set num_processes to a number"),
+        ({"cluster": "ray", "address": "ray://head:10001"}, "start the run on a node"),
+        ({"address": "10.0.0.5:6379"}, "but cluster is not set"),
+        ({"cpus_each": 4}, "cpus_each is 4.* set cluster: ray"),
+    ],
+)
+def test_settings_that_a_cluster_excludes_are_refused(
+    given: dict[str, str | int], message: str
+) -> None:
+    """And those that mean something on a cluster only."""
+    with pytest.raises(ValidationError, match=message):
+        LaunchSettings.model_validate(given)
+
+
+def test_without_a_cluster_its_settings_are_not_recorded() -> None:
+    """Step 4's record is found by its settings: those of runs before there were clusters are."""
+    assert LaunchSettings(num_processes=2).model_dump() == {"num_processes": 2}
+    on_ray = LaunchSettings.model_validate({"cluster": "ray", "cpus_each": 4})
+    assert LaunchSettings.model_validate_json(on_ray.model_dump_json()) == on_ray
+
+
+def test_a_cluster_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray that is not installed, and an address where nobody answers; its cores don't count."""
+    settings = TrainingSettings(batch_size=1000)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        launch = LaunchSettings.model_validate(
+            {"cluster": "ray", "address": address, "num_processes": 1000}
+        )
+        pytest.importorskip("ray")
+        check_processes(launch, settings)
+    with pytest.raises(UserError, match=rf"no Ray cluster answers at {address} \(launch.address"):
+        check_processes(launch, settings)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"launch\.cluster is ray, but Ray is not"):
+        check_processes(launch, settings)
