@@ -8,6 +8,7 @@ from tasks.config.decision import DecisionSettings
 from tasks.config.evaluation import EvaluationSettings
 from tasks.config.lora import Bias, LoraInit
 from tasks.config.registry import RegistrySettings
+from tasks.config.serving import ServingSettings
 from tasks.config.train_adapter import TrainAdapterConfig
 
 
@@ -23,6 +24,7 @@ class RetrainAdapterConfig(TrainAdapterConfig):
         "evaluation": {"rows", "batch_size"},
         "decision": {"approval": True, "older": {"rows"}},
         "registry": {"name"},
+        "serving": True,
     }
 
     evaluation: EvaluationSettings
@@ -33,6 +35,9 @@ class RetrainAdapterConfig(TrainAdapterConfig):
 
     registry: RegistrySettings
     """The registered model in MLflow."""
+
+    serving: ServingSettings = ServingSettings()
+    """Where a promoted adapter is served."""
 
     @property
     def continues(self) -> bool:

@@ -1,0 +1,196 @@
+"""A version is published to a server only if it answers there as it was judged."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from retraining_runs import retrained, retraining
+from vllm_stand_in import StandIn
+
+from tasks.config import ServingSettings, TrackingSettings
+from tasks.errors import PassingError, UserError
+from tasks.records import PublishedRecord, ServingOutcome
+from tasks.serving.publishing import Judged, find_judged, publish
+from tasks.tracking import published_to
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+TRACKING = TrackingSettings()
+
+
+@pytest.fixture(scope="module")
+def judged(
+    tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: None
+) -> Judged:
+    """Retrain once; all tests publish its version."""
+    record = retrained(retraining(tiny_base, tmp_path_factory.mktemp("rows"), "asked"))
+    assert record.version
+    return find_judged(record.version.uri, TRACKING)
+
+
+@pytest.fixture
+def server(judged: Judged) -> Iterator[StandIn]:
+    """Return a stand-in for vLLM that answers as was judged."""
+    with StandIn(judged.reference) as one:
+        yield one
+
+
+def published(judged: Judged, server: StandIn, folder: Path | None = None) -> PublishedRecord:
+    """Publish the version to the stand-in."""
+    settings = ServingSettings(url=server.url, folder=folder and str(folder))
+    return publish(judged.version.uri, settings, TRACKING)
+
+
+def test_a_version_is_published_once_its_answers_are_those_judged(
+    judged: Judged, server: StandIn
+) -> None:
+    """All held-out rows are asked as conversations, and the version remembers where it is."""
+    record = published(judged, server)
+    assert record.outcome is ServingOutcome.PUBLISHED, record.reason
+    assert server.adapters == [record.served_as] == ["asked-1"]
+    assert (record.server, record.num_rows, record.differing) == ("0.0-stand-in", 12, ())
+    assert len(server.given) == 12
+    assert {one["model"] for one in server.given} == {"asked-1"}
+    assert server.given[0]["temperature"] == 0
+    assert published_to(find_judged(judged.version.uri, TRACKING).version) == server.url
+    again = published(judged, server)
+    assert (again.outcome, server.adapters) == (ServingOutcome.PUBLISHED, ["asked-1"])
+
+
+def test_another_base_is_found_before_anything_is_loaded(judged: Judged, server: StandIn) -> None:
+    """Texts of which its log-probabilities are not ours tell it, whatever it is called."""
+    server.shift = 0.06
+    record = published(judged, server)
+    assert record.outcome is ServingOutcome.WRONG_BASE
+    assert "is not the one that the adapter was judged on" in record.reason
+    assert (server.adapters, server.given) == ([], [])
+    server.shift = 0.04
+    assert published(judged, server).outcome is ServingOutcome.PUBLISHED
+
+
+def test_an_adapter_that_the_server_ignores_is_unloaded(judged: Judged, server: StandIn) -> None:
+    """It is listed and answers, but as the base does: no client could tell."""
+    server.ignores_adapters = True
+    record = published(judged, server)
+    assert record.outcome is ServingOutcome.IGNORED
+    assert "lists asked-1 and ignores it" in record.reason
+    assert server.adapters == []
+
+
+def test_stale_weights_under_the_version_s_name_are_found(judged: Judged, server: StandIn) -> None:
+    """They are neither the base's nor those judged; what was loaded before stays loaded."""
+    server.adapters.append("asked-1")
+    server.adapter_shift = 1.0
+    record = published(judged, server)
+    assert record.outcome is ServingOutcome.ANOTHER_ADAPTER
+    assert server.adapters == ["asked-1"]
+
+
+def test_answers_that_differ_are_listed_and_the_version_is_unloaded(
+    judged: Judged, server: StandIn
+) -> None:
+    """The primary metric decides (here exact match, as the loss is not in an answer)."""
+    expected = judged.reference.rows[4]
+    wrong = "no" if expected.answer.strip() == expected.expected.strip() else expected.expected
+    server.answers[expected.row] = wrong
+    server.adapters.append("other-7")
+    record = published(judged, server)
+    assert record.outcome is ServingOutcome.DIFFERS
+    assert [(one.row, one.judged, one.served) for one in record.differing] == [
+        (expected.row, expected.answer, wrong)
+    ]
+    assert f"1 answers differ (row {expected.row})" in record.reason
+    assert server.adapters == ["other-7"]
+
+
+def test_an_answer_of_other_words_and_equal_score_is_listed_only(
+    judged: Judged, server: StandIn
+) -> None:
+    """Rounding changes single words of answers on any other machine."""
+    wrong = [one for one in judged.reference.rows if one.answer.strip() != one.expected.strip()]
+    server.answers[wrong[0].row] = "another wrong answer"
+    record = published(judged, server)
+    assert record.outcome is ServingOutcome.PUBLISHED
+    assert [one.row for one in record.differing] == [wrong[0].row]
+
+
+def test_another_chat_template_is_told_by_the_number_of_tokens(
+    judged: Judged, server: StandIn
+) -> None:
+    """It may cost little on these rows, and much on others."""
+    server.more_prompt_tokens = 1
+    record = published(judged, server)
+    assert record.outcome is ServingOutcome.DIFFERS
+    assert "another chat template" in record.reason
+
+
+def test_a_try_is_recorded_with_its_version_and_run(judged: Judged, server: StandIn) -> None:
+    """So is one that failed, with the rows that differ and the server's version, and no token."""
+    from tasks.tracking import ready_client, tracking_uri
+
+    server.shift = 1.0
+    published(judged, server)
+    version = find_judged(judged.version.uri, TRACKING).version
+    assert version.tags["serving.outcome"] == "wrong base"
+    client, _ = ready_client(tracking_uri(TRACKING), TRACKING.experiment)
+    assert version.run_id
+    files = [one.path for one in client.list_artifacts(version.run_id, "serving")]
+    path = client.download_artifacts(version.run_id, max(files))
+    recorded = json.loads(Path(path).read_text())
+    assert (recorded["outcome"], recorded["server"]) == ("wrong base", "0.0-stand-in")
+
+
+def test_a_token_comes_from_the_environment_and_is_recorded_nowhere(
+    judged: Judged, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, or with another one, one message names the variables."""
+    server.token = "hunter22"  # noqa: S105 - the stand-in's
+    with pytest.raises(UserError, match="set its token in ADAPTERFLOW_SERVING_TOKEN or VLLM_API"):
+        published(judged, server)
+    monkeypatch.setenv("VLLM_API_KEY", "hunter22")
+    record = published(judged, server)
+    assert record.outcome is ServingOutcome.PUBLISHED
+    assert "hunter22" not in record.model_dump_json()
+    assert "hunter22" not in str(find_judged(judged.version.uri, TRACKING).version)
+
+
+def test_a_server_without_runtime_lora_is_told(judged: Judged, server: StandIn) -> None:
+    """The message names the variable that it has to be started with."""
+    server.loads_adapters = False
+    with pytest.raises(UserError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        published(judged, server)
+
+
+def test_a_server_that_does_not_see_the_files_is_told(judged: Judged, server: StandIn) -> None:
+    """As on another machine without shared storage."""
+    server.sees_files = False
+    with pytest.raises(UserError, match=r"No adapter found .* set serving\.folder \(--folder\)"):
+        published(judged, server)
+
+
+def test_an_address_that_is_no_such_server_is_told(judged: Judged) -> None:
+    """MLflow's or Prefect's address is as easily given."""
+    from prefect.settings import PREFECT_API_URL
+
+    prefect = str(PREFECT_API_URL.value()).removesuffix("/api")
+    with pytest.raises(UserError, match="does not answer /v1/models"):
+        publish(judged.version.uri, ServingSettings(url=prefect), TRACKING)
+
+
+def test_a_server_that_dies_in_the_middle_can_be_published_to_again(
+    judged: Judged, server: StandIn
+) -> None:
+    """It is an outage, and no verdict: nothing is recorded."""
+    server.dies_after = 3
+    with pytest.raises(PassingError, match="can't be reached"):
+        published(judged, server)
+    server.dies_after = None
+    assert published(judged, server).outcome is ServingOutcome.PUBLISHED
+
+
+def test_only_a_version_that_was_judged_can_be_published(server: StandIn, tmp_path: Path) -> None:
+    """A folder has no answers that a server could be compared with."""
+    settings = ServingSettings(url=server.url)
+    with pytest.raises(UserError, match="is no version of a registered model"):
+        publish(str(tmp_path), settings, TRACKING)
