@@ -15,7 +15,7 @@ from flows.cli.adapter_commands import bundle, combine, export, predict, push
 from flows.cli.record_commands import moved, ship
 from flows.cli.retraining_commands import history, promote, retrain, rollback
 from flows.cli.server_commands import alert, down, notify, up, watch
-from flows.cli.serving_commands import publish
+from flows.cli.serving_commands import publish, serve
 from flows.cli.training_commands import check, init, resume, train
 from flows.cli.try_command import try_adapters
 from flows.cli.variant_commands import variants
@@ -41,7 +41,7 @@ _COMMANDS = (
     *(init, check, train, variants, resume),
     *(predict, try_adapters, export, combine, bundle, push),
     *(retrain, history, promote, rollback),
-    *(publish,),
+    *(publish, serve),
     *(up, down, watch, notify, alert),
     *(ship, moved),
 )

@@ -1,5 +1,6 @@
 """The commands of serving: `publish`, which proves an adapter on a server, and `serve`."""
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from flows.cli import options
-from tasks.errors import AdapterflowError, PassingError, VerificationError
+from tasks.errors import AdapterflowError, PassingError, UserError, VerificationError
 
 if TYPE_CHECKING:
     from tasks.config import ServingSettings, TrackingSettings
@@ -60,8 +61,68 @@ def publish(
 
     show_steps()
     record = published(version, settings, tracking)
-    click.echo(record.model_dump_json() if as_json else "\n".join(_lines(record)))
+    if as_json:
+        click.echo(record.model_dump_json())
+    else:
+        print_published(record)
     tell(record)
+
+
+@click.command()
+@click.argument("adapters", metavar="models:/NAME@ALIAS|NAME=FOLDER...", nargs=-1, required=True)
+@click.option("--print", "only_print", is_flag=True, help="Print the command only.")
+@click.option("--vllm", "program", default="vllm", show_default=True, help="vLLM's program.")
+@click.option("--vllm-args", "more", default="", help="Further arguments for it, in quotes.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=options.integer(1, 65_535), default=8000, show_default=True)
+@click.option("--base-model", help="Base model, if not the one that the first adapter names.")
+@_FOLDER
+@_STORE
+def serve(  # noqa: PLR0913 - what a user may give
+    adapters: tuple[str, ...],
+    only_print: bool,  # noqa: FBT001
+    program: str,
+    more: str,
+    host: str,
+    port: int,
+    base_model: str | None,
+    folder: str | None,
+    tracking_uri: str | None,
+) -> None:
+    """Start a vLLM server with adapters of one base.
+
+    A version of a registered model is served under the name that `publish` gives it, such as
+    tickets-7.
+    """
+    from tasks.config import ServingSettings, TrackingSettings
+    from tasks.config.reading import settings_here
+    from tasks.tracking import check_store
+
+    settings = settings_here(ServingSettings, {"folder": folder}, (), "--folder")
+    tracking = settings_here(TrackingSettings, {"uri": tracking_uri}, (), "--tracking-uri")
+    check_store(tracking)
+    from tasks.serving.vllm_command import (
+        VllmServer,
+        become,
+        check_program,
+        command_line,
+        vllm_command,
+    )
+
+    if not only_print:
+        check_program(program)
+    server = VllmServer(host, port, program, _words(more))
+    command = vllm_command(adapters, server, settings, tracking, base_model)
+    click.echo(command_line(command), err=not only_print)
+    if not only_print:
+        become(command)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:  # an open quotation mark
+        raise UserError(f"--vllm-args {text!r} can't be read: {error}") from None
 
 
 def published(
@@ -113,8 +174,8 @@ def tell(record: "PublishedRecord") -> None:
         raise VerificationError(f"{record.served_as} is not published: {record.reason}")
 
 
-def _lines(record: "PublishedRecord") -> list[str]:
-    """Describe a try to publish: its outcome, the rows that differ, and how the version is used."""
+def print_published(record: "PublishedRecord") -> None:
+    """Print what came of publishing, the rows that differ, and how the version is used."""
     from tasks.records import ServingOutcome
 
     lines = [f"{record.uri} on {record.url} (vLLM {record.server}): {record.reason}"]
@@ -124,4 +185,4 @@ def _lines(record: "PublishedRecord") -> list[str]:
     ]
     if record.outcome is ServingOutcome.PUBLISHED:
         lines.append(f'requests name it as "model": "{record.served_as}"')
-    return lines
+    click.echo("\n".join(lines))

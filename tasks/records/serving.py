@@ -88,6 +88,8 @@ class PublishedRecord(Record):
     served_as: str
     """The model's name in requests."""
     url: str
+    folder: str
+    """Where the server finds adapters."""
     server: str
     """The server's version."""
     base: str

@@ -30,6 +30,7 @@ from tasks.serving.server import Server, ServerState
 from tasks.serving.vllm_limits import check_servable
 from tasks.tracking import (
     Registry,
+    is_mlflow_uri,
     pinned_adapter,
     published_at,
     published_to,
@@ -95,24 +96,35 @@ def find_judged(uri: str, tracking: TrackingSettings) -> Judged:
         UserError: there is no such version, or it was not judged by a retraining.
         PassingError: MLflow can't be reached.
     """
-    pinned = pinned_adapter(uri, tracking)
-    found = _VERSION.fullmatch(pinned.uri)
-    if not found:
-        raise UserError(
-            f"{uri} is no version of a registered model; publish one that `adapterflow retrain` "
-            "made, as in models:/tickets@champion, as only its answers are recorded"
-        )
-    versions = Registry(tracking_uri(tracking), found["name"]).versions()
-    version = next(one for one in versions if one.version == int(found["version"]))
+    version, others = find_version(uri, tracking)
     text = text_of_run(version.run_id, REFERENCE_FILE, tracking) if version.run_id else None
     if text is None:
         raise UserError(
-            f"{pinned.uri} has no {REFERENCE_FILE} in its run, with which a server could be "
+            f"{version.uri} has no {REFERENCE_FILE} in its run, with which a server could be "
             "compared: it does not generate text, or was judged by an earlier adapterflow; "
             "retrain it"
         )
-    others = tuple(one for one in versions if one.version != version.version)
     return Judged(version, ServingReference.model_validate_json(text), others)
+
+
+def find_version(
+    uri: str, tracking: TrackingSettings
+) -> tuple[VersionRecord, tuple[VersionRecord, ...]]:
+    """Find a version in the registry; return it, and the other versions of its model.
+
+    Raises:
+        UserError: it is no version of a registered model.
+        PassingError: MLflow can't be reached.
+    """
+    found = is_mlflow_uri(uri) and _VERSION.fullmatch(pinned_adapter(uri, tracking).uri)
+    if not found:
+        raise UserError(
+            f"{uri} is no version of a registered model; give one that `adapterflow retrain` "
+            "made, as in models:/tickets@champion"
+        )
+    versions = Registry(tracking_uri(tracking), found["name"]).versions()
+    version = next(one for one in versions if one.version == int(found["version"]))
+    return version, tuple(one for one in versions if one is not version)
 
 
 def keep_files(
@@ -156,6 +168,7 @@ def _tried(server: Server, state: ServerState, judged: Judged, folder: Path) -> 
         uri=judged.version.uri,
         served_as=name,
         url=server.url,
+        folder=str(folder.parent),
         server=state.version,
         base=state.base,
         outcome=ServingOutcome.PUBLISHED,

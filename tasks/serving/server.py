@@ -24,6 +24,7 @@ _PASSING = {408, 409, 425, 429}
 _FIRST_SERVER_ERROR = 500
 _REFUSED = {401, 403}
 _NO_ROUTE = {404, 405}
+_INVALID = {400, 422}
 
 
 class ServerState(NamedTuple):
@@ -81,6 +82,23 @@ class Server:
         except (OpenAIError, KeyError, TypeError, ValueError):
             version = "unknown"
         return ServerState(version, bases[0], tuple(adapters))
+
+    def check(self) -> None:
+        """Check that it is a server that loads adapters.
+
+        Raises:
+            UserError: it is not, or it demands another token.
+            PassingError: it can't be reached.
+        """
+        from openai import APIStatusError
+
+        self.state()
+        with self._explained(f"the server at {masked(self.url)} can't load adapters"):
+            try:
+                self._post("load_lora_adapter", {"lora_name": "", "lora_path": ""})
+            except APIStatusError as error:
+                if error.status_code not in _INVALID:  # it read the request, which names nothing
+                    raise
 
     def load(self, name: str, folder: str) -> None:
         """Load an adapter from a folder that the server sees.

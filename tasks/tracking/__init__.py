@@ -55,6 +55,7 @@ from tasks.tracking.publications import (  # noqa: E402
     published_at,
     published_to,
     record_publication,
+    served_from,
 )
 from tasks.tracking.registered_versions import Promoted  # noqa: E402
 from tasks.tracking.registry import Registry  # noqa: E402
@@ -105,6 +106,7 @@ __all__ = [
     "repair",
     "run_url",
     "running_elsewhere",
+    "served_from",
     "ship_all",
     "ship_command",
     "shipping_together",

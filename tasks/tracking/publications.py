@@ -24,6 +24,7 @@ def record_publication(uri: str, version: VersionRecord, record: PublishedRecord
     tags = {
         "url": record.url,
         "as": record.served_as,
+        "folder": record.folder,
         "outcome": record.outcome.value,
         "reason": record.reason,
         "server": record.server,
@@ -42,6 +43,11 @@ def published_to(version: VersionRecord) -> str | None:
     """Return the address of the server that a version was published to last; None if to none."""
     is_published = version.tags.get(f"{_GROUP}outcome") == ServingOutcome.PUBLISHED
     return version.tags.get(f"{_GROUP}url") if is_published else None
+
+
+def served_from(version: VersionRecord) -> str | None:
+    """Return the folder in which that server finds adapters; None if it was not published."""
+    return version.tags.get(f"{_GROUP}folder")
 
 
 def published_at(version: VersionRecord) -> str:

@@ -80,6 +80,9 @@ class StandIn:
     def load(self, body: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
         """Load an adapter if there are files in its folder."""
         name, folder = body["lora_name"], Path(body["lora_path"])
+        if not name:
+            message = "Both 'lora_name' and 'lora_path' must be provided."
+            return {"error": {"message": message, "type": "InvalidUserInput", "code": 400}}
         if not self.sees_files or not (folder / "adapter_config.json").is_file():
             message = f"Loading lora {name} failed: No adapter found for {folder}"
             return {"error": {"message": message, "type": "NotFoundError", "code": 404}}

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from retraining_runs import retrained, retraining
+from command_line_runs import run_in_process
+from retraining_runs import events_of, retrained, retraining
 from vllm_stand_in import StandIn
 
+from flows.cli.serving_commands import retried
 from tasks.config import ServingSettings, TrackingSettings
 from tasks.errors import PassingError, UserError
-from tasks.records import PublishedRecord, ServingOutcome
+from tasks.records import Outcome, PublishedRecord, ServingOutcome
 from tasks.serving.publishing import Judged, find_judged, publish
 from tasks.tracking import published_to
 
@@ -194,3 +196,105 @@ def test_only_a_version_that_was_judged_can_be_published(server: StandIn, tmp_pa
     settings = ServingSettings(url=server.url)
     with pytest.raises(UserError, match="is no version of a registered model"):
         publish(str(tmp_path), settings, TRACKING)
+
+
+def test_the_command_says_what_differs_and_sends_an_event(
+    judged: Judged,
+    server: StandIn,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exit status 1 with the rows where the answers differ; 0 with the name for requests."""
+    command = ("publish", "models:/asked@champion", "--to", server.url)
+    wrong = [one for one in judged.reference.rows if one.answer.strip() != one.expected.strip()]
+    row, answer, expected = wrong[0].row, wrong[0].answer, wrong[0].expected
+    server.answers[row] = expected
+    status, out, err = run_in_process(capsys, monkeypatch, *command)
+    assert status == 1
+    assert f"row {row}: judged {answer!r}, served {expected!r}" in out
+    assert "error: asked-1 is not published: exact_match" in err
+    server.answers.clear()
+    status, out, _ = run_in_process(capsys, monkeypatch, *command)
+    assert status == 0
+    assert out.endswith('requests name it as "model": "asked-1"\n')
+    assert ("adapterflow.adapter.unpublished", 1) in events_of("asked")
+
+
+def test_a_server_that_is_away_is_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each further attempt is announced; the last one's error is the command's."""
+    left = [PassingError("away"), PassingError("still away")]
+
+    def attempt() -> str:
+        if left:
+            raise left.pop(0)
+        return "there"
+
+    assert retried(attempt, (0.0, 0.0)) == "there"
+    assert capsys.readouterr().err == (
+        "away; trying again in 0 s\nstill away; trying again in 0 s\n"
+    )
+    left += [PassingError("gone")] * 2
+    with pytest.raises(PassingError, match="gone"):
+        retried(attempt, (0.0,))
+
+
+@pytest.mark.slow
+def test_a_retraining_publishes_what_it_promoted_and_a_rollback_the_one_before(
+    server: StandIn,
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that can't take it costs neither the promotion nor the run.
+
+    One that loads no adapters at all is told before anything is trained.
+    """
+    config = retraining(tiny_base, tmp_path, "served", serving={"url": server.url})
+    server.loads_adapters = False
+    with pytest.raises(UserError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        retrained(config)
+    server.loads_adapters, server.sees_files = True, False
+    first = retrained(config)
+    assert (first.decision.outcome, first.published) == (Outcome.PROMOTE, None)
+    server.sees_files = True
+    assert first.version
+    again = publish(first.version.uri, config.serving, TRACKING)
+    assert again.outcome is ServingOutcome.PUBLISHED, again.reason
+
+    second = retrained(config, force=True)
+    assert second.version
+    assert server.adapters == ["served-1"], "a version that is not promoted is not published"
+    by_hand = ("promote", "served", "2", "--reason", "tone")
+    status, out, _ = run_in_process(capsys, monkeypatch, *by_hand)
+    assert (status, server.adapters) == (0, ["served-1", "served-2"]), out
+    server.adapters.remove("served-1")
+    back = ("rollback", "served", "--reason", "tone after all")
+    status, out, _ = run_in_process(capsys, monkeypatch, *back)
+    assert (status, server.adapters) == (0, ["served-2", "served-1"]), out
+
+
+def test_a_retraining_s_server_is_no_part_of_its_fingerprint(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """A version that is published elsewhere is not trained again."""
+    plain = retraining(tiny_base, tmp_path, "served")
+    served = retraining(tiny_base, tmp_path, "served", serving={"url": "http://127.0.0.1:8000"})
+    assert plain.sha256() == served.sha256()
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "named"),
+    [
+        ("lora", {"use_dora": True}, "lora.use_dora"),
+        ("lora", {"modules_to_save": ["lm_head"]}, "lora.modules_to_save"),
+        ("base_model", {"new_tokens": ["<new>"]}, "base_model.new_tokens"),
+    ],
+)
+def test_a_retraining_of_what_vllm_can_t_serve_is_refused(
+    tiny_base: Path, tmp_path: Path, section: str, changed: dict[str, object], named: str
+) -> None:
+    """The configuration alone tells it, hours before the adapter is there."""
+    sections = {section: changed, "serving": {"url": "http://127.0.0.1:8000"}}
+    with pytest.raises(ValueError, match=f"vLLM can't serve adapters with {named}"):
+        retraining(tiny_base, tmp_path, "served", **sections)
