@@ -144,8 +144,7 @@ def _publish_where(registry: "Registry", former: int | None, now: int) -> None:
     from tasks.tracking import published_to, served_from
 
     former_one = next((one for one in registry.versions() if one.version == former), None)
-    url = published_to(former_one) if former_one else None
-    if url is None:
+    if former_one is None or (url := published_to(former_one)) is None:
         return
     from flows.cli.serving_commands import print_published, published, tell
     from tasks.config import ServingSettings, TrackingSettings

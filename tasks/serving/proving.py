@@ -162,7 +162,8 @@ def otherwise(found: Replay) -> Failure | None:
 def summary(found: Replay) -> str:
     """Describe a replay in one line."""
     differing = [one.row for one in found.differing]
-    rows = f"{len(differing)} answers differ ({_listed(differing)})" if differing else "all equal"
+    differ = "answer differs" if len(differing) == 1 else "answers differ"
+    rows = f"{len(differing)} {differ} ({_listed(differing)})" if differing else "all equal"
     return (
         f"{found.metric} {found.served:.4g} on {len(found.rows)} held-out rows, judged: "
         f"{found.judged:.4g}; {rows}"

@@ -85,7 +85,7 @@ def publish(uri: str, settings: ServingSettings, tracking: TrackingSettings) -> 
     record = _tried(server, state, judged, folder)
     record_publication(tracking_uri(tracking), judged.version, record)
     if record.outcome is ServingOutcome.PUBLISHED:
-        _unload_older(server, state, judged)
+        unload_older(server, state, judged)
     return record
 
 
@@ -223,7 +223,7 @@ def _try_to_unload(server: Server, name: str, *, was_loaded: bool) -> None:
         logger().warning("%s may still be loaded: %s", name, error)
 
 
-def _unload_older(server: Server, state: ServerState, judged: Judged) -> None:
+def unload_older(server: Server, state: ServerState, judged: Judged) -> None:
     """Unload the versions that were published here, except the one before the new one."""
     here = [one for one in judged.others if published_to(one) == server.url]
     loaded = [one for one in here if served_name(one) in state.adapters]

@@ -23,7 +23,7 @@ _TIMEOUT_SECONDS = 600.0
 _PASSING = {408, 409, 425, 429}
 _FIRST_SERVER_ERROR = 500
 _REFUSED = {401, 403}
-_NO_ROUTE = {404, 405}
+_NOT_FOUND = {404, 405}
 _INVALID = {400, 422}
 
 
@@ -111,6 +111,7 @@ class Server:
             f"the server at {masked(self.url)} can't load {name} from {folder}",
             "the server has to see that folder by the same path: on another machine, set "
             "serving.folder (--folder) to storage that both share",
+            is_final=True,
         ):
             self._post("load_lora_adapter", {"lora_name": name, "lora_path": folder})
 
@@ -198,7 +199,7 @@ class Server:
         try:
             self._client.post(f"/{path}", body=body, cast_to=str)
         except APIStatusError as error:
-            if error.status_code in _NO_ROUTE and not _has_reason(error):
+            if error.status_code in _NOT_FOUND and not _has_reason(error):
                 raise UserError(
                     f"the server at {masked(self.url)} does not load adapters while it runs; start "
                     "it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, as "
@@ -207,8 +208,15 @@ class Server:
             raise
 
     @contextmanager
-    def _explained(self, what: str, advice: str = "") -> Iterator[None]:
-        """Raise the client's errors as ours; `what` is the problem if the server refuses."""
+    def _explained(self, what: str, advice: str = "", *, is_final: bool = False) -> Iterator[None]:
+        """Raise the client's errors as ours.
+
+        Args:
+            what: the problem if the server refuses.
+            advice: what to do if something is not found.
+            is_final: whether an error of the server that has a reason is a refusal, too: vLLM 0.32
+                answers status 500 where it can't use an adapter.
+        """
         from openai import APIConnectionError, APIStatusError, OpenAIError
 
         try:
@@ -219,11 +227,13 @@ class Server:
                 f"the server at {masked(self.url)} can't be reached: {_line(reason)}"
             ) from error
         except APIStatusError as error:
-            raise self._refusal(error, what, advice) from error
+            raise self._refusal(error, what, advice, is_final=is_final) from error
         except OpenAIError as error:  # an answer of another form
             raise UserError(f"{what}: {_line(error)}") from error
 
-    def _refusal(self, error: "APIStatusError", what: str, advice: str) -> UserError | PassingError:
+    def _refusal(
+        self, error: "APIStatusError", what: str, advice: str, *, is_final: bool
+    ) -> UserError | PassingError:
         status = error.status_code
         if status in _REFUSED:
             return UserError(
@@ -231,9 +241,10 @@ class Server:
                 f"in {' or '.join(TOKEN_VARIABLES)}"
             )
         reason = f"{what} ({status}: {_line(error)})"
-        if status in _PASSING or status >= _FIRST_SERVER_ERROR:
+        is_refusal = is_final and _has_reason(error)
+        if status in _PASSING or (status >= _FIRST_SERVER_ERROR and not is_refusal):
             return PassingError(reason)
-        return UserError(f"{reason}; {advice}" if advice else reason)
+        return UserError(f"{reason}; {advice}" if advice and status in _NOT_FOUND else reason)
 
 
 def _client(url: str, max_retries: int) -> "OpenAI":

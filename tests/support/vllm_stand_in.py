@@ -33,6 +33,8 @@ class StandIn:
     more_prompt_tokens: int = 0
     loads_adapters: bool = True
     sees_files: bool = True
+    refuses: str = ""
+    """Why it can't load an adapter."""
     token: str | None = None
     dies_after: int | None = None
     """The number of answers after which it breaks connections."""
@@ -83,6 +85,9 @@ class StandIn:
         if not name:
             message = "Both 'lora_name' and 'lora_path' must be provided."
             return {"error": {"message": message, "type": "InvalidUserInput", "code": 400}}
+        if self.refuses:
+            error = {"message": self.refuses, "type": "InternalServerError", "code": 500}
+            return {"error": error}
         if not self.sees_files or not (folder / "adapter_config.json").is_file():
             message = f"Loading lora {name} failed: No adapter found for {folder}"
             return {"error": {"message": message, "type": "NotFoundError", "code": 404}}

@@ -1,7 +1,7 @@
 """A version is published to a server only if it answers there as it was judged."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ from flows.cli.serving_commands import retried
 from tasks.config import ServingSettings, TrackingSettings
 from tasks.errors import PassingError, UserError
 from tasks.records import Outcome, PublishedRecord, ServingOutcome
-from tasks.serving.publishing import Judged, find_judged, publish
+from tasks.serving.publishing import Judged, find_judged, publish, unload_older
+from tasks.serving.server import Server
 from tasks.tracking import published_to
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -102,7 +103,7 @@ def test_answers_that_differ_are_listed_and_the_version_is_unloaded(
     assert [(one.row, one.judged, one.served) for one in record.differing] == [
         (expected.row, expected.answer, wrong)
     ]
-    assert f"1 answers differ (row {expected.row})" in record.reason
+    assert f"1 answer differs (row {expected.row})" in record.reason
     assert server.adapters == ["other-7"]
 
 
@@ -157,6 +158,12 @@ def test_a_token_comes_from_the_environment_and_is_recorded_nowhere(
     assert "hunter22" not in str(find_judged(judged.version.uri, TRACKING).version)
 
 
+def test_a_token_in_the_address_is_refused() -> None:
+    """It would be recorded with each run."""
+    with pytest.raises(ValueError, match="set ADAPTERFLOW_SERVING_TOKEN"):
+        ServingSettings(url="http://user:hunter22@127.0.0.1:8000")
+
+
 def test_a_server_without_runtime_lora_is_told(judged: Judged, server: StandIn) -> None:
     """The message names the variable that it has to be started with."""
     server.loads_adapters = False
@@ -169,6 +176,37 @@ def test_a_server_that_does_not_see_the_files_is_told(judged: Judged, server: St
     server.sees_files = False
     with pytest.raises(UserError, match=r"No adapter found .* set serving\.folder \(--folder\)"):
         published(judged, server)
+
+
+def test_a_server_that_refuses_the_adapter_is_told(judged: Judged, server: StandIn) -> None:
+    """With vLLM's status 500 it looks like an outage, but another attempt would change nothing."""
+    server.refuses = "LoRA rank 8 is greater than max_lora_rank 4."
+    with pytest.raises(UserError, match=r"can't load asked-1 .*greater than max_lora_rank 4"):
+        published(judged, server)
+
+
+def test_the_version_before_stays_loaded_and_older_ones_do_not(
+    judged: Judged, server: StandIn
+) -> None:
+    """Clients still name it; what others loaded is not touched."""
+    server.adapters += ["asked-6", "asked-7", "asked-8", "asked-9", "theirs-1"]
+    made = {7: "2026-03", 8: "2026-05", 9: "2026-04"}
+    others = tuple(
+        judged.version.model_copy(
+            update={
+                "version": number,
+                "tags": {
+                    "serving.outcome": "published",
+                    "serving.url": server.url,
+                    "serving.at": at,
+                },
+            }
+        )
+        for number, at in made.items()
+    )
+    real = Server(server.url)
+    unload_older(real, real.state(), judged._replace(others=others))
+    assert server.adapters == ["asked-6", "asked-8", "theirs-1"]
 
 
 def test_an_address_that_is_no_such_server_is_told(judged: Judged) -> None:
@@ -292,9 +330,10 @@ def test_a_retraining_s_server_is_no_part_of_its_fingerprint(
     ],
 )
 def test_a_retraining_of_what_vllm_can_t_serve_is_refused(
-    tiny_base: Path, tmp_path: Path, section: str, changed: dict[str, object], named: str
+    tiny_base: Path, tmp_path: Path, section: str, changed: Mapping[str, object], named: str
 ) -> None:
     """The configuration alone tells it, hours before the adapter is there."""
-    sections = {section: changed, "serving": {"url": "http://127.0.0.1:8000"}}
+    serving = {"url": "http://127.0.0.1:8000"}
+    sections: dict[str, Mapping[str, object]] = {section: changed, "serving": serving}
     with pytest.raises(ValueError, match=f"vLLM can't serve adapters with {named}"):
         retraining(tiny_base, tmp_path, "served", **sections)
