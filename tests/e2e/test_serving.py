@@ -72,6 +72,7 @@ def serving(version: VersionRecord, base: Path, folder: Path) -> Iterator[tuple[
         _wait(url, process, folder / "vllm.log")
         yield url, process.pid
     finally:
+        print((folder / "vllm.log").read_text()[-8000:])  # noqa: T201 - shown where the test fails
         # With the engine's own process, which outlives a server that is killed.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
