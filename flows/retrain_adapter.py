@@ -16,15 +16,25 @@ from tasks.durability.redo import redoing
 from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
 from tasks.durability.tracked_run import being_alive, tracked_run
-from tasks.errors import UserError
+from tasks.errors import AdapterflowError, UserError
 from tasks.launching import num_gpus_here
-from tasks.records import CheckedRecord, DecisionRecord, InputsRecord, Outcome, RetrainedRecord
+from tasks.records import (
+    CheckedRecord,
+    DecisionRecord,
+    InputsRecord,
+    Outcome,
+    PublishedRecord,
+    RetrainedRecord,
+    RunRecord,
+    VersionRecord,
+)
 from tasks.retraining.check_retraining import check_retraining, is_outdated
 from tasks.retraining.comparison_report import proposal
 from tasks.retraining.decide_promotion import decide_promotion
 from tasks.retraining.evaluate_adapter import evaluate_adapter
 from tasks.retraining.find_champion import beginning_with, find_champion
 from tasks.retraining.promote_adapter import promote_adapter
+from tasks.retraining.publish_adapter import publish_adapter, publish_command
 from tasks.retraining.publish_comparison import publish_comparison
 from tasks.retraining.register_adapter import register_adapter
 from tasks.runtime.progress import logger
@@ -135,6 +145,7 @@ def _retrained(
             decision = approved(decision, asked, approval)
         decision = promote_adapter(version, evaluated, decision, checked, run)
         publish_comparison(evaluated, decision, checked, run)
+        published = _published(config, decision, version, run)
     return RetrainedRecord(
         checked=checked,
         decision=decision,
@@ -142,4 +153,20 @@ def _retrained(
         report=report,
         evaluated=evaluated,
         version=version,
+        published=published,
     )
+
+
+def _published(
+    config: RetrainAdapterConfig, decision: DecisionRecord, version: VersionRecord, run: RunRecord
+) -> PublishedRecord | None:
+    """Publish a promoted version; whatever prevents that, the promotion stands."""
+    if config.serving.url is None or decision.outcome is not Outcome.PROMOTE:
+        return None
+    try:
+        published: PublishedRecord = publish_adapter(version, config.serving, run)
+    except AdapterflowError as error:
+        later = publish_command(version, config.serving)
+        logger().warning("%s is not published: %s; to publish it: %s", version.uri, error, later)
+        return None
+    return published

@@ -26,6 +26,9 @@ def print_comparison(record: RetrainedRecord) -> None:
     if record.version:
         console.print(f"version      {record.version.uri}", markup=False, soft_wrap=True)
     console.print(f"decision     {record.decision.reason}", markup=False, soft_wrap=True)
+    if record.published:
+        said = f"{record.published.outcome}: {record.published.reason}"
+        console.print(f"serving      {said}", markup=False, soft_wrap=True)
     for name, value in (*(places(record.run) if record.run else []), *use_version(record)):
         console.print(f"{name:<12} {value}", markup=False, soft_wrap=True)
 

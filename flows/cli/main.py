@@ -16,6 +16,7 @@ from flows.cli.corrections_command import corrections
 from flows.cli.record_commands import moved, ship
 from flows.cli.retraining_commands import history, promote, retrain, rollback
 from flows.cli.server_commands import alert, down, notify, up, watch
+from flows.cli.serving_commands import publish, serve
 from flows.cli.training_commands import check, init, resume, train
 from flows.cli.try_command import try_adapters
 from flows.cli.variant_commands import variants
@@ -41,6 +42,7 @@ _COMMANDS = (
     *(init, check, train, variants, resume),
     *(predict, corrections, try_adapters, export, combine, bundle, push),
     *(retrain, history, promote, rollback),
+    *(publish, serve),
     *(up, down, watch, notify, alert),
     *(ship, moved),
 )

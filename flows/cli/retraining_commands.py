@@ -80,6 +80,7 @@ def promote(name: str, version: int, reason: str, tracking_uri: str | None) -> N
     instead = f", in place of version {done.former}" if done.former else ""
     click.echo(f"{name}: version {version} is champion now{instead}")
     _send_event(done)
+    _publish_where(registry, done.former, version)
 
 
 def _user() -> str:
@@ -127,8 +128,38 @@ def rollback(name: str, reason: str, to: int | None, tracking_uri: str | None) -
     """Restore the former champion of the registered model NAME."""
     if not reason.strip():
         raise UserError("--reason is empty; give the reason for the rollback")
-    before, now = _registry(name, tracking_uri).roll_back(reason, to)
+    registry = _registry(name, tracking_uri)
+    before, now = registry.roll_back(reason, to)
     click.echo(f"{name}: version {now} is champion again, in place of version {before}")
+    _publish_where(registry, before, now)
+
+
+def _publish_where(registry: "Registry", former: int | None, now: int) -> None:
+    """Publish the new champion to the server that the former one was published to, if any.
+
+    Raises:
+        VerificationError: it is not proven there.
+        AdapterflowError: it can't be published; it is the champion all the same.
+    """
+    from tasks.tracking import published_to, served_from
+
+    former_one = next((one for one in registry.versions() if one.version == former), None)
+    if former_one is None or (url := published_to(former_one)) is None:
+        return
+    from flows.cli.serving_commands import print_published, published, tell
+    from tasks.config import ServingSettings, TrackingSettings
+
+    uri = f"models:/{registry.name}/{now}"
+    settings = ServingSettings(url=url, folder=served_from(former_one))
+    try:
+        record = published(uri, settings, TrackingSettings(uri=registry.uri))
+    except AdapterflowError as error:
+        raise AdapterflowError(
+            f"version {now} is champion, but is not published to {url}: {error}; to publish it: "
+            f"adapterflow publish {uri} --to {url}"
+        ) from error
+    print_published(record)
+    tell(record)
 
 
 def _registry(name: str, uri: str | None) -> "Registry":

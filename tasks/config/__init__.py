@@ -33,6 +33,7 @@ from tasks.config.preferences import LearningObjective, LossType, PreferenceSett
 from tasks.config.quick_training import QuickTraining
 from tasks.config.registry import RegistrySettings
 from tasks.config.retrain_adapter import RetrainAdapterConfig
+from tasks.config.serving import ServingSettings
 from tasks.config.tracking import TrackingSettings
 from tasks.config.train_adapter import TrainAdapterConfig
 from tasks.config.train_variants import TrainVariantsConfig
@@ -90,6 +91,7 @@ __all__ = [
     "Score",
     "SearchRange",
     "SearchSettings",
+    "ServingSettings",
     "SplitSettings",
     "Task",
     "Template",

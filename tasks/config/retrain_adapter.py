@@ -4,10 +4,12 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, model_validator
 
+from tasks.config.base_model import Task
 from tasks.config.decision import DecisionSettings
 from tasks.config.evaluation import EvaluationSettings
 from tasks.config.lora import Bias, LoraInit
 from tasks.config.registry import RegistrySettings
+from tasks.config.serving import ServingSettings
 from tasks.config.train_adapter import TrainAdapterConfig
 
 
@@ -23,6 +25,7 @@ class RetrainAdapterConfig(TrainAdapterConfig):
         "evaluation": {"rows", "batch_size"},
         "decision": {"approval": True, "older": {"rows"}},
         "registry": {"name"},
+        "serving": True,
     }
 
     evaluation: EvaluationSettings
@@ -33,6 +36,9 @@ class RetrainAdapterConfig(TrainAdapterConfig):
 
     registry: RegistrySettings
     """The registered model in MLflow."""
+
+    serving: ServingSettings = ServingSettings()
+    """Where a promoted adapter is served."""
 
     @property
     def continues(self) -> bool:
@@ -53,6 +59,25 @@ class RetrainAdapterConfig(TrainAdapterConfig):
                 f"lora.init_lora_weights {self.lora.init_lora_weights.value} saves an adapter of "
                 "twice the rank, so that a challenger continued from it would not have the rank "
                 "that is configured; remove it, or registry.continue_champion"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_served(self) -> Self:
+        if self.serving.url is None:
+            return self
+        base, lora = self.base_model, self.lora
+        problems = {
+            f"base_model.task {base.task.value}": base.task is not Task.CAUSAL_LM,
+            "base_model.new_tokens": base.new_tokens,
+            f"lora.method {lora.method}": lora.method != "lora",
+            "lora.use_dora": lora.use_dora,
+            "lora.modules_to_save": lora.modules_to_save,
+        }
+        if named := [name for name, is_set in problems.items() if is_set]:
+            raise ValueError(
+                f"serving.url is set, but vLLM can't serve adapters with {' and '.join(named)}; "
+                "remove one of the two (`adapterflow export --merged` writes a servable model)"
             )
         return self
 

@@ -30,10 +30,19 @@ _FOR_MLFLOW = (
 _FOR_THE_REST = (
     "remove it; set HF_TOKEN for the Hub, and download a file that needs a token before the run"
 )
+_OF_A_SERVER = {"url"}
+_FOR_A_SERVER = "remove it, and set ADAPTERFLOW_SERVING_TOKEN"
 
 
 def _title(name: str, _: Any) -> str:  # noqa: ANN401 - a field, or a computed one
     return name.replace("_", " ").capitalize()
+
+
+def _advice(field: str | None) -> str:
+    """Return what to do about a secret in a setting."""
+    if field in _OF_MLFLOW:
+        return _FOR_MLFLOW
+    return _FOR_A_SERVER if field in _OF_A_SERVER else _FOR_THE_REST
 
 
 def _scalars(value: object) -> Iterator[object]:
@@ -123,8 +132,7 @@ class Section(BaseModel):
         """Refuse secrets, and sources and targets that can't exist."""
         for text in _scalars(value):
             if isinstance(text, str):
-                is_mlflow = info.field_name in _OF_MLFLOW
-                refuse_password(text, _FOR_MLFLOW if is_mlflow else _FOR_THE_REST)
+                refuse_password(text, _advice(info.field_name))
         if info.field_name in LOCATIONS and isinstance(value, str):
             check_location(value)
         return value

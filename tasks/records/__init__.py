@@ -39,6 +39,15 @@ from tasks.records.record import FileRecord, Record
 from tasks.records.report import ReportRecord
 from tasks.records.run import RunRecord, checkpoints_in, source_in, tokens_in, variants_in
 from tasks.records.saved import LoadedRecord, SampleRecord, SavedRecord
+from tasks.records.serving import (
+    REFERENCE_FILE,
+    Probe,
+    PublishedRecord,
+    ReplayRow,
+    ServedRow,
+    ServingOutcome,
+    ServingReference,
+)
 from tasks.records.source import LearnedRows, SourceRecord
 from tasks.records.training import LearnedPreferences, LossPoint, TrainedRecord, TrainingPlan
 from tasks.records.variants import (
@@ -53,6 +62,7 @@ __all__ = [
     "BASE",
     "CHALLENGER",
     "CHAMPION",
+    "REFERENCE_FILE",
     "UNDECIDED",
     "VARIANTS_FILE",
     "AdaptedLayer",
@@ -84,8 +94,11 @@ __all__ = [
     "PeftConfigRecord",
     "PlanRecord",
     "PredictionRecord",
+    "Probe",
+    "PublishedRecord",
     "QuantizedGap",
     "Record",
+    "ReplayRow",
     "ReportRecord",
     "ResolvedLora",
     "RetrainedRecord",
@@ -94,6 +107,9 @@ __all__ = [
     "SampleRecord",
     "SavedRecord",
     "ScoredModel",
+    "ServedRow",
+    "ServingOutcome",
+    "ServingReference",
     "ShownRow",
     "SourceRecord",
     "SplitRecord",

@@ -6,6 +6,7 @@ from tasks.config import AnswerKind
 from tasks.records.record import FileRecord, Record
 from tasks.records.report import ReportRecord
 from tasks.records.run import RunRecord
+from tasks.records.serving import PublishedRecord
 from tasks.records.source import SourceRecord
 
 BASE, CHAMPION, CHALLENGER = "base", "champion", "challenger"
@@ -160,3 +161,5 @@ class RetrainedRecord(Record):
     evaluated: EvaluatedRecord | None = None
     version: VersionRecord | None = None
     """The challenger as registered."""
+    published: PublishedRecord | None = None
+    """What came of publishing it; None if there is no server, or it could not be reached."""

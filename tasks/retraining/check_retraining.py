@@ -4,7 +4,7 @@ import hashlib
 import json
 from itertools import chain
 
-from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig
+from tasks.config import AdapterSettings, OnLeakage, RetrainAdapterConfig, ServingSettings
 from tasks.durability.step import step
 from tasks.engine.adapters import build_config, check_adapter, check_together
 from tasks.engine.base import find_base, load_skeleton, tokenizer_of
@@ -13,7 +13,7 @@ from tasks.engine.data.splits import Leaks, find_leaks, normalized_question
 from tasks.engine.data.tokens import TokenFile
 from tasks.engine.preparation import recorded_renderer
 from tasks.engine.scoring import HeldOut, open_held_out, open_older, source_sha256
-from tasks.errors import UserError
+from tasks.errors import PassingError, UserError
 from tasks.inference.adapters_on_base import found_adapters
 from tasks.records import (
     CHALLENGER,
@@ -30,6 +30,7 @@ from tasks.records import (
 )
 from tasks.retraining import lineage
 from tasks.runtime.progress import logger
+from tasks.serving.server import Server
 from tasks.tracking import OUTCOME_TAG, Registry, tracking_uri
 
 _SHOWN_ROWS = 10
@@ -41,10 +42,12 @@ def check_retraining(config: RetrainAdapterConfig, inputs: InputsRecord) -> Chec
 
     Raises:
         UserError: the rows are not those configured, too few, or in the training data; a metric
-            is unknown or fails; or the champion is for another base, or can't be loaded.
+            is unknown or fails; the champion is for another base, or can't be loaded; or the
+            server of `serving.url` loads no adapters.
         PassingError: the registry can't be reached.
     """
     data, source = inputs.data, inputs.lora.source
+    _check_server(config.serving)
     held_out = open_held_out(config.evaluation, config.data, config.base_model.task)
     _check_metrics(config, held_out)
     _check_count(held_out, config.decision.min_rows)
@@ -95,6 +98,16 @@ def is_outdated(checked: CheckedRecord, config: RetrainAdapterConfig, inputs: In
     return (champion and champion.version) != (
         checked.champion and checked.champion.version
     ) or _unchanged_since(versions, made_of, source) != checked.unchanged_since
+
+
+def _check_server(settings: ServingSettings) -> None:
+    """Check the server that a promoted version is published to; one that is away may come back."""
+    if settings.url is None:
+        return
+    try:
+        Server(settings.url, max_retries=0).check()
+    except PassingError as error:
+        logger().warning("%s; a promoted version is published if it is there by then", error)
 
 
 def _versions(config: RetrainAdapterConfig) -> list[VersionRecord]:

@@ -8,6 +8,7 @@ from tasks.config import (
     DataSettings,
     EvaluationSettings,
     OlderRowsSettings,
+    Task,
 )
 from tasks.durability.step import step
 from tasks.engine.adapters import AdapterSet
@@ -18,6 +19,7 @@ from tasks.engine.scoring import (
     evaluate,
     open_held_out,
     open_older,
+    reference_for_serving,
     write_scores,
 )
 from tasks.inference.adapters_on_base import found_adapters
@@ -25,6 +27,7 @@ from tasks.records import (
     BASE,
     CHALLENGER,
     CHAMPION,
+    REFERENCE_FILE,
     CheckedRecord,
     EvaluatedRecord,
     RunRecord,
@@ -33,6 +36,7 @@ from tasks.records import (
     VersionRecord,
 )
 from tasks.retraining import lineage
+from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.progress import logger, progress
 from tasks.tracking import Tracker
 
@@ -70,6 +74,8 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
 
         def scored(names: Sequence[str], rows: HeldOut, file: str) -> EvaluatedRecord:
             found = _evaluated(adapters, names, rows, lambda count: shown.add(count, total))
+            if rows is held_out and adapters.base.settings.task is Task.CAUSAL_LM:
+                _keep_reference(adapters, rows, found, folder)
             return _record(found, sources, adapters, rows, folder / file)
 
         record = scored(names, held_out, "rows.jsonl")
@@ -78,7 +84,10 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
             record = record.model_copy(update={"older": of_older})
     warnings = _warnings(adapters, saved, checked.champion)
     record = record.model_copy(update={"warnings": warnings})
-    _report(record, Tracker(run))
+    tracker = Tracker(run)
+    _report(record, tracker)
+    if (reference := folder / REFERENCE_FILE).is_file():
+        tracker.log_file(reference)
     return record
 
 
@@ -99,6 +108,16 @@ def _evaluated(
         )
         for name in names
     }
+
+
+def _keep_reference(
+    adapters: AdapterSet, held_out: HeldOut, found: Mapping[str, Evaluation], folder: Path
+) -> None:
+    """Keep what a server has to reproduce of the challenger, for `adapterflow publish`."""
+    reference = reference_for_serving(
+        adapters, CHALLENGER, held_out, found[BASE].scores, found[CHALLENGER].scores
+    )
+    write_atomically(folder / REFERENCE_FILE, reference.model_dump_json())
 
 
 def _record(

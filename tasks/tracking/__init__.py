@@ -51,6 +51,12 @@ from tasks.tracking.past_runs import (  # noqa: E402
     running_elsewhere,
     tag_before,
 )
+from tasks.tracking.publications import (  # noqa: E402
+    published_at,
+    published_to,
+    record_publication,
+    served_from,
+)
 from tasks.tracking.registered_versions import Promoted  # noqa: E402
 from tasks.tracking.registry import Registry  # noqa: E402
 from tasks.tracking.run import (  # noqa: E402
@@ -91,12 +97,16 @@ __all__ = [
     "open_run",
     "param_before",
     "pinned_adapter",
+    "published_at",
+    "published_to",
     "ready_client",
+    "record_publication",
     "recorded_numbers",
     "recorded_runs",
     "repair",
     "run_url",
     "running_elsewhere",
+    "served_from",
     "ship_all",
     "ship_command",
     "shipping_together",

@@ -18,7 +18,7 @@ PROMOTED_TAG = "champion.since"
 ROLLED_BACK_TAG = "champion.rolled_back"
 """Tag: when and why this version was rolled back."""
 
-_GROUPS = {"lineage": "lineage.", "scores": "score."}
+_GROUPS = {"lineage": "lineage.", "scores": "score.", "serving": "serving."}
 """The one tag of a group, and what the names of its values begin with."""
 
 

@@ -26,6 +26,7 @@ from tasks.engine.scoring.question_files import (
 from tasks.engine.scoring.row_metrics import source_sha256
 from tasks.engine.scoring.samples import load_and_sample
 from tasks.engine.scoring.score_files import read_scores, write_scores
+from tasks.engine.scoring.serving_reference import reference_for_serving, score_answers
 
 __all__ = [
     "LESS_IS_BETTER",
@@ -53,6 +54,8 @@ __all__ = [
     "prompts_sha256",
     "read_row",
     "read_scores",
+    "reference_for_serving",
+    "score_answers",
     "source_sha256",
     "write_answers",
     "write_scores",

@@ -96,7 +96,7 @@ class ChatTemplate:
         Raises:
             UserError: the template refuses the conversation.
         """
-        turns = _system_in_user(row, messages) if self.options.system_in_user else messages
+        turns = self.sent(row, messages)
         try:
             return self._chat(turns, tools, self.form(turns), opened=opened)
         except UserError:  # it exceeds a limit
@@ -107,6 +107,10 @@ class ChatTemplate:
                 f"({', '.join(one.role for one in messages) or 'none'}): {_reason(error)}; "
                 f"{self._advice(row, messages, tools, opened=opened)}"
             ) from error
+
+    def sent(self, row: int, messages: Sequence[Message]) -> Sequence[Message]:
+        """Return the messages as the template gets them, the system's in the user's if so set."""
+        return _system_in_user(row, messages) if self.options.system_in_user else messages
 
     def form(self, messages: Sequence[Message]) -> MessageForm:
         """Return the form in which the template takes these messages."""

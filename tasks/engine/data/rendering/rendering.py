@@ -106,6 +106,15 @@ class Renderer:
         context = self._turns.context(given, last)
         return _asked(context, self._turns.around(given, last, context))
 
+    def sent(self, example: Example) -> Sequence[Message]:
+        """Return the messages before the last answer, as the chat template takes them.
+
+        Raises:
+            UserError: a system message is to be put in a user message, and none follows it.
+        """
+        given = self._conversation(example)
+        return self._turns.chat.sent(given.row, given.before(len(given.messages) - 1))
+
     def expected(self, example: Example) -> str:
         """Return the answer as it is read from a generation that repeats the trained one exactly.
 
