@@ -1,15 +1,20 @@
 """Tiny models of several architectures, trained on a batch as transformers does and as we do."""
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, prepare_model_for_kbit_training
+from tiny_models import tiny_llama
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from tasks.config import BaseModelSettings
+from tasks.engine.base.base_models import load_base
+from tasks.engine.base.sources import find_base
 from tasks.engine.batching import loss
 from tasks.engine.batching.batches import Batches, PackedBatches, as_items
 from tasks.engine.data.tokens.tokenization import TokenizedRow
@@ -57,6 +62,15 @@ def made(name: str, **lora: Any) -> "PreTrainedModel":  # noqa: ANN401
     torch.manual_seed(1)
     config = CONFIG_MAPPING[name](**ARCHITECTURES[name])
     return adapted(AutoModelForCausalLM.from_config(config), **lora)
+
+
+def half_4bit(folder: Path) -> "PreTrainedModel":
+    """Make a 4-bit model with an adapter; PEFT casts its norms to float32."""
+    base = tiny_llama(folder / "base", hidden_size=64)
+    settings = {"source": str(base), "dtype": "bfloat16", "quantization": "4bit"}
+    model = load_base(find_base(BaseModelSettings.model_validate(settings)))
+    prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return adapted(model)
 
 
 def gradients(model: "PreTrainedModel") -> Gradients:

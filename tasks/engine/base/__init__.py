@@ -6,6 +6,7 @@ quantization, its tokenizer, what its task needs of it, and how long an input it
 
 from tasks.engine.base.base_models import (
     check_local_weights,
+    compute_dtype,
     describe_base,
     end_ids,
     load_base,
@@ -45,6 +46,7 @@ __all__ = [
     "check_files",
     "check_local_weights",
     "check_push",
+    "compute_dtype",
     "describe_base",
     "describe_unknown",
     "device",

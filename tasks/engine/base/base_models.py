@@ -246,12 +246,18 @@ def mixed_precision(model: "PreTrainedModel") -> AbstractContextManager[None]:
     """
     import torch
 
-    # Not `model.dtype` first: PEFT prepares a quantized base for training by casting all weights
-    # that are not quantized to float32, and the configuration still has the dtype of loading.
-    dtype = model.config.dtype or model.dtype
+    dtype = compute_dtype(model)
     if dtype not in (torch.bfloat16, torch.float16):
         return nullcontext()
     return torch.autocast(model.device.type, dtype=dtype)
+
+
+def compute_dtype(model: "PreTrainedModel") -> "torch.dtype":
+    """Return the type that products are computed in, that of the base as it was loaded."""
+    # Not `model.dtype` alone: PEFT prepares a quantized base for training by casting all weights
+    # that are not quantized to float32, and the configuration still has the dtype of loading.
+    found: list[torch.dtype] = [model.config.dtype or model.dtype, model.dtype]
+    return min(found, key=lambda dtype: dtype.itemsize)
 
 
 def load_base(source: BaseSource) -> "PreTrainedModel":

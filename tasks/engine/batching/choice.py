@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.config import Batching, TrainingSettings
-from tasks.engine.base import device, mixed_precision
+from tasks.engine.base import compute_dtype, device, mixed_precision
 from tasks.engine.batching.batches import (
     Batches,
     MicroBatch,
@@ -211,7 +211,7 @@ def _packing_problem(
     # as a constant added to all logits of a position changes no probability.
     spread = (expected - expected.mean(dim=-1, keepdim=True)).norm()
     difference = float((given - expected).norm() / spread)
-    full_precision = next(p for p in model.parameters() if not p.requires_grad).dtype.itemsize == 4  # noqa: PLR2004
+    full_precision = compute_dtype(model).itemsize == 4  # noqa: PLR2004
     if difference <= (_TOLERANCE_FLOAT32 if full_precision else _TOLERANCE_LOW_PRECISION):
         return None
     return f"packing rows changes the logits of {name} by {difference:.1%}"

@@ -90,11 +90,21 @@ def attend(  # noqa: PLR0913 - transformers' signature
             f"a row has {longest} tokens, but the attention window is {sliding_window}"
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key, value = (_as_computed(one) for one in (query, key, value))
     if has_kernel(query) and not dropout:
         return attend_at_once(query, key, value, segments, scaling), None
     if dropout or query.device.type != "cpu":
         return attend_one_by_one(query, key, value, segments, scaling, dropout), None
     return attend_in_tiles(query, key, value, segments, scaling), None
+
+
+def _as_computed(tensor: torch.Tensor) -> torch.Tensor:
+    """Cast to the type of autocast, as it does for PyTorch's attention.
+
+    A 4-bit base's projections return the type of their input, which its float32 norms make float32.
+    """
+    kind = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
 
 
 AttentionInterface.register(BY_ROW, attend)

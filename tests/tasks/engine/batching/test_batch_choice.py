@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 from drawn_rows import adapted_llama, draw_conversations, draw_rows, row
+from exact_training import half_4bit
 from peft import LoraConfig
 from tiny_models import tiny_tokenizer
 from transformers import (
@@ -73,6 +74,12 @@ def choose(
     """Choose batches; the way's name and the warnings."""
     choice = choose_batching(TrainingSettings(batching=batching), data, model)
     return choice.batching, choice.warnings
+
+
+def test_a_4bit_base_in_half_precision_is_packed(tmp_path: Path) -> None:
+    """What counts is the type it computes in, not that of its norms, which PEFT makes float32."""
+    batching, _ = choose(half_4bit(tmp_path), data_of(ROWS))
+    assert batching == Batching.SHARED_PREFIX
 
 
 def test_auto_shares_a_prefix_that_is_worth_it(model: "PreTrainedModel") -> None:

@@ -17,6 +17,7 @@ from exact_training import (
     adapted,
     assert_same,
     attention_of_lengths,
+    half_4bit,
     made,
     ours,
     plain,
@@ -78,6 +79,20 @@ def test_techniques_are_exact_on_a_4bit_base(
     model = base_models.load_base(find_base(BaseModelSettings.model_validate(settings)))
     adapted(model)
     assert_same(technique(model), plain(model, ROWS, "none"))
+
+
+def test_techniques_take_the_types_of_a_4bit_base_in_half_precision(tmp_path: Path) -> None:
+    """With float32 norms and bfloat16 products, as PEFT prepares it, rows are packed still.
+
+    They have padded rows' loss and gradient but for rounding.
+    """
+    model = half_4bit(tmp_path)
+    with base_models.mixed_precision(model):
+        packed = ours(model, ROWS, PackedBatches(12, 100))
+        padded = ours(model, ROWS, PaddedBatches(0, 10**6))
+    assert packed[0] == pytest.approx(padded[0], rel=1e-2)
+    difference = sum((packed[1][name] - one).square().sum() for name, one in padded[1].items())
+    assert difference < 0.05**2 * sum(one.square().sum() for one in padded[1].values())
 
 
 @pytest.mark.parametrize(
