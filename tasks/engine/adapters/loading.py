@@ -118,6 +118,11 @@ def _load_lora(
         )
     if problem := _problem(info, name, model):
         raise VerificationError(f"{adapter.source} did not load completely: {problem}")
+    if config.use_dora:
+        # They were rounded to the base's dtype. LoRA's are factors of products, which round them
+        # anyway, but DoRA divides its magnitudes by the norm of base and adapter together.
+        _keep_float32(model, name, but="modules_to_save")
+        write_adapter(model, name, weights)
 
 
 def _load_other(
@@ -128,12 +133,18 @@ def _load_other(
     `load_adapter` of transformers 5.23 takes the indices that some methods save for unexpected.
     """
     model.add_adapter(config, adapter_name=name)
-    for key, parameter in model.named_parameters():
-        # They have the base's dtype, and would round what is loaded.
-        if is_adapter_parameter(key, name) and parameter.is_floating_point():
-            parameter.data = parameter.data.float()
+    # They have the base's dtype, and would round what is loaded.
+    _keep_float32(model, name)
     write_adapter(model, name, weights)
     model.eval()
+
+
+def _keep_float32(model: "PreTrainedModel", name: str, but: str | None = None) -> None:
+    """Make an adapter's weights float32, but for those that have a part of this name."""
+    for key, parameter in model.named_parameters():
+        is_own = is_adapter_parameter(key, name) and but not in key.split(".")
+        if is_own and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
 
 
 def unload_adapter(model: "PreTrainedModel", name: str) -> None:

@@ -64,8 +64,8 @@ def test_what_is_not_read_of_the_rows_that_decide_is_known(tmp_path: Path) -> No
         return open_held_out(evaluation, config.data, config.base_model.task)
 
     assert opened('"id": 7').unread == {"id": 1}
-    with pytest.raises(UserError, match=r"held_out\.jsonl, row 1: there is a column label"):
-        opened('"label": false')
+    with pytest.raises(UserError, match=r"held_out\.jsonl, row 1: there is a column kto_tag"):
+        opened('"kto_tag": false')
 
 
 def version(number: int, **tags: str) -> VersionRecord:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from command_line_runs import run_in_process
 from retraining_runs import events_of, retrained, retraining
+from running_stack import wait_until
 from vllm_stand_in import StandIn
 
 from flows.cli.serving_commands import retried
@@ -255,7 +256,9 @@ def test_the_command_says_what_differs_and_sends_an_event(
     status, out, _ = run_in_process(capsys, monkeypatch, *command)
     assert status == 0
     assert out.endswith('requests name it as "model": "asked-1"\n')
-    assert ("adapterflow.adapter.unpublished", 1) in events_of("asked")
+    # Prefect stores events a moment after it has received them.
+    sent = ("adapterflow.adapter.unpublished", 1)
+    wait_until(lambda: sent in events_of("asked"), "the event", 60)
 
 
 def test_a_server_that_is_away_is_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
