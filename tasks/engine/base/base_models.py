@@ -256,8 +256,8 @@ def compute_dtype(model: "PreTrainedModel") -> "torch.dtype":
     """Return the type that products are computed in, that of the base as it was loaded."""
     # Not `model.dtype` alone: PEFT prepares a quantized base for training by casting all weights
     # that are not quantized to float32, and the configuration still has the dtype of loading.
-    found: list[torch.dtype] = [model.config.dtype or model.dtype, model.dtype]
-    return min(found, key=lambda dtype: dtype.itemsize)
+    configured: Any = model.config.dtype or model.dtype  # typed as if it might be a text
+    return min((configured, model.dtype), key=lambda dtype: dtype.itemsize)
 
 
 def load_base(source: BaseSource) -> "PreTrainedModel":
