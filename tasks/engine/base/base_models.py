@@ -257,7 +257,8 @@ def compute_dtype(model: "PreTrainedModel") -> "torch.dtype":
     # Not `model.dtype` alone: PEFT prepares a quantized base for training by casting all weights
     # that are not quantized to float32, and the configuration still has the dtype of loading.
     configured: Any = model.config.dtype or model.dtype  # typed as if it might be a text
-    return min((configured, model.dtype), key=lambda dtype: dtype.itemsize)
+    found: torch.dtype = min((configured, model.dtype), key=lambda dtype: dtype.itemsize)
+    return found
 
 
 def load_base(source: BaseSource) -> "PreTrainedModel":
