@@ -313,7 +313,10 @@ def _tolerance(record: LoraRecord, largest: float) -> float:
     if record.source or not isinstance(config, LoraConfigRecord):
         # Where a method or a source starts is its own affair, if it is a number.
         return sys.float_info.max
-    if config.init_lora_weights not in _INEXACT and not config.use_dora:
+    # A module that trains fully is float32, so a norm or an embedding rounds otherwise than a half-
+    # precision base does.
+    is_rounded = config.use_dora or (config.modules_to_save and record.base.dtype != "float32")
+    if config.init_lora_weights not in _INEXACT and not is_rounded:
         return 0.0
     return _rounding(record, largest)
 

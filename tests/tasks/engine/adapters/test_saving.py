@@ -161,14 +161,18 @@ def test_a_saved_adapter_gives_equal_logits(
     assert saved.round_trip_logit_difference == 0
 
 
-@pytest.mark.parametrize("given", [*VARIANTS[:4], *VARIANTS[5:]], ids=str)
+@pytest.mark.parametrize("given", VARIANTS, ids=str)
 def test_the_round_trip_is_exact_on_a_half_precision_base(
     tiny_base: Path, tmp_path: Path, given: dict[str, object]
 ) -> None:
-    """What was trained in float32 on a bfloat16 base is not rounded where it matters."""
+    """What was trained in float32 on a bfloat16 base is not rounded where it matters.
+
+    Modules that were trained fully are: a norm or an embedding as a plain bfloat16 model has them.
+    """
     half = BaseModelSettings.model_validate({"source": str(tiny_base), "dtype": "bfloat16"})
     saved = save_here(*trained(tiny_base, tmp_path, settings(given), half), tmp_path)
-    assert saved.round_trip_logit_difference == 0
+    is_rounded = given == {"modules_to_save": ["embed_tokens", "norm"]}
+    assert is_rounded or saved.round_trip_logit_difference == 0
 
 
 @pytest.mark.parametrize("given", ALTERING, ids=str)
