@@ -48,6 +48,7 @@ _TOLERANCE_FLOAT32 = 1e-3
 _TOLERANCE_LOW_PRECISION = 1e-1
 """Largest difference of logits by their largest value, as for packed rows in training."""
 _PROBE_TOKENS = 24
+_FEWEST_TOKENS = 6
 _MIN_PREFIX = 4
 _tried: "WeakKeyDictionary[PreTrainedModel, bool]" = WeakKeyDictionary()
 """Whether a model's rows had the logits they have alone."""
@@ -106,7 +107,10 @@ def prefix_length(prompts: Sequence[list[int]]) -> int:
 
 
 class _Rows:
-    """Rows that are continued together; those whose answer has ended leave."""
+    """Rows that are continued together; those whose answer has ended leave.
+
+    They are padded on the left, as `generate` does it: a window of attention counts padding, too.
+    """
 
     def __init__(
         self,
@@ -118,17 +122,14 @@ class _Rows:
         self._model = model
         self._left = list(range(len(prompts)))
         """The rows that go on, by their number."""
-        own = [prompt[prefix_length:] for prompt in prompts]
-        longest = max(map(len, own))
-        padding = [longest - len(tokens) for tokens in own]
-        # Padding is between prefix and row, so that all rows end, and go on, at the same place.
-        ids = [[0] * pads + tokens for pads, tokens in zip(padding, own, strict=True)]
-        self._mask = self._tensor(
-            [[1] * prefix_length + [0] * pads + [1] * (longest - pads) for pads in padding]
-        )
-        places = self._mask.cumsum(dim=1) - 1
-        self._cache: Any = _copied(prefix, len(prompts)) if prefix else None
-        self._logits = self._forward(self._tensor(ids), places[:, prefix_length:])
+        longest = max(map(len, prompts))
+        padding = [longest - len(tokens) for tokens in prompts]
+        ids = [[0] * pads + tokens for pads, tokens in zip(padding, prompts, strict=True)]
+        self._mask = self._tensor([[0] * pads + [1] * (longest - pads) for pads in padding])
+        places = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
+        self._cache: Any = _shifted(prefix, padding) if prefix else None
+        own = [tokens[prefix_length:] for tokens in ids]
+        self._logits = self._forward(self._tensor(own), places[:, prefix_length:])
         self._next_places = places[:, -1:] + 1
 
     def tokens(
@@ -197,10 +198,24 @@ def _forward(
     )
 
 
-def _copied(cache: "DynamicCache", rows: int) -> "DynamicCache":
-    own = copy.deepcopy(cache)
-    own.batch_repeat_interleave(rows)
-    return own
+def _shifted(prefix: "DynamicCache", padding: Sequence[int]) -> "DynamicCache":
+    """Return the cache of a batch's first columns, as many as the prefix has tokens.
+
+    Of a padded row that is the padding, and what then fits of the prefix.
+    """
+    cache = copy.deepcopy(prefix)
+    for layer in cache.layers:
+        layer.keys, layer.values = (_moved(one, padding) for one in (layer.keys, layer.values))
+    return cache
+
+
+def _moved(states: "Tensor", padding: Sequence[int]) -> "Tensor":
+    """Repeat [1, heads, tokens, size] for each row, moved right by its padding."""
+    rows = states.new_zeros((len(padding), *states.shape[1:]))
+    for row, pads in zip(rows, padding, strict=True):
+        kept = max(0, states.shape[2] - pads)
+        row[:, states.shape[2] - kept :] = states[0, :, :kept]
+    return rows
 
 
 def can_decode(model: "PreTrainedModel", prompt: list[int]) -> bool:
@@ -210,15 +225,22 @@ def can_decode(model: "PreTrainedModel", prompt: list[int]) -> bool:
     ask for more than greedy decoding, such as stop strings. So, once a model, rows with a common
     beginning are tried: their logits have to be those that they have alone.
     """
-    if model.config.is_encoder_decoder or _wishes(model):
+    if model.config.is_encoder_decoder or _wishes(model) or _depends_on_length(model):
         return False
     if model not in _tried:
         takes = signature(model.forward).parameters
+        tokens = [*prompt, *range(_FEWEST_TOKENS)][:_PROBE_TOKENS]
         with torch.inference_mode():
-            _tried[model] = {"position_ids", "logits_to_keep"} <= set(takes) and _agrees(
-                model, prompt[:_PROBE_TOKENS]
+            _tried[model] = {"position_ids", "logits_to_keep"} <= set(takes) and all(
+                _agrees(model, tokens, length) for length in (len(tokens) // 3, 0)
             )
     return _tried[model]
+
+
+def _depends_on_length(model: "PreTrainedModel") -> bool:
+    """Return whether positions are encoded in another way in longer texts than in the prefix."""
+    rope = str(getattr(model.config.get_text_config(), "rope_parameters", None))
+    return any(f"'{kind}'" in rope for kind in ("dynamic", "longrope"))
 
 
 def _wishes(model: "PreTrainedModel") -> set[str]:
@@ -226,16 +248,16 @@ def _wishes(model: "PreTrainedModel") -> set[str]:
     return {name for name, value in asked.items() if value not in (None, False)} - _GREEDY
 
 
-def _agrees(model: "PreTrainedModel", tokens: list[int]) -> bool:
+def _agrees(model: "PreTrainedModel", tokens: list[int], prefix_length: int) -> bool:
     """Return whether a padded row, after another one has left, has the logits it has alone."""
-    third = len(tokens) // 3
-    prefix = _computed(model, tokens[:third]) if third else None
-    if not _keeps_all(prefix):
+    prefix = _computed(model, tokens[:prefix_length]) if prefix_length else None
+    if prefix_length and not _keeps_all(prefix):
         return False
-    rows = _Rows(model, [tokens[: 2 * third], tokens], prefix, third)
+    short = tokens[: max(2, 2 * prefix_length)]
+    rows = _Rows(model, [short, tokens], prefix, prefix_length)
     rows.keep([0])
     together = rows.step(tokens[:1])
-    ids = torch.tensor([[*tokens[: 2 * third], tokens[0]]], device=model.device)
+    ids = torch.tensor([[*short, tokens[0]]], device=model.device)
     alone = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
     difference = float((together - alone).abs().max() / alone.abs().max())
     is_exact = alone.dtype == torch.float32

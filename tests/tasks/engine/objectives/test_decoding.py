@@ -9,6 +9,7 @@ from transformers import (
     BloomConfig,
     GenerationConfig,
     GPT2Config,
+    GPTNeoConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -33,6 +34,16 @@ _KEPT_APART: list[Any] = [
 ]
 _OTHERWISE: list[Any] = [
     MistralConfig(**_SMALL, sliding_window=8),
+    LlamaConfig(
+        **_SMALL,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "short_factor": [1.0] * 4,
+            "long_factor": [2.0] * 4,
+            "original_max_position_embeddings": 16,
+        },
+    ),
     BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=64),
     MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=64, state_size=4),
 ]
@@ -67,13 +78,31 @@ def _generated(model: Any, prompt: list[int], count: int) -> list[int]:  # noqa:
 
 @pytest.mark.parametrize("config", _KEPT_APART, ids=lambda config: config.model_type)
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_answers_are_those_of_generate(config: Any, batch_size: int) -> None:  # noqa: ANN401
+@pytest.mark.parametrize("common", [0, 2, 10])
+def test_answers_are_those_of_generate(config: Any, batch_size: int, common: int) -> None:  # noqa: ANN401
     """However many prompts are answered at once, each has the answer that it has alone."""
-    model, prompts = _model(config), _prompts()
+    model, prompts = _model(config), _prompts(common=common)
     assert can_decode(model, prompts[-1])
     given = decode(model, prompts, max_new_tokens=12, ends=_ENDS, batch_size=batch_size)
     assert given == [_generated(model, prompt, 12) for prompt in prompts]
     assert len(set(map(len, given))) > 1  # some end before others
+
+
+def test_a_window_counts_as_in_generate() -> None:
+    """GPT-Neo's local attention counts places, padding included, and its cache doesn't show it."""
+    config = GPTNeoConfig(
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        vocab_size=64,
+        max_position_embeddings=128,
+        attention_types=[[["global", "local"], 1]],
+        window_size=16,
+    )
+    model, prompts = _model(config), _prompts(common=30)
+    assert can_decode(model, prompts[-1])
+    given = decode(model, prompts, max_new_tokens=12, ends=_ENDS, batch_size=16)
+    assert given == [_generated(model, prompt, 12) for prompt in prompts]
 
 
 def test_each_token_is_computed_once() -> None:
@@ -108,13 +137,13 @@ def test_other_models_are_left_to_generate(config: Any) -> None:  # noqa: ANN401
 
 def test_a_model_that_counts_places_itself_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that takes position ids and ignores them is tried, and left to `generate`."""
-    model = _model(_KEPT_APART[0])
-    layers = model.model.forward
+    model = _model(_KEPT_APART[2])
+    layers = model.transformer.forward
 
     def ignoring(*given: Any, position_ids: Any = None, **more: Any) -> Any:  # noqa: ANN401
         return layers(*given, **more)
 
-    monkeypatch.setattr(model.model, "forward", ignoring)
+    monkeypatch.setattr(model.transformer, "forward", ignoring)
     assert not can_decode(model, _prompts()[-1])
 
 
