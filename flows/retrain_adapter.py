@@ -16,7 +16,7 @@ from tasks.durability.redo import redoing
 from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
 from tasks.durability.tracked_run import being_alive, tracked_run
-from tasks.errors import AdapterflowError, UserError
+from tasks.errors import UserError
 from tasks.launching import num_gpus_here
 from tasks.records import (
     CheckedRecord,
@@ -165,7 +165,7 @@ def _published(
         return None
     try:
         published: PublishedRecord = publish_adapter(version, config.serving, run)
-    except AdapterflowError as error:
+    except Exception as error:  # noqa: BLE001 - the promotion is done
         later = publish_command(version, config.serving)
         logger().warning("%s is not published: %s; to publish it: %s", version.uri, error, later)
         return None

@@ -10,6 +10,9 @@ from tasks.config.columns import ColumnNames
 from tasks.config.predict_batch import ROW_SUFFIXES
 from tasks.config.section import Section
 
+_LEARNED = ("prompt", "messages", "system", "tools", "chosen", "rejected", "completion", "label")
+"""Columns of the rows that are written, beside the version."""
+
 
 class CorrectionForm(StrEnum):
     """What judged answers become."""
@@ -67,6 +70,11 @@ class CorrectionsConfig(Section):
         )
         if len(set(columns)) != len(columns):
             raise ValueError(f"the columns are {', '.join(columns)}; they must differ")
+        if self.version_column in _LEARNED:
+            raise ValueError(
+                f"version_column is {self.version_column}, which is a column of the rows that are "
+                "written; rename it in the file"
+            )
         return self
 
     @model_validator(mode="after")

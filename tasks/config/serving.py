@@ -1,6 +1,9 @@
 """The serving settings: the server that a promoted adapter is published to."""
 
-from pydantic import ConfigDict, Field
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import ConfigDict, Field, model_validator
 
 from tasks.config.section import Section
 
@@ -17,3 +20,16 @@ class ServingSettings(Section):
     folder: str | None = Field(default=None, min_length=1)
     """Folder in which the server finds the adapters' files, by the same path as here; on another
     machine, on storage that both share. By default `served` in the home folder."""
+
+    @model_validator(mode="after")
+    def _is_an_address(self) -> Self:
+        if self.url is None:
+            return self
+        try:
+            parts = urlsplit(self.url)
+            is_address = bool(parts.hostname) and self.url.isprintable() and parts.port != 0
+        except ValueError:  # a port that is no number, or half an IPv6 address
+            is_address = False
+        if not is_address:
+            raise ValueError(f"url is {self.url}; it must be as http://HOST:PORT")
+        return self

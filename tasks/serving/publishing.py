@@ -143,7 +143,13 @@ def keep_files(
         if folder.exists():
             _check_same(adapter, folder)
         else:
-            place.mkdir(parents=True, exist_ok=True)
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"the server's adapters can't be kept in {place}: {error.strerror}; give "
+                    "another folder with serving.folder (--folder)"
+                ) from error
             copy_adapter(adapter, folder)
     return folder
 

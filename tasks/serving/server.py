@@ -5,12 +5,13 @@ endpoints that load and unload adapters are vLLM's (0.32); they exist only where
 `VLLM_ALLOW_RUNTIME_LORA_UPDATING` is set.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.errors import PassingError, UserError
+from tasks.errors import AdapterflowError, PassingError, UserError
 from tasks.records import Probe, ReplayRow, ServingReference
 from tasks.runtime.addresses import masked, without_password
 
@@ -67,15 +68,11 @@ class Server:
 
         what = f"{masked(self.url)} does not answer /v1/models as an OpenAI-compatible server does"
         with self._explained(what):
-            try:
-                models = list(self._client.models.list())
-            except (ValueError, TypeError, AttributeError) as error:
-                raise UserError(f"{what}; give vLLM's address, as in http://host:8000") from error
-        parents = [getattr(one, "parent", None) for one in models]
-        bases = [one.id for one, parent in zip(models, parents, strict=True) if not parent]
-        if not bases:
+            models = [(one.id, getattr(one, "parent", None)) for one in self._client.models.list()]
+        bases = [name for name, parent in models if not parent]
+        if not all(isinstance(name, str) for name, _ in models) or not bases:
             raise UserError(f"{what}: it has no base model; give vLLM's address")
-        adapters = [one.id for one, parent in zip(models, parents, strict=True) if parent]
+        adapters = [name for name, parent in models if parent]
         try:
             answer: Any = self._client.get(f"{self.url}/version", cast_to=object)
             version = str(answer["version"])
@@ -147,9 +144,11 @@ class Server:
                 )
             except BadRequestError:
                 return None
-        given = answer.choices[0].logprobs
-        found = list(given.token_logprobs or ()) if given else []
-        counted = [one for one in found[probe.first : len(probe.tokens)] if one is not None]
+            given = answer.choices[0].logprobs
+            found = list(given.token_logprobs or ()) if given else []
+            # JSON of another program may have null, NaN or texts here.
+            asked = found[probe.first : len(probe.tokens)]
+            counted = [one for one in asked if one is not None and math.isfinite(one)]
         if len(counted) != len(probe.tokens) - probe.first:
             raise UserError(
                 f"the server at {masked(self.url)} does not return the log-probabilities of a "
@@ -228,8 +227,15 @@ class Server:
             ) from error
         except APIStatusError as error:
             raise self._refusal(error, what, advice, is_final=is_final) from error
-        except OpenAIError as error:  # an answer of another form
+        except OpenAIError as error:
             raise UserError(f"{what}: {_line(error)}") from error
+        except AdapterflowError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # The client hands on whatever JSON or page it gets.
+            raise UserError(
+                f"{what}: its reply has another form; give vLLM's address, as in http://host:8000"
+            ) from error
 
     def _refusal(
         self, error: "APIStatusError", what: str, advice: str, *, is_final: bool

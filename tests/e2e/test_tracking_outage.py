@@ -155,7 +155,7 @@ def stopped_at_the_end(server: MlflowServer, patch: pytest.MonkeyPatch) -> None:
         server.stop()
         return draw_loss_curve(*args)
 
-    patch.setattr("tasks.publish_report.draw_loss_curve", stop_and_draw)
+    patch.setattr("tasks.engine.training.draw_loss_curve", stop_and_draw)
 
 
 Stopping = Callable[[MlflowServer, pytest.MonkeyPatch], None]

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.engine.data.rows import CSV_SUFFIXES, csv_separator
+from tasks.engine.data.rows import CSV_SUFFIXES, CsvTable, csv_separator
 from tasks.engine.scoring.prediction import Answered
 from tasks.engine.scoring.question_files import QuestionFile
 from tasks.errors import UserError
@@ -54,12 +54,10 @@ def _write_csv(asked: QuestionFile, new: _New, target: Path) -> None:
         file.seek(0)
         old = next(csv.reader(file, delimiter=separator))
     with target.open("w", encoding="utf-8", newline="") as file:
-        names = [*old, *new[0]]
-        writer = csv.DictWriter(file, names, delimiter=separator, lineterminator="\n")
-        writer.writeheader()
+        table = CsvTable(file, [*old, *new[0]], separator)
         for row, added in zip(asked.rows, new, strict=True):
             kept = {} if isinstance(row, UserError) else row
-            writer.writerow({**kept, **added})
+            table.add({**kept, **added})
 
 
 def _write_parquet(asked: QuestionFile, new: _New, target: Path) -> None:

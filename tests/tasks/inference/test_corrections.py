@@ -11,11 +11,18 @@ import pytest
 from batch_predictions import read
 from chat_templates import SHAPES
 from pyarrow import parquet
+from pydantic import ValidationError
 from tiny_models import tiny_tokenizer
 
 from tasks.config import CorrectionsConfig, RowFormat, Template
 from tasks.engine.data.rendering import Renderer
-from tasks.engine.data.rows import detect_row_format, read_example, read_question, read_rows
+from tasks.engine.data.rows import (
+    detect_row_format,
+    read_example,
+    read_lines,
+    read_question,
+    read_rows,
+)
 from tasks.errors import UserError
 from tasks.inference.corrections import write_corrections
 from tasks.records import CorrectionsRecord
@@ -196,6 +203,21 @@ MISTAKES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "no question": ([{"answer": "b", "correction": "c"}], {}, "row 1: a row needs one of messages"),
     "renamed": ([{**ONE, "correction": "2"}], {"columns": {"prompt": "q"}}, "columns names 'q'"),
 }
+
+
+def test_a_carriage_return_stays_within_its_cell(tmp_path: Path) -> None:
+    """Python's writer leaves it bare in CSV, where its reader takes it for the end of a line."""
+    corrected = {**ONE, "correction": "x\ry"}
+    written(tmp_path, [corrected, {**ONE, "correction": "2"}], suffix=".csv")
+    found = [row for row in read_lines(tmp_path / "out.csv") if not isinstance(row, UserError)]
+    assert [row["chosen"] for row in found] == ["x\ry", "2"]
+
+
+def test_the_version_takes_no_column_that_is_learned() -> None:
+    """It would replace what is learned by the name of who answered."""
+    given = {"input": "a.jsonl", "output": "b.jsonl", "version_column": "chosen"}
+    with pytest.raises(ValidationError, match="version_column is chosen, which is a column of"):
+        CorrectionsConfig.model_validate(given)
 
 
 @pytest.mark.parametrize("case", MISTAKES.values(), ids=MISTAKES.keys())

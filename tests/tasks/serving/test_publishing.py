@@ -3,9 +3,11 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line_runs import run_in_process
+from pydantic import ValidationError
 from retraining_runs import events_of, retrained, retraining
 from running_stack import wait_until
 from vllm_stand_in import StandIn
@@ -71,6 +73,47 @@ def test_another_base_is_found_before_anything_is_loaded(judged: Judged, server:
     assert (server.adapters, server.given) == ([], [])
     server.shift = 0.04
     assert published(judged, server).outcome is ServingOutcome.PUBLISHED
+
+
+def test_log_probabilities_that_are_no_numbers_prove_nothing(
+    judged: Judged, server: StandIn
+) -> None:
+    """A base that computes NaN is as far from ours as any other."""
+    server.shift = float("nan")
+    with pytest.raises(UserError, match="does not return the log-probabilities of a prompt"):
+        published(judged, server)
+    assert server.adapters == []
+
+
+@pytest.mark.parametrize(
+    "reply", [{"data": ["a"]}, {"data": [None]}, {"data": {"a": 1}}, {"data": [{"id": 3}]}, {}]
+)
+def test_a_reply_of_another_program_is_told(
+    reply: dict[str, Any], judged: Judged, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever JSON a server answers with, one message says that it is none for this."""
+    monkeypatch.setattr(server, "models", lambda: reply)
+    with pytest.raises(UserError, match="give vLLM's address"):
+        published(judged, server)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host:notaport", "http://[::1", "http://:8000", "http://host:99999"]
+)
+def test_an_address_that_can_be_none_is_refused_at_once(url: str) -> None:
+    """No server is waited for where there can't be any."""
+    with pytest.raises(ValidationError, match="it must be as http://HOST:PORT"):
+        ServingSettings(url=url)
+
+
+def test_files_that_can_not_be_kept_are_told(
+    judged: Judged, server: StandIn, tmp_path: Path
+) -> None:
+    """A file in the place of the server's folder is one message."""
+    (tmp_path / "taken").write_text("")
+    settings = ServingSettings(url=server.url, folder=str(tmp_path / "taken"))
+    with pytest.raises(UserError, match=r"can't be kept in .*taken"):
+        publish(judged.version.uri, settings, TRACKING)
 
 
 def test_an_adapter_that_the_server_ignores_is_unloaded(judged: Judged, server: StandIn) -> None:

@@ -13,7 +13,7 @@ from tasks.engine.data.rows.corrected_rows import (
 )
 from tasks.engine.data.rows.json_values import parse_answer, same_json
 from tasks.engine.data.rows.reading_errors import BadRowError, naming_row, refusing_row
-from tasks.engine.data.rows.row_files import write_rows
+from tasks.engine.data.rows.row_files import CsvTable, write_rows
 from tasks.engine.data.rows.row_formats import detect_row_format, read_example, read_question
 from tasks.engine.data.rows.row_sources import (
     CSV_SUFFIXES,
@@ -30,6 +30,7 @@ from tasks.engine.data.rows.unread_columns import columns_unread, count_unread, 
 __all__ = [
     "CSV_SUFFIXES",
     "BadRowError",
+    "CsvTable",
     "Example",
     "Message",
     "Review",

@@ -11,7 +11,8 @@ from tasks.engine.data.rows.reading_errors import BadRowError
 from tasks.engine.data.rows.row_sources import Row
 from tasks.engine.excerpts import shown
 
-_LABELS = {"true": True, "1": True, "false": False, "0": False}
+_LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+"""Also as pandas writes them, to CSV with gaps as floats."""
 
 
 def judged_text(number: int, row: Row) -> Example:
@@ -24,9 +25,18 @@ def judged_messages(number: int, row: Row) -> Example:
     return replace(prompted_example(number, row), is_desirable=_is_desirable(row))
 
 
+def is_label(value: object) -> bool:
+    """Return whether a value says if an answer is desirable."""
+    return _read(value) is not None
+
+
+def _read(value: object) -> bool | None:
+    return _LABELS.get((value_text(value) or "").strip().lower())
+
+
 def _is_desirable(row: Row) -> bool:
     given = column(row, "label")
-    found = _LABELS.get((value_text(given) or "").strip().lower())
+    found = _read(given)
     if found is None:
         raise BadRowError(
             f"label is {shown(given)}; it must be true where the answer is desirable, else false "

@@ -2,8 +2,9 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from tasks.engine.data.rows.row_sources import CSV_SUFFIXES, Row
 
@@ -22,10 +23,9 @@ def write_rows(rows: Sequence[Row], file: Path, suffix: str) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     if suffix in CSV_SUFFIXES:
         with file.open("w", encoding="utf-8", newline="") as opened:
-            separator = "\t" if suffix == ".tsv" else ","
-            writer = csv.DictWriter(opened, names, delimiter=separator, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({name: _cell(row.get(name)) for name in names} for row in rows)
+            table = CsvTable(opened, names, "\t" if suffix == ".tsv" else ",")
+            for row in rows:
+                table.add({name: _cell(row.get(name)) for name in names})
     elif suffix == ".parquet":
         import pyarrow as pa
         from pyarrow import parquet
@@ -35,6 +35,25 @@ def write_rows(rows: Sequence[Row], file: Path, suffix: str) -> None:
     else:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         file.write_text("".join(lines), encoding="utf-8")
+
+
+class CsvTable:
+    """Writes a CSV file with a header; lines end in a line feed."""
+
+    def __init__(self, file: TextIO, names: Sequence[str], separator: str) -> None:
+        self._names = names
+        self._writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+        # Python 3.11's writer leaves a carriage return bare, which its reader takes for a line end.
+        self._quoting = csv.writer(
+            file, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_ALL
+        )
+        self.add(dict(zip(names, names, strict=True)))
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Write a row; columns that it lacks are empty."""
+        cells = [row.get(name, "") for name in self._names]
+        is_broken = any("\r" in cell for cell in cells if isinstance(cell, str))
+        (self._quoting if is_broken else self._writer).writerow(cells)
 
 
 def _plain(value: object) -> object:

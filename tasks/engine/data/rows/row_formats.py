@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from tasks.config.columns import value_text
 from tasks.config.data import (
     ANSWERED,
     GENERATIVE,
@@ -37,7 +36,7 @@ from tasks.engine.data.rows.instruction_rows import (
     instruction_example,
     instruction_question,
 )
-from tasks.engine.data.rows.judged_rows import judged_messages, judged_text
+from tasks.engine.data.rows.judged_rows import is_label, judged_messages, judged_text
 from tasks.engine.data.rows.messages import is_turn
 from tasks.engine.data.rows.preference_rows import (
     check_pair,
@@ -149,7 +148,7 @@ def detect_row_format(
         fitting = [one for one in fitting if one is not RowFormat.TEXT]
         fitting = [one for one in fitting if one not in PREFERENCES] or fitting
         if RowFormat.UNPAIRED in fitting:
-            is_judged = value_text(row["label"]) in {"true", "false"}
+            is_judged = is_label(row["label"])
             fitting = [one for one in fitting if (one is RowFormat.UNPAIRED) == is_judged]
     if len(fitting) == 1:
         return _by_values(fitting[0], row) if wanted not in _OF_MESSAGES else wanted

@@ -69,6 +69,8 @@ def test_the_objective_and_the_rows_have_to_fit() -> None:
 def test_where_both_kinds_are_possible_a_truth_value_is_a_judgement() -> None:
     """Other labels beside an answer are something else, such as a class."""
     both = (*GENERATIVE, *JUDGED)
-    assert detect_row_format(TEXTS, "rows", learnable=both) is RowFormat.UNPAIRED
+    for label in (True, "TRUE", "False", 1, 0.0, "0", "1.0"):
+        row = TEXTS | {"label": label}
+        assert detect_row_format(row, "rows", learnable=both) is RowFormat.UNPAIRED
     other = TEXTS | {"label": "delivery"}
     assert detect_row_format(other, "rows", learnable=both) is RowFormat.PROMPT_COMPLETION
