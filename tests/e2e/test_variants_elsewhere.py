@@ -142,7 +142,9 @@ def test_ray_cluster_trains_each_variant_once(
     """
     data = tenant_rows(tmp_path / "rows.jsonl", _NUM_TENANTS)
     place = {"run_on": "ray", "ray_address": ray_address, "num_processes": 2}
-    config = set_config(tiny_base, data, {"split_by": "tenant", **place})
+    # Longer than the seconds between an actor's questions whether its variant is cancelled.
+    steps: dict[str, object] = {"max_steps": 150}
+    config = set_config(tiny_base, data, {"split_by": "tenant", **place}, training=steps)
     process = started(request, "variants", written(config, tmp_path / "set.yaml"))
     set_id = waited_for(begun, process)
     _stopped(process, set_id, _actors)
@@ -177,10 +179,17 @@ def pool(
             job_variables={"working_dir": str(CHECKOUT)},
         )
     workers = [_worker(tmp_path, number) for number in range(2)]
+    waited_for(lambda: _num_online() == len(workers))
     yield workers
     for worker in workers:
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
+
+
+def _num_online() -> int:
+    """Return how many workers the pool has heard of: a set without any is refused."""
+    with get_client(sync_client=True) as client:
+        return len(client.read_workers_for_work_pool("two-machines"))
 
 
 def _worker(folder: Path, number: int) -> "subprocess.Popen[bytes]":

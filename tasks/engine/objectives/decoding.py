@@ -204,6 +204,7 @@ def _shifted(prefix: "DynamicCache", padding: Sequence[int]) -> "DynamicCache":
     Of a padded row that is the padding, and what then fits of the prefix.
     """
     cache = copy.deepcopy(prefix)
+    layer: Any  # a `DynamicLayer`, as `_keeps_all` found
     for layer in cache.layers:
         layer.keys, layer.values = (_moved(one, padding) for one in (layer.keys, layer.values))
     return cache
