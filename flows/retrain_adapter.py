@@ -166,7 +166,7 @@ def _published(
     try:
         published: PublishedRecord = publish_adapter(version, config.serving, run)
     except Exception as error:  # noqa: BLE001 - the promotion is done
-        later = publish_command(version, config.serving)
+        later = publish_command(version.uri, config.serving, config.tracking.uri)
         logger().warning("%s is not published: %s; to publish it: %s", version.uri, error, later)
         return None
     return published

@@ -80,7 +80,7 @@ def promote(name: str, version: int, reason: str, tracking_uri: str | None) -> N
     instead = f", in place of version {done.former}" if done.former else ""
     click.echo(f"{name}: version {version} is champion now{instead}")
     _send_event(done)
-    _publish_where(registry, done.former, version)
+    _publish_where(registry, done.former, version, tracking_uri)
 
 
 def _user() -> str:
@@ -131,10 +131,12 @@ def rollback(name: str, reason: str, to: int | None, tracking_uri: str | None) -
     registry = _registry(name, tracking_uri)
     before, now = registry.roll_back(reason, to)
     click.echo(f"{name}: version {now} is champion again, in place of version {before}")
-    _publish_where(registry, before, now)
+    _publish_where(registry, before, now, tracking_uri)
 
 
-def _publish_where(registry: "Registry", former: int | None, now: int) -> None:
+def _publish_where(
+    registry: "Registry", former: int | None, now: int, tracking_uri: str | None
+) -> None:
     """Publish the new champion to the server that the former one was published to, if any.
 
     Raises:
@@ -148,6 +150,7 @@ def _publish_where(registry: "Registry", former: int | None, now: int) -> None:
         return
     from flows.cli.serving_commands import print_published, published, tell
     from tasks.config import ServingSettings, TrackingSettings
+    from tasks.retraining.publish_adapter import publish_command
 
     uri = f"models:/{registry.name}/{now}"
     settings = ServingSettings(url=url, folder=served_from(former_one))
@@ -156,7 +159,7 @@ def _publish_where(registry: "Registry", former: int | None, now: int) -> None:
     except AdapterflowError as error:
         raise AdapterflowError(
             f"version {now} is champion, but is not published to {url}: {error}; to publish it: "
-            f"adapterflow publish {uri} --to {url}"
+            + publish_command(uri, settings, tracking_uri)
         ) from error
     print_published(record)
     tell(record)

@@ -133,7 +133,8 @@ def _check_kinds(train: SplitRecord, objective: LearningObjective) -> None:
         raise UserError(
             f"{train.source}: all {train.num_rows:,} training rows have the label {given}, but "
             f"training.objective kto learns from good and bad answers; add rows with the label "
-            f"{lacking}" + (", or set objective: sft" if num_desirable else "")
+            f"{lacking}, or, if there are some, hold out fewer rows or others (data.eval_fraction, "
+            "seed)" + (", or set objective: sft" if num_desirable else "")
         )
 
 

@@ -1,5 +1,7 @@
 """At the end of a retraining: publish the new champion to the server, if there is one."""
 
+import shlex
+
 from tasks.config import ServingSettings, TrackingSettings
 from tasks.durability.step import step
 from tasks.records import PublishedRecord, RunRecord, ServingOutcome, VersionRecord
@@ -28,7 +30,15 @@ def publish_adapter(
     return record
 
 
-def publish_command(version: VersionRecord, settings: ServingSettings) -> str:
-    """Return the command that publishes the version later."""
-    folder = f" --folder {settings.folder}" if settings.folder else ""
-    return f"adapterflow publish {version.uri} --to {settings.url}{folder}"
+def publish_command(uri: str, settings: ServingSettings, tracking_uri: str | None = None) -> str:
+    """Return the command that publishes a version later.
+
+    Args:
+        uri: of the version.
+        settings: the server.
+        tracking_uri: of the MLflow store, if it is not the default.
+    """
+    words = ["adapterflow", "publish", uri, "--to", str(settings.url)]
+    words += ["--folder", settings.folder] if settings.folder else []
+    words += ["--tracking-uri", tracking_uri] if tracking_uri else []
+    return shlex.join(words)

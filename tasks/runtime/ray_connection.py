@@ -36,7 +36,7 @@ def check_address(address: str, setting: str, reason: str) -> None:
     try:
         with closing(socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER)):
             pass
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise UserError(
             f"no Ray cluster answers at {address} ({setting}): {error}; start one with "
             "ray start --head, or correct the address"

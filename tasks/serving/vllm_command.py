@@ -57,6 +57,9 @@ def vllm_command(
         UserError: an adapter can't be served by vLLM, or together with the others.
     """
     wanted = [_local(one, settings, tracking) for one in given]
+    names = [one.name for one in wanted]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two adapters are named {twice[0]!r}; give each its own name")
     with found_adapters(wanted) as adapters:
         for one in adapters:
             check_servable(one)
@@ -103,8 +106,17 @@ def check_program(program: str) -> None:
 
 
 def become(command: Sequence[str]) -> None:
-    """Replace this process by the server, so that signals reach it."""
-    os.execvpe(command[0], list(command), {**os.environ, **ENVIRONMENT})  # noqa: S606 - the user's program
+    """Replace this process by the server, so that signals reach it.
+
+    Raises:
+        UserError: the program can't be executed.
+    """
+    try:
+        os.execvpe(command[0], list(command), {**os.environ, **ENVIRONMENT})  # noqa: S606 - the user's program
+    except OSError as error:
+        raise UserError(
+            f"{command[0]} can't be executed: {error.strerror}; give vLLM's program with --vllm"
+        ) from error
 
 
 def _local(given: str, settings: ServingSettings, tracking: TrackingSettings) -> AdapterSettings:

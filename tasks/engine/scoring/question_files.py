@@ -75,8 +75,10 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         overwrite: whether the file may exist.
 
     Raises:
-        UserError: it exists, or its folder does not, or can't be written to.
+        UserError: it exists or is a folder, or its folder does not exist, or can't be written to.
     """
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; name a file in it")
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists; choose another output, or set overwrite")
     if not output.parent.is_dir():

@@ -192,7 +192,13 @@ MISTAKES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {},
         "row 1: accepted is true, but correction differs from the answer; empty one of the two",
     ),
-    "no text": ([{**ONE, "correction": 2}], {}, "row 1: correction is 2"),
+    "no text": ([{**ONE, "correction": 2}], {}, "row 1: correction is 2; write the right answer"),
+    "an object": (
+        [{**ONE, "correction": {"product": "kettle"}}],
+        {},
+        "write the right answer as text, or as the assistant's messages",
+    ),
+    "a list of verdicts": ([{**ONE, "accepted": [True]}], {}, "row 1: accepted is [true]; it must"),
     "the question again": (
         [{**ONE, "correction": [*TALK, {"role": "assistant", "content": "b"}]}],
         {},

@@ -21,7 +21,10 @@ from tasks.engine.data.rows.row_sources import Row
 from tasks.engine.excerpts import shown
 
 _TEXTS = (RowFormat.PROMPT_COMPLETION, RowFormat.PREFERENCE)
-_TRUTH = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
+_TRUTH = {
+    **dict.fromkeys(("true", "yes", "1", "1.0"), True),
+    **dict.fromkeys(("false", "no", "0", "0.0"), False),
+}
 
 
 class Verdict(StrEnum):
@@ -141,11 +144,13 @@ def label_rows(review: Review, *, as_text: bool) -> Iterator[Row]:
 
 def _truth(row: Row, name: str) -> bool | None:
     given = row.get(name)
-    found = (value_text(given) or "").strip().lower()
-    if is_empty(given) or not found:
+    if is_empty(given) or (isinstance(given, str) and not given.strip()):
         return None
+    found = (value_text(given) or "").strip().lower()
     if found not in _TRUTH:
-        raise BadRowError(f"{name} is {shown(given)}; it must be true, false or empty")
+        raise BadRowError(
+            f"{name} is {shown(given)}; it must be true or false (or yes and no, 1 and 0) or empty"
+        )
     return _TRUTH[found]
 
 
@@ -153,6 +158,11 @@ def _correction(question: Example, given: object, name: str) -> tuple[Message, .
     """Return the right answer: the messages after the question's."""
     if isinstance(given, str) and not are_messages(given):
         return (Message("assistant", text(given, name)),)
+    if not isinstance(given, str | list) and not (isinstance(given, dict) and "role" in given):
+        raise BadRowError(
+            f"{name} is {shown(given)}; write the right answer as text, or as the assistant's "
+            "messages"
+        )
     asked = question.prompt_messages
     messages = read_messages([given] if isinstance(given, dict) else given, name, asked)
     check_end(messages)
