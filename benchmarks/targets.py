@@ -26,7 +26,7 @@ def equal_rank(num_at_rank: int, wanted: int, rank: int) -> int:
 
 
 def _arms(trial: Trial) -> Iterator[Arm]:
-    peft = trial.arm(PEFT_MAP, {"target_modules": "auto"})
+    peft = trial.arm(PEFT_MAP, {"target_modules": "peft-default"})
     everywhere = trial.arm(ALL_LINEAR, {"target_modules": "all-linear"})
     wanted, given = peft.num_trainable_parameters, everywhere.num_trainable_parameters
     equal = {"r": equal_rank(given, wanted, trial.rank), "target_modules": "all-linear"}

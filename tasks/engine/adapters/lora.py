@@ -24,6 +24,8 @@ from tasks.engine.adapters.patterns import fused_patterns, reached_by_values, re
 from tasks.engine.adapters.plain_lora import ALTERS_BASE
 from tasks.engine.adapters.selection import Selection, select_targets
 from tasks.engine.adapters.targets import (
+    ALL_LINEAR,
+    AUTO,
     all_linear,
     check_adapter_name,
     check_modules_to_save,
@@ -241,12 +243,12 @@ def describe_unreached(
     from torch import nn
 
     found = describe_frozen_experts(skeleton, selection.adapted)
-    if found and settings.target_modules == "auto" and (left := limits(settings)):
+    if found and settings.target_modules == AUTO and (left := limits(settings)):
         found = [f"{found[0]}; {', '.join(what for what, _ in left)}, which excludes them"]
     found += describe_out_of_reach(skeleton, selection.adapted)
     targets = sorted(config.target_modules or ())
     takes_all = targets == all_linear(skeleton, list(config.modules_to_save or ()), experts=False)
-    if settings.target_modules in ("auto", "all-linear") and takes_all:
+    if settings.target_modules in (AUTO, ALL_LINEAR) and takes_all:
         output = skeleton.get_output_embeddings()
         passed_over = [
             module

@@ -15,11 +15,15 @@ from tasks.engine.adapters.lora import describe_unusual, to_json
 from tasks.engine.adapters.methods import Method, check_options, find_method, usable_methods
 from tasks.engine.adapters.name_patterns import check_patterns, is_pattern
 from tasks.engine.adapters.targets import (
+    ALL_LINEAR,
+    AUTO,
+    PEFT_DEFAULT,
     all_linear,
     check_adapter_name,
     check_modules_to_save,
     count_matches,
     is_selected,
+    no_peft_default,
 )
 from tasks.engine.base import load_skeleton, traits_of
 from tasks.engine.excerpts import reason, shown
@@ -130,13 +134,16 @@ def target_names(
     """Return the target names; None for those that PEFT has for the method and architecture.
 
     Raises:
-        UserError: one is a regular expression, or matches nothing.
+        UserError: one is a regular expression or matches nothing, or PEFT has no default.
     """
-    if settings.target_modules == "auto":
+    if settings.target_modules in (AUTO, PEFT_DEFAULT):
         known = getattr(method.tuner_class, "target_module_mapping", None)
-        is_known = known is None or skeleton.config.model_type in known
-        return None if is_known else all_linear(skeleton, head, experts=False)
-    if settings.target_modules == "all-linear":
+        if known is None or skeleton.config.model_type in known:
+            return None
+        if settings.target_modules == PEFT_DEFAULT:
+            raise no_peft_default(method.name, skeleton)
+        return all_linear(skeleton, head, experts=False)
+    if settings.target_modules == ALL_LINEAR:
         return all_linear(skeleton, head, experts=False)
     wanted = settings.target_modules
     if isinstance(wanted, str) and is_pattern(wanted):

@@ -22,11 +22,14 @@ from tasks.engine.adapters.experts import (
 from tasks.engine.adapters.name_patterns import check_patterns, is_pattern
 from tasks.engine.adapters.patterns import NAMES_ARE_WHOLE, kept_by_patterns
 from tasks.engine.adapters.targets import (
+    ALL_LINEAR,
+    AUTO,
     EXPERTS,
+    PEFT_DEFAULT,
     all_linear,
     is_selected,
-    known_targets,
     no_match,
+    peft_default,
 )
 from tasks.errors import UserError
 
@@ -89,7 +92,7 @@ def select_targets(
     modules = set(base.modules)
     selected = {name for names in found.values() for name in names}
     kept = kept_by_patterns(settings, selected, modules)
-    keyword = wanted in ("auto", "all-linear")
+    keyword = wanted in (AUTO, ALL_LINEAR, PEFT_DEFAULT)
     reached = {one: tuple(n for n in names if n in kept.names) for one, names in found.items()}
     is_some = keyword and any(reached.values())
     if kept.reached and (left := [n for n, names in reached.items() if not names and not is_some]):
@@ -125,10 +128,10 @@ def _chosen(
     wanted = settings.target_modules
     if isinstance(wanted, str) and is_pattern(wanted):
         return _by_pattern(settings, wanted, base, model)
-    if wanted == "auto":
-        names = [*known_targets(model, head, experts=experts)]
-    elif wanted == "all-linear":
-        names = [*all_linear(model, head)]
+    if wanted == PEFT_DEFAULT:
+        names = peft_default(model)
+    elif wanted in (AUTO, ALL_LINEAR):
+        names = all_linear(model, head, experts=experts or wanted == ALL_LINEAR)
     else:
         names = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
     found: dict[str, list[str]] = {}
@@ -140,7 +143,8 @@ def _chosen(
             former[parameter] = former.get(parameter, frozenset()) | old
     _drop_incomplete(found, former, base)
     unmatched = [name for name, reached in found.items() if not reached]
-    if wanted == "auto":
+    if wanted == PEFT_DEFAULT and len(unmatched) < len(names):
+        # PEFT has one map for all models of an architecture, and ignores what one of them lacks.
         return {name: reached for name, reached in found.items() if reached}, former
     if unmatched or not (names or settings.target_parameters):
         possible = [*all_linear(model, head), *(old for e in base.experts for old in e.formerly)]

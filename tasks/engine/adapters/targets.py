@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 EXPERTS = "experts"
 """The name in `target_modules` of all fused experts, whatever their modules are called."""
+AUTO, ALL_LINEAR, PEFT_DEFAULT = "auto", "all-linear", "peft-default"
+"""What `target_modules` can be instead of names or a regular expression."""
 
 
 def check_modules_to_save(names: list[str], adapted: list[str], model: "PreTrainedModel") -> None:
@@ -115,12 +117,26 @@ def all_linear(model: "PreTrainedModel", head: list[str], *, experts: bool = Tru
     return sorted(names | ({EXPERTS} if experts and expert_parameters(model) else set()))
 
 
-def known_targets(model: "PreTrainedModel", head: list[str], *, experts: bool) -> list[str]:
-    """Return PEFT's default targets for this architecture; all linear layers if it has none."""
+def peft_default(model: "PreTrainedModel") -> list[str]:
+    """Return the names of PEFT's default targets for LoRA on this architecture.
+
+    Raises:
+        UserError: PEFT has none for it.
+    """
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type)
-    return sorted(known) if known else all_linear(model, head, experts=experts)
+    if known is None:
+        raise no_peft_default("lora", model)
+    return sorted(known)
+
+
+def no_peft_default(method: str, model: "PreTrainedModel") -> UserError:
+    """Return the error for `peft-default` where PEFT has no default targets."""
+    return UserError(
+        f"lora.target_modules is {PEFT_DEFAULT}, and PEFT has no default targets of {method} for "
+        f"{model.config.model_type}; use auto or all-linear, or list the names of layers"
+    )
 
 
 def _path(module: str) -> list[str]:

@@ -59,7 +59,8 @@ def test_alpha_is_twice_the_rank(tiny_base: Path) -> None:
 @pytest.mark.parametrize(
     ("wanted", "resolved"),
     [
-        ("auto", ["q_proj", "v_proj"]),
+        ("auto", LLAMA_LINEAR),
+        ("peft-default", ["q_proj", "v_proj"]),
         ("all-linear", LLAMA_LINEAR),
         (["up_proj", "q_proj"], ["q_proj", "up_proj"]),
         ("o_proj", ["o_proj"]),
@@ -86,7 +87,7 @@ def test_gpt2_is_adapted_in_its_conv1d(tmp_path: Path) -> None:
     """GPT-2's linear layers are found although they are no `nn.Linear`."""
     folder = gpt2_base(tmp_path)
 
-    assert resolve(folder).target_modules == ("c_attn",)
+    assert resolve(folder, target_modules="peft-default").target_modules == ("c_attn",)
     everything = described(folder, target_modules="all-linear")
     # c_proj is one name for two layers: the attention's and the feed-forward's.
     assert everything.matches.per_target == {"c_attn": 2, "c_fc": 2, "c_proj": 4}
