@@ -142,16 +142,18 @@ class TrainingSettings(Section):
 
     @property
     def preference_settings(self) -> PreferenceSettings:
-        """The settings of the loss of preferences, as given or as by default."""
-        return self.preferences or PreferenceSettings().of(self.objective)
+        """The settings of the loss of preferences, with the objective's defaults."""
+        return (self.preferences or PreferenceSettings()).of(self.objective)
 
     @field_validator("preferences")
     @classmethod
     def _preferences_are_of_the_objective(
         cls, given: PreferenceSettings | None, info: ValidationInfo
     ) -> PreferenceSettings | None:
-        objective = info.data.get("objective")
-        return given.of(objective) if given and objective else given
+        # What is given stays as it is: a variant with another objective has other defaults.
+        if given and (objective := info.data.get("objective")):
+            given.of(objective)
+        return given
 
     @model_validator(mode="after")
     def _preferences_take_effect(self) -> Self:

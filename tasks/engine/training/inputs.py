@@ -34,7 +34,7 @@ class Inputs(NamedTuple):
         """The objective."""
         settings = self.settings
         task = self.injected.lora.base.settings.task
-        return objective_of(task, settings.objective, settings.preferences)
+        return objective_of(task, settings.objective, settings.preference_settings)
 
     @property
     def pad_token_id(self) -> int:

@@ -33,14 +33,18 @@ def test_the_defaults_are_those_of_trl() -> None:
 
 
 def test_the_identity_of_earlier_trainings_on_pairs_stays() -> None:
-    """Settings of other objectives are not written, so that an older record still fits."""
-    written = TrainingSettings.model_validate({"objective": "dpo", "preferences": {}})
-    assert written.model_dump(mode="json")["preferences"] == {
-        "beta": 0.1,
-        "loss_type": ["sigmoid"],
-        "loss_weights": None,
-        "label_smoothing": 0.0,
-    }
+    """It depends on the objective's settings alone, given or by default, and was so before."""
+
+    def identity(preferences: dict[str, Any]) -> str:
+        training = {"objective": "dpo", "preferences": preferences}
+        given = {"base_model": {"source": "a"}, "data": {"train": "b"}, "training": training}
+        return TrainAdapterConfig.model_validate(given).sha256()
+
+    written = {"loss_type": ["sigmoid"], "loss_weights": None, "label_smoothing": 0.0}
+    assert identity({}) == identity({"beta": 0.1, **written}) != identity({"beta": 0.2})
+    settings = TrainingSettings.model_validate({"objective": "dpo", "preferences": {}})
+    dumped = settings.preference_settings.model_dump(mode="json")
+    assert dumped == {"beta": 0.1, **written}
     for objective in ("dpo", "kto", "orpo", "simpo"):
         given = TrainingSettings.model_validate({"objective": objective, "preferences": {}})
         assert TrainingSettings.model_validate(given.model_dump(mode="json")) == given

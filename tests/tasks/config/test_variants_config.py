@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tasks.config import TrainVariantsConfig
-from tasks.config.reading import read_settings
+from tasks.config.reading import read_settings, with_settings
 from tasks.errors import UserError
 
 _ALONE: dict[str, Any] = {"base_model": {"source": "org/base"}, "data": {"train": "rows.jsonl"}}
@@ -86,6 +86,16 @@ def test_losses_of_pairs_are_compared_by_how_often_the_chosen_answer_is_preferre
         assert not found.variants.metric.is_loss
     with pytest.raises(UserError, match=r"is of pairs, but training\.objective is kto"):
         _read(tmp_path, grid, training={"objective": "kto"})
+
+
+def test_each_objective_has_its_own_defaults(tmp_path: Path) -> None:
+    """What is set beside the variants is for all; what isn't, is each objective's default."""
+    grid = {"grid": {"training.objective": ["dpo", "simpo"]}, "metric": "rewards/accuracies"}
+    training = {"objective": "dpo", "preferences": {"beta": 0.3}}
+    alone = _read(tmp_path, grid, training=training).alone
+    found = with_settings(alone, {"training.objective": "simpo"}, "simpo").training
+    assert found.preference_settings.beta == 0.3
+    assert found.preference_settings.cpo_alpha == 1
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:

@@ -167,6 +167,14 @@ def test_a_correction_may_call_a_tool(tmp_path: Path) -> None:
     assert example.messages[-1].tool_calls[0].name == "find"
 
 
+@pytest.mark.parametrize(("answer", "correction"), [("[]", '["a"]'), ("null", "1"), ("1", "{}")])
+def test_an_empty_list_is_an_answer(answer: str, correction: str, tmp_path: Path) -> None:
+    """Where answers are JSON, `[]` and `null` are answers, wrong or right."""
+    row = {"prompt": "Which?", "answer": answer, "correction": correction}
+    record = written(tmp_path, [row, {"prompt": "And?", "answer": answer, "accepted": True}])
+    assert (record.num_corrected, record.num_accepted, record.num_unanswered) == (1, 1, 0)
+
+
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
     """The question's columns are mapped as predict maps them, the others are named one by one."""
     rows = [{"frage": "1+1?", "reply": "3", "right": "2", "good": "no"}]

@@ -8,13 +8,23 @@ from tasks.engine.data.rows.row_sources import Row
 from tasks.engine.excerpts import listed, shown
 
 _EMPTY_CELLS = {"", "[]", "{}", "null"}
-"""Cells of a CSV file that are treated as absent."""
+"""Cells of a CSV file that are treated as absent, where a list or an object is expected."""
 
 
 def is_empty(value: object) -> bool:
-    """Return whether a value is null, blank, or an empty list or object."""
+    """Return whether a value is null, blank, or an empty list or object, or one as a cell."""
     if isinstance(value, str):
         return value.strip() in _EMPTY_CELLS
+    return is_blank(value)
+
+
+def is_blank(value: object) -> bool:
+    """Return whether a value is null, blank, or an empty list or object.
+
+    Unlike `is_empty`, for texts: where answers are JSON, `[]` and `null` are answers.
+    """
+    if isinstance(value, str):
+        return not value.strip()
     return value is None or (isinstance(value, list | dict) and not value)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.config.columns import value_text
 from tasks.config.data import ANSWERED, PREFERENCES, RowFormat
-from tasks.engine.data.rows.cells import is_empty, text
+from tasks.engine.data.rows.cells import is_blank, is_empty, text
 from tasks.engine.data.rows.conversation_rows import are_messages, check_end, read_messages
 from tasks.engine.data.rows.conversations import Example, Message
 from tasks.engine.data.rows.reading_errors import BadRowError
@@ -82,11 +82,11 @@ def read_review(number: int, row: Row, columns: ReviewColumns) -> Review:
             contradict each other, or the question is not one that is answered by generated text.
     """
     version = value_text(row.get(columns.version)) or ""
-    if not is_empty(row.get(columns.error)) or is_empty(row.get(columns.answer)):
+    if not is_empty(row.get(columns.error)) or is_blank(row.get(columns.answer)):
         return Review(Verdict.UNANSWERED, version)
     answer = text(row[columns.answer], columns.answer)
     accepted, given = _truth(row, columns.accepted), row.get(columns.correction)
-    is_corrected = given is not None and not (isinstance(given, str) and not given.strip())
+    is_corrected = not is_blank(given)
     if accepted is None and not is_corrected:
         return Review(Verdict.UNJUDGED, version)
     # Before the question is read, as a row may have a column of the same name as one of these.
@@ -144,7 +144,7 @@ def label_rows(review: Review, *, as_text: bool) -> Iterator[Row]:
 
 def _truth(row: Row, name: str) -> bool | None:
     given = row.get(name)
-    if is_empty(given) or (isinstance(given, str) and not given.strip()):
+    if is_empty(given):
         return None
     found = (value_text(given) or "").strip().lower()
     if found not in _TRUTH:

@@ -5,7 +5,7 @@ The prompt has a column of its own, or is what the two conversations, or texts, 
 
 from collections.abc import Sequence
 
-from tasks.engine.data.rows.cells import column, is_empty, one_of, parsed, text
+from tasks.engine.data.rows.cells import column, is_blank, is_empty, one_of, parsed, text
 from tasks.engine.data.rows.conversation_rows import (
     are_messages,
     as_context,
@@ -69,7 +69,9 @@ def check_pair(example: Example) -> None:
 
 def empty_answer(row: Row) -> str | None:
     """Return the column of a pair without an answer in it; None if both have one."""
-    return next((name for name in PAIR if _is_blank(row.get(name))), None)
+    is_absent = is_empty if has_messages(row) else is_blank
+    given = ((name, row.get(name)) for name in PAIR)
+    return next((name for name, one in given if is_absent(one) or _says_nothing(one)), None)
 
 
 def empty_pair(number: int, row: Row) -> Example:
@@ -83,22 +85,21 @@ def no_answer(name: str) -> BadRowError:
     return BadRowError(f"{name} is empty, so there is nothing to compare; {_DROP}")
 
 
-def _is_blank(given: object) -> bool:
-    if is_empty(given):
-        return True
+def _says_nothing(given: object) -> bool:
+    """Return whether the last of an answer's messages is the assistant's, and empty."""
     found = parsed(given, "the answer") if are_messages(given) else given
     last = found[-1] if isinstance(found, list) else found
     if not isinstance(last, dict) or not is_turn(last) or role_of(last) != "assistant":
         return False
     content = last.get("content", last.get("value"))
     calls = (last.get("tool_calls"), last.get("function_call"))
-    return is_empty(content) and all(map(is_empty, calls))
+    return is_blank(content) and all(map(is_empty, calls))
 
 
 def _texts(row: Row) -> tuple[str, str, str]:
     """Return the prompt and both answers."""
     chosen, rejected = (text(column(row, name), name) for name in PAIR)
-    if not is_empty(row.get("prompt")):
+    if not is_blank(row.get("prompt")):
         return text(row["prompt"], "prompt"), chosen, rejected
     common = _common_text(chosen, rejected)
     if not common.strip():
