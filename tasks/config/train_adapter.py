@@ -64,9 +64,7 @@ class TrainAdapterConfig(Section):
     def sha256(self) -> str:
         """Return the sha256 of the settings that the trained adapter depends on."""
         settings = self.model_dump(mode="json", exclude={**self._without_effect})
-        if self.training.preferences:
-            defaults = self.training.preference_settings.model_dump(mode="json")
-            settings["training"]["preferences"] = defaults
+        settings["training"] |= {"preferences": self.training.with_defaults()["preferences"]}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -144,6 +144,16 @@ class TrainingSettings(Section):
     def preference_settings(self) -> PreferenceSettings:
         """The settings of the loss of preferences, with the objective's defaults."""
         return (self.preferences or PreferenceSettings()).of(self.objective)
+
+    def with_defaults(self) -> dict[str, Any]:
+        """Return all settings as JSON values, with the objective's defaults in `preferences`.
+
+        Settings and records are compared by these, whether a default was given or not.
+        """
+        settings = self.model_dump(mode="json")
+        if self.preferences:
+            settings["preferences"] = self.preference_settings.model_dump(mode="json")
+        return settings
 
     @field_validator("preferences")
     @classmethod

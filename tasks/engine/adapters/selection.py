@@ -138,6 +138,8 @@ def _chosen(
     former: dict[str, frozenset[str]] = {}
     for name in names:
         modules, parameters = _selected(_by_name(name, base), base)
+        if wanted == AUTO and not experts:
+            parameters = {}  # Llama 4's experts have the names of its dense layers
         found[name] = [*modules, *parameters]
         for parameter, old in parameters.items():
             former[parameter] = former.get(parameter, frozenset()) | old

@@ -87,10 +87,11 @@ def training_identity(
 
     Contents only: no path, so that a run is resumed where its home was moved, and no wording.
     """
+    unused = _unused(settings)
     inputs = {
         **what_is_computed(injected, data),
         "seed": injected.lora.seed,
-        "settings": settings.model_dump(mode="json", exclude=_unused(settings)),
+        "settings": {k: v for k, v in settings.with_defaults().items() if k not in unused},
     }
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

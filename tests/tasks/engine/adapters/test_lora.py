@@ -9,7 +9,7 @@ from engine_steps import configured, gpt2_base, loaded, qwen2_base
 from peft import LoraConfig
 
 from tasks.config import BaseModelSettings, LoraSettings, TrainAdapterConfig
-from tasks.engine.adapters import lora
+from tasks.engine.adapters import lora, resolve_lora
 from tasks.engine.adapters.injection import adapted_layers
 from tasks.engine.base.base_models import load_skeleton
 from tasks.engine.base.sources import find_base
@@ -75,6 +75,30 @@ def test_targets_are_written_out(
     assert list(record.peft_config.target_modules) == resolved
     assert record.matches.per_target == dict.fromkeys(resolved, 2)
     assert record.matches.per_layer == {"0": len(resolved), "1": len(resolved)}
+
+
+def test_where_peft_has_no_default_is_an_error(tmp_path: Path) -> None:
+    """`peft-default` is never silently something else."""
+    from engine_steps import random_base
+    from transformers import OlmoConfig
+
+    config = OlmoConfig(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        eos_token_id=2,
+    )
+    base = random_base(config, tmp_path)
+    message = refusal(base, target_modules="peft-default")
+    assert message.endswith(
+        "PEFT has no default targets of lora for olmo; use auto or all-linear, or list the names "
+        "of layers"
+    )
+    loha = LoraSettings(method="loha", target_modules="peft-default")
+    with pytest.raises(UserError, match="PEFT has no default targets of loha for olmo"):
+        resolve_lora(loha, find_base(BaseModelSettings(source=str(base))))
 
 
 def test_all_linear_leaves_out_the_output_layer(tiny_base: Path, tmp_path: Path) -> None:
@@ -243,6 +267,21 @@ def test_experts_that_stay_frozen_are_remarked(
     assert warning.startswith(f"{share} of the base's weights are in experts, which stay frozen: ")
     assert "gate_up_proj, down_proj (" in warning
     assert "router" not in warning.lower()
+
+
+@pytest.mark.parametrize("kind", ["nemotron_h", "llama4_text"])
+def test_experts_that_auto_leaves_out_are_not_taken_by_a_dense_layer_s_name(kind: str) -> None:
+    """In some mixtures an expert's parameter has the name of a dense layer, such as `down_proj`."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind]())
+    everything = lora.select(settings(), model)
+    assert any("experts" in name for name in everything.adapted)
+    dense = lora.select(settings(lora_dropout=0.1), model)
+    assert any(name.endswith("down_proj") for name in dense.adapted)
+    assert not dense.target_parameters
+    lora.resolve_config(settings(lora_dropout=0.1), dense, model)
 
 
 def test_a_dense_model_has_nothing_out_of_reach(tiny_base: Path) -> None:
