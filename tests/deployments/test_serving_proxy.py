@@ -1,12 +1,8 @@
 """The proxy between clients and vLLM, by a real nginx in front of a stand-in of vLLM."""
 
 import json
-import re
-import shutil
-import subprocess
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
@@ -14,9 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from mlflow_server import free_port
+from nginx_proxy import serving_proxy
 
-TEMPLATE = Path(__file__).parents[2] / "deployments/production/serving/proxy.conf.template"
 CLIENT, ADMINISTRATOR = "clients-token", "administrators-token"
 CHAT = "/v1/chat/completions"
 
@@ -89,63 +84,19 @@ class Proxy:
         return connection.getresponse()
 
 
-def rendered(variables: Mapping[str, str], port: int) -> str:
-    """Fill in the template as nginx's image does, and have it listen on loopback."""
-    text = TEMPLATE.read_text()
-    for name, value in variables.items():
-        assert f"${{{name}}}" in text, name
-        text = text.replace(f"${{{name}}}", value)
-    assert not re.search(r"\$\{", text), "a variable that the services do not set"
-    assert "listen 8080;" in text
-    return text.replace("listen 8080;", f"listen 127.0.0.1:{port};")
-
-
 @contextmanager
-def proxy(folder: Path, **variables: str) -> Iterator[Proxy]:
+def proxy(folder: Path, client: str = CLIENT) -> Iterator[Proxy]:
     """Start nginx in front of the stand-in."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if program is None:
-        pytest.skip("no nginx; install it with: apt-get install nginx-light")
-    upstream, port = Upstream(), free_port()
+    upstream = Upstream()
     http = ThreadingHTTPServer(("127.0.0.1", 0), upstream.handler())
     threading.Thread(target=http.serve_forever, daemon=True).start()
-    usual = {
-        "NGINX_LOCAL_RESOLVERS": "127.0.0.1",
-        "VLLM_ADDRESS": f"127.0.0.1:{http.server_address[1]}",
-        "VLLM_API_KEY": ADMINISTRATOR,
-        "SERVING_CLIENT_TOKEN": CLIENT,
-    }
-    kept = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    configuration = folder / "nginx.conf"
-    configuration.write_text(
-        f"daemon off; master_process off; pid {folder}/pid; error_log stderr;\n"
-        f"events {{}}\nhttp {{\naccess_log off;\n{kept}{rendered(usual | variables, port)}}}\n"
-    )
-    server = subprocess.Popen([program, "-p", folder, "-c", configuration])
     try:
-        _wait(port, server)
-        yield Proxy(port, upstream)
+        address = f"127.0.0.1:{http.server_address[1]}"
+        with serving_proxy(folder, address, ADMINISTRATOR, client) as port:
+            yield Proxy(port, upstream)
     finally:
-        server.terminate()
-        server.wait(20)
         http.shutdown()
         http.server_close()
-
-
-def _wait(port: int, server: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        assert server.poll() is None, "nginx refuses the configuration"
-        try:
-            HTTPConnection("127.0.0.1", port, timeout=5).connect()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("nginx does not listen")
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +209,7 @@ def test_a_long_prompt_arrives_as_it_was_sent(running: Proxy) -> None:
 
 def test_no_client_gets_in_while_no_token_is_set(tmp_path: Path) -> None:
     """A variable that was forgotten closes the door instead of opening it."""
-    with proxy(tmp_path, SERVING_CLIENT_TOKEN="") as closed:
+    with proxy(tmp_path, client="") as closed:
         for token in ("", " ", "x", None):
             assert closed.ask("POST", CHAT, token).status == 401
         assert not closed.upstream.asked
