@@ -6,6 +6,8 @@ beginning; the adapters are named in turn.
 """
 
 import json
+import signal
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,6 +100,8 @@ def main(  # noqa: PLR0913 - what a user may set
     repeats: int,
 ) -> None:
     """Measure throughput and latency of both servers, by adapters and clients."""
+    # The servers are ended with this program, also when it is asked to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     num_prompts = repeats * len(clients) * requests + 1  # one for warming up
     prepared, job = setting.with_steps(2).prepare("demo", num_prompts)
     rows = [json.loads(line) for line in prepared.held_out.read_text().splitlines()]

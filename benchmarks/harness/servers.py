@@ -19,6 +19,7 @@ import psutil
 from benchmarks.harness.processes import ADAPTERFLOW, run_fresh
 
 _SECONDS_TO_START = 600
+_NOT_OF_VLLM = {"PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 
 
 class Server(NamedTuple):
@@ -84,8 +85,11 @@ def vllm_server(
     # In the same file is what libraries warn of.
     lines = [one for one in printed.read_text().splitlines() if one.startswith("VLLM_")]
     command = ["env", *shlex.split(lines[-1])]
-    # Its libraries are of other versions than those of this environment.
-    own = {name: value for name, value in variables.items() if name != "PYTHONPATH"}
+    # Its libraries are of other versions than those of this environment, and it wants to choose
+    # the number of threads itself: of two cores it would keep one for its own processes.
+    own = {name: value for name, value in variables.items() if name not in _NOT_OF_VLLM}
+    cores = sorted(os.sched_getaffinity(0))[: int(variables["OMP_NUM_THREADS"])]
+    own.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
     own.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     with _running(command, port, "health", folder.with_suffix(".server.log"), own) as server:
         yield server
