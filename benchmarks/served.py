@@ -156,7 +156,8 @@ def _measured(
         for number in clients:
             asked = [next(given) for _ in range(num_requests)]
             for server in servers:
-                click.echo(f"repeat {repeat + 1}: {server.title}, {number} clients", err=True)
+                what = f"{server.title}, adapters: {len(server.names)}, clients: {number}"
+                click.echo(f"repeat {repeat + 1}: {what}", err=True)
                 found[server, number].append(_asked(server, asked, number))
     return found
 
@@ -189,7 +190,7 @@ def _rows(found: Found) -> Iterator[tuple[str, ...]]:
 
 
 def _shorter(found: Found) -> str:
-    """Describe how many answers ended before they had all tokens, which only vLLM can be told."""
+    """Describe how many answers ended sooner, which only vLLM can be told not to do."""
     answers = [one for repeats in found.values() for each in repeats for one in each.answers]
     num_shorter = sum(one.num_tokens < _NEW_TOKENS for one in answers)
     return f" {num_shorter} of {len(answers)} answers ended sooner." if num_shorter else ""
@@ -222,7 +223,8 @@ def _of_mlflow(server: Server, sources: Mapping[str, Path], base: Path) -> Serve
         params = {"max_new_tokens": _NEW_TOKENS, "adapter": name}
         body = {"inputs": [given], "params": params}
         (answer,) = _post(f"{server.url}/invocations", body)["predictions"]
-        return len(tokenizer.encode(answer, add_special_tokens=False).ids)
+        # Its tokens are counted again, and of half a character there may be more than there were.
+        return min(_NEW_TOKENS, len(tokenizer.encode(answer, add_special_tokens=False).ids))
 
     return Served("MLflow", tuple(sources), server.seconds_to_start, ask)
 

@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from documents import ROOT
@@ -44,16 +46,16 @@ def client(port: int, token: str) -> OpenAI:
     return OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=token, max_retries=0)
 
 
-def asked(openai: OpenAI, model: str) -> tuple[str, str]:
+def asked(openai: Any, model: str) -> tuple[str, str]:  # noqa: ANN401 - overloads for each option
     """Return a model's answer at once, and the same one as a stream."""
-    given = {
-        "model": model,
-        "messages": [{"role": "user", "content": "What is 104 plus 104?"}],
-        "max_tokens": 8,
-        "temperature": 0,
-    }
-    answer = openai.chat.completions.create(**given)
-    streamed = openai.chat.completions.create(**given, stream=True)
+    create = partial(
+        openai.chat.completions.create,
+        model=model,
+        messages=[{"role": "user", "content": "What is 104 plus 104?"}],
+        max_tokens=8,
+        temperature=0,
+    )
+    answer, streamed = create(), create(stream=True)
     parts = [one.choices[0].delta.content or "" for one in streamed if one.choices]
     return answer.choices[0].message.content or "", "".join(parts)
 
@@ -71,11 +73,11 @@ def test_clients_are_answered_and_only_the_administrator_loads_adapters(tmp_path
     with reserved_port() as port:
         options = ["--port", str(port), "--vllm", PROGRAM, "--vllm-args", " ".join(FOR_TESTS)]
         with written.open("w") as output:
-            program = Path(sys.executable).with_name("adapterflow")
+            program = str(Path(sys.executable).with_name("adapterflow"))
             serve = [program, "serve", f"first={first}", "--print", *options]
             subprocess.run(serve, env={**os.environ, **hub}, stdout=output, check=True)
         assert f"serve {BASE} --revision {COMMIT}" in written.read_text()
-        start = ["/bin/sh", START, written]
+        start = ["/bin/sh", str(START), str(written)]
         variables = {**hub, "VLLM_API_KEY": ADMINISTRATOR}
         with (
             running_vllm(start, port, tmp_path, variables),
