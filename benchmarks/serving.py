@@ -5,24 +5,18 @@ turn, one at a time and eight at once.
 """
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import cycle, islice
-from pathlib import Path
 from statistics import median
 
 import click
 import psutil
 
-from benchmarks.harness.processes import ADAPTERFLOW, run_fresh, run_tool
+from benchmarks.harness.processes import run_tool
+from benchmarks.harness.servers import mlflow_server
 from benchmarks.harness.setting import Setting, setting_options
 from benchmarks.harness.tables import table
 from benchmarks.tools import TOOLS
@@ -37,7 +31,6 @@ _HEADER = (
     "requests/s, eight at once, one adapter",
     "requests/s, eight at once, in turn",
 )
-_SECONDS_TO_START = 300
 _NEW_TOKENS = 16
 _ALONE, _TOGETHER, _AT_ONCE = 24, 64, 8
 
@@ -64,10 +57,11 @@ def main(setting: Setting, counts: tuple[int, ...]) -> None:
         click.echo(f"{count} adapters", err=True)
         names = [f"adapter-{number}" for number in range(count)]
         bundle = job.folder / f"bundle-{count}"
-        sources = [f"{name}={outcome.adapter}" for name in names]
-        command = [*ADAPTERFLOW, "bundle", str(bundle), *sources]
-        run_fresh(command, job.folder / f"bundle-{count}.log", setting.variables)
-        rows.append(_measure(bundle, names, prompts, setting.variables))
+        assert outcome.adapter is not None  # noqa: S101 - it was saved
+        sources = dict.fromkeys(names, outcome.adapter)
+        with mlflow_server(sources, bundle, setting.variables) as started:
+            server = _Server(started.url, started.process)
+            rows.append(_measure(server, started.seconds_to_start, names, prompts))
     said = (
         f"At most {_NEW_TOKENS} new tokens per answer; {_ALONE} requests alone, {_TOGETHER} with "
         f"{_AT_ONCE} at once. Memory is the processes' proportional share (PSS).\n"
@@ -102,22 +96,19 @@ class _Server:
 
 
 def _measure(
-    bundle: Path,
+    server: _Server,
+    seconds: float,
     names: Sequence[str],
     prompts: Sequence[Mapping[str, object]],
-    variables: Mapping[str, str],
 ) -> tuple[str, ...]:
-    began = time.perf_counter()
-    with _serving(bundle, variables) as server:
-        seconds = time.perf_counter() - began
-        questions = [{"messages": json.dumps(row["messages"][:-1])} for row in prompts]  # type: ignore[index]
-        server.ask(questions[0], names[0])
-        at_rest = server.memory_mb()
-        in_turn = list(islice(zip(cycle(questions), cycle(names), strict=False), _TOGETHER))
-        alone = [1000 * server.ask(*one) for one in in_turn[:_ALONE]]
-        one_adapter = _rate(server, [(question, names[0]) for question, _ in in_turn])
-        mixed = _rate(server, in_turn)
-        loaded = server.memory_mb()
+    questions = [{"messages": json.dumps(row["messages"][:-1])} for row in prompts]  # type: ignore[index]
+    server.ask(questions[0], names[0])
+    at_rest = server.memory_mb()
+    in_turn = list(islice(zip(cycle(questions), cycle(names), strict=False), _TOGETHER))
+    alone = [1000 * server.ask(*one) for one in in_turn[:_ALONE]]
+    one_adapter = _rate(server, [(question, names[0]) for question, _ in in_turn])
+    mixed = _rate(server, in_turn)
+    loaded = server.memory_mb()
     return (
         str(len(names)),
         f"{seconds:.0f}",
@@ -135,43 +126,6 @@ def _rate(server: _Server, asked: Sequence[tuple[Mapping[str, object], str]]) ->
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(lambda one: server.ask(*one), asked))
     return len(asked) / (time.perf_counter() - began)
-
-
-@contextmanager
-def _serving(bundle: Path, variables: Mapping[str, str]) -> Iterator[_Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-    command += ["-m", str(bundle), "-h", "127.0.0.1", "-p", str(port)]
-    # MLflow starts uvicorn by name, so it must be on the PATH.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with bundle.with_suffix(".server.log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            command,
-            env={**variables, "PATH": path},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait(f"{url}/ping", process)
-        yield _Server(url, psutil.Process(process.pid))
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait(url: str, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + _SECONDS_TO_START
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise click.ClickException("the server did not start; see its log next to the bundle")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What `deployments/` says, read as Prefect and the command line read it; no server needed."""
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -298,7 +299,7 @@ def test_the_compose_file_publishes_on_loopback_and_asks_for_passwords() -> None
     """No server answers the network, none answers without a password, no secret has a default."""
     services = compose()["services"]
     ports = [port for one in services.values() for port in one.get("ports", [])]
-    assert len(ports) == 2
+    assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
     assert services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"] == "${PREFECT_AUTH}"
     assert "--app-name=basic-auth" in " ".join(services["mlflow"]["command"])
@@ -321,13 +322,17 @@ def test_the_compose_client_accepts_the_compose_files(tmp_path: Path) -> None:
     files = [f"--file={PRODUCTION / name}" for name in ("compose.yaml", "compose.gpu.yaml")]
     done = subprocess.run(
         [*client, "--env-file", secrets, *files, "config"],
+        env={**os.environ, "COMPOSE_PROFILES": "serving"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    resolved = yaml.safe_load(done.stdout)
-    assert set(resolved["services"]) == {"postgres", "prefect", "mlflow", "worker"}
+    resolved = yaml.safe_load(done.stdout)["services"]
+    always = {"postgres", "prefect", "mlflow", "worker"}
+    assert set(resolved) == always | {"vllm", "serving"}
+    assert {name for name, one in resolved.items() if not one.get("profiles")} == always
+    assert resolved["vllm"]["image"].startswith("vllm/vllm-openai:"), "the GPU's"
 
 
 def compose_client() -> list[str]:
