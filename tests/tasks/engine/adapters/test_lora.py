@@ -8,7 +8,7 @@ import torch
 from engine_steps import configured, gpt2_base, loaded, qwen2_base
 from peft import LoraConfig
 
-from tasks.config import BaseModelSettings, LoraSettings, TrainAdapterConfig
+from tasks.config import BaseModelSettings, LoraInit, LoraSettings, TrainAdapterConfig
 from tasks.engine.adapters import lora, resolve_lora
 from tasks.engine.adapters.injection import adapted_layers
 from tasks.engine.base.base_models import load_skeleton
@@ -176,6 +176,16 @@ def test_a_module_is_adapted_or_trained_whole(tiny_base: Path) -> None:
 def test_an_odd_rank_cannot_be_orthogonal(tiny_base: Path) -> None:
     """PEFT's orthogonal matrices want an even rank; an odd one is refused by its number."""
     assert "lora.r is 5" in refusal(tiny_base, r=5, init_lora_weights="orthogonal")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("init", ["pissa", "olora", "orthogonal"])
+def test_a_start_that_rounding_spoils_needs_float32(tiny_base: Path, init: str, dtype: str) -> None:
+    """It is refused before the training, after which the adapter would be another one."""
+    base = find_base(BaseModelSettings.model_validate({"source": str(tiny_base), "dtype": dtype}))
+    with pytest.raises(UserError, match=f"{init}, wh.*weights are {dtype}; set base_model.dtype"):
+        resolve_lora(LoraSettings.model_validate({"init_lora_weights": init}), base)
+    resolve_lora(LoraSettings(init_lora_weights=LoraInit.GAUSSIAN), base)
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
