@@ -1,8 +1,10 @@
 """lm-evaluation-harness as a library: imported where it is configured, and kept quiet.
 
-Version 0.4.13 seeds the random generators of Python, NumPy and torch, sets a variable of the Hub's
-client, logs and draws bars of its own, prints, and forks processes for its bootstraps. None of that
-is left to it; `docs/retraining.md` says what else it does.
+Version 0.4.13 draws from the random generators of Python, NumPy and torch, sets a variable of the
+Hub's client, logs, draws bars, prints, and forks processes for its bootstraps. datasets 5.2, by
+which it reads rows, reports each use of a reader of files to its makers. None of that is left to
+them. (`simple_evaluate` would seed the generators for good, and start `git`, `pip list` and a dozen
+other programs for each model; `evaluate` does neither.)
 """
 
 import contextlib
@@ -27,10 +29,10 @@ _INSTALL = "install it with: pip install 'adapterflow[harness]'"
 _SEEDS = {"random": 0, "numpy": 1234, "torch": 1234}
 """Those of its own command, so that the scores are, too."""
 FEWSHOT_SEED = 1234
-_VARIABLES = {
-    # A fork of a process that has threads of torch and Prefect may never end.
-    "DISABLE_MULTIPROC": "1",
-}
+_NO_PROCESSES = "DISABLE_MULTIPROC"
+"""Its variable: a fork of a process that has threads of torch and Prefect may never end."""
+_OF_THE_HUB = ("HF_XET_HIGH_PERFORMANCE", "HF_HUB_ENABLE_HF_TRANSFER")
+"""Variables that its import sets: the Hub's client would use all cores for a download."""
 
 
 def check_installed(settings: HarnessSettings) -> None:
@@ -64,7 +66,7 @@ def import_harness() -> ModuleType:
     Raises:
         UserError: it can't be imported.
     """
-    before = dict(os.environ)
+    unset = [name for name in _OF_THE_HUB if name not in os.environ]
     try:
         import lm_eval
         import lm_eval.evaluator
@@ -75,9 +77,8 @@ def import_harness() -> ModuleType:
             f"lm-evaluation-harness can't be imported: {reason(error)}; {_INSTALL}"
         ) from error
     finally:
-        # 0.4.13 has the Hub's client use all cores for a download.
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
+        for name in unset:
+            os.environ.pop(name, None)
     module: ModuleType = lm_eval
     return module
 
@@ -93,7 +94,7 @@ def undisturbed(warned: Callable[[str], None] | None = None) -> Iterator[None]:
         warned: called with each of its warnings.
     """
     with ExitStack() as stack:
-        for part in (_own_randomness(), _own_variables(), _without_bars(), _own_log(warned)):
+        for part in (_own_randomness(), _alone(), _without_bars(), _own_log(warned)):
             stack.enter_context(part)
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         yield
@@ -118,17 +119,19 @@ def _own_randomness() -> Iterator[None]:
 
 
 @contextmanager
-def _own_variables() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _VARIABLES}
-    os.environ.update(_VARIABLES)
+def _alone() -> Iterator[None]:
+    """Start no processes, and report nothing to anybody."""
+    import datasets
+
+    is_given, counted = _NO_PROCESSES in os.environ, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    os.environ.setdefault(_NO_PROCESSES, "1")
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted
+        if not is_given:
+            del os.environ[_NO_PROCESSES]
 
 
 @contextmanager
