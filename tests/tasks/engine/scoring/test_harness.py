@@ -128,28 +128,34 @@ def test_it_leaves_no_trace_in_the_process(
 
 ALONE = """
 import sys
-from pathlib import Path
 import tasks.engine
 from harness_tasks import harness_settings
-from tasks.engine.scoring import open_tasks
+from tasks.config import BaseModelSettings
+from tasks.engine.adapters import AdapterSet
+from tasks.engine.scoring import open_tasks, score_on_harness
 from tasks.engine.scoring.harness_library import import_harness
+base, adapter, folder = sys.argv[1:]
+adapters = AdapterSet.on(BaseModelSettings.model_validate({"source": base, "dtype": "float32"}))
+adapters.load(adapter, "one")
 assert "lm_eval" not in sys.modules
 used = []
 sys.addaudithook(lambda event, _: used.append(event) if event in EVENTS else None)
 import_harness()
-open_tasks(harness_settings(Path(sys.argv[1]), "words"))
+opened = open_tasks(harness_settings(folder, "words"))
+assert score_on_harness(adapters, "one", "one", opened, "").scores[0].stderr
 print(sorted(set(used)))
 """
 EVENTS = ("socket.getaddrinfo", "socket.connect", "subprocess.Popen", "os.system", "os.fork")
 
 
 @pytest.mark.slow  # a process of its own: some 20 s
-def test_it_asks_nobody_and_starts_nothing(folder: Path) -> None:
-    """A local task needs no network, even where there is one, and no program."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / ".cache")}
+def test_it_asks_nobody_and_starts_nothing(folder: Path, tiny_base: Path, tmp_path: Path) -> None:
+    """A local task needs no network, even where there is one, and no process for a bootstrap."""
+    adapter = tiny_adapter(tiny_base, tmp_path / "adapter")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
     code = ALONE.replace("EVENTS", repr(EVENTS))
-    command = [sys.executable, "-c", code, str(folder)]
+    command = [sys.executable, "-c", code, str(tiny_base), str(adapter), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "[]\n"
 
