@@ -143,14 +143,14 @@ def _harness_guards(
         before = harness.score(incumbent_name, name) if harness else None
         now = harness.score(CHALLENGER, name) if harness else None
         found = [math.nan if one is None else one.value for one in (before, now)]
-        # A score that there is not, and a direction that is unknown, is no evidence: it is NaN.
-        sign = {True: 1, False: -1}.get(now.higher_is_better, math.nan) if now else math.nan
+        gain = found[1] - found[0]
+        is_better_when_higher = now.higher_is_better if now else None
+        # A score that there is not, and one of unknown direction, is no evidence.
+        holds = is_better_when_higher is not None and (
+            (gain if is_better_when_higher else -gain) >= -tolerated - _ROUNDING
+        )
         yield GuardRecord(
-            metric=name,
-            incumbent=found[0],
-            challenger=found[1],
-            tolerated=tolerated,
-            holds=sign * (found[1] - found[0]) >= -tolerated - _ROUNDING,
+            metric=name, incumbent=found[0], challenger=found[1], tolerated=tolerated, holds=holds
         )
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ _BOOTSTRAP_SAMPLES = 1000
 _KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 """The harness's kinds of requests to a model, each a method."""
 _STDERR = "_stderr"
+_MOST_WARNINGS = 5
+"""Of a model: some tasks cause one for each row."""
 
 
 def score_on_harness(
@@ -72,7 +74,7 @@ def score_on_harness(
         made_from=made_from,
         tasks=tuple(_tasks(found)),
         scores=tuple(_scores(found)),
-        warnings=tuple(dict.fromkeys(warned)),
+        warnings=tuple(_first(warned)),
         seconds=time.perf_counter() - started,
     )
 
@@ -141,6 +143,13 @@ def _shown(
                 answered.shown = None
 
     return with_progress
+
+
+def _first(warned: Sequence[str]) -> list[str]:
+    """Return the first few warnings, each once, and how many others there were."""
+    each = list(dict.fromkeys(warned))
+    more = len(each) - _MOST_WARNINGS
+    return [*each[:_MOST_WARNINGS], *([f"{more} more warnings"] if more > 0 else [])]
 
 
 def _tasks(found: Mapping[str, Any]) -> Iterator[HarnessTask]:

@@ -138,7 +138,7 @@ def _alone() -> Iterator[None]:
 def _without_bars() -> Iterator[None]:
     """Hide bars: not all of its loops have an argument for that."""
     import datasets
-    import tqdm
+    import tqdm  # type: ignore[import-untyped]
 
     def hidden(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - tqdm's own
         return bar(*arguments, **{**named, "disable": True})

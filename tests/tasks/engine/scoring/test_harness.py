@@ -229,7 +229,8 @@ def test_what_cannot_work_is_one_message(
     given = {"tasks": ["words"], **settings}
     names = [str(name) for name in given.pop("tasks")]  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=message):
-        check_guards(open_tasks(harness_settings(tmp_path, *names, **given)), [guard] * bool(guard))
+        opened = open_tasks(harness_settings(tmp_path, *names, **given))
+        check_guards(opened, [guard] if guard else [])
 
 
 def test_without_the_package_the_command_is_told(
