@@ -228,9 +228,9 @@ def test_what_cannot_work_is_one_message(
     (tmp_path / "odd.yaml").write_text("- 1\n")
     given = {"tasks": ["words"], **settings}
     names = [str(name) for name in given.pop("tasks")]  # type: ignore[attr-defined]
+    guards = [guard] if guard else []
     with pytest.raises(UserError, match=message):
-        opened = open_tasks(harness_settings(tmp_path, *names, **given))
-        check_guards(opened, [guard] if guard else [])
+        check_guards(open_tasks(harness_settings(tmp_path, *names, **given)), guards)
 
 
 def test_without_the_package_the_command_is_told(
