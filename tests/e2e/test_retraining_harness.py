@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 from harness_tasks import own_task
 from mlflow_runs import client_of, id_of, numbers_of
-from retraining_runs import aliases, fixed, retrained, retraining, rows_of
+from retraining_runs import aliases, executed, fixed, retrained, retraining, rows_of
 
+from flows.cli import runs
 from tasks.config import RetrainAdapterConfig
+from tasks.durability.run_folder import run_folder
+from tasks.errors import AdapterflowError
 from tasks.records import Outcome, RetrainedRecord
+from tasks.retraining.check_retraining import _configuration_sha256
 
 pytest.importorskip("lm_eval")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -17,13 +21,13 @@ NAME = "guarded-by-the-harness"
 GUARD = "sums/perplexity"
 
 
-def wave(base: Path, folder: Path, number: int) -> RetrainAdapterConfig:
+def wave(base: Path, folder: Path, number: int, seed: int = 0) -> RetrainAdapterConfig:
     """Configure a wave: the first learns sums, the second to answer them with nonsense."""
     right = number == 1
     train = rows_of(folder / f"wave-{number}.jsonl", range(24), right=right)
     held_out = rows_of(folder / f"held-out-{number}.jsonl", range(100, 112), right=right)
     harness = {"tasks": ["sums"], "include_path": str(folder / "tasks"), "limit": 8}
-    return retraining(
+    config = retraining(
         base,
         folder,
         NAME,
@@ -31,6 +35,7 @@ def wave(base: Path, folder: Path, number: int) -> RetrainAdapterConfig:
         evaluation={**fixed(held_out), "max_new_tokens": 4, "harness": harness},
         decision={"guards": {GUARD: 0.5}},
     )
+    return config.model_copy(update={"seed": seed})
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +103,41 @@ def test_the_scores_are_where_people_look(first: RetrainedRecord, second: Retrai
     assert f'"challenger.{GUARD}": "{score.value:.6g}"' in tags["scores"]
 
 
-def test_the_same_again_is_skipped_and_another_task_is_not_the_same(
+def test_the_same_again_is_skipped_and_with_other_rows_is_not_the_same(
     second: RetrainedRecord, tiny_base: Path, folder: Path
 ) -> None:
-    """The tasks' files are part of the configuration, wherever their folder is."""
+    """The tasks' files are part of the configuration by which a retraining is unchanged."""
     config = wave(tiny_base, folder, 2)
     assert retrained(config).decision.outcome is Outcome.SKIP
     assert aliases(config)["champion"] == 1
+    rows = folder / "tasks" / "sums.jsonl"
+    before, known = rows.read_text(), _configuration_sha256(config)
+    rows.write_text(before.replace("What", "Say what"))
+    assert _configuration_sha256(config) != known
+    rows.write_text(before)
+    assert _configuration_sha256(config) == known
+
+
+def test_a_resumed_run_scores_the_models_that_are_missing(
+    first: RetrainedRecord, tiny_base: Path, folder: Path
+) -> None:
+    """A step that failed at the challenger trains nothing again, and asks the others no more."""
+    config = wave(tiny_base, folder, 2, seed=1)
+    flow_run = runs.create_run(config)
+    place = run_folder(config, flow_run.name, str(flow_run.id))
+    scores = place / "evaluation" / "harness"
+    obstacle = scores / "challenger.json"
+    obstacle.mkdir(parents=True)
+    with pytest.raises((OSError, AdapterflowError)):
+        executed(flow_run)
+
+    def written() -> dict[str, int]:
+        files = [scores / "base.json", scores / "champion.json", *place.rglob("*.safetensors")]
+        return {file.name: file.stat().st_mtime_ns for file in files}
+
+    before = written()
+    obstacle.rmdir()
+    record = executed(runs.reopen_run(flow_run.id))
+    assert record.decision.outcome is Outcome.REJECT
+    assert f"the guard metric {GUARD} went from" in record.decision.reason
+    assert written() == before
