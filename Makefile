@@ -42,7 +42,7 @@ install: .venv/installed
 # What checking the project needs beside that.
 .venv/installed-dev: .venv/installed
 	@echo "Installing the test tools into .venv ..."
-	$(INSTALL) --editable '.[dev,ray]'
+	$(INSTALL) --editable '.[dev,harness,ray]'
 	touch $@
 
 demo: install

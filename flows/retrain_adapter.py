@@ -32,6 +32,7 @@ from tasks.retraining.check_retraining import check_retraining, is_outdated
 from tasks.retraining.comparison_report import proposal
 from tasks.retraining.decide_promotion import decide_promotion
 from tasks.retraining.evaluate_adapter import evaluate_adapter
+from tasks.retraining.evaluate_harness import evaluate_harness
 from tasks.retraining.find_champion import beginning_with, find_champion
 from tasks.retraining.promote_adapter import promote_adapter
 from tasks.retraining.publish_adapter import publish_adapter, publish_command
@@ -135,6 +136,9 @@ def _retrained(
         evaluated = evaluate_adapter(
             saved, version, checked, config.evaluation, config.decision.older, config.data, run
         )
+        if config.evaluation.harness:
+            found = evaluate_harness(saved, checked, config.evaluation.harness, run)
+            evaluated = evaluated.model_copy(update={"harness": found})
         # The next run may use the device: an approval can take hours.
         device.close()
         decision = decide_promotion(evaluated, checked, config.decision, config.seed, run)

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.cli.next_steps import places, use_version
-from tasks.records import RetrainedRecord, VersionRecord
+from tasks.records import HarnessRecord, RetrainedRecord, VersionRecord
 from tasks.tracking import OUTCOME_TAG, REASON_TAG, ROLLED_BACK_TAG
 
 
@@ -23,6 +23,8 @@ def print_comparison(record: RetrainedRecord) -> None:
             table.add_row(metric, *(f"{model.scores[metric]:.4g}" for model in models))
         table.add_row("rows/s", *(f"{model.rows_per_second:.1f}" for model in models))
         console.print(table)
+        if record.evaluated.harness:
+            console.print(_harness_table(record.evaluated.harness))
     if record.version:
         console.print(f"version      {record.version.uri}", markup=False, soft_wrap=True)
     console.print(f"decision     {record.decision.reason}", markup=False, soft_wrap=True)
@@ -31,6 +33,17 @@ def print_comparison(record: RetrainedRecord) -> None:
         console.print(f"serving      {said}", markup=False, soft_wrap=True)
     for name, value in (*(places(record.run) if record.run else []), *use_version(record)):
         console.print(f"{name:<12} {value}", markup=False, soft_wrap=True)
+
+
+def _harness_table(harness: HarnessRecord) -> Table:
+    table = Table(title=f"lm-evaluation-harness {harness.lm_eval_version}")
+    names = [model.name for model in harness.models]
+    for column in ("task/metric", *names):
+        table.add_column(column)
+    scores = [harness.shown_scores(name) for name in names]
+    for name in scores[0]:
+        table.add_row(name, *(f"{one[name]:.4g}" if name in one else "-" for one in scores))
+    return table
 
 
 def print_history(versions: Sequence[VersionRecord]) -> None:

@@ -32,10 +32,12 @@ def retrain(config_file: Path, overrides: tuple[str, ...], force: bool, as_json:
     from flows.cli.process import check_base, execute_and_print, prepare_process
     from tasks.config import RetrainAdapterConfig
     from tasks.config.reading import read_settings
-    from tasks.engine.scoring import open_held_out
+    from tasks.engine.scoring import check_installed, open_held_out
 
     config = read_settings(RetrainAdapterConfig, config_file, overrides)
     row_formats = check_training(config)
+    if config.evaluation.harness:
+        check_installed(config.evaluation.harness)
     open_held_out(config.evaluation, config.data, config.base_model.task)
     prepare_process(lambda: check_base(config, row_formats))
     from flows.cli.runs import create_run

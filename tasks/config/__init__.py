@@ -24,6 +24,7 @@ from tasks.config.decision import (
     OnTimeout,
 )
 from tasks.config.evaluation import AnswerKind, EvaluationSettings, OnLeakage
+from tasks.config.harness import HarnessSettings
 from tasks.config.inference import InferenceSettings
 from tasks.config.launch import LaunchSettings
 from tasks.config.lora import Bias, LoraInit, LoraSettings
@@ -65,6 +66,7 @@ __all__ = [
     "DecisionSettings",
     "Dtype",
     "EvaluationSettings",
+    "HarnessSettings",
     "InferenceSettings",
     "LaunchSettings",
     "LearningObjective",

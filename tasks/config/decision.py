@@ -92,7 +92,8 @@ class DecisionSettings(Section):
 
     guards: Guards = Field(default_factory=dict)
     """Metrics that may not get worse, each with the deterioration that is tolerated, such as
-    `{loss: 0.02}`."""
+    `{loss: 0.02}`. `TASK/METRIC` is a score of `evaluation.harness`, such as `lambada_openai/acc`;
+    where the task's filter has a name, `gsm8k/exact_match/strict-match`."""
 
     older: OlderRowsSettings | None = None
     """A guard against forgetting: a fixed file of older rows that champion and challenger answer,
@@ -100,3 +101,13 @@ class DecisionSettings(Section):
 
     approval: ApprovalSettings | None = None
     """Ask a person for approval before a promotion; by default no approval is needed."""
+
+    @property
+    def row_guards(self) -> dict[str, float]:
+        """The guards on metrics of the held-out rows."""
+        return {name: tolerated for name, tolerated in self.guards.items() if "/" not in name}
+
+    @property
+    def harness_guards(self) -> dict[str, float]:
+        """The guards on scores of the harness: no other metric has a slash in its name."""
+        return {name: tolerated for name, tolerated in self.guards.items() if "/" in name}

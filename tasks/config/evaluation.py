@@ -6,6 +6,7 @@ from enum import StrEnum
 from pydantic import ConfigDict, Field, field_validator
 
 from tasks.config.columns import ColumnNames
+from tasks.config.harness import HarnessSettings
 from tasks.config.section import Section
 
 _METRIC_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
@@ -69,6 +70,9 @@ class EvaluationSettings(Section):
     metrics: dict[str, str] = Field(default_factory=dict)
     """Custom metrics: a name, and the function (`package.module:function`). It is called with an
     answer and the expected answer, and returns a number; higher is better."""
+
+    harness: HarnessSettings | None = None
+    """Tasks of lm-evaluation-harness on which all models are scored, too; none by default."""
 
     @field_validator("metrics")
     @classmethod

@@ -4,7 +4,17 @@ import re
 
 from tasks.runtime.paths import path_problem
 
-LOCATIONS = {"source", "from_", "train", "eval", "rows", "input", "output", "folder"}
+LOCATIONS = {
+    "source",
+    "from_",
+    "train",
+    "eval",
+    "rows",
+    "include_path",
+    "input",
+    "output",
+    "folder",
+}
 """The settings that may be a path."""
 
 _ADDRESS = re.compile(r"(package|models|runs):|[A-Za-z][\w+.-]{0,30}://")

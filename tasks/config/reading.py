@@ -41,6 +41,7 @@ _LOCATIONS = (
     ("data", "eval"),
     ("data", "chat_template"),
     ("evaluation", "rows"),
+    ("evaluation", "harness", "include_path"),
     ("decision", "older", "rows"),
     ("input",),
     ("output",),
@@ -56,8 +57,8 @@ _MAX_HEADING = 500
 """Characters of a message's beginning: the file and all overrides."""
 _MAX_SHOWN = 100
 """Characters of a key and of a value in a message."""
-_FILES = {"chat_template"}
-"""Settings that are always a file's path, and never a Hub id."""
+_FILES = {"chat_template", "include_path"}
+"""Settings that are always a path here, and never a Hub id."""
 
 AnyConfig = TypeVar("AnyConfig", bound=Section)
 

@@ -22,7 +22,11 @@ class RetrainAdapterConfig(TrainAdapterConfig):
     _without_effect: ClassVar[dict[str, Any]] = {
         **TrainAdapterConfig._without_effect,  # noqa: SLF001 - its own class's
         "base_model": {"source", "revision", "hub_id"},
-        "evaluation": {"rows", "batch_size"},
+        "evaluation": {
+            "rows": True,
+            "batch_size": True,
+            "harness": {"include_path", "batch_size"},
+        },
         "decision": {"approval": True, "older": {"rows"}},
         "registry": {"name"},
         "serving": True,
@@ -59,6 +63,22 @@ class RetrainAdapterConfig(TrainAdapterConfig):
                 f"lora.init_lora_weights {self.lora.init_lora_weights.value} saves an adapter of "
                 "twice the rank, so that a challenger continued from it would not have the rank "
                 "that is configured; remove it, or registry.continue_champion"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _harness_has_its_guards(self) -> Self:
+        task, harness = self.base_model.task, self.evaluation.harness
+        if harness and task is not Task.CAUSAL_LM:
+            raise ValueError(
+                f"evaluation.harness is set, but base_model.task is {task.value}; "
+                "lm-evaluation-harness scores causal language models: remove it"
+            )
+        named = next(iter(self.decision.harness_guards), None)
+        if named and not harness:
+            raise ValueError(
+                f"decision.guards names {named!r}, a score of evaluation.harness, which is not "
+                "set; set it, or remove the guard"
             )
         return self
 

@@ -24,6 +24,7 @@ from tasks.records.comparison import (
 from tasks.records.corrections import CorrectionsRecord
 from tasks.records.data import DataRecord, LearnedData, OddRows, RowPlace, ShownRow, SplitRecord
 from tasks.records.exports import CombinedRecord, GgufRecord, MergedRecord, QuantizedGap
+from tasks.records.harness import HarnessModel, HarnessRecord, HarnessScore, HarnessTask
 from tasks.records.inputs import InputsRecord
 from tasks.records.lora import (
     AdaptedLayer,
@@ -79,6 +80,10 @@ __all__ = [
     "FileRecord",
     "GgufRecord",
     "GuardRecord",
+    "HarnessModel",
+    "HarnessRecord",
+    "HarnessScore",
+    "HarnessTask",
     "InjectedRecord",
     "InputsRecord",
     "LearnedData",

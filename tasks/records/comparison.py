@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from tasks.config import AnswerKind
+from tasks.records.harness import HarnessRecord
 from tasks.records.record import FileRecord, Record
 from tasks.records.report import ReportRecord
 from tasks.records.run import RunRecord
@@ -82,6 +83,8 @@ class EvaluatedRecord(Record):
     """Warnings: what may make the comparison unfair, or could not be checked."""
     older: "EvaluatedRecord | None" = None
     """Champion and challenger on the older rows, for the guard against forgetting."""
+    harness: HarnessRecord | None = None
+    """All models on tasks of lm-evaluation-harness."""
 
     def model(self, name: str) -> ScoredModel | None:
         """Return one of the models; None where there is no champion."""

@@ -12,7 +12,16 @@ from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import Leaks, find_leaks, normalized_question
 from tasks.engine.data.tokens import TokenFile
 from tasks.engine.preparation import recorded_renderer
-from tasks.engine.scoring import HeldOut, open_held_out, open_older, source_sha256
+from tasks.engine.scoring import (
+    HeldOut,
+    check_guards,
+    check_installed,
+    harness_sha256,
+    open_held_out,
+    open_older,
+    open_tasks,
+    source_sha256,
+)
 from tasks.errors import PassingError, UserError
 from tasks.inference.adapters_on_base import found_adapters
 from tasks.records import (
@@ -42,11 +51,13 @@ def check_retraining(config: RetrainAdapterConfig, inputs: InputsRecord) -> Chec
 
     Raises:
         UserError: the rows are not those configured, too few, or in the training data; a metric
-            is unknown or fails; the champion is for another base, or can't be loaded; or the
-            server of `serving.url` loads no adapters.
+            is unknown or fails; a task of the harness can't be loaded; the champion is for another
+            base, or can't be loaded; or the server of `serving.url` loads no adapters.
         PassingError: the registry can't be reached.
     """
     data, source = inputs.data, inputs.lora.source
+    if config.evaluation.harness:
+        check_installed(config.evaluation.harness)
     _check_server(config.serving)
     held_out = open_held_out(config.evaluation, config.data, config.base_model.task)
     _check_metrics(config, held_out)
@@ -64,6 +75,7 @@ def check_retraining(config: RetrainAdapterConfig, inputs: InputsRecord) -> Chec
     if champion:
         _check_champion(champion, base)
         _check_beside(champion, base, config, inputs.lora)
+    _check_harness(config, data, base)
     configuration = _configuration_sha256(config)
     made_of = lineage.identity(data, base.fingerprint, configuration, source)
     record = CheckedRecord(
@@ -119,15 +131,17 @@ def _champion(versions: list[VersionRecord]) -> VersionRecord | None:
 
 
 def _configuration_sha256(config: RetrainAdapterConfig) -> str:
-    """Return the sha256 of the configuration, and of the source code of custom metrics."""
+    """Return the sha256 of the configuration, and of the code and files that its scores are of."""
     own = [source_sha256(place) for place in config.evaluation.metrics.values()]
+    if config.evaluation.harness:
+        own.append(harness_sha256(config.evaluation.harness))
     if not own:
         return config.sha256()
     return hashlib.sha256(json.dumps([config.sha256(), own]).encode()).hexdigest()
 
 
 def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
-    for name in (config.decision.metric, *config.decision.guards):
+    for name in (config.decision.metric, *config.decision.row_guards):
         if name not in held_out.metric_names:
             raise UserError(
                 f"decision names the metric {name!r}; for answers of the kind {held_out.kind} "
@@ -136,6 +150,21 @@ def _check_metrics(config: RetrainAdapterConfig, held_out: HeldOut) -> None:
     # Call each custom metric once: a broken one must not fail after the training.
     for name in config.evaluation.metrics:
         held_out.metrics[name](held_out.expected[0], held_out.expected[0])
+
+
+def _check_harness(config: RetrainAdapterConfig, data: DataRecord, base: BaseSource) -> None:
+    """Check that the harness's tasks can be loaded and asked, and measure what is guarded."""
+    settings = config.evaluation.harness
+    if settings is None:
+        return
+    if settings.apply_chat_template and not (
+        data.chat_template or tokenizer_of(base).chat_template
+    ):
+        raise UserError(
+            f"evaluation.harness.apply_chat_template is true, but {base.reference} has no chat "
+            "template; set it to false, or data.chat_template to a template"
+        )
+    check_guards(open_tasks(settings), config.decision.harness_guards)
 
 
 def _checked_older(

@@ -7,6 +7,8 @@ from tasks.records import (
     CheckedRecord,
     DecisionRecord,
     EvaluatedRecord,
+    HarnessRecord,
+    HarnessScore,
     Outcome,
     ScoredModel,
 )
@@ -112,7 +114,32 @@ def _scores(evaluated: EvaluatedRecord, decision: DecisionRecord) -> list[str]:
     if evaluated.older:
         title = f"On {evaluated.older.num_rows} older rows:"
         lines += [title, "", *_table(evaluated.older, decision, decides=False)]
+    if evaluated.harness:
+        lines += _harness_table(evaluated.harness)
     return lines
+
+
+def _harness_table(harness: HarnessRecord) -> list[str]:
+    """Return the table of the harness's scores, with their standard errors."""
+    names = [model.name for model in harness.models]
+    limit = f", the first {harness.limit} rows of each task" if harness.limit else ""
+    lines = [
+        f"On lm-evaluation-harness {harness.lm_eval_version}{limit} (± standard error):",
+        "",
+        f"| task/metric | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    for name in harness.shown_scores(names[0]):
+        found = [harness.score(model, name) for model in names]
+        lines.append(f"| {name} | {' | '.join(map(_harness_cell, found))} |")
+    seconds = [f"{model.seconds:.0f}" for model in harness.models]
+    return [*lines, f"| s | {' | '.join(seconds)} |", ""]
+
+
+def _harness_cell(score: HarnessScore | None) -> str:
+    if score is None:
+        return "-"
+    return f"{score.value:.4g}" + (f" ± {score.stderr:.2g}" if score.stderr is not None else "")
 
 
 def _table(
@@ -168,6 +195,7 @@ def _about(evaluated: EvaluatedRecord, checked: CheckedRecord) -> list[str]:
         f"- {evaluated.num_rows} held-out rows, sha256 `{checked.held_out.sha256}`",
         f"- of them in the training data: {leaks}",
         *_older(checked),
+        *_harness(evaluated),
         f"- the challenger began as {_beginning(checked)}",
         *(f"- {_about_model(model)}" for model in evaluated.models),
         *(f"- {warning}" for warning in evaluated.warnings),
@@ -177,6 +205,16 @@ def _about(evaluated: EvaluatedRecord, checked: CheckedRecord) -> list[str]:
 
 def _older(checked: CheckedRecord) -> list[str]:
     return [f"- older rows: sha256 `{checked.older.sha256}`"] if checked.older else []
+
+
+def _harness(evaluated: EvaluatedRecord) -> list[str]:
+    if evaluated.harness is None:
+        return []
+    model = evaluated.harness.models[0]
+    return [
+        f"- task {one.name}, version {one.version}: {one.num_rows} rows, {one.num_fewshot}-shot"
+        for one in model.tasks
+    ]
 
 
 def _beginning(checked: CheckedRecord) -> str:

@@ -34,6 +34,7 @@ def decide_promotion(
         scores[CHALLENGER],
         incumbent_name=evaluated.incumbent,
         older=older,
+        harness=evaluated.harness,
         unchanged_since=checked.unchanged_since,
         seed=seed,
     )

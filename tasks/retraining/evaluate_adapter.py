@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tasks.config import (
-    AdapterSettings,
     DataSettings,
     EvaluationSettings,
     OlderRowsSettings,
@@ -12,7 +11,6 @@ from tasks.config import (
 )
 from tasks.durability.step import step
 from tasks.engine.adapters import AdapterSet
-from tasks.engine.base import load_base, tokenizer_of
 from tasks.engine.scoring import (
     Evaluation,
     HeldOut,
@@ -22,7 +20,6 @@ from tasks.engine.scoring import (
     reference_for_serving,
     write_scores,
 )
-from tasks.inference.adapters_on_base import found_adapters
 from tasks.records import (
     BASE,
     CHALLENGER,
@@ -36,6 +33,7 @@ from tasks.records import (
     VersionRecord,
 )
 from tasks.retraining import lineage
+from tasks.retraining.loaded_models import load_models, weights_sha256
 from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.progress import logger, progress
 from tasks.tracking import Tracker
@@ -61,7 +59,7 @@ def evaluate_adapter(  # noqa: PLR0913 - challenger, champion, rows, and how
     """
     task = saved.base.settings.task
     held_out = open_held_out(settings, data, task)
-    adapters = _loaded(saved, checked.champion, run)
+    adapters = load_models(saved, checked.champion, run)
     sources = {BASE: saved.base.reference, CHALLENGER: version.uri}
     if checked.champion:
         sources[CHAMPION] = checked.champion.uri
@@ -139,17 +137,6 @@ def _record(
     )
 
 
-def _loaded(saved: SavedRecord, champion: VersionRecord | None, run: RunRecord) -> AdapterSet:
-    tokenizer = tokenizer_of(saved.base)
-    adapters = AdapterSet(load_base(saved.base), tokenizer, saved.base)
-    adapters.load(saved.folder, CHALLENGER)
-    if champion:
-        wanted = AdapterSettings(source=champion.uri, name=CHAMPION)
-        with found_adapters([wanted], run.tracking_uri) as (folder,):
-            adapters.load(folder, CHAMPION)
-    return adapters
-
-
 def _warnings(
     adapters: AdapterSet, saved: SavedRecord, champion: VersionRecord | None
 ) -> tuple[str, ...]:
@@ -161,11 +148,10 @@ def _warnings(
 def _scored(
     name: str, source: str, found: Evaluation, adapters: AdapterSet, held_out: HeldOut
 ) -> ScoredModel:
-    is_base = name == BASE
     return ScoredModel(
         name=name,
         source=source,
-        weights_sha256=adapters.base.fingerprint if is_base else adapters.adapters[name].sha256,
+        weights_sha256=weights_sha256(adapters, name),
         scores=found.scores.all(),
         rows_per_second=len(held_out.examples) / found.seconds_answering,
     )

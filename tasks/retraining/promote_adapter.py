@@ -14,6 +14,7 @@ from tasks.records import (
     EvaluatedRecord,
     Outcome,
     RunRecord,
+    ScoredModel,
     VersionRecord,
 )
 from tasks.retraining.promotion import decision_event, promote_command
@@ -110,8 +111,14 @@ def _score_tags(evaluated: EvaluatedRecord, prefix: str) -> dict[str, str]:
     return {
         f"{prefix}{model.name}.{metric}": f"{value:.6g}"
         for model in evaluated.models
-        for metric, value in model.scores.items()
+        for metric, value in _all_scores(evaluated, model).items()
     }
+
+
+def _all_scores(evaluated: EvaluatedRecord, model: ScoredModel) -> dict[str, float]:
+    """Return a model's scores on the held-out rows and on the harness's tasks."""
+    harness = evaluated.harness
+    return {**model.scores, **(harness.shown_scores(model.name) if harness else {})}
 
 
 def _event(
@@ -125,7 +132,7 @@ def _event(
         version,
         is_promoted=decision.outcome is Outcome.PROMOTE,
         reason=decision.reason,
-        scores={model.name: model.scores for model in evaluated.models},
+        scores={model.name: _all_scores(evaluated, model) for model in evaluated.models},
         flow_run_id=run.flow_run_id,
     )
     identity = uuid5(UUID(run.flow_run_id), f"{event.event} {version.version}")

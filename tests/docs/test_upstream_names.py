@@ -26,6 +26,7 @@ from tasks.tracking.store import database_file, store_client
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs" / "fragile-reaches.md"
+HARNESS_TASKS = "tasks/engine/scoring/harness_tasks.py"
 TRAINER = "tasks/engine/training/trainer.py"
 SEEN = {
     "transformers": "5.23",
@@ -34,6 +35,7 @@ SEEN = {
     "prefect": "3.8",
     "torch": "2.13",
     "ray": "2.60",
+    "lm_eval": "0.4.13",
 }
 
 
@@ -317,12 +319,53 @@ REACHES = (
         "tasks/launching/ray_group.py",
     ),
     Reach(
+        "lm_eval",
+        "evaluate",
+        "tasks/engine/scoring/harness.py",
+        (
+            "lm",
+            "task_dict",
+            "limit",
+            "bootstrap_iters",
+            "log_samples",
+            "apply_chat_template",
+            "fewshot_as_multiturn",
+        ),
+    ),
+    Reach(
+        "lm_eval.api.model",
+        "LM.set_cache_hook",
+        "tasks/engine/scoring/harness.py",
+        ("cache_hook",),
+    ),
+    *(
+        Reach("lm_eval.tasks", name, HARNESS_TASKS, parameters)
+        for name, parameters in (
+            ("TaskManager", ("include_path", "include_defaults")),
+            ("TaskManager.task_index", None),
+            ("TaskManager.load", ("task_list",)),
+        )
+    ),
+    *(
+        Reach("lm_eval.api.task", name, HARNESS_TASKS, parameters)
+        for name, parameters in (
+            ("Task.set_config", ("key", "value")),
+            ("Task.set_fewshot_seed", ("seed",)),
+            ("Task.build_all_requests", ("limit",)),
+        )
+    ),
+    *(
+        Reach(module, "tqdm", "tasks/engine/scoring/harness_library.py")
+        for module in ("lm_eval.api.task", "lm_eval.models.huggingface")
+    ),
+    Reach(
         "torch.nn.attention.varlen",
         "varlen_attn",
         "tasks/engine/kernels/kernel_attention.py",
         ("query", "key", "value", "scale", "window_size", "enable_gqa"),
     ),
 )
+OF_EXTRAS = ("ray", "lm_eval")
 SET_WHILE_RUNNING = ("_tr_loss", "_globalstep_last_logged", "_initial_global_step")
 """Attributes of a Trainer that no class has."""
 
@@ -330,8 +373,9 @@ SET_WHILE_RUNNING = ("_tr_loss", "_globalstep_last_logged", "_initial_global_ste
 @pytest.mark.parametrize("reach", REACHES, ids=str)
 def test_the_name_is_as_it_was_seen(reach: Reach) -> None:
     """It is there, takes the arguments that it is given, and a constant has its value."""
-    if reach.module.startswith("ray"):  # of an extra
-        pytest.importorskip("ray")
+    library = reach.module.partition(".")[0]
+    if library in OF_EXTRAS:
+        pytest.importorskip(library)
     try:
         found: Any = import_module(reach.module)
         for part in reach.name.split("."):
@@ -425,10 +469,11 @@ def test_a_flow_s_results_are_kept_where_we_replace_the_storage() -> None:
 def test_only_the_seen_minor_version_is_allowed(library: str) -> None:
     """The project's bounds are the minor version that the page names."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], *project["optional-dependencies"]["ray"]]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["ray"], *extras["harness"]]
     [bounds] = [one for one in needed if re.match(rf"{library}\W", one)]
-    major, minor = map(int, SEEN[library].split("."))
-    assert bounds == f"{library}>={major}.{minor},<{major}.{minor + 1}"
+    before, _, last = SEEN[library].rpartition(".")
+    assert bounds == f"{library}>={SEEN[library]},<{before}.{int(last) + 1}"
     assert re.search(
         rf"^## {library} {SEEN[library]}$", PAGE.read_text(), re.IGNORECASE | re.MULTILINE
     )

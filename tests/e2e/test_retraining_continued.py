@@ -1,13 +1,12 @@
 """Retrainings that begin with the champion, and must not forget what it knows."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow_runs import client_of, id_of, numbers_of
-from retraining_runs import aliases, retrained, retraining, rows_of
+from retraining_runs import aliases, fixed, retrained, retraining, rows_of
 
 from flows import retrain_adapter
 from tasks.config import RetrainAdapterConfig
@@ -19,11 +18,6 @@ from tasks.retraining.check_retraining import is_outdated
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 NAME = "continued"
-
-
-def fixed(file: Path) -> dict[str, object]:
-    """Return a file of rows with its sha256."""
-    return {"rows": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def wave(

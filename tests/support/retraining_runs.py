@@ -24,6 +24,11 @@ def rows_of(file: Path, numbers: range, *, right: bool = True) -> Path:
     return file
 
 
+def fixed(file: Path) -> dict[str, object]:
+    """Return a file of rows with its sha256."""
+    return {"rows": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
 def retraining(
     base: Path, folder: Path, name: str, **sections: Mapping[str, object]
 ) -> RetrainAdapterConfig:

@@ -4,6 +4,14 @@ from tasks.engine.scoring.answer_files import write_answers
 from tasks.engine.scoring.decision import decide
 from tasks.engine.scoring.evaluation import Evaluation, evaluate
 from tasks.engine.scoring.exact_match import exact_match_on
+from tasks.engine.scoring.harness import score_on_harness
+from tasks.engine.scoring.harness_library import check_installed
+from tasks.engine.scoring.harness_tasks import (
+    HarnessTasks,
+    check_guards,
+    harness_sha256,
+    open_tasks,
+)
 from tasks.engine.scoring.held_out import HeldOut, open_held_out, open_older
 from tasks.engine.scoring.judging import Judged, judge
 from tasks.engine.scoring.metric_names import metric_title
@@ -32,6 +40,7 @@ __all__ = [
     "LESS_IS_BETTER",
     "Answered",
     "Evaluation",
+    "HarnessTasks",
     "HeldOut",
     "Judged",
     "ModelScores",
@@ -40,22 +49,27 @@ __all__ = [
     "answer_question",
     "answer_questions",
     "check_columns",
+    "check_guards",
+    "check_installed",
     "check_output",
     "decide",
     "draw_comparison",
     "evaluate",
     "exact_match_on",
+    "harness_sha256",
     "judge",
     "load_and_sample",
     "metric_title",
     "open_held_out",
     "open_older",
     "open_questions",
+    "open_tasks",
     "prompts_sha256",
     "read_row",
     "read_scores",
     "reference_for_serving",
     "score_answers",
+    "score_on_harness",
     "source_sha256",
     "write_answers",
     "write_scores",

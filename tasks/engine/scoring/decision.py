@@ -7,10 +7,11 @@ https://aclanthology.org/W04-3250).
 """
 
 import math
+from collections.abc import Iterator
 
 from tasks.config import DecisionSettings
 from tasks.engine.scoring.model_scores import LESS_IS_BETTER, ModelScores
-from tasks.records import DecisionRecord, GuardRecord, Outcome
+from tasks.records import CHALLENGER, DecisionRecord, GuardRecord, HarnessRecord, Outcome
 
 _ROUNDING = 1e-9
 """Differences up to this are rounding errors: 0.3 - 0.2 is less than a margin of 0.1."""
@@ -23,6 +24,7 @@ def decide(  # noqa: PLR0913 - what a decision is a function of
     *,
     incumbent_name: str,
     older: tuple[ModelScores, ModelScores] | None = None,
+    harness: HarnessRecord | None = None,
     unchanged_since: int | None = None,
     seed: int = 0,
 ) -> DecisionRecord:
@@ -38,6 +40,7 @@ def decide(  # noqa: PLR0913 - what a decision is a function of
         challenger: the scores of the challenger on the same rows.
         incumbent_name: what the reason calls the incumbent.
         older: the scores of champion and challenger on the older rows, if there are any.
+        harness: the scores of all models on lm-evaluation-harness, if there are any.
         unchanged_since: the version with the same data and configuration, if there is one.
         seed: the seed of the bootstrap.
     """
@@ -53,7 +56,10 @@ def decide(  # noqa: PLR0913 - what a decision is a function of
             num_rows=num_rows,
         )
     before, now = incumbent.of(metric), challenger.of(metric)
-    guards = _guards(settings, incumbent, challenger, older)
+    guards = (
+        *_guards(settings, incumbent, challenger, older),
+        *_harness_guards(settings, harness, incumbent_name),
+    )
     difference = _gain(metric, before, now)
     interval = _interval(settings, incumbent, challenger, seed)
     problem = _problem(settings, difference, interval, guards, unchanged_since)
@@ -115,10 +121,10 @@ def _guards(
     challenger: ModelScores,
     older: tuple[ModelScores, ModelScores] | None,
 ) -> tuple[GuardRecord, ...]:
-    """Return all guards: on the rows that decide, and on the older rows."""
+    """Return the guards on rows: on those that decide, and on the older ones."""
     found = [
         _guard(name, tolerated, incumbent.of(name), challenger.of(name))
-        for name, tolerated in settings.guards.items()
+        for name, tolerated in settings.row_guards.items()
     ]
     if settings.older and older:
         before, now = older
@@ -127,6 +133,25 @@ def _guards(
             for name, tolerated in settings.older.guards.items()
         ]
     return tuple(found)
+
+
+def _harness_guards(
+    settings: DecisionSettings, harness: HarnessRecord | None, incumbent_name: str
+) -> Iterator[GuardRecord]:
+    """Yield the guards on scores of the harness."""
+    for name, tolerated in settings.harness_guards.items():
+        before = harness.score(incumbent_name, name) if harness else None
+        now = harness.score(CHALLENGER, name) if harness else None
+        found = [math.nan if one is None else one.value for one in (before, now)]
+        gain = found[1] - found[0]
+        is_better_when_higher = now.higher_is_better if now else None
+        # A score that there is not, and one of unknown direction, is no evidence.
+        holds = is_better_when_higher is not None and (
+            (gain if is_better_when_higher else -gain) >= -tolerated - _ROUNDING
+        )
+        yield GuardRecord(
+            metric=name, incumbent=found[0], challenger=found[1], tolerated=tolerated, holds=holds
+        )
 
 
 def _guard(

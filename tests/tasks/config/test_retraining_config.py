@@ -37,6 +37,7 @@ def test_the_example_names_files_that_are_there() -> None:
         "evaluation.answers=text",
         "registry.continue_champion=true",
         f"decision.older={{rows: a.jsonl, sha256: {'a' * 64}, guards: {{loss: 1}}}}",
+        "evaluation.harness={tasks: [lambada]}",
     ],
 )
 def test_what_changes_adapter_or_verdict_changes_the_hash(override: str) -> None:
@@ -61,6 +62,21 @@ def test_where_things_are_does_not_change_the_hash(override: str) -> None:
     assert example(override).sha256() == example().sha256()
 
 
+def test_the_harness_scores_no_classifiers() -> None:
+    """Its tasks ask for text, so that a model of another kind is one message."""
+    with pytest.raises(UserError, match=r"base_model\.task is seq2seq; lm-evaluation-harness"):
+        example("evaluation.harness={tasks: [lambada]}", "base_model.task=seq2seq")
+
+
+def test_where_the_harness_s_tasks_are_does_not_change_the_hash() -> None:
+    """Which tasks there are, of how many rows, is part of it; their files are hashed themselves."""
+    known = "evaluation.harness={tasks: [lambada]}"
+    same = "evaluation.harness={tasks: [lambada], include_path: /elsewhere, batch_size: 9}"
+    other = "evaluation.harness={tasks: [lambada], limit: 9}"
+    assert example(same).sha256() == example(known).sha256()
+    assert example(other).sha256() != example(known).sha256()
+
+
 @pytest.mark.parametrize("name", ["hit@1", "f1[micro]", "x" * 61, "", "größe", "a\n"])
 def test_a_metric_s_name_that_mlflow_refuses_is_refused(name: str) -> None:
     """It would fail the run only when its scores become tags, after the promotion."""
@@ -75,6 +91,11 @@ def test_a_metric_s_name_that_mlflow_refuses_is_refused(name: str) -> None:
     ("override", "message"),
     [
         ("decision.guards={loss: -0.1}", r"decision\.guards: the guard loss tolerates -0\.1; give"),
+        ("evaluation.harness={tasks: []}", r"evaluation\.harness\.tasks"),
+        ("evaluation.harness={tasks: [a, b, a]}", r"the task 'a' is named twice; remove one"),
+        ("evaluation.harness={tasks: [' ']}", r"' ' is no task's name"),
+        ("evaluation.harness={tasks: [a], limit: 0}", r"evaluation\.harness\.limit"),
+        ("decision.guards={a/acc: 0.1}", r"'a/acc', a score of evaluation\.harness, which is not"),
         ("decision.approval={timeout_minutes: 1e10}", r"minutes is .1e10.; it must be less"),
     ],
 )

@@ -11,6 +11,10 @@ from tasks.records import (
     DecisionRecord,
     EvaluatedRecord,
     FileRecord,
+    HarnessModel,
+    HarnessRecord,
+    HarnessScore,
+    HarnessTask,
     Outcome,
     ScoredModel,
 )
@@ -31,6 +35,25 @@ def scores(*hits: float) -> ModelScores:
         for hit in hits
     ]
     return ModelScores(AnswerKind.TEXT, ["x"] * len(hits), rows)
+
+
+def of_harness(**accuracies: float) -> HarnessRecord:
+    """Return the models' scores on a task of the harness, and on a part of it."""
+    models = tuple(
+        HarnessModel(
+            name=name,
+            made_from="",
+            tasks=(HarnessTask(name="facts", version="1.0", num_rows=7, num_fewshot=5),),
+            scores=tuple(
+                HarnessScore(task=task, metric="acc", value=acc, stderr=0.01, higher_is_better=True)
+                for task in ("facts", "facts_part")
+            ),
+            warnings=(),
+            seconds=1.0,
+        )
+        for name, acc in accuracies.items()
+    )
+    return HarnessRecord(lm_eval_version="0.4", limit=7, models=models, shown=("facts",))
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "loss"])
@@ -58,7 +81,12 @@ def test_the_report_begins_with_the_decision(tmp_path: Path) -> None:
     )
     record = FileRecord.of(file)
     evaluated = EvaluatedRecord(
-        rows=record, num_rows=1, answers=AnswerKind.TEXT, models=models, warnings=("unfair",)
+        rows=record,
+        num_rows=1,
+        answers=AnswerKind.TEXT,
+        models=models,
+        warnings=("unfair",),
+        harness=of_harness(base=0.5, challenger=0.25),
     )
     checked = CheckedRecord(
         held_out=record,
@@ -96,3 +124,7 @@ def test_the_report_begins_with_the_decision(tmp_path: Path) -> None:
     assert "promoted:" not in proposed
     assert "of them in the training data: 1" in text
     assert "\n- unfair\n" in text
+    assert "On lm-evaluation-harness 0.4, the first 7 rows of each task" in text
+    assert "| facts/acc | 0.5 ± 0.01 | 0.25 ± 0.01 |" in text
+    assert "facts_part" not in text
+    assert "- task facts, version 1.0: 7 rows, 5-shot" in text

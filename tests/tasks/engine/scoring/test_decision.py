@@ -8,7 +8,7 @@ import pytest
 from tasks.config import AnswerKind, DecisionSettings
 from tasks.engine.scoring.decision import decide
 from tasks.engine.scoring.model_scores import ModelScores, RowScores
-from tasks.records import DecisionRecord, Outcome
+from tasks.records import DecisionRecord, HarnessModel, HarnessRecord, HarnessScore, Outcome
 
 METRICS = ("exact_match", "token_f1", "loss", "macro_f1")
 SEEDS = range(10)
@@ -42,6 +42,7 @@ def decided(
     challenger: ModelScores,
     unchanged_since: int | None = None,
     older: tuple[ModelScores, ModelScores] | None = None,
+    harness: HarnessRecord | None = None,
     **settings: object,
 ) -> DecisionRecord:
     """Decide with few bootstrap samples, which take the most of the time."""
@@ -54,6 +55,7 @@ def decided(
         challenger,
         incumbent_name="champion",
         older=older,
+        harness=harness,
         unchanged_since=unchanged_since,
     )
 
@@ -196,3 +198,56 @@ def test_without_a_champion_there_is_nothing_to_forget() -> None:
     decision = decided(scores([0.0] * 40), scores([1.0] * 40), older_settings=settings)
     assert decision.outcome is Outcome.PROMOTE
     assert decision.guards == ()
+
+
+def of_harness(before: float, now: float, *, higher_is_better: bool | None = True) -> HarnessRecord:
+    """Return two models' scores on one task of the harness."""
+    models = tuple(
+        HarnessModel(
+            name=name,
+            made_from="",
+            tasks=(),
+            scores=(
+                HarnessScore(
+                    task="facts",
+                    metric="acc",
+                    value=value,
+                    stderr=None,
+                    higher_is_better=higher_is_better,
+                ),
+            ),
+            warnings=(),
+            seconds=1.0,
+        )
+        for name, value in (("champion", before), ("challenger", now))
+    )
+    return HarnessRecord(lm_eval_version="0", limit=None, models=models, shown=("facts",))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "higher_is_better", "holds"),
+    [
+        (0.8, 0.7, True, True),
+        (0.8, 0.69, True, False),
+        (3.0, 3.2, False, False),
+        (3.0, 2.0, False, True),
+        (0.8, 0.9, None, False),
+        (0.8, float("nan"), True, False),
+    ],
+)
+def test_a_guard_on_the_harness_stops_what_forgets(
+    before: float,
+    now: float,
+    higher_is_better: bool | None,  # noqa: FBT001 - a case
+    holds: bool,  # noqa: FBT001
+) -> None:
+    """It goes by the task's own direction; a score that says nothing does not hold."""
+    decision = decided(
+        scores([0] * 20 + [1] * 20),
+        scores([1] * 40),
+        guards={"facts/acc": 0.1},
+        harness=of_harness(before, now, higher_is_better=higher_is_better),
+    )
+    assert decision.outcome is (Outcome.PROMOTE if holds else Outcome.REJECT)
+    said = f"but the guard metric facts/acc went from {before:.4g} to {now:.4g}, and only 0.1 worse"
+    assert (said in decision.reason) is not holds
