@@ -16,6 +16,7 @@ from tasks.durability.redo import redoing
 from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
 from tasks.durability.tracked_run import being_alive, tracked_run
+from tasks.engine.base import bases_on_host
 from tasks.errors import UserError
 from tasks.launching import num_gpus_here
 from tasks.records import (
@@ -132,9 +133,10 @@ def _retrained(
         report = six_steps(config, inputs, run)
         saved = report.saved
         version = register_adapter(saved, data, checked, config.registry, run)
-        evaluated = evaluate_adapter(
-            saved, version, checked, config.evaluation, config.decision.older, config.data, run
-        )
+        with bases_on_host(needed=config.launch.shards):
+            evaluated = evaluate_adapter(
+                saved, version, checked, config.evaluation, config.decision.older, config.data, run
+            )
         # The next run may use the device: an approval can take hours.
         device.close()
         decision = decide_promotion(evaluated, checked, config.decision, config.seed, run)
