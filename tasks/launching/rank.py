@@ -84,10 +84,7 @@ def _join(work: LocalWork, rank: int, model: "PreTrainedModel") -> "Group":
     with meeting():
         distributed.init_process_group("gloo", store=store, rank=rank, world_size=work.size)
         on_gpus = distributed.new_group(backend="nccl") if device().type == "cuda" else None
-    if not work.shards:
-        return ProcessGroup(on_gpus)
-    with meeting():
-        return ShardingGroup(model, on_gpus)
+    return ShardingGroup(model, on_gpus) if work.shards else ProcessGroup(on_gpus)
 
 
 if __name__ == "__main__":

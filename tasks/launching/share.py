@@ -34,7 +34,10 @@ def train_share(folder: WorkFolder, work: Work, model: "PreTrainedModel", group:
     sharded = _sharded(model, group)
     if reporter and sharded:
         reporter.on_loaded(sharded.text)
-    outcome = _train(folder, work, model, group, reporter)
+    from tasks.engine.training import passing_together
+
+    with passing_together():
+        outcome = _train(folder, work, model, group, reporter)
     if reporter:
         outcome = outcome.model_copy(update={"sharded": sharded})
         write_atomically(folder.outcome, outcome.model_dump_json())

@@ -2,7 +2,14 @@
 
 from tasks.engine.training.callbacks import OnTraining, TrainingProgress
 from tasks.engine.training.checkpoints import Checkpoints
-from tasks.engine.training.group import ALONE, Group, LostPeerError, ProcessGroup, meeting
+from tasks.engine.training.group import (
+    ALONE,
+    Group,
+    LostPeerError,
+    ProcessGroup,
+    meeting,
+    passing_together,
+)
 from tasks.engine.training.loss_curve import draw_loss_curve
 from tasks.engine.training.optimizers import check_training_settings
 from tasks.engine.training.plan import LAYOUT, planned, training_identity
@@ -23,6 +30,7 @@ __all__ = [
     "check_training_settings",
     "draw_loss_curve",
     "meeting",
+    "passing_together",
     "planned",
     "retrain",
     "train",

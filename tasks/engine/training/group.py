@@ -119,6 +119,21 @@ class ProcessGroup(Group):
 
 
 @contextmanager
+def passing_together() -> Iterator[None]:
+    """Raise a LostPeerError where passes that are collectives fail as others can't be reached.
+
+    Other errors of passes, such as running out of memory, are raised as they are.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo has no class of its own; what it raises begins with the place in its source.
+        if isinstance(error, distributed.DistError) or "/gloo/" in str(error):
+            raise LostPeerError(str(error).strip().split("\n")[0]) from error
+        raise
+
+
+@contextmanager
 def meeting() -> Iterator[None]:
     """Raise a LostPeerError where torch reports that others can't be reached."""
     try:
