@@ -16,6 +16,7 @@ from tasks.durability.redo import redoing
 from tasks.durability.run_names import namer
 from tasks.durability.step_name import StepName
 from tasks.durability.tracked_run import being_alive, tracked_run
+from tasks.engine.base import bases_on_host
 from tasks.errors import UserError
 from tasks.launching import num_gpus_here
 from tasks.records import (
@@ -133,12 +134,13 @@ def _retrained(
         report = six_steps(config, inputs, run)
         saved = report.saved
         version = register_adapter(saved, data, checked, config.registry, run)
-        evaluated = evaluate_adapter(
-            saved, version, checked, config.evaluation, config.decision.older, config.data, run
-        )
-        if config.evaluation.harness:
-            found = evaluate_harness(saved, checked, config.evaluation.harness, run)
-            evaluated = evaluated.model_copy(update={"harness": found})
+        with bases_on_host(needed=config.launch.shards):
+            evaluated = evaluate_adapter(
+                saved, version, checked, config.evaluation, config.decision.older, config.data, run
+            )
+            if config.evaluation.harness:
+                found = evaluate_harness(saved, checked, config.evaluation.harness, run)
+                evaluated = evaluated.model_copy(update={"harness": found})
         # The next run may use the device: an approval can take hours.
         device.close()
         decision = decide_promotion(evaluated, checked, config.decision, config.seed, run)

@@ -17,6 +17,7 @@ from tasks.durability.shared_storage import check_own_proof
 from tasks.durability.step_name import StepName
 from tasks.durability.tracked_run import being_alive, tracked_run
 from tasks.durability.unchanged import trained_before
+from tasks.engine.base import bases_on_host
 from tasks.errors import UserError
 from tasks.inject_adapter import inject_adapter
 from tasks.launching import num_gpus_here
@@ -73,12 +74,13 @@ def train_adapter(
 def six_steps(config: TrainAdapterConfig, inputs: InputsRecord, run: RunRecord) -> ReportRecord:
     """Run the six steps on validated inputs, and publish the report."""
     data = inputs.data
-    base = load_base_model(config.base_model, data, run)
-    lora = configure_lora(inputs.lora, base, config.seed, run)
-    injected = inject_adapter(lora, run)
-    trained = train(injected, data, config.training, config.launch, run)
-    saved = save_adapter(trained, data, config.output, run)
-    loaded = load_adapter(saved, data, config.inference, run)
+    with bases_on_host(needed=config.launch.shards):
+        base = load_base_model(config.base_model, data, run)
+        lora = configure_lora(inputs.lora, base, config.seed, run)
+        injected = inject_adapter(lora, run)
+        trained = train(injected, data, config.training, config.launch, run)
+        saved = save_adapter(trained, data, config.output, run)
+        loaded = load_adapter(saved, data, config.inference, run)
     report: ReportRecord = publish_report(data, trained, loaded, run)
     return report
 

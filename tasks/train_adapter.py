@@ -120,7 +120,7 @@ def _train_in_processes(  # noqa: PLR0913 - a training has this many inputs
     size = launching.num_processes(launch)
     where = "of this machine" if launch.cluster is None else "on the Ray cluster"
     logger().info("training in %d processes %s", size, where)
-    record, memory, gpu_memory = launching.train_in_processes(
+    record, memory, gpu_memory, sharded = launching.train_in_processes(
         injected,
         data,
         settings,
@@ -135,6 +135,9 @@ def _train_in_processes(  # noqa: PLR0913 - a training has this many inputs
     numbers = {"train/processes": size, "peak_memory_mb/of_a_training_process": max(memory) / 1e6}
     if any(gpu_memory):
         numbers["peak_gpu_memory_mb/of_a_training_process"] = max(gpu_memory) / 1e6
+    if sharded:
+        numbers["base_mb/of_a_training_process"] = max(sharded.own_bytes) / 1e6
+        numbers["peak_memory_mb/of_loading_in_a_process"] = max(sharded.loading_peak_bytes) / 1e6
     tracker.log_numbers(numbers)
     return record
 

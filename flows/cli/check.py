@@ -15,8 +15,8 @@ from tasks.engine.data.rows import unread_text
 from tasks.engine.data.splits import odd_text
 from tasks.engine.data.tokens import changes
 from tasks.engine.forecast import Forecast, forecast
-from tasks.launching import GroupResult, is_alone, num_processes, train_in_processes
-from tasks.records import DataRecord, InjectedRecord, ShownRow, SplitRecord
+from tasks.launching import is_alone, num_processes, train_in_processes
+from tasks.records import DataRecord, InjectedRecord, ShownRow, SplitRecord, TrainedRecord
 from tasks.runtime import home
 from tasks.validate_inputs import check_inputs
 
@@ -57,10 +57,11 @@ def _train_group(  # noqa: PLR0913 - what a forecast gives
     checkpoints: Path,
     on_progress: "OnTraining",
     max_eval_rows: int,
-) -> GroupResult:
-    return train_in_processes(
+) -> tuple[TrainedRecord, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    trained, memory, gpu_memory, sharded = train_in_processes(
         injected, data, settings, checkpoints, launch, on_progress, max_eval_rows=max_eval_rows
     )
+    return trained, memory, gpu_memory, sharded.own_bytes if sharded else ()
 
 
 def print_forecast(found: Forecast) -> None:
@@ -128,9 +129,10 @@ def _cost(found: Forecast) -> list[tuple[str, str]]:
         return [("memory", f"{states}; the total needs the probe"), ("time", "needs the probe")]
     peak, base = probe.peak_memory_bytes / _MB, probe.base_bytes / _MB
     each = f" in each of {found.num_processes} processes" if found.num_processes > 1 else ""
+    part = f", {probe.own_base_bytes / _MB:,.0f} MB of it in each" if probe.own_base_bytes else ""
     lines = [
         ("batches", probe.batching),
-        ("memory", f"{peak:,.0f} MB at the peak{each} (base {base:,.0f} MB, {states})"),
+        ("memory", f"{peak:,.0f} MB at the peak{each} (base {base:,.0f} MB{part}, {states})"),
     ]
     if probe.peak_gpu_bytes:
         lines.append(("GPU memory", f"{probe.peak_gpu_bytes / _MB:,.0f} MB at the peak{each}"))

@@ -23,6 +23,13 @@ class Cluster(StrEnum):
     RAY = "ray"
 
 
+class Strategy(StrEnum):
+    """What each of several processes holds of the base."""
+
+    REPLICATE = "replicate"
+    FSDP = "fsdp"
+
+
 class LaunchSettings(Section):
     """In how many processes the adapter is trained, and where; this changes no result but time."""
 
@@ -31,6 +38,11 @@ class LaunchSettings(Section):
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = 1
     """Processes that train one adapter together, each with the base: at most one a GPU or, without
     GPUs, one a CPU core. `auto` is one a GPU of this machine, and 1 without GPUs."""
+
+    strategy: Strategy = Strategy.REPLICATE
+    """What each process holds of the base: all of it, or with `fsdp` a part of every weight, so
+    that a base is trained which no single GPU can hold. The processes gather the weights of a layer
+    when they compute it (FSDP2), and steps 1, 3, 5 and 6 have the base in the host's memory."""
 
     cluster: Cluster | None = None
     """Where the processes are: by default on this machine; with `ray`, on the nodes of a Ray
@@ -46,12 +58,33 @@ class LaunchSettings(Section):
 
     @model_serializer(mode="wrap")
     def _only_what_takes_effect(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the cluster where there is none, so that earlier runs' records stay valid."""
+        """Leave out what is as it always was, so that earlier runs' records stay valid."""
         written: dict[str, Any] = handler(self)
+        if self.strategy is Strategy.REPLICATE:
+            written.pop("strategy", None)
         if self.cluster is None:
             for name in ("cluster", *_OF_CLUSTER):
                 written.pop(name, None)
         return written
+
+    @property
+    def shards(self) -> bool:
+        """Whether each process has a part of the base only."""
+        return self.strategy is Strategy.FSDP
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> Self:
+        if self.shards and self.num_processes == 1:
+            raise ValueError(
+                "strategy is fsdp, which spreads the base over several processes, but "
+                "num_processes is 1; set num_processes: auto, or 2 or more, or remove strategy"
+            )
+        if self.shards and self.cluster:
+            raise ValueError(
+                f"strategy is fsdp, which is for the processes of one machine, but cluster is "
+                f"{self.cluster}; remove one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_on_a_cluster(self) -> Self:

@@ -94,6 +94,16 @@ class TrainAdapterConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _sharded_weights_have_parts(self) -> Self:
+        if self.launch.shards and self.base_model.quantization is Quantization.INT8:
+            raise ValueError(
+                "launch.strategy is fsdp, but base_model.quantization is 8bit, whose weights "
+                "bitsandbytes changes when they are first computed with; use quantization 4bit or "
+                "none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _preferences_are_of_answers(self) -> Self:
         if self.training.objective is LearningObjective.SFT:
             return self

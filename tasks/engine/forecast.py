@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.config import Batching, LearningObjective, TrainAdapterConfig
-from tasks.engine.base import release_memory
+from tasks.engine.base import bases_on_host, release_memory
 from tasks.engine.batching import num_shared, row_order
 from tasks.engine.data.tokens import (
     PreparedData,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     TrainGroup = Callable[
         [InjectedRecord, DataRecord, TrainingSettings, Path, OnTraining, int],
-        tuple[TrainedRecord, tuple[int, ...], tuple[int, ...]],
+        tuple[TrainedRecord, tuple[int, ...], tuple[int, ...], tuple[int, ...]],
     ]
 
 # Enough for memory to reach its peak, and for the median to ignore one slow step.
@@ -53,6 +53,8 @@ class Probe(Record):
 
     batching: str
     base_bytes: int
+    own_base_bytes: int = 0
+    """Of the process that has most of it, where each has a part."""
     peak_memory_bytes: int
     """Of the process at its peak; of several, of the one that needs most."""
     peak_gpu_bytes: int
@@ -122,8 +124,9 @@ def forecast(  # noqa: PLR0913 - what a forecast is of
         with_probe: whether to run a few steps to measure memory and time.
         num_processes: the processes that will train.
         train_group: trains in several of them, and returns what they came to with the peak memory
-            and GPU memory of each; it gets the model's record, the data's, the settings, the
-            folder for checkpoints, what to report to, and the number of held-out rows.
+            and GPU memory of each, and the bytes of its part of a sharded base; it gets the model's
+            record, the data's, the settings, the folder for checkpoints, what to report to, and the
+            number of held-out rows.
         folder: in which the probe has a temporary one; the system's unless given.
 
     Raises:
@@ -176,7 +179,11 @@ def _probe(
         elif "eval_loss" in now.metrics:
             seconds_evaluating += now.at - step_ends[-1]
 
-    with tempfile.TemporaryDirectory(dir=beside) as folder, measured() as measurement:
+    with (
+        tempfile.TemporaryDirectory(dir=beside) as folder,
+        bases_on_host(needed=config.launch.shards),
+        measured() as measurement,
+    ):
         model, base = load_base(config.base_model, data.record.labels)
         configured = configure_lora(lora, base, config.seed)
         injected = inject_adapter(model, configured, Path(folder) / "initial.safetensors")
@@ -184,7 +191,7 @@ def _probe(
         if train_group:
             del model
             release_memory()
-            trained, memory, gpu_memory = train_group(
+            trained, memory, gpu_memory, own_base = train_group(
                 injected, data.record, settings, checkpoints, on_progress, num_eval_rows
             )
         else:
@@ -197,10 +204,11 @@ def _probe(
                 on_progress,
                 max_eval_rows=num_eval_rows,
             )
-            memory = gpu_memory = ()
+            memory = gpu_memory = own_base = ()
     return Probe(
         batching=trained.batching,
         base_bytes=base.num_bytes,
+        own_base_bytes=max(own_base, default=0),
         peak_memory_bytes=max(memory, default=measurement.peak_memory_bytes),
         peak_gpu_bytes=max(gpu_memory, default=measurement.peak_gpu_bytes),
         seconds_per_step=_seconds_per_step(config, data, trained.batching, step_ends),

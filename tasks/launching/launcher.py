@@ -10,7 +10,7 @@ from tasks.config import LaunchSettings, TrainingSettings
 from tasks.errors import AdapterflowError, StoppedError
 from tasks.launching.local_group import run_here
 from tasks.launching.processes import num_processes
-from tasks.launching.work import Failure, Outcome, Work, WorkFolder
+from tasks.launching.work import Failure, Outcome, Sharded, Work, WorkFolder
 from tasks.records import DataRecord, InjectedRecord, TrainedRecord
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class GroupResult(NamedTuple):
     peak_memory_bytes: tuple[int, ...]
     peak_gpu_bytes: tuple[int, ...]
     """Of each process."""
+    sharded: Sharded | None = None
+    """What each process has of the base, if it is not all of it."""
 
 
 def train_in_processes(  # noqa: PLR0913 - a training has this many inputs
@@ -87,6 +89,7 @@ def train_in_processes(  # noqa: PLR0913 - a training has this many inputs
         checkpoints=checkpoints,
         max_eval_rows=max_eval_rows,
         size=size,
+        shards=launch.shards,
     )
     with _group(launch) as run:
         while True:
@@ -142,4 +145,6 @@ def _result(outcome: Outcome, folder: WorkFolder) -> GroupResult:
     if outcome.trained is None:
         raise StoppedError(outcome.stopped)
     folder.remove()
-    return GroupResult(outcome.trained, outcome.peak_memory_bytes, outcome.peak_gpu_bytes)
+    return GroupResult(
+        outcome.trained, outcome.peak_memory_bytes, outcome.peak_gpu_bytes, outcome.sharded
+    )

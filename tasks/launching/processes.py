@@ -51,6 +51,11 @@ def check_processes(
     given = f"launch.num_processes is {launch.num_processes}"
     if launch.num_processes == "auto":
         given = f"launch.num_processes is auto, which is {count} on this machine"
+    if launch.shards and count == 1:
+        raise UserError(
+            f"{given}, but launch.strategy is fsdp, which spreads the base over several processes; "
+            "set num_processes to 2 or more, or remove strategy"
+        )
     most, what = _devices()
     if count > most and not launch.cluster:
         raise UserError(f"{given}, but this machine has {what}; set it to at most {most}")

@@ -19,6 +19,8 @@ from tasks.launching.work import LocalWork, WorkFolder
 from tasks.runtime.libraries import exempt_from_collection, import_uncollected
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from tasks.engine.training import Group
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
@@ -45,10 +47,12 @@ def _train(folder: WorkFolder, work: LocalWork, rank: int) -> None:
     import_uncollected("tasks.engine", "tasks.engine.training.training")
     exempt_from_collection()
     from tasks.engine import workbench
+    from tasks.engine.base import bases_on_host
     from tasks.launching.share import train_share
 
-    model = workbench.take(work.injected)
-    train_share(folder, work, model, _join(work, rank))
+    with bases_on_host(needed=work.shards):
+        model = workbench.take(work.injected)
+    train_share(folder, work, model, _join(work, rank, model))
 
 
 def _end_with(parent: int) -> None:
@@ -65,8 +69,8 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _join(work: LocalWork, rank: int) -> "Group":
-    """Meet the other processes; return what to reach them by.
+def _join(work: LocalWork, rank: int, model: "PreTrainedModel") -> "Group":
+    """Meet the other processes, and share the base with them if it is to be; return the group.
 
     Raises:
         LostPeerError: one of them ended meanwhile.
@@ -74,13 +78,13 @@ def _join(work: LocalWork, rank: int) -> "Group":
     from torch import distributed
 
     from tasks.engine.base import device
-    from tasks.engine.training import ProcessGroup, meeting
+    from tasks.engine.training import ProcessGroup, ShardingGroup, meeting
 
     store = distributed.FileStore(str(work.meeting_point), work.size)  # type: ignore[attr-defined]
     with meeting():
         distributed.init_process_group("gloo", store=store, rank=rank, world_size=work.size)
         on_gpus = distributed.new_group(backend="nccl") if device().type == "cuda" else None
-    return ProcessGroup(on_gpus)
+    return ShardingGroup(model, on_gpus) if work.shards else ProcessGroup(on_gpus)
 
 
 if __name__ == "__main__":

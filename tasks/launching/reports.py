@@ -46,6 +46,10 @@ class Reporter(logging.Handler):
         """Report a warning."""
         self._write("log", [record.levelno, record.getMessage()])
 
+    def on_loaded(self, text: str) -> None:
+        """Report what each process holds."""
+        self._write("log", [logging.INFO, text])
+
     def _write(self, kind: str, value: list[Any]) -> None:
         self._append(json.dumps([kind, *value]) + "\n")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import StoppedError
 from tasks.launching.reports import Reporter
-from tasks.launching.work import Outcome, Work, WorkFolder
+from tasks.launching.work import Outcome, Sharded, Work, WorkFolder
 from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.measuring import peak_gpu_bytes, peak_memory_bytes
 
@@ -31,9 +31,30 @@ def train_share(folder: WorkFolder, work: Work, model: "PreTrainedModel", group:
     reporter = Reporter(folder.reports) if group.rank == 0 else None
     if reporter:
         logging.getLogger("tasks").addHandler(reporter)
-    outcome = _train(folder, work, model, group, reporter)
+    sharded = _sharded(model, group)
+    if reporter and sharded:
+        reporter.on_loaded(sharded.text)
+    from tasks.engine.training import passing_together
+
+    with passing_together():
+        outcome = _train(folder, work, model, group, reporter)
     if reporter:
+        outcome = outcome.model_copy(update={"sharded": sharded})
         write_atomically(folder.outcome, outcome.model_dump_json())
+
+
+def _sharded(model: "PreTrainedModel", group: "Group") -> Sharded | None:
+    """Return what each process has of the base, and what that took; None if it is all of it."""
+    from tasks.engine.training import ShardingGroup, base_bytes
+
+    if not isinstance(group, ShardingGroup):
+        return None
+    return Sharded(
+        whole_bytes=group.whole_bytes,
+        own_bytes=tuple(group.gather(base_bytes(model))),
+        loading_peak_bytes=tuple(group.gather(peak_memory_bytes())),
+        loading_peak_gpu_bytes=tuple(group.gather(peak_gpu_bytes())),
+    )
 
 
 def _train(

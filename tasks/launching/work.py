@@ -19,6 +19,8 @@ class Work(Record):
     max_eval_rows: int | None
     size: int
     """The number of processes."""
+    shards: bool = False
+    """Whether each of them has a part of the base."""
 
 
 class LocalWork(Work):
@@ -30,6 +32,35 @@ class LocalWork(Work):
     """The file by which they find each other, on a local disk."""
 
 
+class Sharded(Record):
+    """A base that the processes have parts of, after they loaded it."""
+
+    whole_bytes: int
+    """Of the base's weights."""
+    own_bytes: tuple[int, ...]
+    """Of them, of each process."""
+    loading_peak_bytes: tuple[int, ...]
+    """The most memory that each process had until then, libraries included."""
+    loading_peak_gpu_bytes: tuple[int, ...]
+
+    @property
+    def share(self) -> float:
+        """The largest part that a process has."""
+        return max(self.own_bytes) / self.whole_bytes
+
+    @property
+    def text(self) -> str:
+        """What a reader should know of it."""
+        peak = f"{max(self.loading_peak_bytes) / 1e6:,.0f} MB of memory"
+        if any(self.loading_peak_gpu_bytes):
+            peak += f" and {max(self.loading_peak_gpu_bytes) / 1e6:,.0f} MB of its GPU"
+        return (
+            f"each process has {max(self.own_bytes) / 1e6:,.1f} MB of the base's "
+            f"{self.whole_bytes / 1e6:,.1f} MB ({self.share:.0%}); until it was loaded one took up "
+            f"to {peak}. transformers computes norms and gates, as their weights are sharded"
+        )
+
+
 class Outcome(Record):
     """How a training ended in all processes, as the first one says."""
 
@@ -39,6 +70,8 @@ class Outcome(Record):
     peak_memory_bytes: tuple[int, ...] = ()
     peak_gpu_bytes: tuple[int, ...] = ()
     """Of each process."""
+    sharded: Sharded | None = None
+    """What each process has of the base, if it is not all of it."""
 
 
 class Failure(Record):

@@ -15,6 +15,7 @@ from tasks.engine.adapters.adapter_set import (
 from tasks.engine.adapters.adapter_state import (
     WEIGHTS_FILE,
     base_checksum,
+    is_adapter_parameter,
     load_weights,
     read_adapter,
     save_weights,
@@ -75,6 +76,7 @@ __all__ = [
     "find_adapter",
     "find_source",
     "inject",
+    "is_adapter_parameter",
     "keep_source",
     "lineage_of",
     "load_adapter",

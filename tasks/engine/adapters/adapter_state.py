@@ -128,9 +128,15 @@ def _checksum(tensors: Iterable[tuple[str, "torch.Tensor"]]) -> str:
     checksum = xxhash.xxh3_128()
     for name, tensor in tensors:
         checksum.update(name.encode())
-        flat = tensor.contiguous().cpu().reshape(-1)
+        flat = _whole(tensor).contiguous().cpu().reshape(-1)
         checksum.update(flat.view(torch.uint8).numpy().data)
     return checksum.hexdigest()
+
+
+def _whole(tensor: "torch.Tensor") -> "torch.Tensor":
+    """Return a tensor of which other processes have parts, gathered; each of them has to ask."""
+    gather = getattr(tensor, "full_tensor", None)
+    return gather() if gather else tensor
 
 
 def weight_change(before: dict[str, "torch.Tensor"], after: dict[str, "torch.Tensor"]) -> float:

@@ -20,7 +20,7 @@ from tasks.engine.base.base_models import (
     seeded,
     tokenizer_of,
 )
-from tasks.engine.base.devices import device
+from tasks.engine.base.devices import bases_on_host, device
 from tasks.engine.base.hub import ADAPTER_FILES, TOKENIZER_FILES, check_push, download, push_adapter
 from tasks.engine.base.input_limits import (
     InputLimits,
@@ -42,6 +42,7 @@ __all__ = [
     "InputLimits",
     "TaskTraits",
     "base_sha256",
+    "bases_on_host",
     "check_embedded",
     "check_files",
     "check_local_weights",

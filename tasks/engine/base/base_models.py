@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config import Quantization, Task
 from tasks.engine.base.config_file import check_quantization, explain
-from tasks.engine.base.devices import device
+from tasks.engine.base.devices import base_device
 from tasks.engine.base.memory import release_memory
 from tasks.engine.base.new_tokens import add_embeddings, add_tokens, token_ids
 from tasks.engine.base.task_traits import traits_of
@@ -299,7 +299,7 @@ def _load(source: BaseSource) -> "PreTrainedModel":
             config=load_config(source),
             dtype=dtype,
             quantization_config=_quantization_config(source, dtype),
-            device_map={"": device()},
+            device_map={"": base_device()},
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,

@@ -53,6 +53,10 @@ class Batch(TypedDict):
     micro_batches: list[MicroBatch]
     mismatched: NotRequired[list[MicroBatch]]
     """Prompts with the answers of others, where the loss needs them; not trained on."""
+    fillers: NotRequired[list[MicroBatch]]
+    """To be computed beside the micro-batches, and count for nothing."""
+    mismatched_fillers: NotRequired[list[MicroBatch]]
+    """The same, beside the mismatched ones."""
     labels: "Tensor"
     shift_labels: "Tensor"
     """The labels of all micro-batches, int64 [labels].

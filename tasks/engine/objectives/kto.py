@@ -66,6 +66,9 @@ class KTO(Preferring):
                 logps = answer_logps(model, here, in_chunks=plan.loss_in_chunks)
                 ratios = (logps - here["reference"]).cpu().double()
                 summed, num_rows = summed + ratios.sum().item(), num_rows + ratios.numel()
+            for one in (one for batch in batches for one in batch.get("mismatched_fillers", [])):
+                here = {name: tensor.to(model.device) for name, tensor in one.items()}
+                answer_logps(model, here, in_chunks=plan.loss_in_chunks)
         mean = total(summed) / max(1.0, total(num_rows))
         for batch in batches:
             for one in batch["micro_batches"]:

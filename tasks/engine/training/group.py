@@ -29,6 +29,8 @@ class Group:
     """The number of this process, from 0."""
     size = 1
     """The number of processes."""
+    is_sharding = False
+    """Whether each process has a part of the base only, so that passes are computed together."""
 
     def any(self, flag: bool) -> bool:  # noqa: FBT001 - a flag is what it is about
         """Return whether the flag is set in any process."""
@@ -41,6 +43,14 @@ class Group:
     def from_first(self, make: Callable[[], T]) -> T:
         """Call the function in the first process, and return what it returned there."""
         return make()
+
+    def compute(self, passes: Callable[[], T]) -> T:
+        """Call a function that passes through the model, and return what it returned."""
+        return passes()
+
+    def agreed(self, make: Callable[[], T]) -> T:
+        """Call a function that passes through the model; return what the first process got."""
+        return self.from_first(make)
 
     def add_up(
         self,
@@ -106,6 +116,21 @@ class ProcessGroup(Group):
             one.grad = found.view_as(one).to(one.dtype) if is_used else None
         reduced: torch.Tensor = total.reshape(()).to(loss.dtype)
         return reduced
+
+
+@contextmanager
+def passing_together() -> Iterator[None]:
+    """Raise a LostPeerError where passes that are collectives fail as others can't be reached.
+
+    Other errors of passes, such as running out of memory, are raised as they are.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo has no class of its own; what it raises begins with the place in its source.
+        if isinstance(error, distributed.DistError) or "/gloo/" in str(error):
+            raise LostPeerError(str(error).strip().split("\n")[0]) from error
+        raise
 
 
 @contextmanager

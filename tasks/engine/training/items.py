@@ -8,6 +8,7 @@ import numpy as np
 
 from tasks.config import Batching
 from tasks.engine.batching import Batch, Batches, as_batch, deal, eval_order
+from tasks.engine.training.fillers import filled_up
 from tasks.engine.training.group import Group
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Items(ABC):
         if self.sharing.group.size > 1:
             own = self._share(step)
             indices = [part.tolist() for part in np.array_split(np.array(own, int), len(indices))]
-        return [self._batch(batch, step) if batch else as_batch([]) for batch in indices]
+        made = [self._batch(batch, step) if batch else as_batch([]) for batch in indices]
+        return filled_up(made, self.sharing.group) if self.sharing.group.is_sharding else made
 
     def _batch(
         self,

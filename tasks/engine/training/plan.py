@@ -15,6 +15,7 @@ from tasks.config import LearningObjective, TrainingSettings
 from tasks.engine.data.tokens import PreparedData, row_lengths
 from tasks.engine.objectives import objective_of
 from tasks.engine.training.checkpoints import Checkpoints
+from tasks.engine.training.group import ALONE, Group
 from tasks.errors import AdapterflowError
 from tasks.records import DataRecord, InjectedRecord, TrainingPlan
 
@@ -34,20 +35,21 @@ def planned(  # noqa: PLR0913 - what a plan is made for
     injected: InjectedRecord,
     data: PreparedData,
     settings: TrainingSettings,
-    num_processes: int = 1,
+    group: Group = ALONE,
 ) -> TrainingPlan:
     """Return the plan of an earlier attempt, else make one and store it for later attempts.
 
-    An attempt with another number of processes changes the plan's, and its number of threads.
+    An attempt with another number of processes changes the plan's, and its number of threads. The
+    first process decides for all.
 
     Raises:
         UserError: `training.batching` asks for what the task, model or rows do not allow.
     """
     made_for = training_identity(injected, data.record, settings)
-    plan = checkpoints.plan(made_for)
+    plan = group.from_first(lambda: checkpoints.plan(made_for))
     if plan is None:
         task = objective_of(injected.lora.base.settings.task, settings.objective)
-        choice = task.choose_batching(settings, data, model)
+        choice = group.agreed(lambda: task.choose_batching(settings, data, model))
         plan = TrainingPlan(
             made_for=made_for,
             layout=LAYOUT,
@@ -56,13 +58,20 @@ def planned(  # noqa: PLR0913 - what a plan is made for
             batch_tokens=choice.batch_tokens,
             loss_in_chunks=choice.loss_in_chunks,
             num_threads=torch.get_num_threads(),
-            num_processes=num_processes,
+            num_processes=group.size,
             warnings=choice.warnings,
         )
-        checkpoints.keep_plan(plan)
-    elif plan.num_processes != num_processes:
-        plan = _with_other_processes(plan, num_processes)
-        checkpoints.keep_plan(plan)
+        return group.from_first(lambda: _kept(plan, checkpoints))
+    if plan.num_processes != group.size:
+        changed = plan
+        return group.from_first(
+            lambda: _kept(_with_other_processes(changed, group.size), checkpoints)
+        )
+    return plan
+
+
+def _kept(plan: TrainingPlan, checkpoints: Checkpoints) -> TrainingPlan:
+    checkpoints.keep_plan(plan)
     return plan
 
 

@@ -21,10 +21,11 @@ from pydantic import ValidationError
 
 from tasks.config import Batching
 from tasks.engine.adapters import load_weights, save_weights, write_adapter
-from tasks.engine.batching import answer_logps
+from tasks.engine.batching import MicroBatch, answer_logps
 from tasks.engine.eval_mode import eval_mode
 from tasks.engine.kernels import attending_by_row, fused_adapter_layers, lean_layers
 from tasks.engine.training.compared import Compared
+from tasks.engine.training.group import Group
 from tasks.engine.training.inputs import Inputs
 from tasks.engine.training.plan import what_is_computed
 from tasks.errors import StoppedError
@@ -85,7 +86,7 @@ def reference_of(inputs: Inputs, plan: TrainingPlan, splits: Mapping[str, Compar
     log.info("computing the reference's log-probabilities of %d prompts, once", num_pairs)
     initial = load_weights(inputs.injected.initial_weights.path)
     write_adapter(inputs.model, inputs.injected.lora.adapter_name, initial)
-    with _computing(inputs.model, plan):
+    with _computing(inputs.model, plan, group):
         own = _computed(inputs, plan, splits)
     found = _joined(group.gather(own))
     seconds = time.perf_counter() - started
@@ -110,13 +111,20 @@ def _computed(
                 )
             [batch] = items.batches([indices])
             for micro_batch in batch["micro_batches"]:
-                here = {key: value.to(inputs.model.device) for key, value in micro_batch.items()}
-                values = answer_logps(inputs.model, here, in_chunks=plan.loss_in_chunks)
-                found[name][micro_batch["numbers"]] = values.T.cpu()
+                found[name][micro_batch["numbers"]] = _logps(inputs, plan, micro_batch).T.cpu()
+            for filler in batch.get("fillers", ()):
+                _logps(inputs, plan, filler)
             num_done += len(indices)
             if inputs.on_reference:
                 inputs.on_reference(num_done, num_pairs)
     return found
+
+
+def _logps(inputs: Inputs, plan: TrainingPlan, micro_batch: MicroBatch) -> torch.Tensor:
+    here = {key: value.to(inputs.model.device) for key, value in micro_batch.items()}
+    return inputs.group.compute(
+        lambda: answer_logps(inputs.model, here, in_chunks=plan.loss_in_chunks)
+    )
 
 
 def _joined(shares: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -128,11 +136,11 @@ def _joined(shares: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor
 
 
 @contextmanager
-def _computing(model: "PreTrainedModel", plan: TrainingPlan) -> Iterator[None]:
+def _computing(model: "PreTrainedModel", plan: TrainingPlan, group: Group) -> Iterator[None]:
     """Let the model compute as in training, but without dropout and gradients, for a while."""
     is_packed = plan.batching != Batching.PADDED
     with (
-        lean_layers(model),
+        nullcontext() if group.is_sharding else lean_layers(model),
         fused_adapter_layers(model),
         attending_by_row(model) if is_packed else nullcontext(),
         eval_mode(model),

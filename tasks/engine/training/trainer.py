@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,7 @@ class AdapterTrainer(Trainer):
         self._started = time.perf_counter()
         is_packed = self._plan.batching != Batching.PADDED
         with (
-            lean_layers(self.model),
+            nullcontext() if self._group.is_sharding else lean_layers(self.model),
             fused_adapter_layers(self.model),
             attending_by_row(self.model) if is_packed else nullcontext(),
         ):
@@ -197,7 +198,9 @@ class AdapterTrainer(Trainer):
         indices = list(islice(epoch_iterator, num_batches))
         batches = iter(self._items.batches(indices))
         given, num_labels = super().get_batch_samples(batches, num_batches, device)
-        self._task.complete(given, self._total, self.model, self._plan)
+        complete = partial(self._task.complete, given, self._total, self.model, self._plan)
+        # What an objective without measures adds takes no pass through the model.
+        _ = self._group.compute(complete) if self._task.measures else complete()
         if self._group.size > 1:
             num_labels = torch.tensor(self._total(float(num_labels or 0)), device=device)
         return given, num_labels
@@ -307,9 +310,22 @@ class AdapterTrainer(Trainer):
         for micro_batch in inputs["micro_batches"]:
             with noisy_embeddings(self.model, micro_batch, self._settings.neftune_noise_alpha):
                 loss += super().training_step(model, micro_batch, num_items_in_batch)
+        for filler in inputs.get("fillers", ()):
+            self._fill_up(model, filler)
         if self.accelerator.sync_gradients:
             self._measures.end_step(self._group)
         return loss if self._group.size == 1 else self._reduced(loss)
+
+    def _fill_up(self, model: torch.nn.Module, filler: MicroBatch) -> None:
+        """Run forward and backward on a micro-batch, and add nothing to loss and gradients."""
+        model.train()
+        inputs = self._prepare_inputs(filler)
+        with self.compute_loss_context_manager():
+            loss, _ = self._loss(inputs)
+        self.accelerator.backward(loss * 0)
+
+    def _loss(self, inputs: MicroBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self._group.compute(lambda: self._task.loss(self.model, inputs, self._plan))
 
     def _reduced(self, loss: torch.Tensor) -> torch.Tensor:
         """Return the loss of all processes at the end of an optimizer step, and before that 0.
@@ -326,7 +342,7 @@ class AdapterTrainer(Trainer):
 
     def compute_loss(
         self,
-        model: torch.nn.Module,
+        model: torch.nn.Module,  # noqa: ARG002 - Trainer's own is the same
         inputs: MicroBatch,
         return_outputs: bool = False,  # noqa: FBT001, FBT002 - Trainer's signature
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -336,7 +352,7 @@ class AdapterTrainer(Trainer):
         The shares add up to the mean over all trained tokens, however the rows are split and dealt
         out.
         """
-        loss, measured = self._task.loss(model, inputs, self._plan)  # type: ignore[arg-type]
+        loss, measured = self._loss(inputs)
         self._measures.add(measured)
         if num_items_in_batch is None:
             num_items_in_batch = inputs["labels"].ne(IGNORED).sum()
@@ -391,8 +407,11 @@ class AdapterTrainer(Trainer):
                 for micro_batch in batch["micro_batches"]:
                     inputs = self._prepare_inputs(micro_batch)
                     with self.compute_loss_context_manager():
-                        loss, guesses = self._task.loss(self.model, inputs, self._plan)
+                        loss, guesses = self._loss(inputs)
                     found += Evaluated.of(loss, guesses, inputs["labels"])
+                for filler in batch.get("fillers", ()):
+                    with self.compute_loss_context_manager():
+                        self._loss(self._prepare_inputs(filler))
                 done += len(indices)
                 self.control = self.callback_handler.call_event(
                     "on_prediction_step",

@@ -170,9 +170,7 @@ def _trained(
     reference of preferences.
     """
     model, injected, data, settings, checkpoints, group, _, _ = inputs
-    plan = group.from_first(
-        lambda: planned(checkpoints, model, injected, data, settings, group.size)
-    )
+    plan = planned(checkpoints, model, injected, data, settings, group)
     # The threads decide in which order a sum is rounded, so a resumed run must have as many.
     torch.set_num_threads(plan.num_threads)
     while True:

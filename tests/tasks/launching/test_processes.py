@@ -7,7 +7,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from tasks.config import LaunchSettings, TrainingSettings
+from tasks.config import LaunchSettings, TrainAdapterConfig, TrainingSettings
 from tasks.errors import UserError
 from tasks.launching import check_processes, num_processes
 from tasks.launching import processes as module
@@ -66,6 +66,47 @@ def test_settings_that_a_cluster_excludes_are_refused(
     """And those that mean something on a cluster only."""
     with pytest.raises(ValidationError, match=message):
         LaunchSettings.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_processes": 1}, "num_processes is 1; set num_processes: auto, or 2 or more"),
+        ({}, "num_processes is 1"),
+        ({"num_processes": 2, "cluster": "ray"}, "but cluster is ray; remove one"),
+        ({"num_processes": 2, "strategy": "ddp"}, "'replicate' or 'fsdp'"),
+    ],
+)
+def test_what_sharding_excludes_is_refused(given: dict[str, object], message: str) -> None:
+    """A base is spread over several processes of one machine."""
+    with pytest.raises(ValidationError, match=message):
+        LaunchSettings.model_validate({"strategy": "fsdp"} | given)
+
+
+def test_sharding_needs_several_processes_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `auto` is one process, this is told before anything is loaded."""
+    monkeypatch.setattr(module, "gpus", list)
+    launch = LaunchSettings.model_validate({"strategy": "fsdp", "num_processes": "auto"})
+    with pytest.raises(UserError, match=r"which is 1 on this machine, but launch.strategy is fsdp"):
+        check_processes(launch, TrainingSettings())
+
+
+def test_8bit_weights_are_not_sharded() -> None:
+    """The message names both settings, and what is possible."""
+    given = {
+        "base_model": {"source": "org/model", "quantization": "8bit"},
+        "data": {"train": "rows.jsonl"},
+        "launch": {"num_processes": 2, "strategy": "fsdp"},
+    }
+    with pytest.raises(ValidationError, match=r"strategy is fsdp, but .* 8bit.* 4bit or none"):
+        TrainAdapterConfig.model_validate(given)
+
+
+def test_the_default_strategy_is_not_recorded() -> None:
+    """Step 4's record is found by its settings: those of runs before there was sharding are."""
+    assert LaunchSettings(num_processes=2).model_dump() == {"num_processes": 2}
+    sharded = LaunchSettings.model_validate({"num_processes": 2, "strategy": "fsdp"})
+    assert LaunchSettings.model_validate_json(sharded.model_dump_json()) == sharded
 
 
 def test_without_a_cluster_its_settings_are_not_recorded() -> None:
