@@ -109,7 +109,7 @@ def _shard(model: "PreTrainedModel", mesh: "DeviceMesh") -> _Pass:
     for one in trained:
         one.data = one.data.to(mesh.device_type)
     if hasattr(model, "hf_device_map"):  # by which Trainer and accelerate judge where it is
-        model.hf_device_map = {"": device()}
+        model.hf_device_map = {"": device()}  # type: ignore[assignment]
     whole = _Pass(model)
     for module in (*_layers(model), whole):
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
