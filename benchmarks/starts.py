@@ -14,7 +14,6 @@ ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "orthogonal": ({"init_lora_weights": "orthogonal"}, {}),
     "PiSSA": ({"init_lora_weights": "pissa"}, {}),
-    "OLoRA": ({"init_lora_weights": "olora"}, {}),
     "rsLoRA": ({"use_rslora": True}, {}),
     "DoRA": ({"use_dora": True}, {}),
     "LoRA+ 4": ({}, {"loraplus_lr_ratio": 4}),

@@ -32,7 +32,6 @@ class LoraInit(StrEnum):
     GAUSSIAN = "gaussian"
     ORTHOGONAL = "orthogonal"
     PISSA = "pissa"
-    OLORA = "olora"
 
 
 LayerNumber = Annotated[int, Field(le=100_000)]
@@ -113,9 +112,8 @@ class LoraSettings(Section):
 
     init_lora_weights: LoraInit = LoraInit.DEFAULT
     """`default`: A Kaiming-uniform, B zero. `gaussian` and `orthogonal` are PEFT's. `pissa`
-    (https://arxiv.org/abs/2404.02948) and `olora` (https://arxiv.org/abs/2406.01775) move the
-    base's principal directions into the adapter, which is saved as a plain LoRA of twice the
-    rank."""
+    (https://arxiv.org/abs/2404.02948) moves the base's principal directions into the adapter, which
+    is saved as a plain LoRA of twice the rank. `orthogonal` and `pissa` need a base in float32."""
 
     @property
     def rank(self) -> int | None:

@@ -58,7 +58,7 @@ class RetrainAdapterConfig(TrainAdapterConfig):
                 f"registry.continue_champion begins with the champion, and lora.from with "
                 f"{self.lora.from_!r}; remove one of them"
             )
-        if self.lora.init_lora_weights in (LoraInit.PISSA, LoraInit.OLORA):
+        if self.lora.init_lora_weights is LoraInit.PISSA:
             raise ValueError(
                 f"lora.init_lora_weights {self.lora.init_lora_weights.value} saves an adapter of "
                 "twice the rank, so that a challenger continued from it would not have the rank "

@@ -85,7 +85,7 @@ class TrainAdapterConfig(Section):
     @model_validator(mode="after")
     def _quantized_weights_cannot_be_changed(self) -> Self:
         quantization, init = self.base_model.quantization, self.lora.init_lora_weights
-        if quantization is not Quantization.NONE and init in (LoraInit.PISSA, LoraInit.OLORA):
+        if quantization is not Quantization.NONE and init is LoraInit.PISSA:
             raise ValueError(
                 f"lora.init_lora_weights {init.value} changes the base's weights, which "
                 f"base_model.quantization {quantization.value} makes read-only; use "

@@ -22,7 +22,6 @@ from tasks.tracking import adapter_pyfunc
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "LoRA": {},
-    "init_lora_weights: olora": {"init_lora_weights": "olora"},
     "use_rslora": {"use_rslora": True},
     "init_lora_weights: pissa": {"init_lora_weights": "pissa"},
     "rank_pattern": {"rank_pattern": {"q_proj": 2}},

@@ -1,8 +1,8 @@
 """Adapters whose initialization altered the base, as plain LoRA for the original base.
 
-PiSSA (https://arxiv.org/abs/2404.02948, section 3) and OLoRA (https://arxiv.org/abs/2406.01775)
-initialize with A0, B0 taken out of the weight: W' = W - s·B0·A0. After training the layer computes
-W' + s·B·A = W + s·(B·A - B0·A0), and [B, B0]·[A; -A0] is that difference as one product of rank 2r.
+PiSSA (https://arxiv.org/abs/2404.02948, section 3) initializes with A0, B0 taken out of the weight:
+W' = W - s·B0·A0. After training the layer computes W' + s·B·A = W + s·(B·A - B0·A0), and
+[B, B0]·[A; -A0] is that difference as one product of rank 2r.
 """
 
 import math
@@ -13,7 +13,7 @@ from tasks.records import LoraConfigRecord, PeftConfigRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
-ALTERS_BASE = ("pissa", "olora")
+ALTERS_BASE = ("pissa",)
 
 
 def alters_base(config: PeftConfigRecord) -> bool:

@@ -1,7 +1,7 @@
 """The reference of a training on preferences: the model as step 3 left it, before its first step.
 
 A fresh adapter changes no logit, so that this is the base; where the adapter's start changed base
-weights (PiSSA, OLoRA) or came from elsewhere, it is both together. Its log-probabilities of each
+weights (PiSSA) or came from elsewhere, it is both together. Its log-probabilities of each
 answer never change. They are computed once, and kept beside the checkpoints for all attempts:
 `reference.safetensors`, and `reference.json`, written last, which names what they were computed of.
 """

@@ -8,7 +8,7 @@ sharding: gradients, optimizer, checkpoints and results are the same.
 transformers' own way, `from_pretrained(distributed_config=…)`, reads no more than a shard. But in
 5.23 it shards 4-bit weights before they are packed, and PEFT then refuses them; it has no plan for
 GPT-2, BERT or T5; and what an adapter computes from the base's weights when it is added (PiSSA,
-OLoRA, DoRA) would see a shard. So here the base is loaded whole, in the host's memory and never on
+DoRA) would see a shard. So here the base is loaded whole, in the host's memory and never on
 a GPU, gets its adapter, is proven to be the recorded one, and is sharded layer by layer.
 """
 

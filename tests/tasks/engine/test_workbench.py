@@ -17,8 +17,7 @@ from tasks.errors import AdapterflowError, UserError
 
 VARIANTS = [
     {},
-    {"init_lora_weights": "pissa"},
-    {"init_lora_weights": "olora", "use_rslora": True},
+    {"init_lora_weights": "pissa", "use_rslora": True},
     {"use_dora": True, "modules_to_save": ["lm_head"]},
 ]
 

@@ -27,7 +27,6 @@ VARIANTS = [
 ROUNDING = [
     {"init_lora_weights": "orthogonal"},
     {"init_lora_weights": "pissa"},
-    {"init_lora_weights": "olora"},
     {"use_dora": True},
 ]
 
@@ -77,7 +76,7 @@ def test_a_fresh_adapter_changes_no_logit(
 def test_other_beginnings_change_logits_by_rounding(
     tiny_base: Path, tmp_path: Path, given: dict[str, object]
 ) -> None:
-    """PiSSA, OLoRA, DoRA and orthogonal matrices add up to the base within rounding."""
+    """PiSSA, DoRA and orthogonal matrices add up to the base within rounding."""
     before = logits(loaded(tiny_base)[0])
     model, record = injected(tiny_base, tmp_path, settings(**given))
 

@@ -41,9 +41,8 @@ VARIANTS: list[dict[str, object]] = [
 ]
 ALTERING: list[dict[str, object]] = [
     {"init_lora_weights": "pissa"},
-    {"init_lora_weights": "olora"},
     {"init_lora_weights": "pissa", "use_rslora": True},
-    {"init_lora_weights": "olora", "use_dora": True},
+    {"init_lora_weights": "pissa", "use_dora": True},
     {"init_lora_weights": "pissa", "modules_to_save": ["lm_head"]},
     {"init_lora_weights": "pissa", "target_modules": ["embed_tokens", "q_proj"]},
 ]
@@ -179,7 +178,7 @@ def test_the_round_trip_is_exact_on_a_half_precision_base(
 def test_an_altered_base_is_not_needed(
     tiny_base: Path, tmp_path: Path, given: dict[str, object]
 ) -> None:
-    """PiSSA and OLoRA are saved as plain LoRA of twice the rank for the unaltered base."""
+    """PiSSA is saved as plain LoRA of twice the rank for the unaltered base."""
     model, record = trained(tiny_base, tmp_path, settings(given))
     saved = save_here(model, record, tmp_path)
     config = json.loads((saved.folder / "adapter_config.json").read_text())
