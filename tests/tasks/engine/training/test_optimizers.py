@@ -70,7 +70,9 @@ def test_lora_fa_trains_b_alone(tiny_base: Path, tmp_path: Path) -> None:
 
 def test_lora_fa_steps_as_peft_s_own(tiny_base: Path, tmp_path: Path) -> None:
     """The same gradients move B as in a PeftModel, whatever the adapter is called."""
-    settings = LoraSettings(r=4, adapter_name="lora", modules_to_save=["lm_head"])
+    settings = LoraSettings(
+        r=4, adapter_name="lora", modules_to_save=["lm_head"], target_modules=["q_proj", "v_proj"]
+    )
     model, record = injected(tiny_base, tmp_path, settings)
     # A second trainer, as after running out of memory, finds A frozen already.
     for _ in range(2):

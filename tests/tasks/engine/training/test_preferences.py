@@ -147,6 +147,7 @@ def test_the_loss_is_a_mean_over_the_items_of_a_step(
             tiny_base,
             tmp_path / name,
             preferring(learning_rate=1e-3, **learned, **way),
+            LoraSettings(r=4, target_modules="peft-default"),  # KTO's divergence is above 0 then
         )
         for name, way in ways.items()
     }
