@@ -2,8 +2,15 @@
 
 import re
 from enum import StrEnum
+from typing import Any
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from tasks.config.columns import ColumnNames
 from tasks.config.harness import HarnessSettings
@@ -73,6 +80,14 @@ class EvaluationSettings(Section):
 
     harness: HarnessSettings | None = None
     """Tasks of lm-evaluation-harness on which all models are scored, too; none by default."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the harness where there is none, so that earlier runs' records stay valid."""
+        written: dict[str, Any] = handler(self)
+        if self.harness is None:
+            written.pop("harness", None)
+        return written
 
     @field_validator("metrics")
     @classmethod

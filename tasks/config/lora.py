@@ -76,10 +76,10 @@ class LoraSettings(Section):
     """Dropout probability of the adapter's inputs in training."""
 
     target_modules: str | list[str] = "auto"
-    """`auto` (all linear layers, and experts where the other settings allow them; with another
-    method than LoRA, PEFT's default), `all-linear` (with the experts of a mixture), `peft-default`
-    (PEFT's default for the architecture), names of linear layers or `experts`, or a regular
-    expression for whole dotted names; what matches nothing is an error."""
+    """`auto` (all linear layers; with another method than LoRA, PEFT's default), `all-linear` (with
+    the experts of a mixture), `peft-default` (PEFT's default for the architecture), names of linear
+    layers or `experts`, or a regular expression for whole dotted names; what matches nothing is an
+    error."""
 
     target_parameters: list[str] = Field(default_factory=list)
     """Names of parameters that are adapted in addition, such as `experts.down_proj` or

@@ -71,7 +71,7 @@ def _kept(adapters: AdapterSet, name: str, opened: HarnessTasks, folder: Path) -
 
 def _made_from(adapters: AdapterSet, name: str, prompted_as: str, opened: HarnessTasks) -> str:
     weights = [weights_sha256(adapters, one) for one in (name, prompted_as)]
-    parts = [*weights, adapters.base.dtype, harness_sha256(opened.settings)]
+    parts = [*weights, adapters.base.dtype, harness_sha256(opened.settings), opened.rows_sha256()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -35,8 +35,12 @@ def check_servable(adapter: AdapterFolder) -> None:
 
 
 def rank_of(adapter: AdapterFolder) -> int:
-    """Return an adapter's largest rank, whichever layer has it."""
-    return max(min(shape) for name, shape in adapter.shapes.items() if ".lora_" in name)
+    """Return an adapter's largest rank, whichever layer has it.
+
+    As vLLM reads it: the matrices of experts are stacked, so that their shapes do not show it.
+    """
+    ranks = adapter.given_config.get("rank_pattern") or {}
+    return max(int(one) for one in (adapter.given_config["r"], *ranks.values()))
 
 
 def _problems(adapter: AdapterFolder) -> Iterator[str]:

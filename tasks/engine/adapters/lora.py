@@ -19,7 +19,7 @@ from tasks.engine.adapters.out_of_reach import (
     describe_passed_over,
     note_frozen_routers,
 )
-from tasks.engine.adapters.parameter_limits import check_parameters, limits
+from tasks.engine.adapters.parameter_limits import check_parameters
 from tasks.engine.adapters.patterns import fused_patterns, reached_by_values, resolved_layers
 from tasks.engine.adapters.plain_lora import ALTERS_BASE
 from tasks.engine.adapters.selection import Selection, select_targets
@@ -111,12 +111,8 @@ def _check_start(settings: LoraSettings, base: BaseSource) -> None:
 def select(
     settings: LoraSettings, skeleton: "PreTrainedModel", task: Task = Task.CAUSAL_LM
 ) -> Selection:
-    """Return what the settings select in a base; see `select_targets`.
-
-    `auto` includes a mixture's experts only if they work with the other settings.
-    """
-    head = traits_of(task).head_modules(skeleton)
-    return select_targets(settings, skeleton, head, experts=not limits(settings))
+    """Return what the settings select in a base; see `select_targets`."""
+    return select_targets(settings, skeleton, traits_of(task).head_modules(skeleton))
 
 
 def resolve_config(
@@ -260,8 +256,6 @@ def describe_unreached(
     from torch import nn
 
     found = describe_frozen_experts(skeleton, selection.adapted)
-    if found and settings.target_modules == AUTO and (left := limits(settings)):
-        found = [f"{found[0]}; {', '.join(what for what, _ in left)}, which excludes them"]
     found += describe_out_of_reach(skeleton, selection.adapted)
     targets = sorted(config.target_modules or ())
     takes_all = targets == all_linear(skeleton, list(config.modules_to_save or ()), experts=False)

@@ -37,7 +37,7 @@ def check_parameters(
     """
     if not target_parameters:
         return
-    found = [*limits(settings), *_of_base(target_parameters, model, base)]
+    found = [*_limits(settings), *_of_base(target_parameters, model, base)]
     if not found:
         return
     what, remedies = zip(*found, strict=True)
@@ -48,7 +48,7 @@ def check_parameters(
     )
 
 
-def limits(settings: LoraSettings) -> list[tuple[str, str]]:
+def _limits(settings: LoraSettings) -> list[tuple[str, str]]:
     """Return the settings that don't work with adapted parameters, each with its remedy."""
     found = []
     if settings.lora_dropout:

@@ -70,23 +70,20 @@ class _Base:
     routers: dict[str, str]
 
 
-def select_targets(
-    settings: LoraSettings, model: "PreTrainedModel", head: list[str], *, experts: bool = True
-) -> Selection:
+def select_targets(settings: LoraSettings, model: "PreTrainedModel", head: list[str]) -> Selection:
     """Return what the settings select in a base.
 
     Args:
         settings: what the user set.
         model: the base, without adapters.
         head: the modules that the task adds to it, which are trained fully and never targets.
-        experts: whether `auto` may include a mixture's experts.
 
     Raises:
         UserError: a name or pattern selects nothing that can be adapted.
     """
     base = _Base(list(adaptable(model)), expert_parameters(model), routers(model))
     wanted = settings.target_modules
-    chosen, former = _chosen(settings, base, model, head, experts=experts)
+    chosen, former = _chosen(settings, base, model, head)
     by_parameter = _parameters(settings.target_parameters, model)
     found = {**chosen, **by_parameter}
     modules = set(base.modules)
@@ -121,8 +118,6 @@ def _chosen(
     base: _Base,
     model: "PreTrainedModel",
     head: list[str],
-    *,
-    experts: bool,
 ) -> tuple[dict[str, list[str]], dict[str, frozenset[str]]]:
     """Return what `target_modules` selects by its names, and the former names of experts in it."""
     wanted = settings.target_modules
@@ -131,14 +126,14 @@ def _chosen(
     if wanted == PEFT_DEFAULT:
         names = peft_default(model)
     elif wanted in (AUTO, ALL_LINEAR):
-        names = all_linear(model, head, experts=experts or wanted == ALL_LINEAR)
+        names = all_linear(model, head, experts=wanted == ALL_LINEAR)
     else:
         names = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
     found: dict[str, list[str]] = {}
     former: dict[str, frozenset[str]] = {}
     for name in names:
         modules, parameters = _selected(_by_name(name, base), base)
-        if wanted == AUTO and not experts:
+        if wanted == AUTO:
             parameters = {}  # Llama 4's experts have the names of its dense layers
         found[name] = [*modules, *parameters]
         for parameter, old in parameters.items():

@@ -44,7 +44,8 @@ def check_modules_to_save(names: list[str], adapted: list[str], model: "PreTrain
     if both:
         raise UserError(
             f"lora.modules_to_save {both} contain layers that target_modules adapts; a module is "
-            "either adapted or trained fully, so remove it from one of them"
+            "either adapted or trained fully, so remove it from one of them, or name it in "
+            "lora.exclude_modules"
         )
 
 

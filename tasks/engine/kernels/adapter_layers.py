@@ -31,7 +31,7 @@ def fused_adapter_layers(model: "PreTrainedModel") -> Iterator[None]:
 
     Layers of other kinds (see `num_unfused`) keep PEFT's forward.
     """
-    layers = [layer for layer in _adapted(model) if _is_plain(layer, model.dtype)]
+    layers = [layer for layer in _adapted(model) if _is_fused(layer, model)]
     for layer in layers:
         layer.forward = partial(_forward, layer)
     try:
@@ -48,11 +48,18 @@ def num_unfused(model: "PreTrainedModel") -> int:
     others of PEFT's variants.
     """
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    return sum(not _is_plain(layer, model.dtype) for layer in layers)
+    return sum(not _is_fused(layer, model) for layer in layers)
 
 
 def _adapted(model: "PreTrainedModel") -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _is_fused(layer: Any, model: "PreTrainedModel") -> bool:  # noqa: ANN401 - PEFT has no types
+    # What is left as it was beside quantized layers, such as T5's `wo`, is in float32, and is
+    # computed in the type of the others: autocast and PEFT do that.
+    is_quantized = getattr(model, "is_quantized", False)
+    return not is_quantized and _is_plain(layer, model.dtype)
 
 
 def _is_plain(layer: Any, dtype: torch.dtype) -> bool:  # noqa: ANN401 - PEFT has no types

@@ -69,6 +69,9 @@ def score_on_harness(
                 f"lm-evaluation-harness can't score the {name} on "
                 f"{listed(opened.settings.tasks)}: {reason(error)}",
             ) from error
+        finally:
+            for kind in _KINDS:  # else it would refer to itself, and keep the base in memory
+                delattr(lm, kind)
     return HarnessModel(
         name=name,
         made_from=made_from,

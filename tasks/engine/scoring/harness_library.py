@@ -144,7 +144,7 @@ def _without_bars() -> Iterator[None]:
         return bar(*arguments, **{**named, "disable": True})
 
     bar = tqdm.tqdm
-    modules = [tqdm, *(one for name, one in sys.modules.items() if name.startswith("lm_eval."))]
+    modules = [one for name, one in sys.modules.items() if name.startswith("lm_eval.")]
     holders: list[Any] = [one for one in modules if vars(one).get("tqdm") is bar]
     were_shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()

@@ -56,6 +56,14 @@ class HarnessTasks:
             found |= _of_group(name, group)
         return found
 
+    def rows_sha256(self) -> str:
+        """Return the sha256 of all rows that are scored, wherever they were read from."""
+        digest = hashlib.sha256()
+        for name, task in sorted(self.tasks.items()):
+            for row in task.eval_docs:
+                digest.update(json.dumps([name, row], sort_keys=True, default=str).encode())
+        return digest.hexdigest()
+
     def as_upstream(self) -> dict[str, Any]:
         """Return them as the harness takes them, with the few-shot examples drawn from anew."""
         for task in self.tasks.values():
@@ -188,6 +196,11 @@ def _check_runs(name: str, task: Any) -> None:  # noqa: ANN401
                 f"the task {name} of evaluation.harness {what}, which adapterflow does not do; "
                 "remove the task, and run it with lm_eval itself"
             )
+    if "bypass" in task.aggregation():
+        raise UserError(
+            f"the task {name} of evaluation.harness measures nothing (its metric is bypass); "
+            "remove the task"
+        )
 
 
 def _set_fewshot(task: Any, wanted: int | None) -> None:  # noqa: ANN401

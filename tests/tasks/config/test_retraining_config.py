@@ -68,6 +68,11 @@ def test_the_harness_scores_no_classifiers() -> None:
         example("evaluation.harness={tasks: [lambada]}", "base_model.task=seq2seq")
 
 
+def test_without_the_harness_records_of_earlier_runs_stay_valid() -> None:
+    """What is not set is not written, as steps are found by what is."""
+    assert "harness" not in example().model_dump(mode="json")["evaluation"]
+
+
 def test_where_the_harness_s_tasks_are_does_not_change_the_hash() -> None:
     """Which tasks there are, of how many rows, is part of it; their files are hashed themselves."""
     known = "evaluation.harness={tasks: [lambada]}"

@@ -39,3 +39,12 @@ def test_after_a_kill_only_the_other_models_are_scored(tiny_base: Path, tmp_path
     assert again.tasks[0].num_rows == 1
     written = (kept / "base.json").read_bytes()
     assert HarnessModel.model_validate_json(written) == again
+
+
+def test_scores_are_of_the_rows_wherever_these_are(tmp_path: Path) -> None:
+    """Rows outside the folder of tasks count, too: models are compared on the same ones only."""
+    places = [own_task(tmp_path / str(count), "words", ROWS[:count]) for count in (2, 3, 2)]
+    two, three, again = (
+        open_tasks(harness_settings(place, "words")).rows_sha256() for place in places
+    )
+    assert two == again != three

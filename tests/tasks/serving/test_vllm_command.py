@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from plain_adapters import lora_folder
-from tiny_models import CHAT_TEMPLATE, tiny_tokenizer
+from tiny_models import CHAT_TEMPLATE, tiny_mixture, tiny_tokenizer
 
 from tasks.config import ServingSettings, TrackingSettings
 from tasks.errors import UserError
@@ -36,6 +36,14 @@ def test_the_command_names_base_type_rank_and_adapters(tiny_base: Path, tmp_path
     assert "--chat-template" not in line
     assert line.endswith("--enforce-eager")
     assert command_line(command).startswith("VLLM_ALLOW_RUNTIME_LORA_UPDATING=True ")
+
+
+def test_experts_have_the_rank_of_one(tmp_path: Path) -> None:
+    """Their matrices are stacked in the file: vLLM, too, reads the rank from the configuration."""
+    base = tiny_mixture("mixtral", tmp_path / "base")
+    adapter = lora_folder(base, tmp_path / "adapter", r=4, target_parameters=["experts.down_proj"])
+    command = command_of(base, f"one={adapter}")
+    assert command[command.index("--max-lora-rank") + 1] == "8"
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,18 @@ from pathlib import Path
 
 import pytest
 from agent_templates import CALL
+from engine_steps import injected, train_here, training
 from tiny_models import tiny_t5
 
-from tasks.config import BaseModelSettings, DataSettings, OnLostAnswer, RowFormat, Task, Template
+from tasks.config import (
+    BaseModelSettings,
+    DataSettings,
+    LoraSettings,
+    OnLostAnswer,
+    RowFormat,
+    Task,
+    Template,
+)
 from tasks.engine.base.base_models import load_tokenizer
 from tasks.engine.base.sources import find_base
 from tasks.engine.data.rendering.rendering import Renderer
@@ -49,3 +58,23 @@ def test_row_whose_last_answer_is_not_trained_is_dropped_where_asked(tmp_path: P
 
     assert (off.row, off.counts) == (None, {"num_untrained_rows": 1})
     assert kept.row
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_what_stays_unquantized_is_trained_with_the_rest(tmp_path: Path, quantization: str) -> None:
+    """T5's `wo` stays in float32, and autocast computes it in the type of the other layers."""
+    given = {
+        "source": str(tiny_t5(tmp_path / "base")),
+        "task": "seq2seq",
+        "dtype": "bfloat16",
+        "quantization": quantization,
+    }
+    model, record = injected(
+        tmp_path / "base",
+        tmp_path,
+        LoraSettings(r=2, target_modules="all-linear"),
+        BaseModelSettings.model_validate(given),
+    )
+    assert any(name.endswith("wo") for name in record.lora.adapted)
+    trained = train_here(model, record, tmp_path, training(max_steps=2))
+    assert trained.train_loss > 0
