@@ -140,16 +140,20 @@ def _without_bars() -> Iterator[None]:
     import datasets
     import tqdm  # type: ignore[import-untyped]
 
-    def hidden(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - tqdm's own
-        return bar(*arguments, **{**named, "disable": True})
-
     bar = tqdm.tqdm
-    modules = [one for name, one in sys.modules.items() if name.startswith("lm_eval.")]
+
+    class Hidden(bar):  # type: ignore[misc, valid-type] - tqdm has no types
+        """A bar that is not shown; a class, as a module that is imported now may derive from it."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - tqdm's own
+            super().__init__(*arguments, **{**named, "disable": True})
+
+    modules = [tqdm, *(one for name, one in sys.modules.items() if name.startswith("lm_eval."))]
     holders: list[Any] = [one for one in modules if vars(one).get("tqdm") is bar]
     were_shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     for one in holders:
-        one.tqdm = hidden
+        one.tqdm = Hidden
     try:
         yield
     finally:
