@@ -142,7 +142,7 @@ def _without_bars() -> Iterator[None]:
 
     bar = tqdm.tqdm
 
-    class Hidden(bar):  # type: ignore[misc, valid-type] - tqdm has no types
+    class Hidden(bar):  # type: ignore[misc, valid-type]
         """A bar that is not shown; a class, as a module that is imported now may derive from it."""
 
         def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - tqdm's own
