@@ -36,6 +36,7 @@ from tasks.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_KEYWORDS = (AUTO, ALL_LINEAR, PEFT_DEFAULT)
 _MATRIX = (2, 3)
 """The dimensions of a parameter that PEFT adapts."""
 
@@ -89,7 +90,7 @@ def select_targets(settings: LoraSettings, model: "PreTrainedModel", head: list[
     modules = set(base.modules)
     selected = {name for names in found.values() for name in names}
     kept = kept_by_patterns(settings, selected, modules)
-    keyword = wanted in (AUTO, ALL_LINEAR, PEFT_DEFAULT)
+    keyword = wanted in _KEYWORDS
     reached = {one: tuple(n for n in names if n in kept.names) for one, names in found.items()}
     is_some = keyword and any(reached.values())
     if kept.reached and (left := [n for n, names in reached.items() if not names and not is_some]):
@@ -144,7 +145,12 @@ def _chosen(
         # PEFT has one map for all models of an architecture, and ignores what one of them lacks.
         return {name: reached for name, reached in found.items() if reached}, former
     if unmatched or not (names or settings.target_parameters):
-        possible = [*all_linear(model, head), *(old for e in base.experts for old in e.formerly)]
+        keywords = _KEYWORDS if isinstance(wanted, str) else ()
+        possible = [
+            *keywords,
+            *all_linear(model, head),
+            *(old for one in base.experts for old in one.formerly),
+        ]
         raise no_match("target_modules", unmatched or names, list(dict.fromkeys(possible)), model)
     return found, former
 

@@ -149,6 +149,13 @@ def test_one_name_that_matches_nothing_is_an_error(tiny_base: Path) -> None:
     assert message.endswith(", ".join(LLAMA_LINEAR))
 
 
+def test_a_misspelt_keyword_is_told(tiny_base: Path) -> None:
+    """It is read as a layer's name, and the message has the keywords beside the names."""
+    message = refusal(tiny_base, target_modules="peft_default")
+    assert "did you mean peft-default?" in message
+    assert "possible: auto, all-linear, peft-default, down_proj" in message
+
+
 @pytest.mark.parametrize("name", ["self_attn", "input_layernorm", "proj", ""])
 def test_what_lora_cannot_adapt_is_an_error(tiny_base: Path, name: str) -> None:
     """A block, a norm and a mere part of a name are no targets."""
