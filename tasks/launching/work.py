@@ -56,8 +56,8 @@ class Sharded(Record):
             peak += f" and {max(self.loading_peak_gpu_bytes) / 1e6:,.0f} MB of its GPU"
         return (
             f"each process has {max(self.own_bytes) / 1e6:,.1f} MB of the base's "
-            f"{self.whole_bytes / 1e6:,.1f} MB ({self.share:.0%}), and used up to {peak} to load it; "
-            "transformers computes norms and gates, as their weights are sharded"
+            f"{self.whole_bytes / 1e6:,.1f} MB ({self.share:.0%}), and used up to {peak} "
+            "to load it; transformers computes norms and gates, as their weights are sharded"
         )
 
 
