@@ -28,6 +28,7 @@ from tasks.engine.adapters import (
 )
 from tasks.engine.base import release_memory
 from tasks.engine.data.tokens import PreparedData
+from tasks.engine.excerpts import listed
 from tasks.engine.failures import is_out_of_memory
 from tasks.engine.training.arguments import training_arguments
 from tasks.engine.training.callbacks import OnEvaluating, OnTraining, Pace, Watch
@@ -134,7 +135,11 @@ def train(  # noqa: PLR0913 - a training run has that many parts
         eval_metrics=_eval_metrics(state, best),
         eval_losses=_eval_losses(state, best),
         preferences=_learned(settings, reference),
-        warnings=(*plan.warnings, *_not_improved(curve, best, settings)),
+        warnings=(
+            *plan.warnings,
+            *_not_improved(curve, best, settings),
+            *_not_trained(injected, weights),
+        ),
     )
 
 
@@ -276,6 +281,30 @@ def _verify(
     if len(set(group.gather(weights_checksum(trained)))) > 1:
         raise VerificationError("the training's processes ended with different adapters")
     return change
+
+
+def _not_trained(injected: InjectedRecord, trained: "dict[str, torch.Tensor]") -> list[str]:
+    """Return a warning if the weights of adapted layers are still the initial ones.
+
+    No gradient reaches a layer whose output the model does not use: transformers' Mamba reads the
+    weight of `dt_proj` only, and rows of text pass by the vision tower of a model that has one.
+    """
+    initial = load_weights(injected.initial_weights.path)
+    changed = [key for key, value in trained.items() if not torch.equal(value, initial[key])]
+    left = [
+        layer
+        for layer in injected.lora.adapted
+        if any(f"{layer}." in key for key in trained)
+        and not any(f"{layer}." in key for key in changed)
+    ]
+    if not left:
+        return []
+    names = listed(dict.fromkeys(layer.rpartition(".")[2] for layer in left))
+    warning = (
+        f"training changed nothing in {len(left)} of {len(injected.lora.adapted)} adapted layers, "
+        f"as no gradient reaches them: {names}; leave them out by lora.exclude_modules"
+    )
+    return [warning]
 
 
 def _mean_of_last(curve: tuple[LossPoint, ...], count: int = 10) -> float:

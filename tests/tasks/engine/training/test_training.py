@@ -11,11 +11,13 @@ from engine_steps import (
     injected,
     prepared,
     qwen2_base,
+    random_base,
     rebuilt,
     train_here,
     trained,
     training,
 )
+from transformers import MambaConfig
 
 from tasks.config import BaseModelSettings, LoraSettings
 from tasks.engine.adapters import adapter_state
@@ -369,3 +371,16 @@ def test_a_single_step_trains(tiny_base: Path, tmp_path: Path) -> None:
     model, record = injected(tiny_base, tmp_path)
     result = train_here(model, record, tmp_path, training(max_steps=1, warmup_ratio=0.1))
     assert result.adapter_change > 0
+
+
+def test_layers_that_nothing_computes_with_are_told(tmp_path: Path) -> None:
+    """Mamba reads the weight of `dt_proj` and never calls it: its adapter stays as it began."""
+    config = MambaConfig(
+        vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4, eos_token_id=1
+    )
+    base = random_base(config, tmp_path / "base")
+    model, record = injected(base, tmp_path, LoraSettings(r=2))
+    trained = train_here(model, record, tmp_path, training(max_steps=2))
+    (told,) = [one for one in trained.warnings if "no gradient reaches them" in one]
+    assert told.startswith("training changed nothing in 2 of 6 adapted layers")
+    assert told.endswith("them: dt_proj; leave them out by lora.exclude_modules")
