@@ -24,6 +24,7 @@ from tasks.engine.kernels import (
     attend_one_by_one,
     attending_by_row,
     fused_adapter_layers,
+    last_layer_where_looked_at,
     lean_layers,
     segments_in,
 )
@@ -46,6 +47,8 @@ class Engine:
     """Whether logits are computed at labeled positions only."""
     fused: bool = True
     lean: bool = True
+    last_layer: bool = True
+    """Whether the last feed-forward layer is computed at labeled positions only."""
     tiled: bool = True
     collector_off: bool = True
 
@@ -61,6 +64,7 @@ class Engine:
         contexts: list[tuple[bool, Callable[[PreTrainedModel], Any]]] = [
             (self.lean, lean_layers),
             (self.fused, fused_adapter_layers),
+            (self.last_layer, last_layer_where_looked_at),
             (self.is_packed, partial(attending_by_row, attention=attention)),
         ]
         with ExitStack() as stack:
@@ -109,6 +113,7 @@ TECHNIQUES = {
     "labels-only": Technique("labels-only logits", lambda it: replace(it, labels_only=False)),
     "fused-adapters": Technique("fused adapter layers", lambda it: replace(it, fused=False)),
     "lean-layers": Technique("lean layers", lambda it: replace(it, lean=False)),
+    "last-layer": Technique("last layer at labels", lambda it: replace(it, last_layer=False)),
     "tiled-attention": Technique(
         "tiled attention", lambda it: replace(it, tiled=False) if it.is_packed else it
     ),

@@ -19,6 +19,7 @@ from tasks.engine.batching import loss
 from tasks.engine.batching.batches import Batches, PackedBatches, as_items
 from tasks.engine.data.tokens.tokenization import TokenizedRow
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
+from tasks.engine.kernels.labeled_positions import last_layer_where_looked_at
 from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import attending_by_row
 
@@ -118,6 +119,7 @@ def ours(
         if layers:
             stack.enter_context(lean_layers(model))
             stack.enter_context(fused_adapter_layers(model))
+            stack.enter_context(last_layer_where_looked_at(model))
         if isinstance(batches, PackedBatches):
             stack.enter_context(attending_by_row(model))
         for micro_batch in batches(as_items(rows))["micro_batches"]:

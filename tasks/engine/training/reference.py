@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +23,7 @@ from tasks.config import Batching
 from tasks.engine.adapters import load_weights, save_weights, write_adapter
 from tasks.engine.batching import MicroBatch, answer_logps
 from tasks.engine.eval_mode import eval_mode
-from tasks.engine.kernels import attending_by_row, fused_adapter_layers, lean_layers
+from tasks.engine.kernels import training_kernels
 from tasks.engine.training.compared import Compared
 from tasks.engine.training.group import Group
 from tasks.engine.training.inputs import Inputs
@@ -140,9 +140,7 @@ def _computing(model: "PreTrainedModel", plan: TrainingPlan, group: Group) -> It
     """Let the model compute as in training, but without dropout and gradients, for a while."""
     is_packed = plan.batching != Batching.PADDED
     with (
-        nullcontext() if group.is_sharding else lean_layers(model),
-        fused_adapter_layers(model),
-        attending_by_row(model) if is_packed else nullcontext(),
+        training_kernels(model, is_packed=is_packed, is_sharding=group.is_sharding),
         eval_mode(model),
         torch.no_grad(),
     ):

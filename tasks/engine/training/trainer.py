@@ -7,7 +7,6 @@ full model when it resumes and when it loads the best one. Here a checkpoint hol
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,7 +28,7 @@ from tasks.engine.adapters import (
 from tasks.engine.batching import Batch, MicroBatch, RowOrder
 from tasks.engine.data.tokens import IGNORED
 from tasks.engine.eval_mode import eval_mode
-from tasks.engine.kernels import attending_by_row, fused_adapter_layers, lean_layers
+from tasks.engine.kernels import training_kernels
 from tasks.engine.objectives import Objective
 from tasks.engine.training.callbacks import Beginning
 from tasks.engine.training.checkpoints import Checkpoints, Kept, kept_in, step_of
@@ -132,11 +131,8 @@ class AdapterTrainer(Trainer):
         self._draw_otherwise(newest)
         self._started = time.perf_counter()
         is_packed = self._plan.batching != Batching.PADDED
-        with (
-            nullcontext() if self._group.is_sharding else lean_layers(self.model),
-            fused_adapter_layers(self.model),
-            attending_by_row(self.model) if is_packed else nullcontext(),
-        ):
+        is_sharding = self._group.is_sharding
+        with training_kernels(self.model, is_packed=is_packed, is_sharding=is_sharding):
             self.train(resume_from_checkpoint=str(newest) if newest else None)
         return self._initial_global_step
 

@@ -17,7 +17,7 @@ from tasks.engine.batching import loss
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SEEN = Work(flops=1_322_278_912, num_kernels=6074, largest_logits=12_606, kept_bytes=7_673_176)
+SEEN = Work(flops=1_206_393_856, num_kernels=6102, largest_logits=12_606, kept_bytes=6_556_472)
 """Of 16 rows with 4,887 tokens in four steps. What is less may be written here."""
 MARGIN = 0.01
 
@@ -42,10 +42,10 @@ def test_a_training_computes_no_more_than_it_did(trained: tuple[DemoSteps, Work]
 def test_a_training_computes_about_half_of_what_transformers_does(
     trained: tuple[DemoSteps, Work],
 ) -> None:
-    """On the same padded rows, transformers and PEFT take 1.9 times the FLOPs."""
+    """On the same padded rows, transformers and PEFT take 2.1 times the FLOPs."""
     steps, work = trained
     plain = steps.of_transformers()
-    assert plain.flops / work.flops == pytest.approx(1.9, abs=0.02)
+    assert plain.flops / work.flops == pytest.approx(2.08, abs=0.02)
     assert plain.largest_logits > 30 * work.largest_logits
     assert plain.kept_bytes > 2 * work.kept_bytes
 
@@ -74,6 +74,7 @@ LOST: dict[str, tuple[Callable[[DemoSteps], Work], str]] = {
     "chunked loss": (without("chunked-loss"), "largest_logits"),
     "fused adapter layers": (without("fused-adapters"), "kept_bytes"),
     "lean layers": (without("lean-layers"), "kept_bytes"),
+    "last feed-forward layer only where there is a label": (without("last-layer"), "flops"),
     "tiled attention": (without("tiled-attention"), "flops"),
     "no gradient below the adapter": (
         lambda steps: steps.of_engine(steps.engine(), gradient_of_embeddings),

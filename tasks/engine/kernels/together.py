@@ -1,0 +1,39 @@
+"""All replacements together, as a training and its reference compute."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from tasks.engine.kernels.adapter_layers import fused_adapter_layers
+from tasks.engine.kernels.labeled_positions import last_layer_where_looked_at
+from tasks.engine.kernels.norms_and_gates import lean_layers
+from tasks.engine.kernels.row_attention import attending_by_row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def training_kernels(
+    model: "PreTrainedModel", *, is_packed: bool, is_sharding: bool
+) -> Iterator[None]:
+    """Compute the model's layers in the fast ways that it allows, for a while.
+
+    Args:
+        model: with its adapter.
+        is_packed: whether a micro-batch is one sequence of rows.
+        is_sharding: whether each process has a part of the weights; what would compare or divide a
+            frozen layer is left out then.
+
+    Raises:
+        ValueError: rows are packed, and the model's attention can't be replaced.
+    """
+    with ExitStack() as stack:
+        if not is_sharding:
+            stack.enter_context(lean_layers(model))
+        stack.enter_context(fused_adapter_layers(model))
+        if not is_sharding:
+            stack.enter_context(last_layer_where_looked_at(model))
+        if is_packed:
+            stack.enter_context(attending_by_row(model))
+        yield
