@@ -94,6 +94,8 @@ class Outcome(Message):
     """Of all training rows, if the tool reports it."""
     peak_memory_mb: float = 0.0
     """As measured by the tool, if not visible from outside."""
+    peaks_mb: list[float] = Field(default_factory=list)
+    """Of each process of a training in several."""
     peak_gpu_memory_mb: float = 0.0
     """While it trained, the base included; 0 without an Nvidia GPU."""
     warnings: list[str] = Field(default_factory=list)
