@@ -9,6 +9,7 @@ kill no process may be left, and the death of one of the two has to be told with
 """
 
 import argparse
+import itertools
 import os
 import random
 import signal
@@ -111,14 +112,21 @@ class RankChaos:
         self._failures: list[str] = []
 
     def run(self, kills: int) -> dict[str, Any]:
-        """Kill so many times, each process equally often, and compare what came of it."""
+        """Kill so many times, each process equally often, and compare what came of it.
+
+        A kill that came after the training's end does not count, and is tried again.
+        """
         started = time.monotonic()
         whole = train(self._work)
         seconds = time.monotonic() - started
-        for number in range(-(-kills // len(_VICTIMS))):
+        each = -(-kills // len(_VICTIMS))
+        for number in itertools.count():
+            missing = [name for name in _VICTIMS if self._tallies[name].kills < each]
+            if not missing:
+                break
             checkpoints = self._folder / f"run-{number}" / "checkpoints"
             work = self._work.model_copy(update={"checkpoints": checkpoints})
-            killed = [name for name in _VICTIMS if self._killed(work, name, seconds)]
+            killed = [name for name in missing if self._killed(work, name, seconds)]
             last = train(work)
             is_same = last.weights.sha256 == whole.weights.sha256
             is_same &= last.loss_curve == whole.loss_curve
