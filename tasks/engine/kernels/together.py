@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from tasks.config import Batching
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
 from tasks.engine.kernels.labeled_positions import last_layer_where_looked_at
 from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import attending_by_row
+from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -15,13 +17,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def training_kernels(
-    model: "PreTrainedModel", *, is_packed: bool, is_sharding: bool
+    model: "PreTrainedModel", plan: TrainingPlan, *, is_sharding: bool
 ) -> Iterator[None]:
     """Compute the model's layers in the fast ways that it allows, for a while.
 
     Args:
         model: with its adapter.
-        is_packed: whether a micro-batch is one sequence of rows.
+        plan: whether rows are packed, and whether the loss takes the states of its labels alone.
         is_sharding: whether each process has a part of the weights; what would compare or divide a
             frozen layer is left out then.
 
@@ -32,8 +34,8 @@ def training_kernels(
         if not is_sharding:
             stack.enter_context(lean_layers(model))
         stack.enter_context(fused_adapter_layers(model))
-        if not is_sharding:
+        if plan.loss_in_chunks and not is_sharding:
             stack.enter_context(last_layer_where_looked_at(model))
-        if is_packed:
+        if plan.batching != Batching.PADDED:
             stack.enter_context(attending_by_row(model))
         yield

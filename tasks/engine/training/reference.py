@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import ValidationError
 
-from tasks.config import Batching
 from tasks.engine.adapters import load_weights, save_weights, write_adapter
 from tasks.engine.batching import MicroBatch, answer_logps
 from tasks.engine.eval_mode import eval_mode
@@ -138,9 +137,8 @@ def _joined(shares: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor
 @contextmanager
 def _computing(model: "PreTrainedModel", plan: TrainingPlan, group: Group) -> Iterator[None]:
     """Let the model compute as in training, but without dropout and gradients, for a while."""
-    is_packed = plan.batching != Batching.PADDED
     with (
-        training_kernels(model, is_packed=is_packed, is_sharding=group.is_sharding),
+        training_kernels(model, plan, is_sharding=group.is_sharding),
         eval_mode(model),
         torch.no_grad(),
     ):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import Trainer, set_seed
 
-from tasks.config import Batching, TrainingSettings
+from tasks.config import TrainingSettings
 from tasks.engine.adapters import (
     WEIGHTS_FILE,
     load_weights,
@@ -130,9 +130,7 @@ class AdapterTrainer(Trainer):
         self._resumed_from = kept_in(newest) if newest else Kept()
         self._draw_otherwise(newest)
         self._started = time.perf_counter()
-        is_packed = self._plan.batching != Batching.PADDED
-        is_sharding = self._group.is_sharding
-        with training_kernels(self.model, is_packed=is_packed, is_sharding=is_sharding):
+        with training_kernels(self.model, self._plan, is_sharding=self._group.is_sharding):
             self.train(resume_from_checkpoint=str(newest) if newest else None)
         return self._initial_global_step
 
