@@ -5,6 +5,7 @@ context managers, and leave modules and weights as they are.
 """
 
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers, num_unfused
+from tasks.engine.kernels.answering_layers import answering_layers
 from tasks.engine.kernels.kernel_attention import attend_one_by_one
 from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import BY_ROW, attending_by_row, segments_in
@@ -14,6 +15,7 @@ __all__ = [
     "BY_ROW",
     "NO_PARENT",
     "Segments",
+    "answering_layers",
     "attend_one_by_one",
     "attending_by_row",
     "fused_adapter_layers",
