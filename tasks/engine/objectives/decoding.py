@@ -55,8 +55,12 @@ _ROOM = 32
 """Tokens that keys and values have room for, beyond which they are copied to more."""
 _JOINING_SHARE = 4
 """Prompts join when a batch has lost one of as many rows: a few at once are computed faster."""
-_tried: "WeakKeyDictionary[PreTrainedModel, bool]" = WeakKeyDictionary()
-"""Whether a model's rows had the logits they have alone."""
+_MORE_ROWS = 4
+_LITTLE_BYTES = 512 * 2**20
+"""Up to as many times `batch_size` rows are continued while their keys and values take no more."""
+_token_bytes: "WeakKeyDictionary[PreTrainedModel, int]" = WeakKeyDictionary()
+"""Bytes of a token's keys and values; 0 if a model's rows did not have the logits they have alone.
+"""
 
 OnTokens = Callable[[list[int]], None]
 """Called with the tokens of an answer so far."""
@@ -79,7 +83,9 @@ def decode(  # noqa: PLR0913 - what to continue, with what, how long, how many a
         prompts: tokens, at least one each; those of similar length are best side by side.
         max_new_tokens: most tokens of an answer.
         ends: tokens that end an answer.
-        batch_size: most prompts at once.
+        batch_size: most prompts at once. Where keys and values take little memory, up to four times
+            as many rows are continued at once; a `batch_size` of 1 is kept, as in half precision an
+            answer may depend on the other rows.
         on_progress: called with the number of answers that have ended since the last call.
         on_tokens: called for each token of the first answer.
 
@@ -89,7 +95,7 @@ def decode(  # noqa: PLR0913 - what to continue, with what, how long, how many a
     if not prompts:
         return []
     answers: list[list[int]] = [[] for _ in prompts]
-    size = min(batch_size, len(prompts))
+    size = min(_num_rows(model, prompts, max_new_tokens, batch_size), len(prompts))
     with torch.inference_mode():
         length = prefix_length(prompts)
         prefix = _computed(model, prompts[0][:length]) if length else None
@@ -98,7 +104,8 @@ def decode(  # noqa: PLR0913 - what to continue, with what, how long, how many a
         while rows.numbers or num_joined < len(prompts):
             free = size - len(rows.numbers)
             if num_joined < len(prompts) and free * _JOINING_SHARE >= size:
-                joining = range(num_joined, min(num_joined + free, len(prompts)))
+                end = min(num_joined + min(free, batch_size), len(prompts))
+                joining = range(num_joined, end)
                 num_joined = joining.stop
                 rows.join(joining, [prompts[number] for number in joining])
             else:
@@ -117,6 +124,17 @@ def decode(  # noqa: PLR0913 - what to continue, with what, how long, how many a
             if on_progress and num_ended:
                 on_progress(num_ended)
     return answers
+
+
+def _num_rows(
+    model: "PreTrainedModel", prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int
+) -> int:
+    """Return how many rows to continue at once: a step for more of them takes little more time."""
+    if batch_size == 1:
+        return 1
+    row_bytes = _token_bytes.get(model, 0) * (max(map(len, prompts)) + max_new_tokens + _ROOM)
+    fitting = _LITTLE_BYTES // row_bytes if row_bytes else 0
+    return max(batch_size, min(_MORE_ROWS * batch_size, fitting))
 
 
 def prefix_length(prompts: Sequence[list[int]]) -> int:
@@ -165,6 +183,7 @@ class _Rows:
         self._end, self._num_columns = longest, longest + _ROOM
         self._mask = self._tensor([[0] * self._num_columns] * most)
         self._cache = DynamicCache()
+        self._layers: list[_RoomyLayer] = []
         if prefix:
             self._make_layers(prefix)
 
@@ -183,7 +202,7 @@ class _Rows:
         self._mask[rows, start : self._end] = mask
         places = (mask.cumsum(dim=1) - 1).clamp(min=0)
         own_start = start + self._prefix_length
-        cache: DynamicCache | None = self._cache if self._cache.layers else None
+        cache = self._cache if self._layers else None
         for number, layer in enumerate(self._layers):
             layer.show(rows, start, own_start)
             if self._prefix:
@@ -250,13 +269,10 @@ class _Rows:
         self.new = list(zip(numbers, self.logits.argmax(dim=-1).tolist(), strict=True))
         return output
 
-    @property
-    def _layers(self) -> "list[_RoomyLayer]":
-        return self._cache.layers  # type: ignore[return-value] - all were made here
-
     def _make_layers(self, like: DynamicCache) -> None:
         shape = self._most, self._num_columns
-        self._cache.layers = [_RoomyLayer(one, *shape) for one in like.layers]
+        self._layers = [_RoomyLayer(one, *shape) for one in like.layers]
+        self._cache.layers = [*self._layers]
 
     def _show(self) -> None:
         """Make the rows, and as many columns as the longest has, what the layers show."""
@@ -291,7 +307,7 @@ class _RoomyLayer(DynamicLayer):
     """
 
     def __init__(self, like: Any, num_rows: int, num_columns: int) -> None:  # noqa: ANN401
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lazy_initialization(like.keys, like.values)
         # Zeros, as what is masked still is multiplied, and could be NaN.
         self._all = [
@@ -303,7 +319,8 @@ class _RoomyLayer(DynamicLayer):
     def show(self, rows: slice, start: int, end: int) -> None:
         """Show these rows and columns."""
         self._rows, self._start, self._end = rows, start, end
-        self.keys, self.values = (one[rows, :, start:end] for one in self._all)
+        self._shown = tuple(one[rows, :, start:end] for one in self._all)
+        self.keys, self.values = self._shown
 
     def update(
         self,
@@ -317,7 +334,8 @@ class _RoomyLayer(DynamicLayer):
         for one, new in zip(self._all, (key_states, value_states), strict=True):
             one[self._rows, :, self._end : end] = new
         self.show(self._rows, self._start, end)
-        return self.keys, self.values
+        keys, values = self._shown
+        return keys, values
 
     def fill(self, given: Any, padding: Sequence[int]) -> None:  # noqa: ANN401 - a `DynamicLayer`
         """Write what another layer has into what is shown, of a single row into each.
@@ -326,7 +344,7 @@ class _RoomyLayer(DynamicLayer):
             given: a layer with as many columns as are shown.
             padding: of each row: how far it is moved to the right, where what exceeds is left out.
         """
-        for shown, other in ((self.keys, given.keys), (self.values, given.values)):
+        for shown, other in zip(self._shown, (given.keys, given.values), strict=True):
             width = shown.shape[2]
             for number, (row, pads) in enumerate(zip(shown, padding, strict=True)):
                 kept = max(0, width - pads)
@@ -386,14 +404,19 @@ def can_decode(model: "PreTrainedModel", prompt: list[int]) -> bool:
     """
     if model.config.is_encoder_decoder or _wishes(model) or _depends_on_length(model):
         return False
-    if model not in _tried:
+    if model not in _token_bytes:
         takes = signature(model.forward).parameters
         tokens = [*prompt, *range(_FEWEST_TOKENS)][:_PROBE_TOKENS]
         with torch.inference_mode():
-            _tried[model] = {"position_ids", "logits_to_keep"} <= set(takes) and all(
+            can = {"position_ids", "logits_to_keep"} <= set(takes) and all(
                 _agrees(model, tokens, length) for length in (len(tokens) // 3, 0)
             )
-    return _tried[model]
+            _token_bytes[model] = _num_bytes(_computed(model, tokens)) // len(tokens) if can else 0
+    return _token_bytes[model] > 0
+
+
+def _num_bytes(cache: Any) -> int:  # noqa: ANN401 - a `DynamicCache`, as `_keeps_all` found
+    return sum(int(one.nbytes) for layer in cache.layers for one in (layer.keys, layer.values))
 
 
 def _depends_on_length(model: "PreTrainedModel") -> bool:

@@ -116,6 +116,23 @@ def test_waiting_prompts_take_the_place_of_answers_that_ended() -> None:
     assert max(rows) == 4
 
 
+@pytest.mark.parametrize(("batch_size", "most"), [(1, 1), (2, 8)])
+def test_more_rows_are_continued_where_they_are_small(batch_size: int, most: int) -> None:
+    """Up to four times the batch, computed at its size before; a batch of one stays alone."""
+    model, prompts = _model(_KEPT_APART[0]), _prompts()
+    assert can_decode(model, prompts[-1])
+    begun, continued = [], []
+    model.model.embed_tokens.register_forward_hook(
+        lambda _, inputs, __: (continued if inputs[0].shape[1] == 1 else begun).append(
+            len(inputs[0])
+        )
+    )
+    given = decode(model, prompts, max_new_tokens=12, ends=_ENDS[:1], batch_size=batch_size)
+    assert max(continued) == most
+    assert max(begun) == batch_size
+    assert given == [_generated(model, prompt, 12, _ENDS[:1]) for prompt in prompts]
+
+
 def test_a_window_counts_as_in_generate() -> None:
     """GPT-Neo's local attention counts places, padding included, and its cache doesn't show it."""
     config = GPTNeoConfig(
