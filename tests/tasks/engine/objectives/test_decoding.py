@@ -121,7 +121,8 @@ def test_more_rows_are_continued_where_they_are_small(batch_size: int, most: int
     """Up to four times the batch, computed at its size before; a batch of one stays alone."""
     model, prompts = _model(_KEPT_APART[0]), _prompts()
     assert can_decode(model, prompts[-1])
-    begun, continued = [], []
+    begun: list[int] = []
+    continued: list[int] = []
     model.model.embed_tokens.register_forward_hook(
         lambda _, inputs, __: (continued if inputs[0].shape[1] == 1 else begun).append(
             len(inputs[0])
