@@ -303,7 +303,7 @@ REACHES = (
     Reach("torch", "Tensor._backward_hooks", "tasks/engine/base/pristine.py"),
     Reach("torch", "ops.aten.silu_backward", "tasks/engine/kernels/norms_and_gates.py"),
     *(
-        Reach("torch", f"ops.mkldnn.{name}", "tasks/engine/kernels/answering_layers.py")
+        Reach("torch", f"ops.mkldnn.{name}", "tasks/engine/kernels/answer_layers.py")
         for name in ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
     ),
     Reach(

@@ -5,7 +5,7 @@ context managers, and leave modules and weights as they are.
 """
 
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers, num_unfused
-from tasks.engine.kernels.answering_layers import answering_layers
+from tasks.engine.kernels.answer_layers import answering_layers
 from tasks.engine.kernels.kernel_attention import attend_one_by_one
 from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import BY_ROW, attending_by_row, segments_in
