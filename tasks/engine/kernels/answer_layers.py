@@ -2,8 +2,9 @@
 
 Each token of an answer takes a product of every weight with a few rows. On a CPU, half of its time
 goes into bringing the weight into the order in which the processor multiplies. Here the weights are
-copied in that order once. And a LoRA layer casts A and B to the base's dtype once, and adds the
-low-rank product in place (PEFT casts its input, and computes A, B and two sums in float32).
+copied in that order once, in float32 with the adapter's product added. Otherwise a LoRA layer casts
+A and B to the base's dtype once, and adds the low-rank product in place (PEFT casts its input, and
+computes A, B and two sums in float32).
 
 The modules and their weights stay as they are; only their `forward` is replaced for a while.
 """
@@ -36,16 +37,20 @@ def answering_layers(model: "PreTrainedModel", *, most_copied_bytes: int) -> Ite
         most_copied_bytes: the base's weights are copied if all of them together are no larger;
             that pays off if many products follow.
     """
-    replaced = _packed(model, most_copied_bytes)
-    for layer in adapted_layers(model):
-        if is_fused(layer, model) and "forward" not in vars(layer):
-            [name] = layer.active_adapters
-            dtype = layer.get_base_layer().weight.dtype
-            a, b = (part[name].weight.detach() for part in (layer.lora_A, layer.lora_B))
-            b = (b * layer.scaling[name]).to(dtype)
-            replaced.append(
-                (layer, partial(_adapted, layer.get_base_layer(), a.to(dtype).t(), b.t()))
-            )
+    layers = [one for one in adapted_layers(model) if is_fused(one, model)]
+    adapted = {id(one.get_base_layer()): one for one in layers if "forward" not in vars(one)}
+    replaced: list[tuple[Any, Callable[..., Tensor]]] = []
+    for base in _to_copy(model, most_copied_bytes):
+        layer, weight = base, base.weight.detach()
+        # In half precision the sum would round away most of the adapter.
+        if weight.dtype == torch.float32 and id(base) in adapted:
+            layer = adapted.pop(id(base))
+            a, b = _factors(layer)
+            weight = torch.addmm(weight, b, a)
+        replaced.append((layer, partial(_multiplied, _reordered(weight), base.bias)))
+    for layer in adapted.values():
+        a, b = _factors(layer)
+        replaced.append((layer, partial(_adapted, layer.get_base_layer(), a.t(), b.t())))
     for module, forward in replaced:
         module.forward = forward
     try:
@@ -53,6 +58,14 @@ def answering_layers(model: "PreTrainedModel", *, most_copied_bytes: int) -> Ite
     finally:
         for module, _ in replaced:
             del module.forward
+
+
+def _factors(layer: Any) -> "tuple[Tensor, Tensor]":  # noqa: ANN401
+    """Return A and s·B of the active adapter, in the base's dtype."""
+    [name] = layer.active_adapters
+    dtype = layer.get_base_layer().weight.dtype
+    a, b = (part[name].weight.detach() for part in (layer.lora_A, layer.lora_B))
+    return a.to(dtype), (b * layer.scaling[name]).to(dtype)
 
 
 def _adapted(base: Any, a: "Tensor", b: "Tensor", x: "Tensor") -> "Tensor":  # noqa: ANN401
@@ -63,8 +76,8 @@ def _adapted(base: Any, a: "Tensor", b: "Tensor", x: "Tensor") -> "Tensor":  # n
     return result
 
 
-def _packed(model: "PreTrainedModel", most_bytes: int) -> list[tuple[Any, Callable[..., "Tensor"]]]:
-    """Return the base's linear layers with what computes them from packed weights."""
+def _to_copy(model: "PreTrainedModel", most_bytes: int) -> "list[torch.nn.Linear]":
+    """Return the base's linear layers that can be copied; none if their weights are larger."""
     adapters = {
         id(part)
         for layer in adapted_layers(model)
@@ -82,11 +95,7 @@ def _packed(model: "PreTrainedModel", most_bytes: int) -> list[tuple[Any, Callab
         and module.weight.device.type == "cpu"
         and _can_pack(module.weight.dtype)
     ]
-    if sum(layer.weight.nbytes for layer in layers) > most_bytes:
-        return []
-    return [
-        (one, partial(_multiplied, _reordered(one.weight.detach()), one.bias)) for one in layers
-    ]
+    return layers if sum(layer.weight.nbytes for layer in layers) <= most_bytes else []
 
 
 def _can_pack(dtype: torch.dtype) -> bool:
