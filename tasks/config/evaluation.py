@@ -68,7 +68,8 @@ class EvaluationSettings(Section):
     """Maximum length of an answer in tokens, for all models."""
 
     batch_size: int = Field(default=16, ge=1, le=1_000_000)
-    """Prompts answered per batch, for all models."""
+    """Prompts answered per batch, for all models; up to four times as many where that takes little
+    memory, unless it is 1."""
 
     on_leakage: OnLeakage = OnLeakage.ERROR
     """What to do if held-out rows are in the training data: fail (`error`), or warn and continue

@@ -18,4 +18,5 @@ class InferenceSettings(Section):
     """Maximum length of an answer in tokens."""
 
     batch_size: int = Field(default=16, ge=1, le=1_000_000)
-    """Prompts answered per batch."""
+    """Prompts answered per batch; up to four times as many where that takes little memory, unless
+    it is 1."""

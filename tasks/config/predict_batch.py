@@ -41,7 +41,8 @@ class PredictBatchConfig(Section):
     """Maximum length of an answer in tokens."""
 
     batch_size: int = Field(default=16, ge=1, le=1_000_000)
-    """Prompts answered per batch; prompts of similar length share a batch."""
+    """Prompts answered per batch, of similar length; up to four times as many where that takes
+    little memory, unless it is 1."""
 
     chunk_rows: int = Field(default=256, ge=1, le=10**9)
     """Number of rows after which answers are saved; an interruption costs at most these rows."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from tasks.engine.adapters import LoadedAdapter
 from tasks.records import BaseSource
 from tasks.runtime.atomic_files import atomic_folder
-from tasks.tracking.adapter_model import CODE, model_config, requirements_on, signature
+from tasks.tracking.adapter_model import CODE, CODE_BESIDE, model_config, requirements_on, signature
 
 
 def write_bundle(
@@ -39,6 +39,7 @@ def write_bundle(
             mlflow.pyfunc.save_model(
                 str(partial),
                 python_model=str(CODE),
+                code_paths=[str(CODE_BESIDE)],
                 artifacts={name: str(Path(made) / name) for name in folders},
                 model_config=model_config(base, templates),
                 signature=signature(next(iter(adapters)), base),

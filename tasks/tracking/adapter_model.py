@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
+CODE_BESIDE = Path(__file__).parents[1] / "engine" / "adapters" / "siblings.py"
+"""What `CODE` needs beside it."""
 _SHA256_TAG = "adapter.sha256"
 
 # Limits of one request.
@@ -105,6 +107,7 @@ def _save(
         mlflow.pyfunc.save_model(
             str(path),
             python_model=str(CODE),
+            code_paths=[str(CODE_BESIDE)],
             artifacts={saved.adapter_name: str(saved.folder)},
             model_config=model_config(saved.base, templates),
             signature=signature(saved.adapter_name, saved.base),

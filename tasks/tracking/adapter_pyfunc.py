@@ -1,11 +1,12 @@
 """The model that MLflow loads and serves: adapters on a base that is found where it is stored.
 
-This file is stored with each logged adapter and runs wherever that is loaded, so it imports nothing
-of this project. Another location of the base is set by
-`mlflow.pyfunc.load_model(uri, model_config={"base_model": "…"})`.
+This file is stored with each logged adapter, and with it the engine's `siblings.py`. They run
+wherever that is loaded, so they import nothing else of this project. Another location of the base
+is set by `mlflow.pyfunc.load_model(uri, model_config={"base_model": "…"})`.
 """
 
 import hashlib
+import importlib.util
 import json
 import logging
 import math
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlflow.models
@@ -120,9 +122,10 @@ class AdapterModel(PythonModel):
             raise ValueError(f"batch_size is {self.config['batch_size']}; it must be 1 or more")
         base, revision = find_base(self.config)
         folders = {name: Path(context.artifacts[name]) for name in self.config["adapters"]}
+        self.tokenizers = _load_tokenizers(folders, base, revision)
         for name, template in self.config["adapters"].items():
             if template == "chat":  # before the base's weights are loaded
-                _check_template(_load_tokenizer(context.artifacts[name], base, revision))
+                _check_template(self.tokenizers[name])
         self.model = _load_base(base, revision, self.config, _fully_trained(folders.values()))
         for folder in folders.values():
             _add_embeddings(self.model, folder)
@@ -130,11 +133,10 @@ class AdapterModel(PythonModel):
         self.labels = self.config.get("labels", [])
         self.tags_words = self.config.get("auto_class") == "AutoModelForTokenClassification"
         self.is_seq2seq = self.model.config.is_encoder_decoder
-        self.tokenizers, self.chats, self.inner, self.ends = {}, {}, {}, {}
+        self.chats, self.inner, self.ends = {}, {}, {}
         self.chat_options: dict[str, dict[str, Any]] = {}
         for number, (name, template) in enumerate(self.config["adapters"].items()):
-            folder = context.artifacts[name]
-            tokenizer = _load_tokenizer(folder, base, revision)
+            folder, tokenizer = context.artifacts[name], self.tokenizers[name]
             # Prompts must be rendered as in training.
             self.chats[name] = template == "chat" and tokenizer.chat_template is not None
             self.chat_options[name] = _chat_options(folder)
@@ -144,7 +146,6 @@ class AdapterModel(PythonModel):
             tokenizer.padding_side = "left" if in_front else "right"
             if (tokenizer.pad_token_id or 0) >= self.num_embeddings:  # masked, but embedded
                 tokenizer.pad_token = tokenizer.eos_token
-            self.tokenizers[name] = tokenizer
             self.ends[name] = _end_tokens(self.model, tokenizer)
             # MLflow allows adapter names that torch does not allow for modules.
             self.inner[name] = f"adapter_{number}"
@@ -524,17 +525,55 @@ def _load_adapter(model: Any, folder: str, name: str, base: str) -> None:  # noq
         )
 
 
+def _stored_siblings() -> ModuleType:
+    """Return the module that is stored with this file: it adds adapters in a time that stays equal.
+
+    MLflow has its folder on `sys.path`, but each model of a process has to get its own.
+    """
+    here = Path(__file__)
+    stored = here.parent / "code" / "siblings.py"
+    in_project = here.parent.parent / "engine" / "adapters" / "siblings.py"
+    file = stored if stored.exists() else in_project
+    spec = importlib.util.spec_from_file_location(f"{__name__}_siblings", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} can't be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+siblings: Any = _stored_siblings()
+
+
 def _load_lora(model: Any, folder: str, name: str) -> list[str]:  # noqa: ANN401
     """Load a LoRA adapter; return the weights that do not fit."""
+    from peft import PeftConfig
+
+    given, saved = _adapter_config(Path(folder)), _weights(folder)
+    weights = {key.removeprefix("base_model.model."): weight for key, weight in saved.items()}
+    if sibling := siblings.sibling_of(model, given, weights):
+        config = PeftConfig.from_pretrained(folder)
+        return list(siblings.add_sibling(model, sibling, name, config, weights))
+    wrong = _load_lora_by_transformers(model, folder, name, saved)
+    if not wrong:
+        siblings.remember(model, name, given)
+    return wrong
+
+
+def _load_lora_by_transformers(
+    model: Any,  # noqa: ANN401
+    folder: str,
+    name: str,
+    weights: dict[str, Any],
+) -> list[str]:
+    """Load a LoRA adapter that has no sibling; return the weights that do not fit."""
     # transformers 5.23 warns that all other adapters' weights are newly initialized.
     log = logging.getLogger("transformers.integrations.peft")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         with _reading(f"the adapter in {folder}"):
-            info = model.load_adapter(
-                folder, adapter_name=name, adapter_state_dict=_weights(folder)
-            )
+            info = model.load_adapter(folder, adapter_name=name, adapter_state_dict=weights)
     finally:
         log.setLevel(level)
     # Weights that do not fit are only logged by transformers, and stay random.
@@ -605,6 +644,29 @@ def _name_adapters(model: Any, names: Callable[[], list[str] | None]) -> None:  
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.register_forward_pre_hook(add_names, with_kwargs=True)
+
+
+def _load_tokenizers(folders: dict[str, Path], base: str, revision: str | None) -> dict[str, Any]:
+    """Return each adapter's tokenizer: one object for adapters with equal files, or without any."""
+    found: dict[str, Any] = {}
+    kinds = {name: _tokenizer_sha256(folder) for name, folder in folders.items()}
+    for name, kind in kinds.items():
+        if kind not in found:
+            found[kind] = _load_tokenizer(str(folders[name]), base, revision)
+    return {name: found[kind] for name, kind in kinds.items()}
+
+
+def _tokenizer_sha256(folder: Path) -> str:
+    """Return a hash of what may be a tokenizer's file in an adapter's folder; empty without one."""
+    if not (folder / "tokenizer_config.json").exists():
+        return ""
+    found = hashlib.sha256()
+    for file in sorted(one for one in folder.iterdir() if one.is_file()):
+        if not file.name.startswith("adapter_"):
+            with file.open("rb") as opened:
+                found.update(hashlib.file_digest(opened, "sha256").digest())
+            found.update(file.name.encode())
+    return found.hexdigest()
 
 
 def _load_tokenizer(folder: str, base: str, revision: str | None) -> Any:  # noqa: ANN401

@@ -302,6 +302,22 @@ REACHES = (
     Reach("torch", "ops.aten._softmax_backward_data", "tasks/engine/kernels/tiled_attention.py"),
     Reach("torch", "Tensor._backward_hooks", "tasks/engine/base/pristine.py"),
     Reach("torch", "ops.aten.silu_backward", "tasks/engine/kernels/norms_and_gates.py"),
+    *(
+        Reach("torch", f"ops.mkldnn.{name}", "tasks/engine/kernels/answer_layers.py")
+        for name in ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+    ),
+    Reach(
+        "transformers.cache_utils",
+        "DynamicLayer.update",
+        "tasks/engine/objectives/decoding.py",
+        ("key_states", "value_states"),
+    ),
+    Reach(
+        "transformers.cache_utils",
+        "DynamicLayer.lazy_initialization",
+        "tasks/engine/objectives/decoding.py",
+        ("key_states", "value_states"),
+    ),
     Reach(
         "torch.distributed.elastic.multiprocessing",
         "SubprocessContext.close",

@@ -1,14 +1,12 @@
 """Step 6's work: load a saved adapter into a base, strictly: completely or not at all."""
 
 import copy
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from tasks.engine.adapters.activation import same_trainable, switch_adapter
 from tasks.engine.adapters.adapter_state import is_adapter_parameter, write_adapter
@@ -16,7 +14,7 @@ from tasks.engine.adapters.compatibility import fitting_weights
 from tasks.engine.adapters.folders import AdapterFolder, find_adapter
 from tasks.engine.adapters.methods import LORA
 from tasks.engine.adapters.sharing import adapted_parameters, check_together
-from tasks.engine.adapters.siblings import add_sibling, can_copy
+from tasks.engine.adapters.siblings import add_sibling, forget, remember, sibling_of
 from tasks.engine.excerpts import reason
 from tasks.errors import UserError, VerificationError
 
@@ -24,10 +22,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor
     from transformers import PreTrainedModel
-
-
-_loaded_configs: "WeakKeyDictionary[PreTrainedModel, dict[str, str]]" = WeakKeyDictionary()
-"""The configurations of the adapters that `load_folder` loaded into a model, by their names."""
 
 
 def load_adapter(
@@ -75,15 +69,10 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
     check_together({**others, name: config}, model)
     names = list(others)
     weights = fitting_weights(adapter, model)
-    given = json.dumps(adapter.given_config, sort_keys=True)
-    siblings = [one for one in names if _loaded_configs.get(model, {}).get(one) == given]
+    sibling = sibling_of(model, adapter.given_config, weights)
     try:
-        if siblings and can_copy(model, weights):
-            add_sibling(model, siblings[0], name, weights)
-            config.inference_mode = True
-            model.peft_config[name] = config
-            if model.training:
-                model.eval()
+        if sibling is not None:
+            _check_fit(add_sibling(model, sibling, name, config, weights), adapter, sibling)
         else:
             with same_trainable(model):
                 if adapter.method == LORA:
@@ -100,7 +89,15 @@ def load_folder(model: "PreTrainedModel", adapter: AdapterFolder, name: str) -> 
             ) from error
         raise
     switch_adapter(model, name)
-    _loaded_configs.setdefault(model, {})[name] = given
+    remember(model, name, adapter.given_config)
+
+
+def _check_fit(misfits: list[str], adapter: AdapterFolder, sibling: str) -> None:
+    if misfits:
+        raise VerificationError(
+            f"{len(misfits)} weights of {adapter.source} do not fit beside {sibling!r}, such as "
+            f"{misfits[0]}"
+        )
 
 
 def _load_lora(
@@ -156,7 +153,7 @@ def unload_adapter(model: "PreTrainedModel", name: str) -> None:
         model._hf_peft_config_loaded = True  # noqa: SLF001 - not set yet if loading failed
         with same_trainable(model):
             model.delete_adapter(name)
-    _loaded_configs.get(model, {}).pop(name, None)
+    forget(model, name)
     _unwrap(model)
 
 

@@ -4,20 +4,58 @@ Whenever an adapter is loaded or activated, transformers 5.23 and PEFT 0.21 look
 of the model, those of its other adapters, too: the fiftieth takes many times as long as the first.
 What PEFT makes of a configuration for each layer is there, though, if an adapter of the same one
 is. Here it is copied, and nothing within the wrappers is looked through.
+
+This file is stored with each adapter in MLflow, where `adapter_pyfunc.py` uses it, so it imports
+nothing of this project.
 """
 
 import copy
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-
-from tasks.errors import VerificationError
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import Tensor
     from torch.nn import Module
     from transformers import PreTrainedModel
 
 _COPIED = (".lora_A.weight", ".lora_B.weight")
+_configurations: "WeakKeyDictionary[PreTrainedModel, dict[str, str]]" = WeakKeyDictionary()
+"""What `adapter_config.json` says of each adapter that was loaded into a model, by its name.
+
+PEFT changes the configuration objects, so they can't be compared.
+"""
+
+
+def remember(model: "PreTrainedModel", name: str, given: Mapping[str, Any]) -> None:
+    """Note the configuration, as its file gives it, of an adapter that was loaded completely."""
+    _configurations.setdefault(model, {})[name] = json.dumps(given, sort_keys=True)
+
+
+def forget(model: "PreTrainedModel", name: str) -> None:
+    """Forget an adapter that was removed, or none."""
+    _configurations.get(model, {}).pop(name, None)
+
+
+def sibling_of(
+    model: "PreTrainedModel", given: Mapping[str, Any], weights: Mapping[str, "Tensor"]
+) -> str | None:
+    """Return an adapter of the same configuration, beside which `add_sibling` can add one.
+
+    Args:
+        model: the base with any adapters.
+        given: the configuration of the adapter to add, as its file gives it.
+        weights: of the adapter to add, by their names in the base.
+
+    Returns:
+        The adapter's name; None if there is none, or PEFT has to load the one to add.
+    """
+    wanted = json.dumps(given, sort_keys=True)
+    loaded = _configurations.get(model, {}).items()
+    name = next((name for name, configuration in loaded if configuration == wanted), None)
+    return name if name is not None and _can_copy(model, weights) else None
 
 
 def wrappers(module: "Module", path: str = "") -> Iterator[tuple[str, Any]]:
@@ -43,7 +81,7 @@ def are_plain(model: "PreTrainedModel") -> bool:
     )
 
 
-def can_copy(model: "PreTrainedModel", weights: Mapping[str, "Tensor"]) -> bool:
+def _can_copy(model: "PreTrainedModel", weights: Mapping[str, "Tensor"]) -> bool:
     """Return whether `add_sibling` knows all kinds of weights of an adapter and of the model's."""
     if not (all(key.endswith(_COPIED) for key in weights) and are_plain(model)):
         return False
@@ -51,34 +89,54 @@ def can_copy(model: "PreTrainedModel", weights: Mapping[str, "Tensor"]) -> bool:
 
 
 def add_sibling(
-    model: "PreTrainedModel", sibling: str, name: str, weights: Mapping[str, "Tensor"]
-) -> None:
-    """Add an adapter to the wrappers that a sibling has, with weights of its own, all frozen.
+    model: "PreTrainedModel",
+    sibling: str,
+    name: str,
+    config: "PeftConfig",
+    weights: Mapping[str, "Tensor"],
+) -> list[str]:
+    """Add an adapter to the wrappers that a sibling has, all frozen and not active.
 
     Args:
-        model: the base with the sibling.
-        sibling: the name of an adapter of the same configuration.
+        model: the base with the sibling; it is in evaluation mode afterwards, as after PEFT.
+        sibling: the adapter that `sibling_of` found.
         name: of the new adapter.
-        weights: the new adapter's, by their names in the base.
+        config: its configuration.
+        weights: its weights, by their names in the base.
 
-    Raises:
-        VerificationError: the weights are not those that the sibling has; the model is unchanged.
+    Returns:
+        The weights that it lacks or has no place for; if there are some, the model is unchanged.
     """
-    made, left = [], dict(weights)
+    made, left, misfits = [], dict(weights), []
     for path, wrapper in wrappers(model):
         for kind in (*wrapper.adapter_layer_names, *wrapper.other_param_names):
             part = getattr(wrapper, kind)
             if sibling not in part:
                 continue
-            own = copy.deepcopy(part[sibling])
-            if kind in wrapper.adapter_layer_names:
-                given = left.pop(f"{path}.{kind}.weight", None)
-                if given is None or given.shape != own.weight.shape:
-                    raise VerificationError(f"{path} has no {kind} that fits {sibling!r}'s")
-                own.requires_grad_(requires_grad=False)
-                own.weight.data.copy_(given)
-            made.append((part, own))
-    if left:
-        raise VerificationError(f"{len(left)} weights have no place, such as {next(iter(left))}")
+            if kind not in wrapper.adapter_layer_names:
+                made.append((part, copy.deepcopy(part[sibling])))
+                continue
+            key = f"{path}.{kind}.weight"
+            given = left.pop(key, None)
+            if given is None or given.shape != part[sibling].weight.shape:
+                misfits.append(key)
+            else:
+                made.append((part, _with_weight(part[sibling], given)))
+    if misfits := misfits + list(left):
+        return misfits
     for part, own in made:
         part[name] = own
+    config.inference_mode = True
+    model.peft_config[name] = config
+    if model.training:
+        model.eval()
+    return []
+
+
+def _with_weight(layer: Any, given: "Tensor") -> Any:  # noqa: ANN401 - as PEFT made it
+    """Return a copy of a linear layer with another weight, frozen, in the layer's dtype."""
+    from torch.nn import Parameter
+
+    # Copied, as a tensor that was read may be a view of the file. The layer's own weight isn't.
+    weight = layer.weight.detach().new_empty(given.shape).copy_(given)
+    return copy.deepcopy(layer, {id(layer.weight): Parameter(weight, requires_grad=False)})

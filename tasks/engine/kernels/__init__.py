@@ -5,6 +5,7 @@ context managers, and leave modules and weights as they are.
 """
 
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers, num_unfused
+from tasks.engine.kernels.answer_layers import answering_layers
 from tasks.engine.kernels.kernel_attention import attend_one_by_one
 from tasks.engine.kernels.labeled_positions import last_layer_where_looked_at, look_only_at
 from tasks.engine.kernels.norms_and_gates import lean_layers
@@ -16,6 +17,7 @@ __all__ = [
     "BY_ROW",
     "NO_PARENT",
     "Segments",
+    "answering_layers",
     "attend_one_by_one",
     "attending_by_row",
     "fused_adapter_layers",

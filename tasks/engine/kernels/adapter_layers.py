@@ -31,7 +31,7 @@ def fused_adapter_layers(model: "PreTrainedModel") -> Iterator[None]:
 
     Layers of other kinds (see `num_unfused`) keep PEFT's forward.
     """
-    layers = [layer for layer in _adapted(model) if _is_fused(layer, model)]
+    layers = [layer for layer in adapted_layers(model) if is_fused(layer, model)]
     for layer in layers:
         layer.forward = partial(_forward, layer)
     try:
@@ -48,14 +48,16 @@ def num_unfused(model: "PreTrainedModel") -> int:
     others of PEFT's variants.
     """
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    return sum(not _is_fused(layer, model) for layer in layers)
+    return sum(not is_fused(layer, model) for layer in layers)
 
 
-def _adapted(model: "PreTrainedModel") -> list[Any]:
+def adapted_layers(model: "PreTrainedModel") -> list[Any]:
+    """Return PEFT's wrappers around layers with LoRA."""
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
-def _is_fused(layer: Any, model: "PreTrainedModel") -> bool:  # noqa: ANN401 - PEFT has no types
+def is_fused(layer: Any, model: "PreTrainedModel") -> bool:  # noqa: ANN401 - PEFT has no types
+    """Return whether a layer computes W·x + bias + s·B·A·x of one active adapter, and only that."""
     # What is left as it was beside quantized layers, such as T5's `wo`, is in float32, and is
     # computed in the type of the others: autocast and PEFT do that.
     is_quantized = getattr(model, "is_quantized", False)

@@ -1,11 +1,12 @@
 """Greedy decoding of many prompts at once, in fewer operations than `generate` takes.
 
-`generate` computes what all prompts begin with, such as a system prompt, for each of them, and goes
-on with every row of a batch until its longest answer ends. Here the common beginning is computed
-once, its keys and values are copied for the rows, and a row leaves the batch when its answer ends.
+`generate` computes what all prompts begin with, such as a system prompt, for each of them, goes on
+with every row of a batch until its longest answer ends, and copies all keys and values for each
+token. Here the common beginning is computed once, and its keys and values are copied for the rows.
+A row leaves the batch when its answer ends, and waiting prompts join. Keys and values have room, so
+a token's are only added.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-    from transformers.cache_utils import DynamicCache
 
 _GREEDY = {
     "_from_model_config",
@@ -50,8 +51,16 @@ _TOLERANCE_LOW_PRECISION = 1e-1
 _PROBE_TOKENS = 24
 _FEWEST_TOKENS = 6
 _MIN_PREFIX = 4
-_tried: "WeakKeyDictionary[PreTrainedModel, bool]" = WeakKeyDictionary()
-"""Whether a model's rows had the logits they have alone."""
+_ROOM = 32
+"""Tokens that keys and values have room for, beyond which they are copied to more."""
+_JOINING_SHARE = 4
+"""Prompts join when a batch has lost one of as many rows: a few at once are computed faster."""
+_MORE_ROWS = 4
+_LITTLE_BYTES = 512 * 2**20
+"""Up to as many times `batch_size` rows are continued while their keys and values take no more."""
+_token_bytes: "WeakKeyDictionary[PreTrainedModel, int]" = WeakKeyDictionary()
+"""Bytes of a token's keys and values; 0 if a model's rows did not have the logits they have alone.
+"""
 
 OnTokens = Callable[[list[int]], None]
 """Called with the tokens of an answer so far."""
@@ -74,25 +83,58 @@ def decode(  # noqa: PLR0913 - what to continue, with what, how long, how many a
         prompts: tokens, at least one each; those of similar length are best side by side.
         max_new_tokens: most tokens of an answer.
         ends: tokens that end an answer.
-        batch_size: most prompts at once.
+        batch_size: most prompts at once. Where keys and values take little memory, up to four times
+            as many rows are continued at once; a `batch_size` of 1 is kept, as in half precision an
+            answer may depend on the other rows.
         on_progress: called with the number of answers that have ended since the last call.
         on_tokens: called for each token of the first answer.
 
     Returns:
         The tokens of the answers, each with the one that ended it, if any.
     """
+    if not prompts:
+        return []
     answers: list[list[int]] = [[] for _ in prompts]
+    size = min(_num_rows(model, prompts, max_new_tokens, batch_size), len(prompts))
     with torch.inference_mode():
         length = prefix_length(prompts)
         prefix = _computed(model, prompts[0][:length]) if length else None
-        for start in range(0, len(prompts), batch_size):
-            batch = _Rows(model, prompts[start : start + batch_size], prefix, length)
-            for given in batch.tokens(max_new_tokens, set(ends), on_progress):
-                for row, token in given:
-                    answers[start + row].append(token)
-                if on_tokens and given[0][0] == start == 0:
+        rows = _Rows(model, prefix, length, size, longest=max(map(len, prompts)))
+        num_joined = 0
+        while rows.numbers or num_joined < len(prompts):
+            free = size - len(rows.numbers)
+            if num_joined < len(prompts) and free * _JOINING_SHARE >= size:
+                end = min(num_joined + min(free, batch_size), len(prompts))
+                joining = range(num_joined, end)
+                num_joined = joining.stop
+                rows.join(joining, [prompts[number] for number in joining])
+            else:
+                rows.step()
+            for number, token in rows.new:
+                answers[number].append(token)
+                if on_tokens and number == 0:
                     on_tokens(answers[0])
+            num_ended = rows.drop(
+                {
+                    number
+                    for number, token in rows.new
+                    if token in ends or len(answers[number]) == max_new_tokens
+                }
+            )
+            if on_progress and num_ended:
+                on_progress(num_ended)
     return answers
+
+
+def _num_rows(
+    model: "PreTrainedModel", prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int
+) -> int:
+    """Return how many rows to continue at once: a step for more of them takes little more time."""
+    if batch_size == 1:
+        return 1
+    row_bytes = _token_bytes.get(model, 0) * (max(map(len, prompts)) + max_new_tokens + _ROOM)
+    fitting = _LITTLE_BYTES // row_bytes if row_bytes else 0
+    return max(batch_size, min(_MORE_ROWS * batch_size, fitting))
 
 
 def prefix_length(prompts: Sequence[list[int]]) -> int:
@@ -107,71 +149,226 @@ def prefix_length(prompts: Sequence[list[int]]) -> int:
 
 
 class _Rows:
-    """Rows that are continued together; those whose answer has ended leave.
+    """Rows that are continued together; they may leave and join at any time.
 
     They are padded on the left, as `generate` does it: a window of attention counts padding, too.
+    So all of them end in the same column, and those that join are written to the left of it.
+
+    Args:
+        model: what continues them.
+        prefix: keys and values of what all of them begin with.
+        prefix_length: its number of tokens; 0 without one.
+        most: rows at once.
+        longest: of all that will join.
     """
 
     def __init__(
         self,
         model: "PreTrainedModel",
-        prompts: Sequence[list[int]],
-        prefix: "DynamicCache | None",
+        prefix: DynamicCache | None,
         prefix_length: int,
+        most: int,
+        longest: int,
     ) -> None:
-        self._model = model
-        self._left = list(range(len(prompts)))
-        """The rows that go on, by their number."""
+        self._model, self._prefix, self._prefix_length = model, prefix, prefix_length
+        self._most, self._longest = most, longest
+        self.numbers: list[int] = []
+        """Which rows they are, by their places in the batch."""
+        self.new: list[tuple[int, int]] = []
+        """The number and the next token of each row that the last call has continued."""
+        self.logits: Tensor
+        """What those tokens were chosen by, [rows, vocabulary]."""
+        self._tokens: list[int] = []
+        self._lengths: list[int] = []
+        self._end, self._num_columns = longest, longest + _ROOM
+        self._mask = self._tensor([[0] * self._num_columns] * most)
+        self._cache = DynamicCache()
+        self._layers: list[_RoomyLayer] = []
+        if prefix:
+            self._make_layers(prefix)
+
+    def join(self, numbers: Sequence[int], prompts: Sequence[list[int]]) -> None:
+        """Add rows, and choose their first tokens."""
+        if not self.numbers:
+            self._end = self._longest
+        before = len(self.numbers)
+        rows = slice(before, before + len(prompts))
         longest = max(map(len, prompts))
+        start = self._end - longest
         padding = [longest - len(tokens) for tokens in prompts]
         ids = [[0] * pads + tokens for pads, tokens in zip(padding, prompts, strict=True)]
-        self._mask = self._tensor([[0] * pads + [1] * (longest - pads) for pads in padding])
-        places = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
-        self._cache: Any = _shifted(prefix, padding) if prefix else None
-        own = [tokens[prefix_length:] for tokens in ids]
-        self._logits = self._forward(self._tensor(own), places[:, prefix_length:])
-        self._next_places = places[:, -1:] + 1
+        mask = self._tensor([[0] * pads + [1] * (longest - pads) for pads in padding])
+        self._mask[rows] = 0
+        self._mask[rows, start : self._end] = mask
+        places = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        own_start = start + self._prefix_length
+        cache = self._cache if self._layers else None
+        for number, layer in enumerate(self._layers):
+            layer.show(rows, start, own_start)
+            if self._prefix:
+                layer.fill(self._prefix.layers[number], padding)
+        own = [tokens[self._prefix_length :] for tokens in ids]
+        output = self._forward(
+            self._tensor(own), mask, places[:, self._prefix_length :], cache, numbers
+        )
+        if cache is None:
+            self._make_layers(output.past_key_values)
+            for number, layer in enumerate(self._layers):
+                layer.show(rows, start, self._end)
+                layer.fill(output.past_key_values.layers[number], [0] * len(prompts))
+        self.numbers += numbers
+        self._tokens += [token for _, token in self.new]
+        self._lengths += map(len, prompts)
+        self._show()
 
-    def tokens(
-        self, max_new_tokens: int, ends: set[int], on_progress: Callable[[int], None] | None
-    ) -> Iterator[list[tuple[int, int]]]:
-        """Yield the next token of each row that is left, with the row's number."""
-        for count in range(1, max_new_tokens + 1):
-            given = self._logits.argmax(dim=-1).tolist()
-            yield list(zip(self._left, given, strict=True))
-            is_last = count == max_new_tokens
-            kept = [] if is_last else [i for i, token in enumerate(given) if token not in ends]
-            if on_progress and len(kept) < len(given):
-                on_progress(len(given) - len(kept))
-            if not kept:
-                return
-            self.keep(kept)
-            self.step([given[index] for index in kept])
+    def step(self) -> None:
+        """Continue each row by a token."""
+        if self._end == self._num_columns:
+            self._make_room()
+        rows = slice(0, len(self.numbers))
+        start, self._end = self._end - max(self._lengths), self._end + 1
+        self._mask[rows, self._end - 1] = 1
+        ids, places = self._tensor(self._tokens)[:, None], self._tensor(self._lengths)[:, None]
+        mask = self._mask[rows, start : self._end]
+        self._forward(ids, mask, places, self._cache, self.numbers)
+        self._tokens = [token for _, token in self.new]
+        self._lengths = [length + 1 for length in self._lengths]
 
-    def keep(self, kept: list[int]) -> None:
-        """Let all rows but these leave, by their places among those that are left."""
-        if len(kept) == len(self._left):
-            return
-        rows = self._tensor(kept)
-        self._left = [self._left[index] for index in kept]
-        self._mask, self._next_places = self._mask[rows], self._next_places[rows]
-        self._cache.batch_select_indices(rows)
+    def drop(self, leaving: set[int]) -> int:
+        """Let rows leave, by their numbers; return how many.
 
-    def step(self, tokens: list[int]) -> "Tensor":
-        """Continue each row by a token; return its next logits, [rows, vocabulary]."""
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        self._logits = self._forward(self._tensor(tokens)[:, None], self._next_places)
-        self._next_places = self._next_places + 1
-        return self._logits
+        The last rows that stay take their places.
+        """
+        if not leaving:
+            return 0
+        stay = [place for place, number in enumerate(self.numbers) if number not in leaving]
+        free = sorted(set(range(len(stay))) - set(stay))
+        moving = [place for place in stay if place >= len(stay)]
+        for to, place in zip(free, moving, strict=True):
+            for each in (self.numbers, self._tokens, self._lengths):
+                each[to] = each[place]
+            self._mask[to] = self._mask[place]
+        for each in (self.numbers, self._tokens, self._lengths):
+            del each[len(stay) :]
+        if free:
+            for layer in self._layers:
+                layer.move(free, moving)
+        self._show()
+        return len(leaving)
 
-    def _forward(self, ids: "Tensor", places: "Tensor") -> "Tensor":
-        output = _forward(self._model, ids, self._mask, places, self._cache)
-        self._cache = output.past_key_values
-        logits: Tensor = output.logits[:, -1]
-        return logits
+    def _forward(
+        self,
+        ids: "Tensor",
+        mask: "Tensor",
+        places: "Tensor",
+        cache: DynamicCache | None,
+        numbers: Sequence[int],
+    ) -> Any:  # noqa: ANN401 - each model has an output class of its own
+        output = _forward(self._model, ids, mask, places, cache)
+        self.logits = output.logits[:, -1]
+        self.new = list(zip(numbers, self.logits.argmax(dim=-1).tolist(), strict=True))
+        return output
+
+    def _make_layers(self, like: DynamicCache) -> None:
+        shape = self._most, self._num_columns
+        self._layers = [_RoomyLayer(one, *shape) for one in like.layers]
+        self._cache.layers = [*self._layers]
+
+    def _show(self) -> None:
+        """Make the rows, and as many columns as the longest has, what the layers show."""
+        if self.numbers:
+            for layer in self._layers:
+                layer.show(slice(0, len(self.numbers)), self._end - max(self._lengths), self._end)
+
+    def _make_room(self) -> None:
+        """Move all rows to the left, as far as the longest of them and of those to come allows."""
+        end = max(self._longest, *self._lengths)
+        self._num_columns = end + _ROOM
+        start = self._end - max(self._lengths)
+        self._mask = _moved(self._mask[:, start : self._end], end, self._num_columns, dim=1)
+        for layer in self._layers:
+            layer.make_room(end, self._num_columns)
+        self._end = end
+        self._show()
 
     def _tensor(self, values: Any) -> "Tensor":  # noqa: ANN401 - lists of numbers
         return torch.tensor(values, device=self._model.device)
+
+
+class _RoomyLayer(DynamicLayer):
+    """A layer's keys and values, [rows, heads, columns, size], with room for more of them.
+
+    `keys` and `values` are those of the rows and columns that are shown.
+
+    Args:
+        like: a layer with the same heads and sizes.
+        num_rows: most rows.
+        num_columns: most columns.
+    """
+
+    def __init__(self, like: Any, num_rows: int, num_columns: int) -> None:  # noqa: ANN401
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lazy_initialization(like.keys, like.values)
+        # Zeros, as what is masked still is multiplied, and could be NaN.
+        self._all = [
+            given.new_zeros((num_rows, given.shape[1], num_columns, given.shape[3]))
+            for given in (like.keys, like.values)
+        ]
+        self.show(slice(0, 0), 0, 0)
+
+    def show(self, rows: slice, start: int, end: int) -> None:
+        """Show these rows and columns."""
+        self._rows, self._start, self._end = rows, start, end
+        self._shown = tuple(one[rows, :, start:end] for one in self._all)
+        self.keys, self.values = self._shown
+
+    def update(
+        self,
+        key_states: "Tensor",
+        value_states: "Tensor",
+        *_: Any,  # noqa: ANN401
+        **__: Any,  # noqa: ANN401
+    ) -> "tuple[Tensor, Tensor]":
+        """Add the shown rows' keys and values in the next columns; return all that are shown."""
+        end = self._end + key_states.shape[-2]
+        for one, new in zip(self._all, (key_states, value_states), strict=True):
+            one[self._rows, :, self._end : end] = new
+        self.show(self._rows, self._start, end)
+        keys, values = self._shown
+        return keys, values
+
+    def fill(self, given: Any, padding: Sequence[int]) -> None:  # noqa: ANN401 - a `DynamicLayer`
+        """Write what another layer has into what is shown, of a single row into each.
+
+        Args:
+            given: a layer with as many columns as are shown.
+            padding: of each row: how far it is moved to the right, where what exceeds is left out.
+        """
+        for shown, other in zip(self._shown, (given.keys, given.values), strict=True):
+            width = shown.shape[2]
+            for number, (row, pads) in enumerate(zip(shown, padding, strict=True)):
+                kept = max(0, width - pads)
+                row[:, width - kept :] = other[number if len(other) > 1 else 0, :, :kept]
+
+    def move(self, to: Sequence[int], places: Sequence[int]) -> None:
+        """Write rows over others, in the columns that are shown."""
+        for one in self._all:
+            columns = one[:, :, self._start : self._end]
+            columns[list(to)] = columns[list(places)]
+
+    def make_room(self, end: int, num_columns: int) -> None:
+        """Keep the columns that are shown alone, to the left of `end` in as many as are wanted."""
+        shown = slice(self._start, self._end)
+        self._all = [_moved(one[:, :, shown], end, num_columns, dim=2) for one in self._all]
+
+
+def _moved(shown: "Tensor", end: int, num_columns: int, dim: int) -> "Tensor":
+    """Return a tensor of as many columns, with these in it to the left of `end`, else zeros."""
+    shape = [*shown.shape]
+    count, shape[dim] = shape[dim], num_columns
+    moved = shown.new_zeros(shape)
+    moved.narrow(dim, end - count, count).copy_(shown)
+    return moved
 
 
 def _computed(model: "PreTrainedModel", tokens: list[int]) -> "DynamicCache":
@@ -198,27 +395,6 @@ def _forward(
     )
 
 
-def _shifted(prefix: "DynamicCache", padding: Sequence[int]) -> "DynamicCache":
-    """Return the cache of a batch's first columns, as many as the prefix has tokens.
-
-    Of a padded row that is the padding, and what then fits of the prefix.
-    """
-    cache = copy.deepcopy(prefix)
-    layer: Any  # a `DynamicLayer`, as `_keeps_all` found
-    for layer in cache.layers:
-        layer.keys, layer.values = (_moved(one, padding) for one in (layer.keys, layer.values))
-    return cache
-
-
-def _moved(states: "Tensor", padding: Sequence[int]) -> "Tensor":
-    """Repeat [1, heads, tokens, size] for each row, moved right by its padding."""
-    rows = states.new_zeros((len(padding), *states.shape[1:]))
-    for row, pads in zip(rows, padding, strict=True):
-        kept = max(0, states.shape[2] - pads)
-        row[:, states.shape[2] - kept :] = states[0, :, :kept]
-    return rows
-
-
 def can_decode(model: "PreTrainedModel", prompt: list[int]) -> bool:
     """Return whether `decode` continues prompts as `generate` does.
 
@@ -228,14 +404,19 @@ def can_decode(model: "PreTrainedModel", prompt: list[int]) -> bool:
     """
     if model.config.is_encoder_decoder or _wishes(model) or _depends_on_length(model):
         return False
-    if model not in _tried:
+    if model not in _token_bytes:
         takes = signature(model.forward).parameters
         tokens = [*prompt, *range(_FEWEST_TOKENS)][:_PROBE_TOKENS]
         with torch.inference_mode():
-            _tried[model] = {"position_ids", "logits_to_keep"} <= set(takes) and all(
+            can = {"position_ids", "logits_to_keep"} <= set(takes) and all(
                 _agrees(model, tokens, length) for length in (len(tokens) // 3, 0)
             )
-    return _tried[model]
+            _token_bytes[model] = _num_bytes(_computed(model, tokens)) // len(tokens) if can else 0
+    return _token_bytes[model] > 0
+
+
+def _num_bytes(cache: Any) -> int:  # noqa: ANN401 - a `DynamicCache`, as `_keeps_all` found
+    return sum(int(one.nbytes) for layer in cache.layers for one in (layer.keys, layer.values))
 
 
 def _depends_on_length(model: "PreTrainedModel") -> bool:
@@ -250,25 +431,40 @@ def _wishes(model: "PreTrainedModel") -> set[str]:
 
 
 def _agrees(model: "PreTrainedModel", tokens: list[int], prefix_length: int) -> bool:
-    """Return whether a padded row, after another one has left, has the logits it has alone."""
+    """Return whether rows have the logits they have alone, after one has left and one joined."""
     prefix = _computed(model, tokens[:prefix_length]) if prefix_length else None
     if prefix_length and not _keeps_all(prefix):
         return False
     short = tokens[: max(2, 2 * prefix_length)]
-    rows = _Rows(model, [short, tokens], prefix, prefix_length)
-    rows.keep([0])
-    together = rows.step(tokens[:1])
-    ids = torch.tensor([[*short, tokens[0]]], device=model.device)
-    alone = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
-    difference = float((together - alone).abs().max() / alone.abs().max())
-    is_exact = alone.dtype == torch.float32
-    return difference < (_TOLERANCE_FLOAT32 if is_exact else _TOLERANCE_LOW_PRECISION)
+    rows = _Rows(model, prefix, prefix_length, 2, longest=len(tokens))
+    seen = {1: [*short]}
+
+    def note() -> None:
+        for number, token in rows.new:
+            if number in seen:
+                seen[number].append(token)
+
+    rows.join([0, 1], [tokens, short])
+    note()
+    rows.drop({0})
+    rows.step()
+    note()
+    rows.join([2], [tokens])
+    seen.update({2: [*tokens]})
+    note()
+    rows.step()
+    is_exact = rows.logits.dtype == torch.float32
+    tolerance = _TOLERANCE_FLOAT32 if is_exact else _TOLERANCE_LOW_PRECISION
+    for number, together in zip(rows.numbers, rows.logits, strict=True):
+        ids = torch.tensor([seen[number]], device=model.device)
+        alone = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1]
+        if not float((together - alone).abs().max() / alone.abs().max()) < tolerance:
+            return False
+    return True
 
 
 def _keeps_all(cache: Any) -> bool:  # noqa: ANN401 - whatever a model returns
     """Return whether a cache is of all keys and values, without a window or a state."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
     return isinstance(cache, DynamicCache) and all(
         type(layer) is DynamicLayer for layer in cache.layers
     )

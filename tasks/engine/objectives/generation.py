@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FEWEST_ROWS, _FEWEST_STEPS = 4, 32
+"""At once, and one after the other, for which it pays off to copy the base's weights."""
+_MOST_COPIED_BYTES = 2 * 10**9
+"""Of weights, beyond which a copy would take more memory than the time is worth."""
+
 
 @dataclass(frozen=True)
 class Generating(EachLabel):
@@ -163,9 +168,13 @@ def _continued(  # noqa: PLR0913 - as `answer`
     on_tokens: Callable[[list[int]], None] | None,
 ) -> list[list[int]]:
     """Return the tokens of each answer, in the fastest way that the model allows."""
+    from tasks.engine.kernels import answering_layers
     from tasks.engine.objectives.decoding import can_decode, contiguous_head, decode
 
-    with eval_mode(model), contiguous_head(model):
+    num_steps = len(asked) * max_new_tokens / batch_size
+    is_long = min(len(asked), batch_size) >= _FEWEST_ROWS and num_steps >= _FEWEST_STEPS
+    layers = answering_layers(model, most_copied_bytes=_MOST_COPIED_BYTES if is_long else 0)
+    with eval_mode(model), contiguous_head(model), layers:
         if can_decode(model, asked[-1]):
             return decode(
                 model,

@@ -16,7 +16,8 @@ from tiny_models import tiny_adapter, tiny_llama
 from tasks.config import BaseModelSettings, Dtype, TrackingSettings
 from tasks.engine.base.sources import find_base
 from tasks.records import BaseModelRecord, FileRecord, SavedRecord
-from tasks.tracking import Tracker, adapter_pyfunc, open_run
+from tasks.tracking import Tracker, open_run
+from tasks.tracking.adapter_model import CODE, CODE_BESIDE
 from tasks.tracking.adapter_pyfunc import AdapterModel, Decoding
 
 ANSWER_IN_A_NEW_PROCESS = """
@@ -123,7 +124,7 @@ def test_no_base_weights_are_stored(tracker: Tracker, saved: SavedRecord, uri: s
     assert [path.name for path in files if path.suffix == ".safetensors"] == [
         "adapter_model.safetensors"
     ]
-    code = Path(adapter_pyfunc.__file__).stat().st_size
+    code = sum(file.stat().st_size for file in (CODE, CODE_BESIDE))
     assert sum(path.stat().st_size for path in files) < saved.adapter_bytes + code + 20_000
 
 

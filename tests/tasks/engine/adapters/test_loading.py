@@ -2,15 +2,15 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from engine_steps import gpt2_base, loaded, logits
 from hub_stand_in import HubStandIn, point_clients_at
+from module_visits import counted_visits
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_adapter, tiny_llama
 
@@ -225,45 +225,15 @@ def test_whole_modules_are_switched_along(tiny_base: Path, tmp_path: Path) -> No
         assert torch.equal(logits(model), alone(tiny_base, folder))
 
 
-@pytest.fixture
-def visits(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Return what counts the modules that were looked at since it was asked last."""
-    seen = 0
-
-    def counted(kind: str) -> Callable[..., Any]:
-        given = getattr(torch.nn.Module, kind)
-
-        def counting(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            nonlocal seen
-            seen += 1
-            return given(module, *args, **kwargs)
-
-        return counting
-
-    for kind in (
-        "named_modules",
-        "named_children",
-        "state_dict",
-    ):  # each calls itself, or is called
-        monkeypatch.setattr(torch.nn.Module, kind, counted(kind))
-
-    def since_asked() -> int:
-        nonlocal seen
-        found, seen = seen, 0
-        return found
-
-    return since_asked
-
-
 def test_one_more_adapter_is_no_more_work(
-    tiny_base: Path, adapters: list[Path], visits: Callable[[], int]
+    tiny_base: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each further adapter adds to loading and switching a few modules a layer, and is exact."""
     given = {"source": str(tiny_base), "dtype": "bfloat16"}
     settings = BaseModelSettings.model_validate(given)
     model, _ = loaded(tiny_base, settings)
     of_loading, of_switching = [], []
-    visits()
+    visits = counted_visits(monkeypatch)
     for number in range(6):
         load_adapter(model, adapters[number % 2], f"adapter-{number}")
         of_loading.append(visits())

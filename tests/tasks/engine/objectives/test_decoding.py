@@ -67,10 +67,13 @@ def _prompts(number: int = 9, common: int = 10) -> list[list[int]]:
     return sorted((first + tokens for tokens in own), key=len)
 
 
-def _generated(model: Any, prompt: list[int], count: int) -> list[int]:  # noqa: ANN401
-    how = GenerationConfig(
-        max_new_tokens=count, do_sample=False, eos_token_id=_ENDS, pad_token_id=0
-    )
+def _generated(
+    model: Any,  # noqa: ANN401
+    prompt: list[int],
+    count: int,
+    ends: list[int] = _ENDS,
+) -> list[int]:
+    how = GenerationConfig(max_new_tokens=count, do_sample=False, eos_token_id=ends, pad_token_id=0)
     ids = torch.tensor([prompt])
     output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)
     return [int(token) for token in output[0, len(prompt) :]]
@@ -86,6 +89,49 @@ def test_answers_are_those_of_generate(config: Any, batch_size: int, common: int
     given = decode(model, prompts, max_new_tokens=12, ends=_ENDS, batch_size=batch_size)
     assert given == [_generated(model, prompt, 12) for prompt in prompts]
     assert len(set(map(len, given))) > 1  # some end before others
+
+
+@pytest.mark.parametrize("config", _KEPT_APART, ids=lambda config: config.model_type)
+@pytest.mark.parametrize("common", [0, 10])
+def test_long_answers_are_those_of_generate(config: Any, common: int) -> None:  # noqa: ANN401
+    """Answers that need more room than there is at first, and Llama's end at different times."""
+    model, prompts = _model(config), _prompts(common=common)
+    given = decode(model, prompts, max_new_tokens=80, ends=_ENDS[:1], batch_size=3)
+    expected = [_generated(model, prompt, 80, _ENDS[:1]) for prompt in prompts]
+    assert given == expected
+    assert max(map(len, given)) > 50
+
+
+def test_waiting_prompts_take_the_place_of_answers_that_ended() -> None:
+    """A batch is kept full: steps are about as many as all tokens fill, not the longest answers."""
+    model, prompts = _model(_KEPT_APART[0]), _prompts(number=24)
+    rows: list[int] = []
+    model.model.embed_tokens.register_forward_hook(
+        lambda _, inputs, __: rows.append(len(inputs[0]) if inputs[0].shape[1] == 1 else 0)
+    )
+    given = decode(model, prompts, max_new_tokens=40, ends=_ENDS, batch_size=4)
+    lengths = list(map(len, given))
+    apart = sum(max(lengths[start : start + 4]) - 1 for start in range(0, len(lengths), 4))
+    assert sum(map(bool, rows)) < 0.8 * apart
+    assert max(rows) == 4
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(1, 1), (2, 8)])
+def test_more_rows_are_continued_where_they_are_small(batch_size: int, most: int) -> None:
+    """Up to four times the batch, computed at its size before; a batch of one stays alone."""
+    model, prompts = _model(_KEPT_APART[0]), _prompts()
+    assert can_decode(model, prompts[-1])
+    begun: list[int] = []
+    continued: list[int] = []
+    model.model.embed_tokens.register_forward_hook(
+        lambda _, inputs, __: (continued if inputs[0].shape[1] == 1 else begun).append(
+            len(inputs[0])
+        )
+    )
+    given = decode(model, prompts, max_new_tokens=12, ends=_ENDS[:1], batch_size=batch_size)
+    assert max(continued) == most
+    assert max(begun) == batch_size
+    assert given == [_generated(model, prompt, 12, _ENDS[:1]) for prompt in prompts]
 
 
 def test_a_window_counts_as_in_generate() -> None:
