@@ -1,13 +1,16 @@
 """A fault in production, its corrections and the retraining that learns them, end to end."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from command_line_runs import run_program
 
-from benchmarks.corrections import main, produced
-from tasks.runtime import home
+from benchmarks.corrections import produced
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 def test_a_week_of_messages_is_new_and_mostly_of_one_kind() -> None:
@@ -19,22 +22,30 @@ def test_a_week_of_messages_is_new_and_mostly_of_one_kind() -> None:
 
 @pytest.mark.slow
 def test_corrected_answers_make_a_challenger_of_the_champion(
-    prefect_server: None, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+    tiny_base: Path, tmp_path: Path
 ) -> None:
     """The champion's version is noted with its answers, and the challenger began as that one."""
-    out, err = run_program(capsys, main, "--quick", f"--base={tiny_base}")
-    (pairs,) = home.outputs().glob("corrected-*/pairs.jsonl")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.corrections", "--quick", f"--base={tiny_base}"],
+        cwd=CHECKOUT,
+        env={**os.environ, "ADAPTERFLOW_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pairs = next((tmp_path / "home" / "outputs").glob("corrected-*/pairs.jsonl"))
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     assert len(rows) == 8
     (version,) = {row["adapter_version"] for row in rows}
     name = pairs.parent.name
     assert version.startswith(f"models:/{name}/1 (sha256 ")
-    assert f"answered by {version}: 8" in out
-    assert f"begins with models:/{name}/1" in err
-    assert "columns not read" not in err
-    lines = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")]
+    assert f"answered by {version}: 8" in done.stdout
+    assert f"begins with models:/{name}/1" in done.stderr
+    assert "columns not read" not in done.stderr
+    lines = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert [line[3] for line in lines[1:]] == [
         *("base", "challenger"),
         *("base", "champion", "challenger"),
     ]
-    assert (pairs.parent / "decisions.md").read_text().strip() in out
+    assert (pairs.parent / "decisions.md").read_text().strip() in done.stdout

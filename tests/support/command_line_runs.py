@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
 from flows.cli import main as command_line
@@ -37,16 +36,3 @@ def run_in_process(
         os.environ.clear()
         os.environ.update(environment)
     return status, *capsys.readouterr()
-
-
-def run_program(
-    capsys: pytest.CaptureFixture[str], program: click.Command, *arguments: object
-) -> tuple[str, str]:
-    """Run another program's command here, and give its stdout and stderr."""
-    environment = dict(os.environ)
-    try:
-        program.main([*map(str, arguments)], standalone_mode=False)
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-    return capsys.readouterr()
