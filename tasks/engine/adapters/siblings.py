@@ -22,16 +22,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _COPIED = (".lora_A.weight", ".lora_B.weight")
-_configurations: "WeakKeyDictionary[PreTrainedModel, dict[str, str]]" = WeakKeyDictionary()
-"""What `adapter_config.json` says of each adapter that was loaded into a model, by its name.
+_configurations: "WeakKeyDictionary[PreTrainedModel, dict[str, tuple[PeftConfig, str]]]" = (
+    WeakKeyDictionary()
+)
+"""PEFT's configuration of each adapter that was loaded into a model, by its name, and what its
+`adapter_config.json` says.
 
-PEFT changes the configuration objects, so they can't be compared.
+PEFT changes its configurations, so they can't be compared. They tell whether the adapter of that
+name is still the one that was loaded.
 """
 
 
 def remember(model: "PreTrainedModel", name: str, given: Mapping[str, Any]) -> None:
     """Note the configuration, as its file gives it, of an adapter that was loaded completely."""
-    _configurations.setdefault(model, {})[name] = json.dumps(given, sort_keys=True)
+    known = _configurations.setdefault(model, {})
+    known[name] = (model.peft_config[name], json.dumps(given, sort_keys=True))
 
 
 def forget(model: "PreTrainedModel", name: str) -> None:
@@ -53,9 +58,11 @@ def sibling_of(
         The adapter's name; None if there is none, or PEFT has to load the one to add.
     """
     wanted = json.dumps(given, sort_keys=True)
-    loaded = _configurations.get(model, {}).items()
-    name = next((name for name, configuration in loaded if configuration == wanted), None)
-    return name if name is not None and _can_copy(model, weights) else None
+    present = getattr(model, "peft_config", {})
+    for name, (config, configuration) in _configurations.get(model, {}).items():
+        if present.get(name) is config and configuration == wanted:
+            return name if _can_copy(model, weights) else None
+    return None
 
 
 def wrappers(module: "Module", path: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,11 +10,12 @@ import peft_methods
 import pytest
 import torch
 from engine_steps import configured, loaded, logits, random_base
-from tiny_models import tiny_llama, tiny_mixture
+from tiny_models import tiny_adapter, tiny_llama, tiny_mixture
 from transformers import PreTrainedModel
 
 from tasks import engine
 from tasks.config import BaseModelSettings, LoraSettings
+from tasks.engine.adapters import load_adapter
 from tasks.engine.base import give_back, keeping_warm
 from tasks.engine.base.tensor_checksum import weighted_sum
 
@@ -159,6 +160,21 @@ def test_what_an_adapter_added_is_taken_out(
     assert torch.equal(logits(again), expected)
     assert not getattr(again, "peft_config", None)
     assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+@pytest.mark.usefixtures("_warm")
+def test_an_adapter_that_was_taken_out_is_loaded_again(tiny_base: Path, tmp_path: Path) -> None:
+    """Loaded into a base that had it before, under the same name, it has the same outputs."""
+    folder = tiny_adapter(tiny_base, tmp_path / "adapter")
+    model, _ = loaded(tiny_base)
+    load_adapter(model, folder)
+    expected = logits(model)
+    give_back(model)
+    again, _ = loaded(tiny_base)
+
+    assert again is model
+    load_adapter(again, folder)
+    assert torch.equal(logits(again), expected)
 
 
 @pytest.mark.usefixtures("_warm")
