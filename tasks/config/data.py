@@ -230,8 +230,9 @@ class DataSettings(Section):
 
     replay: float = Field(default=0.0, ge=0, le=1)
     """Share of the rows that the adapter of `lora.from`, or the champion that is continued, learned
-    from, to be mixed into the training rows, beside `max_train_rows`; drawn by the seed. Its run in
-    MLflow records where they are; they have to be as they were."""
+    from, to be mixed into the training rows, beside `max_train_rows`; drawn by the seed. If it
+    replayed rows itself, all that its predecessor learned from count as well. Its run in MLflow
+    records where they are; they have to be as they were."""
 
     @field_validator("where", mode="before")
     @classmethod

@@ -135,7 +135,7 @@ class LearnedData(Record):
     sources: tuple[str, ...]
     """The sha256 of the training rows of each source."""
     replayed: "LearnedData | None" = None
-    """Of the adapter that it began as; `settings.replay` is the share of those rows."""
+    """Of the adapter that it began as, if it replayed `settings.replay` of those rows."""
 
 
 class DataRecord(Record):

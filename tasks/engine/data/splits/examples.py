@@ -83,7 +83,7 @@ def read_examples(  # noqa: PLR0913 - what is read, how, and what for
         task: what is learned from them.
         labels: the classes in order; those of the training rows, sorted, unless given.
         objective: whether answers are learned, or which of two is preferred.
-        learned: what an earlier adapter learned from, of which `settings.replay` is trained on.
+        learned: what earlier adapters learned from, of which `settings.replay` is trained on.
 
     Raises:
         UserError: a source cannot be read, its columns fit no format, it is of another kind than
@@ -121,10 +121,10 @@ def read_examples(  # noqa: PLR0913 - what is read, how, and what for
 def _replayed(
     learned: LearnedData, share: float, seed: int, task: Task, objective: LearningObjective
 ) -> list[DrawnRows]:
-    """Return a share of the rows that an earlier adapter learned from, of each of its sources.
+    """Return a share of the rows that earlier adapters learned from, of each of their sources.
 
     Args:
-        learned: what it learned from.
+        learned: what the last one learned from.
         share: of all these rows, from 0 to 1.
         seed: of the draw.
         task: what is to be learned from them.
@@ -162,7 +162,7 @@ def _replayed(
 
 
 def _read_again(learned: LearnedData) -> list[DrawnRows]:
-    """Return all rows that an adapter learned from, which must be those that it learned from."""
+    """Return all rows that an adapter and those before it learned from, as they were then."""
     settings, seed, task = learned.settings, learned.seed, learned.task
     try:
         opened = open_sources(settings, task, learned.objective)
@@ -182,8 +182,10 @@ def _read_again(learned: LearnedData) -> list[DrawnRows]:
                 f"data.replay: {one.source} has other rows than the adapter to begin with learned "
                 "from; restore the file, or, if data.train still has them, remove data.replay"
             )
+    # All of them, not the share that it replayed: over several trainings that would become a share
+    # of a share, and what was learned first would be forgotten.
     if learned.replayed:
-        taken += _replayed(learned.replayed, settings.replay, seed, task, learned.objective)
+        taken += _read_again(learned.replayed)
     return taken
 
 

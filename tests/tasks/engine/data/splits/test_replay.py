@@ -79,20 +79,21 @@ def test_the_seed_draws_them(first: LearnedData, tmp_path: Path) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_what_was_replayed_is_replayed_again(first: LearnedData, tmp_path: Path) -> None:
-    """A third training replays of both: the second learned from rows of the first, too."""
+def test_rows_of_all_earlier_trainings_are_replayed(first: LearnedData, tmp_path: Path) -> None:
+    """A third training replays its share of the second's rows and of all that the first had."""
     settings = second(tmp_path, 0.4)
     learned = learned_from(settings, read_examples(settings, 0, learned=first))
     again = LearnedData.model_validate_json(learned.model_dump_json())
-    third = DataSettings(
-        train=str(written(tmp_path / "c.jsonl", "c", 4)), eval_fraction=0, replay=1.0
-    )
-    sets = read_examples(third, 0, learned=again)
-    kinds = [one[0] for one in prompts(sets)]
-    assert {kind: kinds.count(kind) for kind in "abc"} == {"a": 6, "b": 8, "c": 4}
-    assert [one.name for one in sets.train.parts] == ["c", "replayed-b", "replayed-a"]
-    before = prompts(read_examples(settings, 0, learned=first))
-    assert set(prompts(sets)) >= set(before)
+    file = str(written(tmp_path / "c.jsonl", "c", 4))
+    found = {}
+    for share in (1.0, 0.2):
+        third = DataSettings(train=file, eval_fraction=0, replay=share)
+        sets = read_examples(third, 0, learned=again)
+        kinds = [one[0] for one in prompts(sets)]
+        found[share] = {kind: kinds.count(kind) for kind in "abc"}
+        assert [one.name for one in sets.train.parts] == ["c", "replayed-b", "replayed-a"]
+        assert len(set(prompts(sets))) == len(prompts(sets))
+    assert found == {1.0: {"a": 15, "b": 8, "c": 4}, 0.2: {"a": 3, "b": 2, "c": 4}}
 
 
 def test_rows_that_are_not_as_they_were_are_told(first: LearnedData, tmp_path: Path) -> None:
