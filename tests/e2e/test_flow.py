@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from artifacts import artifacts_of
 from flow_runs import folder_of, sums, tiny_config, unwritable
 from mlflow import MlflowClient
 from mlflow_runs import client_of, id_of, logged, numbers_of
@@ -137,9 +138,8 @@ def test_mlflow_has_the_picture_and_the_table(
 
 def test_prefect_shows_the_report(report: ReportRecord) -> None:
     """The flow run has a Markdown artifact with the numbers and the curve in it."""
-    with get_client(sync_client=True) as client:
-        artifacts = [a for a in client.read_artifacts() if a.key == "adapter-report"]
-    text = next(str(a.data) for a in artifacts if str(a.flow_run_id) == report.run.flow_run_id)
+    found = artifacts_of(report.run.flow_run_id)
+    (text,) = [str(one.data) for one in found if one.key == "adapter-report"]
     assert f"{report.trained.train_loss:.4f}" in text
     picture, answer = text.index("data:image/png;base64,"), text.index("### Answer 1")
     assert text.index("**ROUGE-L on 3 held-out rows: base ") < picture < answer
@@ -148,8 +148,7 @@ def test_prefect_shows_the_report(report: ReportRecord) -> None:
 
 def test_prefect_has_the_way_to_mlflow_and_the_progress(report: ReportRecord) -> None:
     """Both were there before the end: one artifact each, and the progress says what was reached."""
-    with get_client(sync_client=True) as client:
-        found = [a for a in client.read_artifacts() if str(a.flow_run_id) == report.run.flow_run_id]
+    found = artifacts_of(report.run.flow_run_id)
     (way,) = [str(one.data) for one in found if one.key == "mlflow-run"]
     assert id_of(report.run) in way
     (progress,) = [one for one in found if one.key == "training-progress"]

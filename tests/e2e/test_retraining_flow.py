@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from artifacts import artifacts_of
 from command_line_runs import run_in_process
 from mlflow_runs import client_of, id_of, numbers_of
 from prefect.client.orchestration import get_client
@@ -79,9 +80,8 @@ def test_mlflow_and_prefect_show_the_comparison(first: RetrainedRecord) -> None:
     files = {file.path for file in client_of(first.run).list_artifacts(id_of(first.run))}
     assert {"comparison.md", "comparison.png", "comparison.json", "package_versions.txt"} <= files
     assert {"evaluation/base_loss", "evaluation/challenger_loss"} <= set(numbers_of(first.run))
-    with get_client(sync_client=True) as client:
-        found = [a for a in client.read_artifacts() if a.key == "adapter-comparison"]
-    text = next(str(a.data) for a in found if str(a.flow_run_id) == first.run.flow_run_id)
+    found = artifacts_of(first.run.flow_run_id)
+    (text,) = [str(one.data) for one in found if one.key == "adapter-comparison"]
     assert text.startswith(f"# Promoted\n\nP{first.decision.reason[1:]}\n")
     assert "data:image/png;base64," in text
 
@@ -170,9 +170,8 @@ def test_a_champion_on_a_base_that_is_loaded_otherwise_is_told(
     assert "models:/other-type/1 was trained on the base in float32" in warning
     assert warning in caplog.text
     assert second.run
-    with get_client(sync_client=True) as client:
-        found = [a for a in client.read_artifacts() if a.key == "adapter-comparison"]
-    text = next(str(a.data) for a in found if str(a.flow_run_id) == second.run.flow_run_id)
+    found = artifacts_of(second.run.flow_run_id)
+    (text,) = [str(one.data) for one in found if one.key == "adapter-comparison"]
     assert f"- {warning}\n" in text
 
 

@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 import pytest
+from artifacts import artifacts_of
 from prefect import flow
-from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.durability import training_progress
@@ -28,9 +28,7 @@ def test_the_artifact_follows_the_training_and_is_one(prefect_server: None, tmp_
     seen: list[tuple[object, object]] = []
 
     def look(flow_run_id: str) -> list[tuple[object, object]]:
-        with get_client(sync_client=True) as client:
-            found = [one for one in client.read_artifacts() if one.key == KEY]
-        return [(a.data, a.description) for a in found if str(a.flow_run_id) == flow_run_id]
+        return [(a.data, a.description) for a in artifacts_of(flow_run_id) if a.key == KEY]
 
     @flow
     def training() -> None:
