@@ -109,7 +109,7 @@ PAIRS = {
     "preferences-reports": Workload(
         "Preferences: pairs whose prompt is longer than their answers",
         _reports,
-        batch_size=8,
+        batch_size=4,
         num_steps=6,
         max_length=1024,
         learning_rate=2e-4,
@@ -118,7 +118,7 @@ PAIRS = {
     "preferences-conversations": Workload(
         "Preferences: pairs of free conversations",
         _conversations,
-        batch_size=8,
+        batch_size=4,
         num_steps=6,
         max_length=1024,
         learning_rate=2e-4,
