@@ -42,9 +42,10 @@ def last_layer_where_looked_at(model: "PreTrainedModel") -> Iterator[None]:
     """Leave out the last feed-forward layer where nothing looks at it, for a while.
 
     Passes for which `look_only_at` was not called are computed in full. Of a model whose last layer
-    has no `mlp` of a known kind, all is.
+    has no `mlp` of a known kind, and with gradient checkpointing, all is.
     """
-    layer = _last_layer(model)
+    # Checkpointing computes a layer again without what tells where it is looked at.
+    layer = None if model.is_gradient_checkpointing else _last_layer(model)
     if layer is None or not _is_by_position(model, layer.mlp):
         yield
         return

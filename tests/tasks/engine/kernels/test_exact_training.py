@@ -25,7 +25,7 @@ from exact_training import (
 from tiny_models import tiny_llama
 from torch.nn.functional import scaled_dot_product_attention
 
-from tasks.config import BaseModelSettings
+from tasks.config import BaseModelSettings, Batching
 from tasks.engine.base import base_models
 from tasks.engine.base.sources import find_base
 from tasks.engine.batching import loss
@@ -36,6 +36,8 @@ from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import attend, attending_by_row
 from tasks.engine.kernels.segments import Segments
 from tasks.engine.kernels.tiled_attention import attend_in_tiles
+from tasks.engine.kernels.together import training_kernels
+from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -109,6 +111,29 @@ def test_layers_are_exact_for_every_kind_of_lora(architecture: str, lora: dict[s
         torch.manual_seed(2)
         found.append(ours(model, ROWS, PaddedBatches(0, 10**6), layers=layers))
     assert_same(found[1], found[0])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_all_together_are_exact_with_checkpointing(
+    checkpointing: bool,  # noqa: FBT001 - pytest passes it by name
+) -> None:
+    """What a training enters is plain training, also where layers are computed twice."""
+    model = made("llama")
+    expected = plain(model, ROWS, "none")
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    plan = TrainingPlan(
+        made_for="",
+        batching=Batching.PACKED,
+        prefix_length=0,
+        batch_tokens=100,
+        loss_in_chunks=True,
+        num_threads=1,
+    )
+    with training_kernels(model, plan, is_sharding=False):
+        given = ours(model, ROWS, PackedBatches(0, 100), chunks=True)
+    assert_same(given, expected)
 
 
 def test_replaced_layers_come_back() -> None:
