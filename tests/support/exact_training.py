@@ -19,7 +19,7 @@ from tasks.engine.batching import loss
 from tasks.engine.batching.batches import Batches, PackedBatches, as_items
 from tasks.engine.data.tokens.tokenization import TokenizedRow
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
-from tasks.engine.kernels.labeled_positions import last_layer_where_looked_at
+from tasks.engine.kernels.last_layer import last_layer_where_looked_at
 from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import attending_by_row
 

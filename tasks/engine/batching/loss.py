@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, linear
 from tasks.engine.base import mixed_precision
 from tasks.engine.batching.batches import MicroBatch
 from tasks.engine.data.tokens import IGNORED
-from tasks.engine.kernels import look_only_at
+from tasks.engine.kernels import looking_only_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,9 +133,10 @@ def _inputs(model: Any, micro_batch: MicroBatch) -> dict[str, Any]:  # noqa: ANN
 def _labeled_states(model: "PreTrainedModel", micro_batch: MicroBatch) -> torch.Tensor:
     """Return the output layer's input at the labeled positions, [rows, kept, hidden]."""
     decoder = model.get_decoder()
-    look_only_at(micro_batch["logits_to_keep"], micro_batch["position_ids"])
-    states = decoder(**_inputs(decoder, micro_batch)).last_hidden_state
-    return states[:, micro_batch["logits_to_keep"]]  # type: ignore[no-any-return]
+    kept = micro_batch["logits_to_keep"]
+    with looking_only_at(kept):
+        states = decoder(**_inputs(decoder, micro_batch)).last_hidden_state
+    return states[:, kept]  # type: ignore[no-any-return]
 
 
 class _ChunkedLoss(torch.autograd.Function):

@@ -21,6 +21,8 @@ from peft.tuners.lora import Linear, LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
 
+from tasks.engine.kernels.replaced_forwards import replaced_forwards
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -32,13 +34,8 @@ def fused_adapter_layers(model: "PreTrainedModel") -> Iterator[None]:
     Layers of other kinds (see `num_unfused`) keep PEFT's forward.
     """
     layers = [layer for layer in adapted_layers(model) if is_fused(layer, model)]
-    for layer in layers:
-        layer.forward = partial(_forward, layer)
-    try:
+    with replaced_forwards((layer, partial(_forward, layer)) for layer in layers):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward  # the instance's, which hid that of PEFT's class
 
 
 def num_unfused(model: "PreTrainedModel") -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tasks.engine.kernels.adapter_layers import adapted_layers, is_fused
+from tasks.engine.kernels.replaced_forwards import replaced_forwards
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,13 +52,8 @@ def answering_layers(model: "PreTrainedModel", *, most_copied_bytes: int) -> Ite
     for layer in adapted.values():
         a, b = _factors(layer)
         replaced.append((layer, partial(_adapted, layer.get_base_layer(), a.t(), b.t())))
-    for module, forward in replaced:
-        module.forward = forward
-    try:
+    with replaced_forwards(replaced):
         yield
-    finally:
-        for module, _ in replaced:
-            del module.forward
 
 
 def _factors(layer: Any) -> "tuple[Tensor, Tensor]":  # noqa: ANN401

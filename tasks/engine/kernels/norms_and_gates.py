@@ -18,6 +18,7 @@ from torch.nn.functional import rms_norm, silu
 
 from tasks.engine.base import mixed_precision
 from tasks.engine.eval_mode import eval_mode
+from tasks.engine.kernels.replaced_forwards import replaced_forwards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,13 +40,8 @@ def lean_layers(model: "PreTrainedModel") -> Iterator[None]:
             if lean is not None and _agree(module, *lean):
                 replaced.append((module, lean[0]))
     # Only now: a module is compared with transformers' computation, that of its children included.
-    for module, forward in replaced:
-        module.forward = forward
-    try:
+    with replaced_forwards(replaced):
         yield
-    finally:
-        for module, _ in replaced:
-            del module.forward
 
 
 def _lean_forward(module: Any) -> tuple[_Forward, torch.Tensor] | None:  # noqa: ANN401

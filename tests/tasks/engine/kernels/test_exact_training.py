@@ -36,7 +36,7 @@ from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import attend, attending_by_row
 from tasks.engine.kernels.segments import Segments
 from tasks.engine.kernels.tiled_attention import attend_in_tiles
-from tasks.engine.kernels.together import training_kernels
+from tasks.engine.kernels.training_kernels import training_kernels
 from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""All replacements together, as a training and its reference compute."""
+"""All replacements together, as a training computes, and the reference of pairs."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.config import Batching
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
-from tasks.engine.kernels.labeled_positions import last_layer_where_looked_at
+from tasks.engine.kernels.last_layer import last_layer_where_looked_at
 from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import attending_by_row
 from tasks.records import TrainingPlan
@@ -36,6 +36,7 @@ def training_kernels(
         stack.enter_context(fused_adapter_layers(model))
         if plan.loss_in_chunks and not is_sharding:
             stack.enter_context(last_layer_where_looked_at(model))
+        # Last: the others are tried on inputs without packed rows.
         if plan.batching != Batching.PADDED:
             stack.enter_context(attending_by_row(model))
         yield
