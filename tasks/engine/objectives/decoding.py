@@ -16,8 +16,9 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from tasks.engine.objectives.continued_rows import ROOM, ContinuedRows, computed
+
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
 _GREEDY = {
@@ -51,8 +52,6 @@ _TOLERANCE_LOW_PRECISION = 1e-1
 _PROBE_TOKENS = 24
 _FEWEST_TOKENS = 6
 _MIN_PREFIX = 4
-_ROOM = 32
-"""Tokens that keys and values have room for, beyond which they are copied to more."""
 _JOINING_SHARE = 4
 """Prompts join when a batch has lost one of as many rows: a few at once are computed faster."""
 _MORE_ROWS = 4
@@ -98,8 +97,8 @@ def decode(  # noqa: PLR0913 - what to continue, with what, how long, how many a
     size = min(_num_rows(model, prompts, max_new_tokens, batch_size), len(prompts))
     with torch.inference_mode():
         length = prefix_length(prompts)
-        prefix = _computed(model, prompts[0][:length]) if length else None
-        rows = _Rows(model, prefix, length, size, longest=max(map(len, prompts)))
+        prefix = computed(model, prompts[0][:length]) if length else None
+        rows = ContinuedRows(model, prefix, length, size, longest=max(map(len, prompts)))
         num_joined = 0
         while rows.numbers or num_joined < len(prompts):
             free = size - len(rows.numbers)
@@ -132,7 +131,7 @@ def _num_rows(
     """Return how many rows to continue at once: a step for more of them takes little more time."""
     if batch_size == 1:
         return 1
-    row_bytes = _token_bytes.get(model, 0) * (max(map(len, prompts)) + max_new_tokens + _ROOM)
+    row_bytes = _token_bytes.get(model, 0) * (max(map(len, prompts)) + max_new_tokens + ROOM)
     fitting = _LITTLE_BYTES // row_bytes if row_bytes else 0
     return max(batch_size, min(_MORE_ROWS * batch_size, fitting))
 
@@ -146,253 +145,6 @@ def prefix_length(prompts: Sequence[list[int]]) -> int:
     pairs = zip(first[: shortest - 1], last[: shortest - 1], strict=True)
     length = next((i for i, (one, other) in enumerate(pairs) if one != other), shortest - 1)
     return length if length >= _MIN_PREFIX else 0
-
-
-class _Rows:
-    """Rows that are continued together; they may leave and join at any time.
-
-    They are padded on the left, as `generate` does it: a window of attention counts padding, too.
-    So all of them end in the same column, and those that join are written to the left of it.
-
-    Args:
-        model: what continues them.
-        prefix: keys and values of what all of them begin with.
-        prefix_length: its number of tokens; 0 without one.
-        most: rows at once.
-        longest: of all that will join.
-    """
-
-    def __init__(
-        self,
-        model: "PreTrainedModel",
-        prefix: DynamicCache | None,
-        prefix_length: int,
-        most: int,
-        longest: int,
-    ) -> None:
-        self._model, self._prefix, self._prefix_length = model, prefix, prefix_length
-        self._most, self._longest = most, longest
-        self.numbers: list[int] = []
-        """Which rows they are, by their places in the batch."""
-        self.new: list[tuple[int, int]] = []
-        """The number and the next token of each row that the last call has continued."""
-        self.logits: Tensor
-        """What those tokens were chosen by, [rows, vocabulary]."""
-        self._tokens: list[int] = []
-        self._lengths: list[int] = []
-        self._end, self._num_columns = longest, longest + _ROOM
-        self._mask = self._tensor([[0] * self._num_columns] * most)
-        self._cache = DynamicCache()
-        self._layers: list[_RoomyLayer] = []
-        if prefix:
-            self._make_layers(prefix)
-
-    def join(self, numbers: Sequence[int], prompts: Sequence[list[int]]) -> None:
-        """Add rows, and choose their first tokens."""
-        if not self.numbers:
-            self._end = self._longest
-        before = len(self.numbers)
-        rows = slice(before, before + len(prompts))
-        longest = max(map(len, prompts))
-        start = self._end - longest
-        padding = [longest - len(tokens) for tokens in prompts]
-        ids = [[0] * pads + tokens for pads, tokens in zip(padding, prompts, strict=True)]
-        mask = self._tensor([[0] * pads + [1] * (longest - pads) for pads in padding])
-        self._mask[rows] = 0
-        self._mask[rows, start : self._end] = mask
-        places = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        own_start = start + self._prefix_length
-        cache = self._cache if self._layers else None
-        for number, layer in enumerate(self._layers):
-            layer.show(rows, start, own_start)
-            if self._prefix:
-                layer.fill(self._prefix.layers[number], padding)
-        own = [tokens[self._prefix_length :] for tokens in ids]
-        output = self._forward(
-            self._tensor(own), mask, places[:, self._prefix_length :], cache, numbers
-        )
-        if cache is None:
-            self._make_layers(output.past_key_values)
-            for number, layer in enumerate(self._layers):
-                layer.show(rows, start, self._end)
-                layer.fill(output.past_key_values.layers[number], [0] * len(prompts))
-        self.numbers += numbers
-        self._tokens += [token for _, token in self.new]
-        self._lengths += map(len, prompts)
-        self._show()
-
-    def step(self) -> None:
-        """Continue each row by a token."""
-        if self._end == self._num_columns:
-            self._make_room()
-        rows = slice(0, len(self.numbers))
-        start, self._end = self._end - max(self._lengths), self._end + 1
-        self._mask[rows, self._end - 1] = 1
-        ids, places = self._tensor(self._tokens)[:, None], self._tensor(self._lengths)[:, None]
-        mask = self._mask[rows, start : self._end]
-        self._forward(ids, mask, places, self._cache, self.numbers)
-        self._tokens = [token for _, token in self.new]
-        self._lengths = [length + 1 for length in self._lengths]
-
-    def drop(self, leaving: set[int]) -> int:
-        """Let rows leave, by their numbers; return how many.
-
-        The last rows that stay take their places.
-        """
-        if not leaving:
-            return 0
-        stay = [place for place, number in enumerate(self.numbers) if number not in leaving]
-        free = sorted(set(range(len(stay))) - set(stay))
-        moving = [place for place in stay if place >= len(stay)]
-        for to, place in zip(free, moving, strict=True):
-            for each in (self.numbers, self._tokens, self._lengths):
-                each[to] = each[place]
-            self._mask[to] = self._mask[place]
-        for each in (self.numbers, self._tokens, self._lengths):
-            del each[len(stay) :]
-        if free:
-            for layer in self._layers:
-                layer.move(free, moving)
-        self._show()
-        return len(leaving)
-
-    def _forward(
-        self,
-        ids: "Tensor",
-        mask: "Tensor",
-        places: "Tensor",
-        cache: DynamicCache | None,
-        numbers: Sequence[int],
-    ) -> Any:  # noqa: ANN401 - each model has an output class of its own
-        output = _forward(self._model, ids, mask, places, cache)
-        self.logits = output.logits[:, -1]
-        self.new = list(zip(numbers, self.logits.argmax(dim=-1).tolist(), strict=True))
-        return output
-
-    def _make_layers(self, like: DynamicCache) -> None:
-        shape = self._most, self._num_columns
-        self._layers = [_RoomyLayer(one, *shape) for one in like.layers]
-        self._cache.layers = [*self._layers]
-
-    def _show(self) -> None:
-        """Make the rows, and as many columns as the longest has, what the layers show."""
-        if self.numbers:
-            for layer in self._layers:
-                layer.show(slice(0, len(self.numbers)), self._end - max(self._lengths), self._end)
-
-    def _make_room(self) -> None:
-        """Move all rows to the left, as far as the longest of them and of those to come allows."""
-        end = max(self._longest, *self._lengths)
-        self._num_columns = end + _ROOM
-        start = self._end - max(self._lengths)
-        self._mask = _moved(self._mask[:, start : self._end], end, self._num_columns, dim=1)
-        for layer in self._layers:
-            layer.make_room(end, self._num_columns)
-        self._end = end
-        self._show()
-
-    def _tensor(self, values: Any) -> "Tensor":  # noqa: ANN401 - lists of numbers
-        return torch.tensor(values, device=self._model.device)
-
-
-class _RoomyLayer(DynamicLayer):
-    """A layer's keys and values, [rows, heads, columns, size], with room for more of them.
-
-    `keys` and `values` are those of the rows and columns that are shown.
-
-    Args:
-        like: a layer with the same heads and sizes.
-        num_rows: most rows.
-        num_columns: most columns.
-    """
-
-    def __init__(self, like: Any, num_rows: int, num_columns: int) -> None:  # noqa: ANN401
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.lazy_initialization(like.keys, like.values)
-        # Zeros, as what is masked still is multiplied, and could be NaN.
-        self._all = [
-            given.new_zeros((num_rows, given.shape[1], num_columns, given.shape[3]))
-            for given in (like.keys, like.values)
-        ]
-        self.show(slice(0, 0), 0, 0)
-
-    def show(self, rows: slice, start: int, end: int) -> None:
-        """Show these rows and columns."""
-        self._rows, self._start, self._end = rows, start, end
-        self._shown = tuple(one[rows, :, start:end] for one in self._all)
-        self.keys, self.values = self._shown
-
-    def update(
-        self,
-        key_states: "Tensor",
-        value_states: "Tensor",
-        *_: Any,  # noqa: ANN401
-        **__: Any,  # noqa: ANN401
-    ) -> "tuple[Tensor, Tensor]":
-        """Add the shown rows' keys and values in the next columns; return all that are shown."""
-        end = self._end + key_states.shape[-2]
-        for one, new in zip(self._all, (key_states, value_states), strict=True):
-            one[self._rows, :, self._end : end] = new
-        self.show(self._rows, self._start, end)
-        keys, values = self._shown
-        return keys, values
-
-    def fill(self, given: Any, padding: Sequence[int]) -> None:  # noqa: ANN401 - a `DynamicLayer`
-        """Write what another layer has into what is shown, of a single row into each.
-
-        Args:
-            given: a layer with as many columns as are shown.
-            padding: of each row: how far it is moved to the right, where what exceeds is left out.
-        """
-        for shown, other in zip(self._shown, (given.keys, given.values), strict=True):
-            width = shown.shape[2]
-            for number, (row, pads) in enumerate(zip(shown, padding, strict=True)):
-                kept = max(0, width - pads)
-                row[:, width - kept :] = other[number if len(other) > 1 else 0, :, :kept]
-
-    def move(self, to: Sequence[int], places: Sequence[int]) -> None:
-        """Write rows over others, in the columns that are shown."""
-        for one in self._all:
-            columns = one[:, :, self._start : self._end]
-            columns[list(to)] = columns[list(places)]
-
-    def make_room(self, end: int, num_columns: int) -> None:
-        """Keep the columns that are shown alone, to the left of `end` in as many as are wanted."""
-        shown = slice(self._start, self._end)
-        self._all = [_moved(one[:, :, shown], end, num_columns, dim=2) for one in self._all]
-
-
-def _moved(shown: "Tensor", end: int, num_columns: int, dim: int) -> "Tensor":
-    """Return a tensor of as many columns, with these in it to the left of `end`, else zeros."""
-    shape = [*shown.shape]
-    count, shape[dim] = shape[dim], num_columns
-    moved = shown.new_zeros(shape)
-    moved.narrow(dim, end - count, count).copy_(shown)
-    return moved
-
-
-def _computed(model: "PreTrainedModel", tokens: list[int]) -> "DynamicCache":
-    ids = torch.tensor([tokens], device=model.device)
-    places = torch.arange(len(tokens), device=model.device)[None]
-    cache: DynamicCache = _forward(model, ids, torch.ones_like(ids), places, None).past_key_values
-    return cache
-
-
-def _forward(
-    model: "PreTrainedModel",
-    ids: "Tensor",
-    mask: "Tensor",
-    places: "Tensor",
-    cache: "DynamicCache | None",
-) -> Any:  # noqa: ANN401 - each model has an output class of its own
-    return model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=places,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
 
 
 def can_decode(model: "PreTrainedModel", prompt: list[int]) -> bool:
@@ -411,7 +163,7 @@ def can_decode(model: "PreTrainedModel", prompt: list[int]) -> bool:
             can = {"position_ids", "logits_to_keep"} <= set(takes) and all(
                 _agrees(model, tokens, length) for length in (len(tokens) // 3, 0)
             )
-            _token_bytes[model] = _num_bytes(_computed(model, tokens)) // len(tokens) if can else 0
+            _token_bytes[model] = _num_bytes(computed(model, tokens)) // len(tokens) if can else 0
     return _token_bytes[model] > 0
 
 
@@ -432,11 +184,11 @@ def _wishes(model: "PreTrainedModel") -> set[str]:
 
 def _agrees(model: "PreTrainedModel", tokens: list[int], prefix_length: int) -> bool:
     """Return whether rows have the logits they have alone, after one has left and one joined."""
-    prefix = _computed(model, tokens[:prefix_length]) if prefix_length else None
+    prefix = computed(model, tokens[:prefix_length]) if prefix_length else None
     if prefix_length and not _keeps_all(prefix):
         return False
     short = tokens[: max(2, 2 * prefix_length)]
-    rows = _Rows(model, prefix, prefix_length, 2, longest=len(tokens))
+    rows = ContinuedRows(model, prefix, prefix_length, 2, longest=len(tokens))
     seen = {1: [*short]}
 
     def note() -> None:
