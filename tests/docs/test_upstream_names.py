@@ -309,13 +309,13 @@ REACHES = (
     Reach(
         "transformers.cache_utils",
         "DynamicLayer.update",
-        "tasks/engine/objectives/key_values.py",
+        "tasks/engine/objectives/key_value_cache.py",
         ("key_states", "value_states"),
     ),
     Reach(
         "transformers.cache_utils",
         "DynamicLayer.lazy_initialization",
-        "tasks/engine/objectives/key_values.py",
+        "tasks/engine/objectives/key_value_cache.py",
         ("key_states", "value_states"),
     ),
     Reach(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.cache_utils import DynamicCache
 
-from tasks.engine.objectives.key_values import RoomyLayer, moved
+from tasks.engine.objectives.key_value_cache import RoomyLayer, moved
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,4 +1,4 @@
-"""Keys and values of rows that are continued, with room for more of them."""
+"""A key-value cache of rows that are continued, with room for more tokens."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
