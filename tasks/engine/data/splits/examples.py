@@ -179,8 +179,9 @@ def _read_again(learned: LearnedData) -> list[DrawnRows]:
     for one, sha256 in zip(taken, learned.sources, strict=True):
         if one.rows.sha256(one.places) != sha256:
             raise UserError(
-                f"data.replay: {one.source} has other rows than the adapter to begin with learned "
-                "from; restore the file, or, if data.train still has them, remove data.replay"
+                f"data.replay: {one.source} has other rows than the adapter to begin with, or one "
+                "before it, learned from; restore the file, or, if data.train still has them, "
+                "remove data.replay"
             )
     # All of them, not the share that it replayed: over several trainings that would become a share
     # of a share, and what was learned first would be forgotten.
