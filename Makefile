@@ -58,7 +58,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m docs.generate_configuration --check
 
 # A file's tests share what their fixtures trained, so they go to one worker; whole flows go first.

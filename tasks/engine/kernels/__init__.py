@@ -6,12 +6,12 @@ context managers, and leave modules and weights as they are.
 
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers, num_unfused
 from tasks.engine.kernels.answer_layers import answering_layers
+from tasks.engine.kernels.for_training import training_kernels
 from tasks.engine.kernels.kernel_attention import attend_one_by_one
 from tasks.engine.kernels.last_layer import last_layer_where_looked_at, looking_only_at
 from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import BY_ROW, attending_by_row, segments_in
 from tasks.engine.kernels.segments import NO_PARENT, Segments
-from tasks.engine.kernels.training_kernels import training_kernels
 
 __all__ = [
     "BY_ROW",

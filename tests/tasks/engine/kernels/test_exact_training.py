@@ -32,11 +32,11 @@ from tasks.engine.batching import loss
 from tasks.engine.batching.batches import PackedBatches, PaddedBatches, as_items
 from tasks.engine.kernels import kernel_attention
 from tasks.engine.kernels.adapter_layers import fused_adapter_layers
+from tasks.engine.kernels.for_training import training_kernels
 from tasks.engine.kernels.norms_and_gates import lean_layers
 from tasks.engine.kernels.row_attention import attend, attending_by_row
 from tasks.engine.kernels.segments import Segments
 from tasks.engine.kernels.tiled_attention import attend_in_tiles
-from tasks.engine.kernels.training_kernels import training_kernels
 from tasks.records import TrainingPlan
 
 if TYPE_CHECKING:
