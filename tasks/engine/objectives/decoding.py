@@ -57,8 +57,9 @@ _JOINING_SHARE = 4
 _MORE_ROWS = 4
 _LITTLE_BYTES = 512 * 2**20
 """Up to as many times `batch_size` rows are continued while their keys and values take no more."""
-_token_bytes: "WeakKeyDictionary[PreTrainedModel, int]" = WeakKeyDictionary()
-"""Bytes of a token's keys and values; 0 if a model's rows did not have the logits they have alone.
+_token_bytes: "WeakKeyDictionary[PreTrainedModel, dict[bool, int]]" = WeakKeyDictionary()
+"""Bytes of a token's keys and values, by whether rows begin alike; 0 if they did not have the
+logits that they have alone.
 """
 
 OnTokens = Callable[[list[int]], None]
@@ -131,7 +132,8 @@ def _num_rows(
     """Return how many rows to continue at once: a step for more of them takes little more time."""
     if batch_size == 1:
         return 1
-    row_bytes = _token_bytes.get(model, 0) * (max(map(len, prompts)) + max_new_tokens + ROOM)
+    token_bytes = _token_bytes.get(model, {}).get(prefix_length(prompts) > 0, 0)
+    row_bytes = token_bytes * (max(map(len, prompts)) + max_new_tokens + ROOM)
     fitting = _LITTLE_BYTES // row_bytes if row_bytes else 0
     return max(batch_size, min(_MORE_ROWS * batch_size, fitting))
 
@@ -147,24 +149,33 @@ def prefix_length(prompts: Sequence[list[int]]) -> int:
     return length if length >= _MIN_PREFIX else 0
 
 
-def can_decode(model: "PreTrainedModel", prompt: list[int]) -> bool:
+def can_decode(model: "PreTrainedModel", prompts: Sequence[list[int]]) -> bool:
     """Return whether `decode` continues prompts as `generate` does.
 
     A model may keep a state that is no cache of keys and values, count positions in its own way, or
-    ask for more than greedy decoding, such as stop strings. So, once a model, rows with a common
-    beginning are tried: their logits have to be those that they have alone.
+    ask for more than greedy decoding, such as stop strings. So rows are tried, once a model with a
+    common beginning and once without, when it is first asked for: their logits have to be those
+    that they have alone.
     """
     if model.config.is_encoder_decoder or _wishes(model) or _depends_on_length(model):
         return False
-    if model not in _token_bytes:
-        takes = signature(model.forward).parameters
-        tokens = [*prompt, *range(_FEWEST_TOKENS)][:_PROBE_TOKENS]
+    begin_alike = prefix_length(prompts) > 0
+    known = _token_bytes.setdefault(model, {})
+    if begin_alike not in known:
+        tokens = [*prompts[-1], *range(_FEWEST_TOKENS)][:_PROBE_TOKENS]
         with torch.inference_mode():
-            can = {"position_ids", "logits_to_keep"} <= set(takes) and all(
-                _agrees(model, tokens, length) for length in (len(tokens) // 3, 0)
-            )
-            _token_bytes[model] = _num_bytes(computed(model, tokens)) // len(tokens) if can else 0
-    return _token_bytes[model] > 0
+            known[begin_alike] = _tried(model, tokens, len(tokens) // 3 if begin_alike else 0)
+    return known[begin_alike] > 0
+
+
+def _tried(model: "PreTrainedModel", tokens: list[int], prefix_length: int) -> int:
+    """Return the bytes of a token's keys and values; 0 if rows can't be continued together."""
+    if not {"position_ids", "logits_to_keep"} <= set(signature(model.forward).parameters):
+        return 0
+    cache = computed(model, tokens)
+    if not (_keeps_all(cache) and _agrees(model, tokens, prefix_length)):
+        return 0
+    return _num_bytes(cache) // len(tokens)
 
 
 def _num_bytes(cache: Any) -> int:  # noqa: ANN401 - a `DynamicCache`, as `_keeps_all` found
@@ -185,8 +196,6 @@ def _wishes(model: "PreTrainedModel") -> set[str]:
 def _agrees(model: "PreTrainedModel", tokens: list[int], prefix_length: int) -> bool:
     """Return whether rows have the logits they have alone, after one has left and one joined."""
     prefix = computed(model, tokens[:prefix_length]) if prefix_length else None
-    if prefix_length and not _keeps_all(prefix):
-        return False
     short = tokens[: max(2, 2 * prefix_length)]
     rows = ContinuedRows(model, prefix, prefix_length, 2, longest=len(tokens))
     seen = {1: [*short]}

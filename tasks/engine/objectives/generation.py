@@ -175,7 +175,7 @@ def _continued(  # noqa: PLR0913 - as `answer`
     is_long = min(len(asked), batch_size) >= _FEWEST_ROWS and num_steps >= _FEWEST_STEPS
     layers = answering_layers(model, most_copied_bytes=_MOST_COPIED_BYTES if is_long else 0)
     with eval_mode(model), contiguous_head(model), layers:
-        if can_decode(model, asked[-1]):
+        if can_decode(model, asked):
             return decode(
                 model,
                 asked,

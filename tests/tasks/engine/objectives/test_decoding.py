@@ -85,7 +85,7 @@ def _generated(
 def test_answers_are_those_of_generate(config: Any, batch_size: int, common: int) -> None:  # noqa: ANN401
     """However many prompts are answered at once, each has the answer that it has alone."""
     model, prompts = _model(config), _prompts(common=common)
-    assert can_decode(model, prompts[-1])
+    assert can_decode(model, prompts)
     given = decode(model, prompts, max_new_tokens=12, ends=_ENDS, batch_size=batch_size)
     assert given == [_generated(model, prompt, 12) for prompt in prompts]
     assert len(set(map(len, given))) > 1  # some end before others
@@ -120,7 +120,7 @@ def test_waiting_prompts_take_the_place_of_answers_that_ended() -> None:
 def test_more_rows_are_continued_where_they_are_small(batch_size: int, most: int) -> None:
     """Up to four times the batch, computed at its size before; a batch of one stays alone."""
     model, prompts = _model(_KEPT_APART[0]), _prompts()
-    assert can_decode(model, prompts[-1])
+    assert can_decode(model, prompts)
     begun: list[int] = []
     continued: list[int] = []
     model.model.embed_tokens.register_forward_hook(
@@ -146,7 +146,7 @@ def test_a_window_counts_as_in_generate() -> None:
         window_size=16,
     )
     model, prompts = _model(config), _prompts(common=30)
-    assert can_decode(model, prompts[-1])
+    assert can_decode(model, prompts)
     given = decode(model, prompts, max_new_tokens=12, ends=_ENDS, batch_size=16)
     assert given == [_generated(model, prompt, 12) for prompt in prompts]
 
@@ -176,12 +176,16 @@ def test_progress_is_told_when_answers_end() -> None:
 
 
 @pytest.mark.parametrize("config", _OTHERWISE, ids=lambda config: config.model_type)
-def test_other_models_are_left_to_generate(config: Any) -> None:  # noqa: ANN401
+@pytest.mark.parametrize("common", [0, 10])
+def test_other_models_are_left_to_generate(config: Any, common: int) -> None:  # noqa: ANN401
     """A sliding window, places that are not given, and a state instead of keys and values."""
-    assert not can_decode(_model(config), _prompts()[-1])
+    assert not can_decode(_model(config), _prompts(common=common))
 
 
-def test_a_model_that_counts_places_itself_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("common", [0, 10])
+def test_a_model_that_counts_places_itself_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, common: int
+) -> None:
     """A model that takes position ids and ignores them is tried, and left to `generate`."""
     model = _model(_KEPT_APART[2])
     layers = model.transformer.forward
@@ -190,7 +194,7 @@ def test_a_model_that_counts_places_itself_is_found_out(monkeypatch: pytest.Monk
         return layers(*given, **more)
 
     monkeypatch.setattr(model.transformer, "forward", ignoring)
-    assert not can_decode(model, _prompts()[-1])
+    assert not can_decode(model, _prompts(common=common))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +202,7 @@ def test_a_model_that_counts_places_itself_is_found_out(monkeypatch: pytest.Monk
 )
 def test_a_model_with_other_wishes_is_left_to_generate(wish: dict[str, Any]) -> None:
     """What the model's generation configuration asks for beside the likeliest token is honored."""
-    model, prompt = _model(_KEPT_APART[0]), _prompts()[-1]
-    assert can_decode(model, prompt)
+    model, prompts = _model(_KEPT_APART[0]), _prompts()
+    assert can_decode(model, prompts)
     model.generation_config.update(**wish)
-    assert not can_decode(model, prompt)
+    assert not can_decode(model, prompts)
