@@ -5,6 +5,15 @@ from typing import Any
 from .request_errors import refused, shown
 from .rows import cell_of, parsed, text_of
 
+_ROLES = {
+    "developer": "system",
+    "human": "user",
+    **dict.fromkeys(("gpt", "model", "chatgpt"), "assistant"),
+    **dict.fromkeys(("function", "observation", "function_response", "tool_response"), "tool"),
+    "ipython": "tool",
+}
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
 
 def conversation_of(messages: Any, ends: list[str]) -> list[dict[str, Any]]:  # noqa: ANN401
     """Return a conversation to answer; an answer that it ends in, as held-out rows do, is left out.
@@ -47,18 +56,6 @@ def _content(turn: dict[str, Any], number: int, ends: list[str]) -> Any:  # noqa
     # As in training: the template writes the end of an answer.
     end = next((one for one in ends if is_answer and content.rstrip().endswith(one)), "")
     return content.rstrip().removesuffix(end) if end else content
-
-
-_ROLES = {
-    "developer": "system",
-    "human": "user",
-    **dict.fromkeys(("gpt", "model", "chatgpt"), "assistant"),
-    **dict.fromkeys(("function", "observation", "function_response", "tool_response"), "tool"),
-    "ipython": "tool",
-}
-
-
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 def _as_trained(turn: dict[str, Any]) -> dict[str, Any]:
