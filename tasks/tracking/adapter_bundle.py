@@ -39,7 +39,7 @@ def write_bundle(
             mlflow.pyfunc.save_model(
                 str(partial),
                 python_model=str(CODE),
-                code_paths=[str(CODE_BESIDE)],
+                code_paths=list(map(str, CODE_BESIDE)),
                 artifacts={name: str(Path(made) / name) for name in folders},
                 model_config=model_config(base, templates),
                 signature=signature(next(iter(adapters)), base),

@@ -1,7 +1,8 @@
 """Log the saved adapter as an MLflow model: the adapter's files, and code that finds the base.
 
 `mlflow.transformers.log_model` (3.17) would store the entire base under wrong tensor names, and
-load it with random layers. This model is a models-from-code pyfunc, `adapter_pyfunc.py`.
+load it with random layers. This model is a models-from-code pyfunc: `adapter_pyfunc.py`, and the
+package `served_model`.
 """
 
 import re
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
-CODE_BESIDE = Path(__file__).parents[1] / "engine" / "adapters" / "siblings.py"
-"""What `CODE` needs beside it."""
+CODE_BESIDE = (
+    CODE.with_name("served_model"),
+    CODE.parents[1] / "engine" / "adapters" / "siblings.py",
+)
+"""What `CODE` needs, in a folder beside it."""
 _SHA256_TAG = "adapter.sha256"
 
 # Limits of one request.
@@ -107,7 +111,7 @@ def _save(
         mlflow.pyfunc.save_model(
             str(path),
             python_model=str(CODE),
-            code_paths=[str(CODE_BESIDE)],
+            code_paths=list(map(str, CODE_BESIDE)),
             artifacts={saved.adapter_name: str(saved.folder)},
             model_config=model_config(saved.base, templates),
             signature=signature(saved.adapter_name, saved.base),
@@ -133,7 +137,7 @@ def _code_unloaded() -> Iterator[None]:
 
 
 def model_config(base: BaseSource, templates: Mapping[str, str]) -> dict[str, object]:
-    """Return the settings of `adapter_pyfunc.py`; users may override them when loading.
+    """Return the settings of the served model; users may override them when loading.
 
     Args:
         base: the base of all adapters.

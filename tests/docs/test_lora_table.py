@@ -18,7 +18,8 @@ from tasks.engine.adapters import AdapterSet, export_merged, methods, write_gguf
 from tasks.engine.adapters.folders import find_adapter
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import base_of
-from tasks.tracking import adapter_pyfunc
+from tasks.tracking.served_model.adapters import load_adapter
+from tasks.tracking.served_model.base import add_embeddings
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "LoRA": {},
@@ -90,8 +91,8 @@ def trained_folder(base: Path, folder: Path, name: str, **of_base: object) -> Pa
 def served(base: Path, folder: Path, expected: torch.Tensor) -> None:
     """Load an adapter as MLflow's model does."""
     model = AutoModelForCausalLM.from_pretrained(base)
-    adapter_pyfunc._add_embeddings(model, folder)
-    adapter_pyfunc._load_adapter(model, str(folder), "adapter_0", str(base))
+    add_embeddings(model, folder)
+    load_adapter(model, str(folder), "adapter_0", str(base))
     assert torch.allclose(logits(model), expected, atol=1e-5)
 
 

@@ -5,8 +5,8 @@ of the model, those of its other adapters, too: the fiftieth takes many times as
 What PEFT makes of a configuration for each layer is there, though, if an adapter of the same one
 is. Here it is copied, and nothing within the wrappers is looked through.
 
-This file is stored with each adapter in MLflow, where `adapter_pyfunc.py` uses it, so it imports
-nothing of this project.
+This file is stored with each adapter in MLflow, where `tasks/tracking/served_model` uses it, so it
+imports nothing of this project.
 """
 
 import copy

@@ -23,7 +23,8 @@ from tasks.engine.adapters.merging import export_merged
 from tasks.engine.base import base_sha256, find_base, load_skeleton, tokenizer_of
 from tasks.errors import UserError
 from tasks.inference.adapters_on_base import base_of, load_adapters
-from tasks.tracking import adapter_pyfunc
+from tasks.tracking.served_model.adapters import load_adapter
+from tasks.tracking.served_model.base import add_embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -142,8 +143,8 @@ def test_a_new_token_goes_the_whole_way(base: Path, tmp_path: Path) -> None:
         assert not torch.equal(logits_at(fresh, new), expected)
 
     served = AutoModelForCausalLM.from_pretrained(base)
-    adapter_pyfunc._add_embeddings(served, saved.folder)
-    adapter_pyfunc._load_adapter(served, str(saved.folder), "adapter_0", str(base))
+    add_embeddings(served, saved.folder)
+    load_adapter(served, str(saved.folder), "adapter_0", str(base))
     assert torch.equal(logits_at(served, new), expected)
 
     export_merged(adapter, base_of(adapter), tmp_path / "merged")

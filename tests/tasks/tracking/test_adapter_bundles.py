@@ -104,7 +104,7 @@ def test_answers_are_those_of_the_set_whatever_the_base_asks_for(
         for row in asked
         for name in folders
     ]
-    model._answer_all(jobs)
+    model.queue.answer_all(jobs)
     adapters = AdapterSet.on(
         BaseModelSettings.model_validate({"source": str(own), "dtype": "float32"})
     )
@@ -149,8 +149,8 @@ def test_of_a_request_that_failed_nothing_waits(
     with monkeypatch.context() as patch:
         patch.setattr(model.model, "generate", _run_out)
         with pytest.raises(MemoryError):
-            model._answer_all(jobs)
-    assert not model._waiting
+            model.queue.answer_all(jobs)
+    assert not model.queue._waiting
 
 
 def _run_out(**_: object) -> None:
@@ -179,11 +179,11 @@ def test_rows_that_wait_together_are_computed_together(base: Path, tmp_path: Pat
         for name in named:
             adapter, decoding = model._decoding(adapter=name, max_new_tokens=8)
             jobs.append(model._job({"prompt": prompt}, adapter, decoding))
-    model._waiting.extend(jobs)
-    batches = []
-    while model._waiting:
-        batches.append(model._take())
-        model._answer_batch(batches[-1])
+    queue, batches = model.queue, []
+    queue._waiting.extend(jobs)
+    while queue._waiting:
+        batches.append(queue._take())
+        queue._answer_batch(batches[-1])
     expected = {name: greedy_answers(base, path, PROMPTS_AS_CHATS) for name, path in named.items()}
     assert len({tuple(answers) for answers in expected.values()}) == len(named)
     for name, answers in expected.items():

@@ -18,15 +18,16 @@ from tasks.engine.base.sources import find_base
 from tasks.records import BaseModelRecord, FileRecord, SavedRecord
 from tasks.tracking import Tracker, open_run
 from tasks.tracking.adapter_model import CODE, CODE_BESIDE
-from tasks.tracking.adapter_pyfunc import AdapterModel, Decoding
+from tasks.tracking.served_model.jobs import Decoding
+from tasks.tracking.served_model.model import AdapterModel
 
 ANSWER_IN_A_NEW_PROCESS = """
 import json, sys
+sys.modules["tasks"] = sys.modules["flows"] = None  # neither can be imported
 import mlflow, pandas
 model = mlflow.pyfunc.load_model(sys.argv[1])
 rows = json.loads(sys.argv[2])
 print(json.dumps(model.predict(pandas.DataFrame(rows), params={"max_new_tokens": 8})))
-assert "tasks" not in sys.modules
 """
 
 
@@ -114,7 +115,9 @@ def test_logging_keeps_no_code(tracker: Tracker, saved: SavedRecord) -> None:
         kinds = [one for one in gc.get_objects() if isinstance(one, type)]
         return sum(kind.__name__ == AdapterModel.__name__ for kind in kinds)
 
+    modules = set(sys.modules)
     assert num_kept("another") == num_kept("a third")
+    assert not [name for name in set(sys.modules) - modules if name.startswith("code_model_")]
 
 
 def test_no_base_weights_are_stored(tracker: Tracker, saved: SavedRecord, uri: str) -> None:
@@ -124,7 +127,8 @@ def test_no_base_weights_are_stored(tracker: Tracker, saved: SavedRecord, uri: s
     assert [path.name for path in files if path.suffix == ".safetensors"] == [
         "adapter_model.safetensors"
     ]
-    code = sum(file.stat().st_size for file in (CODE, CODE_BESIDE))
+    given = [file for path in (CODE, *CODE_BESIDE) for file in (path, *path.glob("*.py"))]
+    code = sum(file.stat().st_size for file in given if file.is_file())
     assert sum(path.stat().st_size for path in files) < saved.adapter_bytes + code + 20_000
 
 

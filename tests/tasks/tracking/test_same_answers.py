@@ -37,7 +37,8 @@ from tasks.engine.scoring.held_out import open_held_out
 from tasks.engine.scoring.samples import load_and_sample
 from tasks.inference.serving import bundle_adapters
 from tasks.records import FileRecord, SavedRecord
-from tasks.tracking.adapter_pyfunc import RenderedPrompt, ask, read_answer
+from tasks.tracking.served_model.answers import read_answer
+from tasks.tracking.served_model.prompts import RenderedPrompt, ask
 
 NUM_TOKENS = 12
 ROWS: list[dict[str, object]] = [
@@ -156,7 +157,7 @@ def _asked_of(name: str) -> tuple[Any, Prompt, RenderedPrompt]:
 @given(pieces=st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=8))
 @settings(derandomize=True, deadline=None, max_examples=60)
 def test_both_readings_of_an_answer_are_one(name: str, pieces: list[str]) -> None:
-    """The file that MLflow stores reads whatever a model may write as `predict` reads it."""
+    """The code that MLflow stores reads whatever a model may write as `predict` reads it."""
     tokenizer, prompt, served = _asked_of(name)
     for text in ("".join(pieces), prompt.before + "".join(pieces) + prompt.after):
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]

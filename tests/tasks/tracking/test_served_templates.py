@@ -3,7 +3,7 @@
 import pytest
 from tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
-from tasks.tracking import adapter_pyfunc
+from tasks.tracking.served_model.template_trial import check_template
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
@@ -22,13 +22,13 @@ def test_a_template_without_end_is_not_served(template: str, told: str) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=told):
-        adapter_pyfunc._check_template(tokenizer)
+        check_template(tokenizer)
 
 
 def test_a_template_that_ends_is_served() -> None:
     """A template may refuse a conversation; that is the request's business."""
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('no') }}"
-    adapter_pyfunc._check_template(tokenizer)
+    check_template(tokenizer)
     tokenizer.chat_template = CHAT_TEMPLATE
-    adapter_pyfunc._check_template(tokenizer)
+    check_template(tokenizer)

@@ -31,7 +31,7 @@ from tasks.engine.adapters.saving import write_files
 from tasks.engine.base.sources import find_base
 from tasks.engine.training.callbacks import TrainingProgress
 from tasks.errors import UserError
-from tasks.tracking import adapter_pyfunc
+from tasks.tracking.served_model.adapters import load_adapter
 
 if TYPE_CHECKING:
     from tasks.records import InjectedRecord, TrainedRecord
@@ -141,7 +141,7 @@ def test_a_method_s_adapters_are_switched_merged_and_served(
     assert torch.equal(logits(several.model), unchanged)
 
     served = AutoModelForCausalLM.from_pretrained(base)
-    adapter_pyfunc._load_adapter(served, str(folders[0]), "adapter_0", str(base))
+    load_adapter(served, str(folders[0]), "adapter_0", str(base))
     assert torch.equal(logits(served), alone[0])
 
     adapter = find_adapter(folders[0])

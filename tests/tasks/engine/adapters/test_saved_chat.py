@@ -17,7 +17,9 @@ from tasks.engine.data.splits.examples import read_examples
 from tasks.engine.data.tokens.prepared_data import PreparedData
 from tasks.engine.preparation import prepare_data
 from tasks.records import InjectedRecord, SavedRecord
-from tasks.tracking.adapter_pyfunc import _chat_options, _load_tokenizer, ask
+from tasks.tracking.served_model import tokenizers as served_tokenizers
+from tasks.tracking.served_model.adapter_files import chat_options
+from tasks.tracking.served_model.prompts import ask
 
 TEMPLATE = "{{ 'It is ' + day + '. ' }}" + AGENT_SHAPES["thinking switched off"].template
 KWARGS = {"day": "Monday", "enable_thinking": False}
@@ -80,10 +82,10 @@ def test_served_model_asks_as_it_was_trained(made: tuple[PreparedData, SavedReco
     """The code that MLflow stores finds the template and its variables in the adapter's folder."""
     data, saved = made
     folder = str(saved.folder)
-    tokenizer = _load_tokenizer(folder, saved.base.location, None)
+    tokenizer = served_tokenizers.load_tokenizer(folder, saved.base.location, None)
     turns = [{"role": one.role, "content": one.content} for one in EXAMPLE.prompt_messages]
 
-    asked = ask(tokenizer, turns, None, _chat_options(folder))
+    asked = ask(tokenizer, turns, None, chat_options(folder))
 
     assert asked.text == data.renderer.prompt(EXAMPLE).text
 

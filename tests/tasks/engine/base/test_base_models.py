@@ -20,7 +20,7 @@ from tasks.engine.base.sources import find_base
 from tasks.engine.data.tokens.tokenization import IGNORED
 from tasks.errors import UserError
 from tasks.records import BaseSource
-from tasks.tracking.adapter_pyfunc import _load_tokenizer
+from tasks.tracking.served_model import tokenizers as served_tokenizers
 
 
 def settings(folder: Path, **more: object) -> BaseModelSettings:
@@ -164,7 +164,9 @@ def test_code_beside_a_model_is_not_run(tiny_base: Path, tmp_path: Path) -> None
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("load", [load_tokenizer, lambda at, _: _load_tokenizer(at, at, None)])
+@pytest.mark.parametrize(
+    "load", [load_tokenizer, lambda at, _: served_tokenizers.load_tokenizer(at, at, None)]
+)
 def test_code_beside_a_tokenizer_is_not_run(
     load: Callable[[str, None], object],
     tiny_base: Path,

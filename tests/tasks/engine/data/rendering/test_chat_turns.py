@@ -19,7 +19,8 @@ from tasks.engine.data.splits.mixing import Split
 from tasks.engine.data.tokens.tokenization import IGNORED, TokenizedSplit, tokenize_split
 from tasks.errors import UserError
 from tasks.records import ChatOptions
-from tasks.tracking.adapter_pyfunc import _rendered, ask
+from tasks.tracking.served_model import prompts as served_prompts
+from tasks.tracking.served_model.prompts import ask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -234,7 +235,8 @@ def test_a_served_model_reads_what_clients_send_as_training_reads_rows(name: str
     renderer = renderer_of(AGENT_SHAPES["renders all"])
     _, example = read_question(1, asked)
     form = {"message_form": vars(renderer._turns.chat.call_form)}
-    assert _rendered(renderer.tokenizer, asked, form, []).text == renderer.prompt(example).text
+    served = served_prompts.rendered(renderer.tokenizer, asked, form, [])
+    assert served.text == renderer.prompt(example).text
 
 
 def test_what_the_template_leaves_out_is_counted() -> None:

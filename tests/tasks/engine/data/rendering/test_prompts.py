@@ -16,7 +16,8 @@ from tasks.engine.data.splits.mixing import Split
 from tasks.engine.data.tokens.tokenization import IGNORED, TokenizedSplit, tokenize_split
 from tasks.engine.objectives.generation import matches
 from tasks.errors import UserError
-from tasks.tracking.adapter_pyfunc import ask, read_answer
+from tasks.tracking.served_model.answers import read_answer
+from tasks.tracking.served_model.prompts import ask
 
 CONTENTS = {
     "word": "apple",
