@@ -14,6 +14,8 @@ def losses(record: TrainedRecord) -> list[float]:
 
 def assert_equal_training(one: TrainedRecord, other: TrainedRecord) -> None:
     """Assert that losses are within 1e-5 of each other, relatively, and adapters within 1e-4."""
-    assert losses(other) == pytest.approx(losses(one), rel=1e-5)
+    found, expected = losses(other), losses(one)
+    assert found == pytest.approx(expected, rel=1e-5), f"{found} beside {expected}"
     weights, others = load_weights(one.weights.path), load_weights(other.weights.path)
-    assert max((weights[key] - others[key]).abs().max() for key in weights) < 1e-4
+    difference = max((weights[key] - others[key]).abs().max() for key in weights)
+    assert difference < 1e-4, difference
