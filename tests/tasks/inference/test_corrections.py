@@ -14,7 +14,15 @@ from pyarrow import parquet
 from pydantic import ValidationError
 from tiny_models import tiny_tokenizer
 
-from tasks.config import CorrectionsConfig, RowFormat, Template
+from tasks.config import (
+    JUDGED,
+    PREFERENCES,
+    CorrectionForm,
+    CorrectionsConfig,
+    LossOn,
+    RowFormat,
+    Template,
+)
 from tasks.engine.data.rendering import Renderer
 from tasks.engine.data.rows import (
     detect_row_format,
@@ -23,6 +31,7 @@ from tasks.engine.data.rows import (
     read_question,
     read_rows,
 )
+from tasks.engine.data.tokens.tokenization import IGNORED, tokenized_row
 from tasks.errors import UserError
 from tasks.inference.corrections import write_corrections
 from tasks.records import CorrectionsRecord
@@ -145,6 +154,84 @@ def _tokenizer() -> "PreTrainedTokenizerBase":
 
 def _renderer(template: Template, row_format: RowFormat) -> Renderer:
     return Renderer.of(_tokenizer(), template, row_format)
+
+
+TEXT = {"prompt": "1+1?", "system": "Be brief.", "answer": "3", "correction": "2"}
+MIXED: dict[str, list[dict[str, Any]]] = {
+    "a conversation": [TEXT, {"messages": TALK, "answer": "There.", "correction": "Here."}],
+    "an instruction": [
+        {"instruction": "Add.", "input": "1", "answer": "3", "correction": "2"},
+        TEXT,
+    ],
+    "a correction of messages": [
+        TEXT,
+        {
+            "prompt": "Where is it?",
+            "answer": "There.",
+            "correction": [
+                {"role": "assistant", "content": "What?"},
+                {"role": "user", "content": "The fox."},
+                {"role": "assistant", "content": "Here."},
+            ],
+        },
+    ],
+    "an answer that looks like messages": [
+        {"prompt": "Who asks?", "answer": json.dumps(TALK[:1]), "correction": "Hi"},
+        TEXT,
+    ],
+    "messages with a system column": [
+        {"prompt": TALK, "system": "Be brief.", "answer": "There.", "correction": "Here."},
+        TEXT,
+    ],
+}
+
+
+@pytest.mark.parametrize("template", [Template.CHAT, Template.PLAIN])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("form", CorrectionForm)
+@pytest.mark.parametrize("kind", MIXED)
+def test_each_prompt_of_a_mixed_file_is_the_one_that_was_answered(
+    kind: str, form: CorrectionForm, suffix: str, template: Template, tmp_path: Path
+) -> None:
+    """Where some rows need messages, the texts beside them are trained on as predict read them."""
+    output = tmp_path / f"out{suffix}"
+    written(tmp_path, MIXED[kind], form=form, output=str(output))
+    asked = [_prompt_tokens(row, template) for row in MIXED[kind]]
+    # Both answers of a pair, or each of them as a row of its own.
+    expected = [tokens for tokens in asked for _ in range(2)]
+    assert _trained_prompts(output, template) == expected
+
+
+def _prompt_tokens(row: dict[str, Any], template: Template) -> list[int]:
+    """Return the tokens of a row's prompt as predict computes them."""
+    question = {k: v for k, v in row.items() if k not in ("answer", "correction")}
+    row_format, example = read_question(1, question)
+    return _renderer(template, row_format).prompt(example).tokens(_tokenizer())
+
+
+def _trained_prompts(file: Path, template: Template) -> list[list[int]]:
+    """Return the tokens before the first trained one, of each answer of a file to train on."""
+    rows = read_rows(str(file), "train", None)
+    learnable = PREFERENCES if "chosen" in rows[0] else JUDGED
+    row_format = detect_row_format(rows[0], "out", learnable=learnable)
+    renderer, found = _renderer(template, row_format), []
+    for number, row in enumerate(rows, 1):
+        example = read_example(number, row, row_format)
+        for side in (example, example.as_rejected) if example.rejected else (example,):
+            (rendered,) = renderer.rows(side)
+            tokens = tokenized_row(rendered, renderer, LossOn.COMPLETION)
+            start = next(at for at, label in enumerate(tokens.labels) if label != IGNORED)
+            found.append(tokens.input_ids[:start])
+    return found
+
+
+def test_a_call_beside_the_question_is_no_correction(tmp_path: Path) -> None:
+    """ShareGPT's calls belong to the message before them, which here would be the question's."""
+    asked = [*TALK[:2], {"role": "assistant", "content": "an old answer"}]
+    call = {"from": "function_call", "value": '{"name": "find", "arguments": {}}'}
+    row = {"messages": asked, "answer": "b", "correction": [call]}
+    with pytest.raises(UserError, match="row 1: correction begins with calls of tools, which"):
+        written(tmp_path, [row])
 
 
 def test_a_correction_may_call_a_tool(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from chaos_ranks import RankChaos, ranks_in
 from engine_steps import injected, prepared, rebuilt, training
+from equal_trainings import assert_equal_training, losses
 from preference_pairs import data_of, preferring
 
 from tasks import engine
@@ -40,12 +41,6 @@ def in_two(
     return result.trained
 
 
-def losses(record: TrainedRecord) -> list[float]:
-    """Return all losses of the curve."""
-    both = [(point.train_loss, point.eval_loss) for point in record.loss_curve]
-    return [loss for pair in both for loss in pair if loss is not None]
-
-
 def test_two_processes_train_what_one_does(tiny_base: Path, tmp_path: Path) -> None:
     """Equal losses, of training and evaluation, and equal weights, but for rounding."""
     _, record = injected(tiny_base, tmp_path)
@@ -57,11 +52,8 @@ def test_two_processes_train_what_one_does(tiny_base: Path, tmp_path: Path) -> N
     seen: list[TrainingProgress] = []
     two = in_two(record, tmp_path / "two", settings, seen.append)
 
-    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert_equal_training(one, two)
     assert two.best_step == one.best_step
-    weights = load_weights(one.weights.path)
-    others = load_weights(two.weights.path)
-    assert max((weights[key] - others[key]).abs().max() for key in weights) < 1e-4
     assert [now.step for now in seen if not now.metrics] == list(range(1, 21))
     assert not ranks_in(tmp_path)
     assert not (tmp_path / "two" / "launch").exists()

@@ -5,34 +5,20 @@ from pathlib import Path
 import pytest
 from chaos_ranks import ranks_in
 from engine_steps import injected, prepared, rebuilt, training
+from equal_trainings import assert_equal_training
 from preference_pairs import data_of, preferring
 from safetensors import safe_open
 from tiny_models import tiny_llama
 
 from tasks import engine
 from tasks.config import BaseModelSettings, LaunchSettings, LoraSettings
-from tasks.engine.adapters import load_weights
 from tasks.engine.training import TrainingProgress
 from tasks.launching import train_in_processes
 from tasks.launching.launcher import DeadProcessError, GroupResult
-from tasks.records import TrainedRecord
 
 pytestmark = pytest.mark.slow
 SHARDED = LaunchSettings.model_validate({"num_processes": 2, "strategy": "fsdp"})
 MOST_OF_THE_BASE = 0.6
-
-
-def losses(record: TrainedRecord) -> list[float]:
-    """Return all losses of the curve."""
-    both = [(point.train_loss, point.eval_loss) for point in record.loss_curve]
-    return [loss for pair in both for loss in pair if loss is not None]
-
-
-def assert_equal_training(one: TrainedRecord, other: TrainedRecord) -> None:
-    """Losses within 1e-5 of each other, adapters within 1e-4."""
-    assert losses(other) == pytest.approx(losses(one), rel=1e-5)
-    weights, others = load_weights(one.weights.path), load_weights(other.weights.path)
-    assert max((weights[key] - others[key]).abs().max() for key in weights) < 1e-4
 
 
 @pytest.mark.parametrize("quantization", ["none", "4bit"])

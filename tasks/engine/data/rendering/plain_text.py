@@ -28,8 +28,11 @@ def check_plain(example: Example) -> None:
 
 def plain_prompt(messages: Sequence[Message], separator: str, ends: EndTokens) -> str:
     """Return the text before an answer."""
-    turns = [ends.closed(m.content) if m.role == "assistant" else m.content for m in messages]
-    return "".join(turn + separator for turn in turns)
+    return "".join(
+        (ends.closed(one.content) if one.role == "assistant" else one.content)
+        + _after(one, separator)
+        for one in messages
+    )
 
 
 def plain_text(
@@ -45,6 +48,7 @@ def plain_text(
     """
     text, spans, content_end = "", [], 0
     for number, message in enumerate(messages):
+        text += _after(messages[number - 1], separator) if number else ""
         start = len(text)
         text += message.content
         if message.role == "assistant":
@@ -52,5 +56,8 @@ def plain_text(
             text = text[:start] + ends.closed(message.content)
             if number in trained:
                 spans.append((start, len(text)))
-        text += separator
-    return text.removesuffix(separator), spans, content_end
+    return text, spans, content_end
+
+
+def _after(message: Message, separator: str) -> str:
+    return "" if message.no_separator else separator

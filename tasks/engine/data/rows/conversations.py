@@ -43,6 +43,8 @@ class Message:
     """Whether the message is trained on; it has an effect on the assistant's only."""
     is_context: bool = False
     """Whether an answer is not trained on only because it is in its row's prompt."""
+    no_separator: bool = False
+    """Whether the next message directly continues its text where there is no chat template."""
 
     def for_template(self) -> dict[str, Any]:
         """Return the message as chat templates expect it: what it lacks is absent, not empty."""

@@ -1,12 +1,14 @@
 """Answers that somebody judged or corrected, and the rows of preferences that they become.
 
 The prompt of such a row renders as the question that was answered: texts stay texts, and every
-other format becomes messages.
+other format becomes messages. A text beside messages becomes a message, too, as the rows of a file
+have one format; it is marked, because without a chat template an answer directly continues a text,
+and is separated from a message.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +17,7 @@ from tasks.config.data import ANSWERED, PREFERENCES, RowFormat
 from tasks.engine.data.rows.cells import is_blank, is_empty, text
 from tasks.engine.data.rows.conversation_rows import are_messages, check_end, read_messages
 from tasks.engine.data.rows.conversations import Example, Message
+from tasks.engine.data.rows.messages import NO_SEPARATOR
 from tasks.engine.data.rows.reading_errors import BadRowError
 from tasks.engine.data.rows.row_formats import read_example, read_question
 from tasks.engine.data.rows.row_sources import Row
@@ -65,8 +68,11 @@ class Review:
 
     @property
     def is_text(self) -> bool:
-        """Whether question and correction are texts alone."""
-        return self.row_format in _TEXTS and (not self.correction or _is_plain(self.correction))
+        """Whether question and answers are texts alone, which are also read as such."""
+        if self.row_format not in _TEXTS or (self.correction and not _is_plain(self.correction)):
+            return False
+        # The first row's answers decide how all are read, and a model may answer with messages.
+        return not any(map(are_messages, (self.answer, *(one.content for one in self.correction))))
 
 
 def read_review(number: int, row: Row, columns: ReviewColumns) -> Review:
@@ -166,12 +172,18 @@ def _correction(question: Example, given: object, name: str) -> tuple[Message, .
     asked = question.prompt_messages
     messages = read_messages([given] if isinstance(given, dict) else given, name, asked)
     check_end(messages)
-    if len(messages) == len(asked) or messages[len(asked)].role != "assistant":
+    if messages[: len(asked)] != asked:
         raise BadRowError(
-            f"{name} begins with the {messages[len(asked)].role}'s message; write the right answer "
-            "alone, without the question"
+            f"{name} begins with calls of tools, which belong to the assistant's message before "
+            "them, and the question ends with one; write them as tool_calls of a message"
         )
-    return messages[len(asked) :]
+    answer = messages[len(asked) :]
+    if answer[0].role != "assistant":
+        raise BadRowError(
+            f"{name} begins with the {answer[0].role}'s message; write the right answer alone, "
+            "without the question"
+        )
+    return answer
 
 
 def _verdict(
@@ -200,10 +212,13 @@ def _asked(review: Review, *, as_text: bool) -> Row:
     assert question is not None  # noqa: S101 - read for every verdict that is learned from
     tools = {"tools": json.loads(question.tools)} if question.tools else {}
     if not as_text:
-        return {"prompt": [_as_object(one) for one in question.prompt_messages], **tools}
-    *opening, asked = question.prompt_messages
+        asked = question.prompt_messages
+        if review.row_format in _TEXTS:
+            asked = tuple(replace(one, no_separator=True) for one in asked)
+        return {"prompt": [_as_object(one) for one in asked], **tools}
+    *opening, last = question.prompt_messages
     system = {"system": opening[0].content} if opening else {}
-    return {"prompt": asked.content, **system, **tools}
+    return {"prompt": last.content, **system, **tools}
 
 
 def _said(messages: tuple[Message, ...], *, as_text: bool) -> object:
@@ -214,4 +229,4 @@ def _as_object(message: Message) -> dict[str, Any]:
     """Return a message as OpenAI's API has it."""
     given = message.for_template()
     given.pop("thinking", None)  # the same as reasoning_content
-    return given
+    return {**given, NO_SEPARATOR: True} if message.no_separator else given

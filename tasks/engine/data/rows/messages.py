@@ -55,7 +55,9 @@ _ONLY_OF = {
     **dict.fromkeys(REASONING, "assistant"),
     "tool_call_id": "tool",
 }
-READ_KEYS = {"role", "content", "from", "value", "name", *_ONLY_OF, *WEIGHT_KEYS}
+NO_SEPARATOR = "no_separator"
+"""The key of a message that the next one directly continues where there is no chat template."""
+READ_KEYS = {"role", "content", "from", "value", "name", NO_SEPARATOR, *_ONLY_OF, *WEIGHT_KEYS}
 """The keys of a message that are read."""
 
 _PLAIN = {"role", "content"}
@@ -123,6 +125,7 @@ def read_message(given: object, name: str, *, asks: bool) -> Message:
         name=_text_of(given, "name", name),
         tool_call_id=_text_of(given, "tool_call_id", name),
         is_trained=asks or is_trained(given, name, role),
+        no_separator=_no_separator(given, name),
     )
 
 
@@ -160,6 +163,15 @@ def _reasoning(given: Mapping[str, object], name: str) -> str:
 
 def _text_of(given: Mapping[str, object], key: str, name: str) -> str:
     return "" if is_empty(given.get(key)) else text(given[key], f"the {key} of {name}")
+
+
+def _no_separator(given: Mapping[str, object], name: str) -> bool:
+    found = given.get(NO_SEPARATOR)
+    if found is not None and not isinstance(found, bool):
+        raise BadRowError(
+            f"the {NO_SEPARATOR} of {name} is {shown(found)}; it must be true or false"
+        )
+    return bool(found)
 
 
 def _content(

@@ -1,5 +1,6 @@
 """Where the answers stand in the text, whatever the template does around them."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -129,6 +130,19 @@ def test_completion_continues_its_prompt_as_it_stands(
     )
 
     assert rendered == Rendered("2+2=4<|im_end|>", ((3, 15),))
+
+
+def test_a_message_without_separator_is_directly_continued(
+    tokenizer: "PreTrainedTokenizerFast",
+) -> None:
+    """The other turns stay apart, whatever an answer ends with."""
+    system, *talk, last = example(("system", "s"), *TALK).messages
+    asked = replace(talk[-1], no_separator=True)
+    joined = Example(7, (replace(system, no_separator=True), *talk[:-1], asked, last))
+    renderer = Renderer(tokenizer, Template.PLAIN)
+
+    assert renderer.prompt(joined).text == "sa\n\nb<|im_end|>\n\nc"
+    assert renderer.full(joined).text == "sa\n\nb<|im_end|>\n\ncd<|im_end|>"
 
 
 def test_plain_turns_are_separate_paragraphs(tokenizer: "PreTrainedTokenizerFast") -> None:

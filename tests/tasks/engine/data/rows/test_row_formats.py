@@ -287,6 +287,10 @@ BAD: list[tuple[Row, str]] = [
     (chat(("assistant", "b")), "put the user's before it"),
     (chat(*QA, ("system", "s"), *QA), "message 3 is the system's; put it before all others"),
     (chat(("user", "a"), weight=1), "message 1 has the weight 1, but is the user's"),
+    (
+        chat(("user", "a"), no_separator="yes"),
+        'the no_separator of message 1 is "yes"; it must be true or false',
+    ),
     (chat(*QA, weight=0.5), "the weight of message 2 is 0.5; it must be 0 or 1"),
     (chat(*QA, weight=0, train=True), "message 2 has train and weight, which differ"),
     (

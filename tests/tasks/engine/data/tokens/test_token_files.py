@@ -36,8 +36,9 @@ EXAMPLES = (
     Example(1, (Message("user", "Où?"), Message("assistant", "\u2028 là 😀"))),
     Example(3, (), "a b", words=("a", "b"), tags=("O", "B-x")),
     Example(7, (), "text", "label"),
+    Example(8, (Message("user", "a", no_separator=True), Message("assistant", "b"))),
     Example(
-        8,
+        9,
         (
             Message("assistant", "", "so", (ToolCall("f", '{"b": 1}', "1"),), is_trained=False),
             Message("tool", "2", name="f", tool_call_id="1"),
@@ -67,7 +68,7 @@ def test_rows_and_examples_come_back_equal(tmp_path: Path, row: TokenizedRow) ->
     rows = [kind([*row.input_ids, n], [*row.labels, n]) for n in range(5000)]
     file = written(tmp_path / "rows.arrow", rows)
     assert list(MappedRows(file, kind)) == rows
-    assert list(file.examples()[:5]) == [*EXAMPLES, EXAMPLES[0]]
+    assert list(file.examples()[: len(EXAMPLES) + 1]) == [*EXAMPLES, EXAMPLES[0]]
     assert row_lengths(MappedRows(file, kind)).tolist() == row_lengths(rows).tolist()
 
 
