@@ -14,11 +14,15 @@ from pyarrow import parquet
 from pydantic import ValidationError
 from tiny_models import tiny_tokenizer
 
+from tasks import engine
 from tasks.config import (
     JUDGED,
     PREFERENCES,
+    BaseModelSettings,
     CorrectionForm,
     CorrectionsConfig,
+    DataSettings,
+    LearningObjective,
     LossOn,
     RowFormat,
     Template,
@@ -223,6 +227,31 @@ def _trained_prompts(file: Path, template: Template) -> list[list[int]]:
             start = next(at for at, label in enumerate(tokens.labels) if label != IGNORED)
             found.append(tokens.input_ids[:start])
     return found
+
+
+@pytest.mark.parametrize(
+    ("form", "objective"),
+    [(CorrectionForm.PAIRS, LearningObjective.DPO), (CorrectionForm.LABELS, LearningObjective.KTO)],
+)
+def test_a_training_reads_the_prompts_that_were_answered(
+    form: CorrectionForm, objective: LearningObjective, tiny_base: Path, tmp_path: Path
+) -> None:
+    """The data of a run, and the samples that it draws from its token file, have them, too."""
+    rows = MIXED["a conversation"]
+    written(tmp_path, rows, form=form)
+    settings = DataSettings(
+        train=str(tmp_path / "out.jsonl"), eval_fraction=0, template=Template.PLAIN
+    )
+    base = BaseModelSettings(source=str(tiny_base))
+    data = engine.prepare_data(settings, base, 0, tmp_path / "tokens", objective)
+    expected = [tokens for row in rows for tokens in [_prompt_tokens(row, Template.PLAIN)] * 2]
+    found = [
+        [token for token, label in zip(one.input_ids, one.labels, strict=True) if label == IGNORED]
+        for one in data.train.rows
+    ]
+    assert found == expected
+    prompts = [data.renderer.prompt(one).tokens(_tokenizer()) for one in data.train.examples]
+    assert prompts == expected
 
 
 def test_a_call_beside_the_question_is_no_correction(tmp_path: Path) -> None:
