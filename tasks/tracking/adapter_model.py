@@ -22,7 +22,7 @@ from tasks.records import BaseSource, SavedRecord
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
 
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
 CODE_BESIDE = (
@@ -95,7 +95,6 @@ def _link(client: "MlflowClient", run_id: str, model: "LoggedModel") -> None:
 def _save(
     path: Path, model: "LoggedModel", run_id: str, saved: SavedRecord, requirements: list[str]
 ) -> None:
-    import mlflow.pyfunc
     from mlflow.models import Model
 
     info = Model(
@@ -104,7 +103,31 @@ def _save(
         run_id=run_id,
         model_id=model.model_id,
     )
+    folders = {saved.adapter_name: saved.folder}
     templates = {saved.adapter_name: saved.template}
+    write_model(path, saved.base, folders, templates, requirements, mlflow_model=info)
+
+
+def write_model(  # noqa: PLR0913 - what is written, and where it is logged
+    path: Path,
+    base: BaseSource,
+    folders: Mapping[str, Path],
+    templates: Mapping[str, str],
+    requirements: list[str],
+    mlflow_model: "Model | None" = None,
+) -> None:
+    """Write an MLflow model of adapters to a new folder, without base weights.
+
+    Args:
+        path: the folder.
+        base: the base of all adapters.
+        folders: by adapter; MLflow keeps the name that each has.
+        templates: by adapter, `chat` or `plain`; the first adapter is the default.
+        requirements: what loading it needs, as pip has it.
+        mlflow_model: where it is logged, if it is.
+    """
+    import mlflow.pyfunc
+
     with warnings.catch_warnings(), _code_unloaded():
         # mlflow 3.17 warns about a missing input example even if there is a signature.
         warnings.filterwarnings("ignore", ".*An input example", UserWarning)
@@ -112,11 +135,11 @@ def _save(
             str(path),
             python_model=str(CODE),
             code_paths=list(map(str, CODE_BESIDE)),
-            artifacts={saved.adapter_name: str(saved.folder)},
-            model_config=model_config(saved.base, templates),
-            signature=signature(saved.adapter_name, saved.base),
+            artifacts={name: str(folder) for name, folder in folders.items()},
+            model_config=model_config(base, templates),
+            signature=signature(next(iter(templates)), base),
             pip_requirements=requirements,
-            mlflow_model=info,
+            mlflow_model=mlflow_model,
         )
 
 
@@ -125,7 +148,7 @@ def _code_unloaded() -> Iterator[None]:
     """Remove the modules that MLflow made of models' code in the block.
 
     mlflow 3.17 runs the code under a new name each time and leaves it in `sys.modules`: a process
-    that logs many adapters would grow by half a megabyte with each.
+    that logs or bundles many adapters would grow by half a megabyte with each.
     """
     before = set(sys.modules)
     try:

@@ -18,12 +18,16 @@ from tasks.inference.serving import bundle_adapters
 @pytest.fixture
 def stored(tiny_base: Path, tmp_path: Path) -> Path:
     """Bundle an adapter as a model."""
+    bundle_adapters([_wanted(tiny_base, tmp_path)], tmp_path / "bundle", None)
+    return tmp_path / "bundle"
+
+
+def _wanted(tiny_base: Path, tmp_path: Path) -> AdapterSettings:
+    """Write an adapter, and return what asks for it."""
     folder = tiny_adapter(tiny_base, tmp_path / "adapter")
     recorded = {"base_model": {"reference": str(tiny_base), "dtype": "float32"}}
     (folder / "manifest.json").write_text(json.dumps(recorded | {"template": "chat"}))
-    wanted = [AdapterSettings(name="only", source=str(folder))]
-    bundle_adapters(wanted, tmp_path / "bundle", None)
-    return tmp_path / "bundle"
+    return AdapterSettings(name="only", source=str(folder))
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -69,6 +73,13 @@ def test_a_model_runs_nothing_but_what_is_stored_with_it(stored: Path) -> None:
     files = {Path(str(one.__file__)) for one in modules if one.__file__}
     assert files == {*stored.glob("*.py"), *stored.glob("code/**/*.py")}
     assert {"served_model", "siblings"}.isdisjoint(sys.modules)
+
+
+def test_bundling_leaves_no_code_behind(tiny_base: Path, tmp_path: Path) -> None:
+    """MLflow runs the code once to check it: a process that bundles many adapters must not grow."""
+    before = set(sys.modules)
+    bundle_adapters([_wanted(tiny_base, tmp_path)], tmp_path / "bundle", None)
+    assert not [name for name in sys.modules.keys() - before if name.startswith("code_model_")]
 
 
 def test_stored_code_needs_no_project_and_no_name(stored: Path) -> None:
