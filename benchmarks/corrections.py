@@ -1,10 +1,11 @@
 """From a fault in production to a better adapter: `python -m benchmarks.corrections`.
 
 The demo's tickets with a fault put in on purpose: in the training rows, every kitchen product is
-called furniture. The champion learns it, answers a week of messages in which most are about kitchen
-products, and a reviewer corrects each wrong ticket. `adapterflow corrections` makes pairs of them,
-which a retraining learns by DPO, beginning with the champion. Base, champion and challenger answer
-held-out messages with the right tickets, and the decision is that of `adapterflow retrain`.
+called furniture. The champion learns it, and answers a week of messages about kitchen products and
+others. A reviewer corrects each wrong ticket and accepts the rest. `adapterflow corrections` makes
+rows of them, which a retraining learns, beginning with the champion: pairs of the wrong tickets by
+DPO, or labels of all by KTO. Base, champion and challenger answer held-out messages with the right
+tickets, and the decision is that of `adapterflow retrain`.
 `--quick` is the same with a few steps and rows, decided by the loss, for a test.
 """
 
@@ -23,7 +24,7 @@ from benchmarks.harness import machine
 from benchmarks.harness.tables import table
 from deployments.demo import generate_tickets as demo
 from flows.cli.process import prepare_process
-from tasks.config import CorrectionsConfig, PredictBatchConfig, RetrainAdapterConfig
+from tasks.config import CorrectionForm, CorrectionsConfig, PredictBatchConfig, RetrainAdapterConfig
 from tasks.runtime import home
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _SEED = 7
 _NEW_TOKENS = 48
 _HEADER = ("trained on", "rows", "steps", "model", "kitchen tickets", "other tickets", "decision")
 _FIRST = {"learning_rate": 1e-3, "warmup_ratio": 0.06}
+_FORMS = {"dpo": CorrectionForm.PAIRS, "kto": CorrectionForm.LABELS}
+_LOSS_TYPES = {"dpo": ["sigmoid", "sft"], "kto": ["kto"]}
 
 
 class Options(BaseModel):
@@ -52,6 +55,8 @@ class Options(BaseModel):
     others: int
     """Messages of the week about other products."""
     held_out: int
+    objective: str
+    """Of the retraining."""
     epochs: float
     """Of the retraining."""
     rate: float
@@ -65,6 +70,13 @@ class Options(BaseModel):
 @click.option("--corrections", default=100, show_default=True, help="Messages with the fault.")
 @click.option("--others", default=20, show_default=True, help="Messages without it.")
 @click.option("--held-out", default=60, show_default=True, help="Held-out rows.")
+@click.option(
+    "--objective",
+    type=click.Choice(list(_FORMS)),
+    default="dpo",
+    show_default=True,
+    help="Of the retraining: dpo learns pairs, kto labels.",
+)
 @click.option("--epochs", default=1.0, show_default=True, help="Epochs of the retraining.")
 @click.option("--rate", default=2e-4, show_default=True, help="Its learning rate.")
 def main(**given: Any) -> None:  # noqa: ANN401 - the options, by the names of `Options`
@@ -91,7 +103,8 @@ class Loop:
         self._folder = home.outputs() / name
         self._folder.mkdir(parents=True)
         self._held_out = self._written("held-out", _few(_rows("eval"), options.held_out))
-        self._pairs = self._folder / "pairs.jsonl"
+        self._form = _FORMS[options.objective]
+        self._learned = self._folder / f"{self._form}.jsonl"
         self._table: list[tuple[str, ...]] = []
 
     def learn_the_fault(self) -> None:
@@ -101,9 +114,9 @@ class Loop:
         self._retrain("tickets with the fault", self._written("faulty", faulty), training)
 
     def correct(self) -> str:
-        """Answer the week's messages, correct the answers, and write the pairs; return the counts.
+        """Answer the week's messages, review the answers, and write pairs or labels of them.
 
-        The reviewer is simulated: it knows the right tickets.
+        Return the counts. The reviewer is simulated: it knows the right tickets.
         """
         from flows.predict_batch import predict_batch
         from tasks.inference.corrections import lines, write_corrections
@@ -124,20 +137,23 @@ class Loop:
         answered = [json.loads(line) for line in answers.read_text().splitlines()]
         reviewed = [_reviewed(a, _ticket(row)) for a, row in zip(answered, week, strict=True)]
         config = CorrectionsConfig(
-            input=str(self._written("reviewed", reviewed)), output=str(self._pairs)
+            input=str(self._written("reviewed", reviewed)),
+            output=str(self._learned),
+            form=self._form,
         )
         return lines(write_corrections(config), config.form)
 
     def learn_the_corrections(self) -> None:
-        """Retrain on the pairs, beginning with the champion."""
+        """Retrain on the pairs or labels, beginning with the champion."""
+        objective = self._options.objective
         training = {
-            "objective": "dpo",
-            "preferences": {"loss_type": ["sigmoid", "sft"]},
+            "objective": objective,
+            "preferences": {"loss_type": _LOSS_TYPES[objective]},
             "batch_size": 4,
             "num_train_epochs": self._options.epochs,
             "learning_rate": self._options.rate,
         }
-        self._retrain("pairs of the corrections", self._pairs, training)
+        self._retrain(f"{self._form} of the corrections", self._learned, training)
 
     def lines(self) -> list[str]:
         """Return the table, as Markdown."""

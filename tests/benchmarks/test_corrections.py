@@ -21,12 +21,16 @@ def test_a_week_of_messages_is_new_and_mostly_of_one_kind() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "form", "num_rows"), [("dpo", "pairs", 8), ("kto", "labels", 16)]
+)
 def test_corrected_answers_make_a_challenger_of_the_champion(
-    tiny_base: Path, tmp_path: Path
+    tiny_base: Path, tmp_path: Path, objective: str, form: str, num_rows: int
 ) -> None:
     """The champion's version is noted with its answers, and the challenger began as that one."""
+    options = ["--quick", f"--base={tiny_base}", f"--objective={objective}"]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.corrections", "--quick", f"--base={tiny_base}"],
+        [sys.executable, "-m", "benchmarks.corrections", *options],
         cwd=CHECKOUT,
         env={**os.environ, "ADAPTERFLOW_HOME": str(tmp_path / "home")},
         capture_output=True,
@@ -34,11 +38,11 @@ def test_corrected_answers_make_a_challenger_of_the_champion(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    pairs = next((tmp_path / "home" / "outputs").glob("corrected-*/pairs.jsonl"))
-    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
-    assert len(rows) == 8
+    learned = next((tmp_path / "home" / "outputs").glob(f"corrected-*/{form}.jsonl"))
+    rows = [json.loads(line) for line in learned.read_text().splitlines()]
+    assert len(rows) == num_rows
     (version,) = {row["adapter_version"] for row in rows}
-    name = pairs.parent.name
+    name = learned.parent.name
     assert version.startswith(f"models:/{name}/1 (sha256 ")
     assert f"answered by {version}: 8" in done.stdout
     assert f"begins with models:/{name}/1" in done.stderr
@@ -48,4 +52,4 @@ def test_corrected_answers_make_a_challenger_of_the_champion(
         *("base", "challenger"),
         *("base", "champion", "challenger"),
     ]
-    assert (pairs.parent / "decisions.md").read_text().strip() in done.stdout
+    assert (learned.parent / "decisions.md").read_text().strip() in done.stdout
