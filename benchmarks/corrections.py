@@ -52,8 +52,10 @@ class Options(BaseModel):
     """Optimizer steps of the first champion."""
     corrections: int
     """Messages of the week about kitchen products."""
+    alike: int
+    """Messages of the week that are rightly what the fault says."""
     others: int
-    """Messages of the week about other products."""
+    """Messages of the week about other products, as they come."""
     held_out: int
     objective: str
     """Of the retraining."""
@@ -68,6 +70,7 @@ class Options(BaseModel):
 @click.option("--quick", is_flag=True, help="A few rows and steps, decided by the loss.")
 @click.option("--steps", default=60, show_default=True, help="Steps of the first champion.")
 @click.option("--corrections", default=100, show_default=True, help="Messages with the fault.")
+@click.option("--alike", default=0, show_default=True, help="Messages rightly what it says.")
 @click.option("--others", default=20, show_default=True, help="Messages without it.")
 @click.option("--held-out", default=60, show_default=True, help="Held-out rows.")
 @click.option(
@@ -121,7 +124,8 @@ class Loop:
         from flows.predict_batch import predict_batch
         from tasks.inference.corrections import lines, write_corrections
 
-        week = produced(self._options.corrections, self._options.others)
+        given = self._options
+        week = produced(given.corrections, given.alike, given.others)
         answers = self._folder / "answers.jsonl"
         predict_batch(
             PredictBatchConfig.model_validate(
@@ -205,16 +209,17 @@ class Loop:
         return file
 
 
-def produced(num_kitchen: int, num_others: int) -> list[Row]:
+def produced(num_kitchen: int, num_alike: int, num_others: int) -> list[Row]:
     """Return messages of a week with their right tickets, none of which is in the demo's rows."""
     rng = Random(_SEED)  # noqa: S311 - invented messages guard no secret
     known = {_message(row) for split in ("train", "eval") for row in _rows(split)}
-    tickets = demo.draw_tickets(rng, 12 * (num_kitchen + num_others), set())
+    tickets = demo.draw_tickets(rng, 12 * (num_kitchen + num_alike + num_others), set())
     rows = [demo.row(demo.compose(rng, demo.TRAIN, one), one) for one in tickets]
     fresh = list({_message(row): row for row in rows if _message(row) not in known}.values())
     kitchen = [row for row in fresh if _is_kitchen(row)]
-    others = [row for row in fresh if not _is_kitchen(row)]
-    week = [*kitchen[:num_kitchen], *others[:num_others]]
+    alike = [row for row in fresh if f'"{_FAULT}"' in _ticket(row)][:num_alike]
+    others = [row for row in fresh if not _is_kitchen(row) and row not in alike]
+    week = [*kitchen[:num_kitchen], *alike, *others[:num_others]]
     rng.shuffle(week)
     return week
 
