@@ -210,7 +210,13 @@ class Loop:
 
 
 def produced(num_kitchen: int, num_alike: int, num_others: int) -> list[Row]:
-    """Return messages of a week with their right tickets, none of which is in the demo's rows."""
+    """Return messages of a week with their right tickets, none of which is in the demo's rows.
+
+    Args:
+        num_kitchen: messages about kitchen products.
+        num_alike: messages whose right tickets say what the fault says.
+        num_others: messages about other products than kitchen ones, as they come.
+    """
     rng = Random(_SEED)  # noqa: S311 - invented messages guard no secret
     known = {_message(row) for split in ("train", "eval") for row in _rows(split)}
     tickets = demo.draw_tickets(rng, 12 * (num_kitchen + num_alike + num_others), set())
