@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from tasks.config import Task
@@ -31,6 +32,7 @@ CODE_BESIDE = (
 )
 """What `CODE` needs, in a folder beside it."""
 _SHA256_TAG = "adapter.sha256"
+_saving = Lock()
 
 # Limits of one request.
 _LIMITS = {"max_rows": 256, "max_prompt_tokens": 32768, "max_new_tokens": 2048, "batch_size": 16}
@@ -145,18 +147,25 @@ def write_model(  # noqa: PLR0913 - what is written, and where it is logged
 
 @contextmanager
 def _code_unloaded() -> Iterator[None]:
-    """Remove the modules that MLflow made of models' code in the block.
+    """Remove the modules that MLflow made of `CODE` in the block; one thread at a time.
 
     mlflow 3.17 runs the code under a new name each time and leaves it in `sys.modules`: a process
-    that logs or bundles many adapters would grow by half a megabyte with each.
+    that logs or bundles many adapters would grow by half a megabyte with each. A model that another
+    thread loads meanwhile has its code elsewhere, and keeps its modules.
     """
-    before = set(sys.modules)
-    try:
-        yield
-    finally:
-        for name in sys.modules.keys() - before:
-            if name.startswith("code_model_"):
-                del sys.modules[name]
+    with _saving:
+        try:
+            yield
+        finally:
+            loaded = dict(sys.modules)
+            made = {name for name, one in loaded.items() if _is_made_of_code(name, one)}
+            for name in loaded:
+                if name.partition(".")[0] in made:
+                    del sys.modules[name]
+
+
+def _is_made_of_code(name: str, module: object) -> bool:
+    return name.startswith("code_model_") and getattr(module, "__file__", None) == str(CODE)
 
 
 def model_config(base: BaseSource, templates: Mapping[str, str]) -> dict[str, object]:

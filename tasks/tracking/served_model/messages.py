@@ -13,6 +13,16 @@ _ROLES = {
     "ipython": "tool",
 }
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_RENDERED = {
+    "role",
+    "content",
+    "reasoning_content",
+    "thinking",
+    "tool_calls",
+    "name",
+    "tool_call_id",
+}
+"""What a chat template gets in training; clients and rows have other keys, too."""
 
 
 def conversation_of(messages: Any, ends: list[str]) -> list[dict[str, Any]]:  # noqa: ANN401
@@ -70,7 +80,7 @@ def _as_trained(turn: dict[str, Any]) -> dict[str, Any]:
         turn["tool_calls"] = [{"type": "function", "function": call}]
     if reasoning := next((turn[key] for key in _REASONING if turn.get(key)), None):
         turn |= {"reasoning_content": reasoning, "thinking": reasoning}
-    return turn
+    return {key: value for key, value in turn.items() if key in _RENDERED}
 
 
 def _with_list(content: Any) -> Any:  # noqa: ANN401

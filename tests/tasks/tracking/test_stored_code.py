@@ -82,6 +82,23 @@ def test_bundling_leaves_no_code_behind(tiny_base: Path, tmp_path: Path) -> None
     assert not [name for name in sys.modules.keys() - before if name.startswith("code_model_")]
 
 
+def test_a_model_that_is_loaded_while_another_is_written_keeps_its_code(
+    stored: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another thread may do it: here, in the midst of writing."""
+    import mlflow.pyfunc
+
+    write, loaded = mlflow.pyfunc.save_model, []
+
+    def load_and_write(*given: Any, **more: Any) -> None:  # noqa: ANN401
+        loaded.append(mlflow.pyfunc.load_model(str(stored)).unwrap_python_model())
+        write(*given, **more)
+
+    monkeypatch.setattr(mlflow.pyfunc, "save_model", load_and_write)
+    bundle_adapters([_wanted(tiny_base, tmp_path / "more")], tmp_path / "second", None)
+    assert type(loaded[0]).__module__ in sys.modules
+
+
 def test_stored_code_needs_no_project_and_no_name(stored: Path) -> None:
     """It imports nothing of this project, and its own modules before anything is called.
 

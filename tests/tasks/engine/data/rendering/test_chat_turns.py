@@ -239,6 +239,17 @@ def test_a_served_model_reads_what_clients_send_as_training_reads_rows(name: str
     assert served.text == renderer.prompt(example).text
 
 
+def test_a_served_model_renders_no_key_that_training_does_not() -> None:
+    """A template may write all keys; what concerns training alone is none of a question's."""
+    said = {"role": "assistant", "content": "b", "weight": 0, "no_separator": True}
+    asked: Row = {"messages": [*chat_row("a"), said, *chat_row("c")]}
+    renderer = renderer_of(AGENT_SHAPES["renders all"])
+    renderer.tokenizer.chat_template = "{% for one in messages %}{{ one | tojson }}{% endfor %}"
+    _, example = read_question(1, asked)
+    served = served_prompts.rendered(renderer.tokenizer, asked, {}, [])
+    assert served.text == renderer.prompt(example).text
+
+
 def test_what_the_template_leaves_out_is_counted() -> None:
     """Reasoning and tools that the template omits are counted."""
     messages, _ = CONVERSATIONS["reasoning"]
