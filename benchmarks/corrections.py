@@ -53,7 +53,7 @@ class Options(BaseModel):
     corrections: int
     """Messages of the week about kitchen products."""
     alike: int
-    """Messages of the week that are rightly what the fault says."""
+    """Further messages of the week about furniture, which is what the fault says."""
     others: int
     """Messages of the week about other products, as they come."""
     held_out: int
@@ -70,7 +70,7 @@ class Options(BaseModel):
 @click.option("--quick", is_flag=True, help="A few rows and steps, decided by the loss.")
 @click.option("--steps", default=60, show_default=True, help="Steps of the first champion.")
 @click.option("--corrections", default=100, show_default=True, help="Messages with the fault.")
-@click.option("--alike", default=0, show_default=True, help="Messages rightly what it says.")
+@click.option("--alike", default=0, show_default=True, help="Further messages about furniture.")
 @click.option("--others", default=20, show_default=True, help="Messages without it.")
 @click.option("--held-out", default=60, show_default=True, help="Held-out rows.")
 @click.option(
@@ -214,7 +214,7 @@ def produced(num_kitchen: int, num_alike: int, num_others: int) -> list[Row]:
 
     Args:
         num_kitchen: messages about kitchen products.
-        num_alike: messages whose right tickets say what the fault says.
+        num_alike: messages about furniture, which is what the fault says.
         num_others: messages about other products than kitchen ones, as they come.
     """
     rng = Random(_SEED)  # noqa: S311 - invented messages guard no secret

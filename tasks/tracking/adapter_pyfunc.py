@@ -11,6 +11,8 @@ from pathlib import Path
 import mlflow.models
 
 _stored = Path(__file__).with_name("code")
-__path__ = [str(_stored if _stored.is_dir() else _stored.parent)]
+# Of a model that is being logged, the files are where they are in the project.
+_project = [_stored.parent, _stored.parents[1] / "engine" / "adapters"]
+__path__ = [str(one) for one in ([_stored] if _stored.is_dir() else _project)]
 _served = importlib.import_module(f"{__name__}.served_model.model")
 mlflow.models.set_model(_served.AdapterModel())

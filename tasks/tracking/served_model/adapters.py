@@ -10,10 +10,10 @@ from typing import Any
 from .adapter_files import adapter_config, adapter_weights
 from .reading import reading
 
-# The engine's file is stored beside this package. Without one, this is the project itself.
-_is_stored = (Path(__file__).parents[1] / "siblings.py").exists()
+# The engine's file is beside this package wherever it is not part of the project.
+_is_project = __name__.startswith("tasks.")
 siblings: Any = importlib.import_module(
-    "..siblings" if _is_stored else "tasks.engine.adapters.siblings", __package__
+    "tasks.engine.adapters.siblings" if _is_project else "..siblings", __package__
 )
 
 

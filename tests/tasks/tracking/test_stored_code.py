@@ -75,6 +75,15 @@ def test_a_model_runs_nothing_but_what_is_stored_with_it(stored: Path) -> None:
     assert {"served_model", "siblings"}.isdisjoint(sys.modules)
 
 
+def test_a_model_that_lost_a_file_does_not_run_the_projects(stored: Path) -> None:
+    """The project's may be of another version."""
+    import mlflow.pyfunc
+
+    (stored / "code" / "siblings.py").unlink()
+    with pytest.raises(MlflowException, match="siblings"):
+        mlflow.pyfunc.load_model(str(stored))
+
+
 def test_bundling_leaves_no_code_behind(tiny_base: Path, tmp_path: Path) -> None:
     """MLflow runs the code once to check it: a process that bundles many adapters must not grow."""
     before = set(sys.modules)

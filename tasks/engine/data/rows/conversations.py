@@ -1,7 +1,7 @@
 """An example to learn from or to answer: a conversation and its tools, a text, or tagged words."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -43,7 +43,8 @@ class Message:
     """Whether the message is trained on; it has an effect on the assistant's only."""
     is_context: bool = False
     """Whether an answer is not trained on only because it is in its row's prompt."""
-    no_separator: bool = False
+    # What was said is the same with and without it.
+    no_separator: bool = field(default=False, compare=False)
     """Whether the next message directly continues its text where there is no chat template."""
 
     def for_template(self) -> dict[str, Any]:

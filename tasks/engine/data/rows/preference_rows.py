@@ -158,7 +158,7 @@ def _conversation(row: Row, name: str, prompt: tuple[Message, ...]) -> tuple[Mes
             f"{name} is a conversation that does not begin with the prompt; begin it so, or with "
             "the assistant's message"
         )
-    return messages
+    return (*prompt, *messages[len(prompt) :])
 
 
 def _turns(given: object, role: str) -> list[object]:

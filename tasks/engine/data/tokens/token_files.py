@@ -296,7 +296,7 @@ def _written_rejected(example: Example) -> tuple[int, list[list[object]]]:
 def _written_message(message: Message) -> list[object]:
     """Return role and content, and a third item with the other fields that differ from defaults."""
     plain = Message(message.role, message.content)
-    if message == plain:
+    if message == plain and message.no_separator == plain.no_separator:  # which `==` leaves out
         return [message.role, message.content]
     default, given = asdict(plain), asdict(message)
     others = {name: value for name, value in given.items() if value != default[name]}

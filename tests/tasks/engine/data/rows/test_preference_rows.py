@@ -122,10 +122,29 @@ def test_a_call_of_a_tool_can_be_chosen() -> None:
     assert [one.is_trained for one in last if one.role == "assistant"] == [False, True]
 
 
+def test_how_a_prompt_is_joined_does_not_make_it_another_one() -> None:
+    """A conversation begins with its prompt, whichever is marked; the prompt's mark counts."""
+    system = turn("system", "s")
+    marked = [one | {"no_separator": True} for one in (system, ASKED)]
+    answers = {"chosen": [system, ASKED, CHOSEN], "rejected": [REJECTED]}
+    for row in ({"prompt": marked} | answers, {"prompt": marked, "system": "s"} | answers):
+        for example in (read(row), read(row).as_rejected):
+            joined = [one.no_separator for one in example.messages]
+            assert joined == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are the same"),
+        (
+            {
+                "prompt": [ASKED],
+                "chosen": [CHOSEN | {"no_separator": True}],
+                "rejected": [CHOSEN],
+            },
+            "chosen and rejected are the same",
+        ),
         ({"prompt": "a", "chosen": "", "rejected": "b"}, "chosen is empty, so there is nothing"),
         ({"prompt": "a", "chosen": "b", "rejected": None}, "rejected is empty"),
         ({"prompt": [ASKED], "chosen": [CHOSEN], "rejected": []}, "rejected is empty"),
